@@ -1,0 +1,184 @@
+package megaphone
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// A Broker keeps channels and their messages. It is all that the HTTP handlers know of them: [Registry] keeps
+// them in this process's memory, and another Broker may keep them in a store that several servers share. The
+// package brokertest states this contract as tests.
+//
+// All methods may be called at once from many goroutines. What a call needs to know of the configuration it is
+// made for travels with it as [Limits], so a Broker lives on when a configuration is replaced.
+//
+// Errors are the sentinels of this package, wrapped or not; any other error is a fault of the Broker.
+// A malformed address, one of the wrong kind, and one of a channel that has expired are all [ErrNotFound].
+//
+// Order: the messages of one Publish or PublishBatch stand in a channel in their order, and those of one
+// producer that waits for each reply in the order of its calls. Every consumer is sent them in that order.
+type Broker interface {
+	// Create makes a channel and returns its addresses. Its life is counted from now on. It fails with
+	// [ErrChannelLimit] when there are l.MaxChannels already.
+	Create(ctx context.Context, agent string, l Limits) (Addresses, error)
+
+	// Publish appends m to the channel of a producer address. It returns nil once the channel holds the message,
+	// and when the message is keyed and the channel holds its first writing, or has just settled it.
+	//
+	// While the channel holds l.Buffer pending messages, and while the memory for messages is used up, Publish
+	// waits, first come first served for each channel, at most l.Hold. Then it fails with [ErrTimeout] or,
+	// if it was for want of memory, [ErrMemoryLimit]. It fails with [ErrNotFound] when the channel is deleted
+	// meanwhile, with the error of ctx when that ends, and with [ErrClosed] when the Broker closes. A message
+	// whose Publish failed is in no channel, and never will be.
+	Publish(ctx context.Context, producer string, m *Message, l Limits) error
+
+	// PublishBatch appends all messages to each of the channels, as Publish does. The channels proceed side by
+	// side, and all share one l.Hold. The result has an [Outcome] for each producer address, in their order.
+	PublishBatch(ctx context.Context, producers []string, ms []*Message, l Limits) []Outcome
+
+	// Subscribe makes the caller the channel's one reader. It fails with [ErrBusy] when there is another,
+	// unless o.TakeOver is set. It settles what the cursor shows; what is in flight then will be sent again.
+	// The caller must call End.
+	Subscribe(ctx context.Context, consumer string, o SubscribeOptions) (Subscription, error)
+
+	// State returns the state of the channel that an address of either kind names, or [ErrNotFound].
+	State(ctx context.Context, address string) (State, error)
+
+	// Delete removes the channel that an address of either kind names. Its reader's subscription is over, its
+	// waiting producers get [ErrNotFound], and what it holds counts as undelivered.
+	Delete(ctx context.Context, address string) error
+}
+
+// A Subscription is the one reader's hold on a channel. Settle may be called from any goroutine; the other
+// methods are for one goroutine at a time.
+//
+// A message is pending until Take returns it, then in flight until it is settled or leaves the window of
+// [Limits].InFlight messages. It leaves the window when there is no place for a newer one, and never before it
+// is known to have been received. So when the reader neither reports receipt nor settles, Take returns no more.
+//
+// After the subscription is over (Done), and after End, all methods are without effect on the channel, which may
+// have another reader by then.
+type Subscription interface {
+	// Ready receives a value after there may be something new to take. A reader calls Take until it returns
+	// nothing, and then waits for Ready.
+	Ready() <-chan struct{}
+
+	// Take appends to dst the next messages in the channel's order and marks them in flight: first those that
+	// were in flight when the subscription began, then pending ones. It never waits. It returns as many as are
+	// there, but no more than one after their lines have reached maxBytes together. Full tells that there is more, which the
+	// window does not let out until Received or Settle makes room.
+	Take(dst []*Message, maxBytes int) (ms []*Message, full bool)
+
+	// Received reports that the first n messages that Take has returned, counted over the whole subscription,
+	// have reached the client's machine. They may leave the window.
+	Received(n int)
+
+	// Settle lets go everything in flight up to and including the message, and reports whether it was found. The
+	// first call makes the reader an acknowledging one, and the channel one that follows cursors (protocol.md
+	// 2.1, 2.4): from then on nothing leaves the window that is not settled.
+	Settle(id EventID) bool
+
+	// Resume tells how the read resumes from its cursor.
+	Resume() Resume
+
+	// Done is closed when the subscription is over for another reason than End; Err then tells the reason:
+	// [ErrNotFound] for a channel that was deleted, [ErrTakenOver], or [ErrClosed].
+	Done() <-chan struct{}
+	Err() error
+
+	// End gives the channel free for the next reader. With [EndClean] what is received is settled, unless the
+	// channel follows cursors; with [EndFault] nothing is. It may be called more than once; the first call
+	// counts.
+	End(how End)
+}
+
+// Errors of a [Broker]. None of them is a fault.
+var (
+	ErrNotFound     = errors.New("no such channel")
+	ErrBusy         = errors.New("another consumer is reading")
+	ErrTimeout      = errors.New("the channel stayed full")
+	ErrTakenOver    = errors.New("another consumer has taken over")
+	ErrChannelLimit = errors.New("too many channels")
+	ErrMemoryLimit  = errors.New("the memory for messages is used up")
+	ErrClosed       = errors.New("the broker is closed")
+)
+
+// Limits is what a configuration sets for the channels, as it applies to one call.
+type Limits struct {
+	// Buffer is the number of pending messages that a channel holds before producers wait. At least 1.
+	Buffer int
+	// InFlight is the number of messages in the in-flight window. At least 1.
+	InFlight int
+	// Hold is how long a producer waits for room; 0 means not at all.
+	Hold time.Duration
+	// TTL is the life of a channel that nobody reads.
+	TTL time.Duration
+	// MaxChannels is the number of channels beyond which none is created.
+	MaxChannels int
+	// MaxMemory is the number of bytes of messages, in all channels together, beyond which producers wait.
+	MaxMemory int64
+}
+
+// Addresses are the two halves of a channel (protocol.md 1.1). Both are secrets.
+type Addresses struct {
+	Producer, Consumer string
+}
+
+// An Outcome says what became of a batch in one channel.
+type Outcome struct {
+	// Accepted is how many of the messages the channel has taken, counted from the first.
+	Accepted int
+	// Err says why it has not taken the next one, as Publish would; nil if it has taken all.
+	Err error
+}
+
+// SubscribeOptions say how a read begins.
+type SubscribeOptions struct {
+	Limits
+
+	// Follow tells that the reader knows of cursors, and makes the channel one that follows them
+	// (protocol.md 2.1): a clean end then settles nothing.
+	Follow bool
+	// After is the cursor: the last event that the consumer has, or empty.
+	After string
+	// TakeOver ends the present reader's subscription instead of failing with [ErrBusy].
+	TakeOver bool
+	// Acknowledged makes the reader an acknowledging one from the start: it is never sent more than the window
+	// holds, and nothing leaves the window that is not settled.
+	Acknowledged bool
+}
+
+// Resume tells how a read resumes from its cursor (protocol.md 2.2).
+type Resume string
+
+const (
+	// ResumeNone: the read showed no cursor.
+	ResumeNone Resume = ""
+	// ResumeComplete: every message after the cursor is still held.
+	ResumeComplete Resume = "complete"
+	// ResumeGap: messages after the cursor may have been let go.
+	ResumeGap Resume = "gap"
+)
+
+// End is how a read ended.
+type End int
+
+const (
+	// EndClean is an end that the client has seen, as far as is known.
+	EndClean End = iota
+	// EndFault is any other: the connection broke, or a write failed or timed out.
+	EndFault
+)
+
+// State is what there is to know of a channel, beside its messages.
+type State struct {
+	// Connected tells whether the channel has a reader now.
+	Connected bool
+	// Pending and InFlight count the messages it holds.
+	Pending, InFlight int
+	// Created is when it was created, LastRead when the last read began or, if there is none now, ended; zero if it was never read.
+	Created, LastRead time.Time
+	// Expires is when it will be deleted if no read begins; zero while there is a reader.
+	Expires time.Time
+}

@@ -1,0 +1,242 @@
+package megaphone
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A channel is one mailbox of a [Registry]: what it holds, the producers that wait for room, and its one reader.
+// It knows neither HTTP nor Caddy.
+//
+// Everything below mu is guarded by it. Nothing is called out to, and no other channel's lock is taken, while
+// it is held.
+type channel struct {
+	registry           *Registry
+	agent              string
+	producer, consumer secret
+	place              int // in the registry's list
+	created            time.Duration
+
+	// expires is when the channel dies, on the registry's clock; never while it has a reader.
+	expires atomic.Int64
+
+	mu       sync.Mutex
+	closed   error // why it takes no more calls: ErrNotFound once it is deleted, or ErrClosed
+	queue    queue
+	held     heldList
+	reader   *subscription
+	lastRead time.Duration // on the registry's clock; 0 when it was never read
+	// settled is the newest message that was let go: a cursor that shows it is still good.
+	settled EventID
+	follows bool // it was read by a reader that knows of cursors
+	// awaitsMemory tells that the registry has it in its list of channels to look at when memory is freed.
+	awaitsMemory bool
+}
+
+// never is the time at which a channel with a reader expires.
+const never = math.MaxInt64
+
+// publishNow takes a message if that needs no wait, and reports whether it did.
+func (c *channel) publishNow(m *Message, l Limits) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != nil || c.held.first != nil || m.keyed && c.has(m.id) || !c.hasRoom(&l) {
+		return false
+	}
+	c.put(m)
+	return true
+}
+
+// publish takes the messages that p still has to publish, as far as there is room, and keeps p in line for the
+// rest. It reports whether p is done, by success or by an error.
+func (c *channel) publish(p *publication) (done bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.channel = c
+	if c.closed != nil {
+		p.err = c.closed
+		return true
+	}
+	if c.held.first == nil && c.admit(p) {
+		return true
+	}
+	if p.limits.Hold <= 0 {
+		p.err = c.refusal(p)
+		return true
+	}
+	if !c.registry.memory.holds(p.limits.MaxMemory) {
+		p.err = ErrMemoryLimit
+		return true
+	}
+	c.hold(p)
+	return false
+}
+
+// admit moves messages of p into the queue as far as there is room, and reports whether p is done. The lock is held.
+func (c *channel) admit(p *publication) (done bool) {
+	for len(p.ms) > 0 {
+		m := p.ms[0]
+		if !m.keyed || !c.has(m.id) {
+			if !c.hasRoom(&p.limits) {
+				return false
+			}
+			c.put(m)
+		}
+		if p.waiting {
+			c.registry.memory.unhold(m)
+		}
+		p.ms = p.ms[1:]
+		p.accepted++
+	}
+	return true
+}
+
+// put appends a message and wakes the reader. The lock is held.
+func (c *channel) put(m *Message) {
+	c.registry.memory.buffer(m)
+	c.queue.push(m)
+	if c.reader != nil {
+		c.reader.wake()
+	}
+}
+
+// hasRoom reports whether the channel may take another pending message. If it is for want of memory that it may
+// not, it will be told when some is freed. The lock is held.
+func (c *channel) hasRoom(l *Limits) bool {
+	mem := &c.registry.memory
+	if c.queue.pending() >= l.Buffer {
+		return false
+	}
+	if mem.admits(l.MaxMemory) {
+		return true
+	}
+	if !c.awaitsMemory {
+		c.awaitsMemory = true
+		mem.await(c)
+	}
+	return mem.admits(l.MaxMemory) // some may have been freed before the channel was registered
+}
+
+// has reports whether the channel holds a message, or has just settled it.
+func (c *channel) has(id EventID) bool {
+	return c.settled == id || c.queue.find(id, c.queue.len) >= 0
+}
+
+// refusal is the error for a producer that gets no room any more. The lock is held.
+func (c *channel) refusal(p *publication) error {
+	if c.queue.pending() < p.limits.Buffer && !c.registry.memory.admits(p.limits.MaxMemory) {
+		return ErrMemoryLimit
+	}
+	return ErrTimeout
+}
+
+// hold puts p in line. The lock is held.
+func (c *channel) hold(p *publication) {
+	for _, m := range p.ms {
+		c.registry.memory.hold(m)
+	}
+	c.held.push(p)
+}
+
+// unhold takes p out of the line and ends its wait. The lock is held.
+func (c *channel) unhold(p *publication, err error) {
+	for _, m := range p.ms {
+		c.registry.memory.unhold(m)
+	}
+	c.held.remove(p)
+	p.err = err
+	p.call.finished()
+}
+
+// admitHeld lets waiting producers in, first come first served. The lock is held.
+func (c *channel) admitHeld() {
+	for p := c.held.first; p != nil && c.admit(p); p = c.held.first {
+		c.unhold(p, nil)
+	}
+}
+
+// withdraw takes a waiting producer out of the line, unless it is done already.
+func (c *channel) withdraw(p *publication, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !p.waiting {
+		return
+	}
+	if err == ErrTimeout { //nolint:errorlint // not an error yet: the reason of the caller
+		err = c.refusal(p)
+	}
+	first := c.held.first == p
+	c.unhold(p, err)
+	if first {
+		c.admitHeld() // the next one may have a larger buffer, by a newer configuration
+	}
+}
+
+// memoryFreed is called by the registry for a channel that was in its list.
+func (c *channel) memoryFreed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.awaitsMemory = false
+	c.admitHeld()
+}
+
+// letGo removes the oldest n messages, all of them in flight. The lock is held.
+func (c *channel) letGo(n int) {
+	for range n {
+		m := c.queue.popInFlight()
+		c.settled = m.id
+		c.registry.memory.unbuffer(m)
+	}
+	if c.reader != nil {
+		c.reader.leave(n)
+	}
+}
+
+// close ends the channel's life: its reader is told why, its producers get the error, and what it holds is let
+// go. It returns how many messages that were, and false if the channel was closed before.
+func (c *channel) close(why error) (undelivered int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != nil {
+		return 0, false
+	}
+	c.closed = why
+	for p := c.held.first; p != nil; p = c.held.first {
+		c.unhold(p, why)
+	}
+	if c.reader != nil {
+		c.reader.over(why)
+		c.reader = nil
+	}
+	undelivered = c.queue.len
+	c.queue.inFlight = undelivered
+	c.letGo(undelivered)
+	c.queue = queue{}
+	return undelivered, true
+}
+
+// expired reports whether nobody has read the channel for too long.
+func (c *channel) expired(now time.Duration) bool { return c.expires.Load() <= int64(now) }
+
+func (c *channel) state() (State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != nil {
+		return State{}, c.closed
+	}
+	s := State{
+		Connected: c.reader != nil,
+		Pending:   c.queue.pending(),
+		InFlight:  c.queue.inFlight,
+		Created:   c.registry.wallTime(c.created),
+	}
+	if c.lastRead != 0 {
+		s.LastRead = c.registry.wallTime(c.lastRead)
+	}
+	if c.reader == nil {
+		s.Expires = c.registry.wallTime(time.Duration(c.expires.Load()))
+	}
+	return s, nil
+}

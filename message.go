@@ -1,0 +1,141 @@
+package megaphone
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// EventID names a message, in all channels that it was written to (protocol.md 1.6). It is a UUID: version 7
+// for a message without a key, version 5 of the key for one with (protocol.md 2.11).
+type EventID = uuid.UUID
+
+// A Message is one event and the line that carries it, rendered once however many channels it is written to.
+// It never changes after [NewMessage] and may be read from any goroutine.
+type Message struct {
+	id    EventID
+	keyed bool
+	line  []byte
+
+	// How many channels hold the message in their queue, and in their line of waiting producers: see memory.
+	buffered, held atomic.Int32
+}
+
+// ErrMessage marks a message that cannot be sent: an empty stream id, or text that is not UTF-8 or not JSON.
+// The error that wraps it says what is wrong, in words for the producer.
+var ErrMessage = errors.New("invalid message")
+
+// timestampLayout is RFC 3339 with all nine digits of the nanoseconds.
+const timestampLayout = "2006-01-02T15:04:05.000000000Z07:00"
+
+// messageOverhead approximates, in bytes, what a message costs beside its line.
+const messageOverhead = 96
+
+// NewMessage renders the message that a producer wrote to streamID: body is one JSON value of any kind, which
+// reaches the consumer as the same text, compacted (protocol.md 1.4). A key, if not empty, makes the write
+// idempotent: the event id is then derived from it. Neither body nor the strings are kept.
+func NewMessage(streamID string, body []byte, key string) (*Message, error) {
+	if streamID == "" {
+		return nil, fmt.Errorf("%w: the stream id is empty", ErrMessage)
+	}
+	if !utf8.ValidString(streamID) {
+		return nil, fmt.Errorf("%w: the stream id is not UTF-8", ErrMessage)
+	}
+
+	now := time.Now()
+	m := &Message{}
+	if key == "" {
+		m.id = newEventID(now)
+	} else {
+		m.id, m.keyed = KeyedEventID(key), true
+	}
+
+	const frame = len(`{"sid":"","eid":"00000000-0000-0000-0000-000000000000","ts":"2006-01-02T15:04:05.000000000Z","body":}`) + 1
+	line := make([]byte, 0, frame+len(streamID)+len(body))
+	line = append(line, `{"sid":`...)
+	line = appendString(line, streamID)
+	line = append(line, `,"eid":"`...)
+	line = appendEventID(line, m.id)
+	line = append(line, `","ts":"`...)
+	line = now.UTC().AppendFormat(line, timestampLayout)
+	line = append(line, `","body":`...)
+	line, err := appendCompact(line, body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the body is not JSON: %w", ErrMessage, err)
+	}
+	m.line = append(line, "}\n"...)
+	return m, nil
+}
+
+// ID returns the message's event id.
+func (m *Message) ID() EventID { return m.id }
+
+// Line returns the message as one line of NDJSON with its line feed (protocol.md 1.6). The bytes are shared:
+// they must not be changed.
+func (m *Message) Line() []byte { return m.line }
+
+// JSON returns the JSON object of the message, which is its line without the line feed. The bytes are shared.
+func (m *Message) JSON() []byte { return m.line[:len(m.line)-1] }
+
+// size is what the message counts toward the limit on memory, in bytes.
+func (m *Message) size() int64 { return int64(len(m.line) + messageOverhead) }
+
+// keySpace is the namespace of the UUIDs that are derived from keys.
+var keySpace = uuid.MustParse("5f0c8d4e-2b0a-4c57-9d5c-6a3de4c4a3f1")
+
+// KeyedEventID returns the event id of a message that was written with an idempotency key (protocol.md 2.11).
+func KeyedEventID(key string) EventID { return uuid.NewSHA1(keySpace, []byte(key)) }
+
+// ParseEventID reads an event id as a cursor or an acknowledgement shows it.
+func ParseEventID(s string) (EventID, bool) {
+	if len(s) != 36 {
+		return EventID{}, false // uuid.Parse takes other notations too
+	}
+	id, err := uuid.Parse(s)
+	return id, err == nil
+}
+
+// newEventID returns a UUID of version 7 (RFC 9562, 5.7 with the fraction of a millisecond of 6.2, method 3).
+// Event ids need to be unique, not secret, so its 62 random bits come from the runtime's generator, which takes
+// no lock: uuid.NewV7 takes a global one and reads the system's randomness for each.
+func newEventID(at time.Time) EventID {
+	var id EventID
+	fraction := uint64(at.Nanosecond()%1e6) << 12 / 1e6
+	binary.BigEndian.PutUint64(id[:8], uint64(at.UnixMilli())<<16|7<<12|fraction)
+	binary.BigEndian.PutUint64(id[8:], 1<<63|rand.Uint64()>>2) //nolint:gosec // unique, not secret
+	return id
+}
+
+func appendEventID(dst []byte, id EventID) []byte {
+	const hex = "0123456789abcdef"
+	for i, b := range id {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			dst = append(dst, '-')
+		}
+		dst = append(dst, hex[b>>4], hex[b&15])
+	}
+	return dst
+}
+
+// appendString appends s as a JSON string. Nearly every stream id needs no escape.
+func appendString(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			quoted, err := json.Marshal(s)
+			if err != nil {
+				panic(err) // a string always has a JSON form
+			}
+			return append(dst, quoted...)
+		}
+	}
+	dst = append(dst, '"')
+	dst = append(dst, s...)
+	return append(dst, '"')
+}

@@ -1,0 +1,85 @@
+package megaphone
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// A publication is what one producer writes to one channel. While the channel has no room for all of it, it
+// stands in the channel's line. The channel's lock guards it until it is done.
+type publication struct {
+	channel  *channel
+	ms       []*Message // what the channel has not taken yet
+	limits   Limits
+	accepted int
+	err      error
+
+	call       *call // whom to tell when it is done
+	waiting    bool  // it stands in line
+	prev, next *publication
+}
+
+// A heldList is a channel's line of waiting producers. Its zero value is empty.
+type heldList struct {
+	first, last *publication
+}
+
+func (l *heldList) push(p *publication) {
+	p.waiting, p.prev = true, l.last
+	if l.last == nil {
+		l.first = p
+	} else {
+		l.last.next = p
+	}
+	l.last = p
+}
+
+func (l *heldList) remove(p *publication) {
+	if p.prev == nil {
+		l.first = p.next
+	} else {
+		p.prev.next = p.next
+	}
+	if p.next == nil {
+		l.last = p.prev
+	} else {
+		p.next.prev = p.prev
+	}
+	p.waiting, p.prev, p.next = false, nil, nil
+}
+
+// A call is a producer's call that waits for its publications, one for each channel.
+type call struct {
+	waiting atomic.Int32
+	done    chan struct{}
+}
+
+func (w *call) finished() {
+	if w.waiting.Add(-1) == 0 {
+		close(w.done)
+	}
+}
+
+// wait waits until all of ps are done, withdrawing those that are not in time.
+func (w *call) wait(ctx context.Context, hold time.Duration, ps []publication) {
+	select {
+	case <-w.done:
+		return
+	default:
+	}
+	timer := time.NewTimer(hold)
+	defer timer.Stop()
+	var err error
+	select {
+	case <-w.done:
+		return
+	case <-timer.C:
+		err = ErrTimeout
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	for i := range ps {
+		ps[i].channel.withdraw(&ps[i], err)
+	}
+}

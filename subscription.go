@@ -1,0 +1,166 @@
+package megaphone
+
+import "github.com/google/uuid"
+
+// A subscription is a [Subscription] to a channel of a [Registry]. The channel's lock guards it; it has an
+// effect only as long as it is the channel's reader.
+type subscription struct {
+	channel *channel
+	ready   chan struct{}
+	done    chan struct{}
+	err     error // why it is over, written before done is closed
+
+	limits Limits
+	acks   bool // nothing leaves the window that is not settled
+	resume Resume
+
+	next    int // the place in the queue of the message to take next; at most queue.inFlight
+	arrived int // the first so many of the queue have reached the client's machine on this connection
+	taken   int // how many messages Take has returned
+}
+
+// subscribe makes the caller the channel's reader.
+func (c *channel) subscribe(o SubscribeOptions) (*subscription, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != nil {
+		return nil, c.closed
+	}
+	if c.reader != nil {
+		if !o.TakeOver {
+			return nil, ErrBusy
+		}
+		c.reader.over(ErrTakenOver)
+		c.reader = nil
+	}
+	s := &subscription{
+		channel: c,
+		ready:   make(chan struct{}, 1),
+		done:    make(chan struct{}),
+		limits:  o.Limits,
+		acks:    o.Acknowledged,
+	}
+	c.follows = c.follows || o.Follow
+	if o.After != "" {
+		s.resume = ResumeGap
+		if id, ok := ParseEventID(o.After); ok && c.settleUpTo(id) {
+			s.resume = ResumeComplete
+		}
+	}
+	c.reader = s
+	c.lastRead = c.registry.now()
+	c.expires.Store(never)
+	if c.queue.len > 0 {
+		s.wake()
+	}
+	return s, nil
+}
+
+// settleUpTo lets go everything in flight up to and including an event, and reports whether the event is known:
+// in flight, or the one last let go. The lock is held.
+func (c *channel) settleUpTo(id EventID) bool {
+	if i := c.queue.find(id, c.queue.inFlight); i >= 0 {
+		c.letGo(i + 1)
+		return true
+	}
+	return id == c.settled && id != uuid.Nil
+}
+
+func (s *subscription) Ready() <-chan struct{} { return s.ready }
+func (s *subscription) Done() <-chan struct{}  { return s.done }
+func (s *subscription) Resume() Resume         { return s.resume }
+
+func (s *subscription) Err() error {
+	select {
+	case <-s.done:
+		return s.err
+	default:
+		return nil
+	}
+}
+
+// wake tells the reader that there may be something to take.
+func (s *subscription) wake() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
+
+// over tells the reader that it is the channel's reader no more. The lock is held.
+func (s *subscription) over(why error) {
+	s.err = why
+	close(s.done)
+}
+
+func (s *subscription) Take(dst []*Message, maxBytes int) (ms []*Message, full bool) {
+	c := s.channel
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reader != s {
+		return dst, false
+	}
+	q := &c.queue
+	for size := 0; s.next < q.len && size < maxBytes; {
+		if s.next == q.inFlight {
+			if q.inFlight >= s.limits.InFlight {
+				if s.acks || s.arrived == 0 {
+					full = true
+					break
+				}
+				c.letGo(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
+			}
+			q.inFlight++
+		}
+		m := q.at(s.next)
+		s.next++
+		s.taken++
+		size += len(m.line)
+		dst = append(dst, m)
+	}
+	if c.held.first != nil {
+		c.admitHeld()
+	}
+	return dst, full
+}
+
+// leave follows the removal of the oldest n messages. The lock is held.
+func (s *subscription) leave(n int) {
+	s.next = max(0, s.next-n)
+	s.arrived = max(0, s.arrived-n)
+}
+
+func (s *subscription) Received(n int) {
+	c := s.channel
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.arrived = max(s.arrived, s.next-(s.taken-n))
+}
+
+func (s *subscription) Settle(id EventID) bool {
+	c := s.channel
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reader != s {
+		return false
+	}
+	s.acks, c.follows = true, true
+	found := c.settleUpTo(id)
+	s.wake()
+	return found
+}
+
+func (s *subscription) End(how End) {
+	c := s.channel
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reader != s {
+		return
+	}
+	if how == EndClean && !c.follows {
+		c.letGo(s.arrived)
+	}
+	c.reader = nil
+	c.lastRead = c.registry.now()
+	c.expires.Store(int64(c.lastRead + s.limits.TTL))
+}
