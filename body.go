@@ -1,0 +1,101 @@
+package megaphone
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// bodies are buffers for request bodies.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// maxKeptBody is the largest buffer, in bytes, that is kept for the next request.
+const maxKeptBody = 64 << 10
+
+func freeBody(body *bytes.Buffer) {
+	if body.Cap() <= maxKeptBody {
+		body.Reset()
+		bodies.Put(body)
+	}
+}
+
+// readBody reads a request's body up to its end, so that net/http notices when the client leaves after it. The
+// caller gives the buffer back with freeBody.
+func readBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
+	if r.ContentLength > limit {
+		return nil, errBodyTooLarge
+	}
+	body := bodies.Get().(*bytes.Buffer)
+	n, err := body.ReadFrom(io.LimitReader(r.Body, limit+1))
+	if err == nil && n > limit {
+		err = errBodyTooLarge
+	}
+	if err != nil {
+		freeBody(body)
+		return nil, bodyError(err)
+	}
+	return body, nil
+}
+
+var errBodyTooLarge = &apiError{
+	status: http.StatusRequestEntityTooLarge, code: "PAYLOAD_TOO_LARGE",
+	message: "the body is larger than this server takes", hangUp: true,
+}
+
+// bodyError is the reply to a request whose body cannot be read.
+func bodyError(err error) error {
+	// Caddy's request_body has a limit of its own.
+	if e, ok := errors.AsType[caddyhttp.HandlerError](err); ok && e.StatusCode == http.StatusRequestEntityTooLarge {
+		return errBodyTooLarge
+	}
+	if errors.Is(err, errBodyTooLarge) {
+		return errBodyTooLarge
+	}
+	return &apiError{
+		status: http.StatusBadRequest, code: "BAD_REQUEST", message: "the body ended early or is malformed", hangUp: true,
+	}
+}
+
+// readJSON reads a request's body, which must be one JSON value of the shape of v.
+func readJSON(r *http.Request, limit int64, v any) error {
+	if err := checkJSONType(r); err != nil {
+		return err
+	}
+	body, err := readBody(r, limit)
+	if err != nil {
+		return err
+	}
+	defer freeBody(body)
+	if !utf8.Valid(body.Bytes()) {
+		return badRequest("the body is not UTF-8")
+	}
+	if err := json.Unmarshal(body.Bytes(), v); err != nil {
+		return badRequest("the body is not as expected: " + strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
+}
+
+// checkJSONType checks that a request's body is JSON by its Content-Type.
+func checkJSONType(r *http.Request) error {
+	contentType := r.Header.Get("Content-Type")
+	if contentType == "application/json" {
+		return nil
+	}
+	mediaType, _, err := mime.ParseMediaType(contentType)
+	if err == nil && (mediaType == "application/json" ||
+		strings.HasPrefix(mediaType, "application/") && strings.HasSuffix(mediaType, "+json")) {
+		return nil
+	}
+	return &apiError{
+		status: http.StatusUnsupportedMediaType, code: "UNSUPPORTED_MEDIA_TYPE",
+		message: "the body must be JSON, with Content-Type: application/json",
+	}
+}

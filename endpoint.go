@@ -1,0 +1,86 @@
+package megaphone
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// An endpoint is one of the addresses of the protocol (protocol.md, part 1).
+type endpoint int
+
+const (
+	createEndpoint endpoint = iota
+	writeEndpoint
+	writeBatchEndpoint
+	readEndpoint
+	channelsExistEndpoint
+	endpointCount
+)
+
+// permissions are the names by which a site says what it serves, and the endpoints that each stands for.
+var permissions = map[string][]endpoint{
+	"create": {createEndpoint},
+	"write":  {writeEndpoint, writeBatchEndpoint},
+	"read":   {readEndpoint},
+	"exists": {channelsExistEndpoint},
+}
+
+// permissionNames are the names of permissions, in the order in which they are told.
+var permissionNames = []string{"create", "write", "read", "exists"}
+
+// String is the endpoint's name in the log.
+func (e endpoint) String() string {
+	return [...]string{"create", "write", "write-batch", "read", "channelsExists"}[e]
+}
+
+var (
+	readMethods = []string{http.MethodGet, http.MethodHead}
+	postMethods = []string{http.MethodPost}
+)
+
+func (e endpoint) methods() []string {
+	if e == readEndpoint {
+		return readMethods
+	}
+	return postMethods
+}
+
+// A target is what a request's path names.
+type target struct {
+	endpoint endpoint
+	address  string // of write and read
+	streamID string // of write
+}
+
+// parseTarget reads a request's path. It reports false for a path that is no endpoint's.
+func parseTarget(u *url.URL) (t target, ok bool) {
+	// A path with an escaped slash in a segment is told apart by RawPath only, which is otherwise empty.
+	path, unescape := u.Path, func(s string) (string, error) { return s, nil }
+	if u.RawPath != "" {
+		path, unescape = u.EscapedPath(), url.PathUnescape
+	}
+	name, rest, hasRest := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	switch {
+	case name == "write" && hasRest:
+		t.endpoint = writeEndpoint
+		t.address, t.streamID, ok = strings.Cut(rest, "/")
+		ok = ok && !strings.Contains(t.streamID, "/")
+	case name == "read" && hasRest:
+		t.endpoint, t.address = readEndpoint, rest
+		ok = !strings.Contains(rest, "/")
+	case name == "create" && !hasRest:
+		t.endpoint, ok = createEndpoint, true
+	case name == "write-batch" && !hasRest:
+		t.endpoint, ok = writeBatchEndpoint, true
+	case name == "channelsExists" && !hasRest:
+		t.endpoint, ok = channelsExistEndpoint, true
+	}
+	if !ok {
+		return target{}, false
+	}
+	var errs [2]error
+	t.address, errs[0] = unescape(t.address)
+	t.streamID, errs[1] = unescape(t.streamID)
+	return t, errs[0] == nil && errs[1] == nil
+}

@@ -1,0 +1,77 @@
+package transport
+
+import (
+	"bytes"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// NDJSONName is the name of the protocol (protocol.md 1.3).
+const NDJSONName = "HTTP_STREAM_NDJSON_V1"
+
+// NDJSONType is the content type of newline-delimited JSON.
+const NDJSONType = "application/x-ndjson"
+
+// maxNDJSONWrite is how many bytes of whole lines are written at once. With the chunk's header they fit the buffer
+// of net/http's connections (4 KiB), so that each flush is one write to the socket. That matters to existing
+// clients: they parse what one read returns, and lose a line that is cut in two (protocol.md, part 3).
+const maxNDJSONWrite = 4<<10 - 16
+
+// NDJSON streams events as lines (protocol.md 1.6). Between events it is silent: the clients take no blank line,
+// and no comment.
+type NDJSON struct {
+	response
+	frame *[]byte
+}
+
+// NewNDJSON returns the transport for a response. A client that takes nothing for the timeout is given up.
+func NewNDJSON(w http.ResponseWriter, timeout time.Duration) *NDJSON {
+	return &NDJSON{response: newResponse(w, timeout)}
+}
+
+// Start implements [Transport].
+func (t *NDJSON) Start() error {
+	SetStreamHeader(t.w.Header(), NDJSONType)
+	return t.start()
+}
+
+// Append implements [Transport].
+func (t *NDJSON) Append(_ uuid.UUID, line []byte) {
+	if t.frame == nil {
+		t.frame = frames.Get().(*[]byte)
+	}
+	*t.frame = append(*t.frame, line...)
+}
+
+// Flush implements [Transport].
+func (t *NDJSON) Flush() error {
+	if t.frame == nil {
+		return nil
+	}
+	defer func() {
+		freeFrame(t.frame)
+		t.frame = nil
+	}()
+	for rest := *t.frame; len(rest) > 0; {
+		n := wholeLines(rest, maxNDJSONWrite)
+		if err := t.write(rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// wholeLines returns the length of the lines at the beginning of p that fit limit bytes together; of the first
+// line if that alone does not fit.
+func wholeLines(p []byte, limit int) int {
+	if len(p) <= limit {
+		return len(p)
+	}
+	if i := bytes.LastIndexByte(p[:limit], '\n'); i >= 0 {
+		return i + 1
+	}
+	return limit + bytes.IndexByte(p[limit:], '\n') + 1
+}

@@ -1,0 +1,98 @@
+// Package transport holds the ways in which messages leave the server. A transport knows how events are framed
+// and written to one client; it knows nothing of channels, and the loop that feeds it nothing of framing.
+package transport
+
+import (
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A Transport carries events to one client. It is for one goroutine at a time.
+type Transport interface {
+	// Start tells the client that the read has begun, before there is an event to send.
+	Start() error
+
+	// Append adds an event to those that the next Flush sends. The line is the event as NDJSON, with its line
+	// feed; it is not changed, and not kept after Flush.
+	Append(id uuid.UUID, line []byte)
+
+	// Flush sends the appended events, in as few writes as can be. It fails when the client has taken nothing
+	// for the time that a write may take. After an error the transport must not be used.
+	Flush() error
+}
+
+// streamHeader tells everything between here and the client to pass each event on at once:
+// `Incremental` (RFC 10036) is for Caddy's encode and reverse_proxy, which otherwise hold the header back until
+// the first byte, `no-transform` keeps compression off, `X-Accel-Buffering` is for nginx.
+var streamHeader = http.Header{
+	"Cache-Control":     {"no-store, no-transform"},
+	"Incremental":       {"?1"},
+	"X-Accel-Buffering": {"no"},
+}
+
+// SetStreamHeader sets the header of a response that is a stream.
+func SetStreamHeader(h http.Header, contentType string) {
+	for name, values := range streamHeader {
+		h[name] = values
+	}
+	h.Set("Content-Type", contentType)
+}
+
+// A response writes to a client with a bound on each write.
+type response struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	timeout time.Duration
+}
+
+func newResponse(w http.ResponseWriter, timeout time.Duration) response {
+	return response{w, http.NewResponseController(w), timeout}
+}
+
+// start sends the header.
+func (r *response) start() error {
+	r.w.WriteHeader(http.StatusOK)
+	return r.bounded(r.control.Flush)
+}
+
+// write sends p as one flush.
+func (r *response) write(p []byte) error {
+	return r.bounded(func() error {
+		if _, err := r.w.Write(p); err != nil {
+			return err
+		}
+		return r.control.Flush()
+	})
+}
+
+// bounded runs f with a write deadline. The deadline is not left armed: on HTTP/2 it would reset the stream when
+// it passes even if nothing is being written, and on HTTP/1 the end of the response would fail.
+func (r *response) bounded(f func() error) error {
+	if err := r.control.SetWriteDeadline(time.Now().Add(r.timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	if err := r.control.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
+}
+
+// frames are buffers for what is about to be written. An idle transport holds none.
+var frames = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxKeptFrame is the largest buffer, in bytes, that is kept for the next frame.
+const maxKeptFrame = 128 << 10
+
+func freeFrame(frame *[]byte) {
+	if cap(*frame) <= maxKeptFrame {
+		*frame = (*frame)[:0]
+		frames.Put(frame)
+	}
+}

@@ -1,0 +1,216 @@
+package megaphone
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/caddy-megaphone/megaphone/internal/transport"
+)
+
+var statusOK = []byte(`{"status":"OK"}`)
+
+// protocolNames are the names of the protocols by which this server sends messages (protocol.md 1.3, 2.10).
+var protocolNames = []string{transport.NDJSONName}
+
+// serveCreate creates a channel (protocol.md 1.3).
+func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
+	protocols, err := h.grantProtocols(r)
+	if err != nil {
+		return err
+	}
+	addresses, err := h.app.broker.Create(r.Context(), h.app.Agent, h.app.limits)
+	if err != nil {
+		return err
+	}
+	reply, err := json.Marshal(struct {
+		ChannelID       string   `json:"channelId"`
+		ProducerAddress string   `json:"producerAddress"`
+		ConsumerAddress string   `json:"consumerAddress"`
+		AgentName       string   `json:"agentName"`
+		Protocols       []string `json:"protocols"`
+	}{addresses.Consumer, addresses.Producer, addresses.Consumer, h.app.Agent, protocols})
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, reply)
+	return nil
+}
+
+// maxCreateBody is how much of the body of a create request is looked at, in bytes.
+const maxCreateBody = 64 << 10
+
+// grantProtocols returns which of the protocols that a create request asks for are served. A body that cannot be
+// understood asks for none.
+func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
+	standard := protocolNames[:1]
+	if r.ContentLength == 0 {
+		return standard, nil
+	}
+	body, err := readBody(r, maxCreateBody)
+	if err != nil {
+		return standard, nil //nolint:nilerr // asks for none
+	}
+	defer freeBody(body)
+	var asked struct {
+		Protocols []string `json:"protocols"`
+	}
+	if err := json.Unmarshal(body.Bytes(), &asked); err != nil || len(asked.Protocols) == 0 {
+		return standard, nil //nolint:nilerr // asks for none
+	}
+	var granted []string
+	for _, name := range asked.Protocols {
+		if slices.Contains(protocolNames, name) && !slices.Contains(granted, name) {
+			granted = append(granted, name)
+		}
+	}
+	if len(granted) == 0 {
+		return nil, badRequest("none of the protocols asked for is served here")
+	}
+	return granted, nil
+}
+
+// serveWrite writes one message (protocol.md 1.4).
+func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string) error {
+	if err := checkJSONType(r); err != nil {
+		return err
+	}
+	body, err := readBody(r, h.app.MaxMessageSize)
+	if err != nil {
+		return err
+	}
+	m, err := NewMessage(streamID, body.Bytes(), "")
+	freeBody(body)
+	if err != nil {
+		return err
+	}
+	if err := h.app.broker.Publish(r.Context(), producer, m, h.app.limits); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, statusOK)
+	return nil
+}
+
+// A batch is the body of a write-batch request.
+type batch struct {
+	Channels   []string `json:"channels"`
+	ChannelIDs []string `json:"channelIds"`
+	Messages   []struct {
+		StreamID string          `json:"streamId"`
+		Body     json.RawMessage `json:"body"`
+	} `json:"messages"`
+}
+
+// A failure is a message that a channel has not taken, and why.
+type failure struct {
+	Channel string `json:"channel"`
+	Index   int    `json:"index"`
+	Reason  string `json:"reason"`
+}
+
+// serveWriteBatch writes all of some messages to each of some channels (protocol.md 1.5).
+func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request) error {
+	var b batch
+	if err := readJSON(r, h.app.MaxMessageSize, &b); err != nil {
+		return err
+	}
+	channels, err := channelSet(b.Channels, b.ChannelIDs)
+	if err != nil {
+		return err
+	}
+	if b.Messages == nil {
+		return badRequest("the list of messages is missing")
+	}
+	ms := make([]*Message, len(b.Messages))
+	for i, m := range b.Messages {
+		if m.Body == nil {
+			return badRequest(fmt.Sprintf("messages[%d] has no body", i))
+		}
+		if ms[i], err = NewMessage(m.StreamID, m.Body, ""); err != nil {
+			return badRequest(fmt.Sprintf("messages[%d]: %v", i, err))
+		}
+	}
+
+	outcomes := h.app.broker.PublishBatch(r.Context(), channels, ms, h.app.limits)
+	if err := r.Context().Err(); err != nil {
+		return err
+	}
+	failures := []failure{}
+	for i, outcome := range outcomes {
+		failures = appendFailures(failures, channels[i], outcome, len(ms))
+	}
+	reply, err := json.Marshal(struct {
+		Failures []failure `json:"failures"`
+	}{failures})
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, reply)
+	return nil
+}
+
+// appendFailures appends what the outcome in a channel means for each of n messages.
+func appendFailures(failures []failure, channel string, outcome Outcome, n int) []failure {
+	if outcome.Err == nil {
+		return failures
+	}
+	reason := toAPIError(outcome.Err).code
+	for i := outcome.Accepted; i < n; i++ {
+		failures = append(failures, failure{channel, i, reason})
+		if !errors.Is(outcome.Err, ErrNotFound) {
+			reason = "SKIPPED"
+		}
+	}
+	return failures
+}
+
+// serveChannelsExist tells which channels there are (protocol.md 1.7).
+func (h *Handler) serveChannelsExist(w http.ResponseWriter, r *http.Request) error {
+	var asked struct {
+		Channels   []string `json:"channels"`
+		ChannelIDs []string `json:"channelIds"`
+	}
+	if err := readJSON(r, h.app.MaxMessageSize, &asked); err != nil {
+		return err
+	}
+	channels, err := channelSet(asked.Channels, asked.ChannelIDs)
+	if err != nil {
+		return err
+	}
+	exist := make(map[string]bool, len(channels))
+	for _, address := range channels {
+		_, err := h.app.broker.State(r.Context(), address)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		exist[address] = err == nil
+	}
+	reply, err := json.Marshal(struct {
+		Channels map[string]bool `json:"channels"`
+	}{exist})
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, reply)
+	return nil
+}
+
+// channelSet returns the channels that a request names, each once, by either name of the list.
+func channelSet(channels, channelIDs []string) ([]string, error) {
+	switch {
+	case channels == nil && channelIDs == nil:
+		return nil, badRequest("the list of channels is missing")
+	case channels != nil && channelIDs != nil:
+		return nil, badRequest("channels and channelIds are the same: give one of them")
+	case channels == nil:
+		channels = channelIDs
+	}
+	seen := make(map[string]struct{}, len(channels))
+	return slices.DeleteFunc(channels, func(address string) bool {
+		_, repeated := seen[address]
+		seen[address] = struct{}{}
+		return repeated
+	}), nil
+}

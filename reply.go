@@ -1,0 +1,90 @@
+package megaphone
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+)
+
+// An apiError is the reply to a request that cannot be served (protocol.md 1.2).
+type apiError struct {
+	status  int
+	code    string
+	message string
+	// retryAfter is the value of the Retry-After header in seconds, if not zero.
+	retryAfter int
+	// allow is the value of the Allow header.
+	allow string
+	// hangUp closes the connection, on which the rest of a request would follow.
+	hangUp bool
+	// cause is what the log is told, and the client is not.
+	cause error
+}
+
+func (e *apiError) Error() string { return e.message }
+func (e *apiError) Unwrap() error { return e.cause }
+
+func badRequest(message string) error {
+	return &apiError{status: http.StatusBadRequest, code: "BAD_REQUEST", message: message}
+}
+
+// retryAfter is how many seconds a client is asked to wait when a limit is reached.
+const retryAfter = 5
+
+// toAPIError is the one place where errors become status codes.
+func toAPIError(err error) *apiError {
+	var e *apiError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, ErrNotFound):
+		return &apiError{status: http.StatusNotFound, code: "NOT_FOUND", message: "no such channel: it has expired, was deleted, or never was"}
+	case errors.Is(err, ErrBusy):
+		return &apiError{status: http.StatusConflict, code: "BUSY", message: "another consumer is reading this channel"}
+	case errors.Is(err, ErrMessage):
+		return &apiError{status: http.StatusBadRequest, code: "BAD_REQUEST", message: err.Error()}
+	case errors.Is(err, ErrTimeout):
+		return &apiError{status: http.StatusServiceUnavailable, code: "TIMEOUT", message: "the channel is full, and its consumer made no room in time"}
+	case errors.Is(err, ErrClosed):
+		return &apiError{status: http.StatusServiceUnavailable, code: "TIMEOUT", message: "the server is shutting down", hangUp: true}
+	case errors.Is(err, ErrChannelLimit):
+		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server has as many channels as it may", retryAfter: retryAfter}
+	case errors.Is(err, ErrMemoryLimit):
+		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server holds as many messages as it may", retryAfter: retryAfter}
+	}
+	return &apiError{status: http.StatusInternalServerError, code: "INTERNAL_SERVER_ERROR", message: "a fault of the server; its log says more", cause: err}
+}
+
+// write sends the error to the client.
+func (e *apiError) write(w http.ResponseWriter) {
+	if e.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(e.retryAfter))
+	}
+	if e.allow != "" {
+		w.Header().Set("Allow", e.allow)
+	}
+	if e.hangUp {
+		w.Header().Set("Connection", "close")
+	}
+	body, _ := json.Marshal(struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}{e.code, e.message})
+	writeJSON(w, e.status, body)
+}
+
+// Header values that are the same in every reply, made once.
+var (
+	jsonType = []string{"application/json"}
+	noStore  = []string{"no-store"}
+)
+
+// writeJSON sends a reply. If the client is gone there is nothing to be done about it.
+func writeJSON(w http.ResponseWriter, status int, body []byte) {
+	w.Header()["Content-Type"] = jsonType
+	w.Header()["Cache-Control"] = noStore
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
