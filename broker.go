@@ -60,13 +60,14 @@ type Broker interface {
 // After the subscription is over (Done), and after End, all methods are without effect on the channel, which may
 // have another reader by then.
 type Subscription interface {
-	// Ready receives a value after there may be something new to take. A reader calls Take until it returns
-	// nothing, and then waits for Ready.
+	// Ready receives a value when there may be something to take: when a message has come, when Received or Settle
+	// has made room in a full window, when the last Take has left something behind for want of space, and at the
+	// beginning if something is held. So a reader calls Take once for each value. Values do not add up.
 	Ready() <-chan struct{}
 
 	// Take appends to dst the next messages in the channel's order and marks them in flight: first those that
 	// were in flight when the subscription began, then pending ones. It never waits. It returns as many as are
-	// there, but no more than one after their lines have reached maxBytes together. Full tells that there is more, which the
+	// there, but none after their lines have reached maxBytes together. Full tells that there is more, which the
 	// window does not let out until Received or Settle makes room.
 	Take(dst []*Message, maxBytes int) (ms []*Message, full bool)
 

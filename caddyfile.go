@@ -47,6 +47,8 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		hold             <duration>
 //		ttl              <duration>
 //		read_duration    <duration>
+//		stream_duration  <duration>
+//		heartbeat        <duration>
 //		write_timeout    <duration>
 //		max_message_size <size>
 //		max_channels     <channels>
@@ -60,6 +62,8 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"hold":             a.parseHold,
 		"ttl":              parseDuration(&a.TTL),
 		"read_duration":    parseDuration(&a.ReadDuration),
+		"stream_duration":  parseDuration(&a.StreamDuration),
+		"heartbeat":        parseDuration(&a.Heartbeat),
 		"write_timeout":    parseDuration(&a.WriteTimeout),
 		"max_message_size": parseSize(&a.MaxMessageSize),
 		"max_channels":     parseCount(&a.MaxChannels),
@@ -87,23 +91,64 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves all endpoints:
+// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves all endpoints, and
+// without a block it offers all transports:
 //
-//	megaphone [<matcher>] [create] [write] [read] [exists]
+//	megaphone [<matcher>] [create] [write] [read] [exists] {
+//		transports            [ndjson] [sse] [websocket] [poll]
+//		cors_origins          <origin...>
+//		websocket_compression
+//	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
-	for d.NextArg() {
-		name := d.Val()
-		if err := checkPermission(name); err != nil {
-			return d.WrapErr(err)
-		}
-		if slices.Contains(h.Endpoints, name) {
-			return d.Errf("endpoint %q is named twice", name)
-		}
-		h.Endpoints = append(h.Endpoints, name)
+	h.Endpoints = d.RemainingArgs()
+	if err := checkNames("endpoint", h.Endpoints, permissionNames); err != nil {
+		return d.WrapErr(err)
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		return d.Errf("unrecognized option %q of megaphone: settings go into the global option megaphone", d.Val())
+		name, args := d.Val(), d.RemainingArgs()
+		var repeated bool
+		var err error
+		switch name {
+		case "transports":
+			repeated, h.Transports = h.Transports != nil, args
+			err = checkArgs(name, args, func() error { return checkNames("transport", args, transportNames) })
+		case "cors_origins":
+			repeated, h.CORSOrigins = h.CORSOrigins != nil, args
+			err = checkArgs(name, args, func() error { return checkOrigins(args) })
+		case "websocket_compression":
+			repeated, h.Compression = h.Compression, true
+			if len(args) > 0 {
+				err = fmt.Errorf("%s takes no value", name)
+			}
+		default:
+			return d.Errf("unrecognized option %q of megaphone: there are cors_origins, transports, "+
+				"websocket_compression; settings of the whole server go into the global option megaphone", name)
+		}
+		switch {
+		case repeated:
+			return d.Errf("%s is already specified", name)
+		case err != nil:
+			return d.WrapErr(err)
+		}
+		if err := noBlock(d, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkArgs checks the values of an option, of which there must be one at least.
+func checkArgs(name string, args []string, check func() error) error {
+	if len(args) == 0 {
+		return fmt.Errorf("%s takes one value or more", name)
+	}
+	return check()
+}
+
+func noBlock(d *caddyfile.Dispenser, name string) error {
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		return d.Errf("%s takes no block", name)
 	}
 	return nil
 }
@@ -117,10 +162,7 @@ func parseValue(d *caddyfile.Dispenser, name string, parse func(value string) er
 	if err := parse(args[0]); err != nil {
 		return d.Errf("%s: %v", name, err)
 	}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		return d.Errf("%s takes no block", name)
-	}
-	return nil
+	return noBlock(d, name)
 }
 
 func names[V any](m map[string]V) string {

@@ -1,74 +1,265 @@
 package megaphone
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// maxTake is how many bytes of lines are taken from the channel for one flush.
-const maxTake = 64 << 10
+// A readRequest is what a request on /read asks for.
+type readRequest struct {
+	consumer string
+	kind     transportKind
+	// cursor is what the client has, if hasCursor: it knows of cursors, even with an empty one.
+	cursor    string
+	hasCursor bool
+	// poll is how long a poll waits.
+	poll time.Duration
+}
 
-// serveRead streams a channel's messages to its consumer (protocol.md 1.6).
+// serveRead sends a channel's messages to its consumer (protocol.md 1.6, 2.1 to 2.5).
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string) error {
-	if r.Method == http.MethodHead {
-		if _, err := h.app.broker.State(r.Context(), consumer); err != nil {
-			return err
-		}
-		transport.SetStreamHeader(w.Header(), transport.NDJSONType)
-		w.WriteHeader(http.StatusOK)
-		return nil
-	}
-	sub, err := h.app.broker.Subscribe(r.Context(), consumer, SubscribeOptions{Limits: h.app.limits})
+	read, err := h.parseRead(r, consumer)
 	if err != nil {
 		return err
 	}
+	if r.Method == http.MethodHead {
+		return h.serveReadHead(w, r, read)
+	}
+	if read.kind == webSocket {
+		if err := h.checkUpgrade(w, r); err != nil {
+			return err
+		}
+	}
+
+	follows := read.hasCursor || read.kind == sse || read.kind == poll
+	sub, err := h.app.broker.Subscribe(r.Context(), consumer, SubscribeOptions{
+		Limits:       h.app.limits,
+		Follow:       follows,
+		After:        read.cursor,
+		TakeOver:     read.hasCursor || read.kind == sse,
+		Acknowledged: read.kind == poll,
+	})
+	if err != nil {
+		if read.kind == ndjson && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy)) {
+			h.app.shared.slowDown(r.Context())
+		}
+		return err
+	}
 	how := EndFault
-	defer func() { sub.End(how) }()
-	how = feed(r, sub, transport.NewNDJSON(w, time.Duration(h.app.WriteTimeout)), time.Duration(h.app.ReadDuration))
+	defer func() { sub.End(how) }() // of a panic
+	if resume := sub.Resume(); resume != ResumeNone {
+		w.Header().Set("Megaphone-Resume", string(resume))
+	}
+
+	if read.kind == poll {
+		servePoll(w, r, sub, read.poll)
+		return nil
+	}
+	t, duration := h.newTransport(w, r, read.kind, sub)
+	if read.kind == webSocket {
+		h.app.shared.sockets.Add(1)
+		defer h.app.shared.sockets.Add(-1)
+	}
+	f := feed{
+		sub:          sub,
+		transport:    t,
+		receipts:     newReceipts(r, h.app.limits.InFlight),
+		duration:     duration,
+		heartbeat:    time.Duration(h.app.Heartbeat),
+		writeTimeout: time.Duration(h.app.WriteTimeout),
+		unloaded:     h.app.unloaded,
+		follows:      follows,
+	}
+	if read.kind == ndjson {
+		f.heartbeat, f.unloaded = 0, nil
+	}
+	why := f.run()
+	how = f.how(why)
+	sub.End(how)
+	if c := h.logger.Check(zap.DebugLevel, "read ended"); c != nil {
+		c.Write(zap.String("address", RedactAddress(consumer)), zap.String("transport", read.kind.String()),
+			zap.Stringer("reason", why), zap.Int("messages", f.sent))
+	}
+	t.End(why)
 	return nil
 }
 
-// feed passes messages from the subscription to the transport until the read has lasted its duration, the
-// subscription is over, or the client is gone. It reports how the read ended.
-func feed(r *http.Request, sub Subscription, t transport.Transport, duration time.Duration) End {
-	timer := time.NewTimer(duration)
-	defer timer.Stop()
-	if err := t.Start(); err != nil {
-		return EndFault
+// serveReadHead answers a HEAD request, which consumes nothing.
+func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read readRequest) error {
+	if _, err := h.app.broker.State(r.Context(), read.consumer); err != nil {
+		return err
 	}
-	var (
-		ms   []*Message
-		sent int
-	)
-	for {
-		ms, _ = sub.Take(ms[:0], maxTake)
-		if len(ms) > 0 {
-			for _, m := range ms {
-				t.Append(m.ID(), m.Line())
-			}
-			if err := t.Flush(); err != nil {
-				return EndFault
-			}
-			sent += len(ms)
-			sub.Received(sent)
-			clear(ms)
-			select {
-			case <-timer.C:
-				return EndClean
-			default:
-				continue
-			}
+	contentType := transport.NDJSONType
+	if read.kind == sse {
+		contentType = transport.SSEType
+	}
+	transport.SetStreamHeader(w.Header(), contentType)
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// newTransport returns how messages leave, and for how long.
+func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transportKind, sub Subscription) (transport.Transport, time.Duration) {
+	timeout := time.Duration(h.app.WriteTimeout)
+	switch kind {
+	case sse:
+		return transport.NewSSE(w, r, timeout), time.Duration(h.app.StreamDuration)
+	case webSocket:
+		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
+			Timeout:     timeout,
+			Compression: h.Compression,
+			Acknowledge: func(id string) {
+				event, _ := ParseEventID(id)
+				sub.Settle(event)
+			},
+		}), time.Duration(h.app.StreamDuration)
+	}
+	return transport.NewNDJSON(w, r, timeout), time.Duration(h.app.ReadDuration)
+}
+
+// parseRead reads what a request on /read asks for.
+func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, error) {
+	read := readRequest{consumer: consumer}
+	var query url.Values
+	if r.URL.RawQuery != "" {
+		query = r.URL.Query()
+	}
+	if query.Has("after") {
+		read.cursor, read.hasCursor = query.Get("after"), true
+	}
+	if id, ok := r.Header["Last-Event-Id"]; ok {
+		read.cursor, read.hasCursor = id[0], true
+	}
+	switch {
+	case transport.IsUpgrade(r):
+		read.kind = webSocket
+	case query.Has("poll"):
+		read.kind = poll
+		wait, err := caddy.ParseDuration(query.Get("poll"))
+		if err != nil || wait < 0 {
+			return read, badRequest("poll takes how long to wait for a message, such as 0, 5s or 20s")
+		}
+		read.poll = min(wait, time.Duration(h.app.ReadDuration))
+	case prefersSSE(r.Header.Values("Accept"), h.offers):
+		read.kind = sse
+	}
+	if !h.offers[read.kind] {
+		return read, h.notOffered(read.kind)
+	}
+	return read, nil
+}
+
+// A transportKind is one of the ways in which messages leave.
+type transportKind int
+
+const (
+	ndjson transportKind = iota
+	sse
+	webSocket
+	poll
+	transportCount
+)
+
+// transportNames are the names of the transports in the configuration.
+var transportNames = []string{"ndjson", "sse", "websocket", "poll"}
+
+// protocolNames are the names of the transports on the wire (protocol.md 1.3, 2.10).
+var protocolNames = []string{transport.NDJSONName, transport.SSEName, transport.WebSocketName, transport.PollName}
+
+func (k transportKind) String() string { return transportNames[k] }
+
+// notOffered is the reply to a request for a transport that this site does not offer.
+func (h *Handler) notOffered(kind transportKind) error {
+	var offered []string
+	for k, name := range transportNames {
+		if h.offers[k] {
+			offered = append(offered, name)
+		}
+	}
+	e := &apiError{
+		status: http.StatusNotAcceptable, code: "NOT_ACCEPTABLE",
+		message: fmt.Sprintf("%s is not offered here; there is %s", kind, strings.Join(offered, ", ")),
+	}
+	switch {
+	case kind == webSocket:
+		e.status = http.StatusNotFound
+	case kind == poll:
+		e.status = http.StatusBadRequest
+	case slices.Equal(offered, []string{webSocket.String()}):
+		e.status, e.upgrade = http.StatusUpgradeRequired, true
+	}
+	return e
+}
+
+// checkUpgrade checks a request for a WebSocket before anything is done for it.
+func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
+	if status, problem := transport.CheckUpgrade(r); problem != "" {
+		w.Header().Set("Sec-WebSocket-Version", "13")
+		return &apiError{status: status, code: "BAD_REQUEST", message: problem, upgrade: status == http.StatusUpgradeRequired}
+	}
+	if origin := r.Header.Get("Origin"); origin != "" && !sameOrigin(origin, r.Host) && !h.origins.allow(origin) {
+		return &apiError{status: http.StatusForbidden, code: "FORBIDDEN", message: "pages of this origin may not connect here"}
+	}
+	return nil
+}
+
+// maxPoll is how many bytes of lines the reply to a poll has, but for the last line.
+const maxPoll = 1 << 20
+
+// servePoll answers a poll with what there is, as soon as there is anything (protocol.md 2.5).
+func servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	var lines [][]byte
+	for waiting := wait > 0; ; {
+		ms, _ := sub.Take(nil, maxPoll)
+		for _, m := range ms {
+			lines = append(lines, m.Line())
+		}
+		if len(lines) > 0 || !waiting {
+			break
 		}
 		select {
 		case <-sub.Ready():
-		case <-timer.C:
-			return EndClean
 		case <-sub.Done():
-			return EndClean
+			waiting = false
+		case <-timer.C:
+			waiting = false
 		case <-r.Context().Done():
-			return EndFault
+			return
 		}
 	}
+	// Given free before the reply: the client's next poll may come before this call returns.
+	sub.End(EndClean)
+	transport.WritePoll(w, lines)
 }
+
+// slowDown makes a client wait that would otherwise repeat its request in a loop: existing clients do that when
+// a read is refused (protocol.md, part 3). Not too many at once are made to wait.
+func (s *shared) slowDown(ctx context.Context) {
+	defer s.slowed.Add(-1)
+	if s.slowed.Add(1) > maxSlowed {
+		return
+	}
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-s.Closed():
+	}
+}
+
+// maxSlowed is how many clients wait in slowDown at once.
+const maxSlowed = 1000

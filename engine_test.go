@@ -1,12 +1,12 @@
 package megaphone
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
-	"bytes"
+	"runtime"
 	"testing"
 	"time"
-	"runtime"
 )
 
 var testLimits = Limits{Buffer: 100, InFlight: 100, Hold: 10 * time.Second, TTL: time.Minute, MaxChannels: 2e6, MaxMemory: 1 << 30}
@@ -59,7 +59,9 @@ func BenchmarkIdleChannel(b *testing.B) {
 		runtime.ReadMemStats(&after)
 		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/1e6, "B/channel")
 		start := time.Now()
-		for range 10 { r.sweep() }
+		for range 10 {
+			r.sweep()
+		}
 		b.ReportMetric(float64(time.Since(start).Milliseconds())/10, "ms/sweep")
 		r.Close()
 	}

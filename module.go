@@ -10,9 +10,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -56,6 +59,13 @@ type App struct {
 	// How long a read lasts before it ends and the client reads again. Default: 20s.
 	ReadDuration caddy.Duration `json:"read_duration,omitempty"`
 
+	// How long a stream of server-sent events or a WebSocket lasts before it ends and the client connects again.
+	// Default: 10m.
+	StreamDuration caddy.Duration `json:"stream_duration,omitempty"`
+
+	// How often a stream of server-sent events gets a comment, and a WebSocket a ping. Default: 15s.
+	Heartbeat caddy.Duration `json:"heartbeat,omitempty"`
+
 	// How long a client may take nothing of what it is sent before it is cut off. Its messages are kept. Default: 10s.
 	WriteTimeout caddy.Duration `json:"write_timeout,omitempty"`
 
@@ -69,26 +79,44 @@ type App struct {
 	// Default: 1 GiB.
 	MaxMemory int64 `json:"max_memory,omitempty"`
 
-	ctx      caddy.Context
-	logger   *zap.Logger
-	registry *Registry // nil unless this App has a reference in the pool
-	broker   Broker
-	limits   Limits
+	ctx    caddy.Context
+	logger *zap.Logger
+	shared *shared
+	broker Broker
+	limits Limits
+
+	acquired bool          // whether this App has a reference in the pool
+	unloaded chan struct{} // closed when another configuration takes the place of this one, or none
+	unload   func()        // closes it
 }
 
-// registries holds the one [Registry], so that it outlives configurations.
-var registries = caddy.NewUsagePool()
+// shared is what outlives configurations: the channels, and what is counted over all of them.
+type shared struct {
+	*Registry
 
-// registryKey is the key of the registry in the pool. It is the same whatever the settings are.
-const registryKey = "memory"
+	slowed  atomic.Int32 // clients that wait in slowDown
+	sockets atomic.Int32 // open WebSockets, which Caddy does not wait for when it exits
+}
 
-// pooledRegistry closes the registry when the last configuration that uses it is gone.
-type pooledRegistry struct{ *Registry }
+// pool holds the one shared under poolKey, which is the same whatever the settings are.
+var pool = caddy.NewUsagePool()
 
-// Destruct implements [caddy.Destructor].
-func (p pooledRegistry) Destruct() error {
-	p.Close()
+const poolKey = "memory"
+
+// Destruct implements [caddy.Destructor]. It is called when the last configuration is gone.
+func (s *shared) Destruct() error {
+	s.Close()
 	return nil
+}
+
+// maxFarewell is how long the exit of the process waits for WebSockets to be closed.
+const maxFarewell = 500 * time.Millisecond
+
+// awaitSockets waits until all WebSockets are closed, within bounds.
+func (s *shared) awaitSockets() {
+	for deadline := time.Now().Add(maxFarewell); s.sockets.Load() > 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // CaddyModule returns the Caddy module information.
@@ -98,7 +126,8 @@ func (App) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements [caddy.Provisioner].
 func (a *App) Provision(ctx caddy.Context) error {
-	a.ctx, a.logger = ctx, ctx.Logger()
+	a.ctx, a.logger, a.unloaded = ctx, ctx.Logger(), make(chan struct{})
+	a.unload = sync.OnceFunc(func() { close(a.unloaded) })
 	if err := a.setDefaults(); err != nil {
 		return err
 	}
@@ -119,14 +148,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 
-	pooled, _, err := registries.LoadOrNew(registryKey, func() (caddy.Destructor, error) {
-		return pooledRegistry{NewRegistry()}, nil
+	pooled, _, err := pool.LoadOrNew(poolKey, func() (caddy.Destructor, error) {
+		return &shared{Registry: NewRegistry()}, nil
 	})
 	if err != nil {
 		return err
 	}
-	a.registry = pooled.(pooledRegistry).Registry
-	a.broker = a.registry
+	a.shared, a.acquired = pooled.(*shared), true
+	a.broker = a.shared.Registry
 	return nil
 }
 
@@ -148,6 +177,8 @@ func (a *App) setDefaults() error {
 	setDefault(&a.InFlight, 100)
 	setDefault(&a.TTL, caddy.Duration(time.Minute))
 	setDefault(&a.ReadDuration, caddy.Duration(20*time.Second))
+	setDefault(&a.StreamDuration, caddy.Duration(10*time.Minute))
+	setDefault(&a.Heartbeat, caddy.Duration(15*time.Second))
 	setDefault(&a.WriteTimeout, caddy.Duration(10*time.Second))
 	setDefault(&a.MaxMessageSize, 2_000_000)
 	setDefault(&a.MaxChannels, 1_000_000)
@@ -178,6 +209,8 @@ func (a *App) Validate() error {
 		{"in_flight", a.InFlight > 0},
 		{"ttl", a.TTL > 0},
 		{"read_duration", a.ReadDuration > 0},
+		{"stream_duration", a.StreamDuration > 0},
+		{"heartbeat", a.Heartbeat > 0},
 		{"write_timeout", a.WriteTimeout > 0},
 		{"max_message_size", a.MaxMessageSize > 0},
 		{"max_channels", a.MaxChannels > 0},
@@ -206,42 +239,40 @@ func (a *App) Stop() error { return nil }
 
 // Cleanup implements [caddy.CleanerUpper].
 func (a *App) Cleanup() error {
-	if a.registry == nil {
+	if !a.acquired {
 		return nil
 	}
-	registry := a.registry
-	a.registry = nil
-	last, err := registries.Delete(registryKey)
+	a.acquired = false
+	a.unload()
+	if caddy.Exiting() {
+		a.shared.awaitSockets()
+	}
+	last, err := pool.Delete(poolKey)
 	if last {
-		a.logUndelivered(registry)
+		if n := a.shared.Undelivered(); n > 0 {
+			a.logger.Warn("messages were not delivered before their channels were deleted", zap.Int("undelivered", n))
+		}
 	}
 	return err
-}
-
-// logUndelivered tells how many messages went down with the registry.
-func (a *App) logUndelivered(registry *Registry) {
-	if n := registry.Undelivered(); n > 0 {
-		a.logger.Warn("messages were not delivered before their channels were deleted", zap.Int("undelivered", n))
-	}
 }
 
 // stopping handles Caddy's event of that name, which comes before any app is stopped.
 type stopping struct{ app *App }
 
 // Handle ends all reads and waits if the process is about to exit: the http app waits for open requests then,
-// by default for ever. With a shutdown_delay, sites are served until it is over.
+// by default for ever. With a shutdown_delay, sites are served until it is over. On a reload, streams are told.
 func (s *stopping) Handle(context.Context, caddy.Event) error {
 	if !caddy.Exiting() {
+		s.app.unload()
 		return nil
 	}
-	registry := s.app.registry
 	if app, err := s.app.ctx.AppIfConfigured("http"); err == nil {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
-			time.AfterFunc(delay, registry.Close)
+			time.AfterFunc(delay, s.app.shared.Close)
 			return nil
 		}
 	}
-	registry.Close()
+	s.app.shared.Close()
 	return nil
 }
 
@@ -260,9 +291,23 @@ type Handler struct {
 	// `read` only. Default: all four.
 	Endpoints []string `json:"endpoints,omitempty"`
 
-	app    *App
-	logger *zap.Logger
-	serves [endpointCount]bool
+	// By which transports this site sends messages to its readers: any of `ndjson`, `sse`, `websocket` and `poll`.
+	// Default: all four.
+	Transports []string `json:"transports,omitempty"`
+
+	// The origins whose pages may use this site from a browser: exact ones such as `https://www.example.com`,
+	// `https://*.example.com` for all that have one label more, or `*` for all. Default: none but the site's own.
+	CORSOrigins []string `json:"cors_origins,omitempty"`
+
+	// Whether WebSockets are compressed (permessage-deflate) if the client offers it. That costs some hundred KB
+	// of memory for each. Default: false.
+	Compression bool `json:"websocket_compression,omitempty"`
+
+	app     *App
+	logger  *zap.Logger
+	serves  [endpointCount]bool
+	offers  [transportCount]bool
+	origins origins
 }
 
 // CaddyModule returns the Caddy module information.
@@ -273,31 +318,58 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // Provision implements [caddy.Provisioner].
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	if err := h.validate(); err != nil {
+		return err
+	}
 	app, err := ctx.App("megaphone")
 	if err != nil {
 		return err
 	}
 	h.app = app.(*App)
-	if len(h.Endpoints) == 0 {
-		h.Endpoints = permissionNames
-	}
-	for i, name := range h.Endpoints {
-		if err := checkPermission(name); err != nil {
-			return err
-		}
-		if slices.Contains(h.Endpoints[:i], name) {
-			return fmt.Errorf("endpoint %q is named twice", name)
-		}
+	for _, name := range orAll(h.Endpoints, permissionNames) {
 		for _, e := range permissions[name] {
 			h.serves[e] = true
 		}
 	}
+	for _, name := range orAll(h.Transports, transportNames) {
+		h.offers[slices.Index(transportNames, name)] = true
+	}
+	h.origins = parseOrigins(h.CORSOrigins)
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, caddyhttp.ConnCtxKey, conn)
+		})
+	}
 	return nil
 }
 
-func checkPermission(name string) error {
-	if _, ok := permissions[name]; !ok {
-		return fmt.Errorf("there is no endpoint %q: name any of %s", name, strings.Join(permissionNames, ", "))
+func orAll(chosen, all []string) []string {
+	if len(chosen) == 0 {
+		return all
+	}
+	return chosen
+}
+
+// validate checks the configuration, before anything is derived from it.
+func (h *Handler) validate() error {
+	if err := checkNames("endpoint", h.Endpoints, permissionNames); err != nil {
+		return err
+	}
+	if err := checkNames("transport", h.Transports, transportNames); err != nil {
+		return err
+	}
+	return checkOrigins(h.CORSOrigins)
+}
+
+// checkNames checks that each name is a known one and is there once.
+func checkNames(kind string, names, known []string) error {
+	for i, name := range names {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("there is no %s %q: name any of %s", kind, name, strings.Join(known, ", "))
+		}
+		if slices.Contains(names[:i], name) {
+			return fmt.Errorf("%s %q is named twice", kind, name)
+		}
 	}
 	return nil
 }
@@ -308,6 +380,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !ok || !h.serves[t.endpoint] {
 		return next.ServeHTTP(w, r)
 	}
+	if len(h.origins.patterns) > 0 && h.origins.handle(w, r, t.endpoint) {
+		return nil
+	}
 	if err := h.serve(w, r, t); err != nil {
 		h.refuse(w, r, t, err)
 	}
@@ -317,10 +392,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // serve serves a request for an endpoint of this site. If it returns an error, nothing has been sent.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error {
 	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
+		message := "this address is for " + strings.Join(methods, " and ") + " only"
+		if r.Method == http.MethodConnect {
+			message = "WebSockets are served over HTTP/1.1, not over HTTP/2 or HTTP/3"
+		}
 		return &apiError{
 			status: http.StatusMethodNotAllowed, code: "METHOD_NOT_ALLOWED",
-			message: "this address is for " + strings.Join(methods, " and ") + " only",
-			allow:   strings.Join(methods, ", "),
+			message: message, allow: strings.Join(methods, ", "),
 		}
 	}
 	switch t.endpoint {

@@ -6,14 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-
-	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 var statusOK = []byte(`{"status":"OK"}`)
-
-// protocolNames are the names of the protocols by which this server sends messages (protocol.md 1.3, 2.10).
-var protocolNames = []string{transport.NDJSONName}
 
 // serveCreate creates a channel (protocol.md 1.3).
 func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
@@ -62,7 +57,8 @@ func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
 	}
 	var granted []string
 	for _, name := range asked.Protocols {
-		if slices.Contains(protocolNames, name) && !slices.Contains(granted, name) {
+		kind := slices.Index(protocolNames, name)
+		if kind >= 0 && h.offers[kind] && !slices.Contains(granted, name) {
 			granted = append(granted, name)
 		}
 	}
@@ -77,11 +73,15 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 	if err := checkJSONType(r); err != nil {
 		return err
 	}
+	key, err := idempotencyKey(r.Header)
+	if err != nil {
+		return err
+	}
 	body, err := readBody(r, h.app.MaxMessageSize)
 	if err != nil {
 		return err
 	}
-	m, err := NewMessage(streamID, body.Bytes(), "")
+	m, err := NewMessage(streamID, body.Bytes(), key)
 	freeBody(body)
 	if err != nil {
 		return err
@@ -93,6 +93,27 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 	return nil
 }
 
+// idempotencyKey returns the key by which a write may be repeated (protocol.md 2.11), or "".
+func idempotencyKey(h http.Header) (string, error) {
+	values := h.Values("Idempotency-Key")
+	switch {
+	case len(values) == 0:
+		return "", nil
+	case len(values) > 1 || !validKey(values[0]):
+		return "", badRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")
+	}
+	return values[0], nil
+}
+
+func validKey(key string) bool {
+	for i := range len(key) {
+		if key[i] < '!' || key[i] > '~' {
+			return false
+		}
+	}
+	return 0 < len(key) && len(key) <= 255
+}
+
 // A batch is the body of a write-batch request.
 type batch struct {
 	Channels   []string `json:"channels"`
@@ -100,6 +121,7 @@ type batch struct {
 	Messages   []struct {
 		StreamID string          `json:"streamId"`
 		Body     json.RawMessage `json:"body"`
+		Key      *string         `json:"key"`
 	} `json:"messages"`
 }
 
@@ -128,7 +150,13 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request) error 
 		if m.Body == nil {
 			return badRequest(fmt.Sprintf("messages[%d] has no body", i))
 		}
-		if ms[i], err = NewMessage(m.StreamID, m.Body, ""); err != nil {
+		key := ""
+		if m.Key != nil {
+			if key = *m.Key; !validKey(key) {
+				return badRequest(fmt.Sprintf("messages[%d]: key must be 1 to 255 visible ASCII characters", i))
+			}
+		}
+		if ms[i], err = NewMessage(m.StreamID, m.Body, key); err != nil {
 			return badRequest(fmt.Sprintf("messages[%d]: %v", i, err))
 		}
 	}

@@ -114,6 +114,9 @@ func (r *Registry) Close() {
 	<-r.stopped
 }
 
+// Closed is closed when Close is called.
+func (r *Registry) Closed() <-chan struct{} { return r.stop }
+
 // Len returns the number of channels.
 func (r *Registry) Len() int { return int(r.count.Load()) }
 

@@ -18,6 +18,8 @@ type apiError struct {
 	allow string
 	// hangUp closes the connection, on which the rest of a request would follow.
 	hangUp bool
+	// upgrade tells that a WebSocket is what this address is for.
+	upgrade bool
 	// cause is what the log is told, and the client is not.
 	cause error
 }
@@ -64,6 +66,10 @@ func (e *apiError) write(w http.ResponseWriter) {
 	if e.allow != "" {
 		w.Header().Set("Allow", e.allow)
 	}
+	if e.upgrade {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket")
+	}
 	if e.hangUp {
 		w.Header().Set("Connection", "close")
 	}
@@ -87,4 +93,3 @@ func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
 }
-

@@ -14,9 +14,10 @@ type subscription struct {
 	acks   bool // nothing leaves the window that is not settled
 	resume Resume
 
-	next    int // the place in the queue of the message to take next; at most queue.inFlight
-	arrived int // the first so many of the queue have reached the client's machine on this connection
-	taken   int // how many messages Take has returned
+	next    int  // the place in the queue of the message to take next; at most queue.inFlight
+	arrived int  // the first so many of the queue have reached the client's machine on this connection
+	taken   int  // how many messages Take has returned
+	full    bool // the last Take was stopped by the window
 }
 
 // subscribe makes the caller the channel's reader.
@@ -118,6 +119,10 @@ func (s *subscription) Take(dst []*Message, maxBytes int) (ms []*Message, full b
 		size += len(m.line)
 		dst = append(dst, m)
 	}
+	s.full = full
+	if s.next < q.len && !full {
+		s.wake()
+	}
 	if c.held.first != nil {
 		c.admitHeld()
 	}
@@ -135,6 +140,9 @@ func (s *subscription) Received(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.arrived = max(s.arrived, s.next-(s.taken-n))
+	if s.full {
+		s.wake()
+	}
 }
 
 func (s *subscription) Settle(id EventID) bool {
@@ -146,7 +154,9 @@ func (s *subscription) Settle(id EventID) bool {
 	}
 	s.acks, c.follows = true, true
 	found := c.settleUpTo(id)
-	s.wake()
+	if s.full {
+		s.wake()
+	}
 	return found
 }
 

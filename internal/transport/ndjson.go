@@ -23,12 +23,12 @@ const maxNDJSONWrite = 4<<10 - 16
 // and no comment.
 type NDJSON struct {
 	response
-	frame *[]byte
+	frame frame
 }
 
 // NewNDJSON returns the transport for a response. A client that takes nothing for the timeout is given up.
-func NewNDJSON(w http.ResponseWriter, timeout time.Duration) *NDJSON {
-	return &NDJSON{response: newResponse(w, timeout)}
+func NewNDJSON(w http.ResponseWriter, r *http.Request, timeout time.Duration) *NDJSON {
+	return &NDJSON{response: newResponse(w, r, timeout)}
 }
 
 // Start implements [Transport].
@@ -39,22 +39,13 @@ func (t *NDJSON) Start() error {
 
 // Append implements [Transport].
 func (t *NDJSON) Append(_ uuid.UUID, line []byte) {
-	if t.frame == nil {
-		t.frame = frames.Get().(*[]byte)
-	}
-	*t.frame = append(*t.frame, line...)
+	t.frame.append(line)
 }
 
 // Flush implements [Transport].
 func (t *NDJSON) Flush() error {
-	if t.frame == nil {
-		return nil
-	}
-	defer func() {
-		freeFrame(t.frame)
-		t.frame = nil
-	}()
-	for rest := *t.frame; len(rest) > 0; {
+	defer t.frame.free()
+	for rest := t.frame.bytes(); len(rest) > 0; {
 		n := wholeLines(rest, maxNDJSONWrite)
 		if err := t.write(rest[:n]); err != nil {
 			return err
@@ -63,6 +54,9 @@ func (t *NDJSON) Flush() error {
 	}
 	return nil
 }
+
+// Heartbeat implements [Transport]. There is none on NDJSON.
+func (t *NDJSON) Heartbeat() error { return nil }
 
 // wholeLines returns the length of the lines at the beginning of p that fit limit bytes together; of the first
 // line if that alone does not fit.

@@ -5,7 +5,6 @@ package transport
 import (
 	"errors"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,8 +20,38 @@ type Transport interface {
 	Append(id uuid.UUID, line []byte)
 
 	// Flush sends the appended events, in as few writes as can be. It fails when the client has taken nothing
-	// for the time that a write may take. After an error the transport must not be used.
+	// for the time that a write may take. After an error only End may be called.
 	Flush() error
+
+	// Heartbeat tells the client, and everything in between, that the read still lasts.
+	Heartbeat() error
+
+	// Gone is closed when the client has gone, or has said something that ends the read.
+	Gone() <-chan struct{}
+
+	// End ends the read. With [Broken] the client is made to see that the end is not a clean one.
+	End(why Reason)
+}
+
+// A Reason says why a read ends.
+type Reason int
+
+const (
+	// Complete: the read has lasted as long as it may.
+	Complete Reason = iota
+	// GoingAway: the server stops, or another configuration serves from now on.
+	GoingAway
+	// Deleted: the channel is no more.
+	Deleted
+	// TakenOver: another consumer reads now.
+	TakenOver
+	// Broken: the client has gone, does not take what it is sent, or is not understood.
+	Broken
+)
+
+// String is the reason's name in logs.
+func (r Reason) String() string {
+	return [...]string{"complete", "going_away", "deleted", "taken_over", "broken"}[r]
 }
 
 // streamHeader tells everything between here and the client to pass each event on at once:
@@ -42,16 +71,20 @@ func SetStreamHeader(h http.Header, contentType string) {
 	h.Set("Content-Type", contentType)
 }
 
-// A response writes to a client with a bound on each write.
+// A response is a stream to a client, with a bound on each write.
 type response struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
+	gone    <-chan struct{}
 	timeout time.Duration
 }
 
-func newResponse(w http.ResponseWriter, timeout time.Duration) response {
-	return response{w, http.NewResponseController(w), timeout}
+func newResponse(w http.ResponseWriter, r *http.Request, timeout time.Duration) response {
+	return response{w, http.NewResponseController(w), r.Context().Done(), timeout}
 }
+
+// Gone implements [Transport].
+func (r *response) Gone() <-chan struct{} { return r.gone }
 
 // start sends the header.
 func (r *response) start() error {
@@ -84,15 +117,10 @@ func (r *response) bounded(f func() error) error {
 	return nil
 }
 
-// frames are buffers for what is about to be written. An idle transport holds none.
-var frames = sync.Pool{New: func() any { return new([]byte) }}
-
-// maxKeptFrame is the largest buffer, in bytes, that is kept for the next frame.
-const maxKeptFrame = 128 << 10
-
-func freeFrame(frame *[]byte) {
-	if cap(*frame) <= maxKeptFrame {
-		*frame = (*frame)[:0]
-		frames.Put(frame)
+// End implements [Transport]. If the response is broken off, the end must not look clean: with a deadline that has passed,
+// HTTP/1 cannot send the terminating chunk, and HTTP/2 and HTTP/3 reset the stream.
+func (r *response) End(why Reason) {
+	if why == Broken {
+		_ = r.control.SetWriteDeadline(time.Unix(1, 0))
 	}
 }

@@ -1,0 +1,49 @@
+package transport
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	// SSEName is the name of the protocol (protocol.md 2.10).
+	SSEName = "HTTP_STREAM_SSE_V1"
+	// SSEType is the content type of server-sent events.
+	SSEType = "text/event-stream"
+)
+
+// SSE streams server-sent events (protocol.md 2.3; WHATWG HTML, 9.2). The data of an event is one line of JSON, so
+// nothing needs to be escaped.
+type SSE struct {
+	response
+	frame frame
+}
+
+// NewSSE returns the transport for a response. A client that takes nothing for the timeout is given up.
+func NewSSE(w http.ResponseWriter, r *http.Request, timeout time.Duration) *SSE {
+	return &SSE{response: newResponse(w, r, timeout)}
+}
+
+// Start implements [Transport]. It tells the client to come back a second after an end.
+func (t *SSE) Start() error {
+	SetStreamHeader(t.w.Header(), SSEType)
+	t.w.WriteHeader(http.StatusOK)
+	return t.write([]byte("retry: 1000\n\n"))
+}
+
+// Append implements [Transport].
+func (t *SSE) Append(id uuid.UUID, line []byte) {
+	text, _ := id.MarshalText() // never fails
+	t.frame.append([]byte("id: "), text, []byte("\ndata: "), line, []byte("\n"))
+}
+
+// Flush implements [Transport].
+func (t *SSE) Flush() error {
+	defer t.frame.free()
+	return t.write(t.frame.bytes())
+}
+
+// Heartbeat implements [Transport].
+func (t *SSE) Heartbeat() error { return t.write([]byte(":\n\n")) }

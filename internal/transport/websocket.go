@@ -1,0 +1,265 @@
+package transport
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/uuid"
+)
+
+// WebSocketName is the name of the protocol (protocol.md 2.10).
+const WebSocketName = "WEBSOCKET_V1"
+
+// Close codes that say why a read ended (protocol.md 2.4).
+const (
+	closeBadMessage websocket.StatusCode = 4400
+	closeDeleted    websocket.StatusCode = 4404
+	closeTakenOver  websocket.StatusCode = 4409
+)
+
+// WebSocketOptions say how a WebSocket is served.
+type WebSocketOptions struct {
+	// Timeout is how long a client may take nothing, or leave a ping unanswered, before it is given up.
+	Timeout time.Duration
+	// Compression offers permessage-deflate (RFC 7692).
+	Compression bool
+	// Acknowledge is called, from a goroutine of the transport's own, for each event that the client acknowledges.
+	Acknowledge func(eventID string)
+}
+
+// WebSocket sends events as text messages, and receives acknowledgements (protocol.md 2.4).
+type WebSocket struct {
+	w       http.ResponseWriter
+	r       *http.Request
+	options WebSocketOptions
+
+	conn *websocket.Conn
+	out  *batchConn
+	err  error // of an Append, for Flush
+
+	gone    chan struct{}
+	unclear atomic.Bool // the client has said something that is not understood
+	pinging atomic.Bool
+}
+
+// NewWebSocket returns the transport for a request that [IsUpgrade] and [CheckUpgrade] have let pass.
+func NewWebSocket(w http.ResponseWriter, r *http.Request, options WebSocketOptions) *WebSocket {
+	return &WebSocket{w: w, r: r, options: options, gone: make(chan struct{})}
+}
+
+// IsUpgrade reports whether a request asks for a WebSocket (RFC 6455, 4.1).
+func IsUpgrade(r *http.Request) bool {
+	return r.ProtoMajor == 1 && headerHas(r.Header, "Connection", "upgrade") && headerHas(r.Header, "Upgrade", "websocket")
+}
+
+// CheckUpgrade looks for what is wrong with a request for a WebSocket. If the problem is not empty, the request
+// is to be refused with the status.
+func CheckUpgrade(r *http.Request) (status int, problem string) {
+	if r.Header.Get("Sec-WebSocket-Version") != "13" {
+		return http.StatusUpgradeRequired, "the WebSocket's version must be 13"
+	}
+	key, err := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
+	if err != nil || len(key) != 16 {
+		return http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64"
+	}
+	return 0, ""
+}
+
+func headerHas(h http.Header, name, token string) bool {
+	for _, line := range h.Values(name) {
+		for value := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(value), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Start implements [Transport].
+func (t *WebSocket) Start() error {
+	accept := websocket.AcceptOptions{
+		InsecureSkipVerify: true, // the origin has been checked
+		CompressionMode:    websocket.CompressionDisabled,
+	}
+	if t.options.Compression {
+		accept.CompressionMode = websocket.CompressionContextTakeover
+	}
+	conn, err := websocket.Accept(&batchHijacker{ResponseWriter: t.w, socket: t}, t.r, &accept)
+	if err != nil {
+		close(t.gone)
+		return err
+	}
+	t.conn = conn
+	go t.listen()
+	return nil
+}
+
+// maxClientMessage is the largest message, in bytes, that a client may send.
+const maxClientMessage = 4 << 10
+
+// listen reads what the client says until it goes.
+func (t *WebSocket) listen() {
+	defer close(t.gone)
+	t.conn.SetReadLimit(maxClientMessage)
+	for {
+		kind, text, err := t.conn.Read(context.Background())
+		if err != nil {
+			return
+		}
+		var said struct {
+			Ack *string `json:"ack"`
+		}
+		if kind != websocket.MessageText || json.Unmarshal(text, &said) != nil || said.Ack == nil {
+			t.unclear.Store(true)
+			return
+		}
+		t.options.Acknowledge(*said.Ack)
+	}
+}
+
+// Append implements [Transport].
+func (t *WebSocket) Append(_ uuid.UUID, line []byte) {
+	t.out.hold()
+	// The context has no end: the time is bounded by out, at less cost.
+	if err := t.conn.Write(context.Background(), websocket.MessageText, bytes.TrimSuffix(line, []byte("\n"))); err != nil && t.err == nil {
+		t.err = err
+	}
+}
+
+// Flush implements [Transport].
+func (t *WebSocket) Flush() error {
+	if err := t.out.flush(); err != nil {
+		return err
+	}
+	return t.err
+}
+
+// Heartbeat implements [Transport]: it sends a ping. A client that does not answer in time is given up.
+func (t *WebSocket) Heartbeat() error {
+	if t.pinging.Swap(true) {
+		return nil
+	}
+	go func() {
+		defer t.pinging.Store(false)
+		ctx, cancel := context.WithTimeout(context.Background(), t.options.Timeout)
+		defer cancel()
+		if t.conn.Ping(ctx) != nil {
+			_ = t.conn.CloseNow()
+		}
+	}()
+	return nil
+}
+
+// Gone implements [Transport].
+func (t *WebSocket) Gone() <-chan struct{} { return t.gone }
+
+// End implements [Transport]. It waits some seconds for the client to agree with the end.
+func (t *WebSocket) End(why Reason) {
+	if t.conn == nil {
+		return
+	}
+	switch {
+	case why == Complete:
+		_ = t.conn.Close(websocket.StatusNormalClosure, "the read has lasted its time: connect again")
+	case why == GoingAway:
+		_ = t.conn.Close(websocket.StatusGoingAway, "the server goes away: connect again")
+	case why == Deleted:
+		_ = t.conn.Close(closeDeleted, "the channel was deleted")
+	case why == TakenOver:
+		_ = t.conn.Close(closeTakenOver, "another consumer has taken over")
+	case t.unclear.Load():
+		_ = t.conn.Close(closeBadMessage, `the message is not {"ack":"<event id>"}`)
+	default:
+		_ = t.conn.CloseNow()
+	}
+}
+
+// batchHijacker hands the connection over as a [batchConn].
+type batchHijacker struct {
+	http.ResponseWriter
+	socket *WebSocket
+}
+
+// Sizes of the buffers of a connection, in bytes. What is written is collected by batchConn anyway, and clients
+// send little.
+const (
+	readBuffer  = 512
+	writeBuffer = 64
+)
+
+// Hijack implements [http.Hijacker].
+func (h *batchHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		return nil, nil, err
+	}
+	batch := &batchConn{Conn: conn, timeout: h.socket.options.Timeout}
+	batch.in = io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
+	h.socket.out = batch
+	return batch, bufio.NewReadWriter(bufio.NewReaderSize(batch, readBuffer), bufio.NewWriterSize(batch, writeBuffer)), nil
+}
+
+// A batchConn is a connection that collects messages to write them at once, each write within a time.
+type batchConn struct {
+	net.Conn
+	in      io.Reader
+	timeout time.Duration
+
+	mu      sync.Mutex
+	holding bool
+	frame   frame
+}
+
+func (c *batchConn) Read(p []byte) (int, error) { return c.in.Read(p) }
+
+// hold makes the connection collect what is written until flush.
+func (c *batchConn) hold() {
+	c.mu.Lock()
+	c.holding = true
+	c.mu.Unlock()
+}
+
+func (c *batchConn) flush() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holding = false
+	defer c.frame.free()
+	_, err := c.write(c.frame.bytes())
+	return err
+}
+
+func (c *batchConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.holding {
+		c.frame.append(p)
+		return len(p), nil
+	}
+	return c.write(p)
+}
+
+func (c *batchConn) write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
