@@ -37,6 +37,9 @@ type Broker interface {
 	// side, and all share one l.Hold. The result has an [Outcome] for each producer address, in their order.
 	PublishBatch(ctx context.Context, producers []string, ms []*Message, l Limits) []Outcome
 
+	// Ingest begins a stream of writes to many channels. The caller must call Finish.
+	Ingest(l Limits) Ingestion
+
 	// Subscribe makes the caller the channel's one reader. It fails with [ErrBusy] when there is another,
 	// unless o.TakeOver is set. It settles what the cursor shows; what is in flight then will be sent again.
 	// The caller must call End.
@@ -99,6 +102,7 @@ var (
 	ErrNotFound     = errors.New("no such channel")
 	ErrBusy         = errors.New("another consumer is reading")
 	ErrTimeout      = errors.New("the channel stayed full")
+	ErrSkipped      = errors.New("an earlier message for the channel was refused")
 	ErrTakenOver    = errors.New("another consumer has taken over")
 	ErrChannelLimit = errors.New("too many channels")
 	ErrMemoryLimit  = errors.New("the memory for messages is used up")

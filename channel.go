@@ -54,7 +54,6 @@ func (c *channel) publishNow(m *Message, l Limits) bool {
 func (c *channel) publish(p *publication) (done bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p.channel = c
 	if c.closed != nil {
 		p.err = c.closed
 		return true

@@ -42,6 +42,9 @@ func appendCompact(dst, src []byte) ([]byte, error) {
 type compactor struct {
 	src, dst []byte
 	run      int // where the tokens begin that are not appended to dst yet
+
+	scanOnly bool // nothing is appended
+	spaces   int  // how often there was white space
 }
 
 func (c *compactor) value(i, depth int) (int, error) {
@@ -123,8 +126,11 @@ func (c *compactor) array(i, depth int) (int, error) {
 func (c *compactor) space(i int) int {
 	next := skipSpace(c.src, i)
 	if next != i {
-		c.dst = append(c.dst, c.src[c.run:i]...)
-		c.run = next
+		c.spaces++
+		if !c.scanOnly {
+			c.dst = append(c.dst, c.src[c.run:i]...)
+			c.run = next
+		}
 	}
 	return next
 }

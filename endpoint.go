@@ -13,6 +13,7 @@ const (
 	createEndpoint endpoint = iota
 	writeEndpoint
 	writeBatchEndpoint
+	ingestEndpoint
 	readEndpoint
 	channelsExistEndpoint
 	endpointCount
@@ -21,7 +22,7 @@ const (
 // permissions are the names by which a site says what it serves, and the endpoints that each stands for.
 var permissions = map[string][]endpoint{
 	"create": {createEndpoint},
-	"write":  {writeEndpoint, writeBatchEndpoint},
+	"write":  {writeEndpoint, writeBatchEndpoint, ingestEndpoint},
 	"read":   {readEndpoint},
 	"exists": {channelsExistEndpoint},
 }
@@ -31,7 +32,7 @@ var permissionNames = []string{"create", "write", "read", "exists"}
 
 // String is the endpoint's name in the log.
 func (e endpoint) String() string {
-	return [...]string{"create", "write", "write-batch", "read", "channelsExists"}[e]
+	return [...]string{"create", "write", "write-batch", "ingest", "read", "channelsExists"}[e]
 }
 
 var (
@@ -71,6 +72,8 @@ func parseTarget(u *url.URL) (t target, ok bool) {
 		ok = !strings.Contains(rest, "/")
 	case name == "create" && !hasRest:
 		t.endpoint, ok = createEndpoint, true
+	case name == "write" && !hasRest:
+		t.endpoint, ok = ingestEndpoint, true
 	case name == "write-batch" && !hasRest:
 		t.endpoint, ok = writeBatchEndpoint, true
 	case name == "channelsExists" && !hasRest:

@@ -48,30 +48,43 @@ func NewMessage(streamID string, body []byte, key string) (*Message, error) {
 	if !utf8.ValidString(streamID) {
 		return nil, fmt.Errorf("%w: the stream id is not UTF-8", ErrMessage)
 	}
-
-	now := time.Now()
-	m := &Message{}
-	if key == "" {
-		m.id = newEventID(now)
-	} else {
-		m.id, m.keyed = KeyedEventID(key), true
-	}
-
-	const frame = len(`{"sid":"","eid":"00000000-0000-0000-0000-000000000000","ts":"2006-01-02T15:04:05.000000000Z","body":}`) + 1
-	line := make([]byte, 0, frame+len(streamID)+len(body))
-	line = append(line, `{"sid":`...)
+	m, line := beginMessage(len(streamID)+2, len(body), key)
 	line = appendString(line, streamID)
-	line = append(line, `,"eid":"`...)
-	line = appendEventID(line, m.id)
-	line = append(line, `","ts":"`...)
-	line = now.UTC().AppendFormat(line, timestampLayout)
-	line = append(line, `","body":`...)
+	line = m.appendFrame(line)
 	line, err := appendCompact(line, body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the body is not JSON: %w", ErrMessage, err)
 	}
+	return m.finish(line), nil
+}
+
+// beginMessage makes a message, and begins a line with room for a stream id, as JSON, and a body of these sizes.
+func beginMessage(streamID, body int, key string) (*Message, []byte) {
+	m := &Message{}
+	if key != "" {
+		m.id, m.keyed = KeyedEventID(key), true
+	}
+	const frame = len(`{"sid":,"eid":"00000000-0000-0000-0000-000000000000","ts":"2006-01-02T15:04:05.000000000Z","body":}`) + 1
+	return m, append(make([]byte, 0, frame+streamID+body), `{"sid":`...)
+}
+
+// appendFrame appends what stands between the stream id and the body.
+func (m *Message) appendFrame(line []byte) []byte {
+	now := time.Now()
+	if !m.keyed {
+		m.id = newEventID(now)
+	}
+	line = append(line, `,"eid":"`...)
+	line = appendEventID(line, m.id)
+	line = append(line, `","ts":"`...)
+	line = now.UTC().AppendFormat(line, timestampLayout)
+	return append(line, `","body":`...)
+}
+
+// finish takes the line, which has its body, as the message's.
+func (m *Message) finish(line []byte) *Message {
 	m.line = append(line, "}\n"...)
-	return m, nil
+	return m
 }
 
 // ID returns the message's event id.

@@ -283,7 +283,7 @@ type Handler struct {
 	// Which endpoints this site serves: any of
 	//
 	// * `create`: `POST /create`
-	// * `write`: `POST /write/{producerAddress}/{streamId}` and `POST /write-batch`
+	// * `write`: `POST /write/{producerAddress}/{streamId}`, `POST /write-batch` and `POST /write`
 	// * `read`: `GET /read/{consumerAddress}`
 	// * `exists`: `POST /channelsExists`
 	//
@@ -408,6 +408,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error 
 		return h.serveWrite(w, r, t.address, t.streamID)
 	case writeBatchEndpoint:
 		return h.serveWriteBatch(w, r)
+	case ingestEndpoint:
+		return h.serveIngest(w, r)
 	case readEndpoint:
 		return h.serveRead(w, r, t.address)
 	case channelsExistEndpoint:

@@ -100,10 +100,12 @@ func idempotencyKey(h http.Header) (string, error) {
 	case len(values) == 0:
 		return "", nil
 	case len(values) > 1 || !validKey(values[0]):
-		return "", badRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")
+		return "", badRequest("Idempotency-Key: " + errKey.Error())
 	}
 	return values[0], nil
 }
+
+var errKey = errors.New("a key is 1 to 255 visible ASCII characters")
 
 func validKey(key string) bool {
 	for i := range len(key) {
@@ -153,7 +155,7 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request) error 
 		key := ""
 		if m.Key != nil {
 			if key = *m.Key; !validKey(key) {
-				return badRequest(fmt.Sprintf("messages[%d]: key must be 1 to 255 visible ASCII characters", i))
+				return badRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
 			}
 		}
 		if ms[i], err = NewMessage(m.StreamID, m.Body, key); err != nil {

@@ -15,8 +15,8 @@ type publication struct {
 	accepted int
 	err      error
 
-	call       *call // whom to tell when it is done
-	waiting    bool  // it stands in line
+	call       caller // whom to tell when it is done
+	waiting    bool   // it stands in line
 	prev, next *publication
 }
 
@@ -49,12 +49,16 @@ func (l *heldList) remove(p *publication) {
 	p.waiting, p.prev, p.next = false, nil, nil
 }
 
+// A caller is told that a publication which stood in line does so no more. The channel's lock is held.
+type caller interface{ finished() }
+
 // A call is a producer's call that waits for its publications, one for each channel.
 type call struct {
 	waiting atomic.Int32
 	done    chan struct{}
 }
 
+// finished implements [caller].
 func (w *call) finished() {
 	if w.waiting.Add(-1) == 0 {
 		close(w.done)

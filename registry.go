@@ -117,6 +117,8 @@ func (r *Registry) Close() {
 // Closed is closed when Close is called.
 func (r *Registry) Closed() <-chan struct{} { return r.stop }
 
+func (r *Registry) isClosed() bool { return r.closed.Load() }
+
 // Len returns the number of channels.
 func (r *Registry) Len() int { return int(r.count.Load()) }
 
@@ -137,7 +139,7 @@ const (
 
 // lookup finds the live channel that an address of one of the kinds names.
 func (r *Registry) lookup(address string, kinds kind) (*channel, error) {
-	if r.closed.Load() {
+	if r.isClosed() {
 		return nil, ErrClosed
 	}
 	agent, s, ok := parseAddress(address)
@@ -159,7 +161,7 @@ func (r *Registry) lookup(address string, kinds kind) (*channel, error) {
 
 // Create implements [Broker].
 func (r *Registry) Create(_ context.Context, agent string, l Limits) (Addresses, error) {
-	if r.closed.Load() {
+	if r.isClosed() {
 		return Addresses{}, ErrClosed
 	}
 	if r.count.Add(1) > int64(l.MaxChannels) {
@@ -172,7 +174,7 @@ func (r *Registry) Create(_ context.Context, agent string, l Limits) (Addresses,
 	r.list.add(c)
 	r.channels.Store(c.producer, c)
 	r.channels.Store(c.consumer, c)
-	if r.closed.Load() { // and Close may not have seen it
+	if r.isClosed() { // and Close may not have seen it
 		r.remove(c, ErrClosed)
 		return Addresses{}, ErrClosed
 	}
@@ -217,7 +219,7 @@ func (r *Registry) publish(ctx context.Context, channels []*channel, ms []*Messa
 	waits.waiting.Store(1) // this loop
 	for i, c := range channels {
 		p := &publications[i]
-		*p = publication{ms: ms, limits: l, call: waits}
+		*p = publication{channel: c, ms: ms, limits: l, call: waits}
 		waits.waiting.Add(1)
 		if c.publish(p) {
 			waits.finished()

@@ -48,6 +48,8 @@ func toAPIError(err error) *apiError {
 		return &apiError{status: http.StatusBadRequest, code: "BAD_REQUEST", message: err.Error()}
 	case errors.Is(err, ErrTimeout):
 		return &apiError{status: http.StatusServiceUnavailable, code: "TIMEOUT", message: "the channel is full, and its consumer made no room in time"}
+	case errors.Is(err, ErrSkipped):
+		return &apiError{status: http.StatusServiceUnavailable, code: "SKIPPED", message: err.Error()}
 	case errors.Is(err, ErrClosed):
 		return &apiError{status: http.StatusServiceUnavailable, code: "TIMEOUT", message: "the server is shutting down", hangUp: true}
 	case errors.Is(err, ErrChannelLimit):

@@ -1,0 +1,181 @@
+package megaphone
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/transport"
+)
+
+// serveIngest reads messages for any number of channels, a line each, and writes them as they come (protocol.md
+// 2.6).
+func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request) error {
+	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != transport.NDJSONType {
+		return &apiError{
+			status: http.StatusUnsupportedMediaType, code: "UNSUPPORTED_MEDIA_TYPE",
+			message: "a stream of messages must have Content-Type: " + transport.NDJSONType,
+		}
+	}
+	defer h.app.shared.cutOffAtExit(w)()
+
+	ingestion := h.app.broker.Ingest(h.app.limits)
+	err := ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
+	if err != nil && h.app.shared.isClosed() {
+		err = ErrClosed
+	}
+	ctx := r.Context()
+	if err != nil && !errors.Is(err, errBodyTooLarge) {
+		// What was held back is nobody's any more.
+		cancelled, cancel := context.WithCancel(ctx)
+		cancel()
+		ctx = cancelled
+	}
+	result := ingestion.Finish(ctx)
+	if gone := r.Context().Err(); gone != nil && !errors.Is(err, ErrClosed) {
+		return gone
+	}
+	return writeIngestResult(w, result, err)
+}
+
+// writeIngestResult tells what became of all lines. A failure of the request itself is told with it.
+func writeIngestResult(w http.ResponseWriter, result IngestResult, err error) error {
+	reply := struct {
+		Code          string    `json:"code,omitempty"`
+		Message       string    `json:"message,omitempty"`
+		Written       int       `json:"written"`
+		Failures      []failure `json:"failures"`
+		FailuresTotal int       `json:"failuresTotal"`
+	}{Written: result.Written, Failures: []failure{}, FailuresTotal: result.FailuresTotal}
+	for _, f := range result.Failures {
+		reply.Failures = append(reply.Failures, failure{f.Producer, f.Number, toAPIError(f.Err).code})
+	}
+	status := http.StatusCreated
+	if err != nil {
+		e := toAPIError(err)
+		status, reply.Code, reply.Message = e.status, e.code, e.message
+		w.Header().Set("Connection", "close")
+	}
+	body, err := json.Marshal(reply)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, status, body)
+	return nil
+}
+
+// lineBuffers are buffers for what was read of a stream.
+var lineBuffers = sync.Pool{New: func() any {
+	buffer := make([]byte, lineBuffer)
+	return &buffer
+}}
+
+// lineBuffer is how much of a stream is read at once, in bytes.
+const lineBuffer = 64 << 10
+
+// ingestLines passes the lines of a stream on, until it ends or a line is longer than the limit.
+func ingestLines(ctx context.Context, stream io.Reader, ingestion Ingestion, limit int) error {
+	pooled := lineBuffers.Get().(*[]byte)
+	defer lineBuffers.Put(pooled)
+	buffer := *pooled
+	number, begin, end := 0, 0, 0 // buffer[begin:end] is read, and not passed on
+	for {
+		n, err := stream.Read(buffer[end:])
+		scanned := end
+		end += n
+		for {
+			i := bytes.IndexByte(buffer[scanned:end], '\n')
+			if i < 0 {
+				break
+			}
+			if err := ingestLine(ctx, ingestion, number, buffer[begin:scanned+i], limit); err != nil {
+				return err
+			}
+			number++
+			begin = scanned + i + 1
+			scanned = begin
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return ingestLine(ctx, ingestion, number, buffer[begin:end], limit)
+		case err != nil:
+			return bodyError(err)
+		case end-begin > limit:
+			return errBodyTooLarge
+		case begin > 0:
+			end = copy(buffer, buffer[begin:end])
+			begin = 0
+		case end == len(buffer):
+			buffer = append(buffer, make([]byte, len(buffer))...)
+		}
+	}
+}
+
+// ingestLine passes one line on. The error is one that ends the stream.
+func ingestLine(ctx context.Context, ingestion Ingestion, number int, line []byte, limit int) error {
+	line = bytes.TrimSpace(line)
+	switch {
+	case len(line) == 0:
+		return nil
+	case len(line) > limit:
+		return errBodyTooLarge
+	}
+	e, err := parseEnvelope(line)
+	if err != nil {
+		ingestion.Fail(number, string(e.channel), badRequest(err.Error()))
+		return nil
+	}
+	m, err := e.message()
+	if err != nil {
+		ingestion.Fail(number, string(e.channel), err)
+		return nil
+	}
+	return ingestion.Write(ctx, number, e.channel, m)
+}
+
+// cutOffAtExit makes a request's body fail when the process exits, since Caddy would wait for its end. The
+// returned function must be called when the body is no longer read.
+func (s *shared) cutOffAtExit(w http.ResponseWriter) (stop func()) {
+	done := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-done:
+			return
+		case <-s.Closed():
+		}
+		// Caddy's own writers set deadlines too, and may only be used by the handler's goroutine. So the
+		// deadline is set below them, and again in case they have set it to a later time.
+		control := http.NewResponseController(innermost(w))
+		ticker := time.NewTicker(10 * time.Millisecond)
+		defer ticker.Stop()
+		for control.SetReadDeadline(time.Unix(1, 0)) == nil {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+			}
+		}
+	})
+	return func() {
+		close(done)
+		watch.Wait()
+	}
+}
+
+// innermost returns the server's own writer, without what was put around it.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapped, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapped.Unwrap()
+	}
+}
