@@ -1,0 +1,121 @@
+package brokertest
+
+import (
+	"regexp"
+	"strings"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone"
+)
+
+var addressShape = regexp.MustCompile(`^agent\.[A-Za-z0-9_-]{21,}$`)
+
+var channelTests = map[string]func(*suite){
+	"addresses have the agent, one dot and two secrets": func(s *suite) {
+		a, b := s.create(), s.create()
+		seen := map[string]bool{}
+		for _, address := range []string{a.Producer, a.Consumer, b.Producer, b.Consumer} {
+			if !addressShape.MatchString(address) || seen[address] {
+				s.Errorf("address %q is malformed or repeated", address)
+			}
+			seen[address] = true
+		}
+	},
+	"an address of one kind does not work as the other": func(s *suite) {
+		a := s.create()
+		s.is(s.Publish(s.Context(), a.Consumer, s.message("m"), s.limits), megaphone.ErrNotFound)
+		_, err := s.Subscribe(s.Context(), a.Producer, megaphone.SubscribeOptions{Limits: s.limits})
+		s.is(err, megaphone.ErrNotFound)
+	},
+	"addresses that were not given out are not found": func(s *suite) {
+		a := s.create()
+		_, secret, _ := strings.Cut(a.Consumer, ".")
+		for _, address := range []string{
+			"", ".", "agent", "agent.", "." + secret, "other." + secret, a.Consumer + "x", a.Consumer[:len(a.Consumer)-1],
+			a.Consumer + ".x", "agent.." + secret, "agent.\n\r" + secret[2:], "ägent." + secret, strings.ToUpper(a.Consumer),
+		} {
+			_, err := s.State(s.Context(), address)
+			s.is(err, megaphone.ErrNotFound)
+			s.is(s.Delete(s.Context(), address), megaphone.ErrNotFound)
+		}
+	},
+	"no more channels than allowed": func(s *suite) {
+		s.limits.MaxChannels = 2
+		a := s.create()
+		s.create()
+		_, err := s.Create(s.Context(), "agent", s.limits)
+		s.is(err, megaphone.ErrChannelLimit)
+		s.no(s.Delete(s.Context(), a.Producer))
+		s.create()
+	},
+	"a channel expires when it was never read": func(s *suite) {
+		a := s.create()
+		time.Sleep(s.limits.TTL - time.Nanosecond)
+		s.state(a.Producer)
+		time.Sleep(time.Nanosecond)
+		_, err := s.State(s.Context(), a.Producer)
+		s.is(err, megaphone.ErrNotFound)
+	},
+	"a channel expires after its last read, and not while it is read": func(s *suite) {
+		a := s.create()
+		r := s.subscribe(a.Consumer)
+		time.Sleep(3 * s.limits.TTL)
+		if state := s.state(a.Consumer); !state.Connected || !state.Expires.IsZero() {
+			s.Errorf("state %+v while it is read", state)
+		}
+		r.End(megaphone.EndFault)
+		time.Sleep(s.limits.TTL - time.Nanosecond)
+		if state := s.state(a.Consumer); state.Connected || !state.Expires.Equal(time.Now().Add(time.Nanosecond)) {
+			s.Errorf("state %+v just before it expires", state)
+		}
+		time.Sleep(time.Nanosecond)
+		_, err := s.Subscribe(s.Context(), a.Consumer, megaphone.SubscribeOptions{Limits: s.limits})
+		s.is(err, megaphone.ErrNotFound)
+	},
+	"expiry ends the wait of a producer": func(s *suite) {
+		s.limits.Hold = time.Hour
+		a := s.create()
+		s.fill(a.Producer)
+		held := s.hold(s.Context(), a.Producer, "held")
+		time.Sleep(s.limits.TTL + time.Second)
+		s.is(s.returned(held), megaphone.ErrNotFound)
+	},
+	"deleting ends the read and the wait of producers": func(s *suite) {
+		for _, kind := range []func(megaphone.Addresses) string{
+			func(a megaphone.Addresses) string { return a.Producer },
+			func(a megaphone.Addresses) string { return a.Consumer },
+		} {
+			a := s.create()
+			r := s.subscribe(a.Consumer)
+			s.fill(a.Producer)
+			held := s.hold(s.Context(), a.Producer, "held")
+			s.no(s.Delete(s.Context(), kind(a)))
+			s.is(s.returned(held), megaphone.ErrNotFound)
+			r.over(megaphone.ErrNotFound)
+			s.is(s.Delete(s.Context(), kind(a)), megaphone.ErrNotFound)
+			s.is(s.Publish(s.Context(), a.Producer, s.message("m"), s.limits), megaphone.ErrNotFound)
+			r.End(megaphone.EndClean)
+		}
+	},
+	"the state tells times and counts": func(s *suite) {
+		start := time.Now()
+		a := s.create()
+		s.publish(a.Producer, "1", "2")
+		time.Sleep(time.Second)
+		state := s.state(a.Producer)
+		if !state.Created.Equal(start) || !state.LastRead.IsZero() || !state.Expires.Equal(start.Add(s.limits.TTL)) {
+			s.Errorf("state %+v before the first read", state)
+		}
+		r := s.subscribe(a.Consumer)
+		r.takeAll()
+		s.publish(a.Producer, "3")
+		s.holds(a.Consumer, 1, 2)
+		time.Sleep(time.Second)
+		r.End(megaphone.EndFault)
+		synctest.Wait()
+		if state := s.state(a.Producer); !state.LastRead.Equal(start.Add(2 * time.Second)) {
+			s.Errorf("state %+v after the read", state)
+		}
+	},
+}
