@@ -80,6 +80,17 @@ var publishTests = map[string]func(*suite){
 		s.hold(s.Context(), a.Producer, "held")
 		time.Sleep(s.limits.Hold)
 	},
+	"the next in line gets in when the first, for whom there is no room, goes": func(s *suite) {
+		a := s.create()
+		s.fill(a.Producer)
+		ctx, cancel := context.WithCancel(s.Context())
+		first := s.hold(ctx, a.Producer, "first")
+		s.limits.Buffer++
+		second := s.hold(s.Context(), a.Producer, "second")
+		cancel()
+		s.is(s.returned(first), context.Canceled)
+		s.no(s.returned(second))
+	},
 	"a repeated key is dropped while the first is pending, in flight or just settled": func(s *suite) {
 		a := s.create()
 		first, repeat := s.keyed("m", "key"), s.keyed("m", "key")

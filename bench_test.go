@@ -1,0 +1,153 @@
+package megaphone
+
+import (
+	"bytes"
+	"encoding/json"
+	"runtime"
+	"testing"
+)
+
+// The targets that stand beside the benchmarks hold for one core of a small server.
+
+// BenchmarkPublishDeliver: a message of 100 bytes from its body to its reader. Target: 1 µs, 3 allocations.
+func BenchmarkPublishDeliver(b *testing.B) {
+	b.ReportAllocs()
+	deliver, stop := deliverer(b)
+	defer stop()
+	for b.Loop() {
+		deliver()
+	}
+}
+
+// deliverer returns a function that publishes one message and takes it.
+func deliverer(tb testing.TB) (deliver, stop func()) {
+	tb.Helper()
+	r := NewRegistry()
+	a, err := r.Create(tb.Context(), "main", testLimits)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sub, err := r.Subscribe(tb.Context(), a.Consumer, SubscribeOptions{Limits: testLimits})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	body := []byte(`"` + string(bytes.Repeat([]byte("x"), 98)) + `"`)
+	var ms []*Message
+	taken := 0
+	return func() {
+		m, err := NewMessage("stream", body, "")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if err := r.Publish(tb.Context(), a.Producer, m, testLimits); err != nil {
+			tb.Fatal(err)
+		}
+		<-sub.Ready()
+		ms, _ = sub.Take(ms[:0], maxTake)
+		taken += len(ms)
+		sub.Received(taken)
+	}, r.Close
+}
+
+func TestPublishAndDeliverAllocateLittle(t *testing.T) {
+	deliver, stop := deliverer(t)
+	defer stop()
+	if allocations := testing.AllocsPerRun(1000, deliver); allocations > 3 {
+		t.Errorf("%v allocations for each message", allocations)
+	}
+}
+
+// BenchmarkCreate. Target: 2 µs.
+func BenchmarkCreate(b *testing.B) {
+	r := NewRegistry()
+	defer r.Close()
+	for b.Loop() {
+		if _, err := r.Create(b.Context(), "main", testLimits); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// million makes a registry with a million channels, and reports the heap that each takes.
+func million(tb testing.TB, channels int) (r *Registry, bytesPerChannel float64) {
+	tb.Helper()
+	r = NewRegistry()
+	before := heap()
+	for range channels {
+		if _, err := r.Create(tb.Context(), "main", testLimits); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return r, float64(heap()-before) / float64(channels)
+}
+
+func heap() int64 {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc) //nolint:gosec // far below the limit
+}
+
+func TestIdleChannelIsSmall(t *testing.T) {
+	r, size := million(t, 100_000)
+	defer r.Close()
+	if size > 1<<10 {
+		t.Errorf("an idle channel takes %.0f bytes", size)
+	}
+}
+
+// BenchmarkSweep: one pass of the reaper over a million channels. Target: 100 ms, and 1 KiB for an idle channel.
+func BenchmarkSweep(b *testing.B) {
+	r, size := million(b, 1_000_000)
+	defer r.Close()
+	for b.Loop() {
+		r.sweep()
+	}
+	b.ReportMetric(size, "B/channel")
+}
+
+// BenchmarkCompact compares with the standard library.
+func BenchmarkCompact(b *testing.B) {
+	src := []byte(`{"user": "ada", "text": "hello, world", "n": [1, 2.5, -3e10], "ok": true, "nested": {"a": null}}`)
+	b.Run("appendCompact", func(b *testing.B) {
+		b.SetBytes(int64(len(src)))
+		var dst []byte
+		for b.Loop() {
+			dst, _ = appendCompact(dst[:0], src)
+		}
+	})
+	b.Run("json.Compact", func(b *testing.B) {
+		b.SetBytes(int64(len(src)))
+		var dst bytes.Buffer
+		for b.Loop() {
+			dst.Reset()
+			_ = json.Compact(&dst, src)
+		}
+	})
+}
+
+// BenchmarkEnvelope compares with the standard library.
+func BenchmarkEnvelope(b *testing.B) {
+	line := []byte(`{"channel":"main.AAAAAAAAAAAAAAAAAAAAAA","streamId":"stream","body":{"user":"ada","text":"hello, world"}}`)
+	b.Run("parseEnvelope", func(b *testing.B) {
+		b.SetBytes(int64(len(line)))
+		for b.Loop() {
+			if _, err := parseEnvelope(line); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("json.Unmarshal", func(b *testing.B) {
+		b.SetBytes(int64(len(line)))
+		for b.Loop() {
+			var e struct {
+				Channel  string          `json:"channel"`
+				StreamID string          `json:"streamId"`
+				Body     json.RawMessage `json:"body"`
+			}
+			if err := json.Unmarshal(line, &e); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

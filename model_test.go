@@ -1,0 +1,261 @@
+package megaphone_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/caddy-megaphone/megaphone"
+)
+
+// TestChannelModel drives a channel with random calls beside a model that is a plain slice, and checks that the
+// consumer's view, without repeats, is always the accepted sequence: in order, each message once, and nothing
+// missing but where a gap was told.
+func TestChannelModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		registry := megaphone.NewRegistry()
+		defer registry.Close()
+		limits := megaphone.Limits{
+			Buffer:      rapid.IntRange(1, 5).Draw(t, "buffer"),
+			InFlight:    rapid.IntRange(1, 5).Draw(t, "in flight"),
+			TTL:         time.Hour,
+			MaxChannels: 1,
+			MaxMemory:   1 << 20,
+		}
+		addresses, err := registry.Create(t.Context(), "agent", limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &model{registry: registry, limits: limits, addresses: addresses, consumed: -1}
+		t.Repeat(map[string]func(*rapid.T){
+			"publish":   m.publish,
+			"subscribe": m.subscribe,
+			"take":      m.take,
+			"received":  m.received,
+			"settle":    m.settle,
+			"end":       m.end,
+			"":          m.check,
+		})
+		m.drain(t)
+	})
+}
+
+// A model is what a channel should hold, and what its consumer has seen of it.
+type model struct {
+	registry  *megaphone.Registry
+	limits    megaphone.Limits
+	addresses megaphone.Addresses
+
+	accepted []*megaphone.Message
+	keys     int
+	released int // so many of accepted are let go
+	inFlight int // so many after them are in flight
+	follows  bool
+
+	// Of the present reader; sub is nil if there is none.
+	sub     megaphone.Subscription
+	acks    bool
+	taken   []int // the places in accepted of what it was given
+	next    int   // the place of what it is to be given next
+	arrived int   // so many of taken have been reported as received
+	full    bool
+
+	consumed int // the place of the newest message that a consumer has seen
+}
+
+func (m *model) publish(t *rapid.T) {
+	key := ""
+	if rapid.IntRange(0, 3).Draw(t, "keyed") == 0 {
+		m.keys++
+		key = fmt.Sprint(rapid.IntRange(max(0, m.keys-3), m.keys).Draw(t, "key"))
+	}
+	message, err := megaphone.NewMessage("stream", []byte("null"), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = m.registry.Publish(t.Context(), m.addresses.Producer, message, m.limits)
+	repeat := false
+	for i := max(0, m.released-1); i < len(m.accepted); i++ {
+		repeat = repeat || m.accepted[i].ID() == message.ID()
+	}
+	switch full := len(m.accepted)-m.released-m.inFlight == m.limits.Buffer; {
+	case repeat:
+		if err != nil {
+			t.Fatalf("a repeat fails with %v", err)
+		}
+	case full:
+		if err == nil {
+			t.Fatal("a full channel has taken a message")
+		}
+	default:
+		if err != nil {
+			t.Fatalf("publish: %v", err)
+		}
+		m.accepted = append(m.accepted, message)
+	}
+}
+
+func (m *model) subscribe(t *rapid.T) {
+	o := megaphone.SubscribeOptions{
+		Limits:       m.limits,
+		Follow:       rapid.Bool().Draw(t, "follow"),
+		TakeOver:     rapid.Bool().Draw(t, "take over"),
+		Acknowledged: rapid.Bool().Draw(t, "acknowledged"),
+	}
+	cursor := -1
+	if m.consumed >= 0 && rapid.Bool().Draw(t, "cursor") {
+		// A consumer shows the last event that it has seen, or an earlier one.
+		cursor = rapid.IntRange(max(0, m.consumed-2), m.consumed).Draw(t, "after")
+		o.After, o.Follow = m.accepted[cursor].ID().String(), true
+	}
+	sub, err := m.registry.Subscribe(t.Context(), m.addresses.Consumer, o)
+	if m.sub != nil && !o.TakeOver {
+		if err == nil {
+			t.Fatal("two readers at once")
+		}
+		return
+	}
+	if err != nil {
+		t.Fatalf("subscribe: %v", err)
+	}
+	want := megaphone.ResumeNone
+	if cursor >= 0 {
+		want = megaphone.ResumeGap
+		if cursor >= m.released-1 {
+			want = megaphone.ResumeComplete
+		}
+	}
+	if sub.Resume() != want {
+		t.Fatalf("resume %q, want %q", sub.Resume(), want)
+	}
+	if cursor >= m.released {
+		m.release(cursor + 1)
+	}
+	m.sub, m.acks, m.follows = sub, o.Acknowledged, m.follows || o.Follow
+	m.taken, m.next, m.arrived, m.full = nil, m.released, 0, false
+}
+
+func (m *model) take(t *rapid.T) {
+	if m.sub == nil {
+		return
+	}
+	ms, full := m.sub.Take(nil, rapid.SampledFrom([]int{1, 300, 1 << 20}).Draw(t, "bytes"))
+	for _, message := range ms {
+		if m.next == m.released+m.inFlight {
+			if m.inFlight >= m.limits.InFlight {
+				m.leaveWindow(t)
+			}
+			m.inFlight++
+		}
+		if message != m.accepted[m.next] {
+			t.Fatalf("took %s, want %s", message.Line(), m.accepted[m.next].Line())
+		}
+		m.taken = append(m.taken, m.next)
+		if m.next > m.consumed+1 {
+			t.Fatalf("the consumer has seen %d, and is given %d", m.consumed, m.next)
+		}
+		m.consumed = max(m.consumed, m.next)
+		m.next++
+	}
+	if full && m.mayGoOn() {
+		t.Fatal("the window is said to be full")
+	}
+	m.full = full
+}
+
+// leaveWindow lets the oldest message go that is in flight, which must have been received.
+func (m *model) leaveWindow(t *rapid.T) {
+	if m.acks || m.receivedUpTo() <= m.released {
+		t.Fatal("a message has left the window that was not received")
+	}
+	m.release(m.released + 1)
+}
+
+func (m *model) mayGoOn() bool {
+	return m.inFlight < m.limits.InFlight || !m.acks && m.receivedUpTo() > m.released
+}
+
+// receivedUpTo is the place after the newest message that has been received on this connection.
+func (m *model) receivedUpTo() int {
+	if m.arrived == 0 {
+		return 0
+	}
+	return m.taken[m.arrived-1] + 1
+}
+
+func (m *model) received(t *rapid.T) {
+	if m.sub == nil {
+		return
+	}
+	m.arrived = rapid.IntRange(m.arrived, len(m.taken)).Draw(t, "arrived")
+	m.sub.Received(m.arrived)
+}
+
+func (m *model) settle(t *rapid.T) {
+	if m.sub == nil || m.consumed < 0 {
+		return
+	}
+	place := rapid.IntRange(0, m.consumed).Draw(t, "event")
+	known := place >= m.released-1
+	if found := m.sub.Settle(m.accepted[place].ID()); found != known {
+		t.Fatalf("settle has found %v, want %v", found, known)
+	}
+	m.acks, m.follows = true, true
+	if place >= m.released {
+		m.release(place + 1)
+	}
+}
+
+func (m *model) end(t *rapid.T) {
+	if m.sub == nil {
+		return
+	}
+	how := rapid.SampledFrom([]megaphone.End{megaphone.EndClean, megaphone.EndFault}).Draw(t, "how")
+	m.sub.End(how)
+	if how == megaphone.EndClean && !m.follows {
+		m.release(max(m.released, m.receivedUpTo()))
+	}
+	m.sub = nil
+}
+
+// release lets everything before a place go.
+func (m *model) release(place int) {
+	m.inFlight -= place - m.released
+	m.released = place
+	m.next = max(m.next, place)
+}
+
+func (m *model) check(t *rapid.T) {
+	state, err := m.registry.State(t.Context(), m.addresses.Consumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pending := len(m.accepted) - m.released - m.inFlight
+	if state.Pending != pending || state.InFlight != m.inFlight || state.Connected != (m.sub != nil) {
+		t.Fatalf("state %+v, want %d pending and %d in flight", state, pending, m.inFlight)
+	}
+}
+
+// drain reads everything, as a consumer that has seen nothing yet of what is held.
+func (m *model) drain(t *rapid.T) {
+	sub, err := m.registry.Subscribe(t.Context(), m.addresses.Consumer, megaphone.SubscribeOptions{Limits: m.limits, TakeOver: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for place, total := m.released, 0; place < len(m.accepted); {
+		ms, _ := sub.Take(nil, 1<<20)
+		if len(ms) == 0 {
+			t.Fatalf("messages from %d on are missing", place)
+		}
+		for _, message := range ms {
+			if message != m.accepted[place] {
+				t.Fatalf("took %s, want %s", message.Line(), m.accepted[place].Line())
+			}
+			place++
+		}
+		total += len(ms)
+		sub.Received(total)
+	}
+}
