@@ -247,4 +247,3 @@ func countByte(p []byte, b byte) (n int) {
 	}
 	return n
 }
-
