@@ -1,7 +1,6 @@
 package megaphone
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -244,22 +243,3 @@ func servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait ti
 	sub.End(EndClean)
 	transport.WritePoll(w, lines)
 }
-
-// slowDown makes a client wait that would otherwise repeat its request in a loop: existing clients do that when
-// a read is refused (protocol.md, part 3). Not too many at once are made to wait.
-func (s *shared) slowDown(ctx context.Context) {
-	defer s.slowed.Add(-1)
-	if s.slowed.Add(1) > maxSlowed {
-		return
-	}
-	timer := time.NewTimer(time.Second)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	case <-s.Closed():
-	}
-}
-
-// maxSlowed is how many clients wait in slowDown at once.
-const maxSlowed = 1000

@@ -9,7 +9,6 @@ import (
 	"mime"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -137,45 +136,4 @@ func ingestLine(ctx context.Context, ingestion Ingestion, number int, line []byt
 		return nil
 	}
 	return ingestion.Write(ctx, number, e.channel, m)
-}
-
-// cutOffAtExit makes a request's body fail when the process exits, since Caddy would wait for its end. The
-// returned function must be called when the body is no longer read.
-func (s *shared) cutOffAtExit(w http.ResponseWriter) (stop func()) {
-	done := make(chan struct{})
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		select {
-		case <-done:
-			return
-		case <-s.Closed():
-		}
-		// Caddy's own writers set deadlines too, and may only be used by the handler's goroutine. So the
-		// deadline is set below them, and again in case they have set it to a later time.
-		control := http.NewResponseController(innermost(w))
-		ticker := time.NewTicker(10 * time.Millisecond)
-		defer ticker.Stop()
-		for control.SetReadDeadline(time.Unix(1, 0)) == nil {
-			select {
-			case <-done:
-				return
-			case <-ticker.C:
-			}
-		}
-	})
-	return func() {
-		close(done)
-		watch.Wait()
-	}
-}
-
-// innermost returns the server's own writer, without what was put around it.
-func innermost(w http.ResponseWriter) http.ResponseWriter {
-	for {
-		wrapped, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return w
-		}
-		w = wrapped.Unwrap()
-	}
 }

@@ -10,12 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -88,35 +83,6 @@ type App struct {
 	acquired bool          // whether this App has a reference in the pool
 	unloaded chan struct{} // closed when another configuration takes the place of this one, or none
 	unload   func()        // closes it
-}
-
-// shared is what outlives configurations: the channels, and what is counted over all of them.
-type shared struct {
-	*Registry
-
-	slowed  atomic.Int32 // clients that wait in slowDown
-	sockets atomic.Int32 // open WebSockets, which Caddy does not wait for when it exits
-}
-
-// pool holds the one shared under poolKey, which is the same whatever the settings are.
-var pool = caddy.NewUsagePool()
-
-const poolKey = "memory"
-
-// Destruct implements [caddy.Destructor]. It is called when the last configuration is gone.
-func (s *shared) Destruct() error {
-	s.Close()
-	return nil
-}
-
-// maxFarewell is how long the exit of the process waits for WebSockets to be closed.
-const maxFarewell = 500 * time.Millisecond
-
-// awaitSockets waits until all WebSockets are closed, within bounds.
-func (s *shared) awaitSockets() {
-	for deadline := time.Now().Add(maxFarewell); s.sockets.Load() > 0 && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // CaddyModule returns the Caddy module information.
@@ -276,174 +242,11 @@ func (s *stopping) Handle(context.Context, caddy.Event) error {
 	return nil
 }
 
-// Handler serves the endpoints by which backends create channels and write messages, and clients read them. What
-// it does not serve goes to the next handler, so it can stand beside `reverse_proxy` or `file_server` in any site.
-// All sites share the channels.
-type Handler struct {
-	// Which endpoints this site serves: any of
-	//
-	// * `create`: `POST /create`
-	// * `write`: `POST /write/{producerAddress}/{streamId}`, `POST /write-batch` and `POST /write`
-	// * `read`: `GET /read/{consumerAddress}`
-	// * `exists`: `POST /channelsExists`
-	//
-	// Whoever reaches `create` can use up the server's limits, so sites that are open to the world should serve
-	// `read` only. Default: all four.
-	Endpoints []string `json:"endpoints,omitempty"`
-
-	// By which transports this site sends messages to its readers: any of `ndjson`, `sse`, `websocket` and `poll`.
-	// Default: all four.
-	Transports []string `json:"transports,omitempty"`
-
-	// The origins whose pages may use this site from a browser: exact ones such as `https://www.example.com`,
-	// `https://*.example.com` for all that have one label more, or `*` for all. Default: none but the site's own.
-	CORSOrigins []string `json:"cors_origins,omitempty"`
-
-	// Whether WebSockets are compressed (permessage-deflate) if the client offers it. That costs some hundred KB
-	// of memory for each. Default: false.
-	Compression bool `json:"websocket_compression,omitempty"`
-
-	app     *App
-	logger  *zap.Logger
-	serves  [endpointCount]bool
-	offers  [transportCount]bool
-	origins origins
-}
-
-// CaddyModule returns the Caddy module information.
-func (Handler) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.handlers.megaphone", New: func() caddy.Module { return new(Handler) }}
-}
-
-// Provision implements [caddy.Provisioner].
-func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
-	if err := h.validate(); err != nil {
-		return err
-	}
-	app, err := ctx.App("megaphone")
-	if err != nil {
-		return err
-	}
-	h.app = app.(*App)
-	for _, name := range orAll(h.Endpoints, permissionNames) {
-		for _, e := range permissions[name] {
-			h.serves[e] = true
-		}
-	}
-	for _, name := range orAll(h.Transports, transportNames) {
-		h.offers[slices.Index(transportNames, name)] = true
-	}
-	h.origins = parseOrigins(h.CORSOrigins)
-	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, caddyhttp.ConnCtxKey, conn)
-		})
-	}
-	return nil
-}
-
-func orAll(chosen, all []string) []string {
-	if len(chosen) == 0 {
-		return all
-	}
-	return chosen
-}
-
-// validate checks the configuration, before anything is derived from it.
-func (h *Handler) validate() error {
-	if err := checkNames("endpoint", h.Endpoints, permissionNames); err != nil {
-		return err
-	}
-	if err := checkNames("transport", h.Transports, transportNames); err != nil {
-		return err
-	}
-	return checkOrigins(h.CORSOrigins)
-}
-
-// checkNames checks that each name is a known one and is there once.
-func checkNames(kind string, names, known []string) error {
-	for i, name := range names {
-		if !slices.Contains(known, name) {
-			return fmt.Errorf("there is no %s %q: name any of %s", kind, name, strings.Join(known, ", "))
-		}
-		if slices.Contains(names[:i], name) {
-			return fmt.Errorf("%s %q is named twice", kind, name)
-		}
-	}
-	return nil
-}
-
-// ServeHTTP implements [caddyhttp.MiddlewareHandler].
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	t, ok := parseTarget(r.URL)
-	if !ok || !h.serves[t.endpoint] {
-		return next.ServeHTTP(w, r)
-	}
-	if len(h.origins.patterns) > 0 && h.origins.handle(w, r, t.endpoint) {
-		return nil
-	}
-	if err := h.serve(w, r, t); err != nil {
-		h.refuse(w, r, t, err)
-	}
-	return nil
-}
-
-// serve serves a request for an endpoint of this site. If it returns an error, nothing has been sent.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error {
-	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
-		message := "this address is for " + strings.Join(methods, " and ") + " only"
-		if r.Method == http.MethodConnect {
-			message = "WebSockets are served over HTTP/1.1, not over HTTP/2 or HTTP/3"
-		}
-		return &apiError{
-			status: http.StatusMethodNotAllowed, code: "METHOD_NOT_ALLOWED",
-			message: message, allow: strings.Join(methods, ", "),
-		}
-	}
-	switch t.endpoint {
-	case createEndpoint:
-		return h.serveCreate(w, r)
-	case writeEndpoint:
-		return h.serveWrite(w, r, t.address, t.streamID)
-	case writeBatchEndpoint:
-		return h.serveWriteBatch(w, r)
-	case ingestEndpoint:
-		return h.serveIngest(w, r)
-	case readEndpoint:
-		return h.serveRead(w, r, t.address)
-	case channelsExistEndpoint:
-		return h.serveChannelsExist(w, r)
-	}
-	return fmt.Errorf("endpoint %d is not implemented", t.endpoint)
-}
-
-// statusClientClosedRequest is what Caddy, too, logs for a client that went away before it got an answer.
-const statusClientClosedRequest = 499
-
-// refuse answers a request that failed.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t target, err error) {
-	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
-		w.WriteHeader(statusClientClosedRequest)
-		return
-	}
-	e := toAPIError(err)
-	if e.status >= http.StatusInternalServerError && e.cause != nil {
-		h.logger.Error("request failed", zap.Stringer("endpoint", t.endpoint), zap.Error(err))
-	} else if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
-		c.Write(zap.Stringer("endpoint", t.endpoint), zap.String("address", RedactAddress(t.address)),
-			zap.String("code", e.code), zap.String("reason", e.message))
-	}
-	e.write(w)
-}
-
 // Interface guards.
 var (
-	_ caddy.App                   = (*App)(nil)
-	_ caddy.Provisioner           = (*App)(nil)
-	_ caddy.Validator             = (*App)(nil)
-	_ caddy.CleanerUpper          = (*App)(nil)
-	_ caddyevents.Handler         = (*stopping)(nil)
-	_ caddy.Provisioner           = (*Handler)(nil)
-	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddy.App           = (*App)(nil)
+	_ caddy.Provisioner   = (*App)(nil)
+	_ caddy.Validator     = (*App)(nil)
+	_ caddy.CleanerUpper  = (*App)(nil)
+	_ caddyevents.Handler = (*stopping)(nil)
 )

@@ -1,0 +1,496 @@
+package megaphone_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+func TestReadSendsLinesAndEndsCleanly(t *testing.T) {
+	s := serve(t, "megaphone {\nread_duration 100ms\n}", "megaphone")
+	c := s.create()
+	start := time.Now()
+	r := s.read("/read/" + c.ConsumerAddress)
+	for name, want := range map[string]string{
+		"Content-Type": "application/x-ndjson", "Cache-Control": "no-store, no-transform", "Incremental": "?1",
+		"X-Accel-Buffering": "no", "Megaphone-Resume": "", "Access-Control-Allow-Origin": "", "Vary": "",
+	} {
+		if got := r.response.Header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	s.write(c, `{"n": 1}`)
+	line, err := r.lines.ReadString('\n')
+	shape := regexp.MustCompile(`^\{"sid":"stream","eid":"[0-9a-f-]{36}","ts":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z","body":\{"n":1\}\}\n$`)
+	if err != nil || !shape.MatchString(line) {
+		t.Errorf("line %q, %v", line, err)
+	}
+	r.ends()
+	if took := time.Since(start); took < 100*time.Millisecond {
+		t.Errorf("the read lasted %v", took)
+	}
+	s.read("/read/" + c.ConsumerAddress).ends()
+}
+
+func TestASecondReaderIsRefused(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	s.read("/read/" + c.ConsumerAddress)
+	start := time.Now()
+	s.get("/read/"+c.ConsumerAddress).wantError(t, 409, "BUSY")
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("refused after %v, which lets existing clients spin", took)
+	}
+	s.get("/read/"+c.ConsumerAddress+"?poll=0").wantError(t, 409, "BUSY")
+}
+
+func TestUnknownChannelsAreNotFound(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	for _, address := range []string{c.ProducerAddress, "other" + strings.TrimPrefix(c.ConsumerAddress, "main"), c.ConsumerAddress + ".suffix", "x", "%2e%2e"} {
+		s.get("/read/"+address+"?poll=0").wantError(t, 404, "NOT_FOUND")
+		s.do(http.MethodHead, "/read/"+address, nil, nil)
+	}
+}
+
+func TestHeadConsumesNothing(t *testing.T) {
+	s := serve(t, "megaphone {\nread_duration 50ms\n}", "megaphone")
+	c := s.create()
+	s.write(c, "1")
+	r := s.do(http.MethodHead, "/read/"+c.ConsumerAddress, nil, nil)
+	if r.StatusCode != http.StatusOK || r.Header.Get("Content-Type") != "application/x-ndjson" {
+		t.Errorf("HEAD: %d %v", r.StatusCode, r.Header)
+	}
+	if r := s.do(http.MethodHead, "/read/main.x", nil, nil); r.StatusCode != http.StatusNotFound {
+		t.Errorf("HEAD of nothing: %d", r.StatusCode)
+	}
+	s.read("/read/" + c.ConsumerAddress).ends("1")
+}
+
+func TestReadOverHTTP10(t *testing.T) {
+	s := serve(t, "megaphone {\nread_duration 50ms\n}", "megaphone")
+	c := s.create()
+	s.write(c, "1")
+	conn, err := net.Dial("unix", s.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /read/%s HTTP/1.0\r\nHost: localhost\r\n\r\n", c.ConsumerAddress)
+	text, err := io.ReadAll(conn)
+	if err != nil || !strings.Contains(string(text), "200 OK") || !strings.HasSuffix(string(text), `"body":1}`+"\n") {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+func TestAReadThatBreaksOffLosesNothing(t *testing.T) {
+	s := serve(t, "megaphone {\nread_duration 100ms\n}", "megaphone")
+	c := s.create()
+	for i := range 3 {
+		s.write(c, fmt.Sprint(i))
+	}
+	r := s.read("/read/" + c.ConsumerAddress)
+	r.wants("0", "1")
+	r.close()
+	s.write(c, "3")
+	s.eventuallyFree(c)
+	s.read("/read/"+c.ConsumerAddress).ends("0", "1", "2", "3")
+}
+
+// eventuallyFree waits until the server has noticed that a reader is gone.
+func (s *server) eventuallyFree(c channel) {
+	s.Helper()
+	for s.get("/read/"+c.ConsumerAddress+"?poll=0").StatusCode == http.StatusConflict {
+	}
+}
+
+func TestCursors(t *testing.T) {
+	s := serve(t, "megaphone {\nread_duration 100ms\n}", "megaphone")
+	c := s.create()
+	path := "/read/" + c.ConsumerAddress
+	for i := range 3 {
+		s.write(c, fmt.Sprint(i))
+	}
+	r := s.read(path)
+	first := r.next()
+	r.wants("1", "2")
+
+	// A reader with a cursor takes over.
+	next := s.read(path + "?after=" + first.EID)
+	r.ends()
+	if resume := next.response.Header.Get("Megaphone-Resume"); resume != "complete" {
+		t.Errorf("resume %q", resume)
+	}
+	second := next.next()
+	next.ends("2")
+
+	// The channel follows cursors now: a clean end has settled nothing, and the header wins over the query.
+	header := http.Header{"Last-Event-Id": {second.EID}}
+	response := s.open(http.MethodGet, path+"?after="+first.EID, header, nil)
+	(&read{t, response, bufio.NewReader(response.Body)}).ends("2")
+
+	for cursor, resume := range map[string]string{first.EID: "gap", second.EID: "complete", "garbage": "gap", "": ""} {
+		r := s.read(path + "?after=" + cursor)
+		if got := r.response.Header.Get("Megaphone-Resume"); got != resume {
+			t.Errorf("resume %q from %q, want %q", got, cursor, resume)
+		}
+		r.ends("2")
+	}
+}
+
+func TestServerSentEvents(t *testing.T) {
+	s := serve(t, "megaphone {\nstream_duration 150ms\nheartbeat 40ms\n}", "megaphone")
+	c := s.create()
+	path := "/read/" + c.ConsumerAddress
+	busy := s.read(path)
+	accept := http.Header{"Accept": {"text/event-stream"}}
+	response := s.open(http.MethodGet, path, accept, nil)
+	busy.ends() // it was taken over
+	if got := response.Header.Get("Content-Type"); got != "text/event-stream" {
+		t.Errorf("content type %q", got)
+	}
+	s.write(c, `"line\nfeed"`)
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shape := regexp.MustCompile(`^retry: 1000\n\nid: ([0-9a-f-]{36})\ndata: (\{"sid":"stream","eid":"[0-9a-f-]{36}","ts":"[^"]+","body":"line\\nfeed"\})\n\n(:\n\n){2,4}$`)
+	match := shape.FindStringSubmatch(string(text))
+	if match == nil || !strings.Contains(match[2], match[1]) {
+		t.Fatalf("stream %q", text)
+	}
+	for _, lastEvent := range []string{"", match[1]} {
+		header := accept.Clone()
+		if lastEvent != "" {
+			header.Set("Last-Event-ID", lastEvent)
+		}
+		r := s.do(http.MethodGet, path, header, nil)
+		if repeated := strings.Contains(r.body, "data:"); repeated != (lastEvent == "") {
+			t.Errorf("after %q: %q", lastEvent, r.body)
+		}
+	}
+}
+
+func TestPoll(t *testing.T) {
+	s := serve(t, "megaphone {\nin_flight 2\nread_duration 100ms\n}", "megaphone")
+	c := s.create()
+	path := "/read/" + c.ConsumerAddress
+	poll := func(query string) reply {
+		t.Helper()
+		r := s.get(path + "?" + query)
+		if r.StatusCode != http.StatusOK || r.Header.Get("Content-Type") != "application/x-ndjson" || r.ContentLength != int64(len(r.body)) {
+			t.Fatalf("%d %v %q", r.StatusCode, r.Header, r.body)
+		}
+		return r
+	}
+	if r := poll("poll=0"); r.body != "" {
+		t.Errorf("poll of nothing: %q", r.body)
+	}
+	start := time.Now()
+	poll("poll=1h")
+	if took := time.Since(start); took < 100*time.Millisecond || took > 10*time.Second {
+		t.Errorf("a poll for an hour has taken %v, want the read duration", took)
+	}
+
+	later := make(chan reply)
+	go func() { later <- s.get(path + "?poll=10s") }()
+	s.write(c, "1")
+	if r := <-later; strings.Count(r.body, "\n") != 1 {
+		t.Errorf("poll that waited: %q", r.body)
+	}
+	s.write(c, "2")
+	s.write(c, "3")
+	var eids []string
+	for range 2 { // it comes again, no more than the window holds, until a cursor is shown
+		r := poll("poll=0")
+		eids = nil
+		for _, match := range regexp.MustCompile(`"eid":"([^"]+)"`).FindAllStringSubmatch(r.body, -1) {
+			eids = append(eids, match[1])
+		}
+		if len(eids) != 2 {
+			t.Fatalf("poll %q", r.body)
+		}
+	}
+	r := poll("poll=0&after=" + eids[1])
+	if strings.Count(r.body, "\n") != 1 || r.Header.Get("Megaphone-Resume") != "complete" {
+		t.Errorf("poll after a cursor: %v %q", r.Header, r.body)
+	}
+	for _, wait := range []string{"", "-1s", "5", "soon"} {
+		s.get(path+"?poll="+wait).wantError(t, 400, "BAD_REQUEST")
+	}
+}
+
+func (s *server) dial(c channel, query string) *websocket.Conn {
+	s.Helper()
+	conn, response, err := websocket.Dial(s.Context(), "ws://localhost/read/"+c.ConsumerAddress+query, &websocket.DialOptions{HTTPClient: s.client})
+	if err != nil {
+		s.Fatalf("%v %v", err, response)
+	}
+	s.Cleanup(func() { conn.CloseNow() })
+	return conn
+}
+
+// hears reads messages with these bodies from a WebSocket, and returns their event ids.
+func (s *server) hears(conn *websocket.Conn, bodies ...string) []string {
+	s.Helper()
+	var eids []string
+	for _, body := range bodies {
+		kind, text, err := conn.Read(s.Context())
+		if err != nil {
+			s.Fatal(err)
+		}
+		match := regexp.MustCompile(`^\{"sid":"stream","eid":"([^"]+)","ts":"[^"]+","body":(.*)\}$`).FindSubmatch(text)
+		if kind != websocket.MessageText || match == nil || string(match[2]) != body {
+			s.Fatalf("message %q, want %s", text, body)
+		}
+		eids = append(eids, string(match[1]))
+	}
+	return eids
+}
+
+func (s *server) closed(conn *websocket.Conn, code websocket.StatusCode) {
+	s.Helper()
+	if _, text, err := conn.Read(s.Context()); websocket.CloseStatus(err) != code {
+		s.Fatalf("%q, %v, want close code %d", text, err, code)
+	}
+}
+
+func (s *server) say(conn *websocket.Conn, text string) {
+	s.Helper()
+	if err := conn.Write(s.Context(), websocket.MessageText, []byte(text)); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func TestWebSocketAcknowledges(t *testing.T) {
+	s := serve(t, "megaphone {\nin_flight 2\n}", "megaphone")
+	c := s.create()
+	conn := s.dial(c, "")
+	s.write(c, "1")
+	eids := s.hears(conn, "1")
+	s.say(conn, fmt.Sprintf(`{"ack":%q}`, eids[0]))
+	for i := 2; i <= 5; i++ {
+		s.write(c, fmt.Sprint(i))
+	}
+	eids = s.hears(conn, "2", "3")
+	// No more until they are acknowledged: an unknown event does nothing.
+	s.say(conn, `{"ack":"unknown"}`)
+	s.say(conn, fmt.Sprintf(`{"ack":%q}`, eids[0]))
+	s.hears(conn, "4")
+	conn.CloseNow()
+
+	conn = s.dial(c, "?after=")
+	s.hears(conn, "3", "4")
+}
+
+func TestWebSocketCloseCodes(t *testing.T) {
+	s := serve(t, "megaphone {\nstream_duration 300ms\nttl 200ms\n}", "megaphone")
+	c := s.create()
+	taken := s.dial(c, "")
+	s.get("/read/"+c.ConsumerAddress+"?poll=0").wantError(t, 409, "BUSY")
+	conn := s.dial(c, "?after=")
+	s.closed(taken, 4409)
+	s.closed(conn, websocket.StatusNormalClosure)
+
+	for _, text := range []string{"hello", `{"ack":1}`, `{}`, `[]`} {
+		conn := s.dial(c, "?after=")
+		s.say(conn, text)
+		s.closed(conn, 4400)
+	}
+	conn = s.dial(c, "?after=")
+	if err := conn.Write(t.Context(), websocket.MessageBinary, []byte(`{"ack":"x"}`)); err != nil {
+		t.Fatal(err)
+	}
+	s.closed(conn, 4400)
+}
+
+func TestWebSocketHandshakeIsChecked(t *testing.T) {
+	s := serve(t, "", `megaphone {
+		cors_origins https://*.example.com
+	}`)
+	c := s.create()
+	good := http.Header{
+		"Connection": {"keep-alive, Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
+	}
+	with := func(name, value string) http.Header {
+		h := good.Clone()
+		h.Set(name, value)
+		return h
+	}
+	path := "/read/" + c.ConsumerAddress
+	r := s.do(http.MethodGet, path, with("Sec-WebSocket-Version", "8"), nil)
+	r.wantError(t, 426, "BAD_REQUEST")
+	if r.Header.Get("Sec-WebSocket-Version") != "13" {
+		t.Errorf("header %v", r.Header)
+	}
+	s.do(http.MethodGet, path, with("Sec-WebSocket-Key", "short"), nil).wantError(t, 400, "BAD_REQUEST")
+	s.do(http.MethodGet, path, with("Origin", "https://evil.example"), nil).wantError(t, 403, "FORBIDDEN")
+	s.do(http.MethodGet, "/read/main.x", good, nil).wantError(t, 404, "NOT_FOUND")
+	s.do(http.MethodPost, path, good, nil).wantError(t, 405, "METHOD_NOT_ALLOWED")
+	for _, origin := range []string{"http://localhost", "https://www.example.com"} {
+		response := s.open(http.MethodGet, path+"?after=", with("Origin", origin), nil)
+		if response.StatusCode != http.StatusSwitchingProtocols {
+			t.Errorf("origin %s: %s", origin, response.Status)
+		}
+	}
+}
+
+func TestTheTransportIsChosenByTheRequest(t *testing.T) {
+	s := serve(t, "megaphone {\nread_duration 10ms\nstream_duration 10ms\n}", `
+		handle_path /all/* {
+			megaphone
+		}
+		handle_path /sse/* {
+			megaphone read {
+				transports sse
+			}
+		}
+		handle_path /plain/* {
+			megaphone create read {
+				transports ndjson
+			}
+		}
+		handle_path /ws/* {
+			megaphone read {
+				transports websocket
+			}
+		}`)
+	c := channel{}
+	r := s.do(http.MethodPost, "/all/create", nil, nil)
+	c.ConsumerAddress = regexp.MustCompile(`"consumerAddress":"([^"]+)"`).FindStringSubmatch(r.body)[1]
+	const ndjson, sse = "application/x-ndjson", "text/event-stream"
+	for _, test := range []struct {
+		site, query, accept string
+		status              int
+		contentType         string
+	}{
+		{"all", "", "", 200, ndjson},
+		{"all", "", "*/*", 200, ndjson},
+		{"all", "", "application/json", 200, ndjson},
+		{"all", "", "text/event-stream", 200, sse},
+		{"all", "", "text/html, TEXT/Event-Stream ; q=0.5", 200, sse},
+		{"all", "", "text/event-stream;q=0", 200, ndjson},
+		{"all", "", "text/event-stream;q=0.5, application/x-ndjson", 200, ndjson},
+		{"all", "", "text/event-stream, application/x-ndjson;q=0.9", 200, sse},
+		{"all", "", "text/event-stream;q=x", 200, ndjson},
+		{"all", "?poll=0", "text/event-stream", 200, ndjson},
+		{"sse", "", "text/event-stream", 200, sse},
+		{"sse", "", "application/x-ndjson, text/event-stream;q=0.1", 200, sse},
+		{"sse", "", "*/*", 406, ""},
+		{"sse", "?poll=0", "", 400, ""},
+		{"plain", "", "text/event-stream", 406, ""},
+		{"plain", "", "text/event-stream, */*;q=0.1", 200, ndjson},
+		{"plain", "", "", 200, ndjson},
+		{"ws", "", "", 426, ""},
+	} {
+		header := http.Header{}
+		if test.accept != "" {
+			header.Set("Accept", test.accept)
+		}
+		r := s.do(http.MethodGet, "/"+test.site+"/read/"+c.ConsumerAddress+test.query, header, nil)
+		if test.status == 200 {
+			if r.StatusCode != 200 || r.Header.Get("Content-Type") != test.contentType {
+				t.Errorf("%+v: %d %q", test, r.StatusCode, r.Header.Get("Content-Type"))
+			}
+			continue
+		}
+		r.wantError(t, test.status, "NOT_ACCEPTABLE")
+		if offered := map[string]string{"plain": "ndjson", "ws": "websocket", "sse": "sse"}[test.site]; !strings.Contains(r.body, "there is "+offered) {
+			t.Errorf("%+v does not name what is offered: %s", test, r.body)
+		}
+	}
+	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}
+	s.do(http.MethodGet, "/plain/read/"+c.ConsumerAddress, upgrade, nil).wantError(t, 404, "NOT_ACCEPTABLE")
+	s.do(http.MethodPost, "/plain/create", nil, strings.NewReader(`{"protocols":["WEBSOCKET_V1"]}`)).wantError(t, 400, "BAD_REQUEST")
+}
+
+func TestCrossOrigin(t *testing.T) {
+	s := serve(t, "megaphone {\nread_duration 10ms\n}", `
+		handle_path /some/* {
+			route {
+				megaphone create read {
+					cors_origins https://www.example.com https://*.example.org
+				}
+				respond 404
+			}
+		}
+		handle_path /any/* {
+			megaphone {
+				cors_origins *
+			}
+		}`)
+	for _, test := range []struct {
+		path, origin, allowed string
+	}{
+		{"/some/read/main.x?poll=0", "https://www.example.com", "https://www.example.com"},
+		{"/some/read/main.x?poll=0", "https://a.example.org", "https://a.example.org"},
+		{"/some/read/main.x?poll=0", "https://a.b.example.org", ""},
+		{"/some/read/main.x?poll=0", "https://example.org", ""},
+		{"/some/read/main.x?poll=0", "http://www.example.com", ""},
+		{"/some/read/main.x?poll=0", "https://www.example.com:8443", ""},
+		{"/some/read/main.x?poll=0", "https://evil.com/.example.org", ""},
+		{"/some/read/main.x?poll=0", "null", ""},
+		{"/some/read/main.x?poll=0", "", ""},
+		{"/any/read/main.x?poll=0", "https://a.example.net", "*"},
+	} {
+		header := http.Header{}
+		if test.origin != "" {
+			header.Set("Origin", test.origin)
+		}
+		r := s.do(http.MethodGet, test.path, header, nil)
+		r.wantError(t, 404, "NOT_FOUND")
+		if got := r.Header.Get("Access-Control-Allow-Origin"); got != test.allowed || r.Header.Get("Vary") != "Origin" {
+			t.Errorf("%+v: allowed %q, vary %q", test, got, r.Header.Get("Vary"))
+		}
+		if exposed := r.Header.Get("Access-Control-Expose-Headers"); strings.Contains(exposed, "Megaphone-Resume") != (test.allowed != "") {
+			t.Errorf("%+v: exposed %q", test, exposed)
+		}
+	}
+	preflight := func(path, origin string) reply {
+		return s.do(http.MethodOptions, path, http.Header{"Origin": {origin}, "Access-Control-Request-Method": {"GET"}}, nil)
+	}
+	r := preflight("/some/read/main.x", "https://www.example.com")
+	if r.StatusCode != http.StatusNoContent || r.Header.Get("Access-Control-Allow-Methods") != "GET, HEAD" ||
+		!strings.Contains(r.Header.Get("Access-Control-Allow-Headers"), "Last-Event-ID") {
+		t.Errorf("preflight: %d %v", r.StatusCode, r.Header)
+	}
+	if r := preflight("/some/read/main.x", "https://evil.example"); r.Header.Get("Access-Control-Allow-Methods") != "" {
+		t.Errorf("preflight of a foreign origin: %v", r.Header)
+	}
+	if r := preflight("/some/write/main.x/s", "https://www.example.com"); r.StatusCode != http.StatusNotFound {
+		t.Errorf("preflight of an endpoint that is not served: %d", r.StatusCode)
+	}
+	s.do(http.MethodOptions, "/some/create", http.Header{"Origin": {"https://www.example.com"}}, nil).wantError(t, 405, "METHOD_NOT_ALLOWED")
+}
+
+func TestAClientThatGoesWhileHeldLeavesNothingBehind(t *testing.T) {
+	s := serve(t, "megaphone {\nbuffer 1\nread_duration 50ms\n}", "megaphone")
+	c := s.create()
+	s.write(c, "1")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/write/"+c.ProducerAddress+"/s", strings.NewReader("2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = jsonHeader
+	if _, err := s.client.Do(r); err == nil {
+		t.Fatal("the write was not held")
+	}
+	held := make(chan reply)
+	go func() { held <- s.post("/write/"+c.ProducerAddress+"/s", "3") }()
+	s.read("/read/"+c.ConsumerAddress).ends("1", "3")
+	if r := <-held; r.StatusCode != http.StatusCreated {
+		t.Errorf("the write behind: %d %s", r.StatusCode, r.body)
+	}
+}

@@ -1,0 +1,169 @@
+package megaphone_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/coder/websocket"
+)
+
+func init() {
+	caddy.RegisterModule(brokenApp{})
+	httpcaddyfile.RegisterGlobalOption("broken", func(d *caddyfile.Dispenser, _ any) (any, error) {
+		d.Next()
+		d.NextArg()
+		return httpcaddyfile.App{Name: "broken", Value: []byte(`{"at":"` + d.Val() + `"}`)}, nil
+	})
+}
+
+// A brokenApp fails when a configuration with it is loaded.
+type brokenApp struct {
+	At string `json:"at"`
+}
+
+var errBroken = errors.New("broken on purpose")
+
+func (brokenApp) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "broken", New: func() caddy.Module { return new(brokenApp) }}
+}
+
+func (b *brokenApp) Provision(ctx caddy.Context) error {
+	if b.At == "provision" {
+		if _, err := ctx.App("megaphone"); err != nil { // is provisioned before this one fails
+			return err
+		}
+		return errBroken
+	}
+	return nil
+}
+
+func (b *brokenApp) Start() error {
+	if b.At == "start" {
+		return errBroken
+	}
+	return nil
+}
+
+func (b *brokenApp) Stop() error { return nil }
+
+func TestReload(t *testing.T) {
+	const settings = "megaphone {\nbuffer 1\nread_duration 700ms\nhold 5s\n}"
+	for name, test := range map[string]struct {
+		settings string
+		fails    bool
+	}{
+		"with the same settings":             {settings, false},
+		"with other settings":                {strings.Replace(settings, "buffer 1", "buffer 2\nagent other", 1), false},
+		"without settings":                   {"", false},
+		"that fails when it is provisioned":  {"broken provision\n" + settings, true},
+		"that fails when it is started":      {"broken start\n" + settings, true},
+		"that fails in megaphone's settings": {"megaphone {\nagent {env.NOT_SET_ANYWHERE}\n}", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, settings, "megaphone")
+			open, full := s.create(), s.create()
+			start := time.Now()
+			read := s.read("/read/" + open.ConsumerAddress)
+			s.write(full, "1")
+			held := make(chan reply, 1)
+			go func() { held <- s.post("/write/"+full.ProducerAddress+"/s", `"held"`) }()
+			s.write(open, "1")
+			read.wants("1")
+
+			if err := s.load(test.settings, "megaphone"); (err != nil) != test.fails {
+				t.Fatalf("load: %v", err)
+			}
+			// A reader that comes by the new configuration finds the channel taken.
+			s.get("/read/"+open.ConsumerAddress+"?poll=0").wantError(t, 409, "BUSY")
+			s.write(open, "2")
+			read.wants("2")
+			select {
+			case r := <-held:
+				t.Fatalf("the held write ended: %d %s", r.StatusCode, r.body)
+			default:
+			}
+			s.read("/read/"+full.ConsumerAddress).wants("1", `"held"`)
+			if r := <-held; r.StatusCode != http.StatusCreated {
+				t.Errorf("the held write: %d %s", r.StatusCode, r.body)
+			}
+			read.ends()
+			if took := time.Since(start); took < 700*time.Millisecond {
+				t.Errorf("the read lasted %v", took)
+			}
+		})
+	}
+}
+
+func TestRemovingTheModuleEndsEverything(t *testing.T) {
+	s := serve(t, "megaphone {\nbuffer 1\n}", "megaphone")
+	open, full, socket := s.create(), s.create(), s.create()
+	read := s.read("/read/" + open.ConsumerAddress)
+	conn := s.dial(socket, "")
+	s.write(full, "1")
+	held := make(chan reply, 1)
+	go func() { held <- s.post("/write/"+full.ProducerAddress+"/s", "2") }()
+	s.write(open, "1")
+	read.wants("1")
+	if err := s.load("", "respond 204"); err != nil {
+		t.Fatal(err)
+	}
+	read.ends()
+	s.closed(conn, websocket.StatusGoingAway)
+	(<-held).wantError(t, 503, "TIMEOUT")
+
+	// Nothing is left: the channels are gone when the module comes back.
+	if err := s.load("", "megaphone"); err != nil {
+		t.Fatal(err)
+	}
+	s.get("/read/"+open.ConsumerAddress+"?poll=0").wantError(t, 404, "NOT_FOUND")
+}
+
+func TestStoppingEndsReadsCleanly(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	read := s.read("/read/" + c.ConsumerAddress)
+	s.write(c, "1")
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	read.ends("1")
+}
+
+func TestAReplacedConfigurationEndsItsStreams(t *testing.T) {
+	s := serve(t, "megaphone {\nstream_duration 2s\n}", "megaphone")
+	events, socket := s.create(), s.create()
+	response := s.open(http.MethodGet, "/read/"+events.ConsumerAddress, http.Header{"Accept": {"text/event-stream"}}, nil)
+	conn := s.dial(socket, "?after=")
+	if err := s.load("", "megaphone"); err != nil {
+		t.Fatal(err)
+	}
+	s.write(socket, "1") // by the new configuration, to the stream of the old
+	s.hears(conn, "1")
+	s.closed(conn, websocket.StatusGoingAway)
+	if _, err := response.Body.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	conn = s.dial(socket, "?after=")
+	s.hears(conn, "1") // what was not acknowledged comes again
+}
+
+func TestValidatingLeavesNothingBehind(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	var config caddy.Config
+	if err := json.Unmarshal(adapt(t, s.caddyfile("megaphone {\nagent other\n}", "megaphone")), &config); err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Validate(&config); err != nil {
+		t.Fatal(err)
+	}
+	s.write(c, "1")
+	s.read("/read/" + c.ConsumerAddress).wants("1")
+}
