@@ -1,0 +1,50 @@
+package testserver
+
+import (
+	"fmt"
+	"hash/fnv"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+)
+
+// Binary builds the command caddy of this module, once for all tests of the process, and returns its path. If the
+// environment has MEGAPHONE_CADDY, that names the binary instead.
+func Binary(tb testing.TB) string {
+	tb.Helper()
+	path, err := binary()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+var binary = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("MEGAPHONE_CADDY"); path != "" {
+		return filepath.Abs(path)
+	}
+	_, file, _, _ := runtime.Caller(0)
+	root := filepath.Join(filepath.Dir(file), "..", "..")
+	// One place for each checkout, so that the linker does nothing when nothing has changed.
+	place := fnv.New64a()
+	_, _ = place.Write([]byte(root)) // never fails
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("megaphone-test-%x", place.Sum64()))
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", err
+	}
+	unlock, err := lock(filepath.Join(dir, "lock")) // the tests of several packages run at once
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	path := filepath.Join(dir, "caddy")
+	cmd := exec.Command("go", "build", "-o", path, "./cmd/caddy") //nolint:gosec,noctx // no foreign input; ends by itself
+	cmd.Dir = root
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build ./cmd/caddy: %w\n%s", err, output)
+	}
+	return path, nil
+})

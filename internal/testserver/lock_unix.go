@@ -1,0 +1,22 @@
+//go:build unix
+
+package testserver
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// lock waits until it has the file for itself, among processes.
+func lock(path string) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // a path of our own
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil { //nolint:gosec // a descriptor is small
+		_ = file.Close()
+		return nil, err
+	}
+	return func() { _ = file.Close() }, nil
+}

@@ -1,0 +1,239 @@
+// Package testserver runs the built binary for tests: Caddy with Megaphone, in a process of its own, as a user
+// would run it.
+package testserver
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience is how long anything may take that should take a moment, on a machine that is busy with other things.
+const patience = 30 * time.Second
+
+// A Server is a process that serves a configuration.
+type Server struct {
+	// Dir is a folder of the server's own, with a path short enough for Unix sockets in it.
+	Dir string
+
+	tb   testing.TB
+	cmd  *exec.Cmd
+	log  logBuffer
+	done chan struct{}
+	err  error // how the process ended, once done is closed
+}
+
+// New returns a server that is not started yet. It is stopped when the test ends; if the test has failed, its log
+// is shown.
+func New(tb testing.TB) *Server {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "mp")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := &Server{tb: tb, Dir: dir}
+	tb.Cleanup(func() {
+		if s.cmd != nil {
+			_ = s.cmd.Process.Kill()
+			<-s.done
+		}
+		if tb.Failed() {
+			tb.Logf("the server's log:\n%s", s.Log())
+		}
+		_ = os.RemoveAll(dir)
+	})
+	return s
+}
+
+// Socket returns the path of a Unix socket in the server's folder, for `bind unix/…`.
+func (s *Server) Socket(name string) string { return filepath.Join(s.Dir, name+".sock") }
+
+// Caddyfile returns a whole configuration: the options go into the global options, among those that a test needs.
+func (s *Server) Caddyfile(options, sites string) string {
+	return fmt.Sprintf(`{
+	admin unix/%s
+	persist_config off
+	storage file_system %s
+	skip_install_trust
+	local_certs
+	auto_https disable_redirects
+	%s
+}
+%s
+`, s.Socket("admin"), filepath.Join(s.Dir, "storage"), options, sites)
+}
+
+// Start runs the server with a configuration, and returns when it serves. Extra settings of the environment are
+// given as NAME=value.
+func (s *Server) Start(options, sites string, env ...string) {
+	s.tb.Helper()
+	config := filepath.Join(s.Dir, "Caddyfile")
+	if err := os.WriteFile(config, []byte(s.Caddyfile(options, sites)), 0o600); err != nil {
+		s.tb.Fatal(err)
+	}
+	_ = os.Remove(s.Socket("admin")) // of an earlier start
+	s.cmd = s.Command("run", "--config", config, "--adapter", "caddyfile")
+	s.cmd.Env = append(s.cmd.Env, env...)
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	if err := s.cmd.Start(); err != nil {
+		s.tb.Fatal(err)
+	}
+	s.done = make(chan struct{})
+	go func() {
+		defer close(s.done)
+		s.err = s.cmd.Wait()
+	}()
+	s.Await("the server serves", func() bool {
+		select {
+		case <-s.done:
+			s.tb.Fatalf("the server has ended: %v", s.err)
+		default:
+		}
+		return strings.Contains(s.Log(), "serving initial configuration")
+	})
+}
+
+// Command returns a call of the binary, with the server's environment.
+func (s *Server) Command(args ...string) *exec.Cmd {
+	s.tb.Helper()
+	cmd := exec.Command(Binary(s.tb), args...) //nolint:gosec,noctx // our own binary; it is stopped by Cleanup
+	cmd.Dir = s.Dir
+	cmd.Env = append(os.Environ(), "HOME="+s.Dir, "XDG_DATA_HOME="+s.Dir, "XDG_CONFIG_HOME="+s.Dir)
+	return cmd
+}
+
+// Reload replaces the configuration through the admin endpoint. The error has the server's answer.
+func (s *Server) Reload(options, sites string) error {
+	s.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/load", strings.NewReader(s.Caddyfile(options, sites)))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "text/caddyfile")
+	response, err := s.Admin().Do(r)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(response.Body)
+		return fmt.Errorf("%s: %s", response.Status, text)
+	}
+	return nil
+}
+
+// Admin returns a client for the admin endpoint: use any URL that begins with http://localhost.
+func (s *Server) Admin() *http.Client { return UnixClient(s.tb, s.Socket("admin")) }
+
+// UnixClient returns an HTTP client that connects to a Unix socket, whatever the host in the URL.
+func UnixClient(tb testing.TB, socket string) *http.Client {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+		MaxIdleConnsPerHost: 100,
+	}
+	tb.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// Roots returns the certificates by which the server's local certificates are trusted.
+func (s *Server) Roots() *x509.CertPool {
+	s.tb.Helper()
+	pool := x509.NewCertPool()
+	s.Await("there is a root certificate", func() bool {
+		pem, err := os.ReadFile(filepath.Join(s.Dir, "storage", "pki", "authorities", "local", "root.crt"))
+		return err == nil && pool.AppendCertsFromPEM(pem)
+	})
+	return pool
+}
+
+// Pid is the process's number.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
+// Signal sends the process a signal.
+func (s *Server) Signal(signal syscall.Signal) {
+	s.tb.Helper()
+	if err := s.cmd.Process.Signal(signal); err != nil {
+		s.tb.Fatal(err)
+	}
+}
+
+// Done is closed when the process has ended.
+func (s *Server) Done() <-chan struct{} { return s.done }
+
+// Stop ends the process with SIGTERM and waits for that.
+func (s *Server) Stop() {
+	s.tb.Helper()
+	s.Signal(syscall.SIGTERM)
+	select {
+	case <-s.done:
+	case <-time.After(patience):
+		s.tb.Fatal("the server does not stop")
+	}
+}
+
+// Log returns what the process has written so far.
+func (s *Server) Log() string { return s.log.String() }
+
+// Await waits until a condition holds, and fails the test if that takes too long.
+func (s *Server) Await(what string, condition func() bool) {
+	s.tb.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.tb.Fatalf("waited in vain until %s; the log:\n%s", what, s.Log())
+		}
+	}
+}
+
+// FreePort returns a port of the loopback address that nobody listens on, for TCP and UDP.
+func FreePort(tb testing.TB) int {
+	tb.Helper()
+	for range 100 {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a moment
+		if err != nil {
+			tb.Fatal(err)
+		}
+		port := tcp.Addr().(*net.TCPAddr).Port
+		udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		_ = tcp.Close()
+		if err == nil {
+			_ = udp.Close()
+			return port
+		}
+	}
+	tb.Fatal("there is no free port")
+	return 0
+}
+
+// A logBuffer collects what a process writes.
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
