@@ -79,8 +79,14 @@ func (s *Server) Caddyfile(options, sites string) string {
 // given as NAME=value.
 func (s *Server) Start(options, sites string, env ...string) {
 	s.tb.Helper()
+	s.StartFile(s.Caddyfile(options, sites), env...)
+}
+
+// StartFile is like Start with the text of a whole Caddyfile, which must have the admin endpoint on Socket("admin").
+func (s *Server) StartFile(caddyfile string, env ...string) {
+	s.tb.Helper()
 	config := filepath.Join(s.Dir, "Caddyfile")
-	if err := os.WriteFile(config, []byte(s.Caddyfile(options, sites)), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
 		s.tb.Fatal(err)
 	}
 	_ = os.Remove(s.Socket("admin")) // of an earlier start
@@ -156,8 +162,13 @@ func (s *Server) Roots() *x509.CertPool {
 	s.tb.Helper()
 	pool := x509.NewCertPool()
 	s.Await("there is a root certificate", func() bool {
-		pem, err := os.ReadFile(filepath.Join(s.Dir, "storage", "pki", "authorities", "local", "root.crt"))
-		return err == nil && pool.AppendCertsFromPEM(pem)
+		for _, storage := range []string{"storage", "caddy"} { // by Caddyfile, and without its settings
+			pem, err := os.ReadFile(filepath.Join(s.Dir, storage, "pki", "authorities", "local", "root.crt"))
+			if err == nil && pool.AppendCertsFromPEM(pem) {
+				return true
+			}
+		}
+		return false
 	})
 	return pool
 }
