@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -105,9 +106,7 @@ func (s *server) open(method, path string, header http.Header, body io.Reader) *
 	if err != nil {
 		s.Fatal(err)
 	}
-	for name, values := range header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, header)
 	response, err := s.client.Do(r)
 	if err != nil {
 		s.Fatal(err)
