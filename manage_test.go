@@ -59,7 +59,7 @@ func TestManageDeletesAChannel(t *testing.T) {
 }
 
 func TestManageAndHealthAreServedOnDemandOnly(t *testing.T) {
-	s := serve(t, "", "megaphone\nrespond next")
+	s := serve(t, "", "route {\nmegaphone\nrespond next\n}")
 	for _, path := range []string{"/channel/" + s.create().ConsumerAddress, "/health"} {
 		if r := s.get(path); r.body != "next" {
 			t.Errorf("%s: %d %s", path, r.StatusCode, r.body)
