@@ -45,6 +45,7 @@ func TestDrainEndsChannelsThatHoldNothingOverTheGivenTime(t *testing.T) {
 		}
 		for passed := time.Second; passed < 10*time.Second; passed += time.Second {
 			time.Sleep(time.Second)
+			synctest.Wait()
 			want := channels - int(passed*channels/(10*time.Second))
 			if s := r.DrainState(); s.Remaining < want || s.Remaining > want+channels/100 || s.Remaining != r.Len() {
 				t.Errorf("after %v: %+v and %d channels", passed, s, r.Len())
