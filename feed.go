@@ -32,7 +32,8 @@ type feed struct {
 
 	ms      []*Message // for Take
 	sent    int
-	stalled time.Time     // since when the window is full and nothing arrives
+	stalled time.Time     // since when the window is full and nothing is acknowledged
+	acked   uint64        // the bytes acknowledged then
 	pause   time.Duration // until the next look at the connection
 	moving  bool          // the configuration was replaced
 }
@@ -117,7 +118,10 @@ func (f *feed) look() (again <-chan time.Time, err error) {
 	}
 	now := time.Now()
 	if f.stalled.IsZero() {
-		f.stalled, f.pause = now, time.Millisecond
+		f.pause = time.Millisecond
+	}
+	if f.stalled.IsZero() || f.receipts.acked > f.acked { // a slow client is none that takes nothing
+		f.stalled, f.acked = now, f.receipts.acked
 	}
 	left := f.writeTimeout - now.Sub(f.stalled)
 	if left <= 0 {

@@ -17,6 +17,7 @@ type receipts struct {
 	// patience is how many messages are sent without a look at the connection.
 	patience int
 	arrived  int
+	acked    uint64 // the bytes that the peer had acknowledged at the last look, if some were queued
 
 	// When the peer has acknowledged the connection's bytes up to mark, marked messages have arrived.
 	mark   uint64
@@ -76,6 +77,7 @@ func (rc *receipts) look(sent int) (arrived int) {
 	case queued == 0:
 		rc.arrived = written
 	default:
+		rc.acked = acked
 		if acked >= rc.mark {
 			rc.arrived = max(rc.arrived, rc.marked)
 		}
