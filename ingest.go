@@ -22,7 +22,7 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request) error {
 			message: "a stream of messages must have Content-Type: " + transport.NDJSONType,
 		}
 	}
-	defer h.app.shared.cutOffAtExit(w)()
+	defer h.app.shared.cutOffReading(w)()
 
 	ingestion := h.app.broker.Ingest(h.app.limits)
 	err := ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
