@@ -22,10 +22,10 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request) error {
 			message: "a stream of messages must have Content-Type: " + transport.NDJSONType,
 		}
 	}
-	defer h.app.shared.cutOffReading(w)()
-
 	ingestion := h.app.broker.Ingest(h.app.limits)
+	stop := h.app.shared.cutOffReading(w)
 	err := ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
+	stop() // or the client would seem to be gone, for whose end net/http goes on to read
 	if err != nil && h.app.shared.isClosed() {
 		err = ErrClosed
 	}
