@@ -23,9 +23,11 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	ingestion := h.app.broker.Ingest(h.app.limits)
-	stop := h.app.shared.cutOffReading(w)
-	err := ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
-	stop() // or the client would seem to be gone, for whose end net/http goes on to read
+	err := func() error {
+		// No longer than this: net/http goes on to read, and the client would seem to be gone.
+		defer h.app.shared.cutOffReading(w)()
+		return ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
+	}()
 	if err != nil && h.app.shared.isClosed() {
 		err = ErrClosed
 	}
