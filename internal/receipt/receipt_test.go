@@ -53,7 +53,7 @@ func TestTheClientsMachineAcknowledges(t *testing.T) {
 	}
 
 	// A client that reads nothing acknowledges what its machine has room for, and no more.
-	if err := client.SetReadBuffer(4 << 10); err != nil {
+	if err := client.SetReadBuffer(256 << 10); err != nil {
 		t.Fatal(err)
 	}
 	written := 0
