@@ -137,11 +137,16 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	if r.URL.RawQuery != "" {
 		query = r.URL.Query()
 	}
+	lastEventID := r.Header.Values("Last-Event-ID")
+	if len(query["after"]) > 1 || len(query["poll"]) > 1 || len(lastEventID) > 1 {
+		// Which of them counts is not known, and a wrong cursor would lose messages.
+		return read, badRequest("after, poll and Last-Event-ID may be given once each")
+	}
 	if query.Has("after") {
 		read.cursor, read.hasCursor = query.Get("after"), true
 	}
-	if id, ok := r.Header["Last-Event-Id"]; ok {
-		read.cursor, read.hasCursor = id[0], true
+	if len(lastEventID) > 0 {
+		read.cursor, read.hasCursor = lastEventID[0], true
 	}
 	switch {
 	case transport.IsUpgrade(r):
