@@ -158,11 +158,11 @@ type SubscribeOptions struct {
 type Resume string
 
 const (
-	// ResumeNone: the read showed no cursor.
+	// ResumeNone means that the read showed no cursor.
 	ResumeNone Resume = ""
-	// ResumeComplete: every message after the cursor is still held.
+	// ResumeComplete means that every message after the cursor is still held.
 	ResumeComplete Resume = "complete"
-	// ResumeGap: messages after the cursor may have been let go.
+	// ResumeGap means that messages after the cursor may have been let go.
 	ResumeGap Resume = "gap"
 )
 

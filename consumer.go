@@ -126,8 +126,9 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 				sub.Settle(event)
 			},
 		}), time.Duration(h.app.StreamDuration)
+	default:
+		return transport.NewNDJSON(w, r, timeout), time.Duration(h.app.ReadDuration)
 	}
-	return transport.NewNDJSON(w, r, timeout), time.Duration(h.app.ReadDuration)
 }
 
 // parseRead reads what a request on /read asks for.

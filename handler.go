@@ -152,8 +152,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error 
 		return h.serveRead(w, r, t.address)
 	case channelsExistEndpoint:
 		return h.serveChannelsExist(w, r)
+	default:
+		return fmt.Errorf("endpoint %d is not implemented", t.endpoint)
 	}
-	return fmt.Errorf("endpoint %d is not implemented", t.endpoint)
 }
 
 // statusClientClosedRequest is what Caddy, too, logs for a client that went away before it got an answer.

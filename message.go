@@ -117,7 +117,7 @@ func ParseEventID(s string) (EventID, bool) {
 // no lock: uuid.NewV7 takes a global one and reads the system's randomness for each.
 func newEventID(at time.Time) EventID {
 	var id EventID
-	fraction := uint64(at.Nanosecond()%1e6) << 12 / 1e6
+	fraction := uint64(at.Nanosecond()%1e6) << 12 / 1e6 //nolint:gosec // not negative
 	binary.BigEndian.PutUint64(id[:8], uint64(at.UnixMilli())<<16|7<<12|fraction)
 	binary.BigEndian.PutUint64(id[8:], 1<<63|rand.Uint64()>>2) //nolint:gosec // unique, not secret
 	return id

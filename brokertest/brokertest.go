@@ -177,7 +177,7 @@ type reader struct {
 	taken int
 }
 
-// takes takes what there is, and checks that it is just what is wanted.
+// takes has the reader take what there is, and checks that it is just what is wanted.
 func (r *reader) takes(want ...*megaphone.Message) {
 	r.s.Helper()
 	got := r.takeAll()

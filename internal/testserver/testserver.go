@@ -39,7 +39,7 @@ type Server struct {
 // is shown.
 func New(tb testing.TB) *Server {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "mp")
+	dir, err := os.MkdirTemp("", "mp") //nolint:usetesting // its path is too long for a Unix socket
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func (s *Server) StartFile(caddyfile string, env ...string) {
 // Command returns a call of the binary, with the server's environment.
 func (s *Server) Command(args ...string) *exec.Cmd {
 	s.tb.Helper()
-	cmd := exec.Command(Binary(s.tb), args...) //nolint:gosec,noctx // our own binary; it is stopped by Cleanup
+	cmd := exec.Command(Binary(s.tb), args...)
 	cmd.Dir = s.Dir
 	cmd.Env = append(os.Environ(), "HOME="+s.Dir, "XDG_DATA_HOME="+s.Dir, "XDG_CONFIG_HOME="+s.Dir)
 	return cmd
@@ -215,7 +215,7 @@ func (s *Server) Await(what string, condition func() bool) {
 func FreePort(tb testing.TB) int {
 	tb.Helper()
 	for range 100 {
-		tcp, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a moment
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -4,6 +4,7 @@ package transport
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"time"
 
@@ -37,15 +38,15 @@ type Transport interface {
 type Reason int
 
 const (
-	// Complete: the read has lasted as long as it may.
+	// Complete means that the read has lasted as long as it may.
 	Complete Reason = iota
-	// GoingAway: the server stops, or another configuration serves from now on.
+	// GoingAway means that the server stops, or another configuration serves from now on.
 	GoingAway
-	// Deleted: the channel is no more.
+	// Deleted means that the channel is no more.
 	Deleted
-	// TakenOver: another consumer reads now.
+	// TakenOver means that another consumer reads now.
 	TakenOver
-	// Broken: the client has gone, does not take what it is sent, or is not understood.
+	// Broken means that the client has gone, does not take what it is sent, or is not understood.
 	Broken
 )
 
@@ -65,9 +66,7 @@ var streamHeader = http.Header{
 
 // SetStreamHeader sets the header of a response that is a stream.
 func SetStreamHeader(h http.Header, contentType string) {
-	for name, values := range streamHeader {
-		h[name] = values
-	}
+	maps.Copy(h, streamHeader)
 	h.Set("Content-Type", contentType)
 }
 
