@@ -46,7 +46,9 @@ func (n *network) start(tb testing.TB, settings string, env ...string) {
 	n.http, n.https = fmt.Sprintf("http://127.0.0.1:%d", plain), fmt.Sprintf("https://localhost:%d", secure)
 	n.Start("debug\nmegaphone {\n"+settings+"\n}", fmt.Sprintf("%s, %s {\nmegaphone\n}", n.http, n.https), env...)
 	transport := &http.Transport{
-		DialContext:         func(ctx context.Context, network, address string) (net.Conn, error) { return n.dial(ctx, network, address) },
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return n.dial(ctx, network, address)
+		},
 		MaxIdleConnsPerHost: 100,
 	}
 	tb.Cleanup(transport.CloseIdleConnections)
@@ -187,7 +189,9 @@ func (n *network) linkClient(tb testing.TB, http2 bool) *linkClient {
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			dial := dialer.DialContext
 			if n.dial != nil {
-				dial = func(ctx context.Context, network, address string) (net.Conn, error) { return n.dial(ctx, network, address) }
+				dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+					return n.dial(ctx, network, address)
+				}
 			}
 			conn, err := dial(ctx, network, address)
 			if err != nil {
