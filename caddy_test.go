@@ -107,6 +107,7 @@ func (s *server) open(method, path string, header http.Header, body io.Reader) *
 		s.Fatal(err)
 	}
 	maps.Copy(r.Header, header)
+	r.Host = header.Get("Host") // the URL's if empty
 	response, err := s.client.Do(r)
 	if err != nil {
 		s.Fatal(err)
