@@ -63,7 +63,7 @@ func TestReloadUnderFullLoad(t *testing.T) {
 		})
 	}
 	for i := range reloads {
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 		if err := s.Reload(settings(i+1), site); err != nil {
 			t.Error(err)
 		}
