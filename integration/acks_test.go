@@ -32,10 +32,6 @@ func TestAWebSocketThatAcknowledgesLosesNothing(t *testing.T) {
 	n := newNetwork(t, "hold 1m")
 	m := n.create(t)
 	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		n.writeMany(t, m, many)
-	}()
 	v, killed := newView(), 0
 	for len(v.bodies) < many {
 		client := n.linkClient(t, false)
@@ -43,6 +39,15 @@ func TestAWebSocketThatAcknowledgesLosesNothing(t *testing.T) {
 		conn, _, err := websocket.Dial(ctx, n.http+"/read/"+m.ConsumerAddress+"?after=", &websocket.DialOptions{HTTPClient: client.Client})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if killed == 0 { // it is known from the first connection that this client acknowledges
+			if err := conn.Write(ctx, websocket.MessageText, []byte(`{"ack":""}`)); err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				defer close(written)
+				n.writeMany(t, m, many)
+			}()
 		}
 		// It acknowledges now and then, and slowly, but before the window of 100 is full.
 		unacknowledged := 0
