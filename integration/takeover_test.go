@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// soon is what something may take, on a busy machine, that is to happen at once.
-const soon = 3 * time.Second
+// promptly is what something may take, on a busy machine, that is to happen at once.
+const promptly = 3 * time.Second
 
 func TestTakeoverFromAStalledReaderIsImmediate(t *testing.T) {
 	t.Parallel()
@@ -31,7 +31,7 @@ func TestTakeoverFromAStalledReaderIsImmediate(t *testing.T) {
 			if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(line, `"n":0,`) {
 				t.Errorf("%s %.100q %v", response.Status, line, err)
 			}
-			if took := time.Since(start); took > soon {
+			if took := time.Since(start); took > promptly {
 				t.Errorf("the takeover has taken %v", took)
 			}
 			t.Logf("%d large messages were written to the stalled reader", accepted)
@@ -80,7 +80,7 @@ func TestExitDoesNotWaitForStalledReaders(t *testing.T) {
 	n.Signal(syscall.SIGTERM)
 	select {
 	case <-n.Done():
-		if took := time.Since(start); took > soon {
+		if took := time.Since(start); took > promptly {
 			t.Errorf("the exit has taken %v", took)
 		}
 	case <-time.After(20 * time.Second):
@@ -123,7 +123,7 @@ func TestConsumersThatFightForAChannelHarmNobody(t *testing.T) {
 		if line, err := reader.ReadString('\n'); err != nil || !strings.Contains(line, fmt.Sprintf(`"body":%d}`, i)) {
 			t.Fatalf("%q, %v", line, err)
 		}
-		if took := time.Since(start); took > soon {
+		if took := time.Since(start); took > promptly {
 			t.Errorf("another channel's message has taken %v", took)
 		}
 	}
