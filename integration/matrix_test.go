@@ -56,6 +56,7 @@ func TestEverythingArrivesAtOnce(t *testing.T) {
 	s.Start(options, sites.String(), "GODEBUG=http2xconnect=1") // so that HTTP/2 clients may ask for WebSockets at all
 	roots := s.Roots()
 	test := func(middleware string) {
+		awaitCertificate(t, s, middleware+".localhost", ports[true])
 		for _, protocol := range protocols {
 			c := protocol.client(t, middleware+".localhost", ports, roots)
 			for name, read := range transports {
