@@ -54,7 +54,7 @@ func openTCPRead(t *testing.T, address string, from channel) *tcpRead {
 		if _, err := fmt.Fprintf(conn, "GET /read/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", from.ConsumerAddress); err != nil {
 			t.Fatal(err)
 		}
-		response, err := http.ReadResponse(bufio.NewReaderSize(conn, 512), nil) //nolint:bodyclose // is closed as the connection
+		response, err := http.ReadResponse(bufio.NewReaderSize(conn, 512), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

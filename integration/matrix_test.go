@@ -153,7 +153,7 @@ func readPoll(ctx context.Context, t *testing.T, c *client, p protocol) {
 
 func readWebSocket(ctx context.Context, t *testing.T, c *client, _ protocol) {
 	channel := c.create()
-	conn, _, err := websocket.Dial(ctx, c.base+"/read/"+channel.ConsumerAddress, &websocket.DialOptions{HTTPClient: c.http}) //nolint:bodyclose // is the connection
+	conn, _, err := websocket.Dial(ctx, c.base+"/read/"+channel.ConsumerAddress, &websocket.DialOptions{HTTPClient: c.http})
 	if err != nil {
 		t.Fatal(err)
 	}
