@@ -245,25 +245,29 @@ func (b backend) create() (c channel) {
 	return c
 }
 
-// write writes a message, and reports whether it was accepted. The key lets the client repeat it: a reload closes
-// idle connections, maybe just when a request comes.
+// write writes a message, and reports whether it was accepted. A request that comes just when the configuration is
+// replaced may get no answer; it is repeated, with the same key, so that it takes effect once.
 func (b backend) write(producer string, body int) bool {
-	r, err := http.NewRequestWithContext(b.t.Context(), http.MethodPost, "http://localhost/write/"+producer+"/numbers", strings.NewReader(fmt.Sprint(body)))
-	if err != nil {
-		b.t.Error(err)
-		return false
+	for attempt := 0; ; attempt++ {
+		r, err := http.NewRequestWithContext(b.t.Context(), http.MethodPost, "http://localhost/write/"+producer+"/numbers", strings.NewReader(fmt.Sprint(body)))
+		if err != nil {
+			b.t.Error(err)
+			return false
+		}
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Idempotency-Key", fmt.Sprintf("%s-%d", producer, body))
+		response, err := b.client.Do(r)
+		if err != nil && attempt < 10 {
+			continue
+		}
+		if err != nil {
+			b.t.Error(err)
+			return false
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusCreated {
+			b.t.Errorf("write %d: %s", body, response.Status)
+		}
+		return response.StatusCode == http.StatusCreated
 	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Idempotency-Key", fmt.Sprintf("%s-%d", producer, body))
-	response, err := b.client.Do(r)
-	if err != nil {
-		b.t.Error(err)
-		return false
-	}
-	response.Body.Close()
-	if response.StatusCode != http.StatusCreated {
-		b.t.Errorf("write %d: %s", body, response.Status)
-		return false
-	}
-	return true
 }
