@@ -55,14 +55,23 @@ func openRecipe(t *testing.T, name string) *recipe {
 	return r
 }
 
-// block returns the fenced block after so many others of the same kind.
+// blocks returns the fenced blocks of a kind in a page.
+func blocks(page, kind string) []string {
+	var blocks []string
+	for _, match := range regexp.MustCompile("(?ms)^```"+kind+"\n(.*?)^```$").FindAllStringSubmatch(page, -1) {
+		blocks = append(blocks, match[1])
+	}
+	return blocks
+}
+
+// block returns the block of a kind that comes after so many others.
 func (r *recipe) block(kind string, after int) string {
 	r.Helper()
-	blocks := regexp.MustCompile("(?ms)^```"+kind+"\n(.*?)^```$").FindAllStringSubmatch(r.text, -1)
+	blocks := blocks(r.text, kind)
 	if len(blocks) <= after {
 		r.Fatalf("the page has %d blocks of %s", len(blocks), kind)
 	}
-	return r.ports.Replace(blocks[after][1])
+	return r.ports.Replace(blocks[after])
 }
 
 // setenv sets a variable of the environment of all sessions and servers.

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/coder/websocket"
 
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
@@ -27,6 +28,31 @@ const (
 	hello  = `\{"sid":"chat","eid":"[^"]+","ts":"[^"]+","body":\{"text":"hello"\}\}`
 	events = "text/event-stream"
 )
+
+func TestRecipesAreListedAndFormatted(t *testing.T) {
+	list, err := os.ReadFile("../docs/recipes/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob("../docs/recipes/*.md")
+	if err != nil || len(pages) < 2 {
+		t.Fatal(pages, err)
+	}
+	for _, page := range pages {
+		if name := filepath.Base(page); name != "README.md" && !strings.Contains(string(list), "("+name+")") {
+			t.Errorf("%s is not in the list of recipes", name)
+		}
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range blocks(string(text), "caddyfile") {
+			if formatted := string(caddyfile.Format([]byte(block))); formatted != block {
+				t.Errorf("%s: a Caddyfile is not formatted; it should be\n%s", page, formatted)
+			}
+		}
+	}
+}
 
 func TestRecipeForwardAuth(t *testing.T) {
 	r := openRecipe(t, "forward-auth")
