@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -173,7 +174,7 @@ type link struct {
 type linkClient struct {
 	*http.Client
 
-	links chan *link
+	link atomic.Pointer[link] // the newest
 }
 
 const smallBuffer = 16 << 10
@@ -181,7 +182,7 @@ const smallBuffer = 16 << 10
 // linkClient returns a client whose machine has little room for what it does not read.
 func (n *network) linkClient(tb testing.TB, http2 bool) *linkClient {
 	tb.Helper()
-	c := &linkClient{links: make(chan *link, 100)}
+	c := &linkClient{}
 	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, smallBuffer) })
 	}}
@@ -201,7 +202,7 @@ func (n *network) linkClient(tb testing.TB, http2 bool) *linkClient {
 			_ = tcp.SetReadBuffer(smallBuffer)
 			l := &link{TCPConn: tcp}
 			l.moves = sync.NewCond(&l.mu)
-			c.links <- l
+			c.link.Store(l)
 			return l, nil
 		},
 		ForceAttemptHTTP2: http2,
