@@ -123,14 +123,15 @@ func (m *model) subscribe(t *rapid.T) {
 	want := megaphone.ResumeNone
 	if cursor >= 0 {
 		want = megaphone.ResumeGap
-		if cursor >= m.released-1 {
+		cursor = m.newest(cursor)
+		if m.known(cursor) {
 			want = megaphone.ResumeComplete
 		}
 	}
 	if sub.Resume() != want {
 		t.Fatalf("resume %q, want %q", sub.Resume(), want)
 	}
-	if cursor >= m.released {
+	if cursor >= m.released && m.known(cursor) {
 		m.release(cursor + 1)
 	}
 	m.sub, m.acks, m.follows = sub, o.Acknowledged, m.follows || o.Follow
@@ -197,16 +198,30 @@ func (m *model) settle(t *rapid.T) {
 	if m.sub == nil || m.consumed < 0 {
 		return
 	}
-	place := rapid.IntRange(0, m.consumed).Draw(t, "event")
-	known := place >= m.released-1
+	place := m.newest(rapid.IntRange(0, m.consumed).Draw(t, "event"))
+	known := m.known(place)
 	if found := m.sub.Settle(m.accepted[place].ID()); found != known {
 		t.Fatalf("settle has found %v, want %v", found, known)
 	}
 	m.acks, m.follows = true, true
-	if place >= m.released {
+	if place >= m.released && known {
 		m.release(place + 1)
 	}
 }
+
+// newest is the place of the newest message with the event id of the one at a place: a key that was let go may be
+// written again.
+func (m *model) newest(place int) int {
+	for i := len(m.accepted) - 1; i > place; i-- {
+		if m.accepted[i].ID() == m.accepted[place].ID() {
+			return i
+		}
+	}
+	return place
+}
+
+// known tells whether a cursor at a place is known to the channel: in flight, or the one last let go.
+func (m *model) known(place int) bool { return place >= m.released-1 && place < m.released+m.inFlight }
 
 func (m *model) end(t *rapid.T) {
 	if m.sub == nil {
