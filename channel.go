@@ -16,7 +16,9 @@ type channel struct {
 	registry           *Registry
 	agent              string
 	producer, consumer secret
-	place              int // in the registry's list
+	client             string // whose quota it takes; may be empty
+	place              int    // in the registry's list
+	tally              *tally
 	created            time.Duration
 
 	// expires is when the channel dies, on the registry's clock; never while it has a reader.
@@ -77,11 +79,16 @@ func (c *channel) publish(p *publication) (done bool) {
 func (c *channel) admit(p *publication) (done bool) {
 	for len(p.ms) > 0 {
 		m := p.ms[0]
-		if !m.keyed || !c.has(m.id) {
+		if m.keyed && c.has(m.id) {
+			c.tally.repeated.Add(1)
+		} else {
 			if !c.hasRoom(&p.limits) {
 				return false
 			}
 			c.put(m)
+			if p.waiting {
+				c.tally.wait.observe(waitBounds, c.registry.now()-p.since, 1)
+			}
 		}
 		if p.waiting {
 			c.registry.memory.unhold(m)
@@ -95,6 +102,7 @@ func (c *channel) admit(p *publication) (done bool) {
 // put appends a message and wakes the reader. The lock is held.
 func (c *channel) put(m *Message) {
 	c.registry.memory.buffer(m)
+	c.tally.accepted.Add(1)
 	c.queue.push(m)
 	if c.reader != nil {
 		c.reader.wake()
@@ -136,6 +144,8 @@ func (c *channel) hold(p *publication) {
 	for _, m := range p.ms {
 		c.registry.memory.hold(m)
 	}
+	c.registry.producers.Add(1)
+	p.since = c.registry.now()
 	c.held.push(p)
 }
 
@@ -144,6 +154,7 @@ func (c *channel) unhold(p *publication, err error) {
 	for _, m := range p.ms {
 		c.registry.memory.unhold(m)
 	}
+	c.registry.producers.Add(-1)
 	c.held.remove(p)
 	p.err = err
 	p.call.finished()
@@ -181,6 +192,15 @@ func (c *channel) memoryFreed() {
 	c.admitHeld()
 }
 
+// settle lets go of the oldest n messages, all of them in flight, as received. The lock is held.
+func (c *channel) settle(n int) {
+	if n == 0 {
+		return
+	}
+	c.tally.settled.Add(uint64(n)) //nolint:gosec // not negative
+	c.letGo(n)
+}
+
 // letGo removes the oldest n messages, all of them in flight. The lock is held.
 func (c *channel) letGo(n int) {
 	for range n {
@@ -195,20 +215,28 @@ func (c *channel) letGo(n int) {
 
 // close ends the channel's life: its reader is told why, its producers get the error, and what it holds is let
 // go. It returns how many messages that were, and false if the channel was closed before.
-func (c *channel) close(why error) (undelivered int, ok bool) {
+func (c *channel) close(why EndReason) (undelivered int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed != nil {
 		return 0, false
 	}
-	c.closed = why
+	c.closed = ErrNotFound
+	if why == EndClosed {
+		c.closed = ErrClosed
+	}
 	for p := c.held.first; p != nil; p = c.held.first {
-		c.unhold(p, why)
+		c.unhold(p, c.closed)
 	}
 	if c.reader != nil {
-		c.reader.over(why)
+		c.reader.over(c.closed)
 		c.reader = nil
+		c.registry.readers.Add(-1)
 	}
+	c.tally.deleted[why].Add(1)
+	c.tally.life.observe(lifeBounds, c.registry.now()-c.created, 1)
+	c.tally.undelivered[why].inFlight.Add(uint64(c.queue.inFlight)) //nolint:gosec // not negative
+	c.tally.undelivered[why].pending.Add(uint64(c.queue.pending())) //nolint:gosec // not negative
 	undelivered = c.queue.len
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)
