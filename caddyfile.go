@@ -53,6 +53,14 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_message_size <size>
 //		max_channels     <channels>
 //		max_memory       <size>
+//		max_readers      <readers>
+//		max_channels_per_client <channels>
+//		webhook <event> <url> {
+//			secret  <secret>
+//			timeout <duration>
+//			give_up <duration>
+//			queue   <announcements>
+//		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	settings := map[string]func(value string) error{
@@ -68,6 +76,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"max_message_size": parseSize(&a.MaxMessageSize),
 		"max_channels":     parseCount(&a.MaxChannels),
 		"max_memory":       parseSize(&a.MaxMemory),
+		"max_readers":      parseCount(&a.MaxReaders),
+		"webhook":          nil, // has a block
+
+		"max_channels_per_client": parseCount(&a.MaxChannelsPerClient),
 	}
 	d.Next() // the option's name
 	if d.NextArg() {
@@ -79,6 +91,12 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		parse, ok := settings[name]
 		if !ok {
 			return d.Errf("unrecognized setting %q of megaphone: there are %s", name, names(settings))
+		}
+		if name == "webhook" {
+			if err := a.unmarshalWebhook(d); err != nil {
+				return err
+			}
+			continue
 		}
 		if seen[name] {
 			return d.Errf("%s is already specified", name)

@@ -68,7 +68,7 @@ func (c *channel) publish(p *publication) (done bool) {
 		return true
 	}
 	if !c.registry.memory.holds(p.limits.MaxMemory) {
-		p.err = ErrMemoryLimit
+		p.err = c.refuse(p, memoryFull)
 		return true
 	}
 	c.hold(p)
@@ -134,6 +134,15 @@ func (c *channel) has(id EventID) bool {
 // refusal is the error for a producer that gets no room any more. The lock is held.
 func (c *channel) refusal(p *publication) error {
 	if c.queue.pending() < p.limits.Buffer && !c.registry.memory.admits(p.limits.MaxMemory) {
+		return c.refuse(p, memoryFull)
+	}
+	return c.refuse(p, channelFull)
+}
+
+// refuse counts what p has not published, and returns the error for it.
+func (c *channel) refuse(p *publication, why noRoom) error {
+	c.tally.refused[why].Add(uint64(len(p.ms)))
+	if why == memoryFull {
 		return ErrMemoryLimit
 	}
 	return ErrTimeout
@@ -176,6 +185,8 @@ func (c *channel) withdraw(p *publication, err error) {
 	}
 	if err == ErrTimeout { //nolint:errorlint // not an error yet: the reason of the caller
 		err = c.refusal(p)
+	} else if err == ErrSkipped { //nolint:errorlint // as above
+		_ = c.refuse(p, channelFull) // the line before it waited for the same room
 	}
 	first := c.held.first == p
 	c.unhold(p, err)

@@ -14,6 +14,10 @@ import (
 type shared struct {
 	*Registry
 
+	metrics  *metrics
+	warnings warnings
+	active   activeApps
+
 	slowed  atomic.Int32 // clients that wait in slowDown
 	sockets atomic.Int32 // open WebSockets, which Caddy does not wait for when it exits
 }
@@ -22,6 +26,13 @@ type shared struct {
 var pool = caddy.NewUsagePool()
 
 const poolKey = "memory"
+
+func newShared() *shared {
+	r := NewRegistry()
+	s := &shared{Registry: r, metrics: newMetrics(r), warnings: newWarnings(limitNames)}
+	r.OnDeletions(s.active.announceDeletions)
+	return s
+}
 
 // Destruct implements [caddy.Destructor]. It is called when the last configuration is gone.
 func (s *shared) Destruct() error {

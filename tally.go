@@ -14,6 +14,7 @@ type tally struct {
 	sent        atomic.Uint64 // messages that a reader was given for the first time
 	redelivered atomic.Uint64 // messages that a reader was given again
 	settled     atomic.Uint64
+	refused     [2]atomic.Uint64 // messages for which there was no room in time: see noRoom
 
 	undelivered [endReasonCount]undelivered
 	created     atomic.Uint64
@@ -30,6 +31,14 @@ type tally struct {
 type undelivered struct {
 	pending, inFlight atomic.Uint64
 }
+
+// noRoom is why there was no room for a message.
+type noRoom int
+
+const (
+	channelFull noRoom = iota
+	memoryFull
+)
 
 // tallyCount is how many tallies a registry has.
 const tallyCount = 16
@@ -128,6 +137,9 @@ type Totals struct {
 	Accepted, Repeated uint64
 	// Sent counts messages that a reader was given, Redelivered those among them that one had been given before.
 	Sent, Redelivered uint64
+	// RefusedFull counts messages that were refused because their channel stayed full, RefusedMemory those that were
+	// because the memory for messages was used up.
+	RefusedFull, RefusedMemory uint64
 	// Settled counts messages that were let go as received.
 	Settled uint64
 	// Undelivered counts messages that were let go with their channel.
@@ -177,6 +189,8 @@ func (r *Registry) Totals() Totals {
 	sent := sum(func(t *tally) *atomic.Uint64 { return &t.sent })
 	t.Accepted = sum(func(t *tally) *atomic.Uint64 { return &t.accepted })
 	t.Repeated = sum(func(t *tally) *atomic.Uint64 { return &t.repeated })
+	t.RefusedFull = sum(func(t *tally) *atomic.Uint64 { return &t.refused[channelFull] })
+	t.RefusedMemory = sum(func(t *tally) *atomic.Uint64 { return &t.refused[memoryFull] })
 	t.Created = sum(func(t *tally) *atomic.Uint64 { return &t.created })
 	t.Sent = sent + t.Redelivered
 	t.InFlight = sent - t.Settled - lostInFlight
