@@ -63,6 +63,9 @@ func serve(t *testing.T, settings, site string) *server {
 // load replaces the configuration.
 func (s *server) load(settings, site string) error {
 	s.Helper()
+	// The server of the replaced configuration closes idle connections, at a time of its own: the next request
+	// must not be the one that finds out.
+	defer s.client.CloseIdleConnections()
 	return caddy.Load(adapt(s.T, s.caddyfile(settings, site)), true)
 }
 
@@ -118,6 +121,7 @@ func (s *server) open(method, path string, header http.Header, body io.Reader) *
 		s.Fatal(err)
 	}
 	maps.Copy(r.Header, header)
+	r.Host = header.Get("Host") // the URL's if empty
 	response, err := s.client.Do(r)
 	for errors.Is(err, io.EOF) && r.GetBody != nil {
 		// net/http drops what it reads on a connection of a server that was just told to shut down, as Caddy does with

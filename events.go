@@ -92,7 +92,7 @@ func (l *activeApps) announceDeletions(deletions []Deletion) {
 	}
 	a.post(channelDeleted, notices)
 	// Handlers of events may take their time, and the registry's goroutine has none.
-	if a.events.ShouldEmit("megaphone." + channelDeleted) {
+	if a.handles(channelDeleted) {
 		select {
 		case a.deletions <- notices:
 		default:
@@ -131,15 +131,18 @@ func (a *App) announcer() *App {
 	return a
 }
 
+// handles tells whether there are handlers of Caddy's event.
+func (a *App) handles(event string) bool { return a.events != nil && a.events.ShouldEmit("megaphone."+event) }
+
 // announces tells whether anybody wants to know of an event.
 func (a *App) announces(event string) bool {
-	return a.events.ShouldEmit("megaphone."+event) || slices.ContainsFunc(a.Webhooks, func(w *Webhook) bool { return w.Event == event })
+	return a.handles(event) || slices.ContainsFunc(a.Webhooks, func(w *Webhook) bool { return w.Event == event })
 }
 
 // emit runs the handlers of Caddy's event, unless the configuration is unloaded.
 func (a *App) emit(event string, n *notice) {
-	if name := "megaphone." + event; a.ctx.Err() == nil && a.events.ShouldEmit(name) {
-		a.events.Emit(a.ctx, name, n.data(event))
+	if a.handles(event) && a.ctx.Err() == nil {
+		a.events.Emit(a.ctx, "megaphone."+event, n.data(event))
 	}
 }
 

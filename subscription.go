@@ -109,8 +109,8 @@ func (s *subscription) Take(dst []*Message, maxBytes int) (ms []*Message, full b
 		return dst, false
 	}
 	q := &c.queue
-	first, again := 0, 0 // messages that are sent for the first time, and once more
-	var now time.Duration
+	again := 0            // messages that were sent before
+	var now time.Duration // is looked at once
 	for size := 0; s.next < q.len && size < maxBytes; {
 		if s.next == q.inFlight {
 			if q.inFlight >= s.limits.InFlight {
@@ -121,7 +121,7 @@ func (s *subscription) Take(dst []*Message, maxBytes int) (ms []*Message, full b
 				c.settle(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
 			}
 			q.inFlight++
-			if first++; first == 1 {
+			if now == 0 {
 				now = messageClock()
 			}
 			c.tally.delay.observe(delayBounds, now-q.at(s.next).at, 1)
@@ -133,9 +133,6 @@ func (s *subscription) Take(dst []*Message, maxBytes int) (ms []*Message, full b
 		s.taken++
 		size += len(m.line)
 		dst = append(dst, m)
-	}
-	if first > 0 {
-		c.tally.sent.Add(uint64(first))
 	}
 	if again > 0 {
 		c.tally.redelivered.Add(uint64(again))

@@ -11,7 +11,6 @@ import (
 type tally struct {
 	accepted    atomic.Uint64 // messages that a channel has taken
 	repeated    atomic.Uint64 // messages that were dropped since the channel had them, by their key
-	sent        atomic.Uint64 // messages that a reader was given for the first time
 	redelivered atomic.Uint64 // messages that a reader was given again
 	settled     atomic.Uint64
 	refused     [2]atomic.Uint64 // messages for which there was no room in time: see noRoom
@@ -21,7 +20,7 @@ type tally struct {
 	deleted     [endReasonCount]atomic.Uint64
 
 	wait  histogram // of accepted messages that had to wait, from the call to the channel
-	delay histogram // of messages, from their timestamp until a reader is given them for the first time
+	delay histogram // of messages, from their timestamp until a reader is given them for the first time; counts those too
 	life  histogram // of channels that are gone
 
 	_ [64]byte // the next tally is on another cache line
@@ -165,7 +164,6 @@ func (r *Registry) Totals() Totals {
 		BufferedBytes: r.memory.buffered.Load(),
 		HeldBytes:     r.memory.held.Load(),
 		PublishWait:   r.histogramOf(waitBounds, func(t *tally) *histogram { return &t.wait }),
-		DeliveryDelay: r.histogramOf(delayBounds, func(t *tally) *histogram { return &t.delay }),
 		ChannelLife:   r.histogramOf(lifeBounds, func(t *tally) *histogram { return &t.life }),
 	}
 	sum := func(of func(*tally) *atomic.Uint64) (n uint64) {
@@ -186,7 +184,8 @@ func (r *Registry) Totals() Totals {
 	}
 	t.Settled = sum(func(t *tally) *atomic.Uint64 { return &t.settled })
 	t.Redelivered = sum(func(t *tally) *atomic.Uint64 { return &t.redelivered })
-	sent := sum(func(t *tally) *atomic.Uint64 { return &t.sent })
+	t.DeliveryDelay = r.histogramOf(delayBounds, func(t *tally) *histogram { return &t.delay })
+	sent := t.DeliveryDelay.Count
 	t.Accepted = sum(func(t *tally) *atomic.Uint64 { return &t.accepted })
 	t.Repeated = sum(func(t *tally) *atomic.Uint64 { return &t.repeated })
 	t.RefusedFull = sum(func(t *tally) *atomic.Uint64 { return &t.refused[channelFull] })
