@@ -132,7 +132,9 @@ func (a *App) announcer() *App {
 }
 
 // handles tells whether there are handlers of Caddy's event.
-func (a *App) handles(event string) bool { return a.events != nil && a.events.ShouldEmit("megaphone."+event) }
+func (a *App) handles(event string) bool {
+	return a.events != nil && a.events.ShouldEmit("megaphone."+event)
+}
 
 // announces tells whether anybody wants to know of an event.
 func (a *App) announces(event string) bool {
