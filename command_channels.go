@@ -186,7 +186,7 @@ func printChannel(w io.Writer, c adminChannel) error {
 		if m.InFlight {
 			state = "in flight"
 		}
-		fmt.Fprintf(table, "%s\t%s\n", state, m.Message)
+		fmt.Fprintf(table, "%s\t%s\n", state, printable(string(m.Message)))
 	}
 	return table.Flush()
 }
