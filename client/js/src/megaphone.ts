@@ -197,6 +197,9 @@ export class Megaphone {
   async #run(): Promise<void> {
     while (!this.#over) {
       await this.#streams.room();
+      if (this.#over) {
+        return;
+      }
       const wait = this.#source ? this.#due - performance.now() : Infinity; // without a channel: until use
       if (wait > 0) {
         await this.#pause.wait(wait);
