@@ -27,7 +27,7 @@ func post(url, body string) (reply struct{ ProducerAddress, ConsumerAddress stri
 		log.Fatal(err)
 	}
 	if err := json.NewDecoder(response.Body).Decode(&reply); err != nil || response.StatusCode >= 300 {
-		log.Fatal(url, ": ", response.Status)
+		log.Fatalf("the server replied with status %d", response.StatusCode) //nolint:gosec // a number
 	}
 	_ = response.Body.Close()
 	return reply

@@ -6,7 +6,7 @@
 const [url, consumer, streamId, count] = process.argv.slice(2);
 const newest = [];
 
-for (let left = Number(count); ; ) {
+for (let left = Number(count); ;) {
   const response = await fetch(`${url}/read/${consumer}`);
   if (!response.ok || response.status === 204) {
     throw new Error(`status ${response.status}`);

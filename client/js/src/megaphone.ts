@@ -58,6 +58,9 @@ const transports: Record<TransportName, Transport> = { websocket, sse, ndjson, p
 /** How long a transport is not tried again that failed where another one worked, in milliseconds. */
 const avoidTime = 300_000;
 
+/** The longest wait that a server may ask for, in milliseconds. */
+const longest = 300_000;
+
 /** A read that lasted so long, in milliseconds, is followed by the next at once. */
 const shortest = 1000;
 
@@ -140,7 +143,9 @@ export class Megaphone {
   subscribe<Body = any>(streamId: string, listener: Listener<Body>): () => void;
   subscribe(stream: string | Listener, listener?: Listener): () => void {
     this.#start();
-    return typeof stream === "string" ? this.#streams.subscribe(stream, listener!) : this.#streams.subscribe(undefined, stream);
+    return typeof stream === "string"
+      ? this.#streams.subscribe(stream, listener!)
+      : this.#streams.subscribe(undefined, stream);
   }
 
   /**
@@ -238,7 +243,7 @@ export class Megaphone {
 
   /** Tells about a fault. */
   #handle(fault: MegaphoneError): void {
-    this.#delay(Math.max(this.#backoff.next(), fault.retryAfter ?? 0));
+    this.#delay(Math.max(this.#backoff.next(), Math.min(fault.retryAfter ?? 0, longest)));
     if (this.#address === undefined || (fault.status !== 404 && fault.status !== 410)) {
       this.#set("waiting");
       this.#emit("error", fault);
@@ -261,12 +266,11 @@ export class Megaphone {
   /** Reads once, by the best transport that works. */
   async #read(signal: AbortSignal): Promise<void> {
     if (this.#address === undefined) {
-      const source = this.#source!;
-      const channel = typeof source === "function" ? await source() : source;
+      const address = await resolve(this.#source!);
       if (signal.aborted) {
         return;
       }
-      this.#address = typeof channel === "string" ? channel : channel.consumerAddress;
+      this.#address = address;
     }
     const address = this.#address;
     const failed: TransportName[] = [];
@@ -364,6 +368,22 @@ export class Megaphone {
       }
     }
   }
+}
+
+/** Returns the consumer address of a channel, which is created if need be. */
+async function resolve(source: Channel | (() => Channel | Promise<Channel>)): Promise<string> {
+  let channel: Channel | undefined;
+  let cause: unknown;
+  try {
+    channel = typeof source === "function" ? await source() : source;
+  } catch (error) {
+    cause = error;
+  }
+  const address = typeof channel === "string" ? channel : channel?.consumerAddress;
+  if (typeof address !== "string") {
+    throw new MegaphoneError("NO_CHANNEL", "there is no channel: it needs a consumerAddress", { cause });
+  }
+  return address;
 }
 
 /** Reports whether another transport may work where one has failed to start. */

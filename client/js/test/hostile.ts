@@ -61,7 +61,12 @@ function parse(request: IncomingMessage): { address: string; after: string } {
 }
 
 /** Makes a client that is quick to act, and is closed when the test ends. */
-export function client(t: TestContext, url: string, options: Options, channel: ConstructorParameters<typeof Megaphone>[1] = "main.c"): Megaphone {
+export function client(
+  t: TestContext,
+  url: string,
+  options: Options,
+  channel: ConstructorParameters<typeof Megaphone>[1] = "main.c",
+): Megaphone {
   const megaphone = new Megaphone(url, channel, { backoff: [10, 50], ...options });
   t.after(() => megaphone.close());
   return megaphone;
@@ -94,7 +99,12 @@ export function begin(response: ServerResponse, transport: HTTPTransport): void 
 }
 
 /** Replies with an error as the server would. */
-export function refuse(response: ServerResponse, status: number, code: string, headers: Record<string, string> = {}): void {
+export function refuse(
+  response: ServerResponse,
+  status: number,
+  code: string,
+  headers: Record<string, string> = {},
+): void {
   response.writeHead(status, { "Content-Type": "application/json", ...headers });
   response.end(JSON.stringify({ code, message: "on purpose" }));
 }

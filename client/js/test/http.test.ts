@@ -5,7 +5,20 @@ import type { ServerResponse } from "node:http";
 import { test } from "node:test";
 
 import type { MegaphoneError, State } from "../src/index.js";
-import { begin, client, frames, httpTransports, nextAfter, numbers, refuse, serve, sleep, take, text, until } from "./hostile.js";
+import {
+  begin,
+  client,
+  frames,
+  httpTransports,
+  nextAfter,
+  numbers,
+  refuse,
+  serve,
+  sleep,
+  take,
+  text,
+  until,
+} from "./hostile.js";
 
 for (const transport of httpTransports) {
   const { frame, type } = frames[transport];
@@ -86,7 +99,12 @@ for (const transport of httpTransports) {
       begin(response, transport);
       const n = nextAfter(after);
       const messages = number % 2 ? [n - 3, n - 2, n - 1, n, n] : [n, n + 1, n];
-      response.end(messages.filter((m) => m >= 0).map((m) => frame(text(m))).join(""));
+      response.end(
+        messages
+          .filter((m) => m >= 0)
+          .map((m) => frame(text(m)))
+          .join(""),
+      );
     });
     assert.deepEqual(await take(client(t, url, options), 20), numbers(20));
   });
@@ -220,6 +238,10 @@ for (const transport of httpTransports) {
     });
     assert.deepEqual(await take(megaphone, 1), [0]);
     assert.equal(calls, 3);
+    const useless = client(t, url, options, async () => JSON.parse('{"error":"not logged in"}'));
+    const fault = new Promise<MegaphoneError>((resolve) => useless.on("error", resolve));
+    useless.subscribe(() => assert.fail());
+    assert.equal((await fault).code, "NO_CHANNEL");
   });
 
   test(`${transport}: a stalled connection is given up`, async (t) => {

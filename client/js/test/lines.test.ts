@@ -18,7 +18,16 @@ const streams: Record<string, { parser: () => Parser; text: string }> = {
   },
   "SSE with data on several lines": {
     parser: () => new SSE(),
-    text: messages.map((m) => m.replace(/^\{/, "{\n").split("\n").map((line) => `data: ${line}\n`).join("") + "\n").join(""),
+    text: messages
+      .map(
+        (m) =>
+          m
+            .replace(/^\{/, "{\n")
+            .split("\n")
+            .map((line) => `data: ${line}\n`)
+            .join("") + "\n",
+      )
+      .join(""),
   },
 };
 
@@ -37,7 +46,13 @@ for (const [name, { parser, text }] of Object.entries(streams)) {
   });
 
   test(`${name}, a byte at a time`, () => {
-    assert.deepEqual(parse(parser(), [...bytes].map((byte) => Uint8Array.of(byte))), want);
+    assert.deepEqual(
+      parse(
+        parser(),
+        [...bytes].map((byte) => Uint8Array.of(byte)),
+      ),
+      want,
+    );
   });
 }
 
@@ -50,9 +65,12 @@ test("an event without its blank line does not count", () => {
 test("a line without an end is refused before it fills the memory", () => {
   const parser = new NDJSON();
   const chunk = new Uint8Array(8 << 20).fill(0x20);
-  assert.throws(() => {
-    for (let i = 0; i < 10; i++) {
-      parser.push(chunk);
-    }
-  }, { code: "UNREADABLE" });
+  assert.throws(
+    () => {
+      for (let i = 0; i < 10; i++) {
+        parser.push(chunk);
+      }
+    },
+    { code: "UNREADABLE" },
+  );
 });

@@ -21,7 +21,9 @@ test("the package has what it names, depends on nothing, and works when installe
   assert.equal(manifest.license, "Apache-2.0");
   const dir = mkdtempSync(join(tmpdir(), "megaphone-"));
   t.after(() => rmSync(dir, { recursive: true, force: true }));
-  const [pack] = JSON.parse(String(execFileSync("npm", ["pack", "--json", "--pack-destination", dir], { stdio: ["ignore", "pipe", "ignore"] })));
+  const [pack] = JSON.parse(
+    String(execFileSync("npm", ["pack", "--json", "--pack-destination", dir], { stdio: ["ignore", "pipe", "ignore"] })),
+  );
   const files: string[] = pack.files.map(({ path }: { path: string }) => path);
   for (const name of ["LICENSE", "README.md", "package.json"]) {
     assert.ok(files.includes(name), `${name} is missing`);
@@ -45,7 +47,17 @@ megaphone.close();
 new Producer("http://localhost");
 `,
   );
-  const tsc = ["--strict", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom,dom.asynciterable", "--types", ""];
+  const tsc = [
+    "--strict",
+    "--module",
+    "nodenext",
+    "--target",
+    "es2022",
+    "--lib",
+    "es2022,dom,dom.asynciterable",
+    "--types",
+    "",
+  ];
   execFileSync(join(process.cwd(), "node_modules/.bin/tsc"), [...tsc, "main.mts"], { cwd: dir, stdio: "inherit" });
   execFileSync(process.execPath, ["main.mjs"], { cwd: dir, stdio: "inherit" });
 });

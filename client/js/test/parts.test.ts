@@ -67,7 +67,10 @@ test("messages wait for their first listener, the newest 100, and keep their ord
   streams.dispatch(message("a", 150), 1);
   await Promise.resolve();
   streams.dispatch(message("a", 151), 1);
-  assert.deepEqual(got, Array.from({ length: 102 }, (_, i) => i + 50));
+  assert.deepEqual(
+    got,
+    Array.from({ length: 102 }, (_, i) => i + 50),
+  );
 });
 
 test("a listener that throws harms no other", () => {

@@ -13,7 +13,10 @@ interface Request {
 }
 
 /** Serves, and keeps what was asked. */
-async function serve(t: TestContext, reply: (response: ServerResponse, number: number) => void): Promise<{ url: string; requests: Request[] }> {
+async function serve(
+  t: TestContext,
+  reply: (response: ServerResponse, number: number) => void,
+): Promise<{ url: string; requests: Request[] }> {
   const requests: Request[] = [];
   const server = createServer(async (request, response) => {
     let body = "";
@@ -40,18 +43,33 @@ function json(response: ServerResponse, status: number, body: unknown): void {
 
 test("what is asked of the server", async (t) => {
   const channel = { producerAddress: "main.p", consumerAddress: "main.c", agentName: "main", protocols: [] };
-  const replies = [channel, channel, { status: "OK" }, { failures: [{ channel: "main.x", index: 0, reason: "NOT_FOUND" }] }, { channels: { "main.c": true } }];
+  const replies = [
+    channel,
+    channel,
+    { status: "OK" },
+    { failures: [{ channel: "main.x", index: 0, reason: "NOT_FOUND" }] },
+    { channels: { "main.c": true } },
+  ];
   const { url, requests } = await serve(t, (response, number) => json(response, 201, replies[number]));
   const producer = new Producer(`${url}/`);
   assert.deepEqual(await producer.create(), channel);
   await producer.create(["WEBSOCKET_V1"]);
   await producer.write(channel, "a b/ü", { text: "hello" }, "k1");
   assert.deepEqual(
-    await producer.writeBatch([channel, "main.x"], [{ streamId: "s", body: null }, { streamId: "s", body: 2, key: "k2" }]),
+    await producer.writeBatch(
+      [channel, "main.x"],
+      [
+        { streamId: "s", body: null },
+        { streamId: "s", body: 2, key: "k2" },
+      ],
+    ),
     [{ channel: "main.x", index: 0, reason: "NOT_FOUND" }],
   );
   assert.deepEqual(await producer.exist(["main.c"]), { "main.c": true });
-  assert.deepEqual(requests.map(({ path }) => path), ["/create", "/create", "/write/main.p/a%20b%2F%C3%BC", "/write-batch", "/channelsExists"]);
+  assert.deepEqual(
+    requests.map(({ path }) => path),
+    ["/create", "/create", "/write/main.p/a%20b%2F%C3%BC", "/write-batch", "/channelsExists"],
+  );
   assert.equal(requests[0]!.body, "");
   assert.equal(requests[1]!.body, '{"protocols":["WEBSOCKET_V1"]}');
   assert.equal(requests[2]!.body, '{"text":"hello"}');
@@ -79,12 +97,18 @@ test("a write without an answer is repeated with its key", async (t) => {
   const keys = new Set(requests.map(({ headers }) => headers["idempotency-key"]));
   assert.equal(keys.size, 1);
   assert.ok([...keys][0]);
-  await assert.rejects(new Producer("http://127.0.0.1:1", { attempts: 2 }).write("main.p", "s", 1), { code: "NETWORK" });
+  await assert.rejects(new Producer("http://127.0.0.1:1", { attempts: 2 }).write("main.p", "s", 1), {
+    code: "NETWORK",
+  });
 });
 
 test("a refusal is thrown as it is, and not repeated", async (t) => {
   const { url, requests } = await serve(t, (response) => refuse(response, 404, "NOT_FOUND"));
-  await assert.rejects(new Producer(url).write("main.p", "s", 1), { name: "MegaphoneError", code: "NOT_FOUND", status: 404 });
+  await assert.rejects(new Producer(url).write("main.p", "s", 1), {
+    name: "MegaphoneError",
+    code: "NOT_FOUND",
+    status: 404,
+  });
   assert.equal(requests.length, 1);
   const page = await serve(t, (response) => response.writeHead(502).end("<html>"));
   await assert.rejects(new Producer(page.url).create(), { code: "HTTP", status: 502 });
@@ -110,7 +134,10 @@ test("messages are ingested as they come", async (t) => {
   }
   const producer = new Producer(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
   assert.deepEqual(await producer.ingest(messages()), { written: 2, failures: [], failuresTotal: 0 });
-  assert.equal(seen, '{"channel":"main.p","streamId":"s","body":1}\n{"channel":"main.q","streamId":"t","body":{"a":"ü"},"key":"k"}\n');
+  assert.equal(
+    seen,
+    '{"channel":"main.p","streamId":"s","body":1}\n{"channel":"main.q","streamId":"t","body":{"a":"ü"},"key":"k"}\n',
+  );
 });
 
 test("an ingest whose source fails, or that is aborted, fails", async (t) => {
@@ -131,7 +158,9 @@ test("an ingest whose source fails, or that is aborted, fails", async (t) => {
       ended = true;
     }
   }
-  await assert.rejects(new Producer(url).ingest(endless(), { signal: AbortSignal.timeout(50) }), { name: "MegaphoneError" });
+  await assert.rejects(new Producer(url).ingest(endless(), { signal: AbortSignal.timeout(50) }), {
+    name: "MegaphoneError",
+  });
   await sleep(50);
   assert.ok(ended, "the source is told");
 });

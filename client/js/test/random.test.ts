@@ -34,7 +34,10 @@ function misbehave(draw: () => number, transport: HTTPTransport, after: string, 
   }
   const first = Math.max(0, nextAfter(after) - Math.floor(draw() * 10)); // as after a cursor that was not found
   const last = Math.min(total, nextAfter(after) + Math.floor(draw() * 20));
-  const lines = numbers(last).slice(first).map((n) => frame(text(n))).join("");
+  const lines = numbers(last)
+    .slice(first)
+    .map((n) => frame(text(n)))
+    .join("");
   const cut = draw() < 0.5 ? lines.length : Math.floor(draw() * lines.length);
   begin(response, transport);
   const chunk = 1 + Math.floor(draw() * 200);
@@ -61,12 +64,19 @@ for (const transports of [...all.map((name) => [name]), all]) {
           return refuse(response, 503, "TIMEOUT");
         }
         const polls = request.url!.includes("poll=");
-        misbehave(draw, polls ? "poll" : request.headers.accept!.startsWith("text/") ? "sse" : "ndjson", after, response);
+        misbehave(
+          draw,
+          polls ? "poll" : request.headers.accept!.startsWith("text/") ? "sse" : "ndjson",
+          after,
+          response,
+        );
       },
       (socket, after) => {
         const first = Math.max(0, nextAfter(after) - Math.floor(draw() * 10));
         const last = Math.min(total, nextAfter(after) + Math.floor(draw() * 20));
-        numbers(last).slice(first).forEach((n) => socket.send(text(n)));
+        numbers(last)
+          .slice(first)
+          .forEach((n) => socket.send(text(n)));
         const end = draw();
         if (end < 0.4) {
           socket.close([1000, 1001, 1011, 4409, 4400][Math.floor(draw() * 5)]);

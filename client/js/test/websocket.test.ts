@@ -22,7 +22,10 @@ test("messages come, and are acknowledged", async (t) => {
   assert.deepEqual(await take(megaphone, 200), numbers(200));
   await until("all is acknowledged", () => acks.at(-1) === "e199");
   assert.equal(acks[0], "e0", "the first is acknowledged at once: from then on the server waits for more");
-  assert.deepEqual(acks, [...acks].sort((a, b) => nextAfter(a) - nextAfter(b)));
+  assert.deepEqual(
+    acks,
+    [...acks].sort((a, b) => nextAfter(a) - nextAfter(b)),
+  );
   assert.equal(megaphone.transport, "websocket");
 });
 
@@ -35,7 +38,9 @@ test("a client that continues acknowledges what it has", async (t) => {
   await until("it is acknowledged", () => acks[0] === "e41");
 });
 
-for (const code of [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014, 3000, 4000, 4400, 4409, 4499, 4999]) {
+for (const code of [
+  1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014, 3000, 4000, 4400, 4409, 4499, 4999,
+]) {
   test(`closed with ${code}: nothing is lost`, async (t) => {
     const { url } = await serve(t, noHTTP, (socket, after) => {
       socket.send(text(nextAfter(after)));
@@ -87,7 +92,10 @@ test("a binary message is a fault", async (t) => {
   const errors: MegaphoneError[] = [];
   megaphone.on("error", (error) => errors.push(error));
   assert.deepEqual(await take(megaphone, 1), [0]);
-  assert.deepEqual(errors.map(({ code }) => code), ["UNREADABLE"]);
+  assert.deepEqual(
+    errors.map(({ code }) => code),
+    ["UNREADABLE"],
+  );
 });
 
 test("closed at once, for ever: no hot loop", async (t) => {
@@ -186,7 +194,10 @@ test("where there is no WebSocket, the next transport is used, and the first is 
   assert.deepEqual(await take(megaphone, 5), numbers(5));
   assert.equal(megaphone.transport, "sse");
   assert.equal(constructed, 1);
-  assert.ok(tried.every((accept) => accept.startsWith("text/event-stream")), String(tried));
+  assert.ok(
+    tried.every((accept) => accept.startsWith("text/event-stream")),
+    String(tried),
+  );
 });
 
 test("a site that offers only polls is polled", async (t) => {
