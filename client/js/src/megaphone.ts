@@ -13,6 +13,9 @@ import { websocket } from "./websocket.js";
 /** A channel: its consumer address, or the reply of `create`, of which only that is used. */
 export type Channel = string | { consumerAddress: string };
 
+/** A channel, or a function that creates one, perhaps later: it is called again when the channel is gone. */
+export type ChannelSource = Channel | (() => Channel | Promise<Channel>);
+
 /**
  * How the connection does. `idle`: nobody has subscribed yet; `connecting`: for the first time, or to another
  * channel; `open`: messages come as they are written; `waiting`: after a fault, until the next attempt; `gone`: the
@@ -66,7 +69,7 @@ const shortest = 1000;
 
 export class Megaphone {
   #base: string;
-  #source: Channel | (() => Channel | Promise<Channel>) | undefined;
+  #source: ChannelSource | undefined;
   #options: Options;
   #fetch: typeof fetch;
   #WebSocket: typeof WebSocket | undefined;
@@ -91,9 +94,9 @@ export class Megaphone {
    * Reading begins with the first `subscribe` or `messages`.
    *
    * @param url where `/read/…` is found, without that: `https://app.example.com`, or `/` on a page of the same site
-   * @param channel the channel, or a function that creates one: it is called again when the channel is gone
+   * @param channel the channel, or a function that creates it, and the next one when it is gone
    */
-  constructor(url: string | URL, channel: Channel | (() => Channel | Promise<Channel>), options: Options = {}) {
+  constructor(url: string | URL, channel: ChannelSource, options: Options = {}) {
     this.#base = new URL(url, globalThis.location?.href).href.replace(/[?#].*/, "").replace(/\/+$/, "");
     this.#source = channel;
     this.#options = options;
@@ -158,7 +161,7 @@ export class Megaphone {
   }
 
   /** Goes on with another channel, after `gone` for example. Who listens to which stream stays. */
-  use(channel: Channel | (() => Channel | Promise<Channel>)): void {
+  use(channel: ChannelSource): void {
     this.#source = channel;
     this.#forget();
     if (this.#state !== "idle") {
@@ -371,7 +374,7 @@ export class Megaphone {
 }
 
 /** Returns the consumer address of a channel, which is created if need be. */
-async function resolve(source: Channel | (() => Channel | Promise<Channel>)): Promise<string> {
+async function resolve(source: ChannelSource): Promise<string> {
   let channel: Channel | undefined;
   let cause: unknown;
   try {
