@@ -40,7 +40,7 @@ func (c *fakeClient) Flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sent += c.appended
-	c.written += uint64(c.appended) * 100 //nolint:gosec // small
+	c.written += uint64(c.appended) * 100
 	c.appended = 0
 	if c.acksAtOnce {
 		c.acked = c.written
@@ -59,7 +59,7 @@ func (c *fakeClient) State() (acked uint64, queued int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.looks++
-	return c.acked, int(c.written - c.acked), nil //nolint:gosec // small
+	return c.acked, int(c.written - c.acked), nil
 }
 
 // A feedTest is a channel with a feed to a fake client.
