@@ -49,6 +49,8 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		After:        read.cursor,
 		TakeOver:     read.hasCursor || read.kind == sse,
 		Acknowledged: read.kind == poll,
+
+		MayAcknowledge: read.kind == webSocket,
 	})
 	if err != nil {
 		if read.kind == ndjson && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy)) {

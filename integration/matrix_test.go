@@ -56,6 +56,7 @@ func TestEverythingArrivesAtOnce(t *testing.T) {
 	s.Start(options, sites.String(), "GODEBUG=http2xconnect=1") // so that HTTP/2 clients may ask for WebSockets at all
 	roots := s.Roots()
 	test := func(middleware string) {
+		awaitCertificate(t, s, middleware+".localhost", ports[true])
 		for _, protocol := range protocols {
 			c := protocol.client(t, middleware+".localhost", ports, roots)
 			for name, read := range transports {
@@ -152,7 +153,7 @@ func readPoll(ctx context.Context, t *testing.T, c *client, p protocol) {
 
 func readWebSocket(ctx context.Context, t *testing.T, c *client, _ protocol) {
 	channel := c.create()
-	conn, _, err := websocket.Dial(ctx, c.base+"/read/"+channel.ConsumerAddress, &websocket.DialOptions{HTTPClient: c.http}) //nolint:bodyclose // is the connection
+	conn, _, err := websocket.Dial(ctx, c.base+"/read/"+channel.ConsumerAddress, &websocket.DialOptions{HTTPClient: c.http})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 // A protocol is a version of HTTP as a client speaks it.
@@ -48,6 +50,7 @@ func tcpTransport(enable func(*http.Protocols, bool)) func(*testing.T, string, *
 	}
 }
 
+// http2Transport is for extended CONNECT, which [http.Transport] does not send.
 func http2Transport(encrypted bool) func(*testing.T, string, *x509.CertPool) http.RoundTripper {
 	return func(t *testing.T, address string, roots *x509.CertPool) http.RoundTripper {
 		t.Helper()
@@ -90,3 +93,16 @@ func (p protocol) client(t *testing.T, host string, ports map[bool]int, roots *x
 }
 
 func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+// awaitCertificate waits until a site has its certificate, which it gets after it has begun to serve.
+func awaitCertificate(t *testing.T, s *testserver.Server, host string, port int) {
+	t.Helper()
+	dialer := tls.Dialer{Config: &tls.Config{RootCAs: s.Roots(), ServerName: host}}
+	s.Await(host+" has its certificate", func() bool {
+		conn, err := dialer.DialContext(t.Context(), "tcp", address(port))
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
