@@ -89,7 +89,7 @@ func TestExitWithWebhooks(t *testing.T) {
 func TestMetricsPage(t *testing.T) {
 	s := testserver.New(t)
 	site, sites := s.Socket("site"), s.Socket("metrics")
-	s.Start("metrics\nmegaphone", "http:// {\nbind unix/"+site+"\nmegaphone\n}\nhttp://metrics {\nbind unix/"+sites+"\nmetrics\n}")
+	s.Start("", "http:// {\nbind unix/"+site+"\nmegaphone\n}\nhttp://metrics {\nbind unix/"+sites+"\nmetrics\n}")
 	if _, err := testserver.UnixClient(t, site).Post("http://localhost/create", "", nil); err != nil {
 		t.Fatal(err)
 	}
