@@ -55,6 +55,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_memory       <size>
 //		max_readers      <readers>
 //		max_channels_per_client <channels>
+//		inspect_messages
 //		webhook <event> <url> {
 //			secret  <secret>
 //			timeout <duration>
@@ -77,6 +78,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"max_channels":     parseCount(&a.MaxChannels),
 		"max_memory":       parseSize(&a.MaxMemory),
 		"max_readers":      parseCount(&a.MaxReaders),
+		"inspect_messages": nil, // has no value
 		"webhook":          nil, // has a block
 
 		"max_channels_per_client": parseCount(&a.MaxChannelsPerClient),
@@ -102,6 +104,13 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("%s is already specified", name)
 		}
 		seen[name] = true
+		if name == "inspect_messages" {
+			a.InspectMessages = true
+			if err := noValue(d, name); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := parseValue(d, name, parse); err != nil {
 			return err
 		}
@@ -109,10 +118,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves all endpoints, and
-// without a block it offers all transports:
+// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write,
+// read and exists, and without a block it offers all transports:
 //
-//	megaphone [<matcher>] [create] [write] [read] [exists] {
+//	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		websocket_compression
@@ -162,6 +171,13 @@ func checkArgs(name string, args []string, check func() error) error {
 		return fmt.Errorf("%s takes one value or more", name)
 	}
 	return check()
+}
+
+func noValue(d *caddyfile.Dispenser, name string) error {
+	if d.NextArg() {
+		return d.Errf("%s takes no value", name)
+	}
+	return noBlock(d, name)
 }
 
 func noBlock(d *caddyfile.Dispenser, name string) error {

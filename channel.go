@@ -19,11 +19,16 @@ type channel struct {
 	producer, consumer secret
 	client             string // whose quota it takes; may be empty
 	place              int    // in the registry's list
+	tag                uint32 // random: see id
 	tally              *tally
 	created            time.Duration
 
 	// expires is when the channel dies, on the registry's clock; never while it has a reader.
 	expires atomic.Int64
+
+	// sealed tells that the channel takes no more messages, and is deleted once it holds none: see drain. It is
+	// set under the lock.
+	sealed atomic.Bool
 
 	mu       sync.Mutex
 	closed   error // why it takes no more calls: ErrNotFound once it is deleted, or ErrClosed
@@ -52,7 +57,7 @@ func (c *channel) publishNow(m *Message, l Limits) bool {
 	case c.repeats(m):
 		c.tally.repeated.Add(1)
 		return true
-	case c.held.first != nil || !c.hasRoom(&l):
+	case c.sealed.Load() || c.held.first != nil || !c.hasRoom(&l):
 		return false
 	}
 	c.put(m)
@@ -69,7 +74,14 @@ func (c *channel) publish(p *publication) (done bool) {
 		return true
 	}
 	c.dropRepeats(p) // which have their place already, and need not wait for another
-	if len(p.ms) == 0 || c.held.first == nil && c.admit(p) {
+	if len(p.ms) == 0 {
+		return true
+	}
+	if c.sealed.Load() {
+		p.err = ErrNotFound
+		return true
+	}
+	if c.held.first == nil && c.admit(p) {
 		return true
 	}
 	if p.limits.Hold <= 0 {

@@ -24,9 +24,12 @@ type Handler struct {
 	// * `write`: `POST /write/{producerAddress}/{streamId}`, `POST /write-batch` and `POST /write`
 	// * `read`: `GET /read/{consumerAddress}`
 	// * `exists`: `POST /channelsExists`
+	// * `manage`: `GET` and `DELETE /channel/{address}`, a channel's state and its end, for who has one of its
+	// addresses
+	// * `health`: `GET /health`, for load balancers: status 503 while the server is drained or shuts down
 	//
 	// Whoever reaches `create` can use up the server's limits, so sites that are open to the world should serve
-	// `read` only. Default: all four.
+	// `read` only. Default: `create`, `write`, `read` and `exists`.
 	Endpoints []string `json:"endpoints,omitempty"`
 
 	// By which transports this site sends messages to its readers: any of `ndjson`, `sse`, `websocket` and `poll`.
@@ -64,7 +67,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
-	for _, name := range orAll(h.Endpoints, permissionNames) {
+	for _, name := range orAll(h.Endpoints, standardPermissions) {
 		for _, e := range permissions[name] {
 			h.serves[e] = true
 		}
@@ -153,6 +156,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, rec *r
 		return h.serveRead(w, r, t.address, rec)
 	case channelsExistEndpoint:
 		return h.serveChannelsExist(w, r)
+	case manageEndpoint:
+		return h.serveManage(w, r, t.address)
+	case healthEndpoint:
+		return h.serveHealth(w)
 	default:
 		return fmt.Errorf("endpoint %d is not implemented", t.endpoint)
 	}

@@ -74,6 +74,9 @@ type App struct {
 	// Default: 1 GiB.
 	MaxMemory int64 `json:"max_memory,omitempty"`
 
+	// Whether the admin API shows the messages that a channel holds, to who asks for them. Default: false.
+	InspectMessages bool `json:"inspect_messages,omitempty"`
+
 	// How many channels may be read at once. Beyond, a read gets status 503; who takes over a channel from its
 	// reader is always let in. Default: 100,000.
 	MaxReaders int `json:"max_readers,omitempty"`
