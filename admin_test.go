@@ -39,6 +39,8 @@ func serveAdmin(t *testing.T, settings, site string) *adminServer {
 func (s *adminServer) reload(settings, site string) {
 	s.Helper()
 	caddyfile := strings.Replace(s.caddyfile(settings, site), "admin off", "admin unix/"+s.socket+".admin", 1)
+	defer s.client.CloseIdleConnections() // as load does
+	defer s.admin.CloseIdleConnections()
 	if err := caddy.Load(adapt(s.T, caddyfile), true); err != nil {
 		s.Fatal(err)
 	}
