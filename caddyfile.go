@@ -91,10 +91,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves all endpoints, and
-// without a block it offers all transports:
+// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write, read and
+// exists, and without a block it offers all transports:
 //
-//	megaphone [<matcher>] [create] [write] [read] [exists] {
+//	megaphone [<matcher>] [create] [write] [read] [exists] [ui] {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		websocket_compression

@@ -16,6 +16,7 @@ const (
 	ingestEndpoint
 	readEndpoint
 	channelsExistEndpoint
+	uiEndpoint
 	endpointCount
 )
 
@@ -25,14 +26,18 @@ var permissions = map[string][]endpoint{
 	"write":  {writeEndpoint, writeBatchEndpoint, ingestEndpoint},
 	"read":   {readEndpoint},
 	"exists": {channelsExistEndpoint},
+	"ui":     {uiEndpoint},
 }
 
 // permissionNames are the names of permissions, in the order in which they are told.
-var permissionNames = []string{"create", "write", "read", "exists"}
+var permissionNames = []string{"create", "write", "read", "exists", "ui"}
+
+// defaultPermissions are those of a site that names none.
+var defaultPermissions = []string{"create", "write", "read", "exists"}
 
 // String is the endpoint's name in the log.
 func (e endpoint) String() string {
-	return [...]string{"create", "write", "write-batch", "ingest", "read", "channelsExists"}[e]
+	return [...]string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "ui"}[e]
 }
 
 var (
@@ -41,7 +46,7 @@ var (
 )
 
 func (e endpoint) methods() []string {
-	if e == readEndpoint {
+	if e == readEndpoint || e == uiEndpoint {
 		return readMethods
 	}
 	return postMethods
@@ -52,6 +57,7 @@ type target struct {
 	endpoint endpoint
 	address  string // of write and read
 	streamID string // of write
+	file     string // of ui
 }
 
 // parseTarget reads a request's path. It reports false for a path that is no endpoint's.
@@ -78,6 +84,9 @@ func parseTarget(u *url.URL) (t target, ok bool) {
 		t.endpoint, ok = writeBatchEndpoint, true
 	case name == "channelsExists" && !hasRest:
 		t.endpoint, ok = channelsExistEndpoint, true
+	case name == "ui":
+		t.endpoint = uiEndpoint
+		t.file, ok = parseUIPath(rest, hasRest)
 	}
 	if !ok {
 		return target{}, false

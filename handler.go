@@ -24,9 +24,10 @@ type Handler struct {
 	// * `write`: `POST /write/{producerAddress}/{streamId}`, `POST /write-batch` and `POST /write`
 	// * `read`: `GET /read/{consumerAddress}`
 	// * `exists`: `POST /channelsExists`
+	// * `ui`: a page at `/ui/` to try the other endpoints in a browser, and to watch what they do
 	//
 	// Whoever reaches `create` can use up the server's limits, so sites that are open to the world should serve
-	// `read` only. Default: all four.
+	// `read` only. Default: `create`, `write`, `read` and `exists`.
 	Endpoints []string `json:"endpoints,omitempty"`
 
 	// By which transports this site sends messages to its readers: any of `ndjson`, `sse`, `websocket` and `poll`.
@@ -64,12 +65,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
-	for _, name := range orAll(h.Endpoints, permissionNames) {
+	for _, name := range orDefault(h.Endpoints, defaultPermissions) {
 		for _, e := range permissions[name] {
 			h.serves[e] = true
 		}
 	}
-	for _, name := range orAll(h.Transports, transportNames) {
+	for _, name := range orDefault(h.Transports, transportNames) {
 		h.offers[slices.Index(transportNames, name)] = true
 	}
 	h.origins = parseOrigins(h.CORSOrigins)
@@ -81,9 +82,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-func orAll(chosen, all []string) []string {
+func orDefault(chosen, otherwise []string) []string {
 	if len(chosen) == 0 {
-		return all
+		return otherwise
 	}
 	return chosen
 }
@@ -152,6 +153,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error 
 		return h.serveRead(w, r, t.address)
 	case channelsExistEndpoint:
 		return h.serveChannelsExist(w, r)
+	case uiEndpoint:
+		return h.serveUI(w, r, t.file)
 	default:
 		return fmt.Errorf("endpoint %d is not implemented", t.endpoint)
 	}
