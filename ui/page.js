@@ -19,6 +19,9 @@ export function figures(list, values) {
 
 /** Writes a duration in milliseconds for people. */
 export function shortDuration(ms) {
+	if (ms < 0.1) {
+		return "< 0.1 ms";
+	}
 	if (ms < 10) {
 		return `${ms.toFixed(1)} ms`;
 	}

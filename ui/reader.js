@@ -20,7 +20,7 @@ export class Reader {
 	#counts = {};
 	#abort;
 
-	/** @param kind of transports; clock tells the server's time in milliseconds */
+	/** @param kind of transports; clock knows the server's time */
 	constructor(kind, clock) {
 		this.#kind = kind;
 		this.#transport = transports[kind];
@@ -66,7 +66,8 @@ export class Reader {
 		this.#find(".toggle").textContent = "Stop";
 		while (!signal.aborted) {
 			const began = performance.now();
-			this.#status("wait", "connecting");
+			// A poll that waits has not been replied to.
+			this.#status(this.#kind === "poll" ? "open" : "wait", this.#kind === "poll" ? "polling" : "connecting");
 			try {
 				const how = await this.#transport.read({
 					url: this.#url(),
@@ -113,7 +114,7 @@ export class Reader {
 	#opened(resume) {
 		this.#counts.reads++;
 		this.#counts.resume = resume;
-		this.#status("open", "reading");
+		this.#status("open", this.#kind === "poll" ? "polling" : "reading");
 		if (resume === "gap") {
 			this.#counts.gaps++;
 			this.#note("Gap: messages after the cursor may have been let go.", "warn");
@@ -124,7 +125,8 @@ export class Reader {
 	/** Shows a message, and returns its event id. */
 	#message(text) {
 		const { sid, eid, ts, body } = JSON.parse(text);
-		const latency = Math.max(0, this.#clock() - timeOf(ts));
+		this.#clock.saw(timeOf(ts));
+		const latency = this.#clock.now() - timeOf(ts);
 		const again = this.#seen.has(eid);
 		this.#cursor = eid;
 		this.#counts.messages++;

@@ -26,6 +26,11 @@ export class Clock {
 	/** The server's time in milliseconds since 1970. */
 	now = () => local() + this.#offset;
 
+	/** Learns from a message that has just come: it was not sent in the future. */
+	saw(time) {
+		this.#offset = Math.max(this.#offset, time - local());
+	}
+
 	/** Fetches something that has `now`. The quickest of the last replies is the most exact. */
 	async fetch(path) {
 		const sent = local();

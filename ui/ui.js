@@ -17,11 +17,13 @@ let site = { endpoints: [], transports: [] };
 let written = 0;
 let steady;
 
-await start();
+start();
 
 async function start() {
 	try {
-		site = await clock.fetch("ui/state.json");
+		for (let i = 0; i < 5; i++) {
+			site = await clock.fetch("ui/state.json");
+		}
 	} catch (error) {
 		notice(`The server does not answer: ${error.message}`);
 		return;
@@ -35,7 +37,7 @@ async function start() {
 		notice(`This site does not serve ${missing.join(", ")}: that part of the page is switched off.`);
 	}
 	for (const kind of site.transports) {
-		const reader = new Reader(kind, clock.now);
+		const reader = new Reader(kind, clock);
 		readers.set(kind, reader);
 		$("readers").append(reader.element);
 	}
@@ -55,7 +57,9 @@ async function start() {
 	setInterval(() => document.hidden || refresh(), stateInterval);
 }
 
-const serves = (endpoint) => site.endpoints.includes(endpoint);
+function serves(endpoint) {
+	return site.endpoints.includes(endpoint);
+}
 
 /** Makes a listener of a form's submission. What it throws is shown. */
 function handle(submit) {
