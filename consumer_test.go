@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/caddy-megaphone/megaphone"
 )
 
 func TestReadSendsLinesAndEndsCleanly(t *testing.T) {
@@ -109,7 +111,16 @@ func TestAReadThatBreaksOffLosesNothing(t *testing.T) {
 // eventuallyFree waits until the server has noticed that a reader is gone.
 func (s *server) eventuallyFree(c channel) {
 	s.Helper()
-	for s.get("/read/"+c.ConsumerAddress+"?poll=0").StatusCode == http.StatusConflict {
+	s.eventually(func() bool { return s.get("/read/"+c.ConsumerAddress+"?poll=0").StatusCode != http.StatusConflict })
+}
+
+// eventually waits until a condition holds.
+func (s *server) eventually(condition func() bool) {
+	s.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.Fatal("waited in vain")
+		}
 	}
 }
 
@@ -487,8 +498,10 @@ func TestAClientThatGoesWhileHeldLeavesNothingBehind(t *testing.T) {
 	if _, err := s.client.Do(r); err == nil {
 		t.Fatal("the write was not held")
 	}
+	s.eventually(func() bool { return megaphone.HeldBytes() == 0 })
 	held := make(chan reply)
 	go func() { held <- s.post("/write/"+c.ProducerAddress+"/s", "3") }()
+	s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
 	s.read("/read/"+c.ConsumerAddress).ends("1", "3")
 	if r := <-held; r.StatusCode != http.StatusCreated {
 		t.Errorf("the write behind: %d %s", r.StatusCode, r.body)
