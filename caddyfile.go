@@ -53,6 +53,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_message_size <size>
 //		max_channels     <channels>
 //		max_memory       <size>
+//		inspect_messages
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	settings := map[string]func(value string) error{
@@ -68,6 +69,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"max_message_size": parseSize(&a.MaxMessageSize),
 		"max_channels":     parseCount(&a.MaxChannels),
 		"max_memory":       parseSize(&a.MaxMemory),
+		"inspect_messages": nil,
 	}
 	d.Next() // the option's name
 	if d.NextArg() {
@@ -84,6 +86,16 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("%s is already specified", name)
 		}
 		seen[name] = true
+		if name == "inspect_messages" {
+			a.InspectMessages = true
+			if d.NextArg() {
+				return d.Errf("%s takes no value", name)
+			}
+			if err := noBlock(d, name); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := parseValue(d, name, parse); err != nil {
 			return err
 		}
@@ -91,10 +103,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write, read and
-// exists, and without a block it offers all transports:
+// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write,
+// read and exists, and without a block it offers all transports:
 //
-//	megaphone [<matcher>] [create] [write] [read] [exists] [ui] {
+//	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] [ui] {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		websocket_compression

@@ -16,11 +16,16 @@ type channel struct {
 	registry           *Registry
 	agent              string
 	producer, consumer secret
-	place              int // in the registry's list
+	place              int    // in the registry's list
+	tag                uint32 // random: see id
 	created            time.Duration
 
 	// expires is when the channel dies, on the registry's clock; never while it has a reader.
 	expires atomic.Int64
+
+	// sealed tells that the channel takes no more messages, and is deleted once it holds none: see drain. It is
+	// set under the lock.
+	sealed atomic.Bool
 
 	mu       sync.Mutex
 	closed   error // why it takes no more calls: ErrNotFound once it is deleted, or ErrClosed
@@ -42,7 +47,7 @@ const never = math.MaxInt64
 func (c *channel) publishNow(m *Message, l Limits) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil || c.held.first != nil || m.keyed && c.has(m.id) || !c.hasRoom(&l) {
+	if c.closed != nil || c.sealed.Load() || c.held.first != nil || m.keyed && c.has(m.id) || !c.hasRoom(&l) {
 		return false
 	}
 	c.put(m)
@@ -56,6 +61,10 @@ func (c *channel) publish(p *publication) (done bool) {
 	defer c.mu.Unlock()
 	if c.closed != nil {
 		p.err = c.closed
+		return true
+	}
+	if c.sealed.Load() {
+		p.err = ErrNotFound
 		return true
 	}
 	if c.held.first == nil && c.admit(p) {

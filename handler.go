@@ -24,6 +24,9 @@ type Handler struct {
 	// * `write`: `POST /write/{producerAddress}/{streamId}`, `POST /write-batch` and `POST /write`
 	// * `read`: `GET /read/{consumerAddress}`
 	// * `exists`: `POST /channelsExists`
+	// * `manage`: `GET` and `DELETE /channel/{address}`, a channel's state and its end, for who has one of its
+	// addresses
+	// * `health`: `GET /health`, for load balancers: status 503 while the server is drained or shuts down
 	// * `ui`: a page at `/ui/` to try the other endpoints in a browser, and to watch what they do
 	//
 	// Whoever reaches `create` can use up the server's limits, so sites that are open to the world should serve
@@ -65,12 +68,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
-	for _, name := range orDefault(h.Endpoints, defaultPermissions) {
+	for _, name := range orAll(h.Endpoints, standardPermissions) {
 		for _, e := range permissions[name] {
 			h.serves[e] = true
 		}
 	}
-	for _, name := range orDefault(h.Transports, transportNames) {
+	for _, name := range orAll(h.Transports, transportNames) {
 		h.offers[slices.Index(transportNames, name)] = true
 	}
 	h.origins = parseOrigins(h.CORSOrigins)
@@ -82,9 +85,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-func orDefault(chosen, otherwise []string) []string {
+func orAll(chosen, all []string) []string {
 	if len(chosen) == 0 {
-		return otherwise
+		return all
 	}
 	return chosen
 }
@@ -153,6 +156,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error 
 		return h.serveRead(w, r, t.address)
 	case channelsExistEndpoint:
 		return h.serveChannelsExist(w, r)
+	case manageEndpoint:
+		return h.serveManage(w, r, t.address)
+	case healthEndpoint:
+		return h.serveHealth(w)
 	case uiEndpoint:
 		return h.serveUI(w, r, t.file)
 	default:

@@ -74,6 +74,9 @@ type App struct {
 	// Default: 1 GiB.
 	MaxMemory int64 `json:"max_memory,omitempty"`
 
+	// Whether the admin API shows the messages that a channel holds, to who asks for them. Default: false.
+	InspectMessages bool `json:"inspect_messages,omitempty"`
+
 	ctx    caddy.Context
 	logger *zap.Logger
 	shared *shared

@@ -2,6 +2,7 @@ package megaphone
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,7 @@ type Registry struct {
 	list     channelList
 	count    atomic.Int64
 	memory   memory
+	drain    drain
 
 	undelivered atomic.Int64
 
@@ -112,6 +114,9 @@ func (r *Registry) Close() {
 		r.remove(c, ErrClosed)
 	}
 	<-r.stopped
+	r.drain.mu.Lock()
+	defer r.drain.mu.Unlock()
+	r.drain.end()
 }
 
 // Closed is closed when Close is called.
@@ -164,11 +169,14 @@ func (r *Registry) Create(_ context.Context, agent string, l Limits) (Addresses,
 	if r.isClosed() {
 		return Addresses{}, ErrClosed
 	}
+	if r.drain.active.Load() {
+		return Addresses{}, ErrDraining
+	}
 	if r.count.Add(1) > int64(l.MaxChannels) {
 		r.count.Add(-1)
 		return Addresses{}, ErrChannelLimit
 	}
-	c := &channel{registry: r, agent: agent, created: r.now()}
+	c := &channel{registry: r, agent: agent, created: r.now(), tag: rand.Uint32()} //nolint:gosec // no secret
 	c.producer, c.consumer = newSecrets()
 	c.expires.Store(int64(c.created + l.TTL))
 	r.list.add(c)
@@ -177,6 +185,10 @@ func (r *Registry) Create(_ context.Context, agent string, l Limits) (Addresses,
 	if r.isClosed() { // and Close may not have seen it
 		r.remove(c, ErrClosed)
 		return Addresses{}, ErrClosed
+	}
+	if r.drain.active.Load() { // and Drain may not have seen it
+		r.remove(c, ErrNotFound)
+		return Addresses{}, ErrDraining
 	}
 	return Addresses{formatAddress(agent, c.producer), formatAddress(agent, c.consumer)}, nil
 }

@@ -123,8 +123,8 @@ func (h *Handler) serveUIState(w http.ResponseWriter) error {
 	reply, err := json.Marshal(uiState{
 		Now:        time.Now(),
 		Agent:      h.app.Agent,
-		Endpoints:  orDefault(h.Endpoints, defaultPermissions),
-		Transports: orDefault(h.Transports, transportNames),
+		Endpoints:  orAll(h.Endpoints, standardPermissions),
+		Transports: orAll(h.Transports, transportNames),
 		Settings: uiSettings{
 			Buffer:         h.app.Buffer,
 			InFlight:       h.app.InFlight,
