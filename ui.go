@@ -2,6 +2,7 @@ package megaphone
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
@@ -89,7 +90,7 @@ func (h *Handler) serveUI(w http.ResponseWriter, r *http.Request, name string) e
 		w.WriteHeader(http.StatusPermanentRedirect)
 		return nil
 	case uiStateFile:
-		return h.serveUIState(w)
+		return h.serveUIState(w, r)
 	}
 	file := uiFiles()[name]
 	header.Set("Cache-Control", "no-cache")
@@ -99,7 +100,7 @@ func (h *Handler) serveUI(w http.ResponseWriter, r *http.Request, name string) e
 	return nil
 }
 
-// A uiState is what the page is told of the site. Durations are in milliseconds.
+// A uiState is what the page is told of the site.
 type uiState struct {
 	// Now is the server's time, by which the page knows how far its own clock is off.
 	Now        time.Time  `json:"now"`
@@ -107,8 +108,11 @@ type uiState struct {
 	Endpoints  []string   `json:"endpoints"`
 	Transports []string   `json:"transports"`
 	Settings   uiSettings `json:"settings"`
+	// Server is told where the site serves manage.
+	Server *uiServer `json:"server,omitempty"`
 }
 
+// uiSettings are settings of the server, with durations in milliseconds.
 type uiSettings struct {
 	Buffer         int   `json:"buffer"`
 	InFlight       int   `json:"inFlight"`
@@ -118,10 +122,33 @@ type uiSettings struct {
 	StreamDuration int64 `json:"streamDuration"`
 }
 
-// serveUIState tells the page what the site serves, and how.
-func (h *Handler) serveUIState(w http.ResponseWriter) error {
-	reply, err := json.Marshal(uiState{
-		Now:        time.Now(),
+// uiServer is how the whole server does. It has nothing by which a channel could be read, written or deleted.
+type uiServer struct {
+	Channels      int         `json:"channels"`
+	MaxChannels   int         `json:"maxChannels"`
+	BufferedBytes int64       `json:"bufferedBytes"`
+	MaxMemory     int64       `json:"maxMemory"`
+	Undelivered   int         `json:"undelivered"`
+	Draining      bool        `json:"draining"`
+	List          []uiChannel `json:"list"` // not all, if there are many
+}
+
+type uiChannel struct {
+	ID        string     `json:"id"`
+	Connected bool       `json:"connected"`
+	Pending   int        `json:"pending"`
+	InFlight  int        `json:"inFlight"`
+	Created   time.Time  `json:"created"`
+	LastRead  *time.Time `json:"lastRead"`
+	Expires   *time.Time `json:"expires"`
+}
+
+// uiListed is how many channels the page is told of.
+const uiListed = 50
+
+// serveUIState tells the page what the site serves, and how the server does.
+func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
+	state := uiState{
 		Agent:      h.app.Agent,
 		Endpoints:  orAll(h.Endpoints, standardPermissions),
 		Transports: orAll(h.Transports, transportNames),
@@ -133,10 +160,48 @@ func (h *Handler) serveUIState(w http.ResponseWriter) error {
 			ReadDuration:   time.Duration(h.app.ReadDuration).Milliseconds(),
 			StreamDuration: time.Duration(h.app.StreamDuration).Milliseconds(),
 		},
-	})
+	}
+	if h.serves[manageEndpoint] {
+		server, err := h.app.uiServer(r.Context())
+		if err != nil {
+			return err
+		}
+		state.Server = server
+	}
+	state.Now = time.Now().UTC()
+	reply, err := json.Marshal(state)
 	if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, reply)
 	return nil
+}
+
+// uiServer says how the server does.
+func (a *App) uiServer(ctx context.Context) (*uiServer, error) {
+	page, err := a.broker.List(ctx, ListOptions{Limit: uiListed})
+	if err != nil {
+		return nil, err
+	}
+	server := &uiServer{
+		Channels:      a.shared.Len(),
+		MaxChannels:   a.MaxChannels,
+		BufferedBytes: a.shared.MemoryUsed(),
+		MaxMemory:     a.MaxMemory,
+		Undelivered:   a.shared.Undelivered(),
+		Draining:      a.shared.DrainState().Active,
+		List:          make([]uiChannel, 0, len(page.Channels)),
+	}
+	for _, c := range page.Channels {
+		server.List = append(server.List, uiChannel{
+			ID:        c.ID,
+			Connected: c.Connected,
+			Pending:   c.Pending,
+			InFlight:  c.InFlight,
+			Created:   c.Created.UTC(),
+			LastRead:  timeOrNull(c.LastRead),
+			Expires:   timeOrNull(c.Expires),
+		})
+	}
+	return server, nil
 }

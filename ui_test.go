@@ -97,6 +97,39 @@ func TestUIStateTellsWhatTheSiteServes(t *testing.T) {
 	}
 }
 
+func TestUIStateTellsOfChannelsWhereManageIsServed(t *testing.T) {
+	s := serve(t, "", "handle_path /all/* {\nmegaphone manage ui\n}\nmegaphone create write ui")
+	c := s.create()
+	s.write(c, "1")
+	if r := s.get("/ui/state.json"); strings.Contains(r.body, `"server"`) {
+		t.Errorf("without manage: %s", r.body)
+	}
+	r := s.get("/all/ui/state.json")
+	var state struct {
+		Server struct {
+			Channels, BufferedBytes int
+			List                    []struct {
+				Pending   int
+				Connected bool
+				Expires   time.Time
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(r.body), &state); err != nil {
+		t.Fatal(err)
+	}
+	list := state.Server.List
+	if state.Server.Channels != 1 || state.Server.BufferedBytes == 0 || len(list) != 1 ||
+		list[0].Pending != 1 || list[0].Connected || list[0].Expires.IsZero() {
+		t.Errorf("%s", r.body)
+	}
+	for _, address := range []string{c.ProducerAddress, c.ConsumerAddress} {
+		if _, secret, _ := strings.Cut(address, "."); strings.Contains(r.body, secret[:8]) {
+			t.Errorf("tells a secret: %s", r.body)
+		}
+	}
+}
+
 // The policy would keep it from loading, too.
 func TestUIUsesNothingFromOutside(t *testing.T) {
 	entries, err := os.ReadDir("ui")

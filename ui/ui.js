@@ -262,18 +262,19 @@ function showServer() {
 		return;
 	}
 	figures($("figures"), {
-		Channels: server.channels,
-		"Being read": server.readers,
-		Pending: server.pending,
-		"In flight": server.inFlight,
-		Memory: shortSize(server.memory),
-		Undelivered: { value: server.undelivered, title: "Messages whose channel was deleted before they were received" },
+		Channels: `${server.channels} of ${server.maxChannels}`,
+		Memory: `${shortSize(server.bufferedBytes)} of ${shortSize(server.maxMemory)}`,
+		Undelivered: {
+			value: server.undelivered, state: server.undelivered && "warn",
+			title: "Messages whose channel was deleted before they were received",
+		},
+		Drained: server.draining ? "yes" : "no",
 	});
 	$("listed").textContent = server.list.length < server.channels
 		? `${server.list.length} of ${server.channels} channels` : "";
 	const ago = (time) => `${shortDuration(Math.max(0, clock.now() - timeOf(time)))} ago`;
 	$("list").replaceChildren(...server.list.map((c) => node("tr", {},
-		node("td", { className: "address" }, c.address),
+		node("td", { className: "address" }, c.id),
 		node("td", {}, c.connected ? "connected" : c.lastRead ? "left" : "none yet"),
 		node("td", {}, String(c.pending)),
 		node("td", {}, String(c.inFlight)),

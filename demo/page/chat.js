@@ -20,7 +20,7 @@ let session = "";
 let channel; // the address that the client should use, until it has asked for it
 let heard = performance.now();
 const typists = new Map(); // by users
-let told = 0; // when the others were told that this page's user is typing
+let told = -typingPause; // when the others were told that this page's user is typing
 
 const timeline = new Timeline($("messages"), $("scroll"), user);
 const connection = new Connection();
@@ -216,7 +216,7 @@ $("composer").onsubmit = (event) => {
 	if (text) {
 		outbox.add(room, text);
 		$("text").value = "";
-		told = 0;
+		told = -typingPause;
 	}
 	$("text").focus();
 };

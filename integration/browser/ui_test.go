@@ -18,7 +18,7 @@ func TestTheUI(t *testing.T) {
 http://127.0.0.1:%d {
 	bind 127.0.0.1
 	handle_path /inside/* {
-		megaphone create write read exists ui
+		megaphone create write read exists manage ui
 	}
 }`, port))
 	p := browser.show(fmt.Sprintf("http://127.0.0.1:%d/inside/ui", port), views[0])
@@ -39,6 +39,8 @@ http://127.0.0.1:%d {
 		p.await(transport+" shows a latency of the right size",
 			fmt.Sprintf(`/^(< )?[\d.]+ ms$/.test([...document.querySelectorAll("%s.figures div")].find((d) => d.innerText.startsWith("Latency, median")).lastChild.innerText)`, card))
 	}
+	p.await("the states of channels are shown", `document.querySelector("td.state").innerText.startsWith("is read")`)
+	p.await("the server's channels are listed", `document.querySelectorAll("#list tr").length === 4`)
 	p.await("a read has ended cleanly", `document.querySelector("#readers .note")?.innerText.startsWith("The read ended cleanly")`)
 	p.pictures(t, "ui")
 
@@ -52,6 +54,9 @@ http://127.0.0.1:%d {
 	p.await("the poll is refused", `document.querySelector("#readers article:nth-child(4) .note")?.innerText === "Refused: 409 BUSY"`)
 	p.click("#stop-all")
 	p.await("nobody reads", `document.querySelectorAll(".status[data-state=open]").length === 0`)
+
+	p.click("#channels .small")
+	p.await("the channel is gone", `document.querySelector("td.state").innerText === "is gone"`)
 
 	// Mistakes are told.
 	p.run(`document.querySelector("[name=body]").value = "{"`)
