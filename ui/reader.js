@@ -141,7 +141,7 @@ export class Reader {
 			this.#latencies = this.#latencies.slice(-remembered);
 		}
 		const meta = node("div", { className: "meta", title: `${eid}\n${ts}` },
-			node("span", {}, `…${eid.slice(-12)}`), node("span", {}, sid), node("span", {}, shortDuration(latency)));
+			node("span", {}, `…${eid.slice(-8)}`), node("span", {}, sid), node("span", {}, shortDuration(latency)));
 		const item = node("li", {}, meta, node("div", {}, JSON.stringify(body)));
 		if (again) {
 			meta.append(node("strong", { className: "again" }, "again"));
@@ -184,7 +184,7 @@ export class Reader {
 			Resumed: this.#kind === "websocket" ? "not told" : resume || "–",
 			"Latency, median": sorted.length ? shortDuration(sorted[sorted.length >> 1]) : "–",
 			"Latency, 99 %": sorted.length ? shortDuration(sorted[Math.floor(sorted.length * 0.99)]) : "–",
-			Cursor: { value: this.#cursor ? `…${this.#cursor.slice(-12)}` : "none", title: this.#cursor },
+			Cursor: { value: this.#cursor ? `…${this.#cursor.slice(-8)}` : "none", title: this.#cursor },
 		});
 	}
 

@@ -262,7 +262,7 @@ function showServer() {
 		return;
 	}
 	figures($("figures"), {
-		Channels: `${server.channels} of ${server.maxChannels}`,
+		Channels: `${server.channels.toLocaleString("en")} of ${server.maxChannels.toLocaleString("en")}`,
 		Memory: `${shortSize(server.bufferedBytes)} of ${shortSize(server.maxMemory)}`,
 		Undelivered: {
 			value: server.undelivered, state: server.undelivered && "warn",

@@ -108,7 +108,7 @@ func (c *Chat) handle(serve func(*request) (status int, reply any)) http.Handler
 
 // join brings a page into a room, and gives it a channel unless it has one. Pages also call it for what they missed.
 func (c *Chat) join(r *request) (status int, reply any) {
-	if !validID.MatchString(r.User) || r.Name == "" {
+	if !validID.MatchString(r.User) || r.Name == "" || len(r.Name) > 120 {
 		return http.StatusBadRequest, nil
 	}
 	s := c.memory.Sessions[r.Session]
@@ -185,7 +185,9 @@ func (c *Chat) tell(room, kind, key string, what any) error {
 	}
 	message := map[string]any{"streamId": room, "key": key, "body": map[string]any{"kind": kind, "what": what}}
 	batch := map[string]any{"channels": slices.Collect(maps.Keys(sessions)), "messages": []any{message}}
-	var result struct{ Failures []struct{ Channel, Reason string } }
+	var result struct {
+		Failures []struct{ Channel, Reason string }
+	}
 	err := c.post("/write-batch", batch, &result)
 	before := len(c.memory.Sessions)
 	for _, f := range result.Failures { // a page that has missed something for another reason asks for it

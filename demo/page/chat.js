@@ -235,6 +235,13 @@ $("text").oninput = () => {
 	}
 };
 
+$("connection").onkeydown = ({ key }) => {
+	if (key === "Escape") {
+		$("connection").open = false;
+		$("connection").querySelector("summary").focus();
+	}
+};
+
 setInterval(() => {
 	if (megaphone.state === "open" && performance.now() - heard > silence) {
 		heard = performance.now();
