@@ -90,7 +90,7 @@ function rejoin() {
 					return;
 				}
 			} catch (error) {
-				connection.tell(error.message);
+				connection.fault(error);
 				await pause(1000);
 				there = undefined;
 			}

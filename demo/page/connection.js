@@ -53,7 +53,7 @@ export class Connection {
 		client.on("state", () => this.#show());
 		client.on("gone", () => this.tell("the channel is gone: another one is created"));
 		client.on("gap", () => this.tell("messages may have been missed"));
-		client.on("error", (error) => this.tell(error.cause?.message ?? error.message));
+		client.on("error", (error) => this.fault(error.cause ?? error));
 		addEventListener("offline", () => this.#network(false));
 		addEventListener("online", () => this.#network(true));
 		this.#show();
@@ -71,6 +71,11 @@ export class Connection {
 		while ($("log").children.length > maxLines) {
 			$("log").lastElementChild.remove();
 		}
+	}
+
+	/** Tells of what was thrown: by the backend, by the client, or by the browser without a connection. */
+	fault(error) {
+		this.tell(error.status || error.code ? error.message : "no connection");
 	}
 
 	#network(online) {

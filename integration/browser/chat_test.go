@@ -147,7 +147,7 @@ func conversation(t *testing.T, ann, bob *page) {
 	ann.click("summary")
 	ann.look(views[0])
 	ann.wantNoFaults()
-	ann.picture(t, "demo-connection.png")
+	ann.picture(t, "demo-connection")
 }
 
 // A demo is what `go run ./demo` runs, in parts that can be restarted.

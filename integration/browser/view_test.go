@@ -3,7 +3,6 @@
 package browser
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -177,11 +176,11 @@ func (p *page) pictures(t *testing.T, name string) {
 		p.look(v)
 		time.Sleep(200 * time.Millisecond) // for the layout
 		p.wantNoFaults()
-		p.picture(t, fmt.Sprintf("%s-%s.png", name, v.name))
+		p.picture(t, fmt.Sprintf("%s-%s", name, v.name))
 	}
 }
 
-// picture makes a picture of what is seen of the page.
+// picture makes a picture of the page; on a wide screen, of all of it.
 func (p *page) picture(t *testing.T, name string) {
 	t.Helper()
 	folder := os.Getenv("MEGAPHONE_PICTURES")
@@ -189,23 +188,13 @@ func (p *page) picture(t *testing.T, name string) {
 		return
 	}
 	var shot struct{ Data []byte }
-	format := strings.TrimPrefix(filepath.Ext(name), ".")
-	if err := p.browser.call(p.session, "Page.captureScreenshot", map[string]any{"format": format, "captureBeyondViewport": true}, &shot); err != nil {
+	err := p.browser.call(p.session, "Page.captureScreenshot", map[string]any{
+		"format": "webp", "quality": 45, "captureBeyondViewport": !strings.HasSuffix(name, "-phone"),
+	}, &shot)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(folder, name), shot.Data, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(folder, name+".webp"), shot.Data, 0o600); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// storage is what a page has kept under a name in its session.
-func (p *page) storage(name string, value any) {
-	p.browser.tb.Helper()
-	var text string
-	if err := p.evaluate(fmt.Sprintf("sessionStorage.getItem(%q) ?? 'null'", name), &text); err != nil {
-		p.browser.tb.Fatal(err)
-	}
-	if err := json.Unmarshal([]byte(text), value); err != nil {
-		p.browser.tb.Fatal(err)
 	}
 }
