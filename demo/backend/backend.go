@@ -1,9 +1,8 @@
-// Package backend is the backend of the demo: a chat with rooms. All it knows of Megaphone is HTTP: POST /create makes
-// a channel for a page, and POST /write-batch sends to the channels of everybody in a room.
+// Package backend is the backend of the demo: a chat with rooms. All it knows of Megaphone is HTTP: it creates a
+// channel for each page, and writes to the channels of everybody in a room.
 package backend
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -18,11 +17,10 @@ import (
 	"time"
 )
 
-// presence is how often pages are told who is there, and how many messages there are.
-const presence = 5 * time.Second
-
-// A room takes maxMessages; a page that comes is told the newest maxHistory.
-const maxMessages, maxHistory = 5000, 200
+const (
+	presence                = 5 * time.Second // how often pages are told who is there, and how many messages there are
+	maxMessages, maxHistory = 5000, 200       // of a room; and that a page is told when it comes
+)
 
 // A message is numbered in its room, from 1, so that a page knows when it has missed some.
 type message struct {
@@ -40,9 +38,8 @@ type session struct{ User, Name, Room, Producer, Consumer string }
 // A Chat serves pages below /api/.
 type Chat struct {
 	*http.ServeMux
-	megaphone, file string
-	client          http.Client
-
+	megaphone megaphone
+	file      string
 	// mu is held over calls to Megaphone too, so that messages go out in the order of their numbers.
 	mu     sync.Mutex
 	memory struct {
@@ -52,8 +49,8 @@ type Chat struct {
 }
 
 // New returns the chat. It reaches Megaphone at a URL, and keeps what it must not forget in a file.
-func New(megaphone, file string) (*Chat, error) {
-	c := &Chat{ServeMux: http.NewServeMux(), megaphone: megaphone, file: file, client: http.Client{Timeout: 10 * time.Second}}
+func New(url, file string) (*Chat, error) {
+	c := &Chat{ServeMux: http.NewServeMux(), megaphone: megaphone(url), file: file}
 	c.memory.Rooms, c.memory.Sessions = map[string][]message{}, map[string]*session{}
 	if text, err := os.ReadFile(file); err == nil {
 		if err := json.Unmarshal(text, &c.memory); err != nil {
@@ -113,12 +110,12 @@ func (c *Chat) join(r *request) (status int, reply any) {
 	}
 	s := c.memory.Sessions[r.Session]
 	if s == nil || r.Renew {
-		var channel struct{ ProducerAddress, ConsumerAddress string }
-		if err := c.post("/create", nil, &channel); err != nil {
+		producer, consumer, err := c.megaphone.create()
+		if err != nil {
 			return http.StatusServiceUnavailable, nil
 		}
 		delete(c.memory.Sessions, r.Session)
-		r.Session, s = rand.Text(), &session{Producer: channel.ProducerAddress, Consumer: channel.ConsumerAddress}
+		r.Session, s = rand.Text(), &session{Producer: producer, Consumer: consumer}
 	}
 	left, messages := s.Room, c.memory.Rooms[r.Room]
 	s.User, s.Name, s.Room, c.memory.Sessions[r.Session] = r.User, r.Name, r.Room, s
@@ -180,39 +177,14 @@ func (c *Chat) tell(room, kind, key string, what any) error {
 			sessions[s.Producer] = secret
 		}
 	}
-	if len(sessions) == 0 {
-		return nil
+	gone, err := c.megaphone.write(slices.Collect(maps.Keys(sessions)), room, key, map[string]any{"kind": kind, "what": what})
+	for _, producer := range gone {
+		delete(c.memory.Sessions, sessions[producer])
 	}
-	message := map[string]any{"streamId": room, "key": key, "body": map[string]any{"kind": kind, "what": what}}
-	batch := map[string]any{"channels": slices.Collect(maps.Keys(sessions)), "messages": []any{message}}
-	var result struct {
-		Failures []struct{ Channel, Reason string }
-	}
-	err := c.post("/write-batch", batch, &result)
-	before := len(c.memory.Sessions)
-	for _, f := range result.Failures { // a page that has missed something for another reason asks for it
-		if f.Reason == "NOT_FOUND" {
-			delete(c.memory.Sessions, sessions[f.Channel])
-		}
-	}
-	if len(c.memory.Sessions) < before {
+	if len(gone) > 0 {
 		c.tellPeople(room)
 	}
 	return err
-}
-
-// post calls Megaphone.
-func (c *Chat) post(path string, body, reply any) error {
-	text, _ := json.Marshal(body) // cannot fail
-	response, err := c.client.Post(c.megaphone+path, "application/json", bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode >= http.StatusMultipleChoices {
-		return fmt.Errorf("%s: %s", path, response.Status)
-	}
-	return json.NewDecoder(response.Body).Decode(reply)
 }
 
 // save keeps messages and sessions for the next start.
