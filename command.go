@@ -22,8 +22,7 @@ func init() {
 		Name:  "megaphone",
 		Usage: "<command>",
 		Short: "Looks after the channels of Megaphone, and sends and reads messages",
-		Long: `
-Looks after the channels of a running server, and sends and reads messages.
+		Long: `Looks after the channels of a running server, and sends and reads messages.
 
 The commands list, show, delete, stats and drain use Caddy's admin API. They
 find it as other commands of Caddy do: by --address, or in the file of
@@ -49,8 +48,13 @@ Exit status:
   $ caddy megaphone tail main.r5Fq2BmN3vX8sW1zK7pQ0g`
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-			cmd.AddCommand(listCommand(), showCommand(), deleteCommand(), statsCommand(), drainCommand(),
-				createCommand(), sendCommand(), tailCommand())
+			for _, command := range []*cobra.Command{
+				listCommand(), showCommand(), deleteCommand(), statsCommand(), drainCommand(),
+				createCommand(), sendCommand(), tailCommand(),
+			} {
+				command.DisableFlagsInUseLine = true // Use names them
+				cmd.AddCommand(command)
+			}
 		},
 	})
 }

@@ -21,8 +21,7 @@ func listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list [--agent <name>] [--connected | --disconnected] [--min-age <duration>] [--min-pending <messages>] [--limit <channels>] [--json]",
 		Short: "Lists channels",
-		Long: `
-Lists the channels of a server, or those for which all conditions hold that the
+		Long: `Lists the channels of a server, or those for which all conditions hold that the
 flags name.
 
 A channel is told by its id, which is no secret; of its addresses, which are
@@ -126,8 +125,7 @@ func showCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show <id or address>... [--messages <n>] [--json]",
 		Short: "Shows channels, and on demand the messages that they hold",
-		Long: `
-Shows channels by their id, or by one of their addresses.
+		Long: `Shows channels by their id, or by one of their addresses.
 
 With --messages the oldest messages of each channel are shown too, where the
 configuration allows it by the setting inspect_messages. They stay where they
@@ -218,8 +216,7 @@ func deleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete <id or address>... | -",
 		Short: "Deletes channels",
-		Long: `
-Deletes channels by their id, or by one of their addresses. Their readers see a
+		Long: `Deletes channels by their id, or by one of their addresses. Their readers see a
 clean end, waiting writes get 404, and what they hold counts as undelivered.
 
 With - the channels are read from standard input, one a line: ids, addresses,
@@ -292,7 +289,7 @@ func statsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "stats [--json]",
 		Short:             "Shows the totals of a server",
-		Long:              "\nShows what a server holds, and how much of its limits that is.",
+		Long:              "Shows what a server holds, and how much of its limits that is.",
 		Example:           "  $ caddy megaphone stats\n  $ caddy megaphone stats --json | jq .channels",
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -15,8 +15,7 @@ func drainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drain [--over <duration>] [--wait [--timeout <duration>]] | --status | --undo",
 		Short: "Empties a server, so that it can be stopped without losing a message",
-		Long: `
-Empties a server, so that it can be stopped without losing a message.
+		Long: `Empties a server, so that it can be stopped without losing a message.
 
 From now on it creates no channels (503 with Retry-After), and its health checks
 fail. Over the given time, one after the other, its channels take no more

@@ -60,8 +60,8 @@ func newSite(cmd *cobra.Command) (*site, error) {
 	return s, nil
 }
 
-// do sends a request. A reply that is not a success is an error.
-func (s *site) do(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error) {
+// do sends a request. A reply that is not a success, or of another type, is an error.
+func (s *site) do(ctx context.Context, method, path string, header http.Header, body io.Reader, want string) (*http.Response, error) {
 	r, err := http.NewRequestWithContext(ctx, method, s.base+path, body)
 	if err != nil {
 		return nil, err
@@ -78,21 +78,23 @@ func (s *site) do(ctx context.Context, method, path string, header http.Header, 
 		}
 		return nil, fmt.Errorf("the site %s is not reachable: %w", s.base, err)
 	}
-	if response.StatusCode < 300 {
+	// Another server, or a site of Caddy without Megaphone, may answer anything with status 200.
+	if response.StatusCode < 300 && response.Header.Get("Content-Type") == want {
 		return response, nil
 	}
 	defer response.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	var reply struct{ Code, Message string }
 	if json.Unmarshal(text, &reply) != nil || reply.Code == "" {
-		return nil, fmt.Errorf("%s is not served by Megaphone at %s: status %s", strings.SplitN(path, "/", 3)[1], s.base, response.Status)
+		endpoint := strings.SplitN(path, "/", 3)[1]
+		return nil, fmt.Errorf("%s is not served by Megaphone at %s: status %s", endpoint, s.base, response.Status)
 	}
 	return nil, httpError(response.StatusCode, reply.Message)
 }
 
-// text is like do, and returns the reply's body.
+// text is like do for a reply of JSON, and returns it.
 func (s *site) text(ctx context.Context, method, path string, header http.Header, body io.Reader) ([]byte, error) {
-	response, err := s.do(ctx, method, path, header, body)
+	response, err := s.do(ctx, method, path, header, body, jsonType[0])
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +106,7 @@ func createCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create [--url <url>] [--json]",
 		Short: "Creates a channel",
-		Long: `
-Creates a channel, as a backend does, and prints its two addresses. Both are
+		Long: `Creates a channel, as a backend does, and prints its two addresses. Both are
 secrets. The channel is deleted if nobody reads it for a minute, or as long as
 the setting ttl says.`,
 		Example: `  $ caddy megaphone create
@@ -144,8 +145,7 @@ func sendCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "send <producer address> <stream id> [<body>...] | --ndjson",
 		Short: "Sends messages",
-		Long: `
-Sends messages to a channel, as a backend does.
+		Long: `Sends messages to a channel, as a backend does.
 
 Each body is one JSON value, or with --text any text, which is sent as a JSON
 string. Without a body, each line of standard input is one, and is sent as soon

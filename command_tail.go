@@ -13,14 +13,15 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 func tailCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail <consumer address> [--after <event id>] [--count <messages>] [--json]",
 		Short: "Reads a channel and prints its messages",
-		Long: `
-Reads a channel as its consumer, and prints each message as it comes: the time
+		Long: `Reads a channel as its consumer, and prints each message as it comes: the time
 at which the server has accepted it, the stream, and the body; with --json the
 line as the server has sent it.
 
@@ -141,7 +142,7 @@ type readError struct{ error }
 
 // read does one read, and reports whether it ended cleanly.
 func (f *follower) read(ctx context.Context) (ended bool, err error) {
-	response, err := f.site.do(ctx, http.MethodGet, f.path(), nil, nil)
+	response, err := f.site.do(ctx, http.MethodGet, f.path(), nil, nil, transport.NDJSONType)
 	if err != nil {
 		return false, err
 	}
@@ -183,5 +184,7 @@ func (f *follower) settle() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	// Where polls are not served, the last messages come again to whoever reads next.
-	_, _ = f.site.text(ctx, http.MethodGet, f.path()+"&poll=0s", nil, nil)
+	if response, err := f.site.do(ctx, http.MethodGet, f.path()+"&poll=0s", nil, nil, transport.NDJSONType); err == nil {
+		_ = response.Body.Close()
+	}
 }

@@ -48,6 +48,8 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		After:        read.cursor,
 		TakeOver:     read.hasCursor || read.kind == sse,
 		Acknowledged: read.kind == poll,
+
+		MayAcknowledge: read.kind == webSocket,
 	})
 	if err != nil {
 		if read.kind == ndjson && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy)) {
@@ -62,13 +64,16 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	}
 
 	if read.kind == poll {
-		servePoll(w, r, sub, read.poll)
+		defer h.app.shared.cutOffWriting(w, r)()
+		h.servePoll(w, r, sub, read.poll)
 		return nil
 	}
 	t, duration := h.newTransport(w, r, read.kind, sub)
 	if read.kind == webSocket {
 		h.app.shared.sockets.Add(1)
 		defer h.app.shared.sockets.Add(-1)
+	} else {
+		defer h.app.shared.cutOffWriting(w, r)()
 	}
 	f := feed{
 		sub:          sub,
@@ -110,13 +115,12 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 
 // newTransport returns how messages leave, and for how long.
 func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transportKind, sub Subscription) (transport.Transport, time.Duration) {
-	timeout := time.Duration(h.app.WriteTimeout)
 	switch kind {
 	case sse:
-		return transport.NewSSE(w, r, timeout), time.Duration(h.app.StreamDuration)
+		return transport.NewSSE(w, r, h.bounds(r)), time.Duration(h.app.StreamDuration)
 	case webSocket:
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
-			Timeout:     timeout,
+			Timeout:     time.Duration(h.app.WriteTimeout),
 			Compression: h.Compression,
 			Acknowledge: func(id string) {
 				event, _ := ParseEventID(id)
@@ -124,8 +128,17 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 			},
 		}), time.Duration(h.app.StreamDuration)
 	default:
-		return transport.NewNDJSON(w, r, timeout), time.Duration(h.app.ReadDuration)
+		return transport.NewNDJSON(w, r, h.bounds(r)), time.Duration(h.app.ReadDuration)
 	}
+}
+
+// bounds says how long a client may take nothing.
+func (h *Handler) bounds(r *http.Request) transport.Bounds {
+	b := transport.Bounds{Timeout: time.Duration(h.app.WriteTimeout)}
+	if conn := connOf(r); r.ProtoMajor == 2 && conn != nil {
+		b.Conn = conn
+	}
+	return b
 }
 
 // parseRead reads what a request on /read asks for.
@@ -135,11 +148,16 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	if r.URL.RawQuery != "" {
 		query = r.URL.Query()
 	}
+	lastEventID := r.Header.Values("Last-Event-ID")
+	if len(query["after"]) > 1 || len(query["poll"]) > 1 || len(lastEventID) > 1 {
+		// Which of them counts is not known, and a wrong cursor would lose messages.
+		return read, badRequest("after, poll and Last-Event-ID may be given once each")
+	}
 	if query.Has("after") {
 		read.cursor, read.hasCursor = query.Get("after"), true
 	}
-	if id, ok := r.Header["Last-Event-Id"]; ok {
-		read.cursor, read.hasCursor = id[0], true
+	if len(lastEventID) > 0 {
+		read.cursor, read.hasCursor = lastEventID[0], true
 	}
 	switch {
 	case transport.IsUpgrade(r):
@@ -218,7 +236,7 @@ func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 const maxPoll = 1 << 20
 
 // servePoll answers a poll with what there is, as soon as there is anything (protocol.md 2.5).
-func servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration) {
+func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var lines [][]byte
@@ -242,5 +260,5 @@ func servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait ti
 	}
 	// Given free before the reply: the client's next poll may come before this call returns.
 	sub.End(EndClean)
-	transport.WritePoll(w, lines)
+	transport.WritePoll(w, r, lines, h.bounds(r))
 }

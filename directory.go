@@ -48,7 +48,7 @@ var ErrCursor = errors.New("this is no cursor of a list of channels")
 
 // maxExamined is how many channels are looked at for one page, so that it is there in a few milliseconds however
 // few of the channels are wanted.
-const maxExamined = 50_000
+const maxExamined = 20_000
 
 // List implements [Broker].
 func (r *Registry) List(_ context.Context, o ListOptions) (ChannelPage, error) {
@@ -66,16 +66,21 @@ func (r *Registry) List(_ context.Context, o ListOptions) (ChannelPage, error) {
 			break
 		}
 		examined++
-		if c.expired(now) || now-c.created < o.MinAge || o.Agent != "" && c.agent != o.Agent {
+		if c.expired(now) || now-c.created < o.MinAge || o.Agent != "" && c.agent != o.Agent || !c.matches(&o) {
 			continue
 		}
-		state, err := c.state()
-		if err != nil || state.Pending < o.MinPending || o.Connected != nil && state.Connected != *o.Connected {
-			continue
+		if state, err := c.state(); err == nil {
+			page.Channels = append(page.Channels, c.info(state))
 		}
-		page.Channels = append(page.Channels, c.info(state))
 	}
 	return page, nil
+}
+
+// matches reports whether the channel is as the options say that change with its use. A state costs more.
+func (c *channel) matches(o *ListOptions) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.queue.pending() >= o.MinPending && (o.Connected == nil || (c.reader != nil) == *o.Connected)
 }
 
 // A cursor is the place in the list of the channel that comes next. A channel never changes its place.

@@ -4,6 +4,7 @@ package transport
 
 import (
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"time"
@@ -70,47 +71,94 @@ func SetStreamHeader(h http.Header, contentType string) {
 	h.Set("Content-Type", contentType)
 }
 
+// Bounds say how long a client may take nothing.
+type Bounds struct {
+	// Timeout is after what time a write fails.
+	Timeout time.Duration
+	// Conn is the connection below a stream of HTTP/2, or nil. There, a write that has failed returns only when the
+	// connection takes the end of the stream, so one that takes nothing for the timeout again is closed.
+	Conn io.Closer
+}
+
 // A response is a stream to a client, with a bound on each write.
 type response struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	gone    <-chan struct{}
-	timeout time.Duration
+	bounds  Bounds
+	hangUp  *time.Timer
 }
 
-func newResponse(w http.ResponseWriter, r *http.Request, timeout time.Duration) response {
-	return response{w, http.NewResponseController(w), r.Context().Done(), timeout}
+func newResponse(w http.ResponseWriter, r *http.Request, bounds Bounds) response {
+	return response{w: w, control: http.NewResponseController(w), gone: r.Context().Done(), bounds: bounds}
 }
 
 // Gone implements [Transport].
 func (r *response) Gone() <-chan struct{} { return r.gone }
 
+// maxPiece is how many bytes a client must take within the timeout. So one that is slow but takes something is not
+// given up over a large message. It is not smaller because existing clients need whole lines in a chunk, and Caddy
+// writes no larger ones.
+const maxPiece = 64 << 10
+
 // start sends the header.
 func (r *response) start() error {
 	r.w.WriteHeader(http.StatusOK)
-	return r.bounded(r.control.Flush)
+	if err := r.arm(); err != nil {
+		return err
+	}
+	return r.flush()
 }
 
 // write sends p as one flush.
 func (r *response) write(p []byte) error {
-	return r.bounded(func() error {
-		if _, err := r.w.Write(p); err != nil {
-			return err
-		}
-		return r.control.Flush()
-	})
+	if err := r.put(p); err != nil {
+		return err
+	}
+	return r.flush()
 }
 
-// bounded runs f with a write deadline. The deadline is not left armed: on HTTP/2 it would reset the stream when
-// it passes even if nothing is being written, and on HTTP/1 the end of the response would fail.
-func (r *response) bounded(f func() error) error {
-	if err := r.control.SetWriteDeadline(time.Now().Add(r.timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+// put writes p, which flush sends.
+func (r *response) put(p []byte) error {
+	for len(p) > 0 {
+		if err := r.arm(); err != nil {
+			return err
+		}
+		n, err := r.w.Write(p[:min(maxPiece, len(p))])
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// flush sends what was put, within the deadline that is armed. This is not left armed: on HTTP/2 it would reset the stream when it passes even if
+// nothing is being written, and on HTTP/1 the end of the response would fail.
+func (r *response) flush() error {
+	if err := r.control.Flush(); err != nil {
 		return err
 	}
-	if err := f(); err != nil {
-		return err
+	if r.hangUp != nil {
+		r.hangUp.Stop()
 	}
-	if err := r.control.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	return r.setDeadline(time.Time{})
+}
+
+// arm sets the deadline for the next write and flush.
+func (r *response) arm() error {
+	switch {
+	case r.bounds.Conn == nil:
+	case r.hangUp == nil:
+		r.hangUp = time.AfterFunc(2*r.bounds.Timeout, func() { _ = r.bounds.Conn.Close() })
+	default:
+		r.hangUp.Reset(2 * r.bounds.Timeout)
+	}
+	return r.setDeadline(time.Now().Add(r.bounds.Timeout))
+}
+
+func (r *response) setDeadline(t time.Time) error {
+	if err := r.control.SetWriteDeadline(t); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	return nil
@@ -119,6 +167,9 @@ func (r *response) bounded(f func() error) error {
 // End implements [Transport]. If the response is broken off, the end must not look clean: with a deadline that has passed,
 // HTTP/1 cannot send the terminating chunk, and HTTP/2 and HTTP/3 reset the stream.
 func (r *response) End(why Reason) {
+	if r.hangUp != nil {
+		r.hangUp.Stop()
+	}
 	if why == Broken {
 		_ = r.control.SetWriteDeadline(time.Unix(1, 0))
 	}
