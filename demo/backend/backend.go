@@ -52,7 +52,7 @@ type Chat struct {
 func New(url, file string) (*Chat, error) {
 	c := &Chat{ServeMux: http.NewServeMux(), megaphone: megaphone(url), file: file}
 	c.memory.Rooms, c.memory.Sessions = map[string][]message{}, map[string]*session{}
-	if text, err := os.ReadFile(file); err == nil {
+	if text, err := os.ReadFile(file); err == nil { //nolint:gosec // the operator names it
 		if err := json.Unmarshal(text, &c.memory); err != nil {
 			return nil, fmt.Errorf("the chat's memory, %s: %w", file, err)
 		}

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -43,11 +44,16 @@ func (m megaphone) post(path string, body, reply any) error {
 	if err != nil {
 		return err
 	}
-	response, err := client.Post(string(m)+path, "application/json", bytes.NewReader(text))
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, string(m)+path, bytes.NewReader(text))
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
+	request.Header.Set("Content-Type", "application/json")
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode >= http.StatusMultipleChoices {
 		return fmt.Errorf("%s: %s", path, response.Status)
 	}

@@ -225,7 +225,7 @@ func (d *demo) startBackend() {
 		d.t.Fatal(err)
 	}
 	server := &http.Server{Handler: room}
-	go server.Serve(listener) //nolint:errcheck // ends by Close
+	go server.Serve(listener)
 	ctx, cancel := context.WithCancel(context.Background())
 	go room.Run(ctx)
 	d.stopBackend = func() {
