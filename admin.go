@@ -15,7 +15,7 @@ import (
 
 func init() { caddy.RegisterModule(adminAPI{}) }
 
-// adminAPI serves operators, below /megaphone/ on Caddy's admin endpoint: docs/operations.md describes it. Secret
+// adminAPI serves operators, below /megaphone/ on Caddy's admin endpoint: docs/admin.md describes it. Secret
 // addresses are neither shown in full nor taken from a path, which Caddy logs: channels have an id here.
 //
 // Caddy keeps one instance for as long as its admin server lives, which may be longer or shorter than the
@@ -53,7 +53,7 @@ func adminRoute(methods map[string]adminFunc) caddy.AdminHandlerFunc {
 		serve := methods[r.Method]
 		switch {
 		case len(methods) == 0:
-			return adminError(http.StatusNotFound, "no such address: see docs/operations.md for those that there are")
+			return adminError(http.StatusNotFound, "no such address: see docs/admin.md for those that there are")
 		case serve == nil:
 			allowed := names(methods)
 			w.Header().Set("Allow", allowed)

@@ -10,8 +10,11 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 // A drainClient is one channel with its producer and its consumer, of the drain test.
@@ -175,4 +178,28 @@ func (c *drainClient) consume(ctx context.Context, s *commandServer, mode string
 		}
 		_ = reply.Body.Close()
 	}
+}
+
+func TestHealthFailsBeforeTheServerStopsServing(t *testing.T) {
+	s := &commandServer{testserver.New(t), t, fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))}
+	s.Start("shutdown_delay 3s", s.site("megaphone create health"))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	status := func(method, path string) int {
+		reply := s.request(ctx, method, path, nil, "")
+		if reply == nil {
+			t.Fatal("no reply")
+		}
+		_ = reply.Body.Close()
+		return reply.StatusCode
+	}
+	if got := status(http.MethodGet, "/health"); got != http.StatusOK {
+		t.Errorf("health %d", got)
+	}
+	s.Signal(syscall.SIGTERM)
+	s.Await("health fails", func() bool { return status(http.MethodGet, "/health") == http.StatusServiceUnavailable })
+	if got := status(http.MethodPost, "/create"); got != http.StatusOK {
+		t.Errorf("create %d", got)
+	}
+	<-s.Done()
 }
