@@ -1,11 +1,14 @@
-// Builds dist/: the client and the producer as one file each, and their types. dist/megaphone.js is in the repository,
-// so that the demo runs without Node; `node build.js --check` fails if it is not what the sources make.
+// Builds dist/: the client and the producer as one file each, and their types. The two files are in the repository, so that
+// the demo and the tests in Go run without npm; `node build.js --check` fails if they are not what the sources make.
 
 import { execFileSync } from "node:child_process";
-import { readFileSync, rmSync, copyFileSync } from "node:fs";
+import { copyFileSync, readFileSync, rmSync } from "node:fs";
+import { relative } from "node:path";
 import { build } from "esbuild";
 
 const options = {
+  entryPoints: { megaphone: "src/index.ts", producer: "src/producer.ts" },
+  outdir: "dist",
   bundle: true,
   format: "esm",
   target: "es2022",
@@ -15,14 +18,16 @@ const options = {
 };
 
 if (process.argv.includes("--check")) {
-  const made = await build({ ...options, entryPoints: ["src/index.ts"], write: false });
-  if (made.outputFiles[0].text !== readFileSync("dist/megaphone.js", "utf8")) {
-    console.error("dist/megaphone.js is not what the sources make: run npm run build, and commit it");
-    process.exitCode = 1;
+  const { outputFiles } = await build({ ...options, write: false });
+  for (const { path, text } of outputFiles) {
+    if (text !== readFileSync(path, "utf8")) {
+      console.error(`${relative("", path)} is not what the sources make: run npm run build, and commit it`);
+      process.exitCode = 1;
+    }
   }
 } else {
-  rmSync("dist", { recursive: true, force: true });
-  await build({ ...options, entryPoints: { megaphone: "src/index.ts", producer: "src/producer.ts" }, outdir: "dist" });
+  rmSync("dist/types", { recursive: true, force: true });
+  await build(options);
   execFileSync("node_modules/.bin/tsc", ["-p", "tsconfig.json"], { stdio: "inherit" });
   copyFileSync("../../LICENSE", "LICENSE");
 }

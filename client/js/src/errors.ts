@@ -12,7 +12,7 @@ export interface ErrorDetails {
  * A fault in reading or writing. `code` is the server's (`NOT_FOUND`, `BUSY`, …), or one of this library's own:
  * `NETWORK` (no connection, or it broke), `STALLED` (nothing was heard for too long), `NO_START` (the transport
  * does not get through), `UNREADABLE` (what came is no message), `TAKEN_OVER` (another consumer reads the channel),
- * `HTTP` (a reply that no Megaphone server has written).
+ * `NO_CHANNEL` (the page's function has made none), `HTTP` (a reply that no Megaphone server has written).
  */
 export class MegaphoneError extends Error {
   readonly code: string;

@@ -76,7 +76,7 @@ async function pass(
     begin();
     watchdog.touch(target.silence);
   }
-  for (const reader = response.body!.getReader(); ; ) {
+  for (const reader = response.body!.getReader(); ;) {
     const { done, value } = await reader.read();
     if (signal.aborted) {
       return;

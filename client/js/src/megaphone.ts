@@ -13,6 +13,9 @@ import { websocket } from "./websocket.js";
 /** A channel: its consumer address, or the reply of `create`, of which only that is used. */
 export type Channel = string | { consumerAddress: string };
 
+/** A channel, or a function that creates one, perhaps later: it is called again when the channel is gone. */
+export type ChannelSource = Channel | (() => Channel | Promise<Channel>);
+
 /**
  * How the connection does. `idle`: nobody has subscribed yet; `connecting`: for the first time, or to another
  * channel; `open`: messages come as they are written; `waiting`: after a fault, until the next attempt; `gone`: the
@@ -58,12 +61,15 @@ const transports: Record<TransportName, Transport> = { websocket, sse, ndjson, p
 /** How long a transport is not tried again that failed where another one worked, in milliseconds. */
 const avoidTime = 300_000;
 
+/** The longest wait that a server may ask for, in milliseconds. */
+const longest = 300_000;
+
 /** A read that lasted so long, in milliseconds, is followed by the next at once. */
 const shortest = 1000;
 
 export class Megaphone {
   #base: string;
-  #source: Channel | (() => Channel | Promise<Channel>) | undefined;
+  #source: ChannelSource | undefined;
   #options: Options;
   #fetch: typeof fetch;
   #WebSocket: typeof WebSocket | undefined;
@@ -88,9 +94,9 @@ export class Megaphone {
    * Reading begins with the first `subscribe` or `messages`.
    *
    * @param url where `/read/…` is found, without that: `https://app.example.com`, or `/` on a page of the same site
-   * @param channel the channel, or a function that creates one: it is called again when the channel is gone
+   * @param channel the channel, or a function that creates it, and the next one when it is gone
    */
-  constructor(url: string | URL, channel: Channel | (() => Channel | Promise<Channel>), options: Options = {}) {
+  constructor(url: string | URL, channel: ChannelSource, options: Options = {}) {
     this.#base = new URL(url, globalThis.location?.href).href.replace(/[?#].*/, "").replace(/\/+$/, "");
     this.#source = channel;
     this.#options = options;
@@ -140,7 +146,9 @@ export class Megaphone {
   subscribe<Body = any>(streamId: string, listener: Listener<Body>): () => void;
   subscribe(stream: string | Listener, listener?: Listener): () => void {
     this.#start();
-    return typeof stream === "string" ? this.#streams.subscribe(stream, listener!) : this.#streams.subscribe(undefined, stream);
+    return typeof stream === "string"
+      ? this.#streams.subscribe(stream, listener!)
+      : this.#streams.subscribe(undefined, stream);
   }
 
   /**
@@ -153,7 +161,7 @@ export class Megaphone {
   }
 
   /** Goes on with another channel, after `gone` for example. Who listens to which stream stays. */
-  use(channel: Channel | (() => Channel | Promise<Channel>)): void {
+  use(channel: ChannelSource): void {
     this.#source = channel;
     this.#forget();
     if (this.#state !== "idle") {
@@ -197,6 +205,9 @@ export class Megaphone {
   async #run(): Promise<void> {
     while (!this.#over) {
       await this.#streams.room();
+      if (this.#over) {
+        return;
+      }
       const wait = this.#source ? this.#due - performance.now() : Infinity; // without a channel: until use
       if (wait > 0) {
         await this.#pause.wait(wait);
@@ -235,7 +246,7 @@ export class Megaphone {
 
   /** Tells about a fault. */
   #handle(fault: MegaphoneError): void {
-    this.#delay(Math.max(this.#backoff.next(), fault.retryAfter ?? 0));
+    this.#delay(Math.max(this.#backoff.next(), Math.min(fault.retryAfter ?? 0, longest)));
     if (this.#address === undefined || (fault.status !== 404 && fault.status !== 410)) {
       this.#set("waiting");
       this.#emit("error", fault);
@@ -258,12 +269,11 @@ export class Megaphone {
   /** Reads once, by the best transport that works. */
   async #read(signal: AbortSignal): Promise<void> {
     if (this.#address === undefined) {
-      const source = this.#source!;
-      const channel = typeof source === "function" ? await source() : source;
+      const address = await resolve(this.#source!);
       if (signal.aborted) {
         return;
       }
-      this.#address = typeof channel === "string" ? channel : channel.consumerAddress;
+      this.#address = address;
     }
     const address = this.#address;
     const failed: TransportName[] = [];
@@ -361,6 +371,22 @@ export class Megaphone {
       }
     }
   }
+}
+
+/** Returns the consumer address of a channel, which is created if need be. */
+async function resolve(source: ChannelSource): Promise<string> {
+  let channel: Channel | undefined;
+  let cause: unknown;
+  try {
+    channel = typeof source === "function" ? await source() : source;
+  } catch (error) {
+    cause = error;
+  }
+  const address = typeof channel === "string" ? channel : channel?.consumerAddress;
+  if (typeof address !== "string") {
+    throw new MegaphoneError("NO_CHANNEL", "there is no channel: it needs a consumerAddress", { cause });
+  }
+  return address;
 }
 
 /** Reports whether another transport may work where one has failed to start. */

@@ -95,14 +95,22 @@ export class Producer {
     messages: AsyncIterable<OutgoingMessage & { channel: Target }> | Iterable<OutgoingMessage & { channel: Target }>,
     options: { signal?: AbortSignal } = {},
   ): Promise<IngestResult> {
+    const each = async function* () {
+      yield* messages;
+    };
+    const source = each();
     const request: RequestInit & { duplex: "half" } = {
       method: "POST",
       headers: { "Content-Type": "application/x-ndjson" },
-      body: lines(messages),
+      body: lines(source),
       duplex: "half",
       signal: options.signal ?? null,
     };
-    return this.#reply("/write", request);
+    try {
+      return await this.#reply("/write", request);
+    } finally {
+      source.return().catch(() => {}); // not every platform tells the source when the request is over
+    }
   }
 
   /** Posts JSON, again if there was no answer: with a key a message takes effect once. */
@@ -145,24 +153,16 @@ function addressOf(channel: Target): string {
 }
 
 /** Makes a stream of bytes from messages, no faster than they are sent. */
-function lines(
-  messages: AsyncIterable<OutgoingMessage & { channel: Target }> | Iterable<OutgoingMessage & { channel: Target }>,
-): ReadableStream<Uint8Array> {
+function lines(source: AsyncGenerator<OutgoingMessage & { channel: Target }>): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
-  async function* each() {
-    yield* messages;
-  }
-  const source = each();
   return new ReadableStream({
     async pull(controller) {
       const { done, value } = await source.next();
       if (done) {
-        return controller.close();
+        controller.close();
+      } else {
+        controller.enqueue(encoder.encode(JSON.stringify({ ...value, channel: addressOf(value.channel) }) + "\n"));
       }
-      controller.enqueue(encoder.encode(JSON.stringify({ ...value, channel: addressOf(value.channel) }) + "\n"));
-    },
-    async cancel() {
-      await source.return();
     },
   });
 }

@@ -53,7 +53,7 @@ export class Streams {
     list.push(subscriber);
     // The caller first gets to know that it has subscribed.
     queueMicrotask(() => {
-      for (let message; (message = subscriber.backlog!.shift()); ) {
+      for (let message; (message = subscriber.backlog!.shift());) {
         this.#call(subscriber, message);
       }
       subscriber.backlog = undefined;
