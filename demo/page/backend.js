@@ -35,12 +35,14 @@ export class Outbox {
 	#messages = JSON.parse(sessionStorage.getItem("outbox") ?? "[]");
 	#send;
 	#changed;
+	#refused;
 	#running = false;
 
-	/** @param send sends a message; changed is called with the messages that are left */
-	constructor(send, changed) {
+	/** @param send sends a message; changed is called with the messages that are left, refused with one that never will be sent */
+	constructor(send, changed, refused) {
 		this.#send = send;
 		this.#changed = changed;
+		this.#refused = refused;
 	}
 
 	add(room, text) {
@@ -56,16 +58,21 @@ export class Outbox {
 		}
 		this.#running = true;
 		for (let wait = 250; this.#messages.length > 0; ) {
+			const message = this.#messages[0];
 			try {
-				await this.#send(this.#messages[0]);
-				this.#messages.shift();
-				this.#save();
-				this.#changed(this.#messages);
-				wait = 250;
-			} catch {
-				await pause(wait * (0.5 + Math.random()));
-				wait = Math.min(wait * 2, 5000);
+				await this.#send(message);
+			} catch (error) {
+				if (error.status !== 400 && error.status !== 403) {
+					await pause(wait * (0.5 + Math.random()));
+					wait = Math.min(wait * 2, 5000);
+					continue;
+				}
+				this.#refused(message);
 			}
+			this.#messages.shift();
+			this.#save();
+			this.#changed(this.#messages);
+			wait = 250;
 		}
 		this.#running = false;
 	}

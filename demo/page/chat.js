@@ -25,7 +25,7 @@ let told = -typingPause; // when the others were told that this page's user is t
 const timeline = new Timeline($("messages"), $("scroll"), user);
 const connection = new Connection();
 const megaphone = new Megaphone("/", createChannel, { WebSocket: connection.WebSocket, backoff: [250, 5000] });
-const outbox = new Outbox(say, showUnsent);
+const outbox = new Outbox(say, showUnsent, giveBack);
 
 connection.watch(megaphone);
 megaphone.subscribe(({ sid, body }) => sid === room && receive(body));
@@ -91,7 +91,7 @@ function rejoin() {
 				}
 			} catch (error) {
 				connection.fault(error);
-				await pause(1000);
+				await pause(500 + 1000 * Math.random());
 				there = undefined;
 			}
 		}
@@ -137,8 +137,12 @@ async function say({ id, room: there, text }) {
 }
 
 function roomOfAddress() {
-	const name = decodeURIComponent(location.hash.slice(1)).toLowerCase().replace(/[^a-z0-9-]+/g, "-").slice(0, 30);
-	return name || rooms[0];
+	return roomName(location.hash.slice(1)) || rooms[0];
+}
+
+/** Makes a text the name of a room. */
+function roomName(text) {
+	return text.trim().toLowerCase().replace(/[^a-z0-9-]+/g, "-").slice(0, 30);
 }
 
 function showRoom() {
@@ -167,6 +171,12 @@ function showPeople(people) {
 function showUnsent(messages) {
 	$("unsent").replaceChildren(...messages.filter((message) => message.room === room).map(unsent));
 	timeline.toEnd();
+}
+
+/** Gives a message back that the backend will never take: the room is full. */
+function giveBack({ text }) {
+	connection.tell("the backend has refused a message");
+	$("text").value ||= text;
 }
 
 function showTyping({ user, name }) {
@@ -198,7 +208,7 @@ addEventListener("hashchange", () => {
 
 $("new-room").onsubmit = (event) => {
 	event.preventDefault();
-	location.hash = $("room-name").value.trim();
+	location.hash = roomName($("room-name").value);
 	event.target.reset();
 };
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,6 +118,17 @@ func TestTheChat(t *testing.T) {
 	}
 	cleo.run(`location.hash = "#kitchen"`)
 	cleo.await("the kitchen is empty", `!document.querySelector("#empty").hidden`)
+	cleo.enter("#room-name", "A room of one's own")
+	cleo.await("there is another room", `document.querySelector("#room").innerText === "# a-room-of-one-s-own" && !document.querySelector("#empty").hidden`)
+
+	// What the backend refuses for good is given back, and stops nothing.
+	cleo.run(`document.querySelector("#text").maxLength = 20000`)
+	cleo.enter("#text", strings.Repeat("long ", 4000))
+	cleo.await("it is given back", `document.querySelector("#text").value.length > 10000 && !document.querySelector("#unsent li")`)
+	cleo.run(`document.querySelector("#text").value = ""`)
+	cleo.enter("#text", "short")
+	cleo.await("the next one is sent", texts+`[0] === "short"`)
+	cleo.wantNoFaults()
 	conversation(t, ann, bob)
 }
 
