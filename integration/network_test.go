@@ -58,7 +58,7 @@ func (n *network) start(tb testing.TB, settings string, env ...string) {
 			return false
 		}
 		defer conn.Close()
-		return tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS12}).Handshake() == nil //nolint:noctx // local
+		return tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS12}).Handshake() == nil
 	})
 }
 
@@ -77,7 +77,7 @@ func (n *network) create(tb testing.TB) mailbox {
 
 func (n *network) post(tb testing.TB, path, contentType, body string) (status int, reply []byte) {
 	tb.Helper()
-	response, err := n.producer.Post(n.http+path, contentType, strings.NewReader(body)) //nolint:noctx // the client has a timeout
+	response, err := n.producer.Post(n.http+path, contentType, strings.NewReader(body))
 	if err != nil {
 		tb.Error(err)
 		return 0, nil
@@ -231,7 +231,7 @@ func (l *link) stall(stuck bool) {
 // reset breaks the connection as a crash does.
 func (l *link) reset() {
 	_ = l.SetLinger(0)
-	l.TCPConn.Close()
+	l.Close()
 	l.stall(false)
 }
 
@@ -264,7 +264,8 @@ func (n *network) drain(tb testing.TB, m mailbox, v *view) {
 		scanner := bufio.NewScanner(response.Body)
 		scanner.Buffer(nil, 1<<20)
 		got := false
-		for got = false; scanner.Scan(); got = true {
+		for scanner.Scan() {
+			got = true
 			v.add(tb, scanner.Bytes())
 		}
 		if !got {
