@@ -13,39 +13,45 @@ type adminTotals struct {
 
 	Channels    int `json:"channels"`
 	MaxChannels int `json:"maxChannels"`
-	Readers     int `json:"readers"`
+	Readers     int `json:"readers"` // channels that are being read
+	MaxReaders  int `json:"maxReaders"`
 
-	Pending       int   `json:"pending"`
-	InFlight      int   `json:"inFlight"`
-	BufferedBytes int64 `json:"bufferedBytes"`
-	MaxMemory     int64 `json:"maxMemory"`
+	HeldProducers int    `json:"heldProducers"` // wait for room
+	Pending       uint64 `json:"pending"`
+	InFlight      uint64 `json:"inFlight"`
+	BufferedBytes int64  `json:"bufferedBytes"`
+	MaxMemory     int64  `json:"maxMemory"`
 
-	Undelivered int `json:"undelivered"` // since the process has started
+	// Since the process has started; accepted = settled + undelivered + pending + inFlight.
+	Accepted    uint64 `json:"accepted"`
+	Settled     uint64 `json:"settled"`
+	Undelivered uint64 `json:"undelivered"`
 
 	Draining bool `json:"draining"`
 }
 
 // adminStats tells the totals.
-func adminStats(a *App, r *http.Request) (int, any, error) {
-	t := adminTotals{
+func adminStats(a *App, _ *http.Request) (int, any, error) {
+	totals := a.shared.Totals()
+	reply := adminTotals{
 		Agent:         a.Agent,
-		Channels:      a.shared.Len(),
+		Channels:      totals.Channels,
 		MaxChannels:   a.MaxChannels,
-		BufferedBytes: a.shared.MemoryUsed(),
+		Readers:       totals.Readers,
+		MaxReaders:    a.MaxReaders,
+		HeldProducers: totals.HeldProducers,
+		Pending:       totals.Pending,
+		InFlight:      totals.InFlight,
+		BufferedBytes: totals.BufferedBytes,
 		MaxMemory:     a.MaxMemory,
-		Undelivered:   a.shared.Undelivered(),
+		Accepted:      totals.Accepted,
+		Settled:       totals.Settled,
 		Draining:      a.shared.DrainState().Active,
 	}
-	for c := range a.shared.list.all() {
-		if s, err := c.state(); err == nil {
-			t.Pending += s.Pending
-			t.InFlight += s.InFlight
-			if s.Connected {
-				t.Readers++
-			}
-		}
+	for _, n := range totals.Undelivered {
+		reply.Undelivered += n
 	}
-	return http.StatusOK, t, nil
+	return http.StatusOK, reply, nil
 }
 
 // An adminDrainReply is what the admin API shows of a drain.

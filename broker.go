@@ -20,7 +20,8 @@ import (
 // producer that waits for each reply in the order of its calls. Every consumer is sent them in that order.
 type Broker interface {
 	// Create makes a channel and returns its addresses. Its life is counted from now on. It fails with
-	// [ErrChannelLimit] when there are l.MaxChannels already, and with [ErrDraining] while the Broker is drained.
+	// [ErrChannelLimit] when there are l.MaxChannels already, with [ErrClientLimit] when l.Client has
+	// l.MaxChannelsPerClient of them, and with [ErrDraining] while the Broker is drained.
 	Create(ctx context.Context, agent string, l Limits) (Addresses, error)
 
 	// Publish appends m to the channel of a producer address. It returns nil once the channel holds the message,
@@ -41,7 +42,8 @@ type Broker interface {
 	Ingest(l Limits) Ingestion
 
 	// Subscribe makes the caller the channel's one reader. It fails with [ErrBusy] when there is another,
-	// unless o.TakeOver is set. It settles what the cursor shows; what is in flight then will be sent again.
+	// unless o.TakeOver is set, and with [ErrReaderLimit] when o.MaxReaders channels are being read already; who
+	// takes over is let in. It settles what the cursor shows; what is in flight then will be sent again.
 	// The caller must call End.
 	Subscribe(ctx context.Context, consumer string, o SubscribeOptions) (Subscription, error)
 
@@ -124,6 +126,8 @@ var (
 	ErrSkipped      = errors.New("an earlier message for the channel was refused")
 	ErrTakenOver    = errors.New("another consumer has taken over")
 	ErrChannelLimit = errors.New("too many channels")
+	ErrClientLimit  = errors.New("too many channels of one client")
+	ErrReaderLimit  = errors.New("too many readers")
 	ErrMemoryLimit  = errors.New("the memory for messages is used up")
 	ErrDraining     = errors.New("the server is being drained")
 	ErrClosed       = errors.New("the broker is closed")
@@ -143,6 +147,13 @@ type Limits struct {
 	MaxChannels int
 	// MaxMemory is the number of bytes of messages, in all channels together, beyond which producers wait.
 	MaxMemory int64
+	// MaxReaders is the number of channels that may be read at once; 0 means all.
+	MaxReaders int
+	// MaxChannelsPerClient is the number of live channels that may have been created for one client; 0 means any
+	// number.
+	MaxChannelsPerClient int
+	// Client tells for whom a channel is created, if that is limited. It is any text; empty means nobody.
+	Client string
 }
 
 // Addresses are the two halves of a channel (protocol.md 1.1). Both are secrets.

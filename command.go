@@ -10,7 +10,9 @@ import (
 	"os/signal"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -179,6 +181,19 @@ func adminCallError(address string, err error) error {
 	}
 	status, _ := strconv.Atoi(parts[1])
 	return httpError(status, reply.Error)
+}
+
+// printable writes what could command a terminal as escapes.
+func printable(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }
 
 // printJSON prints a value as one line of JSON.

@@ -186,7 +186,7 @@ func printChannel(w io.Writer, c adminChannel) error {
 		if m.InFlight {
 			state = "in flight"
 		}
-		fmt.Fprintf(table, "%s\t%s\n", state, m.Message)
+		fmt.Fprintf(table, "%s\t%s\n", state, printable(string(m.Message)))
 	}
 	return table.Flush()
 }
@@ -315,10 +315,11 @@ func runStats(cmd *cobra.Command, _ []string) error {
 	table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "agent\t%s\n", t.Agent)
 	fmt.Fprintf(table, "channels\t%s of %s\n", humanize.Comma(int64(t.Channels)), humanize.Comma(int64(t.MaxChannels)))
-	fmt.Fprintf(table, "being read\t%s\n", humanize.Comma(int64(t.Readers)))
-	fmt.Fprintf(table, "messages\t%s pending, %s in flight\n", humanize.Comma(int64(t.Pending)), humanize.Comma(int64(t.InFlight)))
+	fmt.Fprintf(table, "being read\t%s of %s\n", humanize.Comma(int64(t.Readers)), humanize.Comma(int64(t.MaxReaders)))
+	fmt.Fprintf(table, "waiting producers\t%s\n", humanize.Comma(int64(t.HeldProducers)))
+	fmt.Fprintf(table, "messages\t%d pending, %d in flight\n", t.Pending, t.InFlight)
 	fmt.Fprintf(table, "memory\t%s of %s\n", humanize.IBytes(uint64(t.BufferedBytes)), humanize.IBytes(uint64(t.MaxMemory))) //nolint:gosec // not negative
-	fmt.Fprintf(table, "undelivered\t%s since the start\n", humanize.Comma(int64(t.Undelivered)))
+	fmt.Fprintf(table, "since the start\t%d accepted, %d settled, %d undelivered\n", t.Accepted, t.Settled, t.Undelivered)
 	fmt.Fprintf(table, "draining\t%s\n", yesNo(t.Draining))
 	return table.Flush()
 }

@@ -74,7 +74,7 @@ func runTail(cmd *cobra.Command, args []string) error {
 		left:     flag(flags.GetInt, "count"),
 		warn:     func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) },
 		print: func(event tailEvent, _ []byte) error {
-			_, err := fmt.Fprintf(out, "%s  %s  %s\n", event.TS.Local().Format("15:04:05.000"), event.SID, event.Body)
+			_, err := fmt.Fprintf(out, "%s  %s  %s\n", event.TS.Local().Format("15:04:05.000"), printable(event.SID), printable(string(event.Body)))
 			return err
 		},
 	}

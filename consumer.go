@@ -27,8 +27,9 @@ type readRequest struct {
 }
 
 // serveRead sends a channel's messages to its consumer (protocol.md 1.6, 2.1 to 2.5).
-func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string) error {
+func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string, rec *record) error {
 	read, err := h.parseRead(r, consumer)
+	rec.transport = read.kind.String()
 	if err != nil {
 		return err
 	}
@@ -59,13 +60,15 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	}
 	how := EndFault
 	defer func() { sub.End(how) }() // of a panic
+	defer h.reading(read, rec)()
 	if resume := sub.Resume(); resume != ResumeNone {
+		rec.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
 	}
 
 	if read.kind == poll {
 		defer h.app.shared.cutOffWriting(w, r)()
-		h.servePoll(w, r, sub, read.poll)
+		h.servePoll(w, r, sub, read.poll, rec)
 		return nil
 	}
 	t, duration := h.newTransport(w, r, read.kind, sub)
@@ -91,6 +94,8 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	why := f.run()
 	how = f.how(why)
 	sub.End(how)
+	rec.messages = f.sent
+	rec.ended(why)
 	if c := h.logger.Check(zap.DebugLevel, "read ended"); c != nil {
 		c.Write(zap.String("address", RedactAddress(consumer)), zap.String("transport", read.kind.String()),
 			zap.Stringer("reason", why), zap.Int("messages", f.sent))
@@ -236,7 +241,7 @@ func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 const maxPoll = 1 << 20
 
 // servePoll answers a poll with what there is, as soon as there is anything (protocol.md 2.5).
-func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration) {
+func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration, rec *record) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var lines [][]byte
@@ -255,8 +260,14 @@ func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscrip
 		case <-timer.C:
 			waiting = false
 		case <-r.Context().Done():
+			rec.ended(transport.Broken)
 			return
 		}
+	}
+	rec.messages = len(lines)
+	rec.ended(transport.Complete)
+	if err := sub.Err(); err != nil && len(lines) == 0 {
+		rec.ended(overReason(err))
 	}
 	// Given free before the reply: the client's next poll may come before this call returns.
 	sub.End(EndClean)

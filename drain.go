@@ -139,7 +139,7 @@ func (r *Registry) settled(c *channel) bool {
 	closed, held := c.closed != nil, c.queue.len
 	c.mu.Unlock()
 	if !closed && held == 0 {
-		r.remove(c, ErrNotFound)
+		r.remove(c, EndDeleted)
 	}
 	return closed || held == 0
 }

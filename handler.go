@@ -125,14 +125,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if len(h.origins.patterns) > 0 && h.origins.handle(w, r, t.endpoint) {
 		return nil
 	}
-	if err := h.serve(w, r, t); err != nil {
-		h.refuse(w, r, t, err)
+	rec := newRecord(r, t)
+	if err := h.serve(w, r, t, rec); err != nil {
+		h.refuse(w, r, t, rec, err)
 	}
 	return nil
 }
 
 // serve serves a request for an endpoint of this site. If it returns an error, nothing has been sent.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, rec *record) error {
 	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
 		message := "this address is for " + strings.Join(methods, " and ") + " only"
 		if r.Method == http.MethodConnect {
@@ -147,13 +148,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error 
 	case createEndpoint:
 		return h.serveCreate(w, r)
 	case writeEndpoint:
-		return h.serveWrite(w, r, t.address, t.streamID)
+		return h.serveWrite(w, r, t.address, t.streamID, rec)
 	case writeBatchEndpoint:
-		return h.serveWriteBatch(w, r)
+		return h.serveWriteBatch(w, r, rec)
 	case ingestEndpoint:
-		return h.serveIngest(w, r)
+		return h.serveIngest(w, r, rec)
 	case readEndpoint:
-		return h.serveRead(w, r, t.address)
+		return h.serveRead(w, r, t.address, rec)
 	case channelsExistEndpoint:
 		return h.serveChannelsExist(w, r)
 	case manageEndpoint:
@@ -171,12 +172,15 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error 
 const statusClientClosedRequest = 499
 
 // refuse answers a request that failed.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t target, err error) {
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t target, rec *record, err error) {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		w.WriteHeader(statusClientClosedRequest)
 		return
 	}
 	e := toAPIError(err)
+	rec.code = e.code
+	h.app.shared.metrics.refused.WithLabelValues(t.endpoint.String(), e.code).Inc()
+	h.noteLimit(err)
 	if e.status >= http.StatusInternalServerError && e.cause != nil {
 		h.logger.Error("request failed", zap.Stringer("endpoint", t.endpoint), zap.Error(err))
 	} else if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {

@@ -184,8 +184,9 @@ func TestCommandsForMessages(t *testing.T) {
 		t.Errorf("tail printed %q, want %q", got, want)
 	}
 	// What was printed is settled, and does not come again.
-	s.run(0, "last", "send", "--text", a.ProducerAddress, "s")
-	if out, _ := s.run(0, "", "tail", "--count", "1", a.ConsumerAddress); !strings.Contains(out, `  s  "last"`) {
+	s.run(0, "last\u009b31m", "send", "--text", a.ProducerAddress, "s\x1b[2J")
+	// What could command a terminal is escaped.
+	if out, _ := s.run(0, "", "tail", "--count", "1", a.ConsumerAddress); !strings.HasSuffix(out, `  s\u001b[2J  "last\u009b31m"`+"\n") {
 		t.Errorf("tail: %s", out)
 	}
 

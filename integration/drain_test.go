@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
@@ -29,7 +31,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	s := newCommandServer(t, "megaphone {\nread_duration 2s\n}")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	modes := []string{"ndjson", "cursor", "sse", "poll"}
+	modes := []string{"ndjson", "cursor", "sse", "poll", "websocket"}
 	clients := make([]*drainClient, 40)
 	var all sync.WaitGroup
 	for i := range clients {
@@ -41,7 +43,11 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 		reply.Body.Close()
 		clients[i] = c
 		all.Go(func() { c.produce(ctx, s) })
-		all.Go(func() { c.consume(ctx, s, modes[i%len(modes)]) })
+		if mode := modes[i%len(modes)]; mode == "websocket" {
+			all.Go(func() { c.consumeSocket(ctx, s) })
+		} else {
+			all.Go(func() { c.consume(ctx, s, mode) })
+		}
 	}
 	time.Sleep(500 * time.Millisecond) // of load
 
@@ -177,6 +183,40 @@ func (c *drainClient) consume(ctx context.Context, s *commandServer, mode string
 			s.Errorf("%s: the read broke: %v", mode, err)
 		}
 		_ = reply.Body.Close()
+	}
+}
+
+// consumeSocket is like consume, over WebSockets with acknowledgements.
+func (c *drainClient) consumeSocket(ctx context.Context, s *commandServer) {
+	for cursor := ""; ; {
+		conn, reply, err := websocket.Dial(ctx, s.url+"/read/"+c.ConsumerAddress+"?after="+cursor, nil)
+		if err != nil {
+			if reply == nil || reply.StatusCode != http.StatusNotFound {
+				s.Errorf("dial: %v", err)
+			}
+			return
+		}
+		for {
+			_, text, err := conn.Read(ctx)
+			if err != nil {
+				if code := websocket.CloseStatus(err); code != websocket.StatusGoingAway && code != 4404 {
+					s.Errorf("websocket: %v", err)
+				}
+				break
+			}
+			var m struct {
+				EID  string
+				Body json.RawMessage
+			}
+			if err := json.Unmarshal(text, &m); err != nil {
+				s.Errorf("%q: %v", text, err)
+				return
+			}
+			cursor = m.EID
+			c.received[string(m.Body)] = struct{}{}
+			_ = conn.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"ack":%q}`, m.EID)) // or it is gone
+		}
+		_ = conn.CloseNow()
 	}
 }
 
