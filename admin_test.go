@@ -135,7 +135,8 @@ func TestAdminShowsAndDeletesChannels(t *testing.T) {
 	lookup := func(addresses ...string) (found struct {
 		Channels []listed
 		NotFound []string
-	}) {
+	},
+	) {
 		body, _ := json.Marshal(map[string]any{"channels": addresses})
 		if status := s.call(http.MethodPost, "lookup", string(body), &found); status != http.StatusOK {
 			t.Fatal(status)
@@ -216,7 +217,7 @@ func TestAdminRefusesBadRequests(t *testing.T) {
 		{400, "GET", "channels?limit=1001", ""},
 		{400, "GET", "channels?limit=1&limit=2", ""},
 		{400, "GET", "channels?cursor=x", ""},
-		{400, "GET", "channels?conected=true", ""},
+		{400, "GET", "channels?agnt=main", ""},
 		{400, "GET", "channels?connected=1", ""},
 		{400, "GET", "channels?min_age=-1s", ""},
 		{400, "GET", "channels?min_pending=x", ""},

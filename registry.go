@@ -150,7 +150,7 @@ func (r *Registry) Undelivered() int {
 			n += u.pending.Load() + u.inFlight.Load()
 		}
 	}
-	return int(n) //nolint:gosec // far below the limit
+	return int(n)
 }
 
 // MemoryUsed returns the bytes of the messages that channels hold, each counted once.
