@@ -208,9 +208,9 @@ func (r *Registry) Create(_ context.Context, agent string, l Limits) (Addresses,
 	}
 	c.producer, c.consumer = newSecrets()
 	c.expires.Store(int64(c.created + l.TTL))
-	r.list.add(c)
-	c.tally = &r.tallies[c.place%tallyCount]
+	c.tally = &r.tallies[c.producer[0]%tallyCount]
 	c.tally.created.Add(1)
+	r.list.add(c)
 	r.channels.Store(c.producer, c)
 	r.channels.Store(c.consumer, c)
 	if r.isClosed() { // and Close may not have seen it
