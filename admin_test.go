@@ -44,6 +44,7 @@ func (s *adminServer) reload(settings, site string) {
 	if err := caddy.Load(adapt(s.T, caddyfile), true); err != nil {
 		s.Fatal(err)
 	}
+	s.client.CloseIdleConnections() // as load does
 }
 
 // call makes a request to the admin API, reads its reply into v, and returns its status.

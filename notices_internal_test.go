@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,10 +15,13 @@ func TestDeletionsAreToldInBatches(t *testing.T) {
 			at    time.Duration
 			count int
 		}
+		var mu sync.Mutex
 		var calls []call
 		told := map[string]Deletion{}
 		start := time.Now()
 		r.OnDeletions(func(ds []Deletion) {
+			mu.Lock()
+			defer mu.Unlock()
 			calls = append(calls, call{time.Since(start), len(ds)})
 			for _, d := range ds {
 				told[d.Consumer()] = d
@@ -36,6 +40,8 @@ func TestDeletionsAreToldInBatches(t *testing.T) {
 		wants := func(want ...int) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if len(calls) != len(want) {
 				t.Fatalf("calls %v, want %v", calls, want)
 			}
@@ -66,12 +72,14 @@ func TestDeletionsAreToldInBatches(t *testing.T) {
 		wants(100)
 		time.Sleep(10 * time.Second)
 		wants()
+		mu.Lock()
 		if d := told[byHand[0].Consumer]; d.Reason != EndDeleted || d.Undelivered != 1 {
 			t.Errorf("a channel that was deleted by hand is told as %+v", d)
 		}
 		if d := told[expiring[0].Consumer]; d.Reason != EndExpired || d.Undelivered != 0 {
 			t.Errorf("a channel that has expired is told as %+v", d)
 		}
+		mu.Unlock()
 
 		create(2*maxNotices + 1)
 		time.Sleep(testLimits.TTL + sweepInterval)

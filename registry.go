@@ -208,7 +208,7 @@ func (r *Registry) Create(_ context.Context, agent string, l Limits) (Addresses,
 	}
 	c.producer, c.consumer = newSecrets()
 	c.expires.Store(int64(c.created + l.TTL))
-	c.tally = &r.tallies[c.tag%tallyCount]
+	c.tally = &r.tallies[c.producer[0]%tallyCount]
 	c.tally.created.Add(1)
 	r.channels.Store(c.producer, c)
 	r.channels.Store(c.consumer, c)
