@@ -177,14 +177,8 @@ func (s *session) measure(ctx context.Context, count func() int64) (time.Duratio
 	var taken sync.WaitGroup
 	if s.profiles != "" {
 		taken.Go(func() {
-			seconds := max(1, int(s.duration.Seconds()))
-			err := s.server.profile(ctx, fmt.Sprintf("profile?seconds=%d", seconds), s.profiles+".cpu.pprof")
-			if err == nil {
-				err = s.server.profile(ctx, "allocs", s.profiles+".allocs.pprof")
-			}
-			if err != nil {
-				fmt.Println("no profile:", err)
-			}
+			s.profile(ctx, "cpu", fmt.Sprintf("profile?seconds=%d", max(1, int(s.duration.Seconds()))))
+			s.profile(ctx, "allocs", "allocs")
 		})
 	}
 	n := -count()
@@ -197,6 +191,13 @@ func (s *session) measure(ctx context.Context, count func() int64) (time.Duratio
 	after, err := s.server.cpu()
 	taken.Wait()
 	return after - cpu, n, err
+}
+
+// profile takes a profile of the server.
+func (s *session) profile(ctx context.Context, name, path string) {
+	if err := s.server.profile(ctx, path, s.profiles+"."+name+".pprof"); err != nil {
+		fmt.Println("no profile:", err)
+	}
 }
 
 // delivered waits until as many messages have arrived as were written.
@@ -213,9 +214,9 @@ func (s *session) delivered(written int64) error {
 func newSession(ctx context.Context, p *peer, w *work, o options) (*session, error) {
 	s := &session{peer: p, duration: o.duration, counter: load.NewCounter()}
 	settings := w.settings
-	if o.profiles != "" && p.name == "megaphone" {
+	if o.profiles != "" && p.name != "nchan" {
 		settings.profile = true
-		s.profiles = filepath.Join(o.profiles, w.key)
+		s.profiles = filepath.Join(o.profiles, w.key+"."+p.name)
 	}
 	core := serverCore
 	if w.bothCores {

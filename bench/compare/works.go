@@ -258,7 +258,7 @@ func latency(ctx context.Context, s *session) ([]float64, error) {
 
 // idleReaders: what a reader takes that waits, with its channel.
 func idleReaders(transport string) func(context.Context, *session) ([]float64, error) {
-	return func(_ context.Context, s *session) ([]float64, error) {
+	return func(ctx context.Context, s *session) ([]float64, error) {
 		const readers = 5000
 		before, err := s.server.rss()
 		if err != nil {
@@ -271,19 +271,24 @@ func idleReaders(transport string) func(context.Context, *session) ([]float64, e
 		if err := s.subscribe(cs, transport); err != nil {
 			return nil, err
 		}
-		return s.grown(before, readers)
+		return s.grown(ctx, before, readers)
 	}
 }
 
 // grown returns by how many KB the server's memory has grown for each of n things, once it has come to rest.
-func (s *session) grown(before int64, n int) ([]float64, error) {
+func (s *session) grown(ctx context.Context, before int64, n int) ([]float64, error) {
 	time.Sleep(2 * time.Second)
 	after, err := s.server.rss()
+	if s.profiles != "" {
+		s.profile(ctx, "heap", "heap?debug=0")
+		s.profile(ctx, "goroutines", "goroutine?debug=2")
+		s.profile(ctx, "memstats", "heap?debug=1")
+	}
 	return []float64{float64(after-before) / float64(n) / 1000}, err
 }
 
 // idleChannels: what a channel takes that is created and not used.
-func idleChannels(_ context.Context, s *session) ([]float64, error) {
+func idleChannels(ctx context.Context, s *session) ([]float64, error) {
 	const channels = 100_000
 	before, err := s.server.rss()
 	if err != nil {
@@ -292,7 +297,7 @@ func idleChannels(_ context.Context, s *session) ([]float64, error) {
 	if _, err := s.peer.channels(s.server.address, channels); err != nil {
 		return nil, err
 	}
-	return s.grown(before, channels)
+	return s.grown(ctx, before, channels)
 }
 
 // liveChannels: what a message costs at a constant rate, to random ones of n channels with a reader each.
