@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -25,19 +26,25 @@ type server struct {
 
 	socket string
 	client *http.Client
+	ctx    context.Context
 }
+
+// Context bounds what the test waits for.
+func (s *server) Context() context.Context { return s.ctx }
 
 // serve runs Caddy with a site, and the settings of the global option, until the test ends.
 func serve(t *testing.T, settings, site string) *server {
 	t.Helper()
 	leaks := goleak.IgnoreCurrent()
-	s := &server{T: t, socket: filepath.Join(t.TempDir(), "caddy.sock")}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	s := &server{T: t, socket: filepath.Join(t.TempDir(), "caddy.sock"), ctx: ctx}
 	s.client = &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", s.socket)
 		},
 	}}
 	t.Cleanup(func() {
+		cancel()
 		s.client.CloseIdleConnections()
 		if err := caddy.Stop(); err != nil {
 			t.Error(err)

@@ -38,11 +38,16 @@ type channel struct {
 // never is the time at which a channel with a reader expires.
 const never = math.MaxInt64
 
-// publishNow takes a message if that needs no wait, and reports whether it did.
+// publishNow takes a message, or drops it as a repeat, if that needs no wait. It reports whether it did.
 func (c *channel) publishNow(m *Message, l Limits) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil || c.held.first != nil || m.keyed && c.has(m.id) || !c.hasRoom(&l) {
+	switch {
+	case c.closed != nil:
+		return false
+	case c.repeats(m):
+		return true
+	case c.held.first != nil || !c.hasRoom(&l):
 		return false
 	}
 	c.put(m)
@@ -58,7 +63,8 @@ func (c *channel) publish(p *publication) (done bool) {
 		p.err = c.closed
 		return true
 	}
-	if c.held.first == nil && c.admit(p) {
+	c.dropRepeats(p) // which have their place already, and need not wait for another
+	if len(p.ms) == 0 || c.held.first == nil && c.admit(p) {
 		return true
 	}
 	if p.limits.Hold <= 0 {
@@ -75,21 +81,30 @@ func (c *channel) publish(p *publication) (done bool) {
 
 // admit moves messages of p into the queue as far as there is room, and reports whether p is done. The lock is held.
 func (c *channel) admit(p *publication) (done bool) {
-	for len(p.ms) > 0 {
-		m := p.ms[0]
-		if !m.keyed || !c.has(m.id) {
-			if !c.hasRoom(&p.limits) {
-				return false
-			}
-			c.put(m)
+	for c.dropRepeats(p); len(p.ms) > 0; c.dropRepeats(p) {
+		if !c.hasRoom(&p.limits) {
+			return false
 		}
-		if p.waiting {
-			c.registry.memory.unhold(m)
-		}
-		p.ms = p.ms[1:]
-		p.accepted++
+		c.put(p.ms[0])
+		c.accept(p)
 	}
 	return true
+}
+
+// dropRepeats drops the next messages of p that the channel has already. The lock is held.
+func (c *channel) dropRepeats(p *publication) {
+	for len(p.ms) > 0 && c.repeats(p.ms[0]) {
+		c.accept(p)
+	}
+}
+
+// accept notes that the next message of p is taken. The lock is held.
+func (c *channel) accept(p *publication) {
+	if p.waiting {
+		c.registry.memory.unhold(p.ms[0])
+	}
+	p.ms = p.ms[1:]
+	p.accepted++
 }
 
 // put appends a message and wakes the reader. The lock is held.
@@ -118,9 +133,9 @@ func (c *channel) hasRoom(l *Limits) bool {
 	return mem.admits(l.MaxMemory) // some may have been freed before the channel was registered
 }
 
-// has reports whether the channel holds a message, or has just settled it.
-func (c *channel) has(id EventID) bool {
-	return c.settled == id || c.queue.find(id, c.queue.len) >= 0
+// repeats reports whether a message has the key of one that the channel holds, or has just settled.
+func (c *channel) repeats(m *Message) bool {
+	return m.keyed && (c.settled == m.id || c.queue.find(m.id, c.queue.len) >= 0)
 }
 
 // refusal is the error for a producer that gets no room any more. The lock is held.
@@ -162,6 +177,9 @@ func (c *channel) withdraw(p *publication, err error) {
 	defer c.mu.Unlock()
 	if !p.waiting {
 		return
+	}
+	if c.dropRepeats(p); len(p.ms) == 0 {
+		err = nil // the first writing got in meanwhile, by another call
 	}
 	if err == ErrTimeout { //nolint:errorlint // not an error yet: the reason of the caller
 		err = c.refusal(p)

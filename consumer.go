@@ -62,13 +62,16 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	}
 
 	if read.kind == poll {
-		servePoll(w, r, sub, read.poll)
+		defer h.app.shared.cutOffWriting(w)()
+		h.servePoll(w, r, sub, read.poll)
 		return nil
 	}
 	t, duration := h.newTransport(w, r, read.kind, sub)
 	if read.kind == webSocket {
 		h.app.shared.sockets.Add(1)
 		defer h.app.shared.sockets.Add(-1)
+	} else {
+		defer h.app.shared.cutOffWriting(w)()
 	}
 	f := feed{
 		sub:          sub,
@@ -135,11 +138,16 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	if r.URL.RawQuery != "" {
 		query = r.URL.Query()
 	}
+	lastEventID := r.Header.Values("Last-Event-ID")
+	if len(query["after"]) > 1 || len(query["poll"]) > 1 || len(lastEventID) > 1 {
+		// Which of them counts is not known, and a wrong cursor would lose messages.
+		return read, badRequest("after, poll and Last-Event-ID may be given once each")
+	}
 	if query.Has("after") {
 		read.cursor, read.hasCursor = query.Get("after"), true
 	}
-	if id, ok := r.Header["Last-Event-Id"]; ok {
-		read.cursor, read.hasCursor = id[0], true
+	if len(lastEventID) > 0 {
+		read.cursor, read.hasCursor = lastEventID[0], true
 	}
 	switch {
 	case transport.IsUpgrade(r):
@@ -218,7 +226,7 @@ func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 const maxPoll = 1 << 20
 
 // servePoll answers a poll with what there is, as soon as there is anything (protocol.md 2.5).
-func servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration) {
+func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var lines [][]byte
@@ -242,5 +250,5 @@ func servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait ti
 	}
 	// Given free before the reply: the client's next poll may come before this call returns.
 	sub.End(EndClean)
-	transport.WritePoll(w, lines)
+	transport.WritePoll(w, r, lines, time.Duration(h.app.WriteTimeout))
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/caddy-megaphone/megaphone"
 )
 
 func TestReadSendsLinesAndEndsCleanly(t *testing.T) {
@@ -109,7 +111,16 @@ func TestAReadThatBreaksOffLosesNothing(t *testing.T) {
 // eventuallyFree waits until the server has noticed that a reader is gone.
 func (s *server) eventuallyFree(c channel) {
 	s.Helper()
-	for s.get("/read/"+c.ConsumerAddress+"?poll=0").StatusCode == http.StatusConflict {
+	s.eventually(func() bool { return s.get("/read/"+c.ConsumerAddress+"?poll=0").StatusCode != http.StatusConflict })
+}
+
+// eventually waits until a condition holds.
+func (s *server) eventually(condition func() bool) {
+	s.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.Fatal("waited in vain")
+		}
 	}
 }
 
@@ -144,6 +155,84 @@ func TestCursors(t *testing.T) {
 			t.Errorf("resume %q from %q, want %q", got, cursor, resume)
 		}
 		r.ends("2")
+	}
+}
+
+func TestCursorsOfOddRequests(t *testing.T) {
+	s := serve(t, "megaphone {\nread_duration 100ms\n}", "megaphone")
+	c := s.create()
+	path := "/read/" + c.ConsumerAddress
+	s.write(c, "1")
+	s.write(c, "2")
+	r := s.read(path)
+	eid := r.next().EID
+	r.wants("2")
+
+	// An empty header is a cursor too: it takes over, settles nothing, and wins.
+	response := s.open(http.MethodGet, path+"?after="+eid, http.Header{"Last-Event-Id": {""}}, nil)
+	r.ends()
+	(&read{t, response, bufio.NewReader(response.Body)}).ends("1", "2")
+
+	// What contradicts itself is refused, and ends nobody's read.
+	r = s.read(path + "?after=")
+	for _, query := range []string{"?after=&after=" + eid, "?poll=0&poll=1s&after=" + eid} {
+		s.get(path+query).wantError(t, 400, "BAD_REQUEST")
+	}
+	s.do(http.MethodGet, path, http.Header{"Last-Event-Id": {eid, eid}}, nil).wantError(t, 400, "BAD_REQUEST")
+
+	// Nor does HEAD take over, or settle anything.
+	for _, query := range []string{"", "?after=" + eid, "?poll=0&after=" + eid} {
+		if r := s.do(http.MethodHead, path+query, http.Header{"Accept": {"text/event-stream"}}, nil); r.StatusCode != 200 || r.body != "" {
+			t.Errorf("HEAD %s: %d %q", query, r.StatusCode, r.body)
+		}
+	}
+	r.ends("1", "2")
+}
+
+func TestAPollTakesOverWithACursor(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	path := "/read/" + c.ConsumerAddress
+	s.write(c, "1")
+	r := s.read(path)
+	eid := r.next().EID
+	s.get(path+"?poll=0").wantError(t, 409, "BUSY")
+
+	later := make(chan reply, 1)
+	go func() { later <- s.get(path + "?poll=10s&after=" + eid) }()
+	r.ends()
+	last := s.get(path + "?poll=0&after=" + eid) // a second one takes over from the first
+	if first := <-later; first.StatusCode != 200 || first.body != "" || last.StatusCode != 200 || last.body != "" {
+		t.Errorf("polls: %d %q, then %d %q", first.StatusCode, first.body, last.StatusCode, last.body)
+	}
+	s.write(c, "2")
+	if r := s.get(path + "?poll=0"); strings.Count(r.body, "\n") != 1 || !strings.Contains(r.body, `"body":2}`) {
+		t.Errorf("poll %q", r.body)
+	}
+}
+
+func TestAPollWhoseClientIsGoneTakesNothing(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	path := "http://localhost/read/" + c.ConsumerAddress + "?after=&poll=10s"
+	for range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.client.Do(r); err == nil {
+			t.Fatal("the poll has not waited")
+		}
+		cancel()
+	}
+	s.write(c, "1")
+	var r reply
+	for r = s.get("/read/" + c.ConsumerAddress + "?poll=0"); r.StatusCode == http.StatusConflict; {
+		r = s.get("/read/" + c.ConsumerAddress + "?poll=0") // until the server has noticed
+	}
+	if strings.Count(r.body, "\n") != 1 {
+		t.Errorf("poll: %d %q", r.StatusCode, r.body)
 	}
 }
 
@@ -487,8 +576,10 @@ func TestAClientThatGoesWhileHeldLeavesNothingBehind(t *testing.T) {
 	if _, err := s.client.Do(r); err == nil {
 		t.Fatal("the write was not held")
 	}
+	s.eventually(func() bool { return megaphone.HeldBytes() == 0 })
 	held := make(chan reply)
 	go func() { held <- s.post("/write/"+c.ProducerAddress+"/s", "3") }()
+	s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
 	s.read("/read/"+c.ConsumerAddress).ends("1", "3")
 	if r := <-held; r.StatusCode != http.StatusCreated {
 		t.Errorf("the write behind: %d %s", r.StatusCode, r.body)

@@ -3,13 +3,8 @@ package megaphone
 import (
 	"errors"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-megaphone/megaphone/internal/receipt"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -37,7 +32,8 @@ type feed struct {
 
 	ms      []*Message // for Take
 	sent    int
-	stalled time.Time     // since when the window is full and nothing arrives
+	stalled time.Time     // since when the window is full and nothing is acknowledged
+	acked   uint64        // the bytes acknowledged then
 	pause   time.Duration // until the next look at the connection
 	moving  bool          // the configuration was replaced
 }
@@ -122,7 +118,10 @@ func (f *feed) look() (again <-chan time.Time, err error) {
 	}
 	now := time.Now()
 	if f.stalled.IsZero() {
-		f.stalled, f.pause = now, time.Millisecond
+		f.pause = time.Millisecond
+	}
+	if f.stalled.IsZero() || f.receipts.acked > f.acked { // a slow client is none that takes nothing
+		f.stalled, f.acked = now, f.receipts.acked
 	}
 	left := f.writeTimeout - now.Sub(f.stalled)
 	if left <= 0 {
@@ -166,86 +165,12 @@ func (f *feed) how(why transport.Reason) End {
 		}
 		select {
 		case <-time.After(min(pause, left)):
+		case <-f.sub.Done():
+			return EndClean // as above
 		case <-f.transport.Gone():
 			return EndFault
 		}
 	}
 	f.sub.Received(f.sent)
 	return EndClean
-}
-
-// receipts knows how many of the messages sent on a connection have arrived at the client's machine
-// (protocol.md 2.1).
-type receipts struct {
-	conn *receipt.Conn // nil: unknown, so what is sent counts as arrived
-	// patience is how many messages are sent without a look at the connection.
-	patience int
-	arrived  int
-
-	// When the peer has acknowledged the connection's bytes up to mark, marked messages have arrived.
-	mark   uint64
-	marked int
-
-	// On HTTP/2 a flush hands the data to another goroutine, which writes it at once but a moment later. There,
-	// what was sent before a checkpoint counts as written only when settling has passed since.
-	settling     time.Duration
-	checkpoint   int
-	checkpointAt time.Time
-}
-
-// settling is how long data may take from HTTP/2's flush to the kernel.
-const settling = 2 * time.Millisecond
-
-func newReceipts(r *http.Request, window int) receipts {
-	rc := receipts{patience: max(1, window/2)}
-	if r.ProtoMajor > 2 {
-		return rc
-	}
-	if conn, ok := r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn); ok {
-		rc.conn = receipt.Of(conn)
-	}
-	if r.ProtoMajor == 2 {
-		rc.settling = settling
-	}
-	return rc
-}
-
-// due reports whether enough was sent since something arrived that it is time for a look.
-func (rc *receipts) due(sent int) bool { return rc.conn == nil || sent-rc.arrived >= rc.patience }
-
-// look looks at the connection and returns how many of the messages sent have arrived.
-func (rc *receipts) look(sent int) (arrived int) {
-	if rc.conn == nil {
-		rc.arrived = sent
-		return sent
-	}
-	written := rc.written(sent)
-	acked, queued, err := rc.conn.State()
-	switch {
-	case err != nil:
-	case queued == 0:
-		rc.arrived = written
-	default:
-		if acked >= rc.mark {
-			rc.arrived = max(rc.arrived, rc.marked)
-		}
-		if rc.arrived >= rc.marked {
-			rc.mark, rc.marked = acked+uint64(queued), written //nolint:gosec // not negative
-		}
-	}
-	return rc.arrived
-}
-
-// written returns how many of the messages sent have surely been written to the connection.
-func (rc *receipts) written(sent int) int {
-	if rc.settling == 0 {
-		return sent
-	}
-	now := time.Now()
-	written := rc.arrived
-	if now.Sub(rc.checkpointAt) >= rc.settling {
-		written = max(written, rc.checkpoint)
-		rc.checkpoint, rc.checkpointAt = sent, now
-	}
-	return written
 }

@@ -22,10 +22,12 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request) error {
 			message: "a stream of messages must have Content-Type: " + transport.NDJSONType,
 		}
 	}
-	defer h.app.shared.cutOffAtExit(w)()
-
 	ingestion := h.app.broker.Ingest(h.app.limits)
-	err := ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
+	err := func() error {
+		// No longer than this: net/http goes on to read, and the client would seem to be gone.
+		defer h.app.shared.cutOffReading(w)()
+		return ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
+	}()
 	if err != nil && h.app.shared.isClosed() {
 		err = ErrClosed
 	}

@@ -1,8 +1,12 @@
 package megaphone_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -12,34 +16,45 @@ import (
 
 // TestChannelModel drives a channel with random calls beside a model that is a plain slice, and checks that the
 // consumer's view, without repeats, is always the accepted sequence: in order, each message once, and nothing
-// missing but where a gap was told.
+// missing but where a gap was told. Producers wait for room and go, readers come, take over and go, and the channel is
+// deleted now and then.
 func TestChannelModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		registry := megaphone.NewRegistry()
-		defer registry.Close()
-		limits := megaphone.Limits{
-			Buffer:      rapid.IntRange(1, 5).Draw(t, "buffer"),
-			InFlight:    rapid.IntRange(1, 5).Draw(t, "in flight"),
-			TTL:         time.Hour,
-			MaxChannels: 1,
-			MaxMemory:   1 << 20,
+	synctest.Test(t, func(t *testing.T) {
+		for range 30 { // of a hundred checks each
+			// Without T.Deadline, which may not be called in a bubble.
+			rapid.Check(struct{ testing.TB }{t}, checkChannel)
 		}
-		addresses, err := registry.Create(t.Context(), "agent", limits)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := &model{registry: registry, limits: limits, addresses: addresses, consumed: -1}
-		t.Repeat(map[string]func(*rapid.T){
-			"publish":   m.publish,
-			"subscribe": m.subscribe,
-			"take":      m.take,
-			"received":  m.received,
-			"settle":    m.settle,
-			"end":       m.end,
-			"":          m.check,
-		})
-		m.drain(t)
 	})
+}
+
+func checkChannel(t *rapid.T) {
+	registry := megaphone.NewRegistry()
+	defer registry.Close()
+	limits := megaphone.Limits{
+		Buffer:      rapid.IntRange(1, 5).Draw(t, "buffer"),
+		InFlight:    rapid.IntRange(1, 5).Draw(t, "in flight"),
+		TTL:         10000 * time.Hour,
+		MaxChannels: 1,
+		MaxMemory:   1 << 20,
+	}
+	addresses, err := registry.Create(t.Context(), "agent", limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &model{registry: registry, limits: limits, addresses: addresses, consumed: -1}
+	t.Repeat(map[string]func(*rapid.T){
+		"publish":   m.publish,
+		"hold":      m.hold,
+		"go":        m.leave,
+		"delete":    m.delete,
+		"subscribe": m.subscribe,
+		"take":      m.take,
+		"received":  m.received,
+		"settle":    m.settle,
+		"end":       m.end,
+		"":          m.check,
+	})
+	m.drain(t)
 }
 
 // A model is what a channel should hold, and what its consumer has seen of it.
@@ -53,6 +68,7 @@ type model struct {
 	released int // so many of accepted are let go
 	inFlight int // so many after them are in flight
 	follows  bool
+	held     []*held // producers that wait, in line
 
 	// Of the present reader; sub is nil if there is none.
 	sub     megaphone.Subscription
@@ -60,12 +76,18 @@ type model struct {
 	taken   []int // the places in accepted of what it was given
 	next    int   // the place of what it is to be given next
 	arrived int   // so many of taken have been reported as received
-	full    bool
 
 	consumed int // the place of the newest message that a consumer has seen
 }
 
-func (m *model) publish(t *rapid.T) {
+// A held is a producer that waits for room.
+type held struct {
+	message *megaphone.Message
+	result  chan error
+	leave   context.CancelFunc
+}
+
+func (m *model) message(t *rapid.T) *megaphone.Message {
 	key := ""
 	if rapid.IntRange(0, 3).Draw(t, "keyed") == 0 {
 		m.keys++
@@ -75,17 +97,31 @@ func (m *model) publish(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = m.registry.Publish(t.Context(), m.addresses.Producer, message, m.limits)
-	repeat := false
+	return message
+}
+
+// repeats reports whether a message has the key of one that is held, or was let go last.
+func (m *model) repeats(message *megaphone.Message) bool {
 	for i := max(0, m.released-1); i < len(m.accepted); i++ {
-		repeat = repeat || m.accepted[i].ID() == message.ID()
+		if m.accepted[i].ID() == message.ID() {
+			return true
+		}
 	}
-	switch full := len(m.accepted)-m.released-m.inFlight == m.limits.Buffer; {
-	case repeat:
+	return false
+}
+
+func (m *model) full() bool { return len(m.accepted)-m.released-m.inFlight >= m.limits.Buffer }
+
+// publish writes a message without waiting for room.
+func (m *model) publish(t *rapid.T) {
+	message := m.message(t)
+	err := m.registry.Publish(t.Context(), m.addresses.Producer, message, m.limits)
+	switch {
+	case m.repeats(message):
 		if err != nil {
 			t.Fatalf("a repeat fails with %v", err)
 		}
-	case full:
+	case m.full() || len(m.held) > 0:
 		if err == nil {
 			t.Fatal("a full channel has taken a message")
 		}
@@ -95,6 +131,104 @@ func (m *model) publish(t *rapid.T) {
 		}
 		m.accepted = append(m.accepted, message)
 	}
+}
+
+// hold writes a message, and waits for room for it.
+func (m *model) hold(t *rapid.T) {
+	if len(m.held) == 3 {
+		return
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	h := &held{m.message(t), make(chan error, 1), cancel}
+	limits := m.limits
+	limits.Hold = 1000 * time.Hour
+	go func() { h.result <- m.registry.Publish(ctx, m.addresses.Producer, h.message, limits) }()
+	synctest.Wait()
+	if m.repeats(h.message) {
+		h.returns(t, nil)
+		return
+	}
+	m.held = append(m.held, h)
+	m.admit(t)
+}
+
+// admit takes those in line for whom there is room, and checks that just these wait no more.
+func (m *model) admit(t *rapid.T) {
+	synctest.Wait()
+	for len(m.held) > 0 && (m.repeats(m.held[0].message) || !m.full()) {
+		h := m.held[0]
+		if m.held = m.held[1:]; !m.repeats(h.message) {
+			m.accepted = append(m.accepted, h.message)
+		}
+		h.returns(t, nil)
+	}
+	for _, h := range m.held {
+		select {
+		case err := <-h.result:
+			t.Fatalf("a producer that is held gets %v", err)
+		default:
+		}
+	}
+}
+
+func (h *held) returns(t *rapid.T, want error) {
+	defer h.leave()
+	select {
+	case err := <-h.result:
+		if !errors.Is(err, want) {
+			t.Fatalf("a producer that was held gets %v, want %v", err, want)
+		}
+	default:
+		t.Fatal("a producer is held for ever")
+	}
+}
+
+// leave lets one of those that wait go.
+func (m *model) leave(t *rapid.T) {
+	if len(m.held) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(m.held)-1).Draw(t, "who")
+	h := m.held[i]
+	m.held = slices.Delete(m.held, i, i+1)
+	h.leave()
+	synctest.Wait()
+	if m.repeats(h.message) {
+		h.returns(t, nil)
+	} else {
+		h.returns(t, context.Canceled)
+	}
+	m.admit(t)
+}
+
+// delete deletes the channel, and goes on with a new one.
+func (m *model) delete(t *rapid.T) {
+	undelivered := m.registry.Undelivered()
+	if err := m.registry.Delete(t.Context(), m.addresses.Producer); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.registry.Undelivered() - undelivered; got != len(m.accepted)-m.released {
+		t.Fatalf("%d messages are undelivered, want %d", got, len(m.accepted)-m.released)
+	}
+	synctest.Wait()
+	for _, h := range m.held {
+		h.returns(t, megaphone.ErrNotFound)
+	}
+	if m.sub != nil {
+		select {
+		case <-m.sub.Done():
+		default:
+			t.Fatal("a read goes on without its channel")
+		}
+		if ms, _ := m.sub.Take(nil, 1<<20); len(ms) > 0 || !errors.Is(m.sub.Err(), megaphone.ErrNotFound) {
+			t.Fatalf("took %d, error %v after the channel's end", len(ms), m.sub.Err())
+		}
+	}
+	addresses, err := m.registry.Create(t.Context(), "agent", m.limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	*m = model{registry: m.registry, limits: m.limits, addresses: addresses, keys: m.keys, consumed: -1}
 }
 
 func (m *model) subscribe(t *rapid.T) {
@@ -108,6 +242,9 @@ func (m *model) subscribe(t *rapid.T) {
 	if m.consumed >= 0 && rapid.Bool().Draw(t, "cursor") {
 		// A consumer shows the last event that it has seen, or an earlier one.
 		cursor = rapid.IntRange(max(0, m.consumed-2), m.consumed).Draw(t, "after")
+		if m.ambiguous(cursor) {
+			return
+		}
 		o.After, o.Follow = m.accepted[cursor].ID().String(), true
 	}
 	sub, err := m.registry.Subscribe(t.Context(), m.addresses.Consumer, o)
@@ -134,7 +271,17 @@ func (m *model) subscribe(t *rapid.T) {
 		m.release(cursor + 1)
 	}
 	m.sub, m.acks, m.follows = sub, o.Acknowledged, m.follows || o.Follow
-	m.taken, m.next, m.arrived, m.full = nil, m.released, 0, false
+	m.taken, m.next, m.arrived = nil, m.released, 0
+}
+
+// ambiguous reports whether an event's id is another's too: of a write that was repeated after the first was let go.
+func (m *model) ambiguous(place int) bool {
+	for i, message := range m.accepted {
+		if i != place && message.ID() == m.accepted[place].ID() {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *model) take(t *rapid.T) {
@@ -162,7 +309,7 @@ func (m *model) take(t *rapid.T) {
 	if full && m.mayGoOn() {
 		t.Fatal("the window is said to be full")
 	}
-	m.full = full
+	m.admit(t)
 }
 
 // leaveWindow lets the oldest message go that is in flight, which must have been received.
@@ -198,6 +345,9 @@ func (m *model) settle(t *rapid.T) {
 		return
 	}
 	place := rapid.IntRange(0, m.consumed).Draw(t, "event")
+	if m.ambiguous(place) {
+		return
+	}
 	known := place >= m.released-1
 	if found := m.sub.Settle(m.accepted[place].ID()); found != known {
 		t.Fatalf("settle has found %v, want %v", found, known)
@@ -240,6 +390,9 @@ func (m *model) check(t *rapid.T) {
 
 // drain reads everything, as a consumer that has seen nothing yet of what is held.
 func (m *model) drain(t *rapid.T) {
+	for len(m.held) > 0 {
+		m.leave(t)
+	}
 	sub, err := m.registry.Subscribe(t.Context(), m.addresses.Consumer, megaphone.SubscribeOptions{Limits: m.limits, TakeOver: true})
 	if err != nil {
 		t.Fatal(err)

@@ -115,7 +115,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 
 	pooled, _, err := pool.LoadOrNew(poolKey, func() (caddy.Destructor, error) {
-		return &shared{Registry: NewRegistry()}, nil
+		return newShared(), nil
 	})
 	if err != nil {
 		return err

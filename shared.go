@@ -14,6 +14,9 @@ import (
 type shared struct {
 	*Registry
 
+	closing context.Context // ends when Close is called
+	close   context.CancelFunc
+
 	slowed  atomic.Int32 // clients that wait in slowDown
 	sockets atomic.Int32 // open WebSockets, which Caddy does not wait for when it exits
 }
@@ -23,14 +26,26 @@ var pool = caddy.NewUsagePool()
 
 const poolKey = "memory"
 
+func newShared() *shared {
+	s := &shared{Registry: NewRegistry()}
+	s.closing, s.close = context.WithCancel(context.Background())
+	return s
+}
+
+// Close ends all reads and waits, as the process exits or the module is no longer configured.
+func (s *shared) Close() {
+	s.Registry.Close()
+	s.close()
+}
+
 // Destruct implements [caddy.Destructor]. It is called when the last configuration is gone.
 func (s *shared) Destruct() error {
 	s.Close()
 	return nil
 }
 
-// maxFarewell is how long the exit of the process waits for WebSockets to be closed.
-const maxFarewell = 500 * time.Millisecond
+// maxFarewell is how long the exit of the process waits for clients to take what they are sent last.
+const maxFarewell = 250 * time.Millisecond
 
 // awaitSockets waits until all WebSockets are closed, within bounds.
 func (s *shared) awaitSockets() {
@@ -58,33 +73,46 @@ func (s *shared) slowDown(ctx context.Context) {
 // maxSlowed is how many clients wait in slowDown at once.
 const maxSlowed = 1000
 
-// cutOffAtExit makes a request's body fail when the process exits, since Caddy would wait for its end. The
-// returned function must be called when the body is no longer read.
-func (s *shared) cutOffAtExit(w http.ResponseWriter) (stop func()) {
-	done := make(chan struct{})
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		select {
-		case <-done:
-			return
-		case <-s.Closed():
-		}
-		// Caddy's own writers set deadlines too, and may only be used by the handler's goroutine. So the
-		// deadline is set below them, and again in case they have set it to a later time.
-		control := http.NewResponseController(innermost(w))
-		ticker := time.NewTicker(10 * time.Millisecond)
-		defer ticker.Stop()
-		for control.SetReadDeadline(time.Unix(1, 0)) == nil {
+// cutOffReading makes the reading of a request's body fail when the process exits, since Caddy would wait for its
+// end. The returned function must be called when the body is no longer read.
+func (s *shared) cutOffReading(w http.ResponseWriter) (stop func()) {
+	control := http.NewResponseController(innermost(w))
+	return s.whenClosed(0, func() error { return control.SetReadDeadline(time.Unix(1, 0)) })
+}
+
+// cutOffWriting does the same for what is written to a client that takes nothing, after some time for those that do.
+func (s *shared) cutOffWriting(w http.ResponseWriter) (stop func()) {
+	control := http.NewResponseController(innermost(w))
+	return s.whenClosed(maxFarewell, func() error { return control.SetWriteDeadline(time.Unix(1, 0)) })
+}
+
+// whenClosed calls cut some time after Close, and again and again until the returned function is called: Caddy's own
+// writers set deadlines too. They may only be used by the handler's goroutine, so what is cut is below them.
+func (s *shared) whenClosed(after time.Duration, cut func() error) (stop func()) {
+	ended := make(chan struct{})
+	var cutting sync.WaitGroup
+	cutting.Add(1)
+	cancel := context.AfterFunc(s.closing, func() {
+		defer cutting.Done()
+		timer := time.NewTimer(after)
+		defer timer.Stop()
+		for {
 			select {
-			case <-done:
+			case <-ended:
 				return
-			case <-ticker.C:
+			case <-timer.C:
 			}
+			if cut() != nil {
+				return
+			}
+			timer.Reset(10 * time.Millisecond)
 		}
 	})
 	return func() {
-		close(done)
-		watch.Wait()
+		close(ended)
+		if !cancel() {
+			cutting.Wait()
+		}
 	}
 }
 

@@ -246,6 +246,51 @@ var windowTests = map[string]func(*suite){
 		}
 		s.holds(a.Consumer, 0, 1)
 	},
+	"an acknowledgement lets producers in": func(s *suite) {
+		a := s.create()
+		r := s.subscribe(a.Consumer, acknowledged)
+		ms := s.publish(a.Producer, "1", "2", "3")
+		r.takes(ms...)
+		s.fill(a.Producer)
+		r.takes()
+		held := s.hold(s.Context(), a.Producer, "held")
+		r.Settle(ms[0].ID())
+		r.takeAll()
+		s.no(s.returned(held))
+	},
+	"a pending message cannot be acknowledged": func(s *suite) {
+		a := s.create()
+		ms := s.publish(a.Producer, "1", "2")
+		r := s.subscribe(a.Consumer)
+		r.Take(nil, 1)
+		if r.Settle(ms[1].ID()) {
+			s.Error("it is found")
+		}
+		s.holds(a.Consumer, 1, 1)
+	},
+	"what is to come again can be acknowledged before": func(s *suite) {
+		a := s.create()
+		ms := s.publish(a.Producer, "1", "2", "3")
+		s.subscribe(a.Consumer).takes(ms...)
+		r := s.subscribe(a.Consumer, takeOver)
+		r.Settle(ms[1].ID())
+		r.takes(ms[2])
+	},
+	"a reader whose channel is deleted has no effect": func(s *suite) {
+		a := s.create()
+		ms := s.publish(a.Producer, "1")
+		r := s.subscribe(a.Consumer)
+		r.takes(ms...)
+		s.no(s.Delete(s.Context(), a.Consumer))
+		r.over(megaphone.ErrNotFound)
+		r.received()
+		if r.Settle(ms[0].ID()) {
+			s.Error("it settled")
+		}
+		if got, full := r.Take(nil, 1); len(got) > 0 || full {
+			s.Error("it took something")
+		}
+	},
 	"an acknowledgement from another goroutine wakes the reader": func(s *suite) {
 		a := s.create()
 		ms := s.fill(a.Producer)
@@ -256,141 +301,4 @@ var windowTests = map[string]func(*suite){
 		r.Take(nil, 1)
 		s.holds(a.Consumer, 0, 3)
 	},
-}
-
-var cursorTests = map[string]func(*suite){
-	"a cursor settles everything up to it": func(s *suite) {
-		a := s.create()
-		ms := s.publish(a.Producer, "1", "2", "3")
-		s.subscribe(a.Consumer).takes(ms...)
-		r := s.subscribe(a.Consumer, after(ms[1].ID().String()))
-		if r.Resume() != megaphone.ResumeComplete {
-			s.Errorf("resume %q", r.Resume())
-		}
-		r.takes(ms[2])
-		s.holds(a.Consumer, 0, 1)
-	},
-	"the event last settled stays a good cursor": func(s *suite) {
-		a := s.create()
-		ms := s.publish(a.Producer, "1", "2")
-		s.subscribe(a.Consumer).takes(ms...)
-		for range 3 {
-			r := s.subscribe(a.Consumer, after(ms[0].ID().String()))
-			if r.Resume() != megaphone.ResumeComplete {
-				s.Errorf("resume %q", r.Resume())
-			}
-			r.takes(ms[1])
-		}
-	},
-	"a cursor that is not found settles nothing and tells of a gap": func(s *suite) {
-		a := s.create()
-		ms := s.publish(a.Producer, "1", "2", "3")
-		s.subscribe(a.Consumer).takes(ms...)
-		s.subscribe(a.Consumer, after(ms[1].ID().String()))
-		for _, cursor := range []string{
-			ms[0].ID().String(), "garbage", uuid.Nil.String(), uuid.NewString(), "{" + ms[2].ID().String() + "}", ms[2].ID().URN(),
-		} {
-			r := s.subscribe(a.Consumer, after(cursor))
-			if r.Resume() != megaphone.ResumeGap {
-				s.Errorf("resume %q from %q", r.Resume(), cursor)
-			}
-			r.takes(ms[2])
-		}
-	},
-	"an empty cursor settles nothing": func(s *suite) {
-		a := s.create()
-		ms := s.publish(a.Producer, "1")
-		s.subscribe(a.Consumer).takes(ms...)
-		r := s.subscribe(a.Consumer, after(""))
-		if r.Resume() != megaphone.ResumeNone {
-			s.Errorf("resume %q", r.Resume())
-		}
-		r.takes(ms...)
-	},
-	"a read without a cursor tells nothing of resuming": func(s *suite) {
-		if got := s.subscribe(s.create().Consumer).Resume(); got != megaphone.ResumeNone {
-			s.Errorf("resume %q", got)
-		}
-	},
-	"what left the window is a gap": func(s *suite) {
-		a := s.create()
-		r := s.subscribe(a.Consumer)
-		ms := s.publish(a.Producer, numbers(0, 3)...)
-		r.takeAll()
-		r.received()
-		ms = append(ms, s.publish(a.Producer, numbers(3, 6)...)...)
-		r.takeAll()
-		r = s.subscribe(a.Consumer, after(ms[0].ID().String()))
-		if r.Resume() != megaphone.ResumeGap {
-			s.Errorf("resume %q", r.Resume())
-		}
-		r.takes(ms[3:]...)
-	},
-}
-
-var memoryTests = map[string]func(*suite){
-	"producers wait for memory as for a full channel": func(s *suite) {
-		a, b := s.create(), s.create()
-		s.limits.MaxMemory = 1 << 10
-		first := s.big("first", 1<<10)
-		s.no(s.Publish(s.Context(), a.Producer, first, s.limits))
-		result := make(chan error, 1)
-		go func() { result <- s.Publish(s.Context(), b.Producer, s.big("second", 100), s.limits) }()
-		s.waits(result)
-		r := s.subscribe(a.Consumer)
-		r.takes(first)
-		s.waits(result)
-		r.Settle(first.ID())
-		s.no(s.returned(result))
-		s.holds(b.Consumer, 1, 0)
-	},
-	"a producer that gets no memory in time is told so": func(s *suite) {
-		a, b := s.create(), s.create()
-		s.limits.MaxMemory = 1 << 10
-		s.no(s.Publish(s.Context(), a.Producer, s.big("first", 1<<10), s.limits))
-		s.is(s.Publish(s.Context(), b.Producer, s.message("second"), s.limits), megaphone.ErrMemoryLimit)
-	},
-	"what waits for memory is bounded": func(s *suite) {
-		a, b := s.create(), s.create()
-		s.limits.MaxMemory = 1 << 10
-		s.no(s.Publish(s.Context(), a.Producer, s.big("first", 1<<10), s.limits))
-		go func() { _ = s.Publish(s.Context(), b.Producer, s.big("second", 1<<10), s.limits) }()
-		synctest.Wait()
-		start := time.Now()
-		s.is(s.Publish(s.Context(), b.Producer, s.message("third"), s.limits), megaphone.ErrMemoryLimit)
-		if time.Since(start) > 0 {
-			s.Error("it was held")
-		}
-		time.Sleep(s.limits.Hold)
-	},
-	"a message in many channels counts once": func(s *suite) {
-		s.limits.MaxMemory = 4 << 10
-		var producers []string
-		for range 100 {
-			producers = append(producers, s.create().Producer)
-		}
-		for _, outcome := range s.PublishBatch(s.Context(), producers, []*megaphone.Message{s.big("m", 1<<10)}, s.limits) {
-			s.no(outcome.Err)
-		}
-	},
-	"a deleted channel frees its memory": func(s *suite) {
-		a, b := s.create(), s.create()
-		s.limits.MaxMemory = 1 << 10
-		s.no(s.Publish(s.Context(), a.Producer, s.big("first", 1<<10), s.limits))
-		held := s.hold(s.Context(), b.Producer, "held")
-		s.no(s.Delete(s.Context(), a.Producer))
-		s.no(s.returned(held))
-	},
-}
-
-// big makes a message with a body of some bytes.
-func (s *suite) big(name string, size int) *megaphone.Message {
-	s.Helper()
-	body := make([]byte, size)
-	for i := range body {
-		body[i] = '1'
-	}
-	m, err := megaphone.NewMessage(name, body, "")
-	s.no(err)
-	return m
 }

@@ -3,13 +3,15 @@ package transport
 import (
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // PollName is the name of the protocol (protocol.md 2.10).
 const PollName = "HTTP_POLL_NDJSON_V1"
 
-// WritePoll answers a poll with lines, which may be none (protocol.md 2.5).
-func WritePoll(w http.ResponseWriter, lines [][]byte) {
+// WritePoll answers a poll with lines, which may be none (protocol.md 2.5). A client that takes nothing for the timeout
+// is given up: the lines come again in its next poll.
+func WritePoll(w http.ResponseWriter, r *http.Request, lines [][]byte, timeout time.Duration) {
 	size := 0
 	for _, line := range lines {
 		size += len(line)
@@ -19,9 +21,13 @@ func WritePoll(w http.ResponseWriter, lines [][]byte) {
 	header.Set("Cache-Control", "no-store, no-transform")
 	header.Set("Content-Length", strconv.Itoa(size))
 	w.WriteHeader(http.StatusOK)
-	for _, line := range lines {
-		if _, err := w.Write(line); err != nil {
-			return // the client is gone; the lines come again in its next poll
-		}
+
+	reply := newResponse(w, r, timeout)
+	err := reply.arm()
+	for i := 0; i < len(lines) && err == nil; i++ {
+		err = reply.put(lines[i])
+	}
+	if err != nil || reply.flush() != nil {
+		reply.End(Broken)
 	}
 }

@@ -85,32 +85,56 @@ func newResponse(w http.ResponseWriter, r *http.Request, timeout time.Duration) 
 // Gone implements [Transport].
 func (r *response) Gone() <-chan struct{} { return r.gone }
 
+// maxPiece is how many bytes a client must take within the timeout. So one that is slow but takes something is not
+// given up over a large message. It is not smaller because existing clients need whole lines in a chunk, and Caddy
+// writes no larger ones.
+const maxPiece = 64 << 10
+
 // start sends the header.
 func (r *response) start() error {
 	r.w.WriteHeader(http.StatusOK)
-	return r.bounded(r.control.Flush)
+	if err := r.arm(); err != nil {
+		return err
+	}
+	return r.flush()
 }
 
 // write sends p as one flush.
 func (r *response) write(p []byte) error {
-	return r.bounded(func() error {
-		if _, err := r.w.Write(p); err != nil {
-			return err
-		}
-		return r.control.Flush()
-	})
+	if err := r.put(p); err != nil {
+		return err
+	}
+	return r.flush()
 }
 
-// bounded runs f with a write deadline. The deadline is not left armed: on HTTP/2 it would reset the stream when
-// it passes even if nothing is being written, and on HTTP/1 the end of the response would fail.
-func (r *response) bounded(f func() error) error {
-	if err := r.control.SetWriteDeadline(time.Now().Add(r.timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+// put writes p, which flush sends.
+func (r *response) put(p []byte) error {
+	for len(p) > 0 {
+		if err := r.arm(); err != nil {
+			return err
+		}
+		n, err := r.w.Write(p[:min(maxPiece, len(p))])
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// flush sends what was put, within the deadline that is armed. This is not left armed: on HTTP/2 it would reset the stream when it passes even if
+// nothing is being written, and on HTTP/1 the end of the response would fail.
+func (r *response) flush() error {
+	if err := r.control.Flush(); err != nil {
 		return err
 	}
-	if err := f(); err != nil {
-		return err
-	}
-	if err := r.control.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	return r.setDeadline(time.Time{})
+}
+
+func (r *response) arm() error { return r.setDeadline(time.Now().Add(r.timeout)) }
+
+func (r *response) setDeadline(t time.Time) error {
+	if err := r.control.SetWriteDeadline(t); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	return nil

@@ -254,12 +254,19 @@ func (c *batchConn) Write(p []byte) (int, error) {
 	return c.write(p)
 }
 
-func (c *batchConn) write(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
+// write writes p, each piece within the timeout. The deadline is not left armed: TLS may have to answer what the client
+// sends (RFC 8446, 4.6.3).
+func (c *batchConn) write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+			return n, err
+		}
+		written, err := c.Conn.Write(p[:min(maxPiece, len(p))])
+		n += written
+		if err != nil {
+			return n, err
+		}
+		p = p[written:]
 	}
-	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
+	return n, c.SetWriteDeadline(time.Time{})
 }

@@ -1,0 +1,308 @@
+package megaphone
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/caddy-megaphone/megaphone/internal/transport"
+)
+
+// A fakeClient is the far side of a feed: a transport, and the connection below it that can be asked.
+type fakeClient struct {
+	appended, sent int
+	heartbeats     int
+	gone           chan struct{}
+	fail           error // of a Flush
+
+	written, acked uint64 // bytes, a hundred for each message
+	acksAtOnce     bool
+	looks          int
+}
+
+func newFakeClient() *fakeClient { return &fakeClient{gone: make(chan struct{})} }
+
+func (c *fakeClient) Start() error             { return nil }
+func (c *fakeClient) Append(uuid.UUID, []byte) { c.appended++ }
+func (c *fakeClient) Heartbeat() error         { c.heartbeats++; return nil }
+func (c *fakeClient) Gone() <-chan struct{}    { return c.gone }
+func (c *fakeClient) End(transport.Reason)     {}
+
+func (c *fakeClient) Flush() error {
+	if c.fail != nil {
+		return c.fail
+	}
+	c.sent += c.appended
+	c.written += uint64(c.appended) * 100 //nolint:gosec // small
+	c.appended = 0
+	if c.acksAtOnce {
+		c.acked = c.written
+	}
+	return nil
+}
+
+// acknowledge lets n messages more arrive.
+func (c *fakeClient) acknowledge(n uint64) { c.acked = min(c.written, c.acked+n*100) }
+
+func (c *fakeClient) State() (acked uint64, queued int, err error) {
+	c.looks++
+	return c.acked, int(c.written - c.acked), nil //nolint:gosec // small
+}
+
+// A feedTest is a channel with a feed to a fake client.
+type feedTest struct {
+	*testing.T
+
+	registry  *Registry
+	limits    Limits
+	addresses Addresses
+	client    *fakeClient
+	feed      feed
+	unloaded  chan struct{}
+}
+
+// testFeed runs a test in a bubble. The channel's buffer has room for 4 messages, and its window for 3.
+func testFeed(t *testing.T, test func(*feedTest)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := &feedTest{T: t, registry: NewRegistry(), limits: testLimits, client: newFakeClient(), unloaded: make(chan struct{})}
+		defer f.registry.Close()
+		f.limits.Buffer, f.limits.InFlight, f.limits.Hold = 4, 3, 0
+		var err error
+		if f.addresses, err = f.registry.Create(t.Context(), "main", f.limits); err != nil {
+			t.Fatal(err)
+		}
+		f.feed = feed{
+			sub: f.subscribe(), transport: f.client, receipts: receipts{conn: f.client, patience: 1},
+			duration: time.Hour, writeTimeout: 10 * time.Second, unloaded: f.unloaded,
+		}
+		test(f)
+	})
+}
+
+func (f *feedTest) subscribe() Subscription {
+	f.Helper()
+	sub, err := f.registry.Subscribe(f.Context(), f.addresses.Consumer, SubscribeOptions{Limits: f.limits})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return sub
+}
+
+// publish publishes until the channel takes no more, and at most n messages. It returns how many.
+func (f *feedTest) publish(n int) int {
+	f.Helper()
+	for i := range n {
+		err := f.registry.Publish(f.Context(), f.addresses.Producer, newMessage(f), f.limits)
+		if errors.Is(err, ErrTimeout) {
+			return i
+		}
+		if err != nil {
+			f.Fatal(err)
+		}
+		synctest.Wait()
+	}
+	return n
+}
+
+// run starts the feed and returns where its end is told.
+func (f *feedTest) run() <-chan transport.Reason {
+	ended := make(chan transport.Reason, 1)
+	go func() { ended <- f.feed.run() }()
+	synctest.Wait()
+	return ended
+}
+
+func (f *feedTest) ends(ended <-chan transport.Reason, want transport.Reason) {
+	f.Helper()
+	if why := <-ended; why != want {
+		f.Errorf("the read ends as %v, want %v", why, want)
+	}
+}
+
+// holds checks how many messages the channel has, pending and in flight.
+func (f *feedTest) holds(want int) {
+	f.Helper()
+	state, err := f.registry.State(f.Context(), f.addresses.Consumer)
+	if err != nil {
+		f.Fatal(err)
+	}
+	if got := state.Pending + state.InFlight; got != want {
+		f.Errorf("the channel holds %d messages, want %d", got, want)
+	}
+}
+
+func TestAStalledReaderIsCutOffAndLosesNothing(t *testing.T) {
+	testFeed(t, func(f *feedTest) {
+		ended := f.run()
+		if accepted := f.publish(100); accepted != 7 {
+			f.Fatalf("%d messages were accepted, want what buffer and window hold", accepted)
+		}
+		start := time.Now()
+		f.ends(ended, transport.Broken)
+		if took := time.Since(start); took != f.feed.writeTimeout {
+			f.Errorf("cut off after %v", took)
+		}
+		if f.client.looks > 60 {
+			f.Errorf("%d looks at a connection that stalls", f.client.looks)
+		}
+		f.feed.sub.End(f.feed.how(transport.Broken))
+		f.holds(7)
+		if ms, _ := f.subscribe().Take(nil, 1<<20); len(ms) != 3 {
+			f.Errorf("%d messages come again", len(ms))
+		}
+	})
+}
+
+func TestAReaderThatAcknowledgesSlowlyIsKept(t *testing.T) {
+	testFeed(t, func(f *feedTest) {
+		ended := f.run()
+		accepted := f.publish(100)
+		const rounds = 30
+		for range rounds { // less than a message each time
+			time.Sleep(9 * time.Second)
+			f.client.acked = min(f.client.written, f.client.acked+90)
+			time.Sleep(maxPause)
+			synctest.Wait()
+			accepted += f.publish(100)
+		}
+		if arrived := rounds * 9 / 10; accepted > 7+arrived || accepted < arrived {
+			f.Errorf("%d messages were accepted, %d have arrived", accepted, arrived)
+		}
+		close(f.client.gone)
+		f.ends(ended, transport.Broken)
+	})
+}
+
+func TestAPlainReaderThatAcknowledgesIsNotSlowedDown(t *testing.T) {
+	testFeed(t, func(f *feedTest) {
+		f.client.acksAtOnce = true
+		ended := f.run()
+		start := time.Now()
+		if accepted := f.publish(1000); accepted != 1000 || time.Since(start) > 0 {
+			f.Errorf("%d messages in %v", accepted, time.Since(start))
+		}
+		close(f.client.gone)
+		f.ends(ended, transport.Broken)
+	})
+}
+
+func TestTheCleanEndWaitsForTheClientsMachine(t *testing.T) {
+	for name, test := range map[string]struct {
+		then   func(*feedTest) // 100 ms after the end has begun
+		within time.Duration
+		how    End
+	}{
+		"that has it all":        {nil, 0, EndClean},
+		"that acknowledges":      {func(f *feedTest) { f.client.acknowledge(2) }, maxLastLook, EndClean},
+		"that does not in time":  {func(*feedTest) {}, maxLastLook, EndFault},
+		"that misses one":        {func(f *feedTest) { f.client.acknowledge(1) }, maxLastLook, EndFault},
+		"that goes":              {func(f *feedTest) { close(f.client.gone) }, 100 * time.Millisecond, EndFault},
+		"until the process ends": {func(f *feedTest) { f.registry.Close() }, 100 * time.Millisecond, EndClean},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testFeed(t, func(f *feedTest) {
+				f.feed.duration = time.Second
+				f.client.acksAtOnce = test.then == nil
+				ended := f.run()
+				f.publish(2)
+				f.ends(ended, transport.Complete)
+				start := time.Now()
+				if test.then != nil {
+					time.AfterFunc(100*time.Millisecond, func() { test.then(f) })
+				}
+				if how := f.feed.how(transport.Complete); how != test.how {
+					t.Errorf("how %v, want %v", how, test.how)
+				}
+				if took := time.Since(start); took > test.within {
+					t.Errorf("it took %v", took)
+				}
+				if f.registry.isClosed() {
+					return
+				}
+				f.feed.sub.End(test.how)
+				f.holds(map[End]int{EndClean: 0, EndFault: 2}[test.how])
+				time.Sleep(time.Second)
+			})
+		})
+	}
+}
+
+func TestAFailedWriteSettlesNothing(t *testing.T) {
+	testFeed(t, func(f *feedTest) {
+		f.client.fail = errors.New("broken pipe")
+		ended := f.run()
+		f.publish(2)
+		f.ends(ended, transport.Broken)
+		f.feed.sub.End(f.feed.how(transport.Broken))
+		f.holds(2)
+	})
+}
+
+func TestHeartbeats(t *testing.T) {
+	testFeed(t, func(f *feedTest) {
+		f.feed.heartbeat, f.feed.duration = 15*time.Second, time.Minute+time.Second
+		f.ends(f.run(), transport.Complete)
+		if f.client.heartbeats != 4 {
+			f.Errorf("%d heartbeats", f.client.heartbeats)
+		}
+	})
+}
+
+// TestStreamsEndSpreadOverTime: the streams of a configuration that was replaced end at different times, and none
+// lasts longer than it would have.
+func TestStreamsEndSpreadOverTime(t *testing.T) {
+	for _, left := range []time.Duration{time.Hour, 5 * time.Second} {
+		const streams = 50
+		times := map[time.Duration]bool{}
+		for range streams {
+			testFeed(t, func(f *feedTest) {
+				f.feed.duration = left + time.Minute
+				ended := f.run()
+				time.Sleep(time.Minute)
+				close(f.unloaded)
+				start := time.Now()
+				f.ends(ended, transport.GoingAway)
+				took := time.Since(start)
+				if took > min(left, maxSpread) {
+					t.Errorf("a stream with %v left has ended after %v", left, took)
+				}
+				times[took] = true
+			})
+		}
+		if left > maxSpread && len(times) < streams/2 {
+			t.Errorf("%d streams have ended at %d times", streams, len(times))
+		}
+	}
+}
+
+func TestReceiptsOfHTTP2(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := newFakeClient()
+		r := receipts{conn: client, patience: 1, settling: settling, slack: slack}
+		looks := func(want int) {
+			t.Helper()
+			if got := r.look(10); got != want {
+				t.Errorf("%d messages have arrived, want %d", got, want)
+			}
+		}
+		// Nothing is queued because nothing may have been written yet.
+		looks(0)
+		time.Sleep(settling)
+		looks(10)
+
+		// The connection is full: what was handed over may wait for room when what is queued now has arrived.
+		r = receipts{conn: client, patience: 1, settling: settling, slack: slack}
+		client.written = 1 << 20
+		looks(0)
+		time.Sleep(settling)
+		looks(0)
+		client.written, client.acked = 2<<20, 1<<20
+		looks(0)
+		client.acked += slack
+		looks(10)
+	})
+}

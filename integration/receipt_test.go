@@ -1,0 +1,103 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// Plain readers know of no cursors, so what the server lets go must have reached their machine (protocol.md 2.1).
+
+// transports are the ways a plain reader is connected by.
+var plainConnections = map[string]struct{ secure, http2 bool }{
+	"HTTP/1.1": {false, false},
+	"TLS":      {true, false},
+	"HTTP/2":   {true, true},
+}
+
+// flood writes numbers as messages of about a kilobyte, as fast as it can, until they are held. It returns how many
+// were accepted.
+func (n *network) flood(tb testing.TB, m mailbox) int {
+	tb.Helper()
+	var number, accepted atomic.Int64
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for {
+				body := fmt.Sprintf(`{"n":%d,"text":%q}`, number.Add(1), strings.Repeat("x", 1000))
+				if status := n.write(tb, m, body); status != http.StatusCreated {
+					if status != http.StatusServiceUnavailable {
+						tb.Errorf("write: %d", status)
+					}
+					return
+				}
+				accepted.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	return int(accepted.Load())
+}
+
+func TestAStalledPlainReaderLosesNothing(t *testing.T) {
+	const held = 100 + 100 // buffer and window
+	for name, connection := range plainConnections {
+		for end, test := range map[string]struct {
+			settings string
+			end      func(*testing.T, *network, *link)
+		}{
+			"is reset": {"write_timeout 30s", func(_ *testing.T, _ *network, l *link) { l.reset() }},
+			"is cut off": {"write_timeout 1s", func(_ *testing.T, n *network, _ *link) {
+				n.Await("the reader is cut off", func() bool { return strings.Contains(n.Log(), `"reason":"broken"`) })
+			}},
+			"ends cleanly without its knowledge": {"write_timeout 30s\nread_duration 2s", func(_ *testing.T, n *network, _ *link) {
+				n.Await("the read is over", func() bool { return strings.Contains(n.Log(), `"reason":"complete"`) })
+			}},
+		} {
+			t.Run(name+" "+end, func(t *testing.T) {
+				t.Parallel()
+				n := newNetwork(t, "hold 300ms\n"+test.settings)
+				m := n.create(t)
+				url := n.http
+				if connection.secure {
+					url = n.https
+				}
+				client := n.linkClient(t, connection.http2)
+				response := open(t, client.Client, url+"/read/"+m.ConsumerAddress)
+				if response.StatusCode != http.StatusOK || (response.ProtoMajor == 2) != connection.http2 {
+					t.Fatalf("%s %s", response.Status, response.Proto)
+				}
+				l := <-client.links
+				l.stall(true)
+				accepted := n.flood(t, m)
+				// What was accepted beyond buffer and window is on the client's machine, which may not lose it.
+				unread := l.unread(t)
+				most := unread/1000 + 1
+				if accepted < held || accepted > held+most {
+					t.Errorf("%d messages were accepted with %d bytes received", accepted, unread)
+				}
+				test.end(t, n, l)
+				v := newView()
+				n.awaitFree(t, m)
+				n.drain(t, m, v)
+				if missing := accepted - len(v.bodies); missing > most {
+					t.Errorf("%d of %d messages are missing, %d may be on the client's machine", missing, accepted, most)
+				}
+				l.reset()
+			})
+		}
+	}
+}
+
+// awaitFree waits until the channel has no reader.
+func (n *network) awaitFree(tb testing.TB, m mailbox) {
+	tb.Helper()
+	n.Await("the channel is free", func() bool {
+		response := open(tb, n.producer, n.http+"/read/"+m.ConsumerAddress+"?poll=0")
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+}

@@ -1,0 +1,135 @@
+package receipt
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// pair returns both sides of a TCP connection.
+func pair(t *testing.T) (server, client *net.TCPConn) {
+	t.Helper()
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	client, err = net.DialTCP("tcp", nil, listener.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err = listener.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close(); server.Close() })
+	return server, client
+}
+
+func look(t *testing.T, c *Conn) (acked uint64, queued int) {
+	t.Helper()
+	acked, queued, err := c.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return acked, queued
+}
+
+func TestTheClientsMachineAcknowledges(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells")
+	}
+	server, client := pair(t)
+	c := Of(tls.Server(server, nil))
+	if c == nil {
+		t.Fatal("nothing is known of a TCP connection below TLS")
+	}
+	if _, queued := look(t, c); queued != 0 {
+		t.Errorf("%d bytes are queued at the beginning", queued)
+	}
+
+	// A client that reads nothing acknowledges what its machine has room for, and no more.
+	if err := client.SetReadBuffer(256 << 10); err != nil {
+		t.Fatal(err)
+	}
+	written := 0
+	for piece := make([]byte, 64<<10); ; {
+		_ = server.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		n, err := server.Write(piece)
+		written += n
+		if err != nil {
+			break
+		}
+	}
+	acked, queued := look(t, c)
+	if queued < 1<<10 || queued > written {
+		t.Errorf("%d of %d bytes are queued", queued, written)
+	}
+	mark := acked + uint64(queued) //nolint:gosec // not negative
+	if after, _ := look(t, c); after > mark {
+		t.Errorf("%d bytes are acknowledged, %d are written", after, mark)
+	}
+
+	// Once it has read all, all is acknowledged.
+	if _, err := io.CopyN(io.Discard, client, int64(written)); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); queued > 0; _, queued = look(t, c) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are still queued", queued)
+		}
+		time.Sleep(time.Millisecond)
+	}
+
+	server.Close()
+	if _, _, err := c.State(); err == nil {
+		t.Error("the state of a closed connection is known")
+	}
+}
+
+func TestOtherConnectionsDoNotTell(t *testing.T) {
+	pipe, other := net.Pipe()
+	defer pipe.Close()
+	defer other.Close()
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s")) //nolint:noctx // a moment
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	unix, err := net.Dial("unix", listener.Addr().String()) //nolint:noctx // a moment
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close()
+	for _, conn := range []net.Conn{pipe, unix, tls.Server(pipe, nil), struct{ net.Conn }{pipe}} {
+		if Of(conn) != nil {
+			t.Errorf("something is known of a %T", conn)
+		}
+	}
+}
+
+func BenchmarkLook(b *testing.B) {
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer listener.Close()
+	conn, err := net.DialTCP("tcp", nil, listener.Addr().(*net.TCPAddr))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	c := Of(conn)
+	if c == nil {
+		b.Skip("this system does not tell")
+	}
+	for b.Loop() {
+		if _, _, err := c.State(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,213 @@
+package transport
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A client is the far side of a response or a WebSocket, over a pipe: what it does not read is not written.
+type client struct {
+	net.Conn
+
+	writer *pipeWriter
+}
+
+func newClient(t *testing.T) *client {
+	t.Helper()
+	near, far := net.Pipe()
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return &client{far, &pipeWriter{Conn: near, header: http.Header{}}}
+}
+
+// A pipeWriter is an [http.ResponseWriter] that writes to a pipe, and notes how.
+type pipeWriter struct {
+	net.Conn
+
+	header   http.Header
+	writes   []string
+	flushes  int
+	deadline time.Time
+}
+
+func (w *pipeWriter) Header() http.Header { return w.header }
+func (w *pipeWriter) WriteHeader(int)     {}
+func (w *pipeWriter) FlushError() error   { w.flushes++; return nil }
+
+func (w *pipeWriter) Write(p []byte) (int, error) {
+	w.writes = append(w.writes, string(p))
+	return w.Conn.Write(p)
+}
+
+func (w *pipeWriter) SetWriteDeadline(t time.Time) error {
+	w.deadline = t
+	return w.Conn.SetWriteDeadline(t)
+}
+
+const timeout = 10 * time.Second
+
+func request() *http.Request { return httptest.NewRequest(http.MethodGet, "/read/x", nil) }
+
+func line(size int) []byte { return []byte(strings.Repeat("x", size-1) + "\n") }
+
+func TestNDJSONWritesWholeLinesAtOnce(t *testing.T) {
+	for _, test := range []struct {
+		lines  []int
+		writes []int
+	}{
+		{[]int{100}, []int{100}},
+		{[]int{100, 200, 300}, []int{600}},
+		{[]int{2000, 2000, 2000}, []int{4000, 2000}},
+		{[]int{maxNDJSONWrite, 1}, []int{maxNDJSONWrite, 1}},
+		{[]int{10, 5000, 10}, []int{10, 5000, 10}},
+		{[]int{60_000}, []int{60_000}},
+		{nil, nil},
+	} {
+		c := newClient(t)
+		go func() { _, _ = io.Copy(io.Discard, c) }()
+		n := NewNDJSON(c.writer, request(), timeout)
+		for _, size := range test.lines {
+			n.Append(uuid.UUID{}, line(size))
+		}
+		if err := n.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		var writes []int
+		for _, w := range c.writer.writes {
+			writes = append(writes, len(w))
+		}
+		if fmt.Sprint(writes) != fmt.Sprint(test.writes) || c.writer.flushes != len(writes) {
+			t.Errorf("lines of %v are written as %v with %d flushes, want %v", test.lines, writes, c.writer.flushes, test.writes)
+		}
+	}
+}
+
+func TestSSEFrames(t *testing.T) {
+	c := newClient(t)
+	go func() { _, _ = io.Copy(io.Discard, c) }()
+	s := NewSSE(c.writer, request(), timeout)
+	id := uuid.MustParse("01890a5d-ac96-774b-bcce-b302099a8057")
+	err := s.Start()
+	for range 2 {
+		s.Append(id, []byte("{}\n"))
+	}
+	if err = errors.Join(err, s.Flush(), s.Heartbeat()); err != nil {
+		t.Fatal(err)
+	}
+	event := "id: 01890a5d-ac96-774b-bcce-b302099a8057\ndata: {}\n\n"
+	if want := []string{"retry: 1000\n\n", event + event, ":\n\n"}; fmt.Sprint(c.writer.writes) != fmt.Sprint(want) {
+		t.Errorf("written %q, want %q", c.writer.writes, want)
+	}
+}
+
+// streams are what streams over a response, and the reply to a poll.
+var streams = map[string]func(w http.ResponseWriter, line []byte) error{
+	"ndjson": func(w http.ResponseWriter, line []byte) error {
+		n := NewNDJSON(w, request(), timeout)
+		err := n.Start()
+		n.Append(uuid.UUID{}, line)
+		return errors.Join(err, n.Flush(), n.Heartbeat())
+	},
+	"sse": func(w http.ResponseWriter, line []byte) error {
+		s := NewSSE(w, request(), timeout)
+		err := s.Start()
+		s.Append(uuid.UUID{}, line)
+		return errors.Join(err, s.Flush(), s.Heartbeat())
+	},
+	"poll": func(w http.ResponseWriter, line []byte) error {
+		WritePoll(w, request(), [][]byte{line, line}, timeout)
+		return nil
+	},
+}
+
+func TestNoDeadlineIsLeftArmed(t *testing.T) {
+	for name, stream := range streams {
+		c := newClient(t)
+		go func() { _, _ = io.Copy(io.Discard, c) }()
+		c.writer.deadline = time.Unix(1, 0)
+		if err := stream(c.writer, line(200_000)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !c.writer.deadline.IsZero() {
+			t.Errorf("%s leaves a deadline", name)
+		}
+	}
+}
+
+func TestASlowClientIsNotCutOffOverALargeMessage(t *testing.T) {
+	for name, stream := range streams {
+		synctest.Test(t, func(t *testing.T) {
+			c := newClient(t)
+			const size = 1 << 20
+			read := make(chan int)
+			go func() { // it takes many times the timeout for all of it
+				total := 0
+				for piece := make([]byte, maxPiece/2); ; {
+					n, err := io.ReadFull(c, piece)
+					total += n
+					if err != nil {
+						read <- total
+						return
+					}
+					time.Sleep(timeout / 4)
+				}
+			}()
+			if err := stream(c.writer, line(size)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			c.writer.Conn.Close()
+			if got := <-read; got < size {
+				t.Errorf("%s: the client has got %d bytes", name, got)
+			}
+		})
+	}
+}
+
+func TestAClientThatTakesNothingIsCutOff(t *testing.T) {
+	for name, stream := range streams {
+		synctest.Test(t, func(t *testing.T) {
+			c := newClient(t)
+			start := time.Now()
+			err := stream(c.writer, line(200_000))
+			if took := time.Since(start); took > 3*timeout { // of as many writes, one after the other
+				t.Errorf("%s: cut off after %v", name, took)
+			}
+			if name != "poll" && !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+}
+
+func TestABrokenEndDoesNotLookClean(t *testing.T) {
+	for why := Complete; why <= Broken; why++ {
+		c := newClient(t)
+		NewSSE(c.writer, request(), timeout).End(why)
+		if broken := c.writer.deadline.Equal(time.Unix(1, 0)); broken != (why == Broken) {
+			t.Errorf("%v: broken off %v", why, broken)
+		}
+		if why.String() == "" {
+			t.Errorf("reason %d has no name", why)
+		}
+	}
+}
+
+func TestWithoutDeadlines(t *testing.T) { // middlewares may hide them
+	w := httptest.NewRecorder()
+	n := NewNDJSON(w, request(), timeout)
+	n.Append(uuid.UUID{}, []byte("{}\n"))
+	if err := errors.Join(n.Start(), n.Flush()); err != nil || !bytes.Equal(w.Body.Bytes(), []byte("{}\n")) {
+		t.Errorf("%q, %v", w.Body, err)
+	}
+}

@@ -1,0 +1,360 @@
+package megaphone
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// Every wait ends when its client is gone, at its deadline, when its channel is deleted, when its configuration is
+// replaced, and when the process exits (TestEveryWaitEnds). The server is net/http's, over pipes, so that all of
+// it is in a synctest bubble; registry_internal_test.go and feed_test.go have what needs no server.
+
+// A pipeServer serves a Handler over pipes.
+type pipeServer struct {
+	*testing.T
+
+	handler *Handler
+	conns   chan net.Conn
+	ended   chan time.Time // when a request's handler has returned
+	channel Addresses
+}
+
+const (
+	testRead      = 20 * time.Second
+	testStream    = time.Minute
+	testWriteTime = 10 * time.Second
+)
+
+func newPipeServer(t *testing.T) *pipeServer {
+	t.Helper()
+	app := &App{
+		Agent: "main", ReadDuration: caddy.Duration(testRead), StreamDuration: caddy.Duration(testStream),
+		Heartbeat: caddy.Duration(time.Hour), WriteTimeout: caddy.Duration(testWriteTime), MaxMessageSize: 1 << 20,
+		limits: testLimits, shared: newShared(), unloaded: make(chan struct{}),
+	}
+	app.limits.Buffer = 1
+	app.broker = app.shared.Registry
+	s := &pipeServer{T: t, handler: &Handler{app: app, logger: zap.NewNop()}, conns: make(chan net.Conn), ended: make(chan time.Time, 2000)}
+	for e := range endpointCount {
+		s.handler.serves[e] = true
+	}
+	for k := range transportCount {
+		s.handler.offers[k] = true
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // no timeouts
+		defer func() { s.ended <- time.Now() }()
+		if err := s.handler.ServeHTTP(w, r, nil); err != nil {
+			t.Error(err)
+		}
+	})}
+	go func() { _ = server.Serve(pipeListener{s.conns}) }()
+	t.Cleanup(func() {
+		app.shared.Close()
+		_ = server.Close()
+	})
+	var err error
+	if s.channel, err = app.broker.Create(t.Context(), "main", app.limits); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A pipeListener accepts the connections of a channel.
+type pipeListener struct{ conns chan net.Conn }
+
+func (l pipeListener) Accept() (net.Conn, error) {
+	if conn, ok := <-l.conns; ok {
+		return conn, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l pipeListener) Close() error   { close(l.conns); return nil }
+func (l pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+
+// get sends a request that reads. It returns the client's side.
+func (s *pipeServer) get(path string, headers ...string) net.Conn {
+	s.Helper()
+	return s.send("GET "+path, headers, "")
+}
+
+// post sends a request that writes.
+func (s *pipeServer) post(path, contentType, body string) net.Conn {
+	s.Helper()
+	return s.send("POST "+path, []string{"Content-Type: " + contentType, fmt.Sprintf("Content-Length: %d", len(body))}, body)
+}
+
+func (s *pipeServer) send(request string, headers []string, body string) net.Conn {
+	s.Helper()
+	client, server := net.Pipe()
+	s.Cleanup(func() { client.Close() })
+	s.conns <- server
+	head := append([]string{request + " HTTP/1.1", "Host: localhost"}, headers...)
+	if _, err := io.WriteString(client, strings.Join(head, "\r\n")+"\r\n\r\n"+body); err != nil {
+		s.Fatal(err)
+	}
+	return client
+}
+
+// skipHeader reads the header of a reply, and no more.
+func (s *pipeServer) skipHeader(client net.Conn) {
+	s.Helper()
+	var header []byte
+	for one := make([]byte, 1); !strings.HasSuffix(string(header), "\r\n\r\n"); header = append(header, one...) {
+		if _, err := client.Read(one); err != nil {
+			s.Fatalf("%q: %v", header, err)
+		}
+	}
+}
+
+// reply reads a whole reply in the background, and then tells its status.
+func (s *pipeServer) reply(client net.Conn) <-chan int {
+	status := make(chan int, 1)
+	go func() {
+		response, err := http.ReadResponse(bufio.NewReader(client), nil)
+		if err != nil {
+			status <- 0
+			return
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+		status <- response.StatusCode
+		response.Body.Close()
+	}()
+	return status
+}
+
+func (s *pipeServer) fill() {
+	s.Helper()
+	if err := s.handler.app.broker.Publish(s.Context(), s.channel.Producer, newMessage(s), s.handler.app.limits); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *pipeServer) delete() {
+	s.Helper()
+	if err := s.handler.app.broker.Delete(s.Context(), s.channel.Producer); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// A wait is a request that waits, and how soon it ends at the latest, by what.
+type wait struct {
+	start func(*pipeServer) net.Conn
+	// noReply tells that the client reads nothing more.
+	noReply bool
+
+	gone, deadline, deleted, unloaded, exit time.Duration
+
+	// The status if it was the deadline, the end of the channel, and the exit.
+	status [3]int
+}
+
+const (
+	// none marks what does not end a wait.
+	none = -1
+	// farewell is how long a WebSocket's client may leave the end of it unanswered: coder/websocket's two times 5 s.
+	farewell = 10 * time.Second
+)
+
+var handshake = []string{
+	"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+var waits = map[string]wait{
+	"read": {
+		start:    func(s *pipeServer) net.Conn { return s.get("/read/" + s.channel.Consumer) },
+		deadline: testRead, unloaded: testRead, status: [3]int{200, 200, 200},
+	},
+	"events": {
+		start:    func(s *pipeServer) net.Conn { return s.get("/read/"+s.channel.Consumer, "Accept: text/event-stream") },
+		deadline: testStream, unloaded: maxSpread, status: [3]int{200, 200, 200},
+	},
+	"poll": {
+		start:    func(s *pipeServer) net.Conn { return s.get("/read/" + s.channel.Consumer + "?poll=15s") },
+		deadline: 15 * time.Second, unloaded: 15 * time.Second, status: [3]int{200, 200, 200},
+	},
+	"held write": {
+		start: func(s *pipeServer) net.Conn {
+			s.fill()
+			return s.post("/write/"+s.channel.Producer+"/s", "application/json", `"body"`)
+		},
+		deadline: testLimits.Hold, unloaded: testLimits.Hold, status: [3]int{503, 404, 503},
+	},
+	"held batch": {
+		start: func(s *pipeServer) net.Conn {
+			s.fill()
+			return s.post("/write-batch", "application/json",
+				fmt.Sprintf(`{"channels":[%q],"messages":[{"streamId":"s","body":1}]}`, s.channel.Producer))
+		},
+		deadline: testLimits.Hold, unloaded: testLimits.Hold, status: [3]int{201, 201, 201},
+	},
+	"ingest": {
+		start: func(s *pipeServer) net.Conn {
+			s.fill()
+			return s.post("/write", "application/x-ndjson", fmt.Sprintf(`{"channel":%q,"streamId":"s","body":1}`, s.channel.Producer))
+		},
+		deadline: testLimits.Hold, unloaded: testLimits.Hold, status: [3]int{201, 201, 201},
+	},
+	"ingest whose client sends nothing": { // its deadline is Caddy's read_idle
+		start: func(s *pipeServer) net.Conn {
+			return s.send("POST /write", []string{"Content-Type: application/x-ndjson", "Content-Length: 100"}, "")
+		},
+		deadline: none, deleted: none, unloaded: none, status: [3]int{2: 503},
+	},
+	"refused read": {
+		start:    func(s *pipeServer) net.Conn { return s.get("/read/main.unknown") },
+		deadline: time.Second, deleted: none, unloaded: time.Second, status: [3]int{404, 0, 404},
+	},
+	"read whose client takes nothing": {
+		start: func(s *pipeServer) net.Conn {
+			client := s.get("/read/" + s.channel.Consumer)
+			s.skipHeader(client)
+			s.fill()
+			return client
+		},
+		noReply:  true,
+		deadline: testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxFarewell,
+	},
+	"poll whose client takes nothing": {
+		start: func(s *pipeServer) net.Conn {
+			s.fill()
+			return s.get("/read/" + s.channel.Consumer + "?poll=0")
+		},
+		noReply:  true,
+		deadline: testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxFarewell,
+	},
+	"websocket whose client takes nothing": { // the process does not wait so long for it: TestExitWaitsForWebSockets
+		start: func(s *pipeServer) net.Conn {
+			client := s.get("/read/"+s.channel.Consumer, handshake...)
+			s.skipHeader(client)
+			return client
+		},
+		noReply:  true,
+		deadline: testStream + farewell, deleted: farewell, unloaded: maxSpread + farewell, exit: farewell,
+	},
+}
+
+func TestEveryWaitEnds(t *testing.T) {
+	for name, wait := range waits {
+		for cause, test := range map[string]struct {
+			act    func(*pipeServer, net.Conn)
+			within time.Duration
+			status int
+		}{
+			"client gone":            {func(_ *pipeServer, client net.Conn) { client.Close() }, wait.gone, 0},
+			"deadline":               {func(*pipeServer, net.Conn) {}, wait.deadline, wait.status[0]},
+			"channel deleted":        {func(s *pipeServer, _ net.Conn) { s.delete() }, wait.deleted, wait.status[1]},
+			"configuration replaced": {func(s *pipeServer, _ net.Conn) { close(s.handler.app.unloaded) }, wait.unloaded, wait.status[0]},
+			"process exits":          {func(s *pipeServer, _ net.Conn) { s.handler.app.shared.Close() }, wait.exit, wait.status[2]},
+		} {
+			if test.within == none {
+				continue
+			}
+			t.Run(name+", "+cause, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newPipeServer(t)
+					client := wait.start(s)
+					var status <-chan int
+					if !wait.noReply {
+						status = s.reply(client)
+					}
+					synctest.Wait()
+					select {
+					case <-s.ended:
+						t.Fatal("the request does not wait")
+					default:
+					}
+					start := time.Now()
+					test.act(s, client)
+					took := (<-s.ended).Sub(start)
+					if took > test.within {
+						t.Errorf("it has ended after %v, want %v at the latest", took, test.within)
+					}
+					if cause == "configuration replaced" && wait.unloaded == wait.deadline && took != wait.deadline {
+						t.Errorf("it has ended after %v, and should go on", took)
+					}
+					if cause != "client gone" && status != nil {
+						if got := <-status; got != test.status {
+							t.Errorf("status %d, want %d", got, test.status)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestExitWaitsForWebSockets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPipeServer(t)
+		client := s.get("/read/"+s.channel.Consumer, handshake...)
+		s.skipHeader(client)
+		synctest.Wait()
+		shared := s.handler.app.shared
+		shared.Close()
+
+		// The client is told that the server goes away (RFC 6455, 7.4.1), and agrees.
+		start := time.Now()
+		var header [2]byte
+		if _, err := io.ReadFull(client, header[:]); err != nil || header[0] != 0x88 {
+			t.Fatalf("frame %x, %v", header, err)
+		}
+		reason := make([]byte, header[1])
+		if _, err := io.ReadFull(client, reason); err != nil || binary.BigEndian.Uint16(reason) != 1001 {
+			t.Errorf("close frame %q, %v", reason, err)
+		}
+		time.AfterFunc(maxFarewell/2, func() { client.Close() })
+		shared.awaitSockets()
+		if took := time.Since(start); took < maxFarewell/2 || took > maxFarewell-10*time.Millisecond {
+			t.Errorf("waited for %v", took)
+		}
+
+		// Not for ever.
+		shared.sockets.Add(1)
+		start = time.Now()
+		shared.awaitSockets()
+		if took := time.Since(start); took != maxFarewell {
+			t.Errorf("waited for %v", took)
+		}
+	})
+}
+
+func TestNotTooManyRefusedReadsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newShared()
+		defer shared.Close()
+		const more = 10
+		var waited, refused atomic.Int32
+		var all sync.WaitGroup
+		for range 3 { // as often as it may be: none is counted for ever
+			for range maxSlowed + more {
+				all.Go(func() {
+					start := time.Now()
+					shared.slowDown(t.Context())
+					if time.Since(start) == time.Second {
+						waited.Add(1)
+					} else {
+						refused.Add(1)
+					}
+				})
+			}
+			all.Wait()
+			if waited.Swap(0) != maxSlowed || refused.Swap(0) != more {
+				t.Error("not as many wait as may")
+			}
+		}
+	})
+}
