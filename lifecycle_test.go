@@ -130,10 +130,11 @@ func TestStoppingEndsReadsCleanly(t *testing.T) {
 	c := s.create()
 	read := s.read("/read/" + c.ConsumerAddress)
 	s.write(c, "1")
+	read.wants("1")
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	read.ends("1")
+	read.ends()
 }
 
 func TestAReplacedConfigurationEndsItsStreams(t *testing.T) {
