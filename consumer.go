@@ -55,8 +55,12 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		}
 		return err
 	}
-	how := EndFault
-	defer func() { sub.End(how) }() // of a panic
+	detached := false
+	defer func() {
+		if !detached {
+			sub.End(EndFault) // of a panic; the first call counts
+		}
+	}()
 	if resume := sub.Resume(); resume != ResumeNone {
 		w.Header().Set("Megaphone-Resume", string(resume))
 	}
@@ -67,13 +71,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		return nil
 	}
 	t, duration := h.newTransport(w, r, read.kind, sub)
-	if read.kind == webSocket {
-		h.app.shared.sockets.Add(1)
-		defer h.app.shared.sockets.Add(-1)
-	} else {
-		defer h.app.shared.cutOffWriting(w)()
-	}
-	f := feed{
+	f := &feed{
 		sub:          sub,
 		transport:    t,
 		receipts:     newReceipts(r, h.app.limits.InFlight),
@@ -86,15 +84,44 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	if read.kind == ndjson {
 		f.heartbeat, f.unloaded = 0, nil
 	}
+	if d, ok := t.(transport.Detachable); ok && f.start() == nil && d.Detach(r) {
+		detached = true
+		h.app.shared.sockets.Add(1)
+		go h.passDetached(f, read)
+		return nil
+	}
+	if read.kind == webSocket {
+		h.app.shared.sockets.Add(1)
+		defer h.app.shared.sockets.Add(-1)
+	} else {
+		defer h.app.shared.cutOffWriting(w)()
+	}
+	h.pass(f, read)
+	return nil
+}
+
+// passDetached does what pass does for a read whose handler has returned.
+func (h *Handler) passDetached(f *feed, read readRequest) {
+	defer h.app.shared.sockets.Add(-1)
+	defer func() {
+		if fault := recover(); fault != nil { // as net/http does for handlers
+			h.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
+			f.sub.End(EndFault)
+			f.transport.End(transport.Broken)
+		}
+	}()
+	h.pass(f, read)
+}
+
+// pass passes messages on until the read ends.
+func (h *Handler) pass(f *feed, read readRequest) {
 	why := f.run()
-	how = f.how(why)
-	sub.End(how)
+	f.sub.End(f.how(why))
 	if c := h.logger.Check(zap.DebugLevel, "read ended"); c != nil {
-		c.Write(zap.String("address", RedactAddress(consumer)), zap.String("transport", read.kind.String()),
+		c.Write(zap.String("address", RedactAddress(read.consumer)), zap.String("transport", read.kind.String()),
 			zap.Stringer("reason", why), zap.Int("messages", f.sent))
 	}
-	t.End(why)
-	return nil
+	f.transport.End(why)
 }
 
 // serveReadHead answers a HEAD request, which consumes nothing.

@@ -30,6 +30,9 @@ type feed struct {
 	unloaded     <-chan struct{} // closed when the read should end because its configuration was replaced
 	follows      bool            // the reader follows cursors, so that a clean end settles nothing
 
+	started  bool // the transport was
+	startErr error
+
 	ms      []*Message // for Take
 	sent    int
 	stalled time.Time     // since when the window is full and nothing is acknowledged
@@ -40,7 +43,7 @@ type feed struct {
 
 // run passes messages on until the read has lasted its duration, the subscription is over, or the client is gone.
 func (f *feed) run() transport.Reason {
-	if err := f.transport.Start(); err != nil {
+	if err := f.start(); err != nil {
 		return transport.Broken
 	}
 	ends := time.Now().Add(f.duration)
@@ -80,6 +83,14 @@ func (f *feed) run() transport.Reason {
 			return transport.Broken
 		}
 	}
+}
+
+// start tells the client that the read has begun, unless it was told.
+func (f *feed) start() error {
+	if !f.started {
+		f.started, f.startErr = true, f.transport.Start()
+	}
+	return f.startErr
 }
 
 // pass sends what there is to send.

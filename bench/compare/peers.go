@@ -73,12 +73,12 @@ func runCaddy(config string) []string {
 // caddyfile is a configuration with one private site.
 func caddyfile(address string, s settings, global, site string) string {
 	_, port, _ := strings.Cut(address, ":")
-	admin, protocols := "admin off", "h1"
+	admin, protocols := "admin off", "h1 h2"
 	if s.profile {
 		admin = "admin " + s.admin
 	}
 	if s.h2c {
-		protocols = "h1 h2c"
+		protocols = "h1 h2 h2c"
 	}
 	return fmt.Sprintf(`{
 	%s

@@ -34,6 +34,15 @@ type Transport interface {
 	End(why Reason)
 }
 
+// A Detachable is a [Transport] that may go on without the handler of its request.
+type Detachable interface {
+	Transport
+
+	// Detach makes the transport independent of the request's handler, which may return then, and reports whether it
+	// did. It is to be called after Start.
+	Detach(r *http.Request) bool
+}
+
 // A Reason says why a read ends.
 type Reason int
 
@@ -76,10 +85,22 @@ type response struct {
 	control *http.ResponseController
 	gone    <-chan struct{}
 	timeout time.Duration
+
+	taken *connection // in place of w and control, once the response is detached
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, timeout time.Duration) response {
-	return response{w, http.NewResponseController(w), r.Context().Done(), timeout}
+	return response{w: w, control: http.NewResponseController(w), gone: r.Context().Done(), timeout: timeout}
+}
+
+// Detach implements [Detachable].
+func (r *response) Detach(request *http.Request) bool {
+	taken, ok := takeOver(r.w, request)
+	if ok {
+		r.taken, r.gone = taken, taken.gone
+		r.w, r.control = nil, nil
+	}
+	return ok
 }
 
 // Gone implements [Transport].
@@ -109,6 +130,10 @@ func (r *response) write(p []byte) error {
 
 // put writes p, which flush sends.
 func (r *response) put(p []byte) error {
+	if r.taken != nil {
+		r.taken.put(p)
+		return nil
+	}
 	for len(p) > 0 {
 		if err := r.arm(); err != nil {
 			return err
@@ -125,6 +150,9 @@ func (r *response) put(p []byte) error {
 // flush sends what was put, within the deadline that is armed. This is not left armed: on HTTP/2 it would reset the stream when it passes even if
 // nothing is being written, and on HTTP/1 the end of the response would fail.
 func (r *response) flush() error {
+	if r.taken != nil {
+		return r.taken.flush(r.timeout)
+	}
 	if err := r.control.Flush(); err != nil {
 		return err
 	}
@@ -143,6 +171,10 @@ func (r *response) setDeadline(t time.Time) error {
 // End implements [Transport]. If the response is broken off, the end must not look clean: with a deadline that has passed,
 // HTTP/1 cannot send the terminating chunk, and HTTP/2 and HTTP/3 reset the stream.
 func (r *response) End(why Reason) {
+	if r.taken != nil {
+		r.taken.end(why, r.timeout)
+		return
+	}
 	if why == Broken {
 		_ = r.control.SetWriteDeadline(time.Unix(1, 0))
 	}
