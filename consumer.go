@@ -84,7 +84,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	if read.kind == ndjson {
 		f.heartbeat, f.unloaded = 0, nil
 	}
-	if d, ok := t.(transport.Detachable); ok && f.start() == nil && d.Detach(r) {
+	if f.start() == nil && detach(t, w, r) {
 		detached = true
 		h.app.shared.sockets.Add(1)
 		go h.passDetached(f, read)

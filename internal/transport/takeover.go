@@ -5,22 +5,21 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"reflect"
 	"strconv"
 	"sync"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// A connection is the rest of an HTTP/1.1 response, on a connection that was taken over from net/http after the header
-// was sent. The handler can return then, and with it go its deep stack and the buffers of net/http, which are most of
-// what a reader takes that waits (docs/performance.md). Each write to it is one to the socket, without the deadlines that
-// Caddy sets on the way.
+// A connection carries the rest of an HTTP/1.1 response after it was taken over from net/http, once the header was sent.
+// The handler can return then, and with it go its deep stack and the buffers of net/http, which are most of the
+// memory of a reader that waits (docs/performance.md). And each write to it is one to the socket, without the deadlines
+// that are set on the way through Caddy.
 type connection struct {
-	conn   *net.TCPConn
-	server *http.Server // is given the connection for the next request; nil if this response is its last
-	out    frame
+	net.Conn
+
+	server   *http.Server // is given the connection for the next request; nil if this response is its last
+	out      frame        // chunks for flush
+	deadline time.Time    // of writes, as it is set
 
 	gone     chan struct{} // closed when the client is gone
 	watching sync.WaitGroup
@@ -28,29 +27,20 @@ type connection struct {
 	first    [1]byte
 }
 
-// takeOver takes the connection of a response over whose header was sent. It does so only where nobody is worse off: the
-// response is passed on as it is, by nobody who counts or changes it, such as the access log; Caddy is not set to limit
-// how long it may take; and the connection has no layer, such as TLS, that would keep its own buffers anyway.
-func takeOver(w http.ResponseWriter, r *http.Request) (*connection, bool) {
-	if r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.Method != http.MethodGet || r.ContentLength != 0 || !isBare(w) {
+// takeOver takes over the connection of a response whose header was sent. It must have chunks for its body.
+func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn) (*connection, bool) {
+	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || r.Method != http.MethodGet || r.ContentLength != 0 || socket(conn) == nil {
 		return nil, false
 	}
-	conn, ok := r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
-	if !ok || tcp(conn) == nil {
-		return nil, false
-	}
-	server, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
-	if !ok {
-		return nil, false
-	}
+	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if r.Close || w.Header().Get("Connection") == "close" {
 		server = nil
 	}
-	conn, buffered, err := http.NewResponseController(w).Hijack()
+	_, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, false
 	}
-	c := &connection{conn: tcp(conn), server: server, gone: make(chan struct{})}
+	c := &connection{Conn: socket(conn), server: server, gone: make(chan struct{})}
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Reader.Peek(n) // they are there
 		c.early = append(c.early, early...)
@@ -61,48 +51,35 @@ func takeOver(w http.ResponseWriter, r *http.Request) (*connection, bool) {
 	return c, true
 }
 
-// tcp returns a connection without what a former takeover has put around it; nil if it is no bare TCP connection.
-func tcp(conn net.Conn) *net.TCPConn {
+// socket returns the socket that a connection is, or nil if it is more than that: TLS keeps buffers of its own, so that
+// little would be gained.
+func socket(conn net.Conn) net.Conn {
 	switch c := conn.(type) {
-	case *net.TCPConn:
+	case *net.TCPConn, *net.UnixConn:
 		return c
-	default:
-		return nil
-	}
-}
-
-// isBare reports whether there is nothing around net/http's own writer but what sets Caddy's deadlines, and none of those
-// is a limit to the whole response.
-func isBare(w http.ResponseWriter) bool {
-	for {
-		switch outer := w.(type) {
-		case *caddyhttp.IdleTimeoutWriter:
-			if outer.Deadline.MinRate > 0 || !outer.Deadline.HardDeadline.IsZero() {
-				return false
-			}
-			w = outer.ResponseWriter
-		case interface{ Unwrap() http.ResponseWriter }:
-			// Caddy does not export the type. If it gets another name, TestTakeOver will tell.
-			if reflect.TypeOf(w).String() != "*caddyhttp.readDeadlineWriter" {
-				return false
-			}
-			w = outer.Unwrap()
-		default:
-			return reflect.TypeOf(w).String() == "*http.response"
+	case *earlyConn:
+		if len(c.early) == 0 {
+			return c.Conn
 		}
 	}
+	return nil
 }
 
 // watch notices when the client is gone. It ends at the first byte of the client's next request, as net/http does.
 func (c *connection) watch() {
 	defer c.watching.Done()
-	n, err := c.conn.Read(c.first[:])
+	n, err := c.Read(c.first[:])
 	if n > 0 {
 		c.early = c.first[:n]
 	} else if !errors.Is(err, os.ErrDeadlineExceeded) {
 		close(c.gone)
 	}
 }
+
+var (
+	crlf      = []byte("\r\n")
+	lastChunk = []byte("0\r\n\r\n")
+)
 
 // put adds a chunk of the response (RFC 9112, 7.1) to what flush sends.
 func (c *connection) put(p []byte) {
@@ -113,20 +90,18 @@ func (c *connection) put(p []byte) {
 	c.out.append(strconv.AppendInt(digits[:0], int64(len(p)), 16), crlf, p, crlf)
 }
 
-var (
-	crlf      = []byte("\r\n")
-	lastChunk = []byte("0\r\n\r\n")
-)
-
-// flush sends what was put, of which the client must take each piece within the timeout. The deadline is left armed: on a
-// bare connection only the next write looks at it.
+// flush sends what was put, of which the client must take each piece within the timeout, or a quarter more: so the
+// deadline is not set for each message (BenchmarkTakenOver). It is left armed, for on a socket only writes look at it.
 func (c *connection) flush(timeout time.Duration) error {
 	defer c.out.free()
 	for p := c.out.bytes(); len(p) > 0; {
-		if err := c.conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
-			return err
+		if now := time.Now(); c.deadline.Sub(now) < timeout {
+			c.deadline = now.Add(timeout + timeout/4)
+			if err := c.SetWriteDeadline(c.deadline); err != nil {
+				return err
+			}
 		}
-		n, err := c.conn.Write(p[:min(maxPiece, len(p))])
+		n, err := c.Write(p[:min(maxPiece, len(p))])
 		if err != nil {
 			return err
 		}
@@ -135,13 +110,26 @@ func (c *connection) flush(timeout time.Duration) error {
 	return nil
 }
 
-// end ends the response, cleanly or not.
+// end ends the response. If the end is a clean one, and the server does not go away, the connection is ready for the
+// client's next request.
 func (c *connection) end(why Reason, timeout time.Duration) {
-	_ = c.conn.SetReadDeadline(time.Unix(1, 0))
+	_ = c.SetReadDeadline(time.Unix(1, 0))
 	c.watching.Wait()
 	if why != Broken {
 		c.out.append(lastChunk)
-		_ = c.flush(timeout)
+		if c.flush(timeout) == nil && why != GoingAway && c.server != nil && !isClosed(c.gone) {
+			giveBack(c.server, c.Conn, c.early)
+			return
+		}
 	}
-	_ = c.conn.Close()
+	_ = c.Close()
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
 }

@@ -5,6 +5,7 @@ package transport
 import (
 	"errors"
 	"maps"
+	"net"
 	"net/http"
 	"time"
 
@@ -39,8 +40,8 @@ type Detachable interface {
 	Transport
 
 	// Detach makes the transport independent of the request's handler, which may return then, and reports whether it
-	// did. It is to be called after Start.
-	Detach(r *http.Request) bool
+	// did. It is to be called after Start, with the request and its connection.
+	Detach(r *http.Request, conn net.Conn) bool
 }
 
 // A Reason says why a read ends.
@@ -94,8 +95,8 @@ func newResponse(w http.ResponseWriter, r *http.Request, timeout time.Duration) 
 }
 
 // Detach implements [Detachable].
-func (r *response) Detach(request *http.Request) bool {
-	taken, ok := takeOver(r.w, request)
+func (r *response) Detach(request *http.Request, conn net.Conn) bool {
+	taken, ok := takeOver(r.w, request, conn)
 	if ok {
 		r.taken, r.gone = taken, taken.gone
 		r.w, r.control = nil, nil

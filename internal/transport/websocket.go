@@ -107,10 +107,7 @@ func (t *WebSocket) Start() error {
 }
 
 // Detach implements [Detachable]. The connection was taken over by Start already.
-func (t *WebSocket) Detach(*http.Request) bool {
-	if !isBare(t.w) {
-		return false
-	}
+func (t *WebSocket) Detach(*http.Request, net.Conn) bool {
 	t.w, t.r = nil, nil
 	return true
 }
