@@ -152,6 +152,10 @@ type SubscribeOptions struct {
 	// Acknowledged makes the reader an acknowledging one from the start: it is never sent more than the window
 	// holds, and nothing leaves the window that is not settled.
 	Acknowledged bool
+	// MayAcknowledge does the same if an earlier reader of the channel has acknowledged. Otherwise messages would leave
+	// the window between the beginning of the read and its first acknowledgement, which a client that loses its
+	// connection meanwhile would never see.
+	MayAcknowledge bool
 }
 
 // Resume tells how a read resumes from its cursor (protocol.md 2.2).

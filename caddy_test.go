@@ -118,6 +118,7 @@ func (s *server) open(method, path string, header http.Header, body io.Reader) *
 		s.Fatal(err)
 	}
 	maps.Copy(r.Header, header)
+	r.Host = header.Get("Host") // the URL's if empty
 	response, err := s.client.Do(r)
 	for errors.Is(err, io.EOF) && r.GetBody != nil {
 		// net/http drops what it reads on a connection of a server that was just told to shut down, as Caddy does with

@@ -31,6 +31,7 @@ type channel struct {
 	// settled is the newest message that was let go: a cursor that shows it is still good.
 	settled EventID
 	follows bool // it was read by a reader that knows of cursors
+	acks    bool // a reader has acknowledged
 	// awaitsMemory tells that the registry has it in its list of channels to look at when memory is freed.
 	awaitsMemory bool
 }

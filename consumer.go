@@ -48,6 +48,8 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		After:        read.cursor,
 		TakeOver:     read.hasCursor || read.kind == sse,
 		Acknowledged: read.kind == poll,
+
+		MayAcknowledge: read.kind == webSocket,
 	})
 	if err != nil {
 		if read.kind == ndjson && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy)) {
@@ -66,7 +68,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	}
 
 	if read.kind == poll {
-		defer h.app.shared.cutOffWriting(w)()
+		defer h.app.shared.cutOffWriting(w, r)()
 		h.servePoll(w, r, sub, read.poll)
 		return nil
 	}
@@ -94,7 +96,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		h.app.shared.sockets.Add(1)
 		defer h.app.shared.sockets.Add(-1)
 	} else {
-		defer h.app.shared.cutOffWriting(w)()
+		defer h.app.shared.cutOffWriting(w, r)()
 	}
 	h.pass(f, read)
 	return nil
@@ -140,13 +142,12 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 
 // newTransport returns how messages leave, and for how long.
 func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transportKind, sub Subscription) (transport.Transport, time.Duration) {
-	timeout := time.Duration(h.app.WriteTimeout)
 	switch kind {
 	case sse:
-		return transport.NewSSE(w, r, timeout), time.Duration(h.app.StreamDuration)
+		return transport.NewSSE(w, r, h.bounds(r)), time.Duration(h.app.StreamDuration)
 	case webSocket:
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
-			Timeout:     timeout,
+			Timeout:     time.Duration(h.app.WriteTimeout),
 			Compression: h.Compression,
 			Acknowledge: func(id string) {
 				event, _ := ParseEventID(id)
@@ -154,8 +155,17 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 			},
 		}), time.Duration(h.app.StreamDuration)
 	default:
-		return transport.NewNDJSON(w, r, timeout), time.Duration(h.app.ReadDuration)
+		return transport.NewNDJSON(w, r, h.bounds(r)), time.Duration(h.app.ReadDuration)
 	}
+}
+
+// bounds says how long a client may take nothing.
+func (h *Handler) bounds(r *http.Request) transport.Bounds {
+	b := transport.Bounds{Timeout: time.Duration(h.app.WriteTimeout)}
+	if conn := connOf(r); r.ProtoMajor == 2 && conn != nil {
+		b.Conn = conn
+	}
+	return b
 }
 
 // parseRead reads what a request on /read asks for.
@@ -277,5 +287,5 @@ func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscrip
 	}
 	// Given free before the reply: the client's next poll may come before this call returns.
 	sub.End(EndClean)
-	transport.WritePoll(w, r, lines, time.Duration(h.app.WriteTimeout))
+	transport.WritePoll(w, r, lines, h.bounds(r))
 }

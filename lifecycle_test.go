@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/coder/websocket"
+
+	"github.com/caddy-megaphone/megaphone"
 )
 
 func init() {
@@ -74,6 +76,7 @@ func TestReload(t *testing.T) {
 			s.write(full, "1")
 			held := make(chan reply, 1)
 			go func() { held <- s.post("/write/"+full.ProducerAddress+"/s", `"held"`) }()
+			s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
 			s.write(open, "1")
 			read.wants("1")
 
@@ -101,6 +104,40 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// Each configuration's requests have its settings, and all of them one channel, one line of waiting producers, and
+// one reader.
+func TestConfigurationsShareChannels(t *testing.T) {
+	const settings = "megaphone {\nbuffer 1\nhold 10s\n}"
+	s := serve(t, settings, "megaphone")
+	c := s.create()
+	read := s.read("/read/" + c.ConsumerAddress + "?after=")
+	full := s.create()
+	s.write(full, "1")
+	hold := func(body string) <-chan reply {
+		held := make(chan reply, 1)
+		go func() { held <- s.post("/write/"+full.ProducerAddress+"/s", body) }()
+		return held
+	}
+	first := hold("2")
+	s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
+	if err := s.load("megaphone {\nbuffer 3\nhold 50ms\n}", "megaphone"); err != nil {
+		t.Fatal(err)
+	}
+	// There would be room by the new settings. But others have come before.
+	(<-hold("3")).wantError(t, 503, "TIMEOUT")
+	next := s.read("/read/" + full.ConsumerAddress)
+	next.wants("1", "2")
+	if r := <-first; r.StatusCode != http.StatusCreated {
+		t.Errorf("the write that was held: %d %s", r.StatusCode, r.body)
+	}
+
+	// A reader of the new configuration takes over from one of the old.
+	taking := s.read("/read/" + c.ConsumerAddress + "?after=")
+	read.ends()
+	s.write(c, "4")
+	taking.wants("4")
+}
+
 func TestRemovingTheModuleEndsEverything(t *testing.T) {
 	s := serve(t, "megaphone {\nbuffer 1\n}", "megaphone")
 	open, full, socket := s.create(), s.create(), s.create()
@@ -109,6 +146,7 @@ func TestRemovingTheModuleEndsEverything(t *testing.T) {
 	s.write(full, "1")
 	held := make(chan reply, 1)
 	go func() { held <- s.post("/write/"+full.ProducerAddress+"/s", "2") }()
+	s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
 	s.write(open, "1")
 	read.wants("1")
 	if err := s.load("", "respond 204"); err != nil {
@@ -117,6 +155,9 @@ func TestRemovingTheModuleEndsEverything(t *testing.T) {
 	read.ends()
 	s.closed(conn, websocket.StatusGoingAway)
 	(<-held).wantError(t, 503, "TIMEOUT")
+	if r := s.get("/read/" + open.ConsumerAddress); r.StatusCode != http.StatusNoContent {
+		t.Errorf("a reader that comes by the new configuration: %d %s", r.StatusCode, r.body)
+	}
 
 	// Nothing is left: the channels are gone when the module comes back.
 	if err := s.load("", "megaphone"); err != nil {

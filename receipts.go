@@ -50,7 +50,7 @@ func newReceipts(r *http.Request, window int) receipts {
 	if r.ProtoMajor > 2 {
 		return rc
 	}
-	if conn, ok := r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn); ok {
+	if conn := connOf(r); conn != nil {
 		if conn := receipt.Of(conn); conn != nil {
 			rc.conn = conn
 		}
@@ -59,6 +59,12 @@ func newReceipts(r *http.Request, window int) receipts {
 		rc.settling, rc.slack = settling, slack
 	}
 	return rc
+}
+
+// connOf returns the connection of a request of HTTP/1 or 2, or nil if it is not known (see Handler.Provision).
+func connOf(r *http.Request) net.Conn {
+	conn, _ := r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
+	return conn
 }
 
 // due reports whether enough was sent since something arrived that it is time for a look.

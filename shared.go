@@ -81,9 +81,19 @@ func (s *shared) cutOffReading(w http.ResponseWriter) (stop func()) {
 }
 
 // cutOffWriting does the same for what is written to a client that takes nothing, after some time for those that do.
-func (s *shared) cutOffWriting(w http.ResponseWriter) (stop func()) {
-	control := http.NewResponseController(innermost(w))
-	return s.whenClosed(maxFarewell, func() error { return control.SetWriteDeadline(time.Unix(1, 0)) })
+// On HTTP/2 that ends the stream only if its connection takes something, which is closed otherwise.
+func (s *shared) cutOffWriting(w http.ResponseWriter, r *http.Request) (stop func()) {
+	control, conn := http.NewResponseController(innermost(w)), connOf(r)
+	var began time.Time
+	return s.whenClosed(maxFarewell, func() error {
+		if began.IsZero() {
+			began = time.Now()
+		}
+		if r.ProtoMajor == 2 && conn != nil && time.Since(began) > maxFarewell {
+			return conn.Close()
+		}
+		return control.SetWriteDeadline(time.Unix(1, 0))
+	})
 }
 
 // whenClosed calls cut some time after Close, and again and again until the returned function is called: Caddy's own

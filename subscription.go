@@ -39,7 +39,7 @@ func (c *channel) subscribe(o SubscribeOptions) (*subscription, error) {
 		ready:   make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		limits:  o.Limits,
-		acks:    o.Acknowledged,
+		acks:    o.Acknowledged || o.MayAcknowledge && c.acks,
 	}
 	c.follows = c.follows || o.Follow
 	if o.After != "" {
@@ -152,7 +152,7 @@ func (s *subscription) Settle(id EventID) bool {
 	if c.reader != s {
 		return false
 	}
-	s.acks, c.follows = true, true
+	s.acks, c.acks, c.follows = true, true, true
 	found := c.settleUpTo(id)
 	if s.full {
 		s.wake()

@@ -228,6 +228,27 @@ var windowTests = map[string]func(*suite){
 		r.End(megaphone.EndClean)
 		s.subscribe(a.Consumer, acknowledged).takes(append(ms[1:], more[0])...)
 	},
+	"the next reader that may acknowledge is an acknowledging one": func(s *suite) {
+		may := func(o *megaphone.SubscribeOptions) { o.MayAcknowledge, o.TakeOver = true, true }
+		a := s.create()
+		r := s.subscribe(a.Consumer, may)
+		ms := s.publish(a.Producer, numbers(0, s.limits.InFlight)...)
+		r.takes(ms...)
+		r.received()
+		ms = append(ms, s.publish(a.Producer, "more")...)
+		r.takes(ms[len(ms)-1]) // nobody has acknowledged yet
+		r.Settle(ms[len(ms)-1].ID())
+
+		r = s.subscribe(a.Consumer, may)
+		ms = s.fill(a.Producer)
+		r.takes(ms[:s.limits.InFlight]...)
+		r.received()
+		r.takes()
+		r = s.subscribe(a.Consumer, takeOver) // is one that does not
+		r.takes(ms[:s.limits.InFlight]...)
+		r.received()
+		r.takes(ms[s.limits.InFlight:]...)
+	},
 	"an acknowledgement of what is unknown settles nothing": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2")

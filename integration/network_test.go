@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -46,7 +47,9 @@ func (n *network) start(tb testing.TB, settings string, env ...string) {
 	n.http, n.https = fmt.Sprintf("http://127.0.0.1:%d", plain), fmt.Sprintf("https://localhost:%d", secure)
 	n.Start("debug\nmegaphone {\n"+settings+"\n}", fmt.Sprintf("%s, %s {\nmegaphone\n}", n.http, n.https), env...)
 	transport := &http.Transport{
-		DialContext:         func(ctx context.Context, network, address string) (net.Conn, error) { return n.dial(ctx, network, address) },
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return n.dial(ctx, network, address)
+		},
 		MaxIdleConnsPerHost: 100,
 	}
 	tb.Cleanup(transport.CloseIdleConnections)
@@ -171,7 +174,7 @@ type link struct {
 type linkClient struct {
 	*http.Client
 
-	links chan *link
+	link atomic.Pointer[link] // the newest
 }
 
 const smallBuffer = 16 << 10
@@ -179,7 +182,7 @@ const smallBuffer = 16 << 10
 // linkClient returns a client whose machine has little room for what it does not read.
 func (n *network) linkClient(tb testing.TB, http2 bool) *linkClient {
 	tb.Helper()
-	c := &linkClient{links: make(chan *link, 100)}
+	c := &linkClient{}
 	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, smallBuffer) })
 	}}
@@ -187,7 +190,9 @@ func (n *network) linkClient(tb testing.TB, http2 bool) *linkClient {
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			dial := dialer.DialContext
 			if n.dial != nil {
-				dial = func(ctx context.Context, network, address string) (net.Conn, error) { return n.dial(ctx, network, address) }
+				dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+					return n.dial(ctx, network, address)
+				}
 			}
 			conn, err := dial(ctx, network, address)
 			if err != nil {
@@ -197,7 +202,7 @@ func (n *network) linkClient(tb testing.TB, http2 bool) *linkClient {
 			_ = tcp.SetReadBuffer(smallBuffer)
 			l := &link{TCPConn: tcp}
 			l.moves = sync.NewCond(&l.mu)
-			c.links <- l
+			c.link.Store(l)
 			return l, nil
 		},
 		ForceAttemptHTTP2: http2,

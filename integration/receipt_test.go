@@ -70,7 +70,7 @@ func TestAStalledPlainReaderLosesNothing(t *testing.T) {
 				if response.StatusCode != http.StatusOK || (response.ProtoMajor == 2) != connection.http2 {
 					t.Fatalf("%s %s", response.Status, response.Proto)
 				}
-				l := <-client.links
+				l := client.link.Load()
 				l.stall(true)
 				accepted := n.flood(t, m)
 				// What was accepted beyond buffer and window is on the client's machine, which may not lose it.

@@ -3,7 +3,6 @@ package transport
 import (
 	"bytes"
 	"net/http"
-	"time"
 
 	"github.com/google/uuid"
 )
@@ -26,9 +25,9 @@ type NDJSON struct {
 	frame frame
 }
 
-// NewNDJSON returns the transport for a response. A client that takes nothing for the timeout is given up.
-func NewNDJSON(w http.ResponseWriter, r *http.Request, timeout time.Duration) *NDJSON {
-	return &NDJSON{response: newResponse(w, r, timeout)}
+// NewNDJSON returns the transport for a response. A client that takes nothing within bounds is given up.
+func NewNDJSON(w http.ResponseWriter, r *http.Request, bounds Bounds) *NDJSON {
+	return &NDJSON{response: newResponse(w, r, bounds)}
 }
 
 // Start implements [Transport].

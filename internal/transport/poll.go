@@ -3,15 +3,14 @@ package transport
 import (
 	"net/http"
 	"strconv"
-	"time"
 )
 
 // PollName is the name of the protocol (protocol.md 2.10).
 const PollName = "HTTP_POLL_NDJSON_V1"
 
-// WritePoll answers a poll with lines, which may be none (protocol.md 2.5). A client that takes nothing for the timeout
+// WritePoll answers a poll with lines, which may be none (protocol.md 2.5). A client that takes nothing within bounds
 // is given up: the lines come again in its next poll.
-func WritePoll(w http.ResponseWriter, r *http.Request, lines [][]byte, timeout time.Duration) {
+func WritePoll(w http.ResponseWriter, r *http.Request, lines [][]byte, bounds Bounds) {
 	size := 0
 	for _, line := range lines {
 		size += len(line)
@@ -22,12 +21,14 @@ func WritePoll(w http.ResponseWriter, r *http.Request, lines [][]byte, timeout t
 	header.Set("Content-Length", strconv.Itoa(size))
 	w.WriteHeader(http.StatusOK)
 
-	reply := newResponse(w, r, timeout)
+	reply := newResponse(w, r, bounds)
 	err := reply.arm()
 	for i := 0; i < len(lines) && err == nil; i++ {
 		err = reply.put(lines[i])
 	}
+	why := Complete
 	if err != nil || reply.flush() != nil {
-		reply.End(Broken)
+		why = Broken
 	}
+	reply.End(why)
 }

@@ -76,7 +76,7 @@ func TestNDJSONWritesWholeLinesAtOnce(t *testing.T) {
 	} {
 		c := newClient(t)
 		go func() { _, _ = io.Copy(io.Discard, c) }()
-		n := NewNDJSON(c.writer, request(), timeout)
+		n := NewNDJSON(c.writer, request(), Bounds{Timeout: timeout})
 		for _, size := range test.lines {
 			n.Append(uuid.UUID{}, line(size))
 		}
@@ -96,7 +96,7 @@ func TestNDJSONWritesWholeLinesAtOnce(t *testing.T) {
 func TestSSEFrames(t *testing.T) {
 	c := newClient(t)
 	go func() { _, _ = io.Copy(io.Discard, c) }()
-	s := NewSSE(c.writer, request(), timeout)
+	s := NewSSE(c.writer, request(), Bounds{Timeout: timeout})
 	id := uuid.MustParse("01890a5d-ac96-774b-bcce-b302099a8057")
 	err := s.Start()
 	for range 2 {
@@ -114,19 +114,19 @@ func TestSSEFrames(t *testing.T) {
 // streams are what streams over a response, and the reply to a poll.
 var streams = map[string]func(w http.ResponseWriter, line []byte) error{
 	"ndjson": func(w http.ResponseWriter, line []byte) error {
-		n := NewNDJSON(w, request(), timeout)
+		n := NewNDJSON(w, request(), Bounds{Timeout: timeout})
 		err := n.Start()
 		n.Append(uuid.UUID{}, line)
 		return errors.Join(err, n.Flush(), n.Heartbeat())
 	},
 	"sse": func(w http.ResponseWriter, line []byte) error {
-		s := NewSSE(w, request(), timeout)
+		s := NewSSE(w, request(), Bounds{Timeout: timeout})
 		err := s.Start()
 		s.Append(uuid.UUID{}, line)
 		return errors.Join(err, s.Flush(), s.Heartbeat())
 	},
 	"poll": func(w http.ResponseWriter, line []byte) error {
-		WritePoll(w, request(), [][]byte{line, line}, timeout)
+		WritePoll(w, request(), [][]byte{line, line}, Bounds{Timeout: timeout})
 		return nil
 	},
 }
@@ -193,7 +193,7 @@ func TestAClientThatTakesNothingIsCutOff(t *testing.T) {
 func TestABrokenEndDoesNotLookClean(t *testing.T) {
 	for why := Complete; why <= Broken; why++ {
 		c := newClient(t)
-		NewSSE(c.writer, request(), timeout).End(why)
+		NewSSE(c.writer, request(), Bounds{Timeout: timeout}).End(why)
 		if broken := c.writer.deadline.Equal(time.Unix(1, 0)); broken != (why == Broken) {
 			t.Errorf("%v: broken off %v", why, broken)
 		}
@@ -205,9 +205,52 @@ func TestABrokenEndDoesNotLookClean(t *testing.T) {
 
 func TestWithoutDeadlines(t *testing.T) { // middlewares may hide them
 	w := httptest.NewRecorder()
-	n := NewNDJSON(w, request(), timeout)
+	n := NewNDJSON(w, request(), Bounds{Timeout: timeout})
 	n.Append(uuid.UUID{}, []byte("{}\n"))
 	if err := errors.Join(n.Start(), n.Flush()); err != nil || !bytes.Equal(w.Body.Bytes(), []byte("{}\n")) {
 		t.Errorf("%q, %v", w.Body, err)
 	}
+}
+
+// A stuckWriter is the writer of a stream on an HTTP/2 connection that takes nothing: a write fails only when the
+// connection is closed.
+type stuckWriter struct {
+	*pipeWriter
+
+	closed chan struct{}
+}
+
+func (w *stuckWriter) Write([]byte) (int, error) {
+	<-w.closed
+	return 0, net.ErrClosed
+}
+
+func (w *stuckWriter) Close() error {
+	close(w.closed)
+	return nil
+}
+
+func TestAnHTTP2ConnectionThatTakesNothingIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &stuckWriter{newClient(t).writer, make(chan struct{})}
+		s := NewSSE(w, request(), Bounds{Timeout: timeout, Conn: w})
+		start := time.Now()
+		if err := s.Start(); err == nil || time.Since(start) != 2*timeout {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		s.End(Broken)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(t)
+		go func() { _, _ = io.Copy(io.Discard, c) }()
+		s := NewSSE(c.writer, request(), Bounds{Timeout: timeout, Conn: c.writer})
+		for range 3 {
+			if err := s.Heartbeat(); err != nil {
+				t.Errorf("a connection that takes what it is sent: %v", err)
+			}
+			time.Sleep(time.Hour)
+		}
+		s.End(Complete)
+		c.writer.Conn.Close()
+	})
 }

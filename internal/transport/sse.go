@@ -2,7 +2,6 @@ package transport
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/google/uuid"
 )
@@ -21,9 +20,9 @@ type SSE struct {
 	frame frame
 }
 
-// NewSSE returns the transport for a response. A client that takes nothing for the timeout is given up.
-func NewSSE(w http.ResponseWriter, r *http.Request, timeout time.Duration) *SSE {
-	return &SSE{response: newResponse(w, r, timeout)}
+// NewSSE returns the transport for a response. A client that takes nothing within bounds is given up.
+func NewSSE(w http.ResponseWriter, r *http.Request, bounds Bounds) *SSE {
+	return &SSE{response: newResponse(w, r, bounds)}
 }
 
 // Start implements [Transport]. It tells the client to come back a second after an end.

@@ -4,6 +4,7 @@ package transport
 
 import (
 	"errors"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -80,18 +81,28 @@ func SetStreamHeader(h http.Header, contentType string) {
 	h.Set("Content-Type", contentType)
 }
 
+// Bounds say how long a client may take nothing.
+type Bounds struct {
+	// Timeout is after what time a write fails.
+	Timeout time.Duration
+	// Conn is the connection below a stream of HTTP/2, or nil. There, a write that has failed returns only when the
+	// connection takes the end of the stream, so one that takes nothing for the timeout again is closed.
+	Conn io.Closer
+}
+
 // A response is a stream to a client, with a bound on each write.
 type response struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	gone    <-chan struct{}
-	timeout time.Duration
+	bounds  Bounds
+	hangUp  *time.Timer
 
 	taken *connection // in place of w and control, once the response is detached
 }
 
-func newResponse(w http.ResponseWriter, r *http.Request, timeout time.Duration) response {
-	return response{w: w, control: http.NewResponseController(w), gone: r.Context().Done(), timeout: timeout}
+func newResponse(w http.ResponseWriter, r *http.Request, bounds Bounds) response {
+	return response{w: w, control: http.NewResponseController(w), gone: r.Context().Done(), bounds: bounds}
 }
 
 // Detach implements [Detachable].
@@ -152,15 +163,28 @@ func (r *response) put(p []byte) error {
 // nothing is being written, and on HTTP/1 the end of the response would fail.
 func (r *response) flush() error {
 	if r.taken != nil {
-		return r.taken.flush(r.timeout)
+		return r.taken.flush(r.bounds.Timeout)
 	}
 	if err := r.control.Flush(); err != nil {
 		return err
 	}
+	if r.hangUp != nil {
+		r.hangUp.Stop()
+	}
 	return r.setDeadline(time.Time{})
 }
 
-func (r *response) arm() error { return r.setDeadline(time.Now().Add(r.timeout)) }
+// arm sets the deadline for the next write and flush.
+func (r *response) arm() error {
+	switch {
+	case r.bounds.Conn == nil:
+	case r.hangUp == nil:
+		r.hangUp = time.AfterFunc(2*r.bounds.Timeout, func() { _ = r.bounds.Conn.Close() })
+	default:
+		r.hangUp.Reset(2 * r.bounds.Timeout)
+	}
+	return r.setDeadline(time.Now().Add(r.bounds.Timeout))
+}
 
 func (r *response) setDeadline(t time.Time) error {
 	if err := r.control.SetWriteDeadline(t); err != nil && !errors.Is(err, http.ErrNotSupported) {
@@ -173,8 +197,11 @@ func (r *response) setDeadline(t time.Time) error {
 // HTTP/1 cannot send the terminating chunk, and HTTP/2 and HTTP/3 reset the stream.
 func (r *response) End(why Reason) {
 	if r.taken != nil {
-		r.taken.end(why, r.timeout)
+		r.taken.end(why, r.bounds.Timeout)
 		return
+	}
+	if r.hangUp != nil {
+		r.hangUp.Stop()
 	}
 	if why == Broken {
 		_ = r.control.SetWriteDeadline(time.Unix(1, 0))

@@ -113,7 +113,7 @@ func TestWebSocketPassesAcknowledgementsOn(t *testing.T) {
 				t.Errorf("ack %q, want %q", got, want)
 			}
 		}
-		go c.say(t, opPing, "hello")
+		c.say(t, opPing, "hello")
 		if opcode, text := c.frame(t); opcode != opPong || text != "hello" {
 			t.Errorf("frame %d %q for a ping", opcode, text)
 		}

@@ -1,0 +1,272 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/caddy-megaphone/megaphone"
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
+)
+
+var update = flag.Bool("update", false, "write what is as what is expected into the golden files")
+
+// separator stands in a golden file between a Caddyfile and what it becomes: JSON, or the text of an error.
+const separator = "----------\n"
+
+// TestCaddyfiles adapts each Caddyfile of the folder caddyfile. The files whose name begins with mistake have one,
+// which is told with its line and the remedy.
+func TestCaddyfiles(t *testing.T) {
+	files, err := filepath.Glob("caddyfile/*.caddytest")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".caddytest")
+		t.Run(name, func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config, want, ok := strings.Cut(string(text), separator)
+			if !ok {
+				t.Fatal("there is no separator")
+			}
+			got := adapted(t, config, strings.HasPrefix(name, "mistake"))
+			if *update {
+				if err := os.WriteFile(file, []byte(config+separator+got+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if got != strings.TrimSpace(want) {
+				t.Errorf("got\n%s", got)
+			}
+		})
+	}
+}
+
+// adapted returns what a Caddyfile becomes, or the error if it has a mistake.
+func adapted(t *testing.T, config string, mistake bool) string {
+	t.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
+	switch {
+	case !mistake && err != nil:
+		t.Fatal(err)
+	case !mistake:
+		var indented bytes.Buffer
+		if err := json.Indent(&indented, adapted, "", "\t"); err != nil {
+			t.Fatal(err)
+		}
+		return indented.String()
+	case err == nil:
+		t.Fatalf("the mistake is not found:\n%s", adapted)
+	case !regexp.MustCompile(`, at Caddyfile:\d+`).MatchString(err.Error()):
+		t.Fatalf("the error does not tell where: %v", err)
+	}
+	return err.Error()
+}
+
+// What a Caddyfile becomes is what the modules read, and nothing is lost on the way there and back.
+func TestCaddyfileAndJSONAgree(t *testing.T) {
+	for _, name := range []string{"good_all_settings", "good_agent_placeholder", "good_all_options", "good_defaults"} {
+		text, err := os.ReadFile("caddyfile/" + name + ".caddytest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, config, _ := strings.Cut(string(text), separator)
+		var root map[string]any
+		if err := json.Unmarshal([]byte(config), &root); err != nil {
+			t.Fatal(err)
+		}
+		apps := root["apps"].(map[string]any)
+		if app, ok := apps["megaphone"]; ok {
+			keepsAll(t, app, new(megaphone.App))
+		}
+		for _, handler := range handlers(apps) {
+			delete(handler, "handler") // is Caddy's
+			keepsAll(t, handler, new(megaphone.Handler))
+		}
+	}
+}
+
+// handlers returns the megaphone handlers anywhere in a configuration.
+func handlers(config any) (found []map[string]any) {
+	switch v := config.(type) {
+	case map[string]any:
+		if v["handler"] == "megaphone" {
+			return []map[string]any{v}
+		}
+		for _, member := range v {
+			found = append(found, handlers(member)...)
+		}
+	case []any:
+		for _, element := range v {
+			found = append(found, handlers(element)...)
+		}
+	}
+	return found
+}
+
+// keepsAll checks that a module reads all of its configuration, and would write the same.
+func keepsAll(t *testing.T, config, module any) {
+	t.Helper()
+	before, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.StrictUnmarshalJSON(before, module); err != nil {
+		t.Fatal(err)
+	}
+	after, err := json.Marshal(module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again any
+	if err := json.Unmarshal(after, &again); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(again, config) {
+		t.Errorf("%s became %s", before, after)
+	}
+}
+
+// Mistakes that only JSON can have, and those that only loading shows, are told too.
+func TestMistakesInJSON(t *testing.T) {
+	app := func(settings string) string { return `"megaphone":` + settings }
+	site := func(options string) string {
+		return `"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"routes":[{"handle":[{"handler":"megaphone",` + options + `}]}]}}}`
+	}
+	for _, test := range []struct{ apps, want string }{
+		{app(`{"bufer":1}`), `unknown field "bufer"`},
+		{app(`{"buffer":"many"}`), "buffer"},
+		{app(`{"buffer":-1}`), "buffer must be greater than zero; leave it out for the default"},
+		{app(`{"in_flight":-1}`), "in_flight must be greater than zero"},
+		{app(`{"hold":"-1s"}`), "hold must not be negative"},
+		{app(`{"hold":"soon"}`), `"soon"`},
+		{app(`{"ttl":"-1m"}`), "ttl must be greater than zero"},
+		{app(`{"read_duration":-1}`), "read_duration must be greater than zero"},
+		{app(`{"stream_duration":-1}`), "stream_duration must be greater than zero"},
+		{app(`{"heartbeat":-1}`), "heartbeat must be greater than zero"},
+		{app(`{"write_timeout":-1}`), "write_timeout must be greater than zero"},
+		{app(`{"max_message_size":-1}`), "max_message_size must be greater than zero"},
+		{app(`{"max_channels":-1}`), "max_channels must be greater than zero"},
+		{app(`{"max_memory":-1}`), "max_memory must be greater than zero"},
+		{app(`{"agent":"eu.west"}`), `agent "eu.west" is no name for a server: use letters, digits, _ and - only`},
+		{app(`{"agent":"{env.MEGAPHONE_TEST_IS_NOT_SET}"}`), "agent: evaluated placeholder {env.MEGAPHONE_TEST_IS_NOT_SET} is empty"},
+		{site(`"endpoint":["read"]`), `unknown field "endpoint"`},
+		{site(`"endpoints":["reed"]`), `there is no endpoint "reed": name any of create, write, read, exists`},
+		{site(`"endpoints":["read","read"]`), `endpoint "read" is named twice`},
+		{site(`"transports":["http"]`), `there is no transport "http": name any of ndjson, sse, websocket, poll`},
+		{site(`"cors_origins":["example.com"]`), `"example.com" is no origin`},
+	} {
+		var config caddy.Config
+		if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{`+test.apps+`}}`), &config); err != nil {
+			t.Fatal(err)
+		}
+		if err := caddy.Validate(&config); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", test.apps, err, test.want)
+		}
+	}
+}
+
+// In JSON as everywhere in Caddy, a setting that is zero is one that is left out.
+func TestZeroInJSONIsTheDefault(t *testing.T) {
+	var config caddy.Config
+	if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{"megaphone":{"buffer":0,"ttl":0,"max_memory":0,"agent":""}}}`), &config); err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := caddy.ProvisionContext(&config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	module, err := ctx.App("megaphone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := module.(*megaphone.App)
+	if app.Buffer != 100 || app.TTL != caddy.Duration(time.Minute) || app.MaxMemory != 1<<30 || app.Agent != "main" {
+		t.Errorf("settings %+v", app)
+	}
+	if err := app.Cleanup(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestExampleIsAModel(t *testing.T) {
+	example, err := os.ReadFile("../example.Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if formatted := caddyfile.Format(example); !bytes.Equal(formatted, example) {
+		t.Errorf("caddy fmt would make it\n%s", formatted)
+	}
+	_, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt(example, nil)
+	if err != nil || len(warnings) > 0 {
+		t.Errorf("%v, warnings %v", err, warnings)
+	}
+}
+
+// Validating a configuration listens nowhere, and leaves no file and no process behind.
+func TestExampleValidateOpensNothing(t *testing.T) {
+	example, err := filepath.Abs("../example.Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := testserver.New(t)
+	// The ports are taken, so whoever would listen on them would fail.
+	port := testserver.FreePort(t)
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	taken := fmt.Sprintf("{\n\tadmin 127.0.0.1:%[1]d\n\tmegaphone {\n\t\tbuffer 1\n\t}\n}\nhttp://:%[1]d {\n\tmegaphone\n}\n", port)
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(file, []byte(taken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if output, err := s.Command("validate", "--config", file).CombinedOutput(); err != nil || !bytes.Contains(output, []byte("Valid configuration")) {
+		t.Errorf("%v\n%s", err, output)
+	}
+	left, err := os.ReadDir(s.Dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+
+	output, err := s.Command("validate", "--config", example).CombinedOutput()
+	if err != nil || !bytes.Contains(output, []byte("Valid configuration")) {
+		t.Errorf("%v\n%s", err, output)
+	}
+	if output, err := s.Command("fmt", "--diff", example).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
+
+// A mistake is told on the command line with file, line and remedy.
+func TestMistakeOnTheCommandLine(t *testing.T) {
+	s := testserver.New(t)
+	file := filepath.Join(s.Dir, "Caddyfile")
+	if err := os.WriteFile(file, []byte("{\n\tmegaphone {\n\t\tbufer 1\n\t}\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, err := s.Command("validate", "--config", file, "--adapter", "caddyfile").CombinedOutput()
+	want := `unrecognized setting \"bufer\" of megaphone: there are agent, buffer,` // as the log has it
+	if err == nil || !bytes.Contains(output, []byte(want)) || !bytes.Contains(output, []byte(file+":3")) {
+		t.Errorf("%v\n%s", err, output)
+	}
+}

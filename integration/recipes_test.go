@@ -1,0 +1,358 @@
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/coder/websocket"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
+)
+
+const (
+	site   = "https://app.example.com"
+	hello  = `\{"sid":"chat","eid":"[^"]+","ts":"[^"]+","body":\{"text":"hello"\}\}`
+	events = "text/event-stream"
+)
+
+func TestRecipesAreListedAndFormatted(t *testing.T) {
+	list, err := os.ReadFile("../docs/recipes/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob("../docs/recipes/*.md")
+	if err != nil || len(pages) < 2 {
+		t.Fatal(pages, err)
+	}
+	for _, page := range pages {
+		if name := filepath.Base(page); name != "README.md" && !strings.Contains(string(list), "("+name+")") {
+			t.Errorf("%s is not in the list of recipes", name)
+		}
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range blocks(string(text), "caddyfile") {
+			if formatted := string(caddyfile.Format([]byte(block))); formatted != block {
+				t.Errorf("%s: a Caddyfile is not formatted; it should be\n%s", page, formatted)
+			}
+		}
+	}
+}
+
+func TestRecipeForwardAuth(t *testing.T) {
+	r := openRecipe(t, "forward-auth")
+	s := r.start(0)
+	r.session(hello, "not yours\n403\n", "please log in\n401\n")
+
+	client := r.client(s)
+	channel := r.backend.channel("alice")
+	read := site + "/read/" + channel.ConsumerAddress
+	stream := bufio.NewReader(r.get(client, read+"?after=", "Cookie", "session=alice", "Accept", events).Body)
+	r.line(stream, "data: ") // what the session has read, without a cursor
+	r.backend.write(channel, "1")
+	if data := r.line(stream, "data: "); !strings.HasSuffix(data, `"body":1}`) {
+		t.Error(data)
+	}
+	r.wantStatus(403, client, read+"?after=", "Cookie", "session=mallory", "Accept", events)
+	r.wantStatus(401, client, read+"/", "Accept", events)
+	r.wantStatus(401, client, site+"/read/%6dain"+strings.TrimPrefix(channel.ConsumerAddress, "main")+"?poll=0")
+	r.wantStatus(401, client, site+"//read/"+channel.ConsumerAddress)
+	r.wantStatus(404, client, site+"/write/"+channel.ProducerAddress+"/chat", "Cookie", "session=alice")
+	r.wantStatus(200, client, site+"/", "Cookie", "session=alice")
+
+	for session, ok := range map[string]bool{"alice": true, "mallory": false} {
+		conn, _, err := websocket.Dial(t.Context(), read+"?after=", &websocket.DialOptions{
+			HTTPClient: client, HTTPHeader: http.Header{"Cookie": {"session=" + session}},
+		})
+		if (err == nil) != ok {
+			t.Errorf("a WebSocket of %s: %v", session, err)
+		}
+		if err == nil {
+			conn.CloseNow()
+		}
+	}
+}
+
+func TestRecipeOwnAddress(t *testing.T) {
+	r := openRecipe(t, "own-address")
+	s := r.start(0)
+	r.session(hello, "retry: 1000\n", "id: [^\n]+\ndata: "+hello, "please log in\n401\n")
+
+	client := r.client(s)
+	channel := r.backend.channel("bob")
+	get := func(url string, header ...string) *bufio.Reader {
+		response := r.get(client, site+url, append(header, "Cookie", "session=bob")...)
+		if response.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s", url, response.Status)
+		}
+		if strings.Contains(fmt.Sprint(response.Header), channel.ConsumerAddress) {
+			t.Errorf("the reply's header tells the address: %v", response.Header)
+		}
+		return bufio.NewReader(response.Body)
+	}
+	for i := range 3 {
+		r.backend.write(channel, fmt.Sprint(i))
+	}
+	stream := get("/events", "Accept", events)
+	id := r.line(stream, "id: ")
+	if data := r.line(stream, "data: "); !strings.HasSuffix(data, `"body":0}`) {
+		t.Error(data)
+	}
+	stream = get("/events", "Accept", events, "Last-Event-ID", id)
+	id = r.line(stream, "id: ")
+	if data := r.line(stream, "data: "); !strings.HasSuffix(data, `"body":1}`) {
+		t.Errorf("after the first event: %s", data)
+	}
+	if line := r.line(get("/events?after="+id), `{"sid":`); !strings.HasSuffix(line, `"body":2}`) {
+		t.Errorf("after the second event: %s", line)
+	}
+	conn, _, err := websocket.Dial(t.Context(), site+"/events?after="+id, &websocket.DialOptions{
+		HTTPClient: client, HTTPHeader: http.Header{"Cookie": {"session=bob"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	if _, text, err := conn.Read(t.Context()); err != nil || !strings.HasSuffix(string(text), `"body":2}`) {
+		t.Errorf("%s %v", text, err)
+	}
+
+	// There is no second endpoint, and no header of a client opens anything.
+	r.wantStatus(404, client, site+"/read/"+channel.ConsumerAddress, "Cookie", "session=bob")
+	r.wantStatus(200, client, site+"/", "Cookie", "session=alice", "Megaphone-Channel", channel.ConsumerAddress)
+	r.wantStatus(401, client, site+"/events", "Megaphone-Channel", channel.ConsumerAddress)
+	s.Await("the access log tells of the reads", func() bool { return strings.Contains(s.Log(), `"uri":"/events?after=`) })
+	if log := regexp.MustCompile(`"Megaphone-Channel":\["[^"]*"\]|"uri":"/read/[^"]*"`).ReplaceAllString(s.Log(), ""); strings.Contains(log, channel.ConsumerAddress) {
+		t.Error("the log tells the address") // other than what this test has sent itself
+	}
+}
+
+func TestRecipeBasicAuth(t *testing.T) {
+	r := openRecipe(t, "basic-auth")
+	r.setenv("PASSWORD", "long and random")
+	r.setenv("PRODUCER_HASH", strings.TrimSpace(r.run(r.block("sh prepare", 0)+"echo $PRODUCER_HASH")))
+	s := r.start(0)
+	r.session(`\{"status":"OK"\}`, hello, "^\n401\n$")
+
+	client := r.client(s)
+	producers := strings.Replace(site, "app", "producers", 1)
+	for _, path := range []string{"/create", "/write/main.x/s", "/write-batch", "/write", "/channelsExists"} {
+		r.wantStatus(401, client, producers+path)
+		if response := r.get(client, site+path); response.Header.Get("Content-Type") != "" {
+			t.Errorf("%s is served to the public", path)
+		}
+	}
+}
+
+func TestRecipeClientCertificates(t *testing.T) {
+	if _, err := exec.LookPath("openssl"); err != nil {
+		t.Skip("openssl is not installed")
+	}
+	r := openRecipe(t, "client-certificates")
+	if output := r.run("set -e\n" + r.block("sh prepare", 0) + "echo done"); !strings.HasSuffix(output, "done\n") {
+		t.Fatal(output)
+	}
+	s := r.start(0)
+	r.session(`\{"status":"OK"\}`, hello, "^\nrefused\n$")
+
+	// Neither a certificate of another authority lets in, nor the name of another site.
+	r.run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj '/CN=billing' -keyout stranger.key -out stranger.pem")
+	stranger, err := tls.LoadX509KeyPair(filepath.Join(r.dir, "stranger.pem"), filepath.Join(r.dir, "stranger.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response, err := r.client(s, stranger).Post("https://producers.example.com/create", "", nil); err == nil {
+		response.Body.Close()
+		t.Errorf("a stranger's certificate: %s", response.Status)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, site+"/create", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Host = "producers.example.com"
+	response, err := r.client(s).Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusMisdirectedRequest {
+		t.Errorf("by way of another site: %s", response.Status)
+	}
+}
+
+func TestRecipeSeveralServers(t *testing.T) {
+	r := openRecipe(t, "several-servers")
+	agents := map[string]*testserver.Server{}
+	env := r.env
+	for agent, port := range map[string]string{"a": ":3001", "b": ":3002"} {
+		r.env = append(env, "AGENT="+agent, "PORT="+strings.TrimPrefix(r.ports.Replace(port), ":"))
+		agents[agent] = r.start(0)
+	}
+	r.env = env
+	front := r.start(1)
+	exchange := func(agent string) string {
+		return `(?s)(\{"status":"OK"\}\{"failures":\[\]\}\{[^\n]*"body":"to ` + agent + `"\}\n\{[^\n]*"body":"batch"\}\n)`
+	}
+	// The channels are created on the servers in turn, beginning with any.
+	output := r.run(r.block("sh", 0))
+	for _, agent := range []string{"a", "b"} {
+		if !regexp.MustCompile(exchange(agent)).MatchString(output) {
+			t.Errorf("nothing of agent %s in\n%s", agent, output)
+		}
+	}
+
+	client := r.client(front)
+	var channels []backendChannel // of a, then of b
+	for _, session := range []string{"alice", "bob"} {
+		channels = append(channels, r.backend.channel(session))
+	}
+	slices.SortFunc(channels, func(x, y backendChannel) int { return strings.Compare(x.ConsumerAddress, y.ConsumerAddress) })
+	for _, channel := range channels {
+		stream := bufio.NewReader(r.get(client, site+"/read/"+channel.ConsumerAddress, "Accept", events).Body)
+		r.line(stream, "retry: ")
+		r.backend.write(channel, "1")
+		r.line(stream, "data: ") // at once, though the front is in between
+		conn, _, err := websocket.Dial(t.Context(), site+"/read/"+channel.ConsumerAddress+"?after=", &websocket.DialOptions{HTTPClient: client})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, text, err := conn.Read(t.Context()); err != nil || !strings.HasSuffix(string(text), `"body":1}`) {
+			t.Errorf("%s %v", text, err)
+		}
+		conn.CloseNow()
+	}
+
+	// A batch that was not split is not lost silently.
+	batch := fmt.Sprintf(`{"channels":[%q,%q],"messages":[{"streamId":"chat","body":2}]}`, channels[0].ProducerAddress, channels[1].ProducerAddress)
+	response, err := http.Post(r.backend.private+"/a/write-batch", "application/json", strings.NewReader(batch))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if want := fmt.Sprintf(`{"failures":[{"channel":%q,"index":0,"reason":"NOT_FOUND"}]}`, channels[1].ProducerAddress); err != nil || string(text) != want {
+		t.Errorf("%s %v", text, err)
+	}
+	r.wantStatus(404, client, site+"/read/c.x?poll=0")
+	r.wantStatus(404, client, site+"/read/nothing?poll=0")
+	r.wantStatus(401, client, site+"/create") // goes to the application, which wants a session
+
+	// When a server is gone, channels are created on the other.
+	agents["a"].Stop()
+	for i := range 4 {
+		if channel := r.backend.channel(fmt.Sprint("user ", i)); !strings.HasPrefix(channel.ConsumerAddress, "b.") {
+			t.Errorf("created %+v", channel)
+		}
+	}
+	r.wantStatus(502, client, site+"/read/"+channels[0].ConsumerAddress+"?poll=0")
+	r.wantStatus(200, client, site+"/read/"+channels[1].ConsumerAddress+"?poll=0")
+}
+
+func TestRecipeCORS(t *testing.T) {
+	r := openRecipe(t, "cors")
+	r.start(0)
+	r.session("(?i)access-control-allow-origin: https://www.example.com\r\n", "not for this page\n",
+		"(?i)access-control-allow-headers: [^\n]*last-event-id")
+}
+
+func TestRecipeNginx(t *testing.T) {
+	nginx, err := exec.LookPath("nginx")
+	if err != nil {
+		if nginx, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
+			t.Skip("nginx is not installed")
+		}
+	}
+	r := openRecipe(t, "nginx")
+	r.start(0)
+	config := fmt.Sprintf(`daemon off;
+master_process off;
+pid %[1]s/nginx.pid;
+error_log %[1]s/error.log;
+events {}
+http {
+	access_log off;
+	client_body_temp_path %[1]s/body;
+	proxy_temp_path %[1]s/proxy;
+	fastcgi_temp_path %[1]s/fastcgi;
+	uwsgi_temp_path %[1]s/uwsgi;
+	scgi_temp_path %[1]s/scgi;
+	%[2]s
+	server {
+		listen %[4]s;
+		%[3]s
+	}
+}`, r.dir, r.block("nginx http", 0), r.block("nginx server", 0), r.ports.Replace("127.0.0.1:8000"))
+	path := filepath.Join(r.dir, "nginx.conf")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(nginx, "-p", r.dir, "-c", path)
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			text, _ := os.ReadFile(filepath.Join(r.dir, "error.log"))
+			t.Logf("nginx: %s%s", log.String(), text)
+		}
+	})
+	address := r.ports.Replace("127.0.0.1:8000")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nginx does not listen")
+		}
+	}
+	r.session(`\{"status":"OK"\}`, "data: "+hello)
+
+	// Each message comes at once, on every transport, and the header before there is any.
+	read := "http://" + address + "/read/"
+	for _, accept := range []string{events, "application/x-ndjson"} {
+		channel := r.backend.channel(accept)
+		response := r.get(http.DefaultClient, read+channel.ConsumerAddress+"?after=", "Accept", accept)
+		if contentType := response.Header.Get("Content-Type"); contentType != accept {
+			t.Fatalf("%s: %s %s", accept, response.Status, contentType)
+		}
+		stream := bufio.NewReader(response.Body)
+		for i := range 3 {
+			r.backend.write(channel, fmt.Sprint(i))
+			for want := fmt.Sprintf(`"body":%d}`, i); !strings.HasSuffix(r.line(stream, ""), want); {
+			}
+		}
+	}
+	channel := r.backend.channel("websocket")
+	conn, _, err := websocket.Dial(t.Context(), read+channel.ConsumerAddress+"?after=", &websocket.DialOptions{
+		HTTPHeader: http.Header{"Origin": {"http://" + address}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	r.backend.write(channel, "1")
+	if _, text, err := conn.Read(t.Context()); err != nil || !strings.HasSuffix(string(text), `"body":1}`) {
+		t.Errorf("%s %v", text, err)
+	}
+}

@@ -1,0 +1,147 @@
+package integration
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
+)
+
+// Producers and consumers hardly notice reloads: every message arrives, in order, once after dropping repeats, and
+// every request that is answered is a success. What may happen is that a connection is closed before there is an
+// answer: net/http does that with requests whose header it reads after a server has begun to shut down, and Linux with
+// connections that wait to be accepted. Such a request is sent again, as HTTP lets clients do with what is safe to
+// repeat (RFC 9110, 9.2.2): reads, and writes with a key.
+func TestReloadUnderFullLoad(t *testing.T) {
+	const channels, reloads = 200, 20
+	s := testserver.New(t)
+	port := testserver.FreePort(t)
+	site := fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nmegaphone\n}", port)
+	settings := func(i int) string { // differ each time, or the reload would be none
+		return fmt.Sprintf("megaphone {\nread_duration 500ms\nbuffer %d\n}", 100+i%2)
+	}
+	s.Start(settings(0), site)
+	// Half of the producers open a connection for each request, the other half keep theirs.
+	keeps := loadClient(t, port, false)
+	opens := loadClient(t, port, true)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	var stop atomic.Bool
+	var done sync.WaitGroup
+	var messages atomic.Int64
+	for i := range channels {
+		c := opens.create()
+		written := make(chan int, 1)
+		done.Go(func() {
+			producer := keeps
+			if i%2 == 0 {
+				producer = opens
+			}
+			n, err := produce(ctx, producer, c, &stop)
+			if err != nil {
+				t.Errorf("message %d of channel %d: %v", n, i, err)
+			}
+			written <- n
+		})
+		done.Go(func() {
+			n, err := consume(ctx, opens, c, written)
+			if err != nil {
+				t.Errorf("consumer %d, after %d messages: %v", i, n, err)
+			}
+			messages.Add(int64(n))
+		})
+	}
+	for i := range reloads {
+		time.Sleep(20 * time.Millisecond)
+		if err := s.Reload(settings(i+1), site); err != nil {
+			t.Error(err)
+		}
+	}
+	stop.Store(true)
+	done.Wait()
+	t.Logf("%d messages", messages.Load())
+	if messages.Load() < channels*reloads {
+		t.Errorf("only %d messages were sent", messages.Load())
+	}
+}
+
+// loadClient returns a client for many connections at once.
+func loadClient(t *testing.T, port int, closes bool) *client {
+	transport := &http.Transport{
+		DialContext:         (&net.Dialer{}).DialContext,
+		DisableKeepAlives:   closes,
+		MaxIdleConnsPerHost: 1000,
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &client{tb: t, http: &http.Client{Transport: transport}, base: fmt.Sprintf("http://127.0.0.1:%d", port)}
+}
+
+// insist sends a request again when its connection was closed before there was an answer.
+func (c *client) insist(ctx context.Context, method, path string, header http.Header, body string) (*http.Response, error) {
+	for tries := 1; ; tries++ {
+		response, err := c.do(ctx, method, path, header, body)
+		if err == nil || tries == 10 || !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			return response, err
+		}
+	}
+}
+
+// produce writes one message after the other, and returns how many.
+func produce(ctx context.Context, c *client, to channel, stop *atomic.Bool) (n int, err error) {
+	for ; !stop.Load(); n++ {
+		header := http.Header{
+			"Content-Type":    {"application/json"},
+			"Idempotency-Key": {fmt.Sprintf("%s-%d", to.ProducerAddress[:10], n)},
+		}
+		response, err := c.insist(ctx, http.MethodPost, "/write/"+to.ProducerAddress+"/s", header, fmt.Sprint(n))
+		if err != nil {
+			return n, err
+		}
+		text, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || response.StatusCode != http.StatusCreated {
+			return n, fmt.Errorf("%s %s %w", response.Status, text, err)
+		}
+	}
+	return n, nil
+}
+
+// consume reads again and again, until it has as many messages as were written.
+func consume(ctx context.Context, c *client, from channel, written <-chan int) (int, error) {
+	consumer := newConsumer()
+	total := -1
+	for total < 0 || consumer.next < total {
+		response, err := c.insist(ctx, http.MethodGet, "/read/"+from.ConsumerAddress, nil, "")
+		if err != nil {
+			return consumer.next, err
+		}
+		if response.StatusCode != http.StatusOK {
+			response.Body.Close()
+			return consumer.next, errors.New(response.Status)
+		}
+		err = consumer.readToEnd(bufio.NewReader(response.Body))
+		response.Body.Close()
+		if err != nil {
+			return consumer.next, err
+		}
+		select {
+		case total = <-written:
+		default:
+		}
+	}
+	if consumer.next != total {
+		return consumer.next, fmt.Errorf("%d messages were written", total)
+	}
+	return consumer.next, nil
+}
