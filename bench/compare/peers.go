@@ -43,6 +43,8 @@ type peer struct {
 	channels func(address string, n int) ([]channel, error)
 	// batch writes a body to many channels.
 	batch func(cs []channel, body string) load.Request
+	// floor marks what is no broker, but the least that something costs.
+	floor bool
 	// ingest and create are for what only Megaphone does.
 	ingest, create bool
 	// headers ask for a transport when a channel is read, by its name.
@@ -111,6 +113,7 @@ func peers() []*peer {
 			config: func(address string, s settings) string {
 				return caddyfile(address, s, "", "respond 201")
 			},
+			floor: true,
 		},
 		{
 			name: "wait", about: "a Caddy handler that sends its header and waits: the least that an idle reader costs under net/http and Caddy",
@@ -123,7 +126,21 @@ func peers() []*peer {
 				}
 				return cs, nil
 			},
-			headers: map[string][]string{"http": nil, "h2": nil},
+			headers: map[string][]string{"http": nil, "h2": nil}, floor: true,
+		},
+		{
+			name: "relay", about: "a Caddy handler that writes the body of a POST right to a reader's connection: the least that one delivery costs under Caddy",
+			build: goBuild("server"), args: runCaddy,
+			config: func(address string, s settings) string { return caddyfile(address, s, "", "bench_relay") },
+			channels: func(_ string, n int) ([]channel, error) {
+				cs := make([]channel, n)
+				for i := range cs {
+					path := fmt.Sprintf("/%d", i)
+					cs[i] = channel{path: path, post: func(body string) load.Request { return load.Post(path, body, jsonType) }}
+				}
+				return cs, nil
+			},
+			headers: map[string][]string{"http": nil}, floor: true,
 		},
 		{
 			name: "megaphone", about: "this module",

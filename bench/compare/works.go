@@ -42,13 +42,20 @@ func serves(transport string) func(p *peer) bool {
 	}
 }
 
-func isBroker(p *peer) bool { return p.channels != nil && p.name != "wait" }
+func isBroker(p *peer) bool { return !p.floor }
+
+// takesWrites is true of all brokers, and of what shows the least that a write costs.
+func takesWrites(p *peer) bool { return p.name == floor || p.name == "relay" || isBroker(p) }
 
 func works() []*work {
 	all := []*work{
 		{
-			key: "write", run: singleWrites, applies: func(p *peer) bool { return p.name == floor || isBroker(p) },
-			measures: []measure{{name: "single writes, delivered", unit: perSecond, ratio: floor}},
+			key: "write", run: singleWrites(producers), applies: takesWrites,
+			measures: []measure{{name: "single writes to 64 channels, delivered", unit: perSecond, ratio: floor}},
+		},
+		{
+			key: "write-8", run: singleWrites(producers / 8), applies: takesWrites,
+			measures: []measure{{name: "single writes to 8 channels, delivered", unit: perSecond, ratio: floor}},
 		},
 		{
 			key: "batch", run: batchWrites, applies: func(p *peer) bool { return p.batch != nil },
@@ -64,7 +71,7 @@ func works() []*work {
 		},
 		{
 			key: "both", run: bothCoresWrites, bothCores: true,
-			applies:  func(p *peer) bool { return p.name == floor || isBroker(p) },
+			applies:  takesWrites,
 			measures: []measure{{name: "single writes, delivered, server and load on both cores", unit: "/s", ratio: floor}},
 		},
 		{
@@ -99,24 +106,27 @@ func works() []*work {
 	return all
 }
 
-// producers is how many connections write at once, and how many channels there are for them.
+// producers is how many connections write at once.
 const producers = 64
 
-// singleWrites: each producer writes to a channel of its own, one message after the other, and a consumer reads it.
-func singleWrites(ctx context.Context, s *session) ([]float64, error) {
-	loops, err := s.singleWriters()
-	if err != nil {
-		return nil, err
+// singleWrites: each producer writes one message after the other, and waits for the reply each time. They share the
+// channels, each of which a consumer reads.
+func singleWrites(channels int) func(context.Context, *session) ([]float64, error) {
+	return func(ctx context.Context, s *session) ([]float64, error) {
+		loops, err := s.singleWriters(channels)
+		if err != nil {
+			return nil, err
+		}
+		var l *closedLoop
+		n, err := s.perCPU(ctx, loops, func(running *closedLoop) int64 {
+			l = running
+			return s.progress(running)
+		})
+		if err == nil && s.peer.channels != nil {
+			err = s.delivered(l.done.Load())
+		}
+		return []float64{n}, err
 	}
-	var l *closedLoop
-	n, err := s.perCPU(ctx, loops, func(running *closedLoop) int64 {
-		l = running
-		return s.progress(running)
-	})
-	if err == nil && s.peer.channels != nil {
-		err = s.delivered(l.done.Load())
-	}
-	return []float64{n}, err
 }
 
 // progress is what was delivered; of a server that delivers nothing, what was answered.
@@ -127,8 +137,8 @@ func (s *session) progress(l *closedLoop) int64 {
 	return s.counter.N()
 }
 
-func (s *session) singleWriters() ([]loop, error) {
-	cs, err := s.read(producers)
+func (s *session) singleWriters(channels int) ([]loop, error) {
+	cs, err := s.read(channels)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +147,7 @@ func (s *session) singleWriters() ([]loop, error) {
 		if cs == nil {
 			loops[i] = repeat(load.Post("/write/main.AAAAAAAAAAAAAAAAAAAAAA/bench", body(), jsonType), 1)
 		} else {
-			loops[i] = repeat(cs[i].post(body()), 1)
+			loops[i] = repeat(cs[i%channels].post(body()), 1)
 		}
 	}
 	return loops, nil
@@ -145,7 +155,7 @@ func (s *session) singleWriters() ([]loop, error) {
 
 // bothCoresWrites: the same by the clock.
 func bothCoresWrites(_ context.Context, s *session) ([]float64, error) {
-	loops, err := s.singleWriters()
+	loops, err := s.singleWriters(producers)
 	if err != nil {
 		return nil, err
 	}
