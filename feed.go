@@ -3,6 +3,7 @@ package megaphone
 import (
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/transport"
@@ -95,6 +96,9 @@ func (f *feed) start() error {
 
 // pass sends what there is to send.
 func (f *feed) pass() (look <-chan time.Time, err error) {
+	// Producers that are ready to run go first: what they write to this channel leaves in the same write to the
+	// socket. That is worth a tenth where several share a channel (bench: write-8), and nothing waits when none is ready.
+	runtime.Gosched()
 	ms, full := f.sub.Take(f.ms[:0], maxTake)
 	f.ms = ms
 	if len(ms) > 0 {
