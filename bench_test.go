@@ -6,9 +6,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -215,4 +219,89 @@ func BenchmarkEnvelope(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkScrape: all metrics, with a million channels. Target: 100 ms.
+func BenchmarkScrape(b *testing.B) {
+	r, _ := million(b, 1_000_000)
+	defer r.Close()
+	registry := prometheus.NewPedanticRegistry()
+	if err := newMetrics(r).register(registry, testLimits); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := registry.Gather(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// TestAMillionChannelsHoldUpNobody: with a million channels, a scrape and a sweep take 100 ms at most, and those
+// who publish meanwhile do not wait for them.
+func TestAMillionChannelsHoldUpNobody(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while")
+	}
+	r, _ := million(t, 1_000_000)
+	defer r.Close()
+	registry := prometheus.NewPedanticRegistry()
+	if err := newMetrics(r).register(registry, testLimits); err != nil {
+		t.Fatal(err)
+	}
+	a, err := r.Create(t.Context(), "main", testLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The fastest of several runs, since other things run on this machine.
+	fastest := func(f func()) time.Duration {
+		best := time.Hour
+		for range 10 {
+			start := time.Now()
+			f()
+			best = min(best, time.Since(start))
+		}
+		return best
+	}
+	if took := fastest(func() {
+		if _, err := registry.Gather(); err != nil {
+			t.Error(err)
+		}
+	}); took > 100*time.Millisecond {
+		t.Errorf("a scrape takes %v", took)
+	}
+	if took := fastest(r.sweep); took > 100*time.Millisecond {
+		t.Errorf("a sweep takes %v", took)
+	}
+
+	// A call during a sweep takes no longer than a part of it, whatever the lock that it needs.
+	sweeping := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		defer close(sweeping)
+		for range 3 {
+			r.sweep()
+			if _, err := registry.Gather(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	var took []time.Duration
+	for done := false; !done; {
+		select {
+		case <-sweeping:
+			done = true
+		default:
+		}
+		start := time.Now()
+		if _, err := r.Create(t.Context(), "main", testLimits); err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Publish(t.Context(), a.Producer, newMessage(t), Limits{Buffer: 1 << 30, MaxMemory: 1 << 40})
+		took = append(took, time.Since(start))
+	}
+	all.Wait()
+	slices.Sort(took)
+	if median, high := took[len(took)/2], took[len(took)*99/100]; high > 20*time.Millisecond {
+		t.Errorf("of %d calls during sweeps, half took %v and one in a hundred more than %v", len(took), median, high)
+	}
 }

@@ -20,7 +20,8 @@ import (
 // producer that waits for each reply in the order of its calls. Every consumer is sent them in that order.
 type Broker interface {
 	// Create makes a channel and returns its addresses. Its life is counted from now on. It fails with
-	// [ErrChannelLimit] when there are l.MaxChannels already.
+	// [ErrChannelLimit] when there are l.MaxChannels already, with [ErrClientLimit] when l.Client has
+	// l.MaxChannelsPerClient of them, and with [ErrDraining] while the Broker is drained.
 	Create(ctx context.Context, agent string, l Limits) (Addresses, error)
 
 	// Publish appends m to the channel of a producer address. It returns nil once the channel holds the message,
@@ -41,7 +42,8 @@ type Broker interface {
 	Ingest(l Limits) Ingestion
 
 	// Subscribe makes the caller the channel's one reader. It fails with [ErrBusy] when there is another,
-	// unless o.TakeOver is set. It settles what the cursor shows; what is in flight then will be sent again.
+	// unless o.TakeOver is set, and with [ErrReaderLimit] when o.MaxReaders channels are being read already; who
+	// takes over is let in. It settles what the cursor shows; what is in flight then will be sent again.
 	// The caller must call End.
 	Subscribe(ctx context.Context, consumer string, o SubscribeOptions) (Subscription, error)
 
@@ -51,6 +53,20 @@ type Broker interface {
 	// Delete removes the channel that an address of either kind names. Its reader's subscription is over, its
 	// waiting producers get [ErrNotFound], and what it holds counts as undelivered.
 	Delete(ctx context.Context, address string) error
+
+	// List returns a page of the list of all channels, for operators. Who goes from page to page by
+	// [ChannelPage].Next, until that is empty, gets each channel once that lives all the while and is as the options
+	// say; those that are created, deleted or changed meanwhile may be missing. A page may have fewer channels
+	// than the limit, even none, without being the last: a call does a bounded amount of work, however many
+	// channels there are, and holds up no other call. It fails with [ErrCursor].
+	List(ctx context.Context, o ListOptions) (ChannelPage, error)
+
+	// Find returns what operators are told of the channel that an id, or an address of either kind, names.
+	Find(ctx context.Context, name string) (ChannelInfo, error)
+
+	// Peek returns the oldest messages, up to limit, of the channel that an address of either kind names. Nothing
+	// changes by that.
+	Peek(ctx context.Context, address string, limit int) ([]*Message, error)
 }
 
 // A Subscription is the one reader's hold on a channel. Settle may be called from any goroutine; the other
@@ -83,6 +99,11 @@ type Subscription interface {
 	// 2.1, 2.4): from then on nothing leaves the window that is not settled.
 	Settle(id EventID) bool
 
+	// Drained reports that the channel takes no more messages, because its server is being drained, and that Take has
+	// returned all that it holds: the reader should end soon, cleanly. Ready tells of it. A Broker whose channels
+	// other servers serve as well need not ever report it.
+	Drained() bool
+
 	// Resume tells how the read resumes from its cursor.
 	Resume() Resume
 
@@ -105,7 +126,10 @@ var (
 	ErrSkipped      = errors.New("an earlier message for the channel was refused")
 	ErrTakenOver    = errors.New("another consumer has taken over")
 	ErrChannelLimit = errors.New("too many channels")
+	ErrClientLimit  = errors.New("too many channels of one client")
+	ErrReaderLimit  = errors.New("too many readers")
 	ErrMemoryLimit  = errors.New("the memory for messages is used up")
+	ErrDraining     = errors.New("the server is being drained")
 	ErrClosed       = errors.New("the broker is closed")
 )
 
@@ -123,6 +147,13 @@ type Limits struct {
 	MaxChannels int
 	// MaxMemory is the number of bytes of messages, in all channels together, beyond which producers wait.
 	MaxMemory int64
+	// MaxReaders is the number of channels that may be read at once; 0 means all.
+	MaxReaders int
+	// MaxChannelsPerClient is the number of live channels that may have been created for one client; 0 means any
+	// number.
+	MaxChannelsPerClient int
+	// Client tells for whom a channel is created, if that is limited. It is any text; empty means nobody.
+	Client string
 }
 
 // Addresses are the two halves of a channel (protocol.md 1.1). Both are secrets.

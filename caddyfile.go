@@ -53,6 +53,15 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_message_size <size>
 //		max_channels     <channels>
 //		max_memory       <size>
+//		max_readers      <readers>
+//		max_channels_per_client <channels>
+//		inspect_messages
+//		webhook <event> <url> {
+//			secret  <secret>
+//			timeout <duration>
+//			give_up <duration>
+//			queue   <announcements>
+//		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	settings := map[string]func(value string) error{
@@ -68,6 +77,11 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"max_message_size": parseSize(&a.MaxMessageSize),
 		"max_channels":     parseCount(&a.MaxChannels),
 		"max_memory":       parseSize(&a.MaxMemory),
+		"max_readers":      parseCount(&a.MaxReaders),
+		"inspect_messages": nil, // has no value
+		"webhook":          nil, // has a block
+
+		"max_channels_per_client": parseCount(&a.MaxChannelsPerClient),
 	}
 	d.Next() // the option's name
 	if d.NextArg() {
@@ -80,10 +94,23 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if !ok {
 			return d.Errf("unrecognized setting %q of megaphone: there are %s", name, names(settings))
 		}
+		if name == "webhook" {
+			if err := a.unmarshalWebhook(d); err != nil {
+				return err
+			}
+			continue
+		}
 		if seen[name] {
 			return d.Errf("%s is already specified", name)
 		}
 		seen[name] = true
+		if name == "inspect_messages" {
+			a.InspectMessages = true
+			if err := noValue(d, name); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := parseValue(d, name, parse); err != nil {
 			return err
 		}
@@ -91,10 +118,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves all endpoints, and
-// without a block it offers all transports:
+// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write,
+// read and exists, and without a block it offers all transports:
 //
-//	megaphone [<matcher>] [create] [write] [read] [exists] {
+//	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		websocket_compression
@@ -144,6 +171,13 @@ func checkArgs(name string, args []string, check func() error) error {
 		return fmt.Errorf("%s takes one value or more", name)
 	}
 	return check()
+}
+
+func noValue(d *caddyfile.Dispenser, name string) error {
+	if d.NextArg() {
+		return d.Errf("%s takes no value", name)
+	}
+	return noBlock(d, name)
 }
 
 func noBlock(d *caddyfile.Dispenser, name string) error {

@@ -16,11 +16,18 @@ type channel struct {
 	registry           *Registry
 	agent              string
 	producer, consumer secret
-	place              int // in the registry's list
+	client             string // whose quota it takes; may be empty
+	place              int    // in the registry's list
+	tag                uint32 // random: see id
+	tally              *tally
 	created            time.Duration
 
 	// expires is when the channel dies, on the registry's clock; never while it has a reader.
 	expires atomic.Int64
+
+	// sealed tells that the channel takes no more messages, and is deleted once it holds none: see drain. It is
+	// set under the lock.
+	sealed atomic.Bool
 
 	mu       sync.Mutex
 	closed   error // why it takes no more calls: ErrNotFound once it is deleted, or ErrClosed
@@ -47,8 +54,9 @@ func (c *channel) publishNow(m *Message, l Limits) bool {
 	case c.closed != nil:
 		return false
 	case c.repeats(m):
+		c.tally.repeated.Add(1)
 		return true
-	case c.held.first != nil || !c.hasRoom(&l):
+	case c.sealed.Load() || c.held.first != nil || !c.hasRoom(&l):
 		return false
 	}
 	c.put(m)
@@ -65,7 +73,14 @@ func (c *channel) publish(p *publication) (done bool) {
 		return true
 	}
 	c.dropRepeats(p) // which have their place already, and need not wait for another
-	if len(p.ms) == 0 || c.held.first == nil && c.admit(p) {
+	if len(p.ms) == 0 {
+		return true
+	}
+	if c.sealed.Load() {
+		p.err = ErrNotFound
+		return true
+	}
+	if c.held.first == nil && c.admit(p) {
 		return true
 	}
 	if p.limits.Hold <= 0 {
@@ -73,7 +88,7 @@ func (c *channel) publish(p *publication) (done bool) {
 		return true
 	}
 	if !c.registry.memory.holds(p.limits.MaxMemory) {
-		p.err = ErrMemoryLimit
+		p.err = c.refuse(p, memoryFull)
 		return true
 	}
 	c.hold(p)
@@ -87,6 +102,9 @@ func (c *channel) admit(p *publication) (done bool) {
 			return false
 		}
 		c.put(p.ms[0])
+		if p.waiting {
+			c.tally.wait.observe(waitBounds, c.registry.now()-p.since, 1)
+		}
 		c.accept(p)
 	}
 	return true
@@ -95,6 +113,7 @@ func (c *channel) admit(p *publication) (done bool) {
 // dropRepeats drops the next messages of p that the channel has already. The lock is held.
 func (c *channel) dropRepeats(p *publication) {
 	for len(p.ms) > 0 && c.repeats(p.ms[0]) {
+		c.tally.repeated.Add(1)
 		c.accept(p)
 	}
 }
@@ -111,6 +130,7 @@ func (c *channel) accept(p *publication) {
 // put appends a message and wakes the reader. The lock is held.
 func (c *channel) put(m *Message) {
 	c.registry.memory.buffer(m)
+	c.tally.accepted.Add(1)
 	c.queue.push(m)
 	if c.reader != nil {
 		c.reader.wake()
@@ -142,6 +162,15 @@ func (c *channel) repeats(m *Message) bool {
 // refusal is the error for a producer that gets no room any more. The lock is held.
 func (c *channel) refusal(p *publication) error {
 	if c.queue.pending() < p.limits.Buffer && !c.registry.memory.admits(p.limits.MaxMemory) {
+		return c.refuse(p, memoryFull)
+	}
+	return c.refuse(p, channelFull)
+}
+
+// refuse counts what p has not published, and returns the error for it.
+func (c *channel) refuse(p *publication, why noRoom) error {
+	c.tally.refused[why].Add(uint64(len(p.ms)))
+	if why == memoryFull {
 		return ErrMemoryLimit
 	}
 	return ErrTimeout
@@ -152,6 +181,8 @@ func (c *channel) hold(p *publication) {
 	for _, m := range p.ms {
 		c.registry.memory.hold(m)
 	}
+	c.registry.producers.Add(1)
+	p.since = c.registry.now()
 	c.held.push(p)
 }
 
@@ -160,6 +191,7 @@ func (c *channel) unhold(p *publication, err error) {
 	for _, m := range p.ms {
 		c.registry.memory.unhold(m)
 	}
+	c.registry.producers.Add(-1)
 	c.held.remove(p)
 	p.err = err
 	p.call.finished()
@@ -184,6 +216,8 @@ func (c *channel) withdraw(p *publication, err error) {
 	}
 	if err == ErrTimeout { //nolint:errorlint // not an error yet: the reason of the caller
 		err = c.refusal(p)
+	} else if err == ErrSkipped { //nolint:errorlint // as above
+		_ = c.refuse(p, channelFull) // the line before it waited for the same room
 	}
 	first := c.held.first == p
 	c.unhold(p, err)
@@ -200,6 +234,15 @@ func (c *channel) memoryFreed() {
 	c.admitHeld()
 }
 
+// settle lets go of the oldest n messages, all of them in flight, as received. The lock is held.
+func (c *channel) settle(n int) {
+	if n == 0 {
+		return
+	}
+	c.tally.settled.Add(uint64(n)) //nolint:gosec // not negative
+	c.letGo(n)
+}
+
 // letGo removes the oldest n messages, all of them in flight. The lock is held.
 func (c *channel) letGo(n int) {
 	for range n {
@@ -214,20 +257,28 @@ func (c *channel) letGo(n int) {
 
 // close ends the channel's life: its reader is told why, its producers get the error, and what it holds is let
 // go. It returns how many messages that were, and false if the channel was closed before.
-func (c *channel) close(why error) (undelivered int, ok bool) {
+func (c *channel) close(why EndReason) (undelivered int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed != nil {
 		return 0, false
 	}
-	c.closed = why
+	c.closed = ErrNotFound
+	if why == EndClosed {
+		c.closed = ErrClosed
+	}
 	for p := c.held.first; p != nil; p = c.held.first {
-		c.unhold(p, why)
+		c.unhold(p, c.closed)
 	}
 	if c.reader != nil {
-		c.reader.over(why)
+		c.reader.over(c.closed)
 		c.reader = nil
+		c.registry.readers.Add(-1)
 	}
+	c.tally.deleted[why].Add(1)
+	c.tally.life.observe(lifeBounds, c.registry.now()-c.created, 1)
+	c.tally.undelivered[why].inFlight.Add(uint64(c.queue.inFlight)) //nolint:gosec // not negative
+	c.tally.undelivered[why].pending.Add(uint64(c.queue.pending())) //nolint:gosec // not negative
 	undelivered = c.queue.len
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)

@@ -27,8 +27,9 @@ type readRequest struct {
 }
 
 // serveRead sends a channel's messages to its consumer (protocol.md 1.6, 2.1 to 2.5).
-func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string) error {
+func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string, rec *record) error {
 	read, err := h.parseRead(r, consumer)
+	rec.transport = read.kind.String()
 	if err != nil {
 		return err
 	}
@@ -57,19 +58,22 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		}
 		return err
 	}
+	ended := h.reading(read)
 	detached := false
 	defer func() {
 		if !detached {
 			sub.End(EndFault) // of a panic; the first call counts
+			ended(rec)
 		}
 	}()
 	if resume := sub.Resume(); resume != ResumeNone {
+		rec.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
 	}
 
 	if read.kind == poll {
 		defer h.app.shared.cutOffWriting(w, r)()
-		h.servePoll(w, r, sub, read.poll)
+		h.servePoll(w, r, sub, read.poll, rec)
 		return nil
 	}
 	t, duration := h.newTransport(w, r, read.kind, sub)
@@ -89,7 +93,8 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	if f.start() == nil && detach(t, w, r) {
 		detached = true
 		h.app.shared.sockets.Add(1)
-		go h.passDetached(f, read)
+		own := *rec // the other is the request's, which is over
+		go h.passDetached(f, read, &own, ended)
 		return nil
 	}
 	if read.kind == webSocket {
@@ -98,13 +103,14 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	} else {
 		defer h.app.shared.cutOffWriting(w, r)()
 	}
-	h.pass(f, read)
+	h.pass(f, read, rec)
 	return nil
 }
 
 // passDetached does what pass does for a read whose handler has returned.
-func (h *Handler) passDetached(f *feed, read readRequest) {
+func (h *Handler) passDetached(f *feed, read readRequest, rec *record, ended func(*record)) {
 	defer h.app.shared.sockets.Add(-1)
+	defer ended(rec)
 	defer func() {
 		if fault := recover(); fault != nil { // as net/http does for handlers
 			h.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
@@ -112,13 +118,15 @@ func (h *Handler) passDetached(f *feed, read readRequest) {
 			f.transport.End(transport.Broken)
 		}
 	}()
-	h.pass(f, read)
+	h.pass(f, read, rec)
 }
 
 // pass passes messages on until the read ends.
-func (h *Handler) pass(f *feed, read readRequest) {
+func (h *Handler) pass(f *feed, read readRequest, rec *record) {
 	why := f.run()
 	f.sub.End(f.how(why))
+	rec.messages = f.sent
+	rec.ended(why)
 	if c := h.logger.Check(zap.DebugLevel, "read ended"); c != nil {
 		c.Write(zap.String("address", RedactAddress(read.consumer)), zap.String("transport", read.kind.String()),
 			zap.Stringer("reason", why), zap.Int("messages", f.sent))
@@ -263,7 +271,7 @@ func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 const maxPoll = 1 << 20
 
 // servePoll answers a poll with what there is, as soon as there is anything (protocol.md 2.5).
-func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration) {
+func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration, rec *record) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var lines [][]byte
@@ -282,8 +290,14 @@ func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscrip
 		case <-timer.C:
 			waiting = false
 		case <-r.Context().Done():
+			rec.ended(transport.Broken)
 			return
 		}
+	}
+	rec.messages = len(lines)
+	rec.ended(transport.Complete)
+	if err := sub.Err(); err != nil && len(lines) == 0 {
+		rec.ended(overReason(err))
 	}
 	// Given free before the reply: the client's next poll may come before this call returns.
 	sub.End(EndClean)

@@ -16,6 +16,8 @@ const (
 	ingestEndpoint
 	readEndpoint
 	channelsExistEndpoint
+	manageEndpoint
+	healthEndpoint
 	endpointCount
 )
 
@@ -25,32 +27,42 @@ var permissions = map[string][]endpoint{
 	"write":  {writeEndpoint, writeBatchEndpoint, ingestEndpoint},
 	"read":   {readEndpoint},
 	"exists": {channelsExistEndpoint},
+	"manage": {manageEndpoint},
+	"health": {healthEndpoint},
 }
 
 // permissionNames are the names of permissions, in the order in which they are told.
-var permissionNames = []string{"create", "write", "read", "exists"}
+var permissionNames = []string{"create", "write", "read", "exists", "manage", "health"}
+
+// standardPermissions are those of a site that names none.
+var standardPermissions = permissionNames[:4]
 
 // String is the endpoint's name in the log.
 func (e endpoint) String() string {
-	return [...]string{"create", "write", "write-batch", "ingest", "read", "channelsExists"}[e]
+	return [...]string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health"}[e]
 }
 
 var (
-	readMethods = []string{http.MethodGet, http.MethodHead}
-	postMethods = []string{http.MethodPost}
+	readMethods   = []string{http.MethodGet, http.MethodHead}
+	postMethods   = []string{http.MethodPost}
+	manageMethods = []string{http.MethodGet, http.MethodHead, http.MethodDelete}
 )
 
 func (e endpoint) methods() []string {
-	if e == readEndpoint {
+	switch e {
+	case readEndpoint, healthEndpoint:
 		return readMethods
+	case manageEndpoint:
+		return manageMethods
+	default:
+		return postMethods
 	}
-	return postMethods
 }
 
 // A target is what a request's path names.
 type target struct {
 	endpoint endpoint
-	address  string // of write and read
+	address  string // of write, read and manage
 	streamID string // of write
 }
 
@@ -70,6 +82,11 @@ func parseTarget(u *url.URL) (t target, ok bool) {
 	case name == "read" && hasRest:
 		t.endpoint, t.address = readEndpoint, rest
 		ok = !strings.Contains(rest, "/")
+	case name == "channel" && hasRest:
+		t.endpoint, t.address = manageEndpoint, rest
+		ok = !strings.Contains(rest, "/")
+	case name == "health" && !hasRest:
+		t.endpoint, ok = healthEndpoint, true
 	case name == "create" && !hasRest:
 		t.endpoint, ok = createEndpoint, true
 	case name == "write" && !hasRest:

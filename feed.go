@@ -15,6 +15,8 @@ const (
 	// maxSpread is the time over which the streams of a configuration end that was replaced, so that their
 	// clients do not all come back at once.
 	maxSpread = 20 * time.Second
+	// minDrained is how long a read of a drained channel lasts at least. Its client may come back at once.
+	minDrained = time.Second
 	// maxLastLook is how long the clean end of a read waits for the client's machine to acknowledge.
 	maxLastLook = 250 * time.Millisecond
 )
@@ -39,7 +41,7 @@ type feed struct {
 	stalled time.Time     // since when the window is full and nothing is acknowledged
 	acked   uint64        // the bytes acknowledged then
 	pause   time.Duration // until the next look at the connection
-	moving  bool          // the configuration was replaced
+	moving  bool          // the configuration was replaced, or the channel is drained
 }
 
 // run passes messages on until the read has lasted its duration, the subscription is over, or the client is gone.
@@ -47,7 +49,7 @@ func (f *feed) run() transport.Reason {
 	if err := f.start(); err != nil {
 		return transport.Broken
 	}
-	ends := time.Now().Add(f.duration)
+	earliest, ends := time.Now().Add(minDrained), time.Now().Add(f.duration)
 	end := time.NewTimer(f.duration)
 	defer end.Stop()
 	var heartbeat <-chan time.Time
@@ -63,6 +65,10 @@ func (f *feed) run() transport.Reason {
 		select {
 		case <-f.sub.Ready():
 			look, err = f.pass()
+			if f.sub.Drained() {
+				f.moving = true
+				end.Reset(min(time.Until(earliest), time.Until(ends)))
+			}
 		case <-look:
 			look, err = f.look()
 		case <-heartbeat:

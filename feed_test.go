@@ -2,6 +2,7 @@ package megaphone
 
 import (
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,7 +19,8 @@ type fakeClient struct {
 	gone           chan struct{}
 	fail           error // of a Flush
 
-	written, acked uint64 // bytes, a hundred for each message
+	mu             sync.Mutex
+	written, acked uint64 // bytes, a hundred for each message; guarded by mu
 	acksAtOnce     bool
 	looks          int
 }
@@ -35,8 +37,10 @@ func (c *fakeClient) Flush() error {
 	if c.fail != nil {
 		return c.fail
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.sent += c.appended
-	c.written += uint64(c.appended) * 100 //nolint:gosec // small
+	c.written += uint64(c.appended) * 100
 	c.appended = 0
 	if c.acksAtOnce {
 		c.acked = c.written
@@ -44,12 +48,18 @@ func (c *fakeClient) Flush() error {
 	return nil
 }
 
-// acknowledge lets n messages more arrive.
-func (c *fakeClient) acknowledge(n uint64) { c.acked = min(c.written, c.acked+n*100) }
+// acknowledge lets some bytes more arrive.
+func (c *fakeClient) acknowledge(bytes uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.acked = min(c.written, c.acked+bytes)
+}
 
 func (c *fakeClient) State() (acked uint64, queued int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.looks++
-	return c.acked, int(c.written - c.acked), nil //nolint:gosec // small
+	return c.acked, int(c.written - c.acked), nil
 }
 
 // A feedTest is a channel with a feed to a fake client.
@@ -164,7 +174,7 @@ func TestAReaderThatAcknowledgesSlowlyIsKept(t *testing.T) {
 		const rounds = 30
 		for range rounds { // less than a message each time
 			time.Sleep(9 * time.Second)
-			f.client.acked = min(f.client.written, f.client.acked+90)
+			f.client.acknowledge(90)
 			time.Sleep(maxPause)
 			synctest.Wait()
 			accepted += f.publish(100)
@@ -197,9 +207,9 @@ func TestTheCleanEndWaitsForTheClientsMachine(t *testing.T) {
 		how    End
 	}{
 		"that has it all":        {nil, 0, EndClean},
-		"that acknowledges":      {func(f *feedTest) { f.client.acknowledge(2) }, maxLastLook, EndClean},
+		"that acknowledges":      {func(f *feedTest) { f.client.acknowledge(200) }, maxLastLook, EndClean},
 		"that does not in time":  {func(*feedTest) {}, maxLastLook, EndFault},
-		"that misses one":        {func(f *feedTest) { f.client.acknowledge(1) }, maxLastLook, EndFault},
+		"that misses one":        {func(f *feedTest) { f.client.acknowledge(100) }, maxLastLook, EndFault},
 		"that goes":              {func(f *feedTest) { close(f.client.gone) }, 100 * time.Millisecond, EndFault},
 		"until the process ends": {func(f *feedTest) { f.registry.Close() }, 100 * time.Millisecond, EndClean},
 	} {

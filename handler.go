@@ -24,9 +24,12 @@ type Handler struct {
 	// * `write`: `POST /write/{producerAddress}/{streamId}`, `POST /write-batch` and `POST /write`
 	// * `read`: `GET /read/{consumerAddress}`
 	// * `exists`: `POST /channelsExists`
+	// * `manage`: `GET` and `DELETE /channel/{address}`, a channel's state and its end, for who has one of its
+	// addresses
+	// * `health`: `GET /health`, for load balancers: status 503 while the server is drained or shuts down
 	//
 	// Whoever reaches `create` can use up the server's limits, so sites that are open to the world should serve
-	// `read` only. Default: all four.
+	// `read` only. Default: `create`, `write`, `read` and `exists`.
 	Endpoints []string `json:"endpoints,omitempty"`
 
 	// By which transports this site sends messages to its readers: any of `ndjson`, `sse`, `websocket` and `poll`.
@@ -64,7 +67,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
-	for _, name := range orAll(h.Endpoints, permissionNames) {
+	for _, name := range orAll(h.Endpoints, standardPermissions) {
 		for _, e := range permissions[name] {
 			h.serves[e] = true
 		}
@@ -121,14 +124,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if len(h.origins.patterns) > 0 && h.origins.handle(w, r, t.endpoint) {
 		return nil
 	}
-	if err := h.serve(w, r, t); err != nil {
-		h.refuse(w, r, t, err)
+	rec := newRecord(r, t)
+	if err := h.serve(w, r, t, rec); err != nil {
+		h.refuse(w, r, t, rec, err)
 	}
 	return nil
 }
 
 // serve serves a request for an endpoint of this site. If it returns an error, nothing has been sent.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, rec *record) error {
 	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
 		message := "this address is for " + strings.Join(methods, " and ") + " only"
 		if r.Method == http.MethodConnect {
@@ -143,15 +147,19 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error 
 	case createEndpoint:
 		return h.serveCreate(w, r)
 	case writeEndpoint:
-		return h.serveWrite(w, r, t.address, t.streamID)
+		return h.serveWrite(w, r, t.address, t.streamID, rec)
 	case writeBatchEndpoint:
-		return h.serveWriteBatch(w, r)
+		return h.serveWriteBatch(w, r, rec)
 	case ingestEndpoint:
-		return h.serveIngest(w, r)
+		return h.serveIngest(w, r, rec)
 	case readEndpoint:
-		return h.serveRead(w, r, t.address)
+		return h.serveRead(w, r, t.address, rec)
 	case channelsExistEndpoint:
 		return h.serveChannelsExist(w, r)
+	case manageEndpoint:
+		return h.serveManage(w, r, t.address)
+	case healthEndpoint:
+		return h.serveHealth(w)
 	default:
 		return fmt.Errorf("endpoint %d is not implemented", t.endpoint)
 	}
@@ -161,12 +169,15 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target) error 
 const statusClientClosedRequest = 499
 
 // refuse answers a request that failed.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t target, err error) {
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t target, rec *record, err error) {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		w.WriteHeader(statusClientClosedRequest)
 		return
 	}
 	e := toAPIError(err)
+	rec.code = e.code
+	h.app.shared.metrics.refused.WithLabelValues(t.endpoint.String(), e.code).Inc()
+	h.noteLimit(err)
 	if e.status >= http.StatusInternalServerError && e.cause != nil {
 		h.logger.Error("request failed", zap.Stringer("endpoint", t.endpoint), zap.Error(err))
 	} else if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {

@@ -15,7 +15,7 @@ import (
 
 // serveIngest reads messages for any number of channels, a line each, and writes them as they come (protocol.md
 // 2.6).
-func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *record) error {
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != transport.NDJSONType {
 		return &apiError{
 			status: http.StatusUnsupportedMediaType, code: "UNSUPPORTED_MEDIA_TYPE",
@@ -39,6 +39,10 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request) error {
 		ctx = cancelled
 	}
 	result := ingestion.Finish(ctx)
+	rec.messages = result.Written
+	for _, f := range result.Failures {
+		h.noteLimit(f.Err)
+	}
 	if gone := r.Context().Err(); gone != nil && !errors.Is(err, ErrClosed) {
 		return gone
 	}

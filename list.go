@@ -37,10 +37,24 @@ func (l *channelList) remove(c *channel) {
 	l.free = append(l.free, c.place)
 }
 
+// at returns the channel in a place, or nil.
+func (l *channelList) at(place int) *channel {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if place/len(chunk{}) >= len(l.chunks) {
+		return nil
+	}
+	return l.chunks[place/len(chunk{})][place%len(chunk{})]
+}
+
 // all walks over the channels. Those that are added or removed meanwhile may be missed or seen.
-func (l *channelList) all() iter.Seq[*channel] {
+func (l *channelList) all() iter.Seq[*channel] { return l.from(0) }
+
+// from is like all, and begins at a place.
+func (l *channelList) from(place int) iter.Seq[*channel] {
 	return func(yield func(*channel) bool) {
-		for i := 0; ; i++ {
+		first := place % len(chunk{})
+		for i := place / len(chunk{}); ; i++ {
 			l.mu.RLock()
 			if i >= len(l.chunks) {
 				l.mu.RUnlock()
@@ -48,11 +62,12 @@ func (l *channelList) all() iter.Seq[*channel] {
 			}
 			part := *l.chunks[i]
 			l.mu.RUnlock()
-			for _, c := range part {
+			for _, c := range part[first:] {
 				if c != nil && !yield(c) {
 					return
 				}
 			}
+			first = 0
 		}
 	}
 }

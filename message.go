@@ -23,6 +23,7 @@ type Message struct {
 	id    EventID
 	keyed bool
 	line  []byte
+	at    time.Duration // of the timestamp, on messageClock
 
 	// How many channels hold the message in their queue, and in their line of waiting producers: see memory.
 	buffered, held atomic.Int32
@@ -68,6 +69,7 @@ func beginMessage(streamID, body int, key string) (*Message, []byte) {
 // appendFrame appends what stands between the stream id and the body.
 func (m *Message) appendFrame(line []byte) []byte {
 	now := time.Now()
+	m.at = now.Sub(messageEpoch)
 	if !m.keyed {
 		m.id = newEventID(now)
 	}
@@ -77,6 +79,11 @@ func (m *Message) appendFrame(line []byte) []byte {
 	line = appendTimestamp(line, now)
 	return append(line, `","body":`...)
 }
+
+// messageClock is the time on the clock that messages tell their age by, which is monotonic.
+func messageClock() time.Duration { return time.Since(messageEpoch) }
+
+var messageEpoch = time.Now()
 
 // finish takes the line, which has its body, as the message's.
 func (m *Message) finish(line []byte) *Message {

@@ -74,11 +74,29 @@ type App struct {
 	// Default: 1 GiB.
 	MaxMemory int64 `json:"max_memory,omitempty"`
 
+	// Whether the admin API shows the messages that a channel holds, to who asks for them. Default: false.
+	InspectMessages bool `json:"inspect_messages,omitempty"`
+
+	// How many channels may be read at once. Beyond, a read gets status 503; who takes over a channel from its
+	// reader is always let in. Default: 100,000.
+	MaxReaders int `json:"max_readers,omitempty"`
+
+	// How many live channels there may be that one client has created, told by its IP address as Caddy knows it
+	// (see `trusted_proxies`), or by its network of 64 bits for IPv6. Beyond, its request to create one gets status
+	// 429. It holds for backends too, so use it where clients create their channels themselves. Default: no limit.
+	MaxChannelsPerClient int `json:"max_channels_per_client,omitempty"`
+
+	// Who is told by HTTP requests what happens to channels.
+	Webhooks []*Webhook `json:"webhooks,omitempty"`
+
 	ctx    caddy.Context
 	logger *zap.Logger
+	events *caddyevents.App
 	shared *shared
 	broker Broker
 	limits Limits
+
+	deletions chan []notice // wait for the handlers of Caddy's event
 
 	acquired bool          // whether this App has a reference in the pool
 	unloaded chan struct{} // closed when another configuration takes the place of this one, or none
@@ -104,13 +122,17 @@ func (a *App) Provision(ctx caddy.Context) error {
 		TTL:         time.Duration(a.TTL),
 		MaxChannels: a.MaxChannels,
 		MaxMemory:   a.MaxMemory,
+		MaxReaders:  a.MaxReaders,
+
+		MaxChannelsPerClient: a.MaxChannelsPerClient,
 	}
 
 	events, err := ctx.App("events")
 	if err != nil {
 		return err
 	}
-	if err := events.(*caddyevents.App).On("stopping", &stopping{a}); err != nil {
+	a.events = events.(*caddyevents.App)
+	if err := a.events.On("stopping", &stopping{a}); err != nil {
 		return err
 	}
 
@@ -122,7 +144,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.shared, a.acquired = pooled.(*shared), true
 	a.broker = a.shared.Registry
-	return nil
+	if err := a.shared.metrics.register(ctx.GetMetricsRegistry(), a.limits); err != nil {
+		return err
+	}
+	return a.provisionWebhooks()
 }
 
 // setDefaults fills in what is not configured.
@@ -149,6 +174,7 @@ func (a *App) setDefaults() error {
 	setDefault(&a.MaxMessageSize, 2_000_000)
 	setDefault(&a.MaxChannels, 1_000_000)
 	setDefault(&a.MaxMemory, 1<<30)
+	setDefault(&a.MaxReaders, 100_000)
 	return nil
 }
 
@@ -181,6 +207,8 @@ func (a *App) Validate() error {
 		{"max_message_size", a.MaxMessageSize > 0},
 		{"max_channels", a.MaxChannels > 0},
 		{"max_memory", a.MaxMemory > 0},
+		{"max_readers", a.MaxReaders > 0},
+		{"max_channels_per_client", a.MaxChannelsPerClient >= 0},
 	} {
 		if !setting.positive {
 			return fmt.Errorf("%s must be greater than zero; leave it out for the default", setting.name)
@@ -196,8 +224,11 @@ func checkAgent(name string) error {
 	return nil
 }
 
-// Start implements [caddy.App].
-func (a *App) Start() error { return nil }
+// Start implements [caddy.App]. From now on it is this configuration that announces what happens.
+func (a *App) Start() error {
+	a.startAnnouncing()
+	return nil
+}
 
 // Stop implements [caddy.App]. Reads and held writes have been ended by the stopping event, if the process is
 // exiting; on a reload they go on.
@@ -214,6 +245,7 @@ func (a *App) Cleanup() error {
 		a.shared.awaitSockets()
 	}
 	last, err := pool.Delete(poolKey)
+	a.stopAnnouncing()
 	if last {
 		if n := a.shared.Undelivered(); n > 0 {
 			a.logger.Warn("messages were not delivered before their channels were deleted", zap.Int("undelivered", n))

@@ -16,10 +16,15 @@ func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	addresses, err := h.app.broker.Create(r.Context(), h.app.Agent, h.app.limits)
+	limits := h.app.limits
+	if limits.MaxChannelsPerClient > 0 {
+		limits.Client = clientOf(r)
+	}
+	addresses, err := h.app.broker.Create(r.Context(), h.app.Agent, limits)
 	if err != nil {
 		return err
 	}
+	h.app.announceCreated(addresses.Consumer)
 	reply, err := json.Marshal(struct {
 		ChannelID       string   `json:"channelId"`
 		ProducerAddress string   `json:"producerAddress"`
@@ -69,7 +74,7 @@ func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
 }
 
 // serveWrite writes one message (protocol.md 1.4).
-func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string) error {
+func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string, rec *record) error {
 	if err := checkJSONType(r); err != nil {
 		return err
 	}
@@ -89,6 +94,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 	if err := h.app.broker.Publish(r.Context(), producer, m, h.app.limits); err != nil {
 		return err
 	}
+	rec.messages = 1
 	writeJSON(w, http.StatusCreated, statusOK)
 	return nil
 }
@@ -135,7 +141,7 @@ type failure struct {
 }
 
 // serveWriteBatch writes all of some messages to each of some channels (protocol.md 1.5).
-func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *record) error {
 	var b batch
 	if err := readJSON(r, h.app.MaxMessageSize, &b); err != nil {
 		return err
@@ -169,6 +175,8 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request) error 
 	}
 	failures := []failure{}
 	for i, outcome := range outcomes {
+		rec.messages += outcome.Accepted
+		h.noteLimit(outcome.Err)
 		failures = appendFailures(failures, channels[i], outcome, len(ms))
 	}
 	reply, err := json.Marshal(struct {

@@ -15,8 +15,9 @@ type publication struct {
 	accepted int
 	err      error
 
-	call       caller // whom to tell when it is done
-	waiting    bool   // it stands in line
+	call       caller        // whom to tell when it is done
+	waiting    bool          // it stands in line
+	since      time.Duration // when it came there, on the registry's clock
 	prev, next *publication
 }
 

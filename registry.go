@@ -2,6 +2,7 @@ package megaphone
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +16,13 @@ type Registry struct {
 	list     channelList
 	count    atomic.Int64
 	memory   memory
+	drain    drain
+	quotas   quotas
+	notices  notices
 
-	undelivered atomic.Int64
+	readers   atomic.Int64 // channels with a reader
+	producers atomic.Int64 // publications that wait for room
+	tallies   [tallyCount]tally
 
 	closed  atomic.Bool
 	stop    chan struct{}
@@ -35,6 +41,7 @@ func NewRegistry() *Registry {
 		epoch:    time.Now(),
 		channels: xsync.NewMap[secret, *channel](),
 		memory:   memory{freed: make(chan struct{}, 1)},
+		quotas:   quotas{xsync.NewMap[string, int]()},
 		stop:     make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
@@ -52,12 +59,14 @@ func (r *Registry) wallTime(t time.Duration) time.Time { return r.epoch.Add(t - 
 // for memory.
 func (r *Registry) run() {
 	defer close(r.stopped)
+	defer r.notices.flush()
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
 			r.sweep()
+			r.notices.flush()
 		case <-r.memory.freed:
 			r.memory.tell()
 		case <-r.stop:
@@ -72,6 +81,7 @@ func (r *Registry) sweep() {
 	for c := range r.list.all() {
 		if c.expired(now) {
 			r.expire(c)
+			r.notices.flushIfMany()
 		}
 	}
 }
@@ -82,17 +92,22 @@ func (r *Registry) expire(c *channel) {
 	expired := c.reader == nil && c.expired(r.now())
 	c.mu.Unlock()
 	if expired {
-		r.remove(c, ErrNotFound)
+		r.remove(c, EndExpired)
 	}
 }
 
 // remove ends a channel's life.
-func (r *Registry) remove(c *channel, why error) bool {
+func (r *Registry) remove(c *channel, why EndReason) bool {
 	undelivered, ok := c.close(why)
 	if !ok {
 		return false
 	}
-	r.undelivered.Add(int64(undelivered))
+	if c.client != "" {
+		r.quotas.give(c.client)
+	}
+	if why != EndClosed {
+		r.notices.add(Deletion{c.agent, c.consumer, undelivered, why})
+	}
 	r.channels.Delete(c.producer)
 	r.channels.Delete(c.consumer)
 	r.list.remove(c)
@@ -109,9 +124,12 @@ func (r *Registry) Close() {
 	}
 	close(r.stop)
 	for c := range r.list.all() {
-		r.remove(c, ErrClosed)
+		r.remove(c, EndClosed)
 	}
 	<-r.stopped
+	r.drain.mu.Lock()
+	defer r.drain.mu.Unlock()
+	r.drain.end()
 }
 
 // Closed is closed when Close is called.
@@ -124,7 +142,16 @@ func (r *Registry) Len() int { return int(r.count.Load()) }
 
 // Undelivered returns how many messages were let go, since the registry was made, because their channel was
 // deleted before they were settled.
-func (r *Registry) Undelivered() int { return int(r.undelivered.Load()) }
+func (r *Registry) Undelivered() int {
+	var n uint64
+	for i := range r.tallies {
+		for why := range EndReasons {
+			u := &r.tallies[i].undelivered[why]
+			n += u.pending.Load() + u.inFlight.Load()
+		}
+	}
+	return int(n) //nolint:gosec // far below the limit
+}
 
 // MemoryUsed returns the bytes of the messages that channels hold, each counted once.
 func (r *Registry) MemoryUsed() int64 { return r.memory.buffered.Load() }
@@ -164,19 +191,35 @@ func (r *Registry) Create(_ context.Context, agent string, l Limits) (Addresses,
 	if r.isClosed() {
 		return Addresses{}, ErrClosed
 	}
+	if r.drain.active.Load() {
+		return Addresses{}, ErrDraining
+	}
 	if r.count.Add(1) > int64(l.MaxChannels) {
 		r.count.Add(-1)
 		return Addresses{}, ErrChannelLimit
 	}
-	c := &channel{registry: r, agent: agent, created: r.now()}
+	c := &channel{registry: r, agent: agent, created: r.now(), tag: rand.Uint32()} //nolint:gosec // no secret
+	if l.MaxChannelsPerClient > 0 && l.Client != "" {
+		if !r.quotas.take(l.Client, l.MaxChannelsPerClient) {
+			r.count.Add(-1)
+			return Addresses{}, ErrClientLimit
+		}
+		c.client = l.Client
+	}
 	c.producer, c.consumer = newSecrets()
 	c.expires.Store(int64(c.created + l.TTL))
 	r.list.add(c)
+	c.tally = &r.tallies[c.place%tallyCount]
+	c.tally.created.Add(1)
 	r.channels.Store(c.producer, c)
 	r.channels.Store(c.consumer, c)
 	if r.isClosed() { // and Close may not have seen it
-		r.remove(c, ErrClosed)
+		r.remove(c, EndClosed)
 		return Addresses{}, ErrClosed
+	}
+	if r.drain.active.Load() { // and Drain may not have seen it
+		r.remove(c, EndClosed) // tells nobody, for nobody knows of it
+		return Addresses{}, ErrDraining
 	}
 	return Addresses{formatAddress(agent, c.producer), formatAddress(agent, c.consumer)}, nil
 }
@@ -262,7 +305,7 @@ func (r *Registry) Delete(_ context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	if !r.remove(c, ErrNotFound) {
+	if !r.remove(c, EndDeleted) {
 		return ErrNotFound
 	}
 	return nil

@@ -160,8 +160,34 @@ func TestEverythingAcceptedIsTakenOrCounted(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	})
+	counted := make(chan struct{})
+	go func() { // while it goes on, no difference is negative
+		defer close(counted)
+		for range 1000 {
+			if now := r.Totals(); now.Pending > 8000 || now.InFlight > 8000 {
+				t.Errorf("%d pending and %d in flight of %d", now.Pending, now.InFlight, now.Accepted)
+				return
+			}
+		}
+	}()
 	all.Wait()
+	<-counted
+	var pending, inFlight uint64
+	for c := range r.list.all() {
+		pending += uint64(c.queue.pending())
+		inFlight += uint64(c.queue.inFlight)
+	}
+	totals := r.Totals()
+	if totals.Pending != pending || totals.InFlight != inFlight || totals.Readers != 0 || totals.HeldProducers != 0 {
+		t.Errorf("%+v, but there are %d pending and %d in flight", totals, pending, inFlight)
+	}
+	if totals.Accepted != uint64(accepted) || totals.Settled != uint64(settled) || totals.Created != 20 || totals.Deleted[EndDeleted] != 10 {
+		t.Errorf("%+v, but accepted were %d and settled %d", totals, accepted, settled)
+	}
 	r.Close()
+	if n := r.Totals(); n.Pending+n.InFlight != 0 || n.Deleted[EndClosed] != 10 {
+		t.Errorf("%+v in the end", n)
+	}
 	if accepted == 0 || settled == 0 || accepted != settled+r.Undelivered() {
 		t.Errorf("accepted %d, settled %d, undelivered %d", accepted, settled, r.Undelivered())
 	}

@@ -54,6 +54,12 @@ func toAPIError(err error) *apiError {
 		return &apiError{status: http.StatusServiceUnavailable, code: "TIMEOUT", message: "the server is shutting down", hangUp: true}
 	case errors.Is(err, ErrChannelLimit):
 		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server has as many channels as it may", retryAfter: retryAfter}
+	case errors.Is(err, ErrDraining):
+		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server is being drained: it takes no new channels", retryAfter: retryAfter}
+	case errors.Is(err, ErrReaderLimit):
+		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server has as many readers as it may", retryAfter: retryAfter}
+	case errors.Is(err, ErrClientLimit):
+		return &apiError{status: http.StatusTooManyRequests, code: "LIMIT_REACHED", message: "this client has as many channels as it may", retryAfter: retryAfter}
 	case errors.Is(err, ErrMemoryLimit):
 		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server holds as many messages as it may", retryAfter: retryAfter}
 	}

@@ -14,6 +14,10 @@ import (
 type shared struct {
 	*Registry
 
+	metrics  *metrics
+	warnings warnings
+	active   activeApps
+
 	closing context.Context // ends when Close is called
 	close   context.CancelFunc
 
@@ -27,8 +31,10 @@ var pool = caddy.NewUsagePool()
 const poolKey = "memory"
 
 func newShared() *shared {
-	s := &shared{Registry: NewRegistry()}
+	r := NewRegistry()
+	s := &shared{Registry: r, metrics: newMetrics(r), warnings: newWarnings(limitNames)}
 	s.closing, s.close = context.WithCancel(context.Background())
+	r.OnDeletions(s.active.announceDeletions)
 	return s
 }
 

@@ -1,6 +1,10 @@
 package megaphone
 
-import "github.com/google/uuid"
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
 
 // A subscription is a [Subscription] to a channel of a [Registry]. The channel's lock guards it; it has an
 // effect only as long as it is the channel's reader.
@@ -33,6 +37,9 @@ func (c *channel) subscribe(o SubscribeOptions) (*subscription, error) {
 		}
 		c.reader.over(ErrTakenOver)
 		c.reader = nil
+	} else if n := c.registry.readers.Add(1); o.MaxReaders > 0 && n > int64(o.MaxReaders) {
+		c.registry.readers.Add(-1)
+		return nil, ErrReaderLimit
 	}
 	s := &subscription{
 		channel: c,
@@ -61,7 +68,7 @@ func (c *channel) subscribe(o SubscribeOptions) (*subscription, error) {
 // in flight, or the one last let go. The lock is held.
 func (c *channel) settleUpTo(id EventID) bool {
 	if i := c.queue.find(id, c.queue.inFlight); i >= 0 {
-		c.letGo(i + 1)
+		c.settle(i + 1)
 		return true
 	}
 	return id == c.settled && id != uuid.Nil
@@ -102,6 +109,8 @@ func (s *subscription) Take(dst []*Message, maxBytes int) (ms []*Message, full b
 		return dst, false
 	}
 	q := &c.queue
+	again := 0            // messages that were sent before
+	var now time.Duration // is looked at once
 	for size := 0; s.next < q.len && size < maxBytes; {
 		if s.next == q.inFlight {
 			if q.inFlight >= s.limits.InFlight {
@@ -109,15 +118,24 @@ func (s *subscription) Take(dst []*Message, maxBytes int) (ms []*Message, full b
 					full = true
 					break
 				}
-				c.letGo(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
+				c.settle(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
 			}
 			q.inFlight++
+			if now == 0 {
+				now = messageClock()
+			}
+			c.tally.delay.observe(delayBounds, now-q.at(s.next).at, 1)
+		} else {
+			again++
 		}
 		m := q.at(s.next)
 		s.next++
 		s.taken++
 		size += len(m.line)
 		dst = append(dst, m)
+	}
+	if again > 0 {
+		c.tally.redelivered.Add(uint64(again))
 	}
 	s.full = full
 	if s.next < q.len && !full {
@@ -168,9 +186,10 @@ func (s *subscription) End(how End) {
 		return
 	}
 	if how == EndClean && !c.follows {
-		c.letGo(s.arrived)
+		c.settle(s.arrived)
 	}
 	c.reader = nil
+	c.registry.readers.Add(-1)
 	c.lastRead = c.registry.now()
 	c.expires.Store(int64(c.lastRead + s.limits.TTL))
 }

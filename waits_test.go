@@ -54,7 +54,7 @@ func newPipeServer(t *testing.T) *pipeServer {
 	for k := range transportCount {
 		s.handler.offers[k] = true
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // no timeouts
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() { s.ended <- time.Now() }()
 		if err := s.handler.ServeHTTP(w, r, nil); err != nil {
 			t.Error(err)

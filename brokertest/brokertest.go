@@ -28,6 +28,7 @@ func Run(t *testing.T, newBroker func() (b megaphone.Broker, closeBroker func())
 		{"window", windowTests},
 		{"cursor", cursorTests},
 		{"memory", memoryTests},
+		{"operators", operatorTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for name, test := range group.tests {

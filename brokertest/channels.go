@@ -49,6 +49,41 @@ var channelTests = map[string]func(*suite){
 		s.no(s.Delete(s.Context(), a.Producer))
 		s.create()
 	},
+	"no more channels of one client than allowed": func(s *suite) {
+		s.limits.MaxChannelsPerClient = 2
+		other := s.limits
+		other.Client = "other"
+		s.limits.Client = "one"
+		a := s.create()
+		s.create()
+		_, err := s.Create(s.Context(), "agent", s.limits)
+		s.is(err, megaphone.ErrClientLimit)
+		_, err = s.Create(s.Context(), "agent", other)
+		s.no(err)
+		s.limits.Client = "" // nobody
+		for range 3 {
+			s.create()
+		}
+		s.limits.Client = "one"
+		s.no(s.Delete(s.Context(), a.Producer))
+		s.create()
+		_, err = s.Create(s.Context(), "agent", s.limits)
+		s.is(err, megaphone.ErrClientLimit)
+		time.Sleep(s.limits.TTL + 2*time.Second) // expired ones count no more
+		s.create()
+	},
+	"a channel that was refused for its client takes no place": func(s *suite) {
+		s.limits.MaxChannels, s.limits.MaxChannelsPerClient, s.limits.Client = 2, 1, "one"
+		s.create()
+		for range 3 {
+			_, err := s.Create(s.Context(), "agent", s.limits)
+			s.is(err, megaphone.ErrClientLimit)
+		}
+		s.limits.Client = "other"
+		s.create()
+		_, err := s.Create(s.Context(), "agent", s.limits)
+		s.is(err, megaphone.ErrChannelLimit)
+	},
 	"a channel expires when it was never read": func(s *suite) {
 		a := s.create()
 		time.Sleep(s.limits.TTL - time.Nanosecond)

@@ -10,6 +10,30 @@ import (
 )
 
 var subscribeTests = map[string]func(*suite){
+	"no more readers than allowed, but who takes over is let in": func(s *suite) {
+		s.limits.MaxReaders = 1
+		a, b := s.create(), s.create()
+		o := megaphone.SubscribeOptions{Limits: s.limits}
+		sub, err := s.Subscribe(s.Context(), a.Consumer, o)
+		s.no(err)
+		for range 3 {
+			_, err = s.Subscribe(s.Context(), b.Consumer, o)
+			s.is(err, megaphone.ErrReaderLimit)
+		}
+		o.TakeOver = true
+		next, err := s.Subscribe(s.Context(), a.Consumer, o)
+		s.no(err)
+		sub.End(megaphone.EndClean) // is not the reader any more
+		_, err = s.Subscribe(s.Context(), b.Consumer, o)
+		s.is(err, megaphone.ErrReaderLimit)
+		next.End(megaphone.EndFault)
+		last, err := s.Subscribe(s.Context(), b.Consumer, o)
+		s.no(err)
+		s.no(s.Delete(s.Context(), b.Consumer)) // ends a read too
+		_, err = s.Subscribe(s.Context(), a.Consumer, o)
+		s.no(err)
+		last.End(megaphone.EndClean)
+	},
 	"a channel has one reader": func(s *suite) {
 		a := s.create()
 		r := s.subscribe(a.Consumer)

@@ -164,7 +164,7 @@ func TestEachMessageOnceOverFaultsOnBothSides(t *testing.T) {
 // writeKeyed writes a number, and may be cut off meanwhile. It reports whether it has got an answer.
 func writeKeyed(tb testing.TB, n *network, m mailbox, number int) bool {
 	tb.Helper()
-	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(n.http, "http://"), 10*time.Second) //nolint:noctx // has a timeout
+	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(n.http, "http://"), 10*time.Second)
 	if err != nil {
 		tb.Error(err)
 		return false

@@ -65,7 +65,7 @@ func (c closer) Close() error { return c() }
 func (n *network) usage(tb testing.TB) (goroutines, memory float64) {
 	tb.Helper()
 	get := func(path string) string {
-		response, err := n.Admin().Get("http://localhost" + path) //nolint:noctx // local
+		response, err := n.Admin().Get("http://localhost" + path)
 		if err != nil {
 			tb.Fatal(err)
 		}

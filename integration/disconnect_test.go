@@ -120,6 +120,7 @@ func TestResetInTheMiddleOfABacklog(t *testing.T) {
 		}
 		read.reset(t)
 		resets++
+		time.Sleep(20 * time.Millisecond) // the server notices, most likely: a read that is refused takes a second
 	}
 	if err := <-producing; err != nil {
 		t.Error(err)

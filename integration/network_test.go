@@ -13,11 +13,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
@@ -61,7 +58,7 @@ func (n *network) start(tb testing.TB, settings string, env ...string) {
 			return false
 		}
 		defer conn.Close()
-		return tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS12}).Handshake() == nil //nolint:noctx // local
+		return tls.Client(conn, &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS12}).Handshake() == nil
 	})
 }
 
@@ -80,7 +77,7 @@ func (n *network) create(tb testing.TB) mailbox {
 
 func (n *network) post(tb testing.TB, path, contentType, body string) (status int, reply []byte) {
 	tb.Helper()
-	response, err := n.producer.Post(n.http+path, contentType, strings.NewReader(body)) //nolint:noctx // the client has a timeout
+	response, err := n.producer.Post(n.http+path, contentType, strings.NewReader(body))
 	if err != nil {
 		tb.Error(err)
 		return 0, nil
@@ -161,6 +158,13 @@ func (v *view) isWhole(tb testing.TB, count int) {
 	}
 }
 
+// plainConnections are the ways a plain reader is connected by.
+var plainConnections = map[string]struct{ secure, http2 bool }{
+	"HTTP/1.1": {false, false},
+	"TLS":      {true, false},
+	"HTTP/2":   {true, true},
+}
+
 // A link is a client's connection, on which nothing is read while it is stalled, and which can be reset.
 type link struct {
 	*net.TCPConn
@@ -183,18 +187,9 @@ const smallBuffer = 16 << 10
 func (n *network) linkClient(tb testing.TB, http2 bool) *linkClient {
 	tb.Helper()
 	c := &linkClient{}
-	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, smallBuffer) })
-	}}
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			dial := dialer.DialContext
-			if n.dial != nil {
-				dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-					return n.dial(ctx, network, address)
-				}
-			}
-			conn, err := dial(ctx, network, address)
+			conn, err := n.dial(ctx, network, address)
 			if err != nil {
 				return nil, err
 			}
@@ -233,23 +228,10 @@ func (l *link) stall(stuck bool) {
 	l.moves.Broadcast()
 }
 
-// unread is how many bytes the client's machine has received that the client has not read.
-func (l *link) unread(tb testing.TB) (n int) {
-	tb.Helper()
-	raw, err := l.SyscallConn()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }); err != nil {
-		tb.Fatal(err)
-	}
-	return n
-}
-
 // reset breaks the connection as a crash does.
 func (l *link) reset() {
 	_ = l.SetLinger(0)
-	l.TCPConn.Close()
+	l.Close()
 	l.stall(false)
 }
 
@@ -282,7 +264,8 @@ func (n *network) drain(tb testing.TB, m mailbox, v *view) {
 		scanner := bufio.NewScanner(response.Body)
 		scanner.Buffer(nil, 1<<20)
 		got := false
-		for got = false; scanner.Scan(); got = true {
+		for scanner.Scan() {
+			got = true
 			v.add(tb, scanner.Bytes())
 		}
 		if !got {

@@ -51,8 +51,6 @@ func tcpTransport(enable func(*http.Protocols, bool)) func(*testing.T, string, *
 }
 
 // http2Transport is for extended CONNECT, which [http.Transport] does not send.
-//
-//nolint:staticcheck // deprecated in favour of it
 func http2Transport(encrypted bool) func(*testing.T, string, *x509.CertPool) http.RoundTripper {
 	return func(t *testing.T, address string, roots *x509.CertPool) http.RoundTripper {
 		t.Helper()

@@ -87,13 +87,14 @@ func loadClient(t *testing.T, port int, closes bool) *client {
 	return &client{tb: t, http: &http.Client{Transport: transport}, base: fmt.Sprintf("http://127.0.0.1:%d", port)}
 }
 
-// insist sends a request again when its connection was closed before there was an answer.
+// insist sends a request again when its connection was closed before there was an answer, for about a second.
 func (c *client) insist(ctx context.Context, method, path string, header http.Header, body string) (*http.Response, error) {
 	for tries := 1; ; tries++ {
 		response, err := c.do(ctx, method, path, header, body)
-		if err == nil || tries == 10 || !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		if err == nil || tries == 50 || !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 			return response, err
 		}
+		time.Sleep(time.Duration(tries) * time.Millisecond)
 	}
 }
 

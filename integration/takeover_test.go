@@ -103,7 +103,7 @@ func TestConsumersThatFightForAChannelHarmNobody(t *testing.T) {
 					return
 				default:
 				}
-				response, err := n.producer.Get(n.http + "/read/" + contested.ConsumerAddress + "?after=") //nolint:noctx // the client has a timeout
+				response, err := n.producer.Get(n.http + "/read/" + contested.ConsumerAddress + "?after=")
 				if err != nil {
 					t.Error(err)
 					return

@@ -69,7 +69,7 @@ func TestTheClientsMachineAcknowledges(t *testing.T) {
 	if queued < 1<<10 || queued > written {
 		t.Errorf("%d of %d bytes are queued", queued, written)
 	}
-	mark := acked + uint64(queued) //nolint:gosec // not negative
+	mark := acked + uint64(queued)
 	if after, _ := look(t, c); after > mark {
 		t.Errorf("%d bytes are acknowledged, %d are written", after, mark)
 	}
@@ -95,12 +95,12 @@ func TestOtherConnectionsDoNotTell(t *testing.T) {
 	pipe, other := net.Pipe()
 	defer pipe.Close()
 	defer other.Close()
-	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s")) //nolint:noctx // a moment
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	unix, err := net.Dial("unix", listener.Addr().String()) //nolint:noctx // a moment
+	unix, err := net.Dial("unix", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -166,7 +166,7 @@ func TestASlowClientIsNotCutOffOverALargeMessage(t *testing.T) {
 			if err := stream(c.writer, line(size)); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			c.writer.Conn.Close()
+			c.writer.Close()
 			if got := <-read; got < size {
 				t.Errorf("%s: the client has got %d bytes", name, got)
 			}
@@ -251,6 +251,6 @@ func TestAnHTTP2ConnectionThatTakesNothingIsClosed(t *testing.T) {
 			time.Sleep(time.Hour)
 		}
 		s.End(Complete)
-		c.writer.Conn.Close()
+		c.writer.Close()
 	})
 }

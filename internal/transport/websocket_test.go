@@ -105,7 +105,7 @@ func TestWebSocketSendsEventsAtOnce(t *testing.T) {
 }
 
 func TestWebSocketPassesAcknowledgementsOn(t *testing.T) {
-	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, acks <-chan string) {
+	testWebSocket(t, func(t *testing.T, _ *WebSocket, c *client, acks <-chan string) {
 		c.say(t, opText, `{"ack":"1"}`)
 		c.say(t, opText, ` { "ack" : "2", "more": [] } `)
 		for _, want := range []string{"1", "2"} {
@@ -207,7 +207,7 @@ func TestWebSocketEnds(t *testing.T) {
 			}
 		})
 	}
-	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) { // too large
+	testWebSocket(t, func(t *testing.T, _ *WebSocket, c *client, _ <-chan string) { // too large
 		go func() {
 			_, _ = c.Write([]byte{0x81, 0xfe, 0xff, 0xff, 0, 0, 0, 0})
 			_, _ = c.Write(make([]byte, 0xffff))

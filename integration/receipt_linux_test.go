@@ -7,16 +7,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Plain readers know of no cursors, so what the server lets go must have reached their machine (protocol.md 2.1).
-
-// transports are the ways a plain reader is connected by.
-var plainConnections = map[string]struct{ secure, http2 bool }{
-	"HTTP/1.1": {false, false},
-	"TLS":      {true, false},
-	"HTTP/2":   {true, true},
-}
 
 // flood writes numbers as messages of about a kilobyte, as fast as it can, until they are held. It returns how many
 // were accepted.
@@ -100,4 +95,17 @@ func (n *network) awaitFree(tb testing.TB, m mailbox) {
 		response.Body.Close()
 		return response.StatusCode == http.StatusOK
 	})
+}
+
+// unread is how many bytes the client's machine has received that the client has not read.
+func (l *link) unread(tb testing.TB) (n int) {
+	tb.Helper()
+	raw, err := l.SyscallConn()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }); err != nil {
+		tb.Fatal(err)
+	}
+	return n
 }

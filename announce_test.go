@@ -1,0 +1,266 @@
+package megaphone_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+)
+
+func init() { caddy.RegisterModule(eventRecorder{}) }
+
+// An eventRecorder is a handler of Caddy's events that passes them to the test.
+type eventRecorder struct{}
+
+var recordedEvents = make(chan caddy.Event, 1000)
+
+func (eventRecorder) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.record", New: func() caddy.Module { return new(eventRecorder) }}
+}
+
+func (*eventRecorder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	return nil
+}
+
+func (*eventRecorder) Handle(ctx context.Context, e caddy.Event) error {
+	recordedEvents <- e
+	return ctx.Err() // so that an event from an unloaded configuration is told apart
+}
+
+// event waits for the next event, which must be of this name and with these data.
+func (s *server) event(name string, want map[string]any) {
+	s.Helper()
+	select {
+	case e := <-recordedEvents:
+		if e.Name() != name {
+			s.Fatalf("event %s %v, want %s", e.Name(), e.Data, name)
+		}
+		for key, value := range want {
+			if e.Data[key] != value {
+				s.Errorf("event %s has %v, want %s %v", name, e.Data, key, value)
+			}
+		}
+	case <-time.After(10 * time.Second):
+		s.Fatalf("there is no event %s", name)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	const settings = `events {
+		on megaphone.channel_created record
+		on megaphone.channel_deleted record
+		on megaphone.reader_connected record
+		on megaphone.reader_disconnected record
+	}
+	megaphone {
+		ttl 500ms
+		read_duration 1s
+	}`
+	s := serve(t, settings, "megaphone")
+	c := s.create()
+	s.event("megaphone.channel_created", map[string]any{"channel": c.ConsumerAddress})
+	read := s.read("/read/" + c.ConsumerAddress)
+	s.event("megaphone.reader_connected", map[string]any{"channel": c.ConsumerAddress, "transport": "ndjson"})
+	s.write(c, "1")
+	read.wants("1")
+	// The read ends after its configuration is gone; the event comes all the same, by the new one.
+	if err := s.load(settings, "megaphone"); err != nil {
+		t.Fatal(err)
+	}
+	read.ends()
+	s.event("megaphone.reader_disconnected", map[string]any{
+		"channel": c.ConsumerAddress, "transport": "ndjson", "ended_by": "complete", "messages": 1,
+	})
+	s.write(c, "2")
+	s.event("megaphone.channel_deleted", map[string]any{
+		"channel": c.ConsumerAddress, "reason": "expired", "undelivered": 1,
+	})
+}
+
+// TestNoEventsWhenNobodyListens: a configuration without handlers stays silent, whatever an earlier one had.
+func TestNoEventsWhenNobodyListens(t *testing.T) {
+	s := serve(t, "events {\non megaphone.reader_disconnected record\n}\nmegaphone {\nread_duration 500ms\n}", "megaphone")
+	c := s.create()
+	read := s.read("/read/" + c.ConsumerAddress)
+	if err := s.load("", "megaphone"); err != nil {
+		t.Fatal(err)
+	}
+	read.ends()
+	s.get("/read/" + c.ConsumerAddress + "?poll=0") // by when the read is over for the server too
+	select {
+	case e := <-recordedEvents:
+		t.Errorf("event %s", e.Name())
+	default:
+	}
+}
+
+// A hookReceiver is a server that webhooks tell.
+type hookReceiver struct {
+	testing.TB
+
+	verifier *standardwebhooks.Webhook
+	address  string
+	server   *httptest.Server
+	down     atomic.Bool // answers 503
+
+	mu        sync.Mutex
+	announced map[string]int // channels, with how many messages were not delivered
+	requests  int
+}
+
+const hookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+func newHookReceiver(t testing.TB) *hookReceiver {
+	t.Helper()
+	verifier, err := standardwebhooks.NewWebhook(hookSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &hookReceiver{TB: t, verifier: verifier, address: "127.0.0.1:0", announced: map[string]int{}}
+	r.start()
+	return r
+}
+
+// start makes it listen, at the same address as before if it did.
+func (r *hookReceiver) start() {
+	r.Helper()
+	var listener net.Listener
+	var err error
+	for range 100 {
+		if listener, err = net.Listen("tcp", r.address); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.address = listener.Addr().String()
+	r.server = &httptest.Server{Listener: listener, Config: &http.Server{Handler: r}}
+	r.server.Start()
+	r.Cleanup(r.server.Close)
+}
+
+func (r *hookReceiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	body, err := io.ReadAll(request.Body)
+	if err != nil {
+		return
+	}
+	if r.down.Load() {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	if err := r.verifier.Verify(body, request.Header); err != nil {
+		r.Error(err)
+	}
+	var told struct {
+		Channels    []string
+		Undelivered map[string]int
+	}
+	if err := json.Unmarshal(body, &told); err != nil || len(told.Channels) == 0 {
+		r.Errorf("told %q", body)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.requests++
+	for _, c := range told.Channels {
+		r.announced[c] = told.Undelivered[c]
+	}
+}
+
+// await waits until it has been told of all these channels.
+func (r *hookReceiver) await(channels []channel) {
+	r.Helper()
+	missing := func() (n int) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, c := range channels {
+			if _, ok := r.announced[c.ConsumerAddress]; !ok {
+				n++
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(30 * time.Second); missing() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.Fatalf("%d of %d channels were not announced", missing(), len(channels))
+		}
+	}
+}
+
+func (r *hookReceiver) settings(more string) string {
+	return fmt.Sprintf("megaphone {\nttl 300ms\nwebhook channel_deleted http://%s/hook {\nsecret %s\n}\n%s\n}", r.address, hookSecret, more)
+}
+
+// TestWebhookReceiverIsRestarted: every deletion is announced at least once, though the receiver goes away, fails, and
+// the configuration is replaced meanwhile.
+func TestWebhookReceiverIsRestarted(t *testing.T) {
+	r := newHookReceiver(t)
+	s := serve(t, r.settings(""), "megaphone")
+	var channels []channel
+	create := func(n int) {
+		for range n {
+			c := s.create()
+			s.write(c, "1")
+			channels = append(channels, c)
+		}
+	}
+	create(20)
+	r.await(channels)
+
+	r.server.Close()
+	create(20)
+	time.Sleep(1500 * time.Millisecond) // they expire, and are announced in vain
+	if err := s.load(r.settings("buffer 7"), "megaphone"); err != nil {
+		t.Fatal(err)
+	}
+	create(20)
+	r.down.Store(true)
+	r.start()
+	create(20)
+	time.Sleep(time.Second)
+	r.down.Store(false)
+	r.await(channels)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range channels {
+		if r.announced[c.ConsumerAddress] != 1 {
+			t.Errorf("a channel is said to have lost %d messages", r.announced[c.ConsumerAddress])
+		}
+	}
+	if len(r.announced) != len(channels) {
+		t.Errorf("%d channels were announced, there were %d", len(r.announced), len(channels))
+	}
+}
+
+// TestWebhookIsFinishedWhenItIsRemoved: what was deleted before a reload is announced though the new configuration
+// has no webhook, even no Megaphone.
+func TestWebhookIsFinishedWhenItIsRemoved(t *testing.T) {
+	for name, site := range map[string]string{"without the webhook": "megaphone", "without the module": "respond 204"} {
+		t.Run(name, func(t *testing.T) {
+			r := newHookReceiver(t)
+			r.down.Store(true)
+			s := serve(t, r.settings(""), "megaphone")
+			c := s.create()
+			s.metric("caddy_megaphone_webhook_failures_total", `event="channel_deleted"`, func(n float64) bool { return n > 0 })
+			if err := s.load("", site); err != nil {
+				t.Fatal(err)
+			}
+			r.down.Store(false)
+			r.await([]channel{c})
+		})
+	}
+}

@@ -1,0 +1,102 @@
+// Reading over HTTP: server-sent events, NDJSON and polls, all by fetch.
+
+import { MegaphoneError, refusal } from "./errors.js";
+import { NDJSON, SSE } from "./lines.js";
+import { Watchdog } from "./timer.js";
+import type { Sink, Target, Transport } from "./transport.js";
+
+/** How long a poll waits at the server. */
+const pollTime = 20;
+
+/**
+ * EventSource is not used: it tells neither the status of a refusal nor the heartbeats, and cannot be made to read
+ * more slowly. A server that knows no server-sent events may reply with NDJSON.
+ */
+export const sse = transport("text/event-stream, application/x-ndjson;q=0.5", "");
+export const ndjson = transport("application/x-ndjson", "");
+export const poll = transport("application/x-ndjson", `&poll=${pollTime}s`);
+
+function transport(accept: string, query: string): Transport {
+  return async (target, sink, signal) => {
+    const abort = new AbortController();
+    const stop = () => abort.abort();
+    signal.addEventListener("abort", stop);
+    let fault: MegaphoneError | undefined;
+    let started = false;
+    const watchdog = new Watchdog(() => {
+      fault = started
+        ? new MegaphoneError("STALLED", `nothing was heard for ${target.silence / 1000} s`)
+        : new MegaphoneError("NO_START", `no reply within ${target.timeout / 1000} s`);
+      stop();
+    });
+    try {
+      watchdog.touch(target.timeout + (query ? pollTime * 1000 : 0));
+      const { fetch } = target; // browsers refuse it as a method of another object
+      const response = await fetch(target.url + query, {
+        headers: { Accept: accept },
+        cache: "no-store",
+        signal: abort.signal,
+      });
+      if (!response.ok || !response.body) {
+        throw await refusal(response);
+      }
+      await pass(response, target, sink, watchdog, () => (started = true), abort.signal);
+    } catch (error) {
+      if (!signal.aborted) {
+        throw fault ?? error;
+      }
+    } finally {
+      watchdog.stop();
+      signal.removeEventListener("abort", stop);
+      stop(); // whatever is left of the response is not wanted
+    }
+  };
+}
+
+/** Passes what comes on to the sink, no faster than that takes it. */
+async function pass(
+  response: Response,
+  target: Target,
+  sink: Sink,
+  watchdog: Watchdog,
+  start: () => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const events = response.headers.get("Content-Type")?.startsWith("text/event-stream");
+  const parser = events ? new SSE() : new NDJSON();
+  let open = false;
+  const begin = () => {
+    if (!open) {
+      open = true;
+      start();
+      sink.opened(response.headers.get("Megaphone-Resume") === "gap");
+    }
+  };
+  if (!events) {
+    begin();
+    watchdog.touch(target.silence);
+  }
+  for (const reader = response.body!.getReader(); ;) {
+    const { done, value } = await reader.read();
+    if (signal.aborted) {
+      return;
+    }
+    // The first bytes of server-sent events come at once. If they do not, something on the way holds them back.
+    begin();
+    for (const text of done ? parser.end() : parser.push(value)) {
+      sink.take(text);
+    }
+    if (done) {
+      return;
+    }
+    const room = sink.room();
+    if (room) {
+      watchdog.stop();
+      await room;
+      if (signal.aborted) {
+        return;
+      }
+    }
+    watchdog.touch(target.silence);
+  }
+}

@@ -1,0 +1,21 @@
+// Messages that come again.
+
+/** How many event ids are remembered: more than a server keeps in flight (100 by default). */
+const memory = 1024;
+
+/** Remembers the newest event ids. */
+export class Seen {
+  #ids = new Set<string>();
+
+  /** Reports whether the id is new, and remembers it. */
+  add(id: string): boolean {
+    if (this.#ids.has(id)) {
+      return false;
+    }
+    this.#ids.add(id);
+    if (this.#ids.size > memory) {
+      this.#ids.delete(this.#ids.values().next().value!); // the oldest: a set keeps the order
+    }
+    return true;
+  }
+}

@@ -1,0 +1,117 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Backoff } from "../src/backoff.js";
+import { Seen } from "../src/seen.js";
+import { Streams, type Message } from "../src/streams.js";
+
+test("waits double up to the longest, differ, and begin anew after a success", () => {
+  const waits = (backoff: Backoff) => [0, 1, 2, 3, 4, 5].map(() => backoff.next());
+  const backoff = new Backoff(100, 1000);
+  const drawn = new Set<number>();
+  for (let round = 0; round < 100; round++) {
+    waits(backoff).forEach((wait, i) => {
+      const ceiling = [100, 200, 400, 800, 1000, 1000][i]!;
+      assert.ok(wait >= ceiling / 2 && wait <= ceiling, `wait ${i} is ${wait}`);
+      drawn.add(wait);
+    });
+    backoff.reset();
+  }
+  assert.ok(drawn.size > 500, "waits are drawn at random");
+});
+
+test("a thousand event ids are remembered, and no more", () => {
+  const seen = new Seen();
+  for (let i = 0; i < 5000; i++) {
+    assert.equal(seen.add(`e${i}`), true);
+  }
+  for (let i = 4000; i < 5000; i++) {
+    assert.equal(seen.add(`e${i}`), false);
+  }
+  assert.equal(seen.add("e0"), true);
+});
+
+function never(error: unknown): never {
+  throw error;
+}
+
+function message(sid: string, n: number): Message {
+  return { sid, eid: `${sid}${n}`, ts: "", body: n };
+}
+
+test("each stream's messages go to who listens to it, and all of them to who listens to all", async () => {
+  const streams = new Streams(1000, never);
+  const got: string[] = [];
+  const end = streams.subscribe("a", ({ eid }) => got.push(`a:${eid}`));
+  streams.subscribe("a", ({ eid }) => got.push(`again:${eid}`));
+  streams.subscribe(undefined, ({ eid }) => got.push(`all:${eid}`));
+  await Promise.resolve();
+  streams.dispatch(message("a", 1), 1);
+  streams.dispatch(message("b", 1), 1);
+  end();
+  end();
+  streams.dispatch(message("a", 2), 1);
+  assert.deepEqual(got, ["a:a1", "again:a1", "all:a1", "all:b1", "again:a2", "all:a2"]);
+});
+
+test("messages wait for their first listener, the newest 100, and keep their order", async () => {
+  const streams = new Streams(1000, never);
+  for (let n = 0; n < 150; n++) {
+    streams.dispatch(message("a", n), 1);
+  }
+  const got: number[] = [];
+  streams.subscribe("b", () => assert.fail("of another stream"));
+  streams.subscribe("a", ({ body }) => got.push(body));
+  streams.subscribe("a", () => assert.fail("the first listener has taken them"))();
+  assert.deepEqual(got, [], "the listener is not called before subscribe returns");
+  streams.dispatch(message("a", 150), 1);
+  await Promise.resolve();
+  streams.dispatch(message("a", 151), 1);
+  assert.deepEqual(
+    got,
+    Array.from({ length: 102 }, (_, i) => i + 50),
+  );
+});
+
+test("a listener that throws harms no other", () => {
+  const errors: unknown[] = [];
+  const streams = new Streams(1000, (error) => errors.push(error));
+  const got: number[] = [];
+  streams.subscribe("a", () => {
+    throw new Error("on purpose");
+  });
+  streams.subscribe("a", ({ body }) => got.push(body));
+  return Promise.resolve().then(() => {
+    streams.dispatch(message("a", 1), 1);
+    assert.deepEqual(got, [1]);
+    assert.equal(errors.length, 1);
+  });
+});
+
+test("an iterator gives what it holds before it ends, and makes room when it is left", async () => {
+  const streams = new Streams(3 * 300, never);
+  const read = streams.iterate("a");
+  const left = streams.iterate("a");
+  await Promise.resolve();
+  streams.dispatch(message("a", 1), 44);
+  assert.equal(streams.room(), undefined);
+  streams.dispatch(message("a", 2), 44);
+  const room = streams.room();
+  assert.ok(room, "there are 4 × 300 bytes");
+  await left.return!();
+  await room;
+  assert.deepEqual(await left.next(), { done: true, value: undefined });
+  streams.close();
+  assert.equal((await read.next()).value.body, 1);
+  assert.equal((await read.next()).value.body, 2);
+  assert.equal((await read.next()).done, true);
+});
+
+test("an iterator ends by its signal, also while it waits", async () => {
+  const streams = new Streams(1000, never);
+  const abort = new AbortController();
+  const waiting = streams.iterate("a", abort.signal).next();
+  abort.abort();
+  assert.equal((await waiting).done, true);
+  assert.equal((await streams.iterate("a", abort.signal).next()).done, true);
+});

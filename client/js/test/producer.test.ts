@@ -1,0 +1,166 @@
+import assert from "node:assert/strict";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { test, type TestContext } from "node:test";
+
+import { Producer } from "../src/producer.js";
+import { refuse, sleep } from "./hostile.js";
+
+interface Request {
+  path: string;
+  headers: IncomingMessage["headers"];
+  body: string;
+}
+
+/** Serves, and keeps what was asked. */
+async function serve(
+  t: TestContext,
+  reply: (response: ServerResponse, number: number) => void,
+): Promise<{ url: string; requests: Request[] }> {
+  const requests: Request[] = [];
+  const server = createServer(async (request, response) => {
+    let body = "";
+    try {
+      for await (const chunk of request) {
+        body += chunk;
+      }
+    } catch {
+      return; // the client has gone
+    }
+    reply(response, requests.push({ path: request.url!, headers: request.headers, body }) - 1);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, requests };
+}
+
+function json(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { "Content-Type": "application/json" }).end(JSON.stringify(body));
+}
+
+test("what is asked of the server", async (t) => {
+  const channel = { producerAddress: "main.p", consumerAddress: "main.c", agentName: "main", protocols: [] };
+  const replies = [
+    channel,
+    channel,
+    { status: "OK" },
+    { failures: [{ channel: "main.x", index: 0, reason: "NOT_FOUND" }] },
+    { channels: { "main.c": true } },
+  ];
+  const { url, requests } = await serve(t, (response, number) => json(response, 201, replies[number]));
+  const producer = new Producer(`${url}/`);
+  assert.deepEqual(await producer.create(), channel);
+  await producer.create(["WEBSOCKET_V1"]);
+  await producer.write(channel, "a b/ü", { text: "hello" }, "k1");
+  assert.deepEqual(
+    await producer.writeBatch(
+      [channel, "main.x"],
+      [
+        { streamId: "s", body: null },
+        { streamId: "s", body: 2, key: "k2" },
+      ],
+    ),
+    [{ channel: "main.x", index: 0, reason: "NOT_FOUND" }],
+  );
+  assert.deepEqual(await producer.exist(["main.c"]), { "main.c": true });
+  assert.deepEqual(
+    requests.map(({ path }) => path),
+    ["/create", "/create", "/write/main.p/a%20b%2F%C3%BC", "/write-batch", "/channelsExists"],
+  );
+  assert.equal(requests[0]!.body, "");
+  assert.equal(requests[1]!.body, '{"protocols":["WEBSOCKET_V1"]}');
+  assert.equal(requests[2]!.body, '{"text":"hello"}');
+  assert.equal(requests[2]!.headers["idempotency-key"], "k1");
+  assert.equal(requests[2]!.headers["content-type"], "application/json");
+  const batch = JSON.parse(requests[3]!.body);
+  assert.deepEqual(batch.channels, ["main.p", "main.x"]);
+  assert.match(batch.messages[0].key, /^[\x21-\x7e]{16,255}$/);
+  assert.deepEqual(batch.messages[1], { streamId: "s", body: 2, key: "k2" });
+});
+
+test("a write without an answer is repeated with its key", async (t) => {
+  const { url, requests } = await serve(t, (response, number) => {
+    if (number === 0) {
+      response.destroy();
+    } else if (number === 1) {
+      response.writeHead(201, { "Content-Length": 100 }).write("{"); // and breaks
+      setTimeout(() => response.destroy(), 20);
+    } else {
+      json(response, 201, { status: "OK" });
+    }
+  });
+  await new Producer(url).write("main.p", "s", 1);
+  assert.equal(requests.length, 3);
+  const keys = new Set(requests.map(({ headers }) => headers["idempotency-key"]));
+  assert.equal(keys.size, 1);
+  assert.ok([...keys][0]);
+  await assert.rejects(new Producer("http://127.0.0.1:1", { attempts: 2 }).write("main.p", "s", 1), {
+    code: "NETWORK",
+  });
+});
+
+test("a refusal is thrown as it is, and not repeated", async (t) => {
+  const { url, requests } = await serve(t, (response) => refuse(response, 404, "NOT_FOUND"));
+  await assert.rejects(new Producer(url).write("main.p", "s", 1), {
+    name: "MegaphoneError",
+    code: "NOT_FOUND",
+    status: 404,
+  });
+  assert.equal(requests.length, 1);
+  const page = await serve(t, (response) => response.writeHead(502).end("<html>"));
+  await assert.rejects(new Producer(page.url).create(), { code: "HTTP", status: 502 });
+});
+
+test("messages are ingested as they come", async (t) => {
+  let seen = "";
+  const server = createServer(async (request, response) => {
+    assert.equal(request.headers["content-type"], "application/x-ndjson");
+    for await (const chunk of request) {
+      seen += chunk;
+    }
+    json(response, 201, { written: 2, failures: [], failuresTotal: 0 });
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  async function* messages() {
+    yield { channel: "main.p", streamId: "s", body: 1 };
+    while (!seen.includes("\n")) {
+      await sleep(2); // the first has to be there before the second is made
+    }
+    yield { channel: { producerAddress: "main.q" }, streamId: "t", body: { a: "ü" }, key: "k" };
+  }
+  const producer = new Producer(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  assert.deepEqual(await producer.ingest(messages()), { written: 2, failures: [], failuresTotal: 0 });
+  assert.equal(
+    seen,
+    '{"channel":"main.p","streamId":"s","body":1}\n{"channel":"main.q","streamId":"t","body":{"a":"ü"},"key":"k"}\n',
+  );
+});
+
+test("an ingest whose source fails, or that is aborted, fails", async (t) => {
+  const { url } = await serve(t, (response) => json(response, 201, { written: 0, failures: [], failuresTotal: 0 }));
+  async function* failing() {
+    yield { channel: "main.p", streamId: "s", body: 1 };
+    throw new Error("on purpose");
+  }
+  await assert.rejects(new Producer(url).ingest(failing()), { name: "MegaphoneError" });
+  let ended = false;
+  async function* endless() {
+    try {
+      for (;;) {
+        yield { channel: "main.p", streamId: "s", body: 1 };
+        await sleep(1);
+      }
+    } finally {
+      ended = true;
+    }
+  }
+  await assert.rejects(new Producer(url).ingest(endless(), { signal: AbortSignal.timeout(50) }), {
+    name: "MegaphoneError",
+  });
+  await sleep(50);
+  assert.ok(ended, "the source is told");
+});

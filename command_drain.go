@@ -1,0 +1,125 @@
+package megaphone
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+)
+
+func drainCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "drain [--over <duration>] [--wait [--timeout <duration>]] | --status | --undo",
+		Short: "Empties a server, so that it can be stopped without losing a message",
+		Long: `Empties a server, so that it can be stopped without losing a message.
+
+From now on it creates no channels (503 with Retry-After), and its health checks
+fail. Over the given time, one after the other, its channels take no more
+messages: producers get 404, the reader gets what is there, its read ends
+cleanly, and then the channel is deleted. Its client finds it gone, and gets a
+new one from another server. Where nobody reads, a channel that holds messages
+stays until it expires.
+
+The server stays drained, over reloads too, until --undo or its end.`,
+		Example: `  $ caddy megaphone drain --over 2m --wait --timeout 5m && systemctl stop caddy
+  $ caddy megaphone drain --status --json
+  $ caddy megaphone drain --undo`,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              run(runDrain),
+	}
+	cmd.Flags().String("over", standardDrain.String(), "Time over which the ends are spread, so that not all clients come back at once")
+	cmd.Flags().Bool("wait", false, "Return when all channels are gone")
+	cmd.Flags().String("timeout", "", "With --wait: give up after this time, with status 6; the drain goes on")
+	cmd.Flags().Bool("status", false, "Change nothing, and tell how far the drain has come")
+	cmd.Flags().Bool("undo", false, "End the drain: the server works as before")
+	cmd.MarkFlagsMutuallyExclusive("undo", "status", "wait")
+	cmd.MarkFlagsMutuallyExclusive("undo", "status", "over")
+	addJSONFlag(cmd, "Print the state as JSON")
+	addAdminFlags(cmd)
+	return cmd
+}
+
+// drainPoll is the time between two looks at a drain that is waited for.
+const drainPoll = 250 * time.Millisecond
+
+func runDrain(cmd *cobra.Command, _ []string) error {
+	flags := cmd.Flags()
+	method, body := http.MethodPost, any(map[string]string{"over": flag(flags.GetString, "over")})
+	switch {
+	case flag(flags.GetBool, "status"):
+		method, body = http.MethodGet, nil
+	case flag(flags.GetBool, "undo"):
+		method, body = http.MethodDelete, nil
+	}
+	var timeout time.Duration
+	if value := flag(flags.GetString, "timeout"); value != "" {
+		var err error
+		if timeout, err = caddy.ParseDuration(value); err != nil || timeout <= 0 {
+			return fmt.Errorf("--timeout %q is no duration above zero: use for example 90s or 5m", value)
+		}
+		if !flag(flags.GetBool, "wait") {
+			return errors.New("--timeout goes with --wait")
+		}
+	}
+	var state adminDrainReply
+	if err := readAdmin(cmd, method, "drain", body, &state); err != nil {
+		return err
+	}
+	if flag(flags.GetBool, "wait") {
+		if err := awaitDrain(cmd, &state, timeout); err != nil {
+			return err
+		}
+	}
+	if flag(flags.GetBool, "json") {
+		return printJSON(cmd.OutOrStdout(), state)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), state)
+	return nil
+}
+
+// String tells the state to people.
+func (s adminDrainReply) String() string {
+	progress := fmt.Sprintf("%d of %d channels are left, %d messages were not delivered", s.Remaining, s.Channels, s.Undelivered)
+	switch {
+	case s.Done:
+		return "drained: " + progress
+	case s.Draining:
+		return "draining: " + progress
+	}
+	return "not draining"
+}
+
+// awaitDrain waits until a drain is done, and tells of its progress on standard error.
+func awaitDrain(cmd *cobra.Command, state *adminDrainReply, timeout time.Duration) error {
+	var timedOut <-chan time.Time
+	if timeout > 0 {
+		timedOut = time.After(timeout)
+	}
+	told := ""
+	for !state.Done {
+		if !state.Draining {
+			return errors.New("the drain was undone")
+		}
+		if text := state.String(); text != told {
+			fmt.Fprintln(cmd.ErrOrStderr(), text)
+			told = text
+		}
+		select {
+		case <-time.After(drainPoll):
+		case <-timedOut:
+			text, _ := json.Marshal(state)
+			return &commandError{exitUnfinished, fmt.Sprintf("not drained after %v: %s", timeout, text)}
+		case <-cmd.Context().Done():
+			return errors.New("interrupted; the drain goes on")
+		}
+		if err := readAdmin(cmd, http.MethodGet, "drain", nil, state); err != nil {
+			return err
+		}
+	}
+	return nil
+}

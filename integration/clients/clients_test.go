@@ -1,0 +1,234 @@
+// Package clients tests the built binary with clients in other languages: those of the original broker, which must
+// work as they are, and this project's own.
+package clients
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
+)
+
+const (
+	messages = 300
+	// options make reads so short that some begin and end while the messages are written.
+	options = "debug\nmegaphone {\nread_duration 700ms\nstream_duration 1500ms\n}"
+	// patience is how long one client may take, on a machine that is busy with other things.
+	patience = 2 * time.Minute
+)
+
+// TestOriginalJavaScriptClient runs a stand-in for the original's client, which is in no registry.
+func TestOriginalJavaScriptClient(t *testing.T) {
+	node := tool(t, "node")
+	readsAcrossBoundariesAndAReload(t, func(ctx context.Context, url, consumer, stream string, count int) *exec.Cmd {
+		return exec.CommandContext(ctx, node, "standin.mjs", url, consumer, stream, strconv.Itoa(count))
+	})
+}
+
+// TestOriginalRustClient runs the original's published client, unmodified. It takes minutes to compile, so it is run
+// only where MEGAPHONE_RUST is set.
+func TestOriginalRustClient(t *testing.T) {
+	cargo := tool(t, "cargo")
+	if os.Getenv("MEGAPHONE_RUST") == "" {
+		t.Skip("run it with: MEGAPHONE_RUST=1 go test -run Rust ./integration/clients")
+	}
+	build := exec.CommandContext(t.Context(), cargo, "build", "--locked", "--quiet", "--message-format", "json")
+	build.Dir = "rust"
+	build.Stderr = os.Stderr
+	output, err := build.Output()
+	if err != nil {
+		t.Fatalf("cargo build: %v", err)
+	}
+	binary := ""
+	for line := range strings.Lines(string(output)) {
+		var artifact struct{ Executable string }
+		if err := json.Unmarshal([]byte(line), &artifact); err == nil && artifact.Executable != "" {
+			binary = artifact.Executable
+		}
+	}
+	if binary == "" {
+		t.Fatalf("cargo has made no binary:\n%s", output)
+	}
+	readsAcrossBoundariesAndAReload(t, func(ctx context.Context, url, consumer, stream string, count int) *exec.Cmd {
+		return exec.CommandContext(ctx, binary, url+"/read", consumer, stream, strconv.Itoa(count))
+	})
+}
+
+// readsAcrossBoundariesAndAReload writes numbers while a client reads them, which must print them all, each once and
+// in order, although its reads end several times and the configuration is replaced.
+func readsAcrossBoundariesAndAReload(t *testing.T, command func(ctx context.Context, url, consumer, stream string, count int) *exec.Cmd) {
+	t.Helper()
+	s, url := start(t)
+	var channel struct{ ProducerAddress, ConsumerAddress string }
+	post(t, url+"/create", "", http.StatusOK, &channel)
+
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	client := run(t, command(ctx, url, channel.ConsumerAddress, "numbers", messages))
+	for n := range messages {
+		post(t, url+"/write/"+channel.ProducerAddress+"/numbers", strconv.Itoa(n), http.StatusCreated, nil)
+		if n == messages/2 {
+			reload(t, s, url)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	client.printsTheNumbers(t)
+	if ends := strings.Count(s.Log(), "read ended"); ends < 3 {
+		t.Errorf("only %d reads have ended: the test has shown nothing", ends)
+	}
+}
+
+// TestOwnJavaScriptClient lets connections break all the time, and replaces the configuration.
+func TestOwnJavaScriptClient(t *testing.T) {
+	node := tool(t, "node")
+	for _, transports := range []string{"websocket", "sse", "ndjson", "poll", "websocket,sse,ndjson,poll"} {
+		t.Run(transports, func(t *testing.T) {
+			s, url := start(t)
+			link := newLink(t, url)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			client := run(t, exec.CommandContext(ctx, node, "ours.mjs", url, link.url, transports, strconv.Itoa(messages)))
+			// The server is loaded anew while the client runs, and the link is cut more often than that.
+			for cuts := 1; !client.ended(); cuts++ {
+				time.Sleep(130 * time.Millisecond)
+				link.cut()
+				if cuts%4 == 0 {
+					reload(t, s, url)
+				}
+			}
+			if exit := new(exec.ExitError); errors.As(client.err, &exit) && exit.ExitCode() == 77 {
+				t.Skip("this Node has no WebSocket: run npm ci in client/js, which installs one")
+			}
+			client.printsTheNumbers(t)
+			if n := link.broken(); n < 5 {
+				t.Errorf("only %d connections were cut: the test has shown nothing", n)
+			}
+		})
+	}
+}
+
+// tool returns the path of a program, without which the test is skipped, as it is where tests are to be short.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes many seconds")
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("%s is not installed", name)
+	}
+	return path
+}
+
+func start(t *testing.T) (s *testserver.Server, url string) {
+	t.Helper()
+	s = testserver.New(t)
+	url = fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))
+	s.Start(options, site(url, "one"))
+	return s, url
+}
+
+// site is a configuration that differs by its mark.
+func site(url, mark string) string {
+	return fmt.Sprintf("%s {\nheader Mark %s\nmegaphone\n}", url, mark)
+}
+
+func reload(t *testing.T, s *testserver.Server, url string) {
+	t.Helper()
+	if err := s.Reload(options, site(url, strconv.FormatInt(time.Now().UnixNano(), 10))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func post(t *testing.T, url, body string, status int, reply any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != status {
+		t.Fatalf("%s: %s", url, response.Status)
+	}
+	if reply != nil {
+		if err := json.NewDecoder(response.Body).Decode(reply); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A process is a client that runs.
+type process struct {
+	lines []string // what it has printed, once done is closed
+	err   error
+	done  chan struct{}
+}
+
+func run(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("%s: %v", filepath.Base(cmd.Path), err)
+	}
+	p := &process{done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		for scanner := bufio.NewScanner(output); scanner.Scan(); {
+			p.lines = append(p.lines, scanner.Text())
+		}
+		p.err = cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-p.done
+	})
+	return p
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// printsTheNumbers waits for the end of the client, which must have printed each number once, in order.
+func (p *process) printsTheNumbers(t *testing.T) {
+	t.Helper()
+	<-p.done
+	if p.err != nil {
+		t.Errorf("the client failed: %v", p.err)
+	}
+	for n, line := range p.lines {
+		if line != strconv.Itoa(n) {
+			t.Fatalf("line %d is %q; the lines are\n%s", n, line, strings.Join(p.lines, " "))
+		}
+	}
+	if len(p.lines) != messages {
+		t.Errorf("%d messages arrived of %d", len(p.lines), messages)
+	}
+}

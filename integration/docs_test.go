@@ -1,0 +1,119 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
+)
+
+// pages returns the pages for people, by their paths.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	var paths []string
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../docs/recipes/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, found...)
+	}
+	texts := map[string]string{}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[path] = string(text)
+	}
+	return texts
+}
+
+var (
+	linkPattern    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	blockPattern   = regexp.MustCompile("(?ms)^( *)```caddyfile\n(.*?)^ *```$")
+	commandPattern = regexp.MustCompile("(?m)^(?:\\$ )?(caddy megaphone [^|&\n]*)|`(caddy megaphone [^`]*)`")
+	headingPattern = regexp.MustCompile(`(?m)^#+ (.*)$`)
+)
+
+func TestLinksInDocsLeadSomewhere(t *testing.T) {
+	texts := pages(t)
+	for path, text := range texts {
+		for _, link := range linkPattern.FindAllStringSubmatch(text, -1) {
+			target, anchor, _ := strings.Cut(link[1], "#")
+			if strings.Contains(target, "://") {
+				continue
+			}
+			file := filepath.Join(filepath.Dir(path), target)
+			if target == "" {
+				file = path
+			}
+			if _, err := os.Stat(file); err != nil {
+				t.Errorf("%s: %s: %v", path, link[1], err)
+				continue
+			}
+			if anchor != "" && !hasAnchor(texts[file], anchor) {
+				t.Errorf("%s: %s: there is no such heading", path, link[1])
+			}
+		}
+	}
+}
+
+// hasAnchor reports whether a page has the heading to which an anchor leads.
+func hasAnchor(text, anchor string) bool {
+	for _, heading := range headingPattern.FindAllStringSubmatch(text, -1) {
+		words := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		if strings.ReplaceAll(words, " ", "-") == anchor {
+			return true
+		}
+	}
+	return false
+}
+
+func TestCaddyfilesInDocsAreUnderstood(t *testing.T) {
+	for path, text := range pages(t) {
+		if strings.Contains(path, "recipes") {
+			continue // are run as they stand
+		}
+		for _, block := range blockPattern.FindAllStringSubmatch(text, -1) {
+			config := strings.ReplaceAll("\n"+block[2], "\n"+block[1], "\n")
+			if strings.HasPrefix(config, "\nlog ") || strings.HasPrefix(config, "\nmegaphone ") {
+				config = "http:// {" + config + "}" // a part of a site
+			}
+			_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+			if err != nil && strings.Contains(err.Error(), "module not registered: events.handlers.exec") {
+				continue // a module that the page says is to be built in
+			}
+			if err != nil {
+				t.Errorf("%s: %v in\n%s", path, err, config)
+			}
+		}
+	}
+}
+
+func TestCommandsInDocsAreUnderstood(t *testing.T) {
+	s := testserver.New(t)
+	checked := 0
+	for path, text := range pages(t) {
+		for _, found := range commandPattern.FindAllStringSubmatch(text, -1) {
+			words := regexp.MustCompile(`'[^']*'|<[^>]*>|\S+`).FindAllString(found[1]+found[2], -1)
+			if words[2] == "…" {
+				continue
+			}
+			// With --help a command does nothing, but an unknown flag or command is an error all the same.
+			output, err := s.Command(append(words[1:], "--help")...).CombinedOutput()
+			if err != nil || !strings.Contains(string(output), "caddy megaphone "+words[2]) {
+				t.Errorf("%s: %s: %v\n%s", path, words, err, output)
+			}
+			checked++
+		}
+	}
+	if checked < 10 {
+		t.Errorf("only %d commands were found", checked)
+	}
+}

@@ -1,0 +1,245 @@
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
+)
+
+// A drainClient is one channel with its producer and its consumer, of the drain test.
+type drainClient struct {
+	addresses
+
+	accepted []string            // bodies that were answered with 201, in order
+	received map[string]struct{} // bodies that the consumer has seen
+}
+
+func TestDrainUnderLoadLosesNothing(t *testing.T) {
+	s := newCommandServer(t, "megaphone {\nread_duration 2s\n}")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	modes := []string{"ndjson", "cursor", "sse", "poll", "websocket"}
+	clients := make([]*drainClient, 40)
+	var all sync.WaitGroup
+	for i := range clients {
+		c := &drainClient{received: map[string]struct{}{}}
+		reply := s.request(ctx, http.MethodPost, "/create", nil, "")
+		if err := json.NewDecoder(reply.Body).Decode(&c.addresses); err != nil {
+			t.Fatal(err)
+		}
+		reply.Body.Close()
+		clients[i] = c
+		all.Go(func() { c.produce(ctx, s) })
+		if mode := modes[i%len(modes)]; mode == "websocket" {
+			all.Go(func() { c.consumeSocket(ctx, s) })
+		} else {
+			all.Go(func() { c.consume(ctx, s, mode) })
+		}
+	}
+	time.Sleep(500 * time.Millisecond) // of load
+
+	out, _ := s.run(0, "", "drain", "--over", "2s", "--wait", "--timeout", "90s", "--json")
+	state := decode[struct {
+		Draining, Done                   bool
+		Channels, Remaining, Undelivered int
+	}](t, out)
+	if !state.Draining || !state.Done || state.Channels != len(clients) || state.Remaining != 0 || state.Undelivered != 0 {
+		t.Errorf("state %s", out)
+	}
+	all.Wait() // all have been told that their channel is gone
+	for i, c := range clients {
+		for n, body := range c.accepted {
+			if _, ok := c.received[body]; !ok {
+				t.Errorf("client %d (%s): message %d of %d is lost", i, modes[i%len(modes)], n, len(c.accepted))
+				break
+			}
+		}
+		if len(c.accepted) == 0 {
+			t.Errorf("client %d has written nothing", i)
+		}
+	}
+
+	if _, errs := s.run(5, "", "create"); !strings.Contains(errs, "drained") {
+		t.Errorf("create: %s", errs)
+	}
+	if out, _ := s.run(0, "", "drain", "--status"); !strings.HasPrefix(out, "drained: 0 of 40 channels are left") {
+		t.Errorf("status: %s", out)
+	}
+	if out, _ := s.run(0, "", "drain", "--undo"); out != "not draining\n" {
+		t.Errorf("undo: %s", out)
+	}
+	s.run(0, "", "create")
+}
+
+func TestDrainTimesOutWhereNobodyReads(t *testing.T) {
+	s := newCommandServer(t, "")
+	a := s.create()
+	s.run(0, "", "send", a.ProducerAddress, "s", "1")
+	if _, errs := s.run(6, "", "drain", "--over", "0s", "--wait", "--timeout", "1s"); !strings.Contains(errs, "not drained after 1s") {
+		t.Errorf("drain: %s", errs)
+	}
+	s.run(4, "", "send", a.ProducerAddress, "s", "2")
+	s.run(0, "", "drain", "--undo")
+	s.run(0, "", "send", a.ProducerAddress, "s", "2")
+}
+
+// request makes a request to the server's site, whose context ends it.
+func (s *commandServer) request(ctx context.Context, method, path string, header http.Header, body string) *http.Response {
+	s.Helper()
+	r, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))
+	if err != nil {
+		s.Error(err)
+		return nil
+	}
+	if header != nil {
+		r.Header = header
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		s.Error(err)
+		return nil
+	}
+	return response
+}
+
+// produce writes until the channel is gone.
+func (c *drainClient) produce(ctx context.Context, s *commandServer) {
+	header := http.Header{"Content-Type": {"application/json"}}
+	for n := 0; ; n++ {
+		body := fmt.Sprint(n)
+		reply := s.request(ctx, http.MethodPost, "/write/"+c.ProducerAddress+"/s", header, body)
+		if reply == nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, reply.Body)
+		_ = reply.Body.Close()
+		switch reply.StatusCode {
+		case http.StatusCreated:
+			c.accepted = append(c.accepted, body)
+		case http.StatusNotFound:
+			return
+		default:
+			s.Errorf("write: %s", reply.Status)
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// consume reads until the channel is gone, as clients of different kinds do.
+func (c *drainClient) consume(ctx context.Context, s *commandServer, mode string) {
+	for cursor := ""; ; {
+		path, header := "/read/"+c.ConsumerAddress, http.Header{}
+		switch mode {
+		case "cursor":
+			path += "?after=" + cursor
+		case "poll":
+			path += "?poll=1s&after=" + cursor
+		case "sse":
+			header = http.Header{"Accept": {"text/event-stream"}, "Last-Event-Id": {cursor}}
+		}
+		reply := s.request(ctx, http.MethodGet, path, header, "")
+		if reply == nil {
+			return
+		}
+		if reply.StatusCode != http.StatusOK {
+			_ = reply.Body.Close()
+			if reply.StatusCode != http.StatusNotFound {
+				s.Errorf("%s: read: %s", mode, reply.Status)
+			}
+			return
+		}
+		lines := bufio.NewScanner(reply.Body)
+		for lines.Scan() {
+			line := bytes.TrimPrefix(lines.Bytes(), []byte("data: "))
+			if !bytes.HasPrefix(line, []byte("{")) {
+				continue
+			}
+			var m struct {
+				EID  string
+				Body json.RawMessage
+			}
+			if err := json.Unmarshal(line, &m); err != nil {
+				s.Errorf("%q: %v", line, err)
+				return
+			}
+			cursor = m.EID
+			c.received[string(m.Body)] = struct{}{}
+		}
+		if err := lines.Err(); err != nil {
+			s.Errorf("%s: the read broke: %v", mode, err)
+		}
+		_ = reply.Body.Close()
+	}
+}
+
+// consumeSocket is like consume, over WebSockets with acknowledgements.
+func (c *drainClient) consumeSocket(ctx context.Context, s *commandServer) {
+	for cursor := ""; ; {
+		conn, reply, err := websocket.Dial(ctx, s.url+"/read/"+c.ConsumerAddress+"?after="+cursor, nil)
+		if err != nil {
+			if reply == nil || reply.StatusCode != http.StatusNotFound {
+				s.Errorf("dial: %v", err)
+			}
+			return
+		}
+		for {
+			_, text, err := conn.Read(ctx)
+			if err != nil {
+				if code := websocket.CloseStatus(err); code != websocket.StatusGoingAway && code != 4404 {
+					s.Errorf("websocket: %v", err)
+				}
+				break
+			}
+			var m struct {
+				EID  string
+				Body json.RawMessage
+			}
+			if err := json.Unmarshal(text, &m); err != nil {
+				s.Errorf("%q: %v", text, err)
+				return
+			}
+			cursor = m.EID
+			c.received[string(m.Body)] = struct{}{}
+			_ = conn.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"ack":%q}`, m.EID)) // or it is gone
+		}
+		_ = conn.CloseNow()
+	}
+}
+
+func TestHealthFailsBeforeTheServerStopsServing(t *testing.T) {
+	s := &commandServer{testserver.New(t), t, fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))}
+	s.Start("shutdown_delay 3s", s.site("megaphone create health"))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	status := func(method, path string) int {
+		reply := s.request(ctx, method, path, nil, "")
+		if reply == nil {
+			t.Fatal("no reply")
+		}
+		_ = reply.Body.Close()
+		return reply.StatusCode
+	}
+	if got := status(http.MethodGet, "/health"); got != http.StatusOK {
+		t.Errorf("health %d", got)
+	}
+	s.Signal(syscall.SIGTERM)
+	s.Await("health fails", func() bool { return status(http.MethodGet, "/health") == http.StatusServiceUnavailable })
+	if got := status(http.MethodPost, "/create"); got != http.StatusOK {
+		t.Errorf("create %d", got)
+	}
+	<-s.Done()
+}

@@ -1,0 +1,94 @@
+package megaphone
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// limitNames are the settings that limit what all clients use together.
+var limitNames = []string{"max_channels", "max_channels_per_client", "max_memory", "max_readers"}
+
+// limitOf returns the setting for whose sake an error refuses a request, or "".
+func limitOf(err error) string {
+	switch {
+	case errors.Is(err, ErrChannelLimit):
+		return "max_channels"
+	case errors.Is(err, ErrClientLimit):
+		return "max_channels_per_client"
+	case errors.Is(err, ErrMemoryLimit):
+		return "max_memory"
+	case errors.Is(err, ErrReaderLimit):
+		return "max_readers"
+	}
+	return ""
+}
+
+// noteLimit counts and logs, now and then, that a limit was reached, if that is what the error tells.
+func (h *Handler) noteLimit(err error) {
+	limit := limitOf(err)
+	if limit == "" {
+		return
+	}
+	s := h.app.shared
+	s.metrics.limitHits[limit].Inc()
+	if n := s.warnings[limit].due(); n > 0 {
+		h.logger.Warn("a limit was reached, requests are refused", zap.String("setting", limit), zap.Int64("refused", n))
+	}
+}
+
+// warnings are the warnings about limits, by the setting's name.
+type warnings map[string]*warning
+
+func newWarnings(names []string) warnings {
+	w := warnings{}
+	for _, name := range names {
+		w[name] = new(warning)
+	}
+	return w
+}
+
+// A warning is a line in the log that is not written each time there is reason to.
+type warning struct {
+	next  atomic.Int64 // when it may be written again, in nanoseconds of Unix time
+	count atomic.Int64
+}
+
+// warningInterval is the time between two warnings of a kind.
+const warningInterval = 10 * time.Second
+
+// due counts a reason for the warning. If it is to be written now, due returns how many there were since it was
+// written last, and 0 otherwise.
+func (w *warning) due() int64 {
+	w.count.Add(1)
+	now, next := time.Now(), w.next.Load()
+	if now.UnixNano() < next || !w.next.CompareAndSwap(next, now.Add(warningInterval).UnixNano()) {
+		return 0
+	}
+	return w.count.Swap(0)
+}
+
+// clientOf tells clients apart, for the limit on each one's channels: by Caddy's client IP, which is the one that a
+// trusted proxy reports. IPv6 clients have a whole /64 network each. Clients without an IP address, on a Unix
+// socket, count as one.
+func clientOf(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return "unknown"
+	}
+	addr = addr.Unmap().WithZone("")
+	if addr.Is4() {
+		return addr.String()
+	}
+	prefix, err := addr.Prefix(64)
+	if err != nil {
+		return addr.String()
+	}
+	return prefix.String()
+}

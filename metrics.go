@@ -1,0 +1,231 @@
+package megaphone
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics is what Prometheus is told: the totals of the registry, and what the handlers count. Like the channels
+// it outlives configurations, so that no counter starts anew with a reload. docs/metrics.md describes each.
+//
+// No label has a value that clients can choose.
+type metrics struct {
+	readers      [transportCount]prometheus.Gauge
+	readDuration [transportCount]prometheus.Observer
+	refused      *prometheus.CounterVec // by endpoint and code
+	limitHits    map[string]prometheus.Counter
+	webhooks     webhookMetrics
+
+	collectors []prometheus.Collector
+}
+
+// webhookMetrics count announcements, by the name of the event.
+type webhookMetrics struct {
+	queued    *prometheus.GaugeVec
+	delivered *prometheus.CounterVec
+	lost      *prometheus.CounterVec
+	failures  *prometheus.CounterVec
+}
+
+const (
+	metricsNamespace = "caddy"
+	metricsSubsystem = "megaphone"
+)
+
+func metricName(name string) string {
+	return prometheus.BuildFQName(metricsNamespace, metricsSubsystem, name)
+}
+
+func newMetrics(r *Registry) *metrics {
+	readers := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: metricName("readers"),
+		Help: "Reads that are open now.",
+	}, []string{"transport"})
+	readDuration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    metricName("read_duration_seconds"),
+		Help:    "How long reads lasted.",
+		Buckets: []float64{0.01, 0.1, 1, 5, 10, 15, 20, 30, 60, 300, 600, 1800, 3600},
+	}, []string{"transport"})
+	limitHits := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: metricName("limit_refusals_total"),
+		Help: "Requests, and channels of a batch, that were refused because a limit was reached, by the setting's name.",
+	}, []string{"limit"})
+	m := &metrics{
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: metricName("requests_refused_total"),
+			Help: "Requests that were answered with an error.",
+		}, []string{"endpoint", "code"}),
+		limitHits: map[string]prometheus.Counter{},
+		webhooks: webhookMetrics{
+			queued: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+				Name: metricName("webhook_queue"),
+				Help: "Announcements that wait for a webhook's receiver.",
+			}, []string{"event"}),
+			delivered: prometheus.NewCounterVec(prometheus.CounterOpts{
+				Name: metricName("webhook_delivered_total"),
+				Help: "Announcements that a webhook's receiver has accepted.",
+			}, []string{"event"}),
+			lost: prometheus.NewCounterVec(prometheus.CounterOpts{
+				Name: metricName("webhook_lost_total"),
+				Help: "Announcements that were given up.",
+			}, []string{"event"}),
+			failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+				Name: metricName("webhook_failures_total"),
+				Help: "Requests to a webhook's receiver that failed, most of them to be repeated.",
+			}, []string{"event"}),
+		},
+	}
+	for kind, name := range transportNames {
+		m.readers[kind] = readers.WithLabelValues(name)
+		m.readDuration[kind] = readDuration.WithLabelValues(name)
+	}
+	for _, name := range limitNames {
+		m.limitHits[name] = limitHits.WithLabelValues(name)
+	}
+	m.collectors = []prometheus.Collector{
+		registryCollector{r}, readers, readDuration, limitHits, m.refused,
+		m.webhooks.queued, m.webhooks.delivered, m.webhooks.lost, m.webhooks.failures,
+	}
+	return m
+}
+
+// register makes a configuration's metrics endpoint show the metrics, and its limits.
+func (m *metrics) register(registry prometheus.Registerer, l Limits) error {
+	for _, c := range append(limitGauges(l), m.collectors...) {
+		err := registry.Register(c)
+		if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok && already.ExistingCollector == c {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// limitGauges show a configuration's limits, so that alerts can compare with them.
+func limitGauges(l Limits) []prometheus.Collector {
+	gauges := []prometheus.Collector{}
+	for _, g := range []struct {
+		name, help string
+		value      float64
+	}{
+		{"channels_limit", "The setting max_channels.", float64(l.MaxChannels)},
+		{"readers_limit", "The setting max_readers.", float64(l.MaxReaders)},
+		{"buffered_limit_bytes", "The setting max_memory.", float64(l.MaxMemory)},
+	} {
+		gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: metricName(g.name), Help: g.help})
+		gauge.Set(g.value)
+		gauges = append(gauges, gauge)
+	}
+	return gauges
+}
+
+// reading counts a read from now on; the returned function counts its end.
+func (m *metrics) reading(kind transportKind) (ended func()) {
+	start := time.Now()
+	m.readers[kind].Inc()
+	return func() {
+		m.readers[kind].Dec()
+		m.readDuration[kind].Observe(time.Since(start).Seconds())
+	}
+}
+
+// A registryCollector collects the totals of a registry. That takes the same time whatever the registry holds, and
+// no locks.
+type registryCollector struct{ registry *Registry }
+
+// A registryMetric is a metric that shows one of the totals.
+type registryMetric struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	of   func(*Totals) float64
+}
+
+func gauge(name, help string, of func(*Totals) float64) registryMetric {
+	return registryMetric{prometheus.NewDesc(metricName(name), help, nil, nil), prometheus.GaugeValue, of}
+}
+
+func counter(name, help string, of func(*Totals) uint64) registryMetric {
+	return registryMetric{
+		prometheus.NewDesc(metricName(name), help, nil, nil), prometheus.CounterValue,
+		func(t *Totals) float64 { return float64(of(t)) },
+	}
+}
+
+var registryMetrics = []registryMetric{
+	gauge("channels", "Channels that there are now.", func(t *Totals) float64 { return float64(t.Channels) }),
+	gauge("channels_read", "Channels that are being read now.", func(t *Totals) float64 { return float64(t.Readers) }),
+	gauge("messages_pending", "Messages that wait to be sent.", func(t *Totals) float64 { return float64(t.Pending) }),
+	gauge("messages_in_flight", "Messages that were sent and are kept to be sent again.",
+		func(t *Totals) float64 { return float64(t.InFlight) }),
+	gauge("buffered_bytes", "Memory that messages in channels take, each counted once.",
+		func(t *Totals) float64 { return float64(t.BufferedBytes) }),
+	gauge("held_bytes", "Memory that messages take whose producers wait for room.",
+		func(t *Totals) float64 { return float64(t.HeldBytes) }),
+	gauge("held_producers", "Writes to a channel that wait for room.", func(t *Totals) float64 { return float64(t.HeldProducers) }),
+	counter("messages_accepted_total", "Messages that a channel has taken.", func(t *Totals) uint64 { return t.Accepted }),
+	counter("messages_repeated_total", "Messages that were dropped because their channel had them already, by their key.",
+		func(t *Totals) uint64 { return t.Repeated }),
+	counter("messages_sent_total", "Messages that a reader was sent, repeats included.", func(t *Totals) uint64 { return t.Sent }),
+	counter("messages_redelivered_total", "Messages that a reader was sent again.", func(t *Totals) uint64 { return t.Redelivered }),
+	counter("messages_settled_total", "Messages that were let go as received.", func(t *Totals) uint64 { return t.Settled }),
+	counter("channels_created_total", "Channels that were created.", func(t *Totals) uint64 { return t.Created }),
+}
+
+var (
+	undeliveredDesc = prometheus.NewDesc(metricName("messages_undelivered_total"),
+		"Messages that were deleted with their channel.", []string{"reason"}, nil)
+	deletedDesc = prometheus.NewDesc(metricName("channels_deleted_total"),
+		"Channels that were deleted.", []string{"reason"}, nil)
+	messagesRefusedDesc = prometheus.NewDesc(metricName("messages_refused_total"),
+		"Messages that were refused because there was no room for them in time: in their channel, or in memory.", []string{"reason"}, nil)
+	publishWaitDesc = prometheus.NewDesc(metricName("publish_wait_seconds"),
+		"How long accepted messages waited for room.", nil, nil)
+	deliveryDelayDesc = prometheus.NewDesc(metricName("delivery_delay_seconds"),
+		"The time from a message's timestamp until it was first sent.", nil, nil)
+	channelLifeDesc = prometheus.NewDesc(metricName("channel_life_seconds"),
+		"How long channels lived that were deleted.", nil, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (registryCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, m := range registryMetrics {
+		descs <- m.desc
+	}
+	for _, d := range []*prometheus.Desc{
+		undeliveredDesc, deletedDesc, messagesRefusedDesc, publishWaitDesc, deliveryDelayDesc, channelLifeDesc,
+	} {
+		descs <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c registryCollector) Collect(metrics chan<- prometheus.Metric) {
+	t := c.registry.Totals()
+	for _, m := range registryMetrics {
+		metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(&t))
+	}
+	count := func(desc *prometheus.Desc, n uint64, label string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), label)
+	}
+	for _, why := range EndReasons {
+		count(undeliveredDesc, t.Undelivered[why], why.String())
+		count(deletedDesc, t.Deleted[why], why.String())
+	}
+	count(messagesRefusedDesc, t.RefusedFull, "channel_full")
+	count(messagesRefusedDesc, t.RefusedMemory, "memory_full")
+	metrics <- constHistogram(publishWaitDesc, t.PublishWait)
+	metrics <- constHistogram(deliveryDelayDesc, t.DeliveryDelay)
+	metrics <- constHistogram(channelLifeDesc, t.ChannelLife)
+}
+
+func constHistogram(desc *prometheus.Desc, h Histogram) prometheus.Metric {
+	buckets := make(map[float64]uint64, len(h.Bounds))
+	for i, bound := range h.Bounds {
+		buckets[bound.Seconds()] = h.Cumulative[i]
+	}
+	return prometheus.MustNewConstHistogram(desc, h.Count, h.Sum.Seconds(), buckets)
+}

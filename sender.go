@@ -1,0 +1,340 @@
+package megaphone
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"go.uber.org/zap"
+)
+
+// A sender has the queue of one webhook, and brings what is in it to the receiver, in order, a batch at a time. All
+// configurations with the webhook share it; the settings are those of the one that announces.
+type sender struct {
+	event    string
+	settings atomic.Pointer[Webhook]
+	metrics  *webhookMetrics
+	client   *http.Client
+
+	mu      sync.Mutex
+	queue   []notice
+	wake    chan struct{} // receives a value when the queue is not empty
+	dropped warning
+
+	finish chan struct{} // closed when no configuration has the webhook
+	ctx    context.Context
+	giveUp context.CancelCauseFunc // fails what is left
+	done   chan struct{}
+}
+
+// newSender returns a sender with its goroutine, which Destruct ends.
+func newSender(w *Webhook, m *webhookMetrics) *sender {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 1
+	s := &sender{
+		event:   w.Event,
+		metrics: m,
+		client: &http.Client{
+			Transport: transport,
+			// The specification has senders not follow redirects: what is told would go elsewhere.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		wake:   make(chan struct{}, 1),
+		finish: make(chan struct{}),
+		done:   make(chan struct{}),
+	}
+	s.ctx, s.giveUp = context.WithCancelCause(context.Background())
+	s.settings.Store(w)
+	// So that they are there from the start, as zero.
+	m.queued.WithLabelValues(s.event)
+	m.delivered.WithLabelValues(s.event)
+	m.lost.WithLabelValues(s.event)
+	m.failures.WithLabelValues(s.event)
+	go s.run()
+	return s
+}
+
+// enqueue adds what is to be told, as far as there is room in the queue.
+func (s *sender) enqueue(notices []notice) {
+	limit := s.settings.Load().Queue
+	s.mu.Lock()
+	room := min(len(notices), max(0, limit-len(s.queue)))
+	s.queue = append(s.queue, notices[:room]...)
+	s.metrics.queued.WithLabelValues(s.event).Add(float64(room))
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	if lost := len(notices) - room; lost > 0 {
+		s.metrics.lost.WithLabelValues(s.event).Add(float64(lost))
+		if s.dropped.due() > 0 {
+			s.logger().Error("the queue of a webhook is full: announcements are lost", zap.Int("lost", lost), zap.Int("queue", limit))
+		}
+	}
+}
+
+// take removes the next batch from the queue.
+func (s *sender) take() []notice {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	batch := s.queue[:min(len(s.queue), maxNotices)]
+	s.queue = s.queue[len(batch):]
+	if len(s.queue) == 0 {
+		s.queue = nil // its memory is the batch's
+	}
+	s.metrics.queued.WithLabelValues(s.event).Sub(float64(len(batch)))
+	return batch
+}
+
+func (s *sender) run() {
+	defer close(s.done)
+	defer s.client.CloseIdleConnections()
+	for {
+		if batch := s.take(); len(batch) > 0 {
+			s.deliver(batch)
+			continue
+		}
+		select {
+		case <-s.wake:
+		case <-s.finish:
+			if batch := s.take(); len(batch) > 0 {
+				s.deliver(batch)
+				continue
+			}
+			return
+		}
+	}
+}
+
+// Back-off between the repeats of a request: it doubles, with jitter of half.
+const (
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = time.Minute
+)
+
+// deliver brings one batch to the receiver, or gives it up.
+func (s *sender) deliver(batch []notice) {
+	body, err := webhookBody(s.event, batch)
+	if err == nil {
+		id := "msg_" + uuid.Must(uuid.NewV7()).String()
+		intervals := &backoff.ExponentialBackOff{
+			InitialInterval: firstBackoff, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: maxBackoff,
+		}
+		_, err = backoff.Retry(s.ctx, func() (struct{}, error) {
+			err := s.post(id, body)
+			if err != nil {
+				s.metrics.failures.WithLabelValues(s.event).Inc()
+			}
+			return struct{}{}, err
+		}, backoff.WithBackOff(intervals),
+			backoff.WithMaxElapsedTime(time.Duration(s.settings.Load().GiveUp)),
+			backoff.WithNotify(func(err error, wait time.Duration) {
+				s.logger().Warn("a webhook failed and will be repeated", zap.Error(err), zap.Duration("after", wait), zap.Int("announcements", len(batch)))
+			}))
+	}
+	if err != nil {
+		s.metrics.lost.WithLabelValues(s.event).Add(float64(len(batch)))
+		s.logger().Error("a webhook failed: announcements are lost", zap.Error(err), zap.Int("lost", len(batch)))
+		return
+	}
+	s.metrics.delivered.WithLabelValues(s.event).Add(float64(len(batch)))
+}
+
+// maxReplyRead is how much of a receiver's answer is read, in bytes, so that its connection can be used again.
+const maxReplyRead = 64 << 10
+
+// post sends one request. Its error is permanent if there is no use in repeating it.
+func (s *sender) post(id string, body []byte) error {
+	hook := s.settings.Load()
+	ctx, cancel := context.WithTimeout(s.ctx, time.Duration(hook.Timeout))
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, hook.URL, bytes.NewReader(body))
+	if err != nil {
+		return backoff.Permanent(err)
+	}
+	now := time.Now()
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("User-Agent", "Caddy-Megaphone")
+	r.Header.Set("Megaphone-Event", s.event)
+	r.Header.Set(standardwebhooks.HeaderWebhookID, id)
+	r.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))
+	if hook.signer != nil {
+		signature, err := hook.signer.Sign(id, now, body)
+		if err != nil {
+			return backoff.Permanent(err)
+		}
+		r.Header.Set(standardwebhooks.HeaderWebhookSignature, signature)
+	}
+	response, err := s.client.Do(r)
+	if err != nil {
+		if ctx.Err() != nil && s.ctx.Err() == nil {
+			return fmt.Errorf("no answer within %v", time.Duration(hook.Timeout))
+		}
+		return errors.Join(context.Cause(s.ctx), withoutURL(err))
+	}
+	defer response.Body.Close()
+	_, _ = io.CopyN(io.Discard, response.Body, maxReplyRead)
+	return judge(response)
+}
+
+// judge says what a receiver's answer means (Standard Webhooks, "Deliverability and reliability").
+func judge(response *http.Response) error {
+	status := response.StatusCode
+	err := fmt.Errorf("the receiver answered %s", response.Status)
+	switch {
+	case status >= 200 && status < 300:
+		return nil
+	case status >= 300 && status < 400:
+		return fmt.Errorf("%w: redirects are not followed, configure the address that it names", err)
+	}
+	switch status {
+	case http.StatusGone:
+		return backoff.Permanent(fmt.Errorf("%w: it wants no more", err))
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
+		return backoff.Permanent(fmt.Errorf("%w: it does not take this request", err))
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		if seconds, bad := strconv.Atoi(response.Header.Get("Retry-After")); bad == nil && seconds > 0 {
+			wait := min(time.Duration(seconds)*time.Second, maxBackoff)
+			return errors.Join(err, &backoff.RetryAfterError{Duration: wait})
+		}
+	}
+	return err
+}
+
+// withoutURL returns an error of [http.Client] without the URL, which may have a password in it.
+func withoutURL(err error) error {
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner
+	}
+	return err
+}
+
+// logger is a logger of the configuration that is active now: the sender may be older than it.
+func (s *sender) logger() *zap.Logger {
+	return caddy.Log().Named("megaphone.webhook").With(zap.String("event", s.event), zap.String("host", s.settings.Load().url.Host))
+}
+
+// Destruct implements [caddy.Destructor]: no configuration has the webhook any more. What is in the queue is
+// brought to the receiver all the same, within bounds.
+func (s *sender) Destruct() error {
+	lingering.add(s)
+	close(s.finish)
+	time.AfterFunc(maxLinger, func() { s.giveUp(errGivenUp) })
+	return nil
+}
+
+const (
+	// maxLinger is how long a webhook that is not configured any more may take to finish.
+	maxLinger = 30 * time.Second
+	// maxExitLinger is how long webhooks may take when the process exits.
+	maxExitLinger = 500 * time.Millisecond
+)
+
+var errGivenUp = errors.New("the server stops, or the webhook is not configured any more")
+
+// lingering are the senders that are finishing.
+var lingering lingerers
+
+type lingerers struct {
+	mu      sync.Mutex
+	senders map[*sender]struct{}
+}
+
+func (l *lingerers) add(s *sender) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.senders == nil {
+		l.senders = map[*sender]struct{}{}
+	}
+	l.senders[s] = struct{}{}
+	go func() {
+		<-s.done
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.senders, s)
+	}()
+}
+
+// wait waits until all senders have finished, within the time that the exit of the process allows. What is left
+// then counts as lost.
+func (l *lingerers) wait() {
+	l.mu.Lock()
+	var senders []*sender
+	for s := range l.senders {
+		senders = append(senders, s)
+	}
+	l.mu.Unlock()
+	deadline := time.After(maxExitLinger)
+	for _, s := range senders {
+		select {
+		case <-s.done:
+			continue
+		case <-deadline:
+		}
+		for _, s := range senders {
+			s.giveUp(errGivenUp)
+		}
+		break
+	}
+	for _, s := range senders {
+		<-s.done // at once, since it has been told to give up
+	}
+}
+
+// webhookBody is what a request tells. It has all that a batch has, which is never empty (protocol.md 2.7).
+func webhookBody(event string, batch []notice) ([]byte, error) {
+	channels := make([]string, 0, len(batch))
+	seen := make(map[string]struct{}, len(batch))
+	for _, n := range batch {
+		if _, repeated := seen[n.channel]; !repeated {
+			seen[n.channel] = struct{}{}
+			channels = append(channels, n.channel)
+		}
+	}
+	switch event {
+	case channelDeleted:
+		undelivered := make(map[string]int, len(batch))
+		for _, n := range batch {
+			undelivered[n.channel] = n.undelivered
+		}
+		return json.Marshal(struct {
+			Channels    []string       `json:"channels"`
+			Undelivered map[string]int `json:"undelivered"`
+		}{channels, undelivered})
+	case channelCreated:
+		return json.Marshal(struct {
+			Channels []string `json:"channels"`
+		}{channels})
+	}
+	type reader struct {
+		Channel   string `json:"channel"`
+		Transport string `json:"transport"`
+		Time      string `json:"time"`
+		Messages  *int   `json:"messages,omitempty"`
+		EndedBy   string `json:"endedBy,omitempty"`
+	}
+	readers := make([]reader, len(batch))
+	for i, n := range batch {
+		readers[i] = reader{Channel: n.channel, Transport: n.transport, Time: n.at.UTC().Format(time.RFC3339Nano), EndedBy: n.endedBy}
+		if event == readerDisconnected {
+			readers[i].Messages = &batch[i].messages
+		}
+	}
+	return json.Marshal(struct {
+		Channels []string `json:"channels"`
+		Readers  []reader `json:"readers"`
+	}{channels, readers})
+}

@@ -1,0 +1,472 @@
+package megaphone
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+)
+
+// A receiver stands in for the other side of a webhook.
+type receiver struct {
+	answer func(attempt int, r *http.Request) (*http.Response, error)
+
+	mu       sync.Mutex
+	attempts []*http.Request
+	bodies   []string
+	times    []time.Time
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (r *receiver) RoundTrip(request *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(request.Body)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.attempts, r.bodies, r.times = append(r.attempts, request), append(r.bodies, string(body)), append(r.times, time.Now())
+	attempt := len(r.attempts)
+	r.mu.Unlock()
+	return r.answer(attempt, request)
+}
+
+func (r *receiver) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.attempts)
+}
+
+func status(code int, header ...string) (*http.Response, error) {
+	response := &http.Response{
+		StatusCode: code, Status: fmt.Sprint(code, " ", http.StatusText(code)),
+		Header: http.Header{}, Body: io.NopCloser(strings.NewReader("")),
+	}
+	for i := 0; i < len(header); i += 2 {
+		response.Header.Set(header[i], header[i+1])
+	}
+	return response, nil
+}
+
+// testSender returns a sender to a receiver, and the metrics that it counts in.
+func testSender(t *testing.T, event string, change func(*Webhook), answer func(attempt int, r *http.Request) (*http.Response, error)) (*sender, *receiver, *webhookMetrics) {
+	t.Helper()
+	w := &Webhook{Event: event, URL: "https://user:password@receiver.example/hook"}
+	if change != nil {
+		change(w)
+	}
+	if err := w.provision(); err != nil {
+		t.Fatal(err)
+	}
+	registry := NewRegistry()
+	registry.Close()
+	m := &newMetrics(registry).webhooks
+	s := newSender(w, m)
+	r := &receiver{answer: answer}
+	s.client.Transport = r
+	return s, r, m
+}
+
+// wants compares what became of announcements.
+func (m *webhookMetrics) wants(t *testing.T, event string, delivered, lost, failures, queued int) {
+	t.Helper()
+	got := []float64{
+		testutil.ToFloat64(m.delivered.WithLabelValues(event)), testutil.ToFloat64(m.lost.WithLabelValues(event)),
+		testutil.ToFloat64(m.failures.WithLabelValues(event)), testutil.ToFloat64(m.queued.WithLabelValues(event)),
+	}
+	want := []float64{float64(delivered), float64(lost), float64(failures), float64(queued)}
+	if !slices.Equal(got, want) {
+		t.Errorf("delivered, lost, failures and queued are %v, want %v", got, want)
+	}
+}
+
+func deletions(n int) []notice {
+	notices := make([]notice, n)
+	for i := range notices {
+		notices[i] = notice{channel: fmt.Sprint("main.", i), undelivered: i}
+	}
+	return notices
+}
+
+// finish ends a sender as a configuration without it does.
+func (s *sender) end(t *testing.T) {
+	t.Helper()
+	if err := s.Destruct(); err != nil {
+		t.Error(err)
+	}
+	<-s.done
+	synctest.Wait()
+	time.Sleep(maxLinger) // for the timer
+}
+
+// TestWebhookAnswers has what each kind of receiver leads to.
+func TestWebhookAnswers(t *testing.T) {
+	const event = channelDeleted
+	for name, test := range map[string]struct {
+		answer                    func(attempt int, r *http.Request) (*http.Response, error)
+		delivered, lost, failures int
+		attempts                  int
+		min, max                  time.Duration // how long it takes
+	}{
+		"one that takes it": {
+			answer:    func(int, *http.Request) (*http.Response, error) { return status(204) },
+			delivered: 3, attempts: 1,
+		},
+		"one that fails twice": {
+			answer: func(attempt int, _ *http.Request) (*http.Response, error) {
+				if attempt < 3 {
+					return status(500)
+				}
+				return status(200)
+			},
+			delivered: 3, failures: 2, attempts: 3, min: 750 * time.Millisecond, max: 2250 * time.Millisecond,
+		},
+		"one that cannot be reached at first": {
+			answer: func(attempt int, _ *http.Request) (*http.Response, error) {
+				if attempt == 1 {
+					return nil, errors.New("connection refused")
+				}
+				return status(200)
+			},
+			delivered: 3, failures: 1, attempts: 2, min: 250 * time.Millisecond, max: 750 * time.Millisecond,
+		},
+		"one that is not known yet where it should be": {
+			answer: func(attempt int, _ *http.Request) (*http.Response, error) {
+				if attempt == 1 {
+					return status(404)
+				}
+				return status(200)
+			},
+			delivered: 3, failures: 1, attempts: 2, min: 250 * time.Millisecond, max: 750 * time.Millisecond,
+		},
+		"one that never answers in time": {
+			answer: func(_ int, r *http.Request) (*http.Response, error) {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			},
+			lost: 3, failures: 7, attempts: 7, min: 70 * time.Second, max: 140 * time.Second,
+		},
+		"one that is slow, but not too slow": {
+			answer: func(_ int, r *http.Request) (*http.Response, error) {
+				select {
+				case <-time.After(9 * time.Second):
+					return status(200)
+				case <-r.Context().Done():
+					return nil, r.Context().Err()
+				}
+			},
+			delivered: 3, attempts: 1, min: 9 * time.Second, max: 9 * time.Second,
+		},
+		"one that asks for time": {
+			answer: func(attempt int, _ *http.Request) (*http.Response, error) {
+				if attempt == 1 {
+					return status(429, "Retry-After", "20")
+				}
+				return status(200)
+			},
+			delivered: 3, failures: 1, attempts: 2, min: 20 * time.Second, max: 20 * time.Second,
+		},
+		"one that asks for too much time": {
+			answer: func(attempt int, _ *http.Request) (*http.Response, error) {
+				if attempt == 1 {
+					return status(503, "Retry-After", "86400")
+				}
+				return status(200)
+			},
+			delivered: 3, failures: 1, attempts: 2, min: maxBackoff, max: maxBackoff,
+		},
+		"one that does not take such requests": {
+			answer: func(int, *http.Request) (*http.Response, error) { return status(422) },
+			lost:   3, failures: 1, attempts: 1,
+		},
+		"one that is gone": {
+			answer: func(int, *http.Request) (*http.Response, error) { return status(410) },
+			lost:   3, failures: 1, attempts: 1,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, r, m := testSender(t, event, func(w *Webhook) { w.GiveUp = caddy.Duration(2 * time.Minute) }, test.answer)
+				start := time.Now()
+				s.enqueue(deletions(3))
+				for synctest.Wait(); testutil.ToFloat64(m.delivered.WithLabelValues(event))+testutil.ToFloat64(m.lost.WithLabelValues(event)) < 3; synctest.Wait() {
+					time.Sleep(time.Millisecond)
+				}
+				took := time.Since(start)
+				s.end(t)
+				failures := test.failures
+				if test.failures == 7 { // jitter makes it more or less
+					failures = r.count()
+				} else if r.count() != test.attempts {
+					t.Errorf("%d requests, want %d", r.count(), test.attempts)
+				}
+				m.wants(t, event, test.delivered, test.lost, failures, 0)
+				if took < test.min || took > test.max+5*time.Millisecond {
+					t.Errorf("took %v, want %v to %v", took, test.min, test.max)
+				}
+				for _, attempt := range r.attempts[1:] {
+					if attempt.Header.Get("Webhook-Id") != r.attempts[0].Header.Get("Webhook-Id") {
+						t.Error("a repeat has another id")
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestWebhookRedirectsAreNotFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, r, m := testSender(t, channelDeleted, func(w *Webhook) { w.GiveUp = caddy.Duration(time.Second) },
+			func(int, *http.Request) (*http.Response, error) {
+				return status(307, "Location", "https://elsewhere.example/")
+			})
+		s.enqueue(deletions(1))
+		s.end(t)
+		m.wants(t, channelDeleted, 0, 1, r.count(), 0)
+		for _, attempt := range r.attempts {
+			if attempt.URL.Host != "receiver.example" {
+				t.Errorf("a request went to %s", attempt.URL.Host)
+			}
+		}
+	})
+}
+
+// TestWebhookRequest has what is in requests of all kinds.
+func TestWebhookRequest(t *testing.T) {
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6_000_000, time.UTC)
+	for event, test := range map[string]struct {
+		notices []notice
+		want    string
+	}{
+		channelDeleted: {
+			[]notice{{channel: "main.a", undelivered: 2}, {channel: "main.b"}},
+			`{"channels":["main.a","main.b"],"undelivered":{"main.a":2,"main.b":0}}`,
+		},
+		channelCreated: {[]notice{{channel: "main.a"}}, `{"channels":["main.a"]}`},
+		readerConnected: {
+			[]notice{{channel: "main.a", transport: "sse", at: at}, {channel: "main.a", transport: "poll", at: at}},
+			`{"channels":["main.a"],"readers":[{"channel":"main.a","transport":"sse","time":"2026-01-02T03:04:05.006Z"},` +
+				`{"channel":"main.a","transport":"poll","time":"2026-01-02T03:04:05.006Z"}]}`,
+		},
+		readerDisconnected: {
+			[]notice{{channel: "main.a", transport: "ndjson", at: at, endedBy: "complete"}},
+			`{"channels":["main.a"],"readers":[{"channel":"main.a","transport":"ndjson",` +
+				`"time":"2026-01-02T03:04:05.006Z","messages":0,"endedBy":"complete"}]}`,
+		},
+	} {
+		t.Run(event, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, r, _ := testSender(t, event, func(w *Webhook) { w.Secret = secret },
+					func(int, *http.Request) (*http.Response, error) { return status(200) })
+				s.enqueue(test.notices)
+				s.end(t)
+				if len(r.attempts) != 1 || r.bodies[0] != test.want {
+					t.Fatalf("got %q, want %s", r.bodies, test.want)
+				}
+				request := r.attempts[0]
+				verifier, err := standardwebhooks.NewWebhook(secret)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := verifier.Verify([]byte(r.bodies[0]), request.Header); err != nil {
+					t.Error(err)
+				}
+				if err := verifier.Verify([]byte(r.bodies[0]+" "), request.Header); err == nil {
+					t.Error("another body has the same signature")
+				}
+				if got := request.Header.Get("Megaphone-Event"); got != event {
+					t.Errorf("the header says the event is %q", got)
+				}
+			})
+		})
+	}
+}
+
+func TestWebhookWithoutSecretIsNotSigned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, r, _ := testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
+		s.enqueue(deletions(1))
+		s.end(t)
+		header := r.attempts[0].Header
+		if header.Get("Webhook-Signature") != "" || header.Get("Webhook-Id") == "" || header.Get("Webhook-Timestamp") == "" {
+			t.Errorf("header %v", header)
+		}
+	})
+}
+
+// TestWebhookBatches: what comes while the receiver is busy goes into one request, up to a limit, in order.
+func TestWebhookBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, r, m := testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
+			time.Sleep(time.Second)
+			return status(200)
+		})
+		s.enqueue(deletions(1))
+		synctest.Wait()
+		s.enqueue(deletions(2))
+		s.enqueue(nil)
+		s.enqueue(deletions(maxNotices))
+		s.end(t)
+		var sizes []int
+		for _, body := range r.bodies {
+			var got struct{ Channels []string }
+			if err := json.Unmarshal([]byte(body), &got); err != nil {
+				t.Fatal(err)
+			}
+			sizes = append(sizes, len(got.Channels))
+		}
+		// In the second request, two channels are named twice.
+		if !slices.Equal(sizes, []int{1, maxNotices - 2, 2}) {
+			t.Errorf("requests with %v channels", sizes)
+		}
+		m.wants(t, channelDeleted, 3+maxNotices, 0, 0, 0)
+	})
+}
+
+func TestWebhookQueueIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		s, _, m := testSender(t, channelDeleted, func(w *Webhook) { w.Queue = 10 }, func(int, *http.Request) (*http.Response, error) {
+			<-block
+			return status(200)
+		})
+		s.enqueue(deletions(1))
+		synctest.Wait() // it is being sent, and the queue is empty
+		s.enqueue(deletions(8))
+		s.enqueue(deletions(5))
+		m.wants(t, channelDeleted, 0, 3, 0, 10)
+		close(block)
+		s.end(t)
+		m.wants(t, channelDeleted, 11, 3, 0, 0)
+	})
+}
+
+// TestWebhookThatIsNotConfiguredAnyMore has its queue finished, but not for ever.
+func TestWebhookThatIsNotConfiguredAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := time.Now().Add(10 * time.Second)
+		s, _, m := testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
+			if time.Now().Before(up) {
+				return status(502)
+			}
+			return status(200)
+		})
+		s.enqueue(deletions(5))
+		s.end(t)
+		if lost := testutil.ToFloat64(m.lost.WithLabelValues(channelDeleted)); lost != 0 {
+			t.Errorf("%v announcements are lost", lost)
+		}
+
+		s, _, m = testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) { return status(502) })
+		s.enqueue(deletions(5))
+		start := time.Now()
+		if err := s.Destruct(); err != nil {
+			t.Error(err)
+		}
+		<-s.done
+		if took := time.Since(start); took != maxLinger {
+			t.Errorf("given up after %v", took)
+		}
+		if lost := testutil.ToFloat64(m.lost.WithLabelValues(channelDeleted)); lost != 5 {
+			t.Errorf("%v announcements are lost", lost)
+		}
+	})
+}
+
+func TestExitWaitsForWebhooksWithinBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var senders []*sender
+		for range 3 {
+			s, _, m := testSender(t, channelDeleted, nil, func(_ int, r *http.Request) (*http.Response, error) {
+				select {
+				case <-r.Context().Done():
+					return nil, r.Context().Err()
+				case <-time.After(time.Second):
+					return status(200)
+				}
+			})
+			defer func() {
+				m.wants(t, channelDeleted, 0, 2, int(testutil.ToFloat64(m.failures.WithLabelValues(channelDeleted))), 0)
+			}()
+			s.enqueue(deletions(2))
+			senders = append(senders, s)
+		}
+		start := time.Now()
+		for _, s := range senders {
+			if err := s.Destruct(); err != nil {
+				t.Error(err)
+			}
+		}
+		lingering.wait()
+		if took := time.Since(start); took != maxExitLinger {
+			t.Errorf("exit waits for %v", took)
+		}
+		time.Sleep(maxLinger)
+		synctest.Wait()
+		if len(lingering.senders) != 0 {
+			t.Errorf("%d senders are left", len(lingering.senders))
+		}
+	})
+}
+
+func TestWebhookErrorsKeepSecrets(t *testing.T) {
+	err := withoutURL(&url.Error{Op: "Post", URL: "https://user:password@receiver.example/", Err: context.DeadlineExceeded})
+	if strings.Contains(err.Error(), "password") {
+		t.Error(err)
+	}
+	w := &Webhook{Event: channelDeleted, URL: "https://receiver.example/", Secret: "not base64!"}
+	if err := w.provision(); err == nil || strings.Contains(err.Error(), "not base64!") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestWebhookSettingsAreChecked(t *testing.T) {
+	for name, w := range map[string]*Webhook{
+		"no event":          {URL: "https://receiver.example/"},
+		"an unknown event":  {Event: "message", URL: "https://receiver.example/"},
+		"no URL":            {Event: channelDeleted},
+		"a URL of a file":   {Event: channelDeleted, URL: "file:///etc/passwd"},
+		"a URL of no host":  {Event: channelDeleted, URL: "https:///hook"},
+		"a negative time":   {Event: channelDeleted, URL: "https://receiver.example/", Timeout: -1},
+		"an empty secret":   {Event: channelDeleted, URL: "https://receiver.example/", Secret: "whsec_"},
+		"an unset variable": {Event: channelDeleted, URL: "https://receiver.example/", Secret: "{env.NOT_SET_ANYWHERE}"},
+	} {
+		if err := w.provision(); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	t.Setenv("WEBHOOK_HOST", "receiver.example")
+	w := &Webhook{Event: channelDeleted, URL: "https://{env.WEBHOOK_HOST}/hook"}
+	if err := w.provision(); err != nil || w.url.Host != "receiver.example" {
+		t.Errorf("%v, %v", w.url, err)
+	}
+}
+
+// TestEventData has what handlers of Caddy's events get.
+func TestEventData(t *testing.T) {
+	n := notice{channel: "main.a", reason: EndDeleted, undelivered: 3, transport: "sse", endedBy: "complete", messages: 7}
+	for event, want := range map[string]map[string]any{
+		channelCreated:     {"channel": "main.a"},
+		channelDeleted:     {"channel": "main.a", "reason": "deleted", "undelivered": 3},
+		readerConnected:    {"channel": "main.a", "transport": "sse"},
+		readerDisconnected: {"channel": "main.a", "transport": "sse", "ended_by": "complete", "messages": 7},
+	} {
+		if got := n.data(event); !maps.Equal(got, want) {
+			t.Errorf("%s: %v", event, got)
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package megaphone
+
+import (
+	"maps"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// documented returns the settings in the tables of a part of docs/settings.md, and their defaults as written there.
+func documented(t *testing.T, part string) map[string]string {
+	t.Helper()
+	page, err := os.ReadFile("docs/settings.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(page), "\n## "+part+"\n")
+	if !found {
+		t.Fatalf("docs/settings.md has no part %q", part)
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	settings := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| ([^|]+) \\| [^|]+ \\|$").FindAllStringSubmatch(text, -1) {
+		settings[row[1]] = strings.Trim(row[2], "`")
+	}
+	return settings
+}
+
+// fields returns the values of the fields of a module's configuration, by their names in JSON.
+func fields(module any) map[string]any {
+	values := map[string]any{}
+	v := reflect.Indirect(reflect.ValueOf(module))
+	for i := range v.NumField() {
+		if name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ","); name != "" {
+			values[name] = v.Field(i).Interface()
+		}
+	}
+	return values
+}
+
+// caddyfileNames are the settings that have another name in a Caddyfile than in JSON.
+var caddyfileNames = map[string]string{"webhooks": "webhook"}
+
+// unset are how the page writes that nothing is set.
+var unset = []string{"off", "none", "no limit"}
+
+func TestSettingsOfTheServerAreDocumented(t *testing.T) {
+	docs := documented(t, "The whole server")
+	var defaults App
+	if err := defaults.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range fields(&defaults) {
+		written := name
+		if other, ok := caddyfileNames[name]; ok {
+			written = other
+		}
+		text, ok := docs[written]
+		delete(docs, written)
+		switch {
+		case !ok:
+			t.Errorf("docs/settings.md lacks %s", written)
+		case slices.Contains(unset, text):
+			if !reflect.ValueOf(want).IsZero() {
+				t.Errorf("%s: docs/settings.md says %q, and the default is %v", written, text, want)
+			}
+		default:
+			var app App
+			if err := app.UnmarshalCaddyfile(caddyfile.NewTestDispenser("megaphone {\n" + written + " " + text + "\n}")); err != nil {
+				t.Errorf("docs/settings.md: %v", err)
+			} else if got := fields(&app)[name]; !reflect.DeepEqual(got, want) {
+				t.Errorf("%s: docs/settings.md says %q, and the default is %v", written, text, want)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(docs)) {
+		t.Errorf("docs/settings.md has %s, which there is not", name)
+	}
+}
+
+func TestSettingsOfASiteAreDocumented(t *testing.T) {
+	docs := documented(t, "One site")
+	defaults := map[string][]string{"endpoints": standardPermissions, "transports": transportNames}
+	for name, value := range fields(&Handler{}) {
+		text, ok := docs[name]
+		delete(docs, name)
+		switch all, list := defaults[name]; {
+		case !ok:
+			t.Errorf("docs/settings.md lacks %s", name)
+		case list:
+			if text != strings.Join(all, " ") {
+				t.Errorf("%s: docs/settings.md says %q, and the default is %q", name, text, all)
+			}
+		case !slices.Contains(unset, text) || !reflect.ValueOf(value).IsZero():
+			t.Errorf("%s: docs/settings.md says %q", name, text)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(docs)) {
+		t.Errorf("docs/settings.md has %s, which there is not", name)
+	}
+	page, err := os.ReadFile("docs/settings.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range permissionNames {
+		if !strings.Contains(string(page), "\n| `"+name+"` | `") {
+			t.Errorf("docs/settings.md lacks the endpoint %s", name)
+		}
+	}
+}

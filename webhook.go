@@ -1,0 +1,166 @@
+package megaphone
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+)
+
+// Webhook is an address that is told by HTTP requests what happens to channels. Requests are signed and repeated
+// after the Standard Webhooks specification; docs/webhooks.md has what is in them.
+type Webhook struct {
+	// What is told: `channel_deleted`, `channel_created`, `reader_connected` or `reader_disconnected`.
+	Event string `json:"event,omitempty"`
+
+	// Where it is told, an `http` or `https` URL. Placeholders are supported, such as `{env.WEBHOOK_URL}`.
+	URL string `json:"url,omitempty"`
+
+	// The secret by which requests are signed: base64, with or without the prefix `whsec_`. Placeholders are
+	// supported, such as `{env.WEBHOOK_SECRET}`. Default: none, and requests have no signature.
+	Secret string `json:"secret,omitempty"`
+
+	// How long the receiver may take to answer a request. Default: 10s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// How long a request that fails is repeated, before what it tells is given up. Default: 1h.
+	GiveUp caddy.Duration `json:"give_up,omitempty"`
+
+	// How many announcements wait for the receiver at most. Beyond, new ones are lost. Default: 100,000.
+	Queue int `json:"queue,omitempty"`
+
+	url    *url.URL
+	signer *standardwebhooks.Webhook // nil: no signature
+	sender *sender
+}
+
+// senders hold the queues of all webhooks, by event and URL, so that reloads lose nothing.
+var senders = caddy.NewUsagePool()
+
+func (w *Webhook) key() string { return w.Event + " " + w.URL }
+
+// provisionWebhooks checks the webhooks, fills in what is not configured, and acquires their queues.
+func (a *App) provisionWebhooks() error {
+	for i, w := range a.Webhooks {
+		if err := w.provision(); err != nil {
+			return fmt.Errorf("webhook %d (%s): %w", i+1, w.Event, err)
+		}
+		if slices.ContainsFunc(a.Webhooks[:i], func(b *Webhook) bool { return b.key() == w.key() }) {
+			return fmt.Errorf("webhook %d: %s is told this URL already", i+1, w.Event)
+		}
+	}
+	for _, w := range a.Webhooks {
+		pooled, _, err := senders.LoadOrNew(w.key(), func() (caddy.Destructor, error) {
+			return newSender(w, &a.shared.metrics.webhooks), nil
+		})
+		if err != nil {
+			return err
+		}
+		w.sender = pooled.(*sender)
+	}
+	return nil
+}
+
+// stopAnnouncing gives up the queues. Those that no other configuration has are finished; when the process exits,
+// that is waited for.
+func (a *App) stopAnnouncing() {
+	a.shared.active.remove(a)
+	for _, w := range a.Webhooks {
+		if w.sender != nil {
+			_, _ = senders.Delete(w.key()) // Destruct never fails
+		}
+	}
+	if caddy.Exiting() {
+		lingering.wait()
+	}
+}
+
+func (w *Webhook) provision() error {
+	if err := checkEvent(w.Event); err != nil {
+		return err
+	}
+	for name, setting := range map[string]*string{"url": &w.URL, "secret": &w.Secret} {
+		value, err := caddy.NewReplacer().ReplaceOrErr(*setting, true, true)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		*setting = value
+	}
+	setDefault(&w.Timeout, caddy.Duration(10*time.Second))
+	setDefault(&w.GiveUp, caddy.Duration(time.Hour))
+	setDefault(&w.Queue, 100_000)
+	if w.Timeout < 0 || w.GiveUp < 0 || w.Queue < 0 {
+		return errors.New("timeout, give_up and queue must be greater than zero; leave them out for the default")
+	}
+	var err error
+	if w.url, err = parseWebhookURL(w.URL); err != nil {
+		return err
+	}
+	if w.Secret != "" {
+		w.signer, err = standardwebhooks.NewWebhook(w.Secret)
+		if err != nil || strings.TrimPrefix(w.Secret, "whsec_") == "" {
+			return errors.New("the secret is not base64 (after its prefix whsec_, if it has one)") // and stays secret
+		}
+	}
+	return nil
+}
+
+func checkEvent(name string) error {
+	if !slices.Contains(eventNames, name) {
+		return fmt.Errorf("there is no event %q: name one of %s", name, strings.Join(eventNames, ", "))
+	}
+	return nil
+}
+
+func parseWebhookURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, errors.New("the URL must be a whole one, such as https://backend.example.com/hook")
+	}
+	return u, nil
+}
+
+// unmarshalWebhook sets up a webhook from its setting in the global option.
+func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
+	w := new(Webhook)
+	if !d.AllArgs(&w.Event, &w.URL) {
+		return d.Err("webhook takes an event and a URL")
+	}
+	if err := checkEvent(w.Event); err != nil {
+		return d.Errf("webhook: %v", err)
+	}
+	if !strings.Contains(w.URL, "{") {
+		if _, err := parseWebhookURL(w.URL); err != nil {
+			return d.Errf("webhook: %v", err)
+		}
+	}
+	settings := map[string]func(value string) error{
+		"secret":  func(value string) error { w.Secret = value; return nil },
+		"timeout": parseDuration(&w.Timeout),
+		"give_up": parseDuration(&w.GiveUp),
+		"queue":   parseCount(&w.Queue),
+	}
+	seen := map[string]bool{}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		parse, ok := settings[name]
+		switch {
+		case !ok:
+			return d.Errf("unrecognized setting %q of webhook: there are %s", name, names(settings))
+		case seen[name]:
+			return d.Errf("%s is already specified", name)
+		}
+		seen[name] = true
+		if err := parseValue(d, name, parse); err != nil {
+			return err
+		}
+	}
+	a.Webhooks = append(a.Webhooks, w)
+	return nil
+}
