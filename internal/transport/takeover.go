@@ -110,14 +110,13 @@ func (c *connection) flush(timeout time.Duration) error {
 	return nil
 }
 
-// end ends the response. If the end is a clean one, and the server does not go away, the connection is ready for the
-// client's next request.
+// end ends the response. If the end is a clean one, the connection is ready for the client's next request, as it was told.
 func (c *connection) end(why Reason, timeout time.Duration) {
 	_ = c.SetReadDeadline(time.Unix(1, 0))
 	c.watching.Wait()
 	if why != Broken {
 		c.out.append(lastChunk)
-		if c.flush(timeout) == nil && why != GoingAway && c.server != nil && !isClosed(c.gone) {
+		if c.flush(timeout) == nil && c.server != nil && !isClosed(c.gone) {
 			giveBack(c.server, c.Conn, c.early)
 			return
 		}
