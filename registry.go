@@ -212,7 +212,7 @@ func (r *Registry) Create(_ context.Context, agent string, l Limits) (Addresses,
 	c.tally.created.Add(1)
 	r.channels.Store(c.producer, c)
 	r.channels.Store(c.consumer, c)
-	r.list.add(c) // from now on it may be deleted
+	r.list.add(c)     // from now on it may be deleted
 	if r.isClosed() { // and Close may not have seen it
 		r.remove(c, EndClosed)
 		return Addresses{}, ErrClosed

@@ -18,7 +18,7 @@ func stream(tb testing.TB, detached bool, write func(t *NDJSON)) {
 	tb.Helper()
 	done := make(chan struct{})
 	type connKey struct{}
-	server := &http.Server{ //nolint:gosec // no timeouts
+	server := &http.Server{
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, conn)
 		},
