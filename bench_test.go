@@ -3,13 +3,17 @@ package megaphone
 import (
 	"bytes"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 )
 
 // The targets that stand beside the benchmarks hold for one core of a small server.
@@ -59,6 +63,66 @@ func TestPublishAndDeliverAllocateLittle(t *testing.T) {
 	defer stop()
 	if allocations := testing.AllocsPerRun(1000, deliver); allocations > 3 {
 		t.Errorf("%v allocations for each message", allocations)
+	}
+}
+
+// BenchmarkServeWrite: a write as the handler sees it, without what Caddy and net/http do before and after.
+func BenchmarkServeWrite(b *testing.B) {
+	b.ReportAllocs()
+	serve := writer(b)
+	for b.Loop() {
+		serve()
+	}
+}
+
+// writer returns a function that serves one write to a channel, and takes the message.
+func writer(tb testing.TB) func() {
+	tb.Helper()
+	app := &App{MaxMessageSize: 1 << 20, limits: testLimits, shared: newShared()}
+	app.broker = app.shared.Registry
+	tb.Cleanup(app.shared.Close)
+	a, err := app.broker.Create(tb.Context(), "main", testLimits)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sub, err := app.broker.Subscribe(tb.Context(), a.Consumer, SubscribeOptions{Limits: testLimits})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	h := &Handler{app: app, logger: zap.NewNop()}
+	h.serves[writeEndpoint] = true
+	body := bytes.NewReader(nil)
+	text := []byte(`"` + strings.Repeat("x", 98) + `"`)
+	r := httptest.NewRequest(http.MethodPost, "/write/"+a.Producer+"/stream", body)
+	r.Header.Set("Content-Type", "application/json")
+	r.ContentLength = int64(len(text))
+	w := discardResponse{}
+	var ms []*Message
+	taken := 0
+	return func() {
+		body.Reset(text)
+		if err := h.ServeHTTP(w, r, nil); err != nil {
+			tb.Fatal(err)
+		}
+		<-sub.Ready()
+		ms, _ = sub.Take(ms[:0], maxTake)
+		taken += len(ms)
+		sub.Received(taken)
+	}
+}
+
+// A discardResponse is where a reply goes that nobody looks at.
+type discardResponse http.Header
+
+func (w discardResponse) Header() http.Header       { return http.Header(w) }
+func (discardResponse) Write(p []byte) (int, error) { return len(p), nil }
+func (discardResponse) WriteHeader(int)             {}
+
+func TestServeWriteAllocatesLittle(t *testing.T) {
+	serve := writer(t)
+	// The message, its line, and what a garbage collection takes from the pool of buffers.
+	if allocations := testing.AllocsPerRun(1000, serve); allocations > 3 {
+		t.Errorf("%v allocations for each write", allocations)
 	}
 }
 

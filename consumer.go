@@ -58,9 +58,14 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		}
 		return err
 	}
-	how := EndFault
-	defer func() { sub.End(how) }() // of a panic
-	defer h.reading(read, rec)()
+	ended := h.reading(read)
+	detached := false
+	defer func() {
+		if !detached {
+			sub.End(EndFault) // of a panic; the first call counts
+			ended(rec)
+		}
+	}()
 	if resume := sub.Resume(); resume != ResumeNone {
 		rec.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
@@ -72,13 +77,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		return nil
 	}
 	t, duration := h.newTransport(w, r, read.kind, sub)
-	if read.kind == webSocket {
-		h.app.shared.sockets.Add(1)
-		defer h.app.shared.sockets.Add(-1)
-	} else {
-		defer h.app.shared.cutOffWriting(w, r)()
-	}
-	f := feed{
+	f := &feed{
 		sub:          sub,
 		transport:    t,
 		receipts:     newReceipts(r, h.app.limits.InFlight),
@@ -91,17 +90,48 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	if read.kind == ndjson {
 		f.heartbeat, f.unloaded = 0, nil
 	}
+	if f.start() == nil && detach(t, w, r) {
+		detached = true
+		h.app.shared.sockets.Add(1)
+		own := *rec // the other is the request's, which is over
+		go h.passDetached(f, read, &own, ended)
+		return nil
+	}
+	if read.kind == webSocket {
+		h.app.shared.sockets.Add(1)
+		defer h.app.shared.sockets.Add(-1)
+	} else {
+		defer h.app.shared.cutOffWriting(w, r)()
+	}
+	h.pass(f, read, rec)
+	return nil
+}
+
+// passDetached does what pass does for a read whose handler has returned.
+func (h *Handler) passDetached(f *feed, read readRequest, rec *record, ended func(*record)) {
+	defer h.app.shared.sockets.Add(-1)
+	defer ended(rec)
+	defer func() {
+		if fault := recover(); fault != nil { // as net/http does for handlers
+			h.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
+			f.sub.End(EndFault)
+			f.transport.End(transport.Broken)
+		}
+	}()
+	h.pass(f, read, rec)
+}
+
+// pass passes messages on until the read ends.
+func (h *Handler) pass(f *feed, read readRequest, rec *record) {
 	why := f.run()
-	how = f.how(why)
-	sub.End(how)
+	f.sub.End(f.how(why))
 	rec.messages = f.sent
 	rec.ended(why)
 	if c := h.logger.Check(zap.DebugLevel, "read ended"); c != nil {
-		c.Write(zap.String("address", RedactAddress(consumer)), zap.String("transport", read.kind.String()),
+		c.Write(zap.String("address", RedactAddress(read.consumer)), zap.String("transport", read.kind.String()),
 			zap.Stringer("reason", why), zap.Int("messages", f.sent))
 	}
-	t.End(why)
-	return nil
+	f.transport.End(why)
 }
 
 // serveReadHead answers a HEAD request, which consumes nothing.

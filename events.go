@@ -173,11 +173,11 @@ func (a *App) announceCreated(consumer string) {
 	a.announce(channelCreated, notice{channel: consumer})
 }
 
-// reading counts and announces a read; the returned function does so with its end.
-func (h *Handler) reading(read readRequest, rec *record) (ended func()) {
+// reading counts and announces a read; the returned function does so with its end, of which the record tells.
+func (h *Handler) reading(read readRequest) (ended func(rec *record)) {
 	counted := h.app.shared.metrics.reading(read.kind)
 	h.app.announce(readerConnected, notice{channel: read.consumer, transport: read.kind.String()})
-	return func() {
+	return func(rec *record) {
 		counted()
 		h.app.announce(readerDisconnected, notice{
 			channel: read.consumer, transport: read.kind.String(), endedBy: rec.endedBy, messages: rec.messages,

@@ -46,10 +46,16 @@ func (t *NDJSON) Flush() error {
 	defer t.frame.free()
 	for rest := t.frame.bytes(); len(rest) > 0; {
 		n := wholeLines(rest, maxNDJSONWrite)
-		if err := t.write(rest[:n]); err != nil {
+		if err := t.put(rest[:n]); err != nil {
 			return err
 		}
 		rest = rest[n:]
+		if t.taken != nil && len(rest) > 0 {
+			continue // all chunks leave in one write
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"time"
 
@@ -33,6 +34,15 @@ type Transport interface {
 
 	// End ends the read. With [Broken] the client is made to see that the end is not a clean one.
 	End(why Reason)
+}
+
+// A Detachable is a [Transport] that may go on without the handler of its request.
+type Detachable interface {
+	Transport
+
+	// Detach makes the transport independent of the request's handler, which may return then, and reports whether it
+	// did. It is to be called after Start, with the request and its connection.
+	Detach(r *http.Request, conn net.Conn) bool
 }
 
 // A Reason says why a read ends.
@@ -87,10 +97,22 @@ type response struct {
 	gone    <-chan struct{}
 	bounds  Bounds
 	hangUp  *time.Timer
+
+	taken *connection // in place of w and control, once the response is detached
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, bounds Bounds) response {
 	return response{w: w, control: http.NewResponseController(w), gone: r.Context().Done(), bounds: bounds}
+}
+
+// Detach implements [Detachable].
+func (r *response) Detach(request *http.Request, conn net.Conn) bool {
+	taken, ok := takeOver(r.w, request, conn)
+	if ok {
+		r.taken, r.gone = taken, taken.gone
+		r.w, r.control = nil, nil
+	}
+	return ok
 }
 
 // Gone implements [Transport].
@@ -120,11 +142,15 @@ func (r *response) write(p []byte) error {
 
 // put writes p, which flush sends.
 func (r *response) put(p []byte) error {
+	if r.taken != nil {
+		r.taken.put(p)
+		return nil
+	}
 	for len(p) > 0 {
 		if err := r.arm(); err != nil {
 			return err
 		}
-		n, err := r.w.Write(p[:min(maxPiece, len(p))])
+		n, err := r.w.Write(p[:min(maxPiece, len(p))]) //nolint:gosec // JSON in a stream that is no HTML
 		if err != nil {
 			return err
 		}
@@ -136,6 +162,9 @@ func (r *response) put(p []byte) error {
 // flush sends what was put, within the deadline that is armed. This is not left armed: on HTTP/2 it would reset the stream when it passes even if
 // nothing is being written, and on HTTP/1 the end of the response would fail.
 func (r *response) flush() error {
+	if r.taken != nil {
+		return r.taken.flush(r.bounds.Timeout)
+	}
 	if err := r.control.Flush(); err != nil {
 		return err
 	}
@@ -167,6 +196,10 @@ func (r *response) setDeadline(t time.Time) error {
 // End implements [Transport]. If the response is broken off, the end must not look clean: with a deadline that has passed,
 // HTTP/1 cannot send the terminating chunk, and HTTP/2 and HTTP/3 reset the stream.
 func (r *response) End(why Reason) {
+	if r.taken != nil {
+		r.taken.end(why, r.bounds.Timeout)
+		return
+	}
 	if r.hangUp != nil {
 		r.hangUp.Stop()
 	}

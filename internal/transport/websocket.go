@@ -106,6 +106,12 @@ func (t *WebSocket) Start() error {
 	return nil
 }
 
+// Detach implements [Detachable]. The connection was taken over by Start already.
+func (t *WebSocket) Detach(*http.Request, net.Conn) bool {
+	t.w, t.r = nil, nil
+	return true
+}
+
 // maxClientMessage is the largest message, in bytes, that a client may send.
 const maxClientMessage = 4 << 10
 

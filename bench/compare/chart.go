@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"html"
+	"strings"
+)
+
+// Sizes of the chart, in its own units.
+const (
+	chartWidth  = 760
+	labelWidth  = 110
+	barHeight   = 16
+	barGap      = 4
+	titleHeight = 26
+	groupGap    = 14
+)
+
+// barColors are those of the servers, of equal weight on a light and a dark ground.
+var barColors = map[string]string{
+	"respond": "#8a8f98", "wait": "#8a8f98", "relay": "#b0b4ba", "megaphone": "#2f7de1", "mercure": "#d9822b", "nchan": "#3f9b5f",
+}
+
+// chart draws a group of bars for each measure that several servers have.
+func (r results) chart(ws []*work, ps []*peer) string {
+	var b strings.Builder
+	y := 0
+	for _, w := range ws {
+		for _, m := range w.measures {
+			if len(r[m.name]) < 2 && m.ratio == "" {
+				continue
+			}
+			y = r.group(&b, m, ps, y)
+		}
+	}
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="12">
+<style>text { fill: #24292f } @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }</style>
+%s</svg>
+`, chartWidth, y, b.String())
+}
+
+// group draws the bars of a measure from y on, and returns where the next ones begin.
+func (r results) group(b *strings.Builder, m measure, ps []*peer, y int) int {
+	hint := "more is better"
+	if m.lessIsBest {
+		hint = "less is better"
+	}
+	fmt.Fprintf(b, "<text x=\"0\" y=\"%d\" font-weight=\"bold\">%s, %s (%s)</text>\n",
+		y+titleHeight-10, html.EscapeString(m.name), html.EscapeString(m.unit), hint)
+	y += titleHeight
+	longest := 0.0
+	for _, p := range ps {
+		v, _ := r.median(m, p.name)
+		longest = max(longest, v)
+	}
+	if base, ok := r.floor(m); ok {
+		longest = max(longest, base)
+	}
+	for _, p := range ps {
+		v, ok := r.median(m, p.name)
+		if !ok {
+			continue
+		}
+		const longestBar = chartWidth - labelWidth - 130
+		fmt.Fprintf(b, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>", labelWidth-8, y+barHeight-4, html.EscapeString(p.name))
+		fmt.Fprintf(b, "<rect x=\"%d\" y=\"%d\" width=\"%.0f\" height=\"%d\" rx=\"2\" fill=\"%s\"/>",
+			labelWidth, y, max(1, v/longest*longestBar), barHeight, barColors[p.name])
+		fmt.Fprintf(b, "<text x=\"%.0f\" y=\"%d\">%s</text>\n",
+			labelWidth+6+max(1, v/longest*longestBar), y+barHeight-4, html.EscapeString(r.cell(m, p.name)))
+		y += barHeight + barGap
+	}
+	return y + groupGap
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// shorten makes the options those of the short form, which CI runs: the works that have a guard, by Megaphone and the
+// floor.
+func (o *options) shorten() {
+	var keys []string
+	for _, w := range works() {
+		for _, m := range w.measures {
+			if m.guard != 0 {
+				keys = append(keys, w.key)
+				break
+			}
+		}
+	}
+	o.works, o.peers = strings.Join(keys, ","), floor+","+guarded
+	o.rounds, o.duration = 3, time.Second
+}
+
+// guarded is the server that the guards are for.
+const guarded = "megaphone"
+
+// check tells which guards do not hold.
+func (r results) check(ws []*work) error {
+	var errs []error
+	for _, w := range ws {
+		for _, m := range w.measures {
+			if m.guard == 0 {
+				continue
+			}
+			v, ok := r.median(m, guarded)
+			if m.ratio != "" {
+				v, ok = r.ratio(m, guarded)
+			}
+			switch {
+			case !ok:
+				errs = append(errs, fmt.Errorf("%s was not measured", m.name))
+			case m.lessIsBest && v > m.guard:
+				errs = append(errs, fmt.Errorf("%s: %s %s, which is more than %s", m.name, number(v), m.unit, number(m.guard)))
+			case !m.lessIsBest && v < m.guard:
+				errs = append(errs, fmt.Errorf("%s: %s × %s, which is less than %s", m.name, number(v), m.ratio, number(m.guard)))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

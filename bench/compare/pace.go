@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/caddy-megaphone/megaphone/bench/load"
+)
+
+// pace sends requests at a constant rate, without waiting for replies, over some connections in turn. Each must have
+// a reply of success in the end.
+func (s *session) pace(ctx context.Context, rate, total int, request func(i int) load.Request) error {
+	const connections = 20
+	conns := make([]*load.Conn, connections)
+	var replies sync.WaitGroup
+	faults := make(chan error, connections)
+	for i := range conns {
+		var err error
+		if conns[i], err = s.dial(); err != nil {
+			return err
+		}
+		replies.Go(func() {
+			for range (total - i + connections - 1) / connections {
+				status, body, err := conns[i].Reply()
+				if err == nil && status/100 != 2 {
+					err = fmt.Errorf("status %d: %s", status, body)
+				}
+				if err != nil {
+					faults <- err
+					return
+				}
+			}
+		})
+	}
+	// Go's timers round to a millisecond when nothing else is to do, so the clock is the kernel's.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	interval := time.Second / time.Duration(rate)
+	next := time.Now()
+	for i := range total {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r := request(i)
+		if _, err := conns[i%connections].Write(r); err != nil {
+			return err
+		}
+		next = next.Add(interval)
+		if pause := time.Until(next); pause > 0 {
+			ts := unix.NsecToTimespec(pause.Nanoseconds())
+			if err := unix.Nanosleep(&ts, nil); err != nil && err != unix.EINTR { //nolint:errorlint // a number
+				return err
+			}
+		}
+	}
+	replies.Wait()
+	select {
+	case err := <-faults:
+		return err
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/caddy-megaphone/megaphone/bench/load"
+)
+
+// settings are what a work needs of a server's configuration.
+type settings struct {
+	h2c     bool   // HTTP/2 without TLS
+	profile bool   // with Caddy's administration endpoint, which serves profiles
+	admin   string // its address
+}
+
+// A channel is what one consumer reads, and how to write to it.
+type channel struct {
+	address string // how a request for many channels names it
+	path    string // what a consumer reads
+	post    func(body string) load.Request
+}
+
+// A peer is a server that is measured.
+type peer struct {
+	name   string
+	about  string
+	build  func(dir string) (binary string, err error)
+	binary string
+	args   func(config string) []string
+	config func(address string, s settings) string
+
+	// channels makes n channels. It is nil for what serves none.
+	channels func(address string, n int) ([]channel, error)
+	// batch writes a body to many channels.
+	batch func(cs []channel, body string) load.Request
+	// floor marks what is no broker, but the least that something costs.
+	floor bool
+	// ingest and create are for what only Megaphone does.
+	ingest, create bool
+	// headers ask for a transport when a channel is read, by its name.
+	headers map[string][]string
+}
+
+// errMissing marks a peer that is not installed.
+var errMissing = errors.New("not installed")
+
+const tags = "nobadger,nomysql,nopgx" // as xcaddy sets
+
+func goBuild(from string) func(dir string) (string, error) {
+	return func(dir string) (string, error) {
+		binary := filepath.Join(dir, filepath.Base(from))
+		build := exec.Command("go", "build", "-tags", tags, "-o", binary, ".") //nolint:gosec // our own sources
+		build.Dir, build.Stderr = from, os.Stderr
+		if err := onCore(bothCores, build.Start); err != nil {
+			return "", err
+		}
+		return binary, build.Wait()
+	}
+}
+
+func runCaddy(config string) []string {
+	return []string{"run", "--adapter", "caddyfile", "--config", config}
+}
+
+// caddyfile is a configuration with one private site.
+func caddyfile(address string, s settings, global, site string) string {
+	_, port, _ := strings.Cut(address, ":")
+	admin, protocols := "admin off", "h1 h2"
+	if s.profile {
+		admin = "admin " + s.admin
+	}
+	if s.h2c {
+		protocols = "h1 h2 h2c"
+	}
+	return fmt.Sprintf(`{
+	%s
+	persist_config off
+	auto_https off
+	servers {
+		protocols %s
+	}
+	%s
+}
+http://:%s {
+	bind 127.0.0.1
+	%s
+}
+`, admin, protocols, global, port, site)
+}
+
+func upgrade() []string {
+	return []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="}
+}
+
+const acceptSSE = "Accept: text/event-stream"
+
+// peers are all that is measured, the servers that others are compared with first.
+func peers() []*peer {
+	return []*peer{
+		{
+			name: "respond", about: "Caddy's respond handler, status 201: the least that one POST costs under Caddy",
+			build: goBuild("server"), args: runCaddy,
+			config: func(address string, s settings) string {
+				return caddyfile(address, s, "", "respond 201")
+			},
+			floor: true,
+		},
+		{
+			name: "wait", about: "a Caddy handler that sends its header and waits: the least that an idle reader costs under net/http and Caddy",
+			build: goBuild("server"), args: runCaddy,
+			config: func(address string, s settings) string { return caddyfile(address, s, "", "bench_wait") },
+			channels: func(_ string, n int) ([]channel, error) {
+				cs := make([]channel, n)
+				for i := range cs {
+					cs[i].path = "/"
+				}
+				return cs, nil
+			},
+			headers: map[string][]string{"http": nil, "h2": nil}, floor: true,
+		},
+		{
+			name: "relay", about: "a Caddy handler that writes the body of a POST right to a reader's connection: the least that one delivery costs under Caddy",
+			build: goBuild("server"), args: runCaddy,
+			config: func(address string, s settings) string { return caddyfile(address, s, "", "bench_relay") },
+			channels: func(_ string, n int) ([]channel, error) {
+				cs := make([]channel, n)
+				for i := range cs {
+					path := fmt.Sprintf("/%d", i)
+					cs[i] = channel{path: path, post: func(body string) load.Request { return load.Post(path, body, jsonType) }}
+				}
+				return cs, nil
+			},
+			headers: map[string][]string{"http": nil}, floor: true,
+		},
+		{
+			name: "megaphone", about: "this module",
+			build: goBuild("server"), args: runCaddy,
+			config: func(address string, s settings) string {
+				return caddyfile(address, s, "megaphone {\n\t\tttl 10m\n\t\tread_duration 10m\n\t}", "megaphone")
+			},
+			channels: createChannels, batch: writeBatch, ingest: true, create: true,
+			headers: map[string][]string{"http": nil, "h2": nil, "sse": {acceptSSE}, "websocket": upgrade()},
+		},
+		{
+			name: "mercure", about: "Mercure, in Caddy, with its transport in memory",
+			build: goBuild("peers/mercure"), args: runCaddy,
+			config: func(address string, s settings) string {
+				return caddyfile(address, s, "", "mercure {\n\t\ttransport local\n\t\tanonymous\n\t\tpublisher_jwt "+mercureKey+"\n\t}")
+			},
+			channels: mercureTopics, batch: mercureBatch,
+			headers: map[string][]string{"http": {acceptSSE}, "sse": {acceptSSE}},
+		},
+		{
+			name: "nchan", about: "Nchan in nginx, one worker, in memory",
+			build: findNginx, args: func(config string) []string { return []string{"-c", config, "-p", filepath.Dir(config)} },
+			config: nginxConfig, channels: nchanChannels, batch: nchanBatch,
+			headers: map[string][]string{"http": {"TE: chunked"}, "sse": {acceptSSE}, "websocket": upgrade()},
+		},
+	}
+}
+
+const jsonType = "Content-Type: application/json"
+
+// createChannels makes channels of Megaphone.
+func createChannels(address string, n int) ([]channel, error) {
+	conn, err := load.Dial(address)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	cs := make([]channel, n)
+	create := load.Post("/create", "")
+	for i := range cs {
+		_, body, err := conn.Do(create)
+		if err != nil {
+			return nil, err
+		}
+		var created struct{ ProducerAddress, ConsumerAddress string }
+		if err := json.Unmarshal(body, &created); err != nil {
+			return nil, fmt.Errorf("%w: %s", err, body)
+		}
+		write := "/write/" + created.ProducerAddress + "/bench"
+		cs[i] = channel{
+			address: created.ProducerAddress,
+			path:    "/read/" + created.ConsumerAddress,
+			post:    func(body string) load.Request { return load.Post(write, body, jsonType) },
+		}
+	}
+	return cs, nil
+}
+
+func writeBatch(cs []channel, body string) load.Request {
+	addresses := make([]string, len(cs))
+	for i, c := range cs {
+		addresses[i] = `"` + c.address + `"`
+	}
+	return load.Post("/write-batch", `{"channels":[`+strings.Join(addresses, ",")+`],"messages":[{"streamId":"bench","body":`+body+`}]}`, jsonType)
+}
+
+const mercureKey = "!ChangeThisMercureHubJWTSecretKey!"
+
+// mercureToken lets a publisher publish to all topics (RFC 7519, HMAC with SHA-256).
+var mercureToken = func() string {
+	text := base64.RawURLEncoding
+	signed := text.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." +
+		text.EncodeToString([]byte(`{"mercure":{"publish":["*"]}}`))
+	mac := hmac.New(sha256.New, []byte(mercureKey))
+	mac.Write([]byte(signed))
+	return signed + "." + text.EncodeToString(mac.Sum(nil))
+}()
+
+func mercurePost(topics []string, body string) load.Request {
+	form := url.Values{"topic": topics, "data": {body}}
+	return load.Post("/.well-known/mercure", strings.ReplaceAll(form.Encode(), "%7E", "~"),
+		"Content-Type: application/x-www-form-urlencoded", "Authorization: Bearer "+mercureToken)
+}
+
+func mercureTopics(_ string, n int) ([]channel, error) {
+	cs := make([]channel, n)
+	for i := range cs {
+		topic := fmt.Sprintf("https://example.com/channels/%d", i)
+		cs[i] = channel{
+			address: topic,
+			path:    "/.well-known/mercure?topic=" + url.QueryEscape(topic),
+			post:    func(body string) load.Request { return mercurePost([]string{topic}, body) },
+		}
+	}
+	return cs, nil
+}
+
+func mercureBatch(cs []channel, body string) load.Request {
+	topics := make([]string, len(cs))
+	for i, c := range cs {
+		topics[i] = c.address
+	}
+	return mercurePost(topics, body)
+}
+
+const nchanModule = "/usr/lib/nginx/modules/ngx_nchan_module.so"
+
+func findNginx(string) (string, error) {
+	if _, err := os.Stat(nchanModule); err != nil {
+		return "", fmt.Errorf("%w: on Debian, apt-get install nginx-light libnginx-mod-nchan", errMissing)
+	}
+	binary, err := exec.LookPath("nginx")
+	if err != nil {
+		return "", errMissing
+	}
+	return binary, nil
+}
+
+// nginxConfig runs nginx as one process, so that its CPU time and memory are those of the process that was started.
+func nginxConfig(address string, _ settings) string {
+	return `load_module ` + nchanModule + `;
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr error;
+worker_rlimit_nofile 16384;
+events {
+	worker_connections 16384;
+}
+http {
+	access_log off;
+	client_body_temp_path body;
+	proxy_temp_path proxy;
+	fastcgi_temp_path fastcgi;
+	uwsgi_temp_path uwsgi;
+	scgi_temp_path scgi;
+	keepalive_requests 1000000000;
+	server {
+		listen ` + address + `;
+		location ~ ^/pub/(.+)$ {
+			nchan_publisher;
+			nchan_channel_id $1;
+			nchan_channel_id_split_delimiter ",";
+			nchan_message_buffer_length 100;
+		}
+		location ~ ^/sub/(.+)$ {
+			nchan_subscriber websocket eventsource http-chunked;
+			nchan_channel_id $1;
+		}
+	}
+}
+`
+}
+
+func nchanChannels(_ string, n int) ([]channel, error) {
+	cs := make([]channel, n)
+	for i := range cs {
+		id := fmt.Sprint(i)
+		cs[i] = channel{
+			address: id,
+			path:    "/sub/" + id,
+			post:    func(body string) load.Request { return load.Post("/pub/"+id, body, jsonType) },
+		}
+	}
+	return cs, nil
+}
+
+func nchanBatch(cs []channel, body string) load.Request {
+	ids := make([]string, len(cs))
+	for i, c := range cs {
+		ids[i] = c.address
+	}
+	return load.Post("/pub/"+strings.Join(ids, ","), body, jsonType)
+}

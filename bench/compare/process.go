@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	serverCore = 0
+	loadCore   = 1
+)
+
+// bothCores is the value of onCore for a process that may use all.
+const bothCores = -1
+
+// pinSelf restarts this process on the core of the load, so that all of its threads are there.
+func pinSelf(core int) error {
+	const pinned = "MEGAPHONE_BENCH_PINNED"
+	if os.Getenv(pinned) != "" {
+		return nil
+	}
+	if runtime.NumCPU() < 2 {
+		return errors.New("two cores are needed: one for the server, one for the load")
+	}
+	runtime.LockOSThread() // for good: exec keeps the affinity of the thread that calls it
+	if err := setAffinity(core); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(self, os.Args, append(os.Environ(), pinned+"=1"))
+}
+
+// setAffinity binds the calling thread to a core, or to all.
+func setAffinity(core int) error {
+	var set unix.CPUSet
+	if core == bothCores {
+		set.Set(serverCore)
+		set.Set(loadCore)
+	} else {
+		set.Set(core)
+	}
+	return unix.SchedSetaffinity(0, &set)
+}
+
+// A process is a server that runs.
+type process struct {
+	cmd     *exec.Cmd
+	address string
+	admin   string // Caddy's administration endpoint, a unix socket; only when profiles are taken
+	output  *bytes.Buffer
+	exited  chan struct{}
+}
+
+// start runs a server on a core and waits until it takes connections.
+func start(ctx context.Context, p *peer, s settings, core int, dir string) (*process, error) {
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	server := &process{address: address, output: new(bytes.Buffer), exited: make(chan struct{})}
+	if s.profile {
+		server.admin = filepath.Join(dir, "admin.sock")
+		_ = os.Remove(server.admin)
+		s.admin = "unix/" + server.admin
+	}
+	config := filepath.Join(dir, p.name+".conf")
+	if err := os.WriteFile(config, []byte(p.config(address, s)), 0o600); err != nil {
+		return nil, err
+	}
+	server.cmd = exec.CommandContext(ctx, p.binary, p.args(config)...) //nolint:gosec // built by us
+	server.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
+	server.cmd.Stdout, server.cmd.Stderr = server.output, server.output
+	if err := server.spawn(core); err != nil {
+		return nil, err
+	}
+	if err := server.awaitReady(); err != nil {
+		server.stop()
+		return nil, fmt.Errorf("%s: %w\n%s", p.name, err, server.output)
+	}
+	return server, nil
+}
+
+// onCore calls what starts a process, which then runs on a core: it has the affinity of the thread that makes it.
+func onCore(core int, start func() error) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked, so that the thread ends with this goroutine
+		err := setAffinity(core)
+		if err == nil {
+			err = start()
+		}
+		started <- err
+	}()
+	return <-started
+}
+
+// spawn starts the process on a core.
+func (s *process) spawn(core int) error {
+	if err := onCore(core, s.cmd.Start); err != nil {
+		return err
+	}
+	go func() {
+		defer close(s.exited)
+		_ = s.cmd.Wait()
+	}()
+	return nil
+}
+
+func (s *process) awaitReady() error {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		select {
+		case <-s.exited:
+			return errors.New("the server has ended")
+		default:
+		}
+		if conn, err := net.Dial("tcp", s.address); err == nil {
+			return conn.Close()
+		}
+	}
+	return errors.New("the server does not answer")
+}
+
+func (s *process) stop() {
+	_ = s.cmd.Process.Kill()
+	<-s.exited
+}
+
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer listener.Close()
+	return listener.Addr().String(), nil
+}
+
+// clockTick is the unit of times in /proc/PID/stat: USER_HZ, which is 100 on every Linux that Go runs on.
+const clockTick = time.Second / 100
+
+// cpu is the CPU time that the process, or its worker, has used.
+func (s *process) cpu() (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is a name in brackets; utime and stime are the 14th and the 15th (proc(5)).
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	ticks := 0
+	for _, field := range fields[11:13] {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * clockTick, nil
+}
+
+// rss is the memory of the process in bytes.
+func (s *process) rss() (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	pages, err := strconv.ParseInt(strings.Fields(string(text))[1], 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}
+
+// profile fetches a profile of a Caddy into a file.
+func (s *process) profile(ctx context.Context, name, file string) error {
+	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", s.admin)
+	}}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/debug/pprof/"+name, nil)
+	if err != nil {
+		return err
+	}
+	request.Host = ""
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("profile %s: %s: %s", name, response.Status, body)
+	}
+	return os.WriteFile(file, body, 0o600)
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/bench/load"
+)
+
+// A session is one run of one work against one server, which is started for it.
+type session struct {
+	peer     *peer
+	server   *process
+	duration time.Duration // of what is measured
+	profiles string        // where profiles of the run go, if not empty
+
+	counter *load.Counter
+	open    []io.Closer
+}
+
+func (s *session) close() {
+	for _, c := range s.open {
+		_ = c.Close()
+	}
+}
+
+// body is what messages carry: a text of 100 bytes, as JSON, with the mark that they are counted by.
+func body() string {
+	const text = `{"user":"ada","text":"the quick brown fox jumps over the lazy dog, and the dog does not mind","~":1}`
+	return text
+}
+
+// stampedBody is a body with the time.
+func stampedBody() string {
+	return `{"user":"ada","text":"the quick brown fox jumps over the lazy dog","~` + load.Stamp() + `":1}`
+}
+
+// dial opens a connection that is closed with the session.
+func (s *session) dial() (*load.Conn, error) {
+	conn, err := load.Dial(s.server.address)
+	if err != nil {
+		return nil, err
+	}
+	s.open = append(s.open, conn)
+	return conn, nil
+}
+
+// read makes n channels with a reader each over HTTP/1.1, which count what arrives.
+func (s *session) read(n int) ([]channel, error) {
+	if s.peer.channels == nil {
+		return nil, nil
+	}
+	cs, err := s.peer.channels(s.server.address, n)
+	if err != nil {
+		return nil, err
+	}
+	return cs, s.subscribe(cs, "http")
+}
+
+// subscribe opens a reader for each channel.
+func (s *session) subscribe(cs []channel, transport string) error {
+	if transport == "h2" {
+		return s.subscribeH2(cs)
+	}
+	for _, c := range cs {
+		conn, err := s.dial()
+		if err != nil {
+			return err
+		}
+		if err := conn.Stream(load.Get(c.path, s.peer.headers[transport]...), s.counter); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// streamsPerConn is how many streams of HTTP/2 share a connection.
+const streamsPerConn = 100
+
+func (s *session) subscribeH2(cs []channel) error {
+	for len(cs) > 0 {
+		n := min(streamsPerConn, len(cs))
+		paths := make([]string, n)
+		for i := range paths {
+			paths[i] = cs[i].path
+		}
+		var conn net.Conn
+		conn, err := load.StreamsH2(s.server.address, paths, s.counter)
+		if err != nil {
+			return err
+		}
+		s.open = append(s.open, conn)
+		cs = cs[n:]
+	}
+	return nil
+}
+
+// A loop makes a request, over and over again, on a connection of its own. It returns how many units of work that was.
+type loop func(conn *load.Conn) (int64, error)
+
+// repeat returns a loop of one request whose reply has a status of success.
+func repeat(r load.Request, units int64) loop {
+	return func(conn *load.Conn) (int64, error) {
+		status, body, err := conn.Do(r)
+		if err == nil && status/100 != 2 {
+			err = fmt.Errorf("status %d: %s", status, body)
+		}
+		return units, err
+	}
+}
+
+// A closedLoop is loops that run at once, each as fast as it gets its replies.
+type closedLoop struct {
+	session *session
+	running sync.WaitGroup
+	stopped atomic.Bool
+	done    atomic.Int64 // units of work that were replied to
+
+	once  sync.Once
+	fault error
+}
+
+func (s *session) run(loops []loop) (*closedLoop, error) {
+	l := &closedLoop{session: s}
+	for _, next := range loops {
+		conn, err := s.dial()
+		if err != nil {
+			return nil, err
+		}
+		l.running.Go(func() {
+			for !l.stopped.Load() {
+				n, err := next(conn)
+				if err != nil {
+					l.once.Do(func() { l.fault = err })
+					return
+				}
+				l.done.Add(n)
+			}
+		})
+	}
+	return l, nil
+}
+
+// stop ends the loops.
+func (l *closedLoop) stop() error {
+	l.stopped.Store(true)
+	l.running.Wait()
+	return l.fault
+}
+
+// warmUp is how long a load runs before it is measured.
+const warmUp = 500 * time.Millisecond
+
+// perCPU runs loops, and returns how many of what count counts were done for each second of the server's CPU.
+func (s *session) perCPU(ctx context.Context, loops []loop, count func(*closedLoop) int64) (float64, error) {
+	l, err := s.run(loops)
+	if err != nil {
+		return 0, err
+	}
+	time.Sleep(warmUp)
+	cpu, n, err := s.measure(ctx, func() int64 { return count(l) })
+	if err := errors.Join(err, l.stop()); err != nil {
+		return 0, err
+	}
+	return float64(n) / cpu.Seconds(), nil
+}
+
+// measure returns how much CPU time the server uses over the session's duration, and how much the count grows.
+func (s *session) measure(ctx context.Context, count func() int64) (time.Duration, int64, error) {
+	var taken sync.WaitGroup
+	if s.profiles != "" {
+		taken.Go(func() {
+			s.profile(ctx, "cpu", fmt.Sprintf("profile?seconds=%d", max(1, int(s.duration.Seconds()))))
+			s.profile(ctx, "allocs", "allocs")
+		})
+	}
+	n := -count()
+	cpu, err := s.server.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(s.duration)
+	n += count()
+	after, err := s.server.cpu()
+	taken.Wait()
+	return after - cpu, n, err
+}
+
+// profile takes a profile of the server.
+func (s *session) profile(ctx context.Context, name, path string) {
+	if err := s.server.profile(ctx, path, s.profiles+"."+name+".pprof"); err != nil {
+		fmt.Println("no profile:", err)
+	}
+}
+
+// delivered waits until as many messages have arrived as were written.
+func (s *session) delivered(written int64) error {
+	for deadline := time.Now().Add(5 * time.Second); s.counter.N() != written; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d messages were written, %d have arrived", written, s.counter.N())
+		}
+	}
+	return nil
+}
+
+// newSession starts a server for a work.
+func newSession(ctx context.Context, p *peer, w *work, o options) (*session, error) {
+	s := &session{peer: p, duration: o.duration, counter: load.NewCounter()}
+	settings := w.settings
+	if o.profiles != "" && p.name != "nchan" {
+		settings.profile = true
+		s.profiles = filepath.Join(o.profiles, w.key+"."+p.name)
+	}
+	core := serverCore
+	if w.bothCores {
+		core = bothCores
+	}
+	var err error
+	s.server, err = start(ctx, p, settings, core, o.dir)
+	return s, err
+}

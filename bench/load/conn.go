@@ -1,0 +1,123 @@
+// Package load is a client for benchmarks: raw connections and prepared requests, so that it costs less than the
+// servers it measures. It understands only as much of HTTP as they need, and trusts them.
+package load
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+)
+
+// timeout is how long a server may take for anything that a load waits for.
+const timeout = 20 * time.Second
+
+// A Request is the bytes of an HTTP/1.1 request.
+type Request []byte
+
+// Get returns a GET request. The headers are whole lines without their line ends.
+func Get(path string, headers ...string) Request { return request("GET", path, "", headers) }
+
+// Post returns a POST request with a body.
+func Post(path, body string, headers ...string) Request {
+	return request("POST", path, body, append(headers, "Content-Length: "+strconv.Itoa(len(body))))
+}
+
+func request(method, path, body string, headers []string) Request {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: localhost\r\n", method, path)
+	for _, header := range headers {
+		b.WriteString(header + "\r\n")
+	}
+	b.WriteString("\r\n" + body)
+	return b.Bytes()
+}
+
+// A Conn is a kept-alive connection that makes one request after the other.
+type Conn struct {
+	net.Conn
+	buffer []byte
+	read   int // how much of the buffer is read, and belongs to no reply yet
+}
+
+// Dial connects to a server.
+func Dial(address string) (*Conn, error) {
+	conn, err := net.DialTimeout("tcp", address, timeout)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{Conn: conn, buffer: make([]byte, 4<<10)}, nil
+}
+
+// Do makes a request. The reply's body is good until the next call.
+func (c *Conn) Do(r Request) (status int, body []byte, err error) {
+	if _, err := c.Write(r); err != nil {
+		return 0, nil, err
+	}
+	return c.Reply()
+}
+
+// Reply reads the reply to the oldest request that has none yet. It must have a Content-Length.
+func (c *Conn) Reply() (status int, body []byte, err error) {
+	head, err := c.head()
+	if err != nil {
+		return 0, nil, err
+	}
+	status, length, err := parseHead(c.buffer[:head])
+	if err != nil {
+		return 0, nil, err
+	}
+	for c.read < head+length {
+		if err := c.more(); err != nil {
+			return 0, nil, err
+		}
+	}
+	body = bytes.Clone(c.buffer[head : head+length])
+	c.read = copy(c.buffer, c.buffer[head+length:c.read])
+	return status, body, nil
+}
+
+var headEnd = []byte("\r\n\r\n")
+
+// head reads the header of a reply and returns its length.
+func (c *Conn) head() (int, error) {
+	for {
+		if i := bytes.Index(c.buffer[:c.read], headEnd); i >= 0 {
+			return i + len(headEnd), nil
+		}
+		if err := c.more(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (c *Conn) more() error {
+	if c.read == len(c.buffer) {
+		c.buffer = append(c.buffer, make([]byte, len(c.buffer))...)
+	}
+	n, err := c.Read(c.buffer[c.read:])
+	c.read += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+var contentLength = []byte("\r\nContent-Length: ")
+
+func parseHead(head []byte) (status, length int, err error) {
+	if len(head) < 12 {
+		return 0, 0, fmt.Errorf("this is no reply: %q", head)
+	}
+	if status, err = strconv.Atoi(string(head[9:12])); err != nil {
+		return 0, 0, fmt.Errorf("this is no reply: %q", head)
+	}
+	_, rest, ok := bytes.Cut(head, contentLength)
+	if !ok {
+		return 0, 0, fmt.Errorf("a reply without Content-Length: %q", head)
+	}
+	text, _, _ := bytes.Cut(rest, []byte("\r"))
+	length, err = strconv.Atoi(string(text))
+	return status, length, err
+}

@@ -1,0 +1,134 @@
+package transport
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// A connection carries the rest of an HTTP/1.1 response after it was taken over from net/http, once the header was sent.
+// The handler can return then, and with it go its deep stack and the buffers of net/http, which are most of the
+// memory of a reader that waits (docs/performance.md). And each write to it is one to the socket, without the deadlines
+// that are set on the way through Caddy.
+type connection struct {
+	net.Conn
+
+	server   *http.Server // is given the connection for the next request; nil if this response is its last
+	out      frame        // chunks for flush
+	deadline time.Time    // of writes, as it is set
+
+	gone     chan struct{} // closed when the client is gone
+	watching sync.WaitGroup
+	early    []byte // what the client has sent of its next request
+	first    [1]byte
+}
+
+// takeOver takes over the connection of a response whose header was sent. It must have chunks for its body.
+func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn) (*connection, bool) {
+	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || r.Method != http.MethodGet || r.ContentLength != 0 || socket(conn) == nil {
+		return nil, false
+	}
+	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	if r.Close || w.Header().Get("Connection") == "close" {
+		server = nil
+	}
+	_, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, false
+	}
+	c := &connection{Conn: socket(conn), server: server, gone: make(chan struct{})}
+	if n := buffered.Reader.Buffered(); n > 0 {
+		early, _ := buffered.Peek(n) // they are there
+		c.early = append(c.early, early...)
+	} else {
+		c.watching.Add(1)
+		go c.watch()
+	}
+	return c, true
+}
+
+// socket returns the socket that a connection is, or nil if it is more than that: TLS keeps buffers of its own, so that
+// little would be gained.
+func socket(conn net.Conn) net.Conn {
+	switch c := conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return c
+	case *earlyConn:
+		if len(c.early) == 0 {
+			return c.Conn
+		}
+	}
+	return nil
+}
+
+// watch notices when the client is gone. It ends at the first byte of the client's next request, as net/http does.
+func (c *connection) watch() {
+	defer c.watching.Done()
+	n, err := c.Read(c.first[:])
+	if n > 0 {
+		c.early = c.first[:n]
+	} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+		close(c.gone)
+	}
+}
+
+var (
+	crlf      = []byte("\r\n")
+	lastChunk = []byte("0\r\n\r\n")
+)
+
+// put adds a chunk of the response (RFC 9112, 7.1) to what flush sends.
+func (c *connection) put(p []byte) {
+	if len(p) == 0 {
+		return // an empty chunk is the end
+	}
+	var digits [16]byte
+	c.out.append(strconv.AppendInt(digits[:0], int64(len(p)), 16), crlf, p, crlf)
+}
+
+// flush sends what was put, of which the client must take each piece within the timeout, or a quarter more: so the
+// deadline is not set for each message (BenchmarkTakenOver). It is left armed, for on a socket only writes look at it.
+func (c *connection) flush(timeout time.Duration) error {
+	defer c.out.free()
+	for p := c.out.bytes(); len(p) > 0; {
+		if now := time.Now(); c.deadline.Sub(now) < timeout {
+			c.deadline = now.Add(timeout + timeout/4)
+			if err := c.SetWriteDeadline(c.deadline); err != nil {
+				return err
+			}
+		}
+		n, err := c.Write(p[:min(maxPiece, len(p))])
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// end ends the response. If the end is a clean one, the connection is ready for the client's next request, as it was told.
+func (c *connection) end(why Reason, timeout time.Duration) {
+	_ = c.SetReadDeadline(time.Unix(1, 0))
+	c.watching.Wait()
+	if why != Broken {
+		c.out.append(lastChunk)
+		if c.flush(timeout) == nil && c.server != nil && !isClosed(c.gone) {
+			giveBack(c.server, c.Conn, c.early)
+			return
+		}
+	}
+	_ = c.Close()
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
