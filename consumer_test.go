@@ -361,12 +361,15 @@ func (s *server) say(conn *websocket.Conn, text string) {
 }
 
 func TestWebSocketAcknowledges(t *testing.T) {
-	s := serve(t, "megaphone {\nin_flight 2\n}", "megaphone")
+	s := serve(t, "megaphone {\nin_flight 2\n}", "megaphone create write read manage")
 	c := s.create()
 	conn := s.dial(c, "")
 	s.write(c, "1")
 	eids := s.hears(conn, "1")
 	s.say(conn, fmt.Sprintf(`{"ack":%q}`, eids[0]))
+	s.eventually(func() bool { // until then the reader is a plain one
+		return strings.Contains(s.get("/channel/"+c.ConsumerAddress).body, `"inFlight":0`)
+	})
 	for i := 2; i <= 5; i++ {
 		s.write(c, fmt.Sprint(i))
 	}

@@ -44,7 +44,7 @@ func TestMaxMemoryBoundsTheProcess(t *testing.T) {
 	}
 	const (
 		limit = 128 << 20
-		base  = 96 << 20 // Caddy without messages, and the requests of the producers
+		base  = 128 << 20 // Caddy without messages, and the requests of the producers
 	)
 	for name, size := range map[string]int{"small messages": 100, "medium messages": 4_000, "large messages": 500_000} {
 		t.Run(name, func(t *testing.T) {
