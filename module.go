@@ -248,7 +248,7 @@ func (a *App) Cleanup() error {
 	a.stopAnnouncing()
 	if last {
 		if n := a.shared.Undelivered(); n > 0 {
-			a.logger.Warn("messages were not delivered before their channels were deleted", zap.Int("undelivered", n))
+			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Int("undelivered", n))
 		}
 	}
 	return err
