@@ -147,7 +147,7 @@ func TestAConnectionThatServedADetachedReadEndsWithItsServer(t *testing.T) {
 	inTheMiddle.send(get)
 	inTheMiddle.wants(http.StatusOK)
 	inTheMiddle.send(get[:10])
-	inTheMiddle.Conn.Close()
+	inTheMiddle.Close()
 
 	// Another configuration has another server.
 	if err := s.load("megaphone {\nread_duration 60ms\n}", "megaphone"); err != nil {
@@ -183,6 +183,6 @@ func TestADetachedReadNoticesThatItsClientIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.eventually(func() bool { return !handlerWaits() })
-	client.Conn.Close()
+	client.Close()
 	s.eventuallyFree(c)
 }

@@ -328,7 +328,9 @@ func liveChannels(n int) func(context.Context, *session) ([]float64, error) {
 		if err := s.subscribe(cs, "h2"); err != nil {
 			return nil, err
 		}
-		time.Sleep(2 * time.Second)
+		if err := s.settle(); err != nil {
+			return nil, err
+		}
 		sent := make(chan error, 1)
 		total := int((s.duration + 2*warmUp).Seconds() * rate)
 		go func() {

@@ -42,7 +42,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn) (*connectio
 	}
 	c := &connection{Conn: socket(conn), server: server, gone: make(chan struct{})}
 	if n := buffered.Reader.Buffered(); n > 0 {
-		early, _ := buffered.Reader.Peek(n) // they are there
+		early, _ := buffered.Peek(n) // they are there
 		c.early = append(c.early, early...)
 	} else {
 		c.watching.Add(1)
