@@ -29,8 +29,7 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 
 // Routes implements [caddy.AdminRouter].
 func (adminAPI) Routes() []caddy.AdminRoute {
-	var routes []caddy.AdminRoute
-	for pattern, methods := range map[string]map[string]adminFunc{
+	patterns := map[string]map[string]adminFunc{
 		"/megaphone/channels":      {http.MethodGet: adminList, http.MethodDelete: adminDeleteMany},
 		"/megaphone/channels/{id}": {http.MethodGet: adminShow, http.MethodDelete: adminDelete},
 		"/megaphone/lookup":        {http.MethodPost: adminLookup},
@@ -38,7 +37,9 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 		"/megaphone/drain":         {http.MethodGet: adminDrainState, http.MethodPost: adminDrain, http.MethodDelete: adminUndrain},
 		"/megaphone/health":        {http.MethodGet: adminHealth},
 		"/megaphone/":              nil,
-	} {
+	}
+	routes := make([]caddy.AdminRoute, 0, len(patterns))
+	for pattern, methods := range patterns {
 		routes = append(routes, caddy.AdminRoute{Pattern: pattern, Handler: adminRoute(methods)})
 	}
 	return routes

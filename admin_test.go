@@ -39,9 +39,12 @@ func serveAdmin(t *testing.T, settings, site string) *adminServer {
 func (s *adminServer) reload(settings, site string) {
 	s.Helper()
 	caddyfile := strings.Replace(s.caddyfile(settings, site), "admin off", "admin unix/"+s.socket+".admin", 1)
+	defer s.client.CloseIdleConnections() // as load does
+	defer s.admin.CloseIdleConnections()
 	if err := caddy.Load(adapt(s.T, caddyfile), true); err != nil {
 		s.Fatal(err)
 	}
+	s.client.CloseIdleConnections() // as load does
 }
 
 // call makes a request to the admin API, reads its reply into v, and returns its status.
@@ -135,7 +138,8 @@ func TestAdminShowsAndDeletesChannels(t *testing.T) {
 	lookup := func(addresses ...string) (found struct {
 		Channels []listed
 		NotFound []string
-	}) {
+	},
+	) {
 		body, _ := json.Marshal(map[string]any{"channels": addresses})
 		if status := s.call(http.MethodPost, "lookup", string(body), &found); status != http.StatusOK {
 			t.Fatal(status)
@@ -216,7 +220,7 @@ func TestAdminRefusesBadRequests(t *testing.T) {
 		{400, "GET", "channels?limit=1001", ""},
 		{400, "GET", "channels?limit=1&limit=2", ""},
 		{400, "GET", "channels?cursor=x", ""},
-		{400, "GET", "channels?conected=true", ""},
+		{400, "GET", "channels?agnt=main", ""},
 		{400, "GET", "channels?connected=1", ""},
 		{400, "GET", "channels?min_age=-1s", ""},
 		{400, "GET", "channels?min_pending=x", ""},

@@ -15,7 +15,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 )
 

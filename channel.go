@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"errors"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -214,9 +215,10 @@ func (c *channel) withdraw(p *publication, err error) {
 	if c.dropRepeats(p); len(p.ms) == 0 {
 		err = nil // the first writing got in meanwhile, by another call
 	}
-	if err == ErrTimeout { //nolint:errorlint // not an error yet: the reason of the caller
+	switch {
+	case errors.Is(err, ErrTimeout):
 		err = c.refusal(p)
-	} else if err == ErrSkipped { //nolint:errorlint // as above
+	case errors.Is(err, ErrSkipped):
 		_ = c.refuse(p, channelFull) // the line before it waited for the same room
 	}
 	first := c.held.first == p

@@ -67,13 +67,12 @@ func runList(cmd *cobra.Command, _ []string) error {
 	}
 
 	out := bufio.NewWriter(cmd.OutOrStdout())
-	defer out.Flush()
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	asJSON := flag(flags.GetBool, "json")
 	if !asJSON {
 		fmt.Fprintln(table, "ID\tAGENT\tREADER\tPENDING\tIN FLIGHT\tAGE\tLAST READ\tEXPIRES")
 	}
-	for listed, more := 0, true; more && cmd.Context().Err() == nil; {
+	for listed, more := 0, true; more; {
 		size := maxPage
 		if limit > 0 {
 			size = min(size, limit-listed)
@@ -95,9 +94,9 @@ func runList(cmd *cobra.Command, _ []string) error {
 		}
 		listed += len(page.Channels)
 		query.Set("cursor", page.Next)
-		more = page.Next != "" && (limit == 0 || listed < limit)
+		more = page.Next != "" && (limit == 0 || listed < limit) && cmd.Context().Err() == nil
 	}
-	return table.Flush()
+	return errors.Join(table.Flush(), out.Flush())
 }
 
 func yesNo(b bool) string {

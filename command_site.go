@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -67,9 +68,7 @@ func (s *site) do(ctx context.Context, method, path string, header http.Header, 
 		return nil, err
 	}
 	r.Header = s.header.Clone()
-	for name, values := range header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, header)
 	response, err := s.client.Do(r)
 	if err != nil {
 		// What it says of the URL would tell the address.

@@ -53,7 +53,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		MayAcknowledge: read.kind == webSocket,
 	})
 	if err != nil {
-		if read.kind == ndjson && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy)) {
+		if read.kind == ndjson && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy) || errors.Is(err, ErrReaderLimit)) {
 			h.app.shared.slowDown(r.Context())
 		}
 		return err

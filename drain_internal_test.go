@@ -2,6 +2,8 @@ package megaphone
 
 import (
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,4 +174,36 @@ func TestCloseEndsADrain(t *testing.T) {
 			t.Errorf("state %+v", s)
 		}
 	})
+}
+
+// TestWalksMayDeleteWhatIsJustCreated races Create with what walks over all channels: a drain, or the reaper.
+func TestWalksMayDeleteWhatIsJustCreated(t *testing.T) {
+	r := NewRegistry()
+	defer r.Close()
+	var creators sync.WaitGroup
+	var creating atomic.Int32
+	creating.Store(2)
+	for range 2 {
+		creators.Go(func() {
+			defer creating.Add(-1)
+			for range 10_000 {
+				if _, err := r.Create(t.Context(), "main", testLimits); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for creating.Load() > 0 {
+		for c := range r.list.all() {
+			r.remove(c, EndDeleted)
+		}
+	}
+	creators.Wait()
+	listed := 0
+	for range r.list.all() {
+		listed++
+	}
+	if r.Len() != listed || r.channels.Size() != 2*listed {
+		t.Errorf("%d channels, %d in the list, %d addresses", r.Len(), listed, r.channels.Size())
+	}
 }

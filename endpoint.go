@@ -18,6 +18,7 @@ const (
 	channelsExistEndpoint
 	manageEndpoint
 	healthEndpoint
+	uiEndpoint
 	endpointCount
 )
 
@@ -29,17 +30,18 @@ var permissions = map[string][]endpoint{
 	"exists": {channelsExistEndpoint},
 	"manage": {manageEndpoint},
 	"health": {healthEndpoint},
+	"ui":     {uiEndpoint},
 }
 
 // permissionNames are the names of permissions, in the order in which they are told.
-var permissionNames = []string{"create", "write", "read", "exists", "manage", "health"}
+var permissionNames = []string{"create", "write", "read", "exists", "manage", "health", "ui"}
 
 // standardPermissions are those of a site that names none.
 var standardPermissions = permissionNames[:4]
 
 // String is the endpoint's name in the log.
 func (e endpoint) String() string {
-	return [...]string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health"}[e]
+	return [...]string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health", "ui"}[e]
 }
 
 var (
@@ -50,7 +52,7 @@ var (
 
 func (e endpoint) methods() []string {
 	switch e {
-	case readEndpoint, healthEndpoint:
+	case readEndpoint, healthEndpoint, uiEndpoint:
 		return readMethods
 	case manageEndpoint:
 		return manageMethods
@@ -64,6 +66,7 @@ type target struct {
 	endpoint endpoint
 	address  string // of write, read and manage
 	streamID string // of write
+	file     string // of ui
 }
 
 // parseTarget reads a request's path. It reports false for a path that is no endpoint's.
@@ -95,6 +98,9 @@ func parseTarget(u *url.URL) (t target, ok bool) {
 		t.endpoint, ok = writeBatchEndpoint, true
 	case name == "channelsExists" && !hasRest:
 		t.endpoint, ok = channelsExistEndpoint, true
+	case name == "ui":
+		t.endpoint = uiEndpoint
+		t.file, ok = parseUIPath(rest, hasRest)
 	}
 	if !ok {
 		return target{}, false

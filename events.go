@@ -121,6 +121,7 @@ func (a *App) startAnnouncing() {
 		}
 	}()
 	a.shared.active.add(a)
+	a.shared.guardHeap()
 }
 
 // announcer is the App that announces. Sites may be served a moment before the first one is started.

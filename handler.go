@@ -27,6 +27,7 @@ type Handler struct {
 	// * `manage`: `GET` and `DELETE /channel/{address}`, a channel's state and its end, for who has one of its
 	// addresses
 	// * `health`: `GET /health`, for load balancers: status 503 while the server is drained or shuts down
+	// * `ui`: a page at `/ui/` to try the other endpoints in a browser, and to watch what they do
 	//
 	// Whoever reaches `create` can use up the server's limits, so sites that are open to the world should serve
 	// `read` only. Default: `create`, `write`, `read` and `exists`.
@@ -160,6 +161,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, rec *r
 		return h.serveManage(w, r, t.address)
 	case healthEndpoint:
 		return h.serveHealth(w)
+	case uiEndpoint:
+		return h.serveUI(w, r, t.file)
 	default:
 		return fmt.Errorf("endpoint %d is not implemented", t.endpoint)
 	}

@@ -4,8 +4,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
 // wantLimit checks a reply that refuses because of a limit.
@@ -92,24 +90,8 @@ func TestChannelsPerClient(t *testing.T) {
 	})
 }
 
-// TestWebhookCaddyfile: what can be written wrong is told with its place.
-func TestWebhookCaddyfile(t *testing.T) {
-	for text, want := range map[string]string{
-		"webhook":                           "webhook takes an event and a URL, at Caddyfile:3",
-		"webhook channel_deleted":           "webhook takes an event and a URL, at Caddyfile:3",
-		"webhook deleted https://a.example": `there is no event "deleted": name one of channel_created, channel_deleted, reader_connected, reader_disconnected, at Caddyfile:3`,
-		"webhook channel_deleted a.example": "the URL must be a whole one, such as https://backend.example.com/hook, at Caddyfile:3",
-		"webhook channel_deleted https://a.example {\nsecret a\nsecret b\n}": "secret is already specified, at Caddyfile:5",
-		"webhook channel_deleted https://a.example {\nretries 3\n}":          `unrecognized setting "retries" of webhook: there are give_up, queue, secret, timeout, at Caddyfile:4`,
-		"webhook channel_deleted https://a.example {\ntimeout 0\n}":          "timeout: \"0\" is no duration above zero",
-		"max_readers none": `max_readers: "none" is no whole number above zero, at Caddyfile:3`,
-	} {
-		config := "{\nmegaphone {\n" + text + "\n}\n}\n"
-		_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %s", text, err, want)
-		}
-	}
+// TestWebhookConfigurations that cannot be told as wrong before they are loaded.
+func TestWebhookConfigurations(t *testing.T) {
 	s := serve(t, "megaphone", "megaphone")
 	const hook = "webhook channel_deleted https://a.example/\n"
 	if err := s.load("megaphone {\n"+hook+hook+"}", "megaphone"); err == nil || !strings.Contains(err.Error(), "already") {
@@ -117,5 +99,11 @@ func TestWebhookCaddyfile(t *testing.T) {
 	}
 	if err := s.load("megaphone {\nwebhook channel_deleted {env.NOT_SET_ANYWHERE}\n}", "megaphone"); err == nil {
 		t.Error("a webhook without a URL is loaded")
+	}
+	t.Setenv("WEBHOOK_SECRET", hookSecret)
+	page := docBlock(t, "webhooks.md", "webhook channel_deleted")
+	page = strings.TrimSuffix(strings.TrimPrefix(page, "{\n"), "}\n")
+	if err := s.load(page, "megaphone"); err != nil {
+		t.Errorf("what docs/webhooks.md shows: %v", err)
 	}
 }

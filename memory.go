@@ -8,7 +8,7 @@ import (
 // A memory counts the bytes of all messages that a registry's channels hold, and knows which channels have
 // producers that wait for some to be freed. A message that many channels hold is counted once.
 //
-// What waits in line is counted apart from what is buffered, and may be a quarter of the limit, so that
+// What waits in line is counted apart from what is buffered, and may be a sixteenth of the limit, so that
 // producers who are held do not use up what readers would free.
 type memory struct {
 	buffered, held atomic.Int64
@@ -27,7 +27,7 @@ type memory struct {
 func (mem *memory) admits(limit int64) bool { return mem.buffered.Load() < limit }
 
 // holds reports whether another message may wait in line.
-func (mem *memory) holds(limit int64) bool { return mem.held.Load() < limit/4 }
+func (mem *memory) holds(limit int64) bool { return mem.held.Load() < limit/16 }
 
 // buffer counts one more channel that has the message in its queue.
 func (mem *memory) buffer(m *Message) {

@@ -85,7 +85,8 @@ func newMetrics(r *Registry) *metrics {
 		m.limitHits[name] = limitHits.WithLabelValues(name)
 	}
 	m.collectors = []prometheus.Collector{
-		registryCollector{r}, readers, readDuration, limitHits, m.refused,
+		registryCollector{r},
+		readers, readDuration, limitHits, m.refused,
 		m.webhooks.queued, m.webhooks.delivered, m.webhooks.lost, m.webhooks.failures,
 	}
 	return m
@@ -107,20 +108,16 @@ func (m *metrics) register(registry prometheus.Registerer, l Limits) error {
 
 // limitGauges show a configuration's limits, so that alerts can compare with them.
 func limitGauges(l Limits) []prometheus.Collector {
-	gauges := []prometheus.Collector{}
-	for _, g := range []struct {
-		name, help string
-		value      float64
-	}{
-		{"channels_limit", "The setting max_channels.", float64(l.MaxChannels)},
-		{"readers_limit", "The setting max_readers.", float64(l.MaxReaders)},
-		{"buffered_limit_bytes", "The setting max_memory.", float64(l.MaxMemory)},
-	} {
-		gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: metricName(g.name), Help: g.help})
-		gauge.Set(g.value)
-		gauges = append(gauges, gauge)
+	limit := func(name, help string, value float64) prometheus.Collector {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: metricName(name), Help: help})
+		g.Set(value)
+		return g
 	}
-	return gauges
+	return []prometheus.Collector{
+		limit("channels_limit", "The setting max_channels.", float64(l.MaxChannels)),
+		limit("readers_limit", "The setting max_readers.", float64(l.MaxReaders)),
+		limit("buffered_limit_bytes", "The setting max_memory.", float64(l.MaxMemory)),
+	}
 }
 
 // reading counts a read from now on; the returned function counts its end.

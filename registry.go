@@ -150,7 +150,7 @@ func (r *Registry) Undelivered() int {
 			n += u.pending.Load() + u.inFlight.Load()
 		}
 	}
-	return int(n) //nolint:gosec // far below the limit
+	return int(n)
 }
 
 // MemoryUsed returns the bytes of the messages that channels hold, each counted once.
@@ -208,11 +208,11 @@ func (r *Registry) Create(_ context.Context, agent string, l Limits) (Addresses,
 	}
 	c.producer, c.consumer = newSecrets()
 	c.expires.Store(int64(c.created + l.TTL))
-	r.list.add(c)
-	c.tally = &r.tallies[c.place%tallyCount]
+	c.tally = &r.tallies[c.producer[0]%tallyCount]
 	c.tally.created.Add(1)
 	r.channels.Store(c.producer, c)
 	r.channels.Store(c.consumer, c)
+	r.list.add(c) // from now on it may be deleted
 	if r.isClosed() { // and Close may not have seen it
 		r.remove(c, EndClosed)
 		return Addresses{}, ErrClosed

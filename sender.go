@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -185,7 +187,7 @@ func (s *sender) post(id string, body []byte) error {
 		}
 		return errors.Join(context.Cause(s.ctx), withoutURL(err))
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	_, _ = io.CopyN(io.Discard, response.Body, maxReplyRead)
 	return judge(response)
 }
@@ -272,10 +274,7 @@ func (l *lingerers) add(s *sender) {
 // then counts as lost.
 func (l *lingerers) wait() {
 	l.mu.Lock()
-	var senders []*sender
-	for s := range l.senders {
-		senders = append(senders, s)
-	}
+	senders := slices.Collect(maps.Keys(l.senders))
 	l.mu.Unlock()
 	deadline := time.After(maxExitLinger)
 	for _, s := range senders {

@@ -17,6 +17,7 @@ type shared struct {
 	metrics  *metrics
 	warnings warnings
 	active   activeApps
+	heap     heapGuard
 
 	closing context.Context // ends when Close is called
 	close   context.CancelFunc
@@ -34,6 +35,7 @@ func newShared() *shared {
 	r := NewRegistry()
 	s := &shared{Registry: r, metrics: newMetrics(r), warnings: newWarnings(limitNames)}
 	s.closing, s.close = context.WithCancel(context.Background())
+	s.heap.messages = func() int64 { return r.memory.buffered.Load() + r.memory.held.Load() }
 	r.OnDeletions(s.active.announceDeletions)
 	return s
 }

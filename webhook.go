@@ -71,6 +71,7 @@ func (a *App) provisionWebhooks() error {
 // that is waited for.
 func (a *App) stopAnnouncing() {
 	a.shared.active.remove(a)
+	a.shared.guardHeap()
 	for _, w := range a.Webhooks {
 		if w.sender != nil {
 			_, _ = senders.Delete(w.key()) // Destruct never fails

@@ -289,7 +289,7 @@ func (h *hostile) resets(streams int) {
 		for _, f := range [][2]string{{":method", method}, {":scheme", "https"}, {":authority", h.secure}, {":path", path}, {"content-type", "application/json"}} {
 			_ = encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
 		}
-		id := uint32(2*i + 1) //nolint:gosec // small
+		id := uint32(2*i + 1)
 		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: method == "GET"})
 		if method == "POST" {
 			_ = framer.WriteData(id, false, []byte(`{"a":`))
@@ -418,7 +418,7 @@ func (h *hostile) usage() (u usage) {
 	if err := json.Unmarshal(h.fetch("/debug/vars"), &vars); err != nil {
 		h.Fatal(err)
 	}
-	u.heap = int64(vars.Memstats.HeapAlloc) //nolint:gosec // it fits
+	u.heap = int64(vars.Memstats.HeapAlloc)
 	total := goroutineTotal.FindSubmatch(h.fetch("/debug/pprof/goroutine?debug=1"))
 	if total == nil {
 		h.Fatal("there is no goroutine profile")

@@ -1,0 +1,83 @@
+// The chat's backend, and what is on its way to it.
+
+/** Sends a request to the backend. Throws an error with the status of a refusal. */
+export async function ask(what, body, options = {}) {
+	const response = await fetch(`/api/${what}`, {
+		method: "POST",
+		headers: { "Content-Type": "application/json" },
+		body: JSON.stringify(body),
+		...options,
+	});
+	if (!response.ok) {
+		throw Object.assign(new Error(`the backend replied with status ${response.status}`), { status: response.status });
+	}
+	return response.json();
+}
+
+/** Waits so many milliseconds, or until the browser is online again. */
+export function pause(time) {
+	return new Promise((resolve) => {
+		const timer = setTimeout(done, time);
+		addEventListener("online", done);
+		function done() {
+			clearTimeout(timer);
+			removeEventListener("online", done);
+			resolve();
+		}
+	});
+}
+
+/**
+ * Messages on their way: one after the other, each until the backend has it, however long that takes. They outlive
+ * a reload of the page. A message has an id, by which the backend knows it again.
+ */
+export class Outbox {
+	#messages = JSON.parse(sessionStorage.getItem("outbox") ?? "[]");
+	#send;
+	#changed;
+	#refused;
+	#running = false;
+
+	/** @param send sends a message; changed is called with the messages that are left, refused with one that never will be sent */
+	constructor(send, changed, refused) {
+		this.#send = send;
+		this.#changed = changed;
+		this.#refused = refused;
+	}
+
+	add(room, text) {
+		this.#messages.push({ id: crypto.randomUUID(), room, text });
+		this.#save();
+		this.run();
+	}
+
+	async run() {
+		this.#changed(this.#messages);
+		if (this.#running) {
+			return;
+		}
+		this.#running = true;
+		for (let wait = 250; this.#messages.length > 0; ) {
+			const message = this.#messages[0];
+			try {
+				await this.#send(message);
+			} catch (error) {
+				if (error.status !== 400 && error.status !== 403) {
+					await pause(wait * (0.5 + Math.random()));
+					wait = Math.min(wait * 2, 5000);
+					continue;
+				}
+				this.#refused(message);
+			}
+			this.#messages.shift();
+			this.#save();
+			this.#changed(this.#messages);
+			wait = 250;
+		}
+		this.#running = false;
+	}
+
+	#save() {
+		sessionStorage.setItem("outbox", JSON.stringify(this.#messages));
+	}
+}

@@ -1,0 +1,265 @@
+// The chat's page. What the backend sends comes by Megaphone's client; what the page says goes to the backend.
+
+import { Megaphone } from "/client/megaphone.js";
+import { ask, Outbox, pause } from "./backend.js";
+import { Connection } from "./connection.js";
+import { face, node, Timeline, unsent } from "./timeline.js";
+
+const $ = (id) => document.getElementById(id);
+
+/** Rooms that are offered. Any other is there as soon as somebody goes to it. */
+const rooms = ["lobby", "kitchen", "workshop"];
+/** The backend tells who is there every 5 seconds. When that stops, it has forgotten this page. */
+const silence = 20_000;
+const typingPause = 3000;
+
+const user = (localStorage.user ??= crypto.randomUUID());
+let name = (localStorage.name ??= `Guest ${Math.floor(Math.random() * 900 + 100)}`);
+let room = roomOfAddress();
+let session = "";
+let channel; // the address that the client should use, until it has asked for it
+let heard = performance.now();
+const typists = new Map(); // by users
+let told = -typingPause; // when the others were told that this page's user is typing
+
+const timeline = new Timeline($("messages"), $("scroll"), user);
+const connection = new Connection();
+const megaphone = new Megaphone("/", createChannel, { WebSocket: connection.WebSocket, backoff: [250, 5000] });
+const outbox = new Outbox(say, showUnsent, giveBack);
+
+connection.watch(megaphone);
+megaphone.subscribe(({ sid, body }) => sid === room && receive(body));
+showRoom();
+outbox.run();
+
+/** Gives the client a channel: first, and whenever the last one is gone. */
+async function createChannel() {
+	if (!channel) {
+		await join({ renew: session !== "" });
+	}
+	const address = channel;
+	channel = undefined;
+	return address;
+}
+
+let lastJoin = Promise.resolve();
+
+/** Tells the backend that this page is in the room, and takes what it has missed there. One at a time. */
+function join(how = {}) {
+	return (lastJoin = lastJoin.catch(() => {}).then(() => joinNow(how)));
+}
+
+async function joinNow({ renew = false }) {
+	const there = room;
+	const after = timeline.complete;
+	const reply = await ask("join", { session, user, name, room: there, renew, after });
+	if (session !== reply.session) {
+		session = reply.session;
+		channel = reply.consumerAddress;
+		connection.count("channels");
+	}
+	if (there !== room) {
+		return; // somebody was quick: rejoin joins the other one
+	}
+	heard = performance.now();
+	if (reply.newest < after) { // the backend has lost its memory
+		timeline.clear();
+		await joinNow({});
+		return;
+	}
+	const fresh = timeline.add(reply.messages ?? []);
+	timeline.completeTo(reply.newest);
+	if (after > 0 && fresh > 0) {
+		connection.count("fetched", fresh);
+		connection.tell(`fetched ${fresh} missed ${fresh > 1 ? "messages" : "message"} from the history`);
+	}
+	$("empty").hidden = timeline.length > 0;
+}
+
+let joining;
+
+/** Joins again until that works. The client goes on with another channel if the backend has given this page one. */
+function rejoin() {
+	joining ??= (async () => {
+		for (let there; there !== room || channel; ) {
+			there = room;
+			try {
+				await join();
+				if (channel) {
+					megaphone.use(createChannel);
+					return;
+				}
+			} catch (error) {
+				connection.fault(error);
+				await pause(500 + 1000 * Math.random());
+				there = undefined;
+			}
+		}
+	})().finally(() => (joining = undefined));
+	return joining;
+}
+
+/** Takes what the backend has sent to the room. */
+function receive({ kind, what }) {
+	if (kind === "message") {
+		connection.count("messages");
+		timeline.add([what]);
+		stopTyping(what.user);
+		$("empty").hidden = true;
+		if (timeline.complete < what.n) {
+			rejoin(); // there are some before that have not come
+		}
+	} else if (kind === "people") {
+		heard = performance.now();
+		showPeople(what.people);
+		if (timeline.complete !== what.newest) {
+			rejoin();
+		}
+	} else if (kind === "typing" && what.user !== user) {
+		showTyping(what);
+	}
+}
+
+/** Sends a message to the backend. It throws until that has worked. */
+async function say({ id, room: there, text }) {
+	try {
+		const message = await ask("say", { session, room: there, id, text });
+		if (there === room) {
+			timeline.add([message]);
+			$("empty").hidden = true;
+		}
+	} catch (error) {
+		if (error.status === 404) {
+			await rejoin(); // the backend has forgotten this page
+		}
+		throw error;
+	}
+}
+
+function roomOfAddress() {
+	return roomName(location.hash.slice(1)) || rooms[0];
+}
+
+/** Makes a text the name of a room. */
+function roomName(text) {
+	return text.trim().toLowerCase().replace(/[^a-z0-9-]+/g, "-").slice(0, 30);
+}
+
+function showRoom() {
+	document.title = `${room} – Chat`;
+	$("room").textContent = `# ${room}`;
+	$("rooms").replaceChildren(...(rooms.includes(room) ? rooms : [...rooms, room]).map((name) => {
+		const link = node("a", { href: `#${name}` }, name);
+		if (name === room) {
+			link.setAttribute("aria-current", "page");
+		}
+		return node("li", {}, link);
+	}));
+	timeline.clear();
+	showPeople({});
+	typists.forEach(({ timer }) => clearTimeout(timer));
+	typists.clear();
+	$("typing").textContent = "";
+}
+
+function showPeople(people) {
+	const byName = Object.entries(people).toSorted(([, a], [, b]) => a.localeCompare(b));
+	$("people").replaceChildren(...byName.map(([id, name]) =>
+		node("li", { title: name }, face(id, name), node("span", { className: "who" }, id === user ? `${name} (you)` : name))));
+}
+
+function showUnsent(messages) {
+	$("unsent").replaceChildren(...messages.filter((message) => message.room === room).map(unsent));
+	timeline.toEnd();
+}
+
+/** Gives a message back that the backend will never take: the room is full. */
+function giveBack({ text }) {
+	connection.tell("the backend has refused a message");
+	$("text").value ||= text;
+}
+
+function showTyping({ user, name }) {
+	clearTimeout(typists.get(user)?.timer);
+	typists.set(user, { name, timer: setTimeout(() => stopTyping(user), typingPause + 1500) });
+	showTypists();
+}
+
+function stopTyping(user) {
+	clearTimeout(typists.get(user)?.timer);
+	if (typists.delete(user)) {
+		showTypists();
+	}
+}
+
+function showTypists() {
+	const names = [...typists.values()].map(({ name }) => name);
+	$("typing").textContent = names.length ? `${new Intl.ListFormat("en").format(names)} ${names.length > 1 ? "are" : "is"} typing …` : "";
+}
+
+addEventListener("hashchange", () => {
+	if (roomOfAddress() !== room) {
+		room = roomOfAddress();
+		showRoom();
+		outbox.run();
+		rejoin();
+	}
+});
+
+$("new-room").onsubmit = (event) => {
+	event.preventDefault();
+	location.hash = roomName($("room-name").value);
+	event.target.reset();
+};
+
+$("name").value = name;
+$("rename").onsubmit = (event) => event.preventDefault();
+$("name").onchange = () => {
+	name = localStorage.name = $("name").value.trim() || name;
+	$("name").value = name;
+	rejoin();
+};
+
+$("composer").onsubmit = (event) => {
+	event.preventDefault();
+	const text = $("text").value.trim();
+	if (text) {
+		outbox.add(room, text);
+		$("text").value = "";
+		told = -typingPause;
+	}
+	$("text").focus();
+};
+
+$("text").onkeydown = (event) => {
+	if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+		event.preventDefault();
+		$("composer").requestSubmit();
+	}
+};
+
+$("text").oninput = () => {
+	if (performance.now() - told > typingPause && $("text").value.trim()) {
+		told = performance.now();
+		ask("say", { session, room }).catch(() => {}); // a hint, no more
+	}
+};
+
+$("connection").onkeydown = ({ key }) => {
+	if (key === "Escape") {
+		$("connection").open = false;
+		$("connection").querySelector("summary").focus();
+	}
+};
+
+setInterval(() => {
+	if (megaphone.state === "open" && performance.now() - heard > silence) {
+		heard = performance.now();
+		rejoin();
+	}
+}, 2000);
+
+addEventListener("pagehide", () => {
+	ask("leave", { session, room }, { keepalive: true }).catch(() => {});
+});
+addEventListener("pageshow", ({ persisted }) => persisted && rejoin());

@@ -1,0 +1,114 @@
+// What the page shows of its connection.
+
+import { node } from "./timeline.js";
+
+const $ = (id) => document.getElementById(id);
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+
+/** How many lines the log has. */
+const maxLines = 50;
+
+/** In words, and how that looks. */
+const states = {
+	idle: ["connecting", "wait"],
+	connecting: ["connecting", "wait"],
+	open: ["live", "open"],
+	waiting: ["connecting again", "wait"],
+	gone: ["getting a new channel", "wait"],
+	closed: ["closed", "bad"],
+};
+
+const names = { websocket: "WebSocket", sse: "server-sent events", ndjson: "NDJSON", poll: "long polling" };
+
+/** Why a server closes a WebSocket (protocol.md 2.4). */
+const closings = {
+	1000: "it has lasted its time",
+	1001: "the server has a new configuration, or stops",
+	1006: "the connection broke",
+	4404: "the channel is gone",
+	4409: "another page reads the channel",
+};
+
+/** Shows how the connection of a client does, and what happens to it. */
+export class Connection {
+	#counts = { connections: 0, channels: 0, messages: 0, fetched: 0 };
+	#client;
+
+	/** A WebSocket whose ends are told, for the client to use. */
+	get WebSocket() {
+		const connection = this;
+		return class extends WebSocket {
+			constructor(url) {
+				super(url);
+				let open = false;
+				this.addEventListener("open", () => (open = true));
+				this.addEventListener("close", ({ code }) => open && connection.tell(`WebSocket closed: ${closings[code] ?? `code ${code}`}`));
+				this.addEventListener("open", () => connection.#opened());
+			}
+		};
+	}
+
+	watch(client) {
+		this.#client = client;
+		client.on("state", () => this.#show());
+		client.on("gone", () => this.tell("the channel is gone: another one is created"));
+		client.on("gap", () => this.tell("messages may have been missed"));
+		client.on("error", (error) => this.fault(error.cause ?? error));
+		addEventListener("offline", () => this.#network(false));
+		addEventListener("online", () => this.#network(true));
+		this.#show();
+	}
+
+	/** Counts one of connections, channels, messages or fetched. */
+	count(what, n = 1) {
+		this.#counts[what] += n;
+		this.#figures();
+	}
+
+	/** Adds a line to the log. */
+	tell(text) {
+		$("log").prepend(node("li", {}, node("time", {}, clock.format(new Date())), text));
+		while ($("log").children.length > maxLines) {
+			$("log").lastElementChild.remove();
+		}
+	}
+
+	/** Tells of what was thrown: by the backend, by the client, or by the browser without a connection. */
+	fault(error) {
+		this.tell(error.status || error.code ? error.message : "no connection");
+	}
+
+	#network(online) {
+		this.tell(online ? "the browser is online" : "the browser is offline");
+		this.#show();
+	}
+
+	#opened() {
+		this.count("connections");
+		this.tell(`connected by ${names.websocket}`);
+	}
+
+	#show() {
+		const [text, state] = navigator.onLine ? states[this.#client.state] : ["offline", "bad"];
+		const element = $("state");
+		if (element.textContent !== text) {
+			element.textContent = text;
+		}
+		element.dataset.state = state;
+		if (this.#client.state === "open" && this.#client.transport !== "websocket") {
+			this.tell(`connected by ${names[this.#client.transport]}`);
+		}
+		this.#figures();
+	}
+
+	#figures() {
+		const { connections, channels, messages, fetched } = this.#counts;
+		$("figures").replaceChildren(...Object.entries({
+			Transport: names[this.#client?.transport] ?? "none yet",
+			WebSockets: connections,
+			Channels: channels,
+			"Messages pushed": messages,
+			"Fetched from history": fetched,
+		}).flatMap(([name, value]) => [node("dt", {}, name), node("dd", {}, String(value))]));
+	}
+}

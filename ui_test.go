@@ -1,0 +1,152 @@
+package megaphone_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestUIIsServedWhereASiteSaysSo(t *testing.T) {
+	s := serve(t, "", "route {\nhandle_path /inside/* {\nmegaphone create ui\n}\nmegaphone read ui\nrespond next 418\n}")
+	for path, contentType := range map[string]string{
+		"/ui/":           "text/html; charset=utf-8",
+		"/ui/index.html": "text/html; charset=utf-8",
+		"/ui/ui.js":      "text/javascript; charset=utf-8",
+		"/ui/ui.css":     "text/css; charset=utf-8",
+		"/ui/icon.svg":   "image/svg+xml",
+		"/ui/state.json": "application/json",
+		"/inside/ui/":    "text/html; charset=utf-8",
+	} {
+		r := s.get(path)
+		if r.StatusCode != http.StatusOK || r.Header.Get("Content-Type") != contentType || r.body == "" {
+			t.Errorf("%s: %d %s", path, r.StatusCode, r.Header.Get("Content-Type"))
+		}
+		for name, want := range map[string]string{
+			"Content-Security-Policy": "default-src 'none'; script-src 'self';", "Referrer-Policy": "no-referrer",
+			"X-Content-Type-Options": "nosniff", "Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-",
+		} {
+			if got := r.Header.Get(name); !strings.HasPrefix(got, want) {
+				t.Errorf("%s: %s: %q, want %q", path, name, got, want)
+			}
+		}
+	}
+	for _, path := range []string{"/ui/other.js", "/ui/ui.js/", "/ui/../ui.go", "/ui//", "/uix", "/ui/%2e%2e/ui.go"} {
+		if r := s.get(path); r.StatusCode != http.StatusTeapot {
+			t.Errorf("%s: %d", path, r.StatusCode)
+		}
+	}
+	s.post("/ui/", "{}").wantError(t, 405, "METHOD_NOT_ALLOWED")
+	if r := s.do(http.MethodHead, "/ui/", nil, nil); r.StatusCode != http.StatusOK || r.body != "" {
+		t.Errorf("HEAD: %d %q", r.StatusCode, r.body)
+	}
+}
+
+func TestUIIsOffByDefault(t *testing.T) {
+	s := serve(t, "", "route {\nmegaphone\nrespond next 418\n}")
+	for _, path := range []string{"/ui", "/ui/", "/ui/ui.js", "/ui/state.json"} {
+		if r := s.get(path); r.StatusCode != http.StatusTeapot {
+			t.Errorf("%s: %d", path, r.StatusCode)
+		}
+	}
+}
+
+func TestUILeadsToItsSlash(t *testing.T) {
+	s := serve(t, "", "handle_path /inside/* {\nmegaphone ui\n}")
+	s.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	r := s.get("/inside/ui")
+	// Relative: the handler does not know of the prefix.
+	if location := r.Header.Get("Location"); r.StatusCode != http.StatusPermanentRedirect || location != "ui/" {
+		t.Errorf("%d to %q", r.StatusCode, location)
+	}
+}
+
+func TestUIIsCachedByItsContent(t *testing.T) {
+	s := serve(t, "", "megaphone ui")
+	first := s.get("/ui/ui.js")
+	etag := first.Header.Get("ETag")
+	if r := s.do(http.MethodGet, "/ui/ui.js", http.Header{"If-None-Match": {etag}}, nil); etag == "" || r.StatusCode != http.StatusNotModified {
+		t.Errorf("ETag %q: %d", etag, r.StatusCode)
+	}
+}
+
+func TestUIStateTellsWhatTheSiteServes(t *testing.T) {
+	s := serve(t, "megaphone {\nagent here\nbuffer 7\nhold 2s\n}", "megaphone create read ui {\ntransports sse poll\n}")
+	before := time.Now()
+	r := s.get("/ui/state.json")
+	var state struct {
+		Now                   time.Time
+		Agent                 string
+		Endpoints, Transports []string
+		Settings              struct{ Buffer, Hold int }
+	}
+	if err := json.Unmarshal([]byte(r.body), &state); err != nil {
+		t.Fatal(err)
+	}
+	if state.Now.Before(before.Round(0)) || state.Now.After(time.Now()) {
+		t.Errorf("now: %v", state.Now)
+	}
+	if got := strings.Join(append(state.Endpoints, state.Transports...), " "); got != "create read ui sse poll" {
+		t.Errorf("serves %s", got)
+	}
+	if state.Agent != "here" || state.Settings.Buffer != 7 || state.Settings.Hold != 2000 {
+		t.Errorf("%+v", state)
+	}
+}
+
+func TestUIStateTellsOfChannelsWhereManageIsServed(t *testing.T) {
+	s := serve(t, "", "handle_path /all/* {\nmegaphone manage ui\n}\nmegaphone create write ui")
+	c := s.create()
+	s.write(c, "1")
+	if r := s.get("/ui/state.json"); strings.Contains(r.body, `"server"`) {
+		t.Errorf("without manage: %s", r.body)
+	}
+	r := s.get("/all/ui/state.json")
+	var state struct {
+		Server struct {
+			Channels, BufferedBytes int
+			List                    []struct {
+				Pending   int
+				Connected bool
+				Expires   time.Time
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(r.body), &state); err != nil {
+		t.Fatal(err)
+	}
+	list := state.Server.List
+	if state.Server.Channels != 1 || state.Server.BufferedBytes == 0 || len(list) != 1 ||
+		list[0].Pending != 1 || list[0].Connected || list[0].Expires.IsZero() {
+		t.Errorf("%s", r.body)
+	}
+	for _, address := range []string{c.ProducerAddress, c.ConsumerAddress} {
+		if _, secret, _ := strings.Cut(address, "."); strings.Contains(r.body, secret[:8]) {
+			t.Errorf("tells a secret: %s", r.body)
+		}
+	}
+}
+
+// The policy would keep it from loading, too.
+func TestUIUsesNothingFromOutside(t *testing.T) {
+	entries, err := os.ReadDir("ui")
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := regexp.MustCompile(`(?i)(src|href|url|import|from)\s*[=(]?\s*["']?(https?:)?//`)
+	inline := regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|<script[^>]*>[^<]|innerHTML|eval\(`)
+	for _, entry := range entries {
+		text, err := os.ReadFile("ui/" + entry.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pattern := range []*regexp.Regexp{outside, inline} {
+			if found := pattern.Find(text); found != nil {
+				t.Errorf("%s has %s", entry.Name(), found)
+			}
+		}
+	}
+}
