@@ -42,7 +42,7 @@ const (
 func serves(transport string) func(p *peer) bool {
 	return func(p *peer) bool {
 		_, ok := p.headers[transport]
-		return ok
+		return ok && p.name != "relay" // which does not notice when its readers are gone
 	}
 }
 
