@@ -53,7 +53,7 @@ func (s *session) pace(ctx context.Context, rate, total int, request func(i int)
 		next = next.Add(interval)
 		if pause := time.Until(next); pause > 0 {
 			ts := unix.NsecToTimespec(pause.Nanoseconds())
-			if err := unix.Nanosleep(&ts, nil); err != nil && err != unix.EINTR { //nolint:errorlint // a number
+			if err := unix.Nanosleep(&ts, nil); err != nil && err != unix.EINTR {
 				return err
 			}
 		}

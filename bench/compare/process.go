@@ -45,7 +45,7 @@ func pinSelf(core int) error {
 	if err != nil {
 		return err
 	}
-	return syscall.Exec(self, os.Args, append(os.Environ(), pinned+"=1"))
+	return syscall.Exec(self, os.Args, append(os.Environ(), pinned+"=1")) //nolint:gosec // itself
 }
 
 // setAffinity binds the calling thread to a core, or to all.

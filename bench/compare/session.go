@@ -193,6 +193,24 @@ func (s *session) measure(ctx context.Context, count func() int64) (time.Duratio
 	return after - cpu, n, err
 }
 
+// settle waits until the server has nothing left to do from what was before, such as collecting garbage.
+func (s *session) settle() error {
+	const look, idle = 500 * time.Millisecond, 20 * time.Millisecond
+	before, err := s.server.cpu()
+	for deadline := time.Now().Add(time.Minute); err == nil && time.Now().Before(deadline); {
+		time.Sleep(look)
+		var now time.Duration
+		if now, err = s.server.cpu(); now-before <= idle {
+			return err
+		}
+		before = now
+	}
+	if err != nil {
+		return err
+	}
+	return errors.New("the server does not come to rest")
+}
+
 // profile takes a profile of the server.
 func (s *session) profile(ctx context.Context, name, path string) {
 	if err := s.server.profile(ctx, path, s.profiles+"."+name+".pprof"); err != nil {

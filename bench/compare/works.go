@@ -42,7 +42,7 @@ const (
 func serves(transport string) func(p *peer) bool {
 	return func(p *peer) bool {
 		_, ok := p.headers[transport]
-		return ok
+		return ok && p.name != "relay" // which does not notice when its readers are gone
 	}
 }
 
@@ -328,7 +328,9 @@ func liveChannels(n int) func(context.Context, *session) ([]float64, error) {
 		if err := s.subscribe(cs, "h2"); err != nil {
 			return nil, err
 		}
-		time.Sleep(2 * time.Second)
+		if err := s.settle(); err != nil {
+			return nil, err
+		}
 		sent := make(chan error, 1)
 		total := int((s.duration + 2*warmUp).Seconds() * rate)
 		go func() {

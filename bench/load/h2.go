@@ -53,7 +53,7 @@ func openH2(conn net.Conn, paths []string, counter *Counter) error {
 			}
 		}
 		if err := framer.WriteHeaders(http2.HeadersFrameParam{
-			StreamID: uint32(2*i + 1), BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true, //nolint:gosec // small
+			StreamID: uint32(2*i + 1), BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true,
 		}); err != nil {
 			return err
 		}
