@@ -1,7 +1,6 @@
 package megaphone
 
 import (
-	"net"
 	"net/http"
 	"reflect"
 
@@ -19,8 +18,8 @@ func detach(t transport.Transport, w http.ResponseWriter, r *http.Request) bool 
 	if !ok || !isBare(w) {
 		return false
 	}
-	conn, ok := r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
-	return ok && d.Detach(r, conn)
+	conn := connOf(r)
+	return conn != nil && d.Detach(r, conn)
 }
 
 // isBare reports whether there is nothing around net/http's own writer but what sets Caddy's deadlines.

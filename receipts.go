@@ -3,6 +3,7 @@ package megaphone
 import (
 	"net"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -64,6 +65,18 @@ func newReceipts(r *http.Request, window int) receipts {
 // connOf returns the connection of a request of HTTP/1 or 2, or nil if it is not known (see Handler.Provision).
 func connOf(r *http.Request) net.Conn {
 	conn, _ := r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
+	return conn
+}
+
+// bareConn returns the connection that Caddy has wrapped to look for HTTP/2, as it does without TLS where a server has
+// only one of `protocols h1` and `h2`. Its type has no exported name, and no method that leads on; should it change, a
+// test tells.
+func bareConn(conn net.Conn) net.Conn {
+	if reflect.TypeOf(conn).String() == "*caddyhttp.http2Conn" {
+		if inner, ok := reflect.ValueOf(conn).Elem().FieldByName("Conn").Interface().(net.Conn); ok {
+			return inner
+		}
+	}
 	return conn
 }
 
