@@ -114,8 +114,6 @@ func (h *Handler) passDetached(f *feed, read readRequest, rec *record, ended fun
 	defer func() {
 		if fault := recover(); fault != nil { // as net/http does for handlers
 			h.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
-			f.sub.End(EndFault)
-			f.transport.End(transport.Broken)
 		}
 	}()
 	h.pass(f, read, rec)
@@ -123,15 +121,19 @@ func (h *Handler) passDetached(f *feed, read readRequest, rec *record, ended fun
 
 // pass passes messages on until the read ends.
 func (h *Handler) pass(f *feed, read readRequest, rec *record) {
-	why := f.run()
-	f.sub.End(f.how(why))
-	rec.messages = f.sent
-	rec.ended(why)
+	why, how := transport.Broken, EndFault // of a panic
+	defer func() {
+		f.sub.End(how)
+		rec.messages = f.sent
+		rec.ended(why)
+		f.transport.End(why)
+	}()
+	why = f.run()
+	how = f.how(why)
 	if c := h.logger.Check(zap.DebugLevel, "read ended"); c != nil {
 		c.Write(zap.String("address", RedactAddress(read.consumer)), zap.String("transport", read.kind.String()),
 			zap.Stringer("reason", why), zap.Int("messages", f.sent))
 	}
-	f.transport.End(why)
 }
 
 // serveReadHead answers a HEAD request, which consumes nothing.

@@ -178,6 +178,11 @@ func (f *feed) how(why transport.Reason) End {
 	case f.follows, f.sub.Err() != nil:
 		return EndClean // there is nothing to settle
 	}
+	select {
+	case <-f.transport.Gone(): // at the same moment as the read's end came
+		return EndFault
+	default:
+	}
 	deadline := time.Now().Add(maxLastLook)
 	for pause := time.Millisecond; f.receipts.look(f.sent) < f.sent; pause *= 2 {
 		left := time.Until(deadline)

@@ -55,10 +55,18 @@ func (s *shared) Destruct() error {
 // maxFarewell is how long the exit of the process waits for clients to take what they are sent last.
 const maxFarewell = 250 * time.Millisecond
 
-// awaitSockets waits until all WebSockets are closed, within bounds.
+// maxFarewells is how long it waits in all, as long as there are fewer and fewer of them.
+const maxFarewells = 700 * time.Millisecond
+
+// awaitSockets waits until all connections are closed that Caddy does not wait for, within bounds.
 func (s *shared) awaitSockets() {
-	for deadline := time.Now().Add(maxFarewell); s.sockets.Load() > 0 && time.Now().Before(deadline); {
+	began := time.Now()
+	left, progress := s.sockets.Load(), began
+	for left > 0 && time.Since(progress) < maxFarewell && time.Since(began) < maxFarewells {
 		time.Sleep(time.Millisecond)
+		if n := s.sockets.Load(); n < left {
+			left, progress = n, time.Now()
+		}
 	}
 }
 

@@ -122,7 +122,7 @@ func pollSome(tb testing.TB, c *linkClient, url string, v *view, lines int) (got
 // its cursor. Both are cut off at random.
 func TestEachMessageOnceOverFaultsOnBothSides(t *testing.T) {
 	t.Parallel()
-	n := newNetwork(t, "hold 1m\nbuffer 10\nin_flight 10")
+	n := newNetwork(t, "hold 1m\nbuffer 10")
 	m := n.create(t)
 	const messages = 1500
 	var repeats atomic.Int64
