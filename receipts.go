@@ -73,7 +73,7 @@ func connOf(r *http.Request) net.Conn {
 // test tells.
 func bareConn(conn net.Conn) net.Conn {
 	if reflect.TypeOf(conn).String() == "*caddyhttp.http2Conn" {
-		if inner, ok := reflect.ValueOf(conn).Elem().FieldByName("Conn").Interface().(net.Conn); ok {
+		if inner, ok := reflect.TypeAssert[net.Conn](reflect.ValueOf(conn).Elem().FieldByName("Conn")); ok {
 			return inner
 		}
 	}
