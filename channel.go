@@ -262,8 +262,8 @@ func (c *channel) letGo(n int) {
 func (c *channel) close(why EndReason) (undelivered int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil {
-		return 0, false
+	if c.closed != nil || why == EndExpired && (c.reader != nil || !c.expired(c.registry.now())) {
+		return 0, false // the latter when a reader has come meanwhile
 	}
 	c.closed = ErrNotFound
 	if why == EndClosed {

@@ -187,7 +187,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t target, rec *
 		c.Write(zap.Stringer("endpoint", t.endpoint), zap.String("address", RedactAddress(t.address)),
 			zap.String("code", e.code), zap.String("reason", e.message))
 	}
-	e.write(w)
+	e.write(w, r)
 }
 
 // Interface guards.

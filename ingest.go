@@ -46,6 +46,9 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 	if gone := r.Context().Err(); gone != nil && !errors.Is(err, ErrClosed) {
 		return gone
 	}
+	if err != nil && r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // the rest of the request would follow on it
+	}
 	return writeIngestResult(w, result, err)
 }
 
@@ -65,7 +68,6 @@ func writeIngestResult(w http.ResponseWriter, result IngestResult, err error) er
 	if err != nil {
 		e := toAPIError(err)
 		status, reply.Code, reply.Message = e.status, e.code, e.message
-		w.Header().Set("Connection", "close")
 	}
 	body, err := json.Marshal(reply)
 	if err != nil {

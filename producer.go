@@ -140,6 +140,10 @@ type failure struct {
 	Reason  string `json:"reason"`
 }
 
+// maxDeliveries bounds the product of a batch's channels and messages, and with it the list of failures in the reply,
+// which may have one for each.
+const maxDeliveries = 1 << 18
+
 // serveWriteBatch writes all of some messages to each of some channels (protocol.md 1.5).
 func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *record) error {
 	var b batch
@@ -152,6 +156,9 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *r
 	}
 	if b.Messages == nil {
 		return badRequest("the list of messages is missing")
+	}
+	if len(b.Messages) > 0 && len(channels) > maxDeliveries/len(b.Messages) {
+		return badRequest(fmt.Sprintf("too many messages to too many channels: their product may be %d", maxDeliveries))
 	}
 	ms := make([]*Message, len(b.Messages))
 	for i, m := range b.Messages {

@@ -239,6 +239,23 @@ func TestWriteBatchReplies(t *testing.T) {
 	}
 }
 
+func TestWriteBatchBoundsItsReply(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	batch := func(channels, messages int) string {
+		var b strings.Builder
+		b.WriteString(`{"channels":[`)
+		for i := range channels {
+			fmt.Fprintf(&b, `%q,`, fmt.Sprint("x.", i))
+		}
+		return strings.TrimSuffix(b.String(), ",") + `],"messages":[` +
+			strings.TrimSuffix(strings.Repeat(`{"streamId":"s","body":1},`, messages), ",") + `]}`
+	}
+	s.post("/write-batch", batch(1000, 263)).wantError(t, 400, "BAD_REQUEST")
+	if r := s.post("/write-batch", batch(1000, 262)); r.StatusCode != http.StatusCreated {
+		t.Errorf("a batch within the bound: %d", r.StatusCode)
+	}
+}
+
 func TestChannelsExist(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()

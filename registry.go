@@ -80,23 +80,13 @@ func (r *Registry) sweep() {
 	now := r.now()
 	for c := range r.list.all() {
 		if c.expired(now) {
-			r.expire(c)
+			r.remove(c, EndExpired)
 			r.notices.flushIfMany()
 		}
 	}
 }
 
-// expire removes a channel if it is still expired once it is locked.
-func (r *Registry) expire(c *channel) {
-	c.mu.Lock()
-	expired := c.reader == nil && c.expired(r.now())
-	c.mu.Unlock()
-	if expired {
-		r.remove(c, EndExpired)
-	}
-}
-
-// remove ends a channel's life.
+// remove ends a channel's life; with EndExpired, only if it is still expired once it is locked.
 func (r *Registry) remove(c *channel, why EndReason) bool {
 	undelivered, ok := c.close(why)
 	if !ok {
@@ -180,7 +170,7 @@ func (r *Registry) lookup(address string, kinds kind) (*channel, error) {
 		return nil, ErrNotFound
 	}
 	if c.expires.Load() != never && c.expired(r.now()) {
-		r.expire(c)
+		r.remove(c, EndExpired)
 		return nil, ErrNotFound
 	}
 	return c, nil

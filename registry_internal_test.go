@@ -273,3 +273,24 @@ func countByte(p []byte, b byte) (n int) {
 	}
 	return n
 }
+
+func TestAChannelDoesNotExpireUnderAReaderThatHasJustCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRegistry()
+		defer r.Close()
+		a, err := r.Create(t.Context(), "main", testLimits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := r.lookup(a.Consumer, consumerKind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Subscribe(t.Context(), a.Consumer, SubscribeOptions{Limits: testLimits}); err != nil {
+			t.Fatal(err)
+		}
+		if r.remove(c, EndExpired) || r.Len() != 1 {
+			t.Error("a channel that is read has expired")
+		}
+	})
+}

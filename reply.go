@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -46,7 +47,7 @@ func toAPIError(err error) *apiError {
 		return &apiError{status: http.StatusConflict, code: "BUSY", message: "another consumer is reading this channel"}
 	case errors.Is(err, ErrMessage):
 		return &apiError{status: http.StatusBadRequest, code: "BAD_REQUEST", message: err.Error()}
-	case errors.Is(err, ErrTimeout):
+	case errors.Is(err, ErrTimeout), errors.Is(err, context.DeadlineExceeded): // the latter by another handler of the site
 		return &apiError{status: http.StatusServiceUnavailable, code: "TIMEOUT", message: "the channel is full, and its consumer made no room in time"}
 	case errors.Is(err, ErrSkipped):
 		return &apiError{status: http.StatusServiceUnavailable, code: "SKIPPED", message: err.Error()}
@@ -67,18 +68,19 @@ func toAPIError(err error) *apiError {
 }
 
 // write sends the error to the client.
-func (e *apiError) write(w http.ResponseWriter) {
+func (e *apiError) write(w http.ResponseWriter, r *http.Request) {
 	if e.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(e.retryAfter))
 	}
 	if e.allow != "" {
 		w.Header().Set("Allow", e.allow)
 	}
-	if e.upgrade {
+	// HTTP/2 and HTTP/3 have no such headers (RFC 9113, 8.2.2): HTTP/3 clients refuse a reply that has.
+	if e.upgrade && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "websocket")
 	}
-	if e.hangUp {
+	if e.hangUp && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
 	body, _ := json.Marshal(struct {
