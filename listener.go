@@ -52,7 +52,15 @@ func (w *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	if w.server == nil {
 		return l
 	}
-	return handover.Listen(l, time.Duration(w.server.IdleTimeout))
+	return handover.Listen(l, handover.Settings{
+		Idle: time.Duration(w.server.IdleTimeout),
+		KeepAlive: net.KeepAliveConfig{ // as in the http app
+			Enable:   w.server.KeepAliveInterval >= 0,
+			Interval: time.Duration(w.server.KeepAliveInterval),
+			Idle:     time.Duration(w.server.KeepAliveIdle),
+			Count:    w.server.KeepAliveCount,
+		},
+	})
 }
 
 // UnmarshalCaddyfile sets up the wrapper from Caddyfile tokens. Syntax, in the global options:

@@ -254,5 +254,5 @@ func (c *Conn) pass() {
 		_ = c.Conn.Close()
 		return
 	}
-	c.listener.group.give(prefixed(c.Conn, append(c.read, c.early...)), c.listener.idle)
+	c.listener.group.give(prefixed(c.Conn, append(c.read, c.early...)), c.listener.settings.Idle)
 }

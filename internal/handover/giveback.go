@@ -30,7 +30,7 @@ func GiveBack(server *http.Server, conn net.Conn, early []byte) {
 		return
 	}
 	if c, ok := conn.(*Conn); ok {
-		go c.listener.group.give(next, c.listener.idle)
+		go c.listener.group.give(next, c.listener.settings.Idle)
 		return
 	}
 	go returnsTo(server).give(next)

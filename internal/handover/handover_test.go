@@ -102,9 +102,10 @@ func (c *client) expect(want string) {
 type server struct {
 	*http.Server
 
-	t      *testing.T
-	ends   chan struct{} // lets requests to /slow go on
-	served []string
+	t        *testing.T
+	ends     chan struct{} // lets requests to /slow go on
+	served   []string
+	accepted int // connections
 }
 
 func (p *place) serve(t *testing.T, name string) *server {
@@ -115,6 +116,9 @@ func (p *place) serve(t *testing.T, name string) *server {
 		ConnState: func(conn net.Conn, state http.ConnState) {
 			if c, ok := conn.(*Conn); ok {
 				c.Changed(state)
+			}
+			if state == http.StateNew {
+				s.accepted++
 			}
 		},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -137,7 +141,7 @@ func (p *place) serve(t *testing.T, name string) *server {
 	}
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
-	listener := Listen(p.listen(), time.Minute)
+	listener := Listen(p.listen(), Settings{Idle: time.Minute})
 	go func() { _ = s.Serve(listener) }()
 	synctest.Wait()
 	t.Cleanup(func() {
@@ -332,8 +336,12 @@ func TestARequestOfWhichTheServerHasReadTheBeginAlreadyIsNotTornApart(t *testing
 		c.expect("old: /a 1234")
 		heir := p.serve(t, "new")
 		old.stop()
+		began := time.Now()
 		c.expect("unexpected EOF")
-		heir.stop()
+		if time.Since(began) > 0 {
+			t.Error("the connection was kept")
+		}
+		heir.expectServed()
 	})
 }
 
@@ -440,6 +448,8 @@ func TestHTTP2IsLeftAlone(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Error("the connection goes on")
 		}
-		heir.stop()
+		if heir.accepted > 0 {
+			t.Error("the heir has got it")
+		}
 	})
 }

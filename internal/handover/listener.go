@@ -30,9 +30,9 @@ const (
 type Listener struct {
 	net.Listener
 
-	group  *group
-	idle   time.Duration
-	opened time.Time
+	group    *group
+	settings Settings
+	opened   time.Time
 
 	accepted chan *Prefixed
 	failed   chan error
@@ -42,11 +42,19 @@ type Listener struct {
 	closeSocket func() error
 }
 
+// Settings are how a [Listener] treats connections.
+type Settings struct {
+	// Idle is how long a connection is kept that has no request while it is passed on; 0 is for ever.
+	Idle time.Duration
+	// KeepAlive is for connections that the listener accepts for others.
+	KeepAlive net.KeepAliveConfig
+}
+
 // Listen makes a Listener of another. Listeners of the same address and type inherit from each other: from a closed one
-// its connections go to the newest. Connections without a request are kept as long as idle, 0 for ever.
-func Listen(inner net.Listener, idle time.Duration) *Listener {
+// its connections go to the newest.
+func Listen(inner net.Listener, settings Settings) *Listener {
 	l := &Listener{
-		Listener: inner, idle: idle, opened: time.Now(),
+		Listener: inner, settings: settings, opened: time.Now(),
 		accepted: make(chan *Prefixed), failed: make(chan error), closed: make(chan struct{}),
 		closeSocket: sync.OnceValue(inner.Close),
 	}
@@ -134,7 +142,7 @@ type group struct {
 
 	lingering []*Listener // were closed, but their sockets accept
 	closed    time.Time   // when the last of them was
-	steering  *steering   // while some linger
+	steering  *steering   // once one has lingered
 	sockets   []any       // in the kernel's order: each *Listener that is open or lingers, and the steering
 }
 
@@ -203,28 +211,27 @@ func (g *group) leave(l *Listener) (lingers bool) {
 // The lock is held.
 func (g *group) linger(l *Listener) bool {
 	if g.steering == nil {
-		g.steering = newSteering(l.Listener, func(conn net.Conn) { g.pass(prefixed(conn, nil)) })
+		g.steering = newSteering(l.Listener, l.settings.KeepAlive, func(conn net.Conn) { g.pass(prefixed(conn, nil)) })
 		if g.steering == nil {
 			g.forget(l)
 			return false
 		}
 		g.sockets = append(g.sockets, g.steering)
+	}
+	if len(g.lingering) == 0 {
 		time.AfterFunc(lingering, g.endLingering)
 	}
 	g.lingering, g.closed = append(g.lingering, l), time.Now()
-	g.steer()
+	g.steering.to(slices.Index(g.sockets, any(g.newest())))
 	return true
 }
-
-// steer lets new connections come to the newest listener. The lock is held.
-func (g *group) steer() { g.steering.to(slices.Index(g.sockets, any(g.newest()))) }
 
 // endLingering closes the sockets that linger. They all go at once, after a while without a change, because the kernel's
 // order is not known while one is closed and another has just been opened.
 func (g *group) endLingering() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.steering == nil {
+	if len(g.lingering) == 0 {
 		return // the group was dissolved
 	}
 	if left := lingering - time.Since(g.closed); left > 0 && len(g.lingering) < maxLingering {
@@ -232,14 +239,17 @@ func (g *group) endLingering() {
 		return
 	}
 	for _, l := range g.lingering {
+		// Two sockets accept that stay open. The kernel is about to move the last one.
+		var target any = g.newest()
+		if target == g.sockets[len(g.sockets)-1] {
+			target = g.steering
+		}
+		g.steering.to(slices.Index(g.sockets, target))
 		_ = l.closeSocket()
 		g.forget(l)
-		g.steer()
 	}
 	g.lingering = nil
-	g.steering.close()
-	g.forget(g.steering)
-	g.steering = nil
+	g.steering.off()
 }
 
 // dissolve ends what a group has left without a listener. The lock is held.
@@ -249,9 +259,9 @@ func (g *group) dissolve() {
 	for _, l := range g.lingering {
 		_ = l.closeSocket()
 	}
+	g.lingering = nil
 	if g.steering != nil {
 		g.steering.close()
-		g.steering = nil
 	}
 }
 

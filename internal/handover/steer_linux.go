@@ -10,22 +10,26 @@ import (
 )
 
 // steering decides which of the sockets that share an address with SO_REUSEPORT gets new connections. It needs a socket
-// of its own among them: the others are Multipath TCP's, as Go listens by default, and those take no program.
+// of its own among them: the others are Multipath TCP's, as Go listens by default, and those take no program. That stays
+// open, for whichever way it is closed, the kernel may just have chosen it for a connection.
 type steering struct {
 	socket net.Listener
 	raw    syscall.RawConn
 }
 
 // newSteering returns the steering for the sockets that share the address of a listener, or nil if it has none to itself
-// or the system does not allow it. The few connections that come to its own socket are passed to take.
-func newSteering(l net.Listener, take func(net.Conn)) *steering {
+// or the system does not allow it. Connections that come to its own socket are passed to take.
+func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Conn)) *steering {
 	tcp := socketOf(l)
 	if tcp == nil || !isShared(tcp) {
 		return nil
 	}
-	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		return control(c, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
-	}}
+	config := net.ListenConfig{
+		Control: func(_, _ string, c syscall.RawConn) error {
+			return control(c, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		},
+		KeepAliveConfig: keepAlive,
+	}
 	config.SetMultipathTCP(false)
 	own, err := config.Listen(context.Background(), "tcp", tcp.Addr().String())
 	if err != nil {
@@ -57,11 +61,16 @@ func (s *steering) to(index int) {
 	})
 }
 
-// close lets new connections be spread over the sockets again.
-func (s *steering) close() {
+// off lets new connections be spread over the sockets again.
+func (s *steering) off() {
 	_ = control(s.raw, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_REUSEPORT_BPF, 0)
 	})
+}
+
+// close closes its socket, when all others are closed.
+func (s *steering) close() {
+	s.off() // for those of other processes
 	_ = s.socket.Close()
 }
 

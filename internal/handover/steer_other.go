@@ -7,8 +7,10 @@ import "net"
 // A steering is never made on this system.
 type steering struct{}
 
-func newSteering(net.Listener, func(net.Conn)) *steering { return nil }
+func newSteering(net.Listener, net.KeepAliveConfig, func(net.Conn)) *steering { return nil }
 
 func (*steering) to(int) {}
+
+func (*steering) off() {}
 
 func (*steering) close() {}
