@@ -73,7 +73,7 @@ type client struct {
 func (c *client) send(text string) {
 	c.t.Helper()
 	if _, err := io.WriteString(c.conn, strings.ReplaceAll(text, "\n", "\r\n")); err != nil {
-		c.t.Fatal(err)
+		c.t.Error(err)
 	}
 }
 
