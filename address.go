@@ -33,13 +33,33 @@ func parseAddress(address string) (agent string, s secret, ok bool) {
 	if !ok || len(text) != secretText.EncodedLen(len(s)) || !ValidAgent(agent) {
 		return "", secret{}, false
 	}
-	var spelled [22]byte
-	copy(spelled[:], text)
-	// The decoder passes over line feeds, so the number of bytes is looked at too.
-	if n, err := secretText.Decode(s[:], spelled[:]); err != nil || n != len(s) {
-		return "", secret{}, false
+	s, ok = parseSecret(text)
+	return agent, s, ok
+}
+
+// digits has the value of each character of [secretText], and for others what no value has.
+var digits = func() (values [256]byte) {
+	for i := range values {
+		values[i] = 0xff
 	}
-	return agent, s, true
+	for i, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" {
+		values[c] = byte(i)
+	}
+	return values
+}()
+
+// parseSecret is the opposite of [secretText], for text that has its length. It takes a fifth of the time that
+// encoding/base64 takes (BenchmarkParseAddress), and every request begins with it; FuzzAddress holds the two together.
+func parseSecret(text string) (s secret, ok bool) {
+	var all byte // the bits that any digit has
+	for i := range len(s) / 3 {
+		a, b, c, d := digits[text[4*i]], digits[text[4*i+1]], digits[text[4*i+2]], digits[text[4*i+3]]
+		all |= a | b | c | d
+		s[3*i], s[3*i+1], s[3*i+2] = a<<2|b>>4, b<<4|c>>2, c<<6|d
+	}
+	a, b := digits[text[20]], digits[text[21]]
+	s[15] = a<<2 | b>>4
+	return s, (all|a|b)&0xc0 == 0 && b&0xf == 0
 }
 
 // ValidAgent reports whether a name can be the first part of an address: [A-Za-z0-9_-]+.

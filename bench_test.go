@@ -137,6 +137,47 @@ func BenchmarkCreate(b *testing.B) {
 	}
 }
 
+// BenchmarkCreateAmongMany: the same, beside a hundred thousand others, as channels come and go. The map does not grow.
+func BenchmarkCreateAmongMany(b *testing.B) {
+	r, _ := million(b, 100_000)
+	defer r.Close()
+	var made []string
+	for b.Loop() {
+		a, err := r.Create(b.Context(), "main", testLimits)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if made = append(made, a.Producer); len(made) == 1000 {
+			b.StopTimer()
+			for _, address := range made {
+				if err := r.Delete(b.Context(), address); err != nil {
+					b.Fatal(err)
+				}
+			}
+			made = made[:0]
+			b.StartTimer()
+		}
+	}
+}
+
+// BenchmarkParseAddress: what every request begins with, and the same by encoding/base64.
+func BenchmarkParseAddress(b *testing.B) {
+	s, _ := newSecrets()
+	address := formatAddress("main", s)
+	b.Run("megaphone", func(b *testing.B) {
+		for b.Loop() {
+			_, _, _ = parseAddress(address)
+		}
+	})
+	b.Run("base64", func(b *testing.B) {
+		var to secret
+		text := []byte(address[len("main."):])
+		for b.Loop() {
+			_, _ = secretText.Decode(to[:], text)
+		}
+	})
+}
+
 // million makes a registry with a million channels, and reports the heap that each takes.
 func million(tb testing.TB, channels int) (r *Registry, bytesPerChannel float64) {
 	tb.Helper()

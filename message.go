@@ -68,15 +68,16 @@ func beginMessage(streamID, body int, key string) (*Message, []byte) {
 
 // appendFrame appends what stands between the stream id and the body.
 func (m *Message) appendFrame(line []byte) []byte {
-	now := time.Now()
-	m.at = now.Sub(messageEpoch)
+	m.at = messageClock()
+	second, nanosecond := wallClock(m.at)
 	if !m.keyed {
-		m.id = newEventID(now)
+		m.id = newEventID(second.unix, nanosecond)
 	}
 	line = append(line, `,"eid":"`...)
 	line = appendEventID(line, m.id)
 	line = append(line, `","ts":"`...)
-	line = appendTimestamp(line, now)
+	line = append(line, second.text...)
+	line = appendFraction(line, nanosecond)
 	return append(line, `","body":`...)
 }
 
@@ -122,24 +123,42 @@ func ParseEventID(s string) (EventID, bool) {
 // newEventID returns a UUID of version 7 (RFC 9562, 5.7 with the fraction of a millisecond of 6.2, method 3).
 // Event ids need to be unique, not secret, so its 62 random bits come from the runtime's generator, which takes
 // no lock: uuid.NewV7 takes a global one and reads the system's randomness for each.
-func newEventID(at time.Time) EventID {
+func newEventID(unix int64, nanosecond int) EventID {
 	var id EventID
-	fraction := uint64(at.Nanosecond()%1e6) << 12 / 1e6 //nolint:gosec // not negative
-	binary.BigEndian.PutUint64(id[:8], uint64(at.UnixMilli())<<16|7<<12|fraction)
-	binary.BigEndian.PutUint64(id[8:], 1<<63|rand.Uint64()>>2) //nolint:gosec // unique, not secret
+	millisecond, rest := nanosecond/1e6, nanosecond%1e6
+	fraction := uint64(rest) << 12 / 1e6                                                        //nolint:gosec // not negative
+	binary.BigEndian.PutUint64(id[:8], uint64(unix*1000+int64(millisecond))<<16|7<<12|fraction) //nolint:gosec // not negative
+	binary.BigEndian.PutUint64(id[8:], 1<<63|rand.Uint64()>>2)                                  //nolint:gosec // unique, not secret
 	return id
 }
 
-// appendTimestamp appends a time as RFC 3339 in UTC with all nine digits of the nanoseconds. Only the first
-// message of each second is formatted by package time, which would be a third of what a message costs.
-func appendTimestamp(dst []byte, at time.Time) []byte {
-	unix, nanosecond := at.Unix(), at.Nanosecond()
-	second := lastSecond.Load()
-	if second == nil || second.unix != unix {
-		second = &timestampSecond{unix, at.UTC().Format("2006-01-02T15:04:05.")}
-		lastSecond.Store(second)
+// A wallSecond is a second of the time of day.
+type wallSecond struct {
+	unix  int64
+	text  string        // of a timestamp up to its fraction (RFC 3339, in UTC)
+	begin time.Duration // of the second, on messageClock
+}
+
+var lastSecond atomic.Pointer[wallSecond]
+
+// wallClock is the time of day for a time on messageClock that has just come. Only once a second is the system asked,
+// which is expensive, and is the text formatted, which is more so: so a step of the system's clock is seen within a second.
+func wallClock(at time.Duration) (second *wallSecond, nanosecond int) {
+	if second = lastSecond.Load(); second != nil && at >= second.begin && at < second.begin+time.Second {
+		return second, int(at - second.begin)
 	}
-	dst = append(dst, second.text...)
+	now := time.Now()
+	second = &wallSecond{
+		unix:  now.Unix(),
+		text:  now.UTC().Format("2006-01-02T15:04:05."),
+		begin: now.Sub(messageEpoch) - time.Duration(now.Nanosecond()),
+	}
+	lastSecond.Store(second)
+	return second, now.Nanosecond()
+}
+
+// appendFraction appends all nine digits of the nanoseconds, and the end of a timestamp in UTC.
+func appendFraction(dst []byte, nanosecond int) []byte {
 	digits := [10]byte{9: 'Z'}
 	for i := 8; i >= 0; i-- {
 		digits[i] = byte('0' + nanosecond%10)
@@ -147,14 +166,6 @@ func appendTimestamp(dst []byte, at time.Time) []byte {
 	}
 	return append(dst, digits[:]...)
 }
-
-// A timestampSecond is the text of a timestamp up to its fraction.
-type timestampSecond struct {
-	unix int64
-	text string
-}
-
-var lastSecond atomic.Pointer[timestampSecond]
 
 func appendEventID(dst []byte, id EventID) []byte {
 	const hex = "0123456789abcdef"

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -224,8 +225,61 @@ func FuzzAddress(f *testing.F) {
 		if ok && formatAddress(agent, s) != text {
 			t.Errorf("%q is read as %q", text, formatAddress(agent, s))
 		}
+		if before, after, _ := strings.Cut(text, "."); !ok && ValidAgent(before) && !strings.ContainsAny(after, "\r\n") {
+			if decoded, err := secretText.DecodeString(after); err == nil && len(decoded) == len(s) {
+				t.Errorf("%q is not read", text)
+			}
+		}
 		if redacted := RedactAddress(text); ok && len(redacted) > len(agent)+len(".1234…") {
 			t.Errorf("%q is logged as %q", text, redacted)
+		}
+	})
+}
+
+// A secret has one spelling: no character can be another.
+func TestASecretHasOneSpelling(t *testing.T) {
+	want, _ := newSecrets()
+	address := formatAddress("main", want)
+	if _, s, ok := parseAddress(address); !ok || s != want {
+		t.Errorf("%s is read as %x, not %x", address, s, want)
+	}
+	for i := len("main."); i < len(address); i++ {
+		for c := range 256 {
+			other := address[:i] + string([]byte{byte(c)}) + address[i+1:]
+			_, s, ok := parseAddress(other)
+			digit := strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", byte(c))
+			// The last digit has two bits of the secret only.
+			if valid := digit >= 0 && (i < len(address)-1 || digit%16 == 0); ok != valid {
+				t.Errorf("%q: %v", other, ok)
+			} else if ok && (s == want) != (other == address) {
+				t.Errorf("%q is read as %x", other, s)
+			}
+		}
+	}
+}
+
+// The clock of messages is the system's, although it is not asked for each.
+func TestMessagesHaveTheTimeOfDay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, later := range []time.Duration{
+			0, 1, 999_999_998, 1, time.Second - 1, 1, time.Second, 123_456_789 * time.Nanosecond, time.Hour, 24 * time.Hour,
+		} {
+			time.Sleep(later)
+			m, err := NewMessage("s", []byte("1"), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got struct{ TS string }
+			if err := json.Unmarshal(m.Line(), &got); err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now().UTC()
+			if want := now.Format("2006-01-02T15:04:05.000000000Z"); got.TS != want {
+				t.Errorf("%s is told as %s", want, got.TS)
+			}
+			if sec, nsec := m.ID().Time().UnixTime(); sec != now.Unix() || nsec/1e6 != int64(now.Nanosecond())/1e6 {
+				t.Errorf("the id has %d.%09d, not %s", sec, nsec, now)
+			}
 		}
 	})
 }
