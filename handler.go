@@ -94,6 +94,19 @@ func orAll(chosen, all []string) []string {
 
 // validate checks the configuration, before anything is derived from it.
 func (h *Handler) validate() error {
+	for _, list := range []struct {
+		name    string
+		values  []string
+		without string
+	}{
+		{"endpoints", h.Endpoints, strings.Join(standardPermissions, ", ")},
+		{"transports", h.Transports, strings.Join(transportNames, ", ")},
+		{"cors_origins", h.CORSOrigins, "none but the site's own"},
+	} {
+		if list.values != nil && len(list.values) == 0 {
+			return errEmptyList(list.name, list.without)
+		}
+	}
 	if err := checkNames("endpoint", h.Endpoints, permissionNames); err != nil {
 		return err
 	}

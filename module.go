@@ -8,7 +8,6 @@ package megaphone
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -112,8 +111,10 @@ func (App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.unloaded = ctx, ctx.Logger(), make(chan struct{})
 	a.unload = sync.OnceFunc(func() { close(a.unloaded) })
-	if err := a.setDefaults(); err != nil {
-		return err
+	a.setDefaults()
+	var err error
+	if a.Agent, err = caddy.NewReplacer().ReplaceOrErr(a.Agent, true, true); err != nil {
+		return fmt.Errorf("agent: %w", err)
 	}
 	a.limits = Limits{
 		Buffer:      a.Buffer,
@@ -148,80 +149,6 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	return a.provisionWebhooks()
-}
-
-// setDefaults fills in what is not configured.
-func (a *App) setDefaults() error {
-	if a.Agent == "" {
-		a.Agent = "main"
-	}
-	agent, err := caddy.NewReplacer().ReplaceOrErr(a.Agent, true, true)
-	if err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
-	a.Agent = agent
-	if a.Hold == nil {
-		hold := caddy.Duration(10 * time.Second)
-		a.Hold = &hold
-	}
-	setDefault(&a.Buffer, 100)
-	setDefault(&a.InFlight, 100)
-	setDefault(&a.TTL, caddy.Duration(time.Minute))
-	setDefault(&a.ReadDuration, caddy.Duration(20*time.Second))
-	setDefault(&a.StreamDuration, caddy.Duration(10*time.Minute))
-	setDefault(&a.Heartbeat, caddy.Duration(15*time.Second))
-	setDefault(&a.WriteTimeout, caddy.Duration(10*time.Second))
-	setDefault(&a.MaxMessageSize, 2_000_000)
-	setDefault(&a.MaxChannels, 1_000_000)
-	setDefault(&a.MaxMemory, 1<<30)
-	setDefault(&a.MaxReaders, 100_000)
-	return nil
-}
-
-func setDefault[T comparable](setting *T, value T) {
-	var unset T
-	if *setting == unset {
-		*setting = value
-	}
-}
-
-// Validate implements [caddy.Validator].
-func (a *App) Validate() error {
-	if err := checkAgent(a.Agent); err != nil {
-		return fmt.Errorf("agent %w", err)
-	}
-	if *a.Hold < 0 {
-		return errors.New("hold must not be negative")
-	}
-	for _, setting := range []struct {
-		name     string
-		positive bool
-	}{
-		{"buffer", a.Buffer > 0},
-		{"in_flight", a.InFlight > 0},
-		{"ttl", a.TTL > 0},
-		{"read_duration", a.ReadDuration > 0},
-		{"stream_duration", a.StreamDuration > 0},
-		{"heartbeat", a.Heartbeat > 0},
-		{"write_timeout", a.WriteTimeout > 0},
-		{"max_message_size", a.MaxMessageSize > 0},
-		{"max_channels", a.MaxChannels > 0},
-		{"max_memory", a.MaxMemory > 0},
-		{"max_readers", a.MaxReaders > 0},
-		{"max_channels_per_client", a.MaxChannelsPerClient >= 0},
-	} {
-		if !setting.positive {
-			return fmt.Errorf("%s must be greater than zero; leave it out for the default", setting.name)
-		}
-	}
-	return nil
-}
-
-func checkAgent(name string) error {
-	if !ValidAgent(name) {
-		return fmt.Errorf("%q is no name for a server: use letters, digits, _ and - only", name)
-	}
-	return nil
 }
 
 // Start implements [caddy.App]. From now on it is this configuration that announces what happens.

@@ -49,10 +49,10 @@ func (w *Webhook) key() string { return w.Event + " " + w.URL }
 func (a *App) provisionWebhooks() error {
 	for i, w := range a.Webhooks {
 		if err := w.provision(); err != nil {
-			return fmt.Errorf("webhook %d (%s): %w", i+1, w.Event, err)
+			return fmt.Errorf("webhook %d: %w", i+1, err)
 		}
-		if slices.ContainsFunc(a.Webhooks[:i], func(b *Webhook) bool { return b.key() == w.key() }) {
-			return fmt.Errorf("webhook %d: %s is told this URL already", i+1, w.Event)
+		if a.hasWebhook(i, w) {
+			return fmt.Errorf("webhook %d: %w", i+1, errWebhookTwice(w))
 		}
 	}
 	for _, w := range a.Webhooks {
@@ -82,6 +82,48 @@ func (a *App) stopAnnouncing() {
 	}
 }
 
+// hasWebhook tells whether one of the first n webhooks tells the same URL the same.
+func (a *App) hasWebhook(n int, w *Webhook) bool {
+	return slices.ContainsFunc(a.Webhooks[:n], func(b *Webhook) bool { return b.key() == w.key() })
+}
+
+func errWebhookTwice(w *Webhook) error {
+	return fmt.Errorf("%s is told to this URL already: leave one of the two webhooks out", w.Event)
+}
+
+// UnmarshalJSON implements [json.Unmarshaler], for the sake of zeros that are written out: see [App.UnmarshalJSON].
+func (w *Webhook) UnmarshalJSON(data []byte) error {
+	type plain Webhook
+	written := &Webhook{Secret: "unset"}
+	written.setDefaults()
+	if err := caddy.StrictUnmarshalJSON(data, (*plain)(written)); err != nil {
+		return err
+	}
+	if written.Secret == "" {
+		return errEmptySecret
+	}
+	if err := written.checkNumbers(); err != nil {
+		return err
+	}
+	return caddy.StrictUnmarshalJSON(data, (*plain)(w))
+}
+
+func (w *Webhook) setDefaults() {
+	setDefault(&w.Timeout, caddy.Duration(10*time.Second))
+	setDefault(&w.GiveUp, caddy.Duration(time.Hour))
+	setDefault(&w.Queue, 100_000)
+}
+
+func (w *Webhook) checkNumbers() error {
+	if w.Queue <= 0 {
+		return errNotPositive("queue", "the default")
+	}
+	if err := checkDuration("timeout", w.Timeout); err != nil {
+		return err
+	}
+	return checkDuration("give_up", w.GiveUp)
+}
+
 func (w *Webhook) provision() error {
 	if err := checkEvent(w.Event); err != nil {
 		return err
@@ -93,23 +135,32 @@ func (w *Webhook) provision() error {
 		}
 		*setting = value
 	}
-	setDefault(&w.Timeout, caddy.Duration(10*time.Second))
-	setDefault(&w.GiveUp, caddy.Duration(time.Hour))
-	setDefault(&w.Queue, 100_000)
-	if w.Timeout < 0 || w.GiveUp < 0 || w.Queue < 0 {
-		return errors.New("timeout, give_up and queue must be greater than zero; leave them out for the default")
+	w.setDefaults()
+	if err := w.checkNumbers(); err != nil {
+		return err
 	}
 	var err error
 	if w.url, err = parseWebhookURL(w.URL); err != nil {
 		return err
 	}
 	if w.Secret != "" {
-		w.signer, err = standardwebhooks.NewWebhook(w.Secret)
-		if err != nil || strings.TrimPrefix(w.Secret, "whsec_") == "" {
-			return errors.New("the secret is not base64 (after its prefix whsec_, if it has one)") // and stays secret
-		}
+		w.signer, err = newSigner(w.Secret)
 	}
-	return nil
+	return err
+}
+
+var (
+	errEmptySecret = errors.New("the secret is empty: leave it out for requests without a signature")
+	errSecret      = errors.New("the secret must be base64, with or without the prefix whsec_: " + // and stays secret
+		"`openssl rand -base64 24` makes one")
+)
+
+func newSigner(secret string) (*standardwebhooks.Webhook, error) {
+	signer, err := standardwebhooks.NewWebhook(secret)
+	if err != nil || strings.TrimPrefix(secret, "whsec_") == "" {
+		return nil, errSecret
+	}
+	return signer, nil
 }
 
 func checkEvent(name string) error {
