@@ -123,7 +123,7 @@ func checkNames(kind string, names, known []string) error {
 			return fmt.Errorf("there is no %s %q: name any of %s", kind, name, strings.Join(known, ", "))
 		}
 		if slices.Contains(names[:i], name) {
-			return fmt.Errorf("%s %q is named twice", kind, name)
+			return fmt.Errorf("%s %q is named twice: leave one of them out", kind, name)
 		}
 	}
 	return nil

@@ -209,7 +209,7 @@ func judge(response *http.Response) error {
 		return backoff.Permanent(fmt.Errorf("%w: it does not take this request", err))
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		if seconds, bad := strconv.Atoi(response.Header.Get("Retry-After")); bad == nil && seconds > 0 {
-			wait := min(time.Duration(seconds)*time.Second, maxBackoff)
+			wait := time.Duration(min(seconds, int(maxBackoff/time.Second))) * time.Second // does not overflow
 			return errors.Join(err, &backoff.RetryAfterError{Duration: wait})
 		}
 	}

@@ -100,7 +100,7 @@ func (w *Webhook) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	if written.Secret == "" {
-		return errEmptySecret
+		return fmt.Errorf("secret: %w", errEmptySecret)
 	}
 	if err := written.checkNumbers(); err != nil {
 		return err
@@ -144,15 +144,17 @@ func (w *Webhook) provision() error {
 		return err
 	}
 	if w.Secret != "" {
-		w.signer, err = newSigner(w.Secret)
+		if w.signer, err = newSigner(w.Secret); err != nil {
+			return fmt.Errorf("secret: %w", err)
+		}
 	}
-	return err
+	return nil
 }
 
 var (
-	errEmptySecret = errors.New("the secret is empty: leave it out for requests without a signature")
-	errSecret      = errors.New("the secret must be base64, with or without the prefix whsec_: " + // and stays secret
-		"`openssl rand -base64 24` makes one")
+	errEmptySecret = errors.New("it is empty: leave it out for requests without a signature")
+	errSecret      = errors.New("it is not base64, with or without the prefix whsec_: " + // and stays secret
+		"use for example what `openssl rand -base64 24` prints")
 )
 
 func newSigner(secret string) (*standardwebhooks.Webhook, error) {
@@ -182,7 +184,8 @@ func parseWebhookURL(text string) (*url.URL, error) {
 func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 	w := new(Webhook)
 	if !d.AllArgs(&w.Event, &w.URL) {
-		return d.Err("webhook takes an event and a URL")
+		return d.Err("webhook takes an event and a URL: write for example " +
+			"webhook channel_deleted https://backend.example.com/hook")
 	}
 	if err := checkEvent(w.Event); err != nil {
 		return d.Errf("webhook: %v", err)
@@ -192,27 +195,42 @@ func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 			return d.Errf("webhook: %v", err)
 		}
 	}
-	settings := map[string]func(value string) error{
-		"secret":  func(value string) error { w.Secret = value; return nil },
-		"timeout": parseDuration(&w.Timeout),
-		"give_up": parseDuration(&w.GiveUp),
-		"queue":   parseCount(&w.Queue),
+	if a.hasWebhook(len(a.Webhooks), w) {
+		return d.Errf("webhook: %v", errWebhookTwice(w))
+	}
+	settings := map[string]setting{
+		"secret":  {w.parseSecret, "{env.WEBHOOK_SECRET}"},
+		"timeout": duration(&w.Timeout, "10s"),
+		"give_up": duration(&w.GiveUp, "1h"),
+		"queue":   count(&w.Queue, "100000"),
 	}
 	seen := map[string]bool{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
-		parse, ok := settings[name]
+		set, ok := settings[name]
 		switch {
 		case !ok:
 			return d.Errf("unrecognized setting %q of webhook: there are %s", name, names(settings))
 		case seen[name]:
-			return d.Errf("%s is already specified", name)
+			return errRepeated(d, name)
 		}
 		seen[name] = true
-		if err := parseValue(d, name, parse); err != nil {
+		if err := set.parse(d, name); err != nil {
 			return err
 		}
 	}
 	a.Webhooks = append(a.Webhooks, w)
 	return nil
+}
+
+func (w *Webhook) parseSecret(value string) error {
+	w.Secret = value
+	if value == "" {
+		return errEmptySecret
+	}
+	if strings.Contains(value, "{") {
+		return nil // has placeholders, which are replaced when the configuration is loaded
+	}
+	_, err := newSigner(value)
+	return err
 }

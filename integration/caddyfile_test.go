@@ -197,7 +197,7 @@ func TestZeroInJSON(t *testing.T) {
 		wantRefused(t, webhook(`"`+name+`":0`), name+" must be greater than zero: leave it out for ")
 		wantRefused(t, webhook(`"`+name+`":-1`), name+" must be greater than zero: leave it out for ")
 	}
-	wantRefused(t, webhook(`"secret":""`), "the secret is empty: leave it out for requests without a signature")
+	wantRefused(t, webhook(`"secret":""`), "secret: it is empty: leave it out for requests without a signature")
 	for _, apps := range []string{
 		app(`"hold":0`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null`), webhook(`"queue":null,"secret":null`),
 	} {
