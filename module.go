@@ -95,9 +95,8 @@ type App struct {
 	broker Broker
 	limits Limits
 
-	deletions chan []notice // wait for the handlers of Caddy's event
-
 	acquired bool          // whether this App has a reference in the pool
+	finishes bool          // whether Stop waits for handlers of Caddy's event that no other configuration has
 	unloaded chan struct{} // closed when another configuration takes the place of this one, or none
 	unload   func()        // closes it
 }
@@ -151,15 +150,34 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return a.provisionWebhooks()
 }
 
-// Start implements [caddy.App]. From now on it is this configuration that announces what happens.
+// Start implements [caddy.App].
 func (a *App) Start() error {
 	a.startAnnouncing()
 	return nil
 }
 
-// Stop implements [caddy.App]. Reads and held writes have been ended by the stopping event, if the process is
-// exiting; on a reload they go on.
-func (a *App) Stop() error { return nil }
+const (
+	// maxReloadEvents is how long a reload waits for handlers of Caddy's event that the new configuration lacks.
+	maxReloadEvents = 5 * time.Second
+	// maxExitEvents is how long the exit of the process waits for them.
+	maxExitEvents = 250 * time.Millisecond
+)
+
+// Stop implements [caddy.App]. Reads and held writes have been ended by the stopping event, if this is the end; on a
+// reload they go on.
+func (a *App) Stop() error {
+	if !a.finishes {
+		return nil
+	}
+	within := maxReloadEvents
+	if caddy.Exiting() {
+		within = maxExitEvents
+	}
+	if !a.shared.deletions.finish(within) {
+		a.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost")
+	}
+	return nil
+}
 
 // Cleanup implements [caddy.CleanerUpper].
 func (a *App) Cleanup() error {
@@ -174,8 +192,8 @@ func (a *App) Cleanup() error {
 	last, err := pool.Delete(poolKey)
 	a.stopAnnouncing()
 	if last {
-		if n := a.shared.Undelivered(); n > 0 {
-			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Int("undelivered", n))
+		if n := a.shared.Totals().Undelivered[EndClosed]; n > 0 {
+			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
 		}
 	}
 	return err
@@ -184,20 +202,24 @@ func (a *App) Cleanup() error {
 // stopping handles Caddy's event of that name, which comes before any app is stopped.
 type stopping struct{ app *App }
 
-// Handle ends all reads and waits if the process is about to exit: the http app waits for open requests then,
-// by default for ever. With a shutdown_delay, sites are served until it is over. On a reload, streams are told.
+// Handle leaves the channels to the configuration that takes the place of this one, and tells streams. If there is none,
+// it ends all reads and waits: when the process exits, the http app waits for open requests, by default for ever. With a
+// shutdown_delay, sites are served until it is over.
 func (s *stopping) Handle(context.Context, caddy.Event) error {
+	a := s.app
 	if !caddy.Exiting() {
-		s.app.unload()
+		a.unload()
+	}
+	if a.leaveAnnouncing() {
 		return nil
 	}
-	if app, err := s.app.ctx.AppIfConfigured("http"); err == nil {
+	if app, err := a.ctx.AppIfConfigured("http"); err == nil && caddy.Exiting() {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
-			time.AfterFunc(delay, s.app.shared.Close)
+			time.AfterFunc(delay, a.shared.Close)
 			return nil
 		}
 	}
-	s.app.shared.Close()
+	a.shared.Close()
 	return nil
 }
 

@@ -14,10 +14,11 @@ import (
 type shared struct {
 	*Registry
 
-	metrics  *metrics
-	warnings warnings
-	active   activeApps
-	heap     heapGuard
+	metrics   *metrics
+	warnings  warnings
+	active    activeApps
+	deletions deletionQueue
+	heap      heapGuard
 
 	closing context.Context // ends when Close is called
 	close   context.CancelFunc
@@ -34,9 +35,11 @@ const poolKey = "memory"
 func newShared() *shared {
 	r := NewRegistry()
 	s := &shared{Registry: r, metrics: newMetrics(r), warnings: newWarnings(limitNames)}
+	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.heap.messages = func() int64 { return r.memory.buffered.Load() + r.memory.held.Load() }
-	r.OnDeletions(s.active.announceDeletions)
+	r.OnDeletions(s.announceDeletions)
+	go s.emitDeletions()
 	return s
 }
 
