@@ -19,7 +19,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(App{})
+	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(Handler{})
 }
 
@@ -101,8 +101,9 @@ type App struct {
 	unload   func()        // closes it
 }
 
-// CaddyModule returns the Caddy module information.
-func (App) CaddyModule() caddy.ModuleInfo {
+// CaddyModule returns the Caddy module information. Caddy asks for it with each event, while the App may change, so it
+// must not be called on a copy.
+func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "megaphone", New: func() caddy.Module { return new(App) }}
 }
 
