@@ -172,7 +172,7 @@ func (a *App) Stop() error {
 	}
 	within := maxReloadEvents
 	if caddy.Exiting() {
-		within = maxExitEvents
+		within = a.shared.exitTime(maxExitEvents)
 	}
 	if !a.shared.deletions.finish(within) {
 		a.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost")

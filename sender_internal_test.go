@@ -420,7 +420,7 @@ func TestExitWaitsForWebhooksWithinBounds(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		lingering.wait()
+		lingering.wait(maxExitLinger)
 		if took := time.Since(start); took != maxExitLinger {
 			t.Errorf("exit waits for %v", took)
 		}

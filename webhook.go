@@ -78,7 +78,7 @@ func (a *App) stopAnnouncing() {
 		}
 	}
 	if caddy.Exiting() {
-		lingering.wait()
+		lingering.wait(a.shared.exitTime(maxExitLinger))
 	}
 }
 
