@@ -206,7 +206,7 @@ var lettingGo = map[string]func(s *suite, a megaphone.Addresses, ms ...*megaphon
 	},
 }
 
-// repeats repeats a message with a key in every way, and checks that the channel takes none again.
+// repeats writes a key again, in every way, and checks that the channel takes none again.
 func (s *suite) repeats(producer, key string) {
 	s.Helper()
 	before := s.state(producer)

@@ -92,7 +92,7 @@ func (c *batchConn) flush() error {
 	c.holding, c.writing = false, true
 	c.writeNext()
 	if c.err == nil && c.frame.buffer != nil {
-		go c.drain()
+		go func() { _ = c.drain() }() // the next flush has its error
 	} else {
 		c.rest()
 	}
@@ -132,7 +132,7 @@ func (c *batchConn) drain() error {
 	}
 	c.rest()
 	if c.err != nil {
-		_ = c.Conn.Close() // there may be nobody else who notices
+		_ = c.Close() // there may be nobody else who notices
 	}
 	return c.err
 }
