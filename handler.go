@@ -94,6 +94,19 @@ func orAll(chosen, all []string) []string {
 
 // validate checks the configuration, before anything is derived from it.
 func (h *Handler) validate() error {
+	for _, list := range []struct {
+		name    string
+		values  []string
+		without string
+	}{
+		{"endpoints", h.Endpoints, strings.Join(standardPermissions, ", ")},
+		{"transports", h.Transports, strings.Join(transportNames, ", ")},
+		{"cors_origins", h.CORSOrigins, "none but the site's own"},
+	} {
+		if list.values != nil && len(list.values) == 0 {
+			return errEmptyList(list.name, list.without)
+		}
+	}
 	if err := checkNames("endpoint", h.Endpoints, permissionNames); err != nil {
 		return err
 	}
@@ -110,7 +123,7 @@ func checkNames(kind string, names, known []string) error {
 			return fmt.Errorf("there is no %s %q: name any of %s", kind, name, strings.Join(known, ", "))
 		}
 		if slices.Contains(names[:i], name) {
-			return fmt.Errorf("%s %q is named twice", kind, name)
+			return fmt.Errorf("%s %q is named twice: leave one of them out", kind, name)
 		}
 	}
 	return nil
