@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"bufio"
 	"context"
 	"io"
 	"net"
@@ -60,14 +59,14 @@ type deadlineConn struct {
 	net.Conn
 
 	t        *testing.T
-	least    time.Duration // 0: that is not looked at
+	least    time.Duration
 	deadline time.Time
 	writes   int
 }
 
 func (c *deadlineConn) Write(p []byte) (int, error) {
 	c.writes++
-	if left := time.Until(c.deadline); c.least > 0 && left < c.least {
+	if left := time.Until(c.deadline); left < c.least {
 		c.t.Errorf("write %d begins with %v left, want %v", c.writes, left, c.least)
 	}
 	return c.Conn.Write(p)
@@ -76,11 +75,6 @@ func (c *deadlineConn) Write(p []byte) (int, error) {
 func (c *deadlineConn) SetWriteDeadline(t time.Time) error {
 	c.deadline = t
 	return c.Conn.SetWriteDeadline(t)
-}
-
-func (c *deadlineConn) SetDeadline(t time.Time) error {
-	c.deadline = t
-	return c.Conn.SetDeadline(t)
 }
 
 // idleTimes are how long a reader may get nothing, around the time after which it is cut off when it takes nothing.
@@ -108,47 +102,6 @@ func TestAnIdleReaderOnAConnectionThatWasTakenOverIsNotCutOff(t *testing.T) {
 		}
 		c.end(Complete, timeout)
 	})
-}
-
-func TestNoDeadlineIsLeftWhenAConnectionIsGivenBack(t *testing.T) {
-	for _, idle := range idleTimes() {
-		synctest.Test(t, func(t *testing.T) {
-			far, near := net.Pipe()
-			defer far.Close()
-			conn := &deadlineConn{Conn: near, t: t}
-			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				if !conn.deadline.IsZero() {
-					t.Errorf("the deadline is left at %v", conn.deadline)
-				}
-				w.WriteHeader(http.StatusNoContent)
-			})}
-			defer server.Close()
-			c := &connection{Conn: conn, server: server, gone: make(chan struct{})}
-			ended := make(chan struct{})
-			go func() {
-				defer close(ended)
-				c.put([]byte("{}\n"))
-				c.end(Complete, timeout)
-			}()
-			const text = "3\r\n{}\n\r\n0\r\n\r\n"
-			if got, err := io.ReadAll(io.LimitReader(far, int64(len(text)))); string(got) != text {
-				t.Fatalf("%q, %v", got, err)
-			}
-			<-ended
-			time.Sleep(idle)
-			if _, err := io.WriteString(far, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
-				t.Fatal(err)
-			}
-			response, err := http.ReadResponse(bufio.NewReader(far), nil)
-			if err != nil {
-				t.Fatalf("after %v: %v", idle, err)
-			}
-			response.Body.Close()
-			if response.StatusCode != http.StatusNoContent {
-				t.Errorf("after %v: %s", idle, response.Status)
-			}
-		})
-	}
 }
 
 // BenchmarkTakenOver is what one message costs that leaves alone: on a connection that was taken over, and through
