@@ -20,3 +20,6 @@ func Started() (n int) {
 	})
 	return n
 }
+
+// ConnOf returns the connection of a request as Megaphone knows it.
+var ConnOf = connOf

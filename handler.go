@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -78,9 +77,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.origins = parseOrigins(h.CORSOrigins)
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, caddyhttp.ConnCtxKey, bareConn(conn))
-		})
+		server.RegisterConnContext(withConn)
 	}
 	return nil
 }

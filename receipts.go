@@ -1,12 +1,11 @@
 package megaphone
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"reflect"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-megaphone/megaphone/internal/receipt"
 )
@@ -64,9 +63,20 @@ func newReceipts(r *http.Request, window int) receipts {
 	return rc
 }
 
-// connOf returns the connection of a request of HTTP/1 or 2, or nil if it is not known (see Handler.Provision).
+// connKey is under what the context of a connection has the connection.
+type connKey struct{}
+
+// withConn lets the requests on a connection know it. Every handler of a server asks for that.
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	if ctx.Value(connKey{}) != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, connKey{}, bareConn(conn))
+}
+
+// connOf returns the connection of a request of HTTP/1 or 2, or nil if it is not known.
 func connOf(r *http.Request) net.Conn {
-	conn, _ := r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
+	conn, _ := r.Context().Value(connKey{}).(net.Conn)
 	return conn
 }
 
