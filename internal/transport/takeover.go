@@ -20,10 +20,10 @@ import (
 type connection struct {
 	net.Conn
 
-	origin   net.Conn     // what the server had accepted
-	server   *http.Server // is given the connection for the next request; nil if this response is its last
-	out      frame        // chunks for flush
-	deadline time.Time    // of writes, as it is set
+	origin net.Conn     // what the server had accepted
+	server *http.Server // is given the connection for the next request; nil if this response is its last
+	eager  *eager       // writes to it without waiting; may be nil
+	out    frame        // chunks for flush
 
 	gone     chan struct{} // closed when the client is gone
 	watching sync.WaitGroup
@@ -44,7 +44,8 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn) (*connectio
 	if err != nil {
 		return nil, false
 	}
-	c := &connection{Conn: handover.Socket(conn), origin: conn, server: server, gone: make(chan struct{})}
+	socket := handover.Socket(conn)
+	c := &connection{Conn: socket, origin: conn, server: server, eager: newEager(socket), gone: make(chan struct{})}
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Peek(n) // they are there
 		c.early = append(c.early, early...)
@@ -80,18 +81,24 @@ func (c *connection) put(p []byte) {
 	c.out.append(strconv.AppendInt(digits[:0], int64(len(p)), 16), crlf, p, crlf)
 }
 
-// flush sends what was put, of which the client must take each piece within the timeout, or a quarter more: so the
-// deadline is not set for each message. That it is not cleared either, which would cost a quarter of a message's time
-// (BenchmarkTakenOver), has no effect: nothing but a write looks at it, no write begins with less than the timeout left,
-// however long the reader was idle, and handover.GiveBack clears it before the connection serves anything else.
+// flush sends what was put. The kernel nearly always takes it at once. If not, the client must take each piece of the
+// rest within the timeout. So a deadline is rarely needed, and never left.
 func (c *connection) flush(timeout time.Duration) error {
 	defer c.out.free()
-	for p := c.out.bytes(); len(p) > 0; {
-		if now := time.Now(); c.deadline.Sub(now) < timeout {
-			c.deadline = now.Add(timeout + timeout/4)
-			if err := c.SetWriteDeadline(c.deadline); err != nil {
-				return err
-			}
+	p := c.out.bytes()
+	if c.eager != nil && len(p) > 0 {
+		n, err := c.eager.Write(p)
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	for len(p) > 0 {
+		if err := c.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+			return err
 		}
 		n, err := c.Write(p[:min(maxPiece, len(p))])
 		if err != nil {
@@ -99,7 +106,7 @@ func (c *connection) flush(timeout time.Duration) error {
 		}
 		p = p[n:]
 	}
-	return nil
+	return c.SetWriteDeadline(time.Time{})
 }
 
 // end ends the response. If the end is a clean one, the connection is ready for the client's next request, as it was told.

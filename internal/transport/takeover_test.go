@@ -2,9 +2,11 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -90,7 +92,8 @@ func TestAnIdleReaderOnAConnectionThatWasTakenOverIsNotCutOff(t *testing.T) {
 		far, near := net.Pipe()
 		defer far.Close()
 		go func() { _, _ = io.Copy(io.Discard, far) }()
-		c := &connection{Conn: &deadlineConn{Conn: near, t: t, least: timeout}, gone: make(chan struct{})}
+		socket := &deadlineConn{Conn: near, t: t, least: timeout}
+		c := &connection{Conn: socket, gone: make(chan struct{})}
 		for _, idle := range idleTimes() {
 			for range 3 {
 				time.Sleep(idle)
@@ -98,10 +101,76 @@ func TestAnIdleReaderOnAConnectionThatWasTakenOverIsNotCutOff(t *testing.T) {
 				if err := c.flush(timeout); err != nil {
 					t.Fatalf("after %v: %v", idle, err)
 				}
+				if !socket.deadline.IsZero() {
+					t.Error("a deadline is left")
+				}
 			}
 		}
 		c.end(Complete, timeout)
 	})
+}
+
+// socketPair returns both sides of a connection whose buffers the kernel keeps small.
+func socketPair(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if far, err = new(net.Dialer).DialContext(t.Context(), "unix", listener.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	if near, err = listener.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close() })
+	if err := near.(*net.UnixConn).SetWriteBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+	return near, far
+}
+
+// What the kernel does not take at once is sent as fast as the client reads. It is cut off when it takes nothing.
+func TestASlowReaderOnAConnectionThatWasTakenOver(t *testing.T) {
+	const timeout, size = 200 * time.Millisecond, 16 * maxPiece
+	near, far := socketPair(t)
+	socket := &deadlineConn{Conn: near, t: t}
+	c := &connection{Conn: socket, eager: newEager(near), gone: make(chan struct{})}
+	began := time.Now()
+	go func() {
+		for left := size; left > 0; {
+			time.Sleep(timeout / 8)
+			n, err := io.ReadFull(far, make([]byte, min(left, maxPiece/2)))
+			if left -= n; err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	c.put(make([]byte, size))
+	if err := c.flush(timeout); err != nil {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+	if took := time.Since(began); took < timeout {
+		t.Errorf("it took %v only", took)
+	}
+	if !socket.deadline.IsZero() {
+		t.Error("a deadline is left")
+	}
+	c.put(make([]byte, size))
+	if err := c.flush(timeout); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a client that takes nothing: %v", err)
+	}
+	far.Close()
+	if err := c.flush(timeout); err != nil {
+		t.Errorf("there is nothing to send: %v", err)
+	}
+	c.put(make([]byte, 1))
+	if err := c.flush(timeout); err == nil {
+		t.Error("a client that is gone is sent something")
+	}
 }
 
 // BenchmarkTakenOver is what one message costs that leaves alone: on a connection that was taken over, and through

@@ -1,0 +1,13 @@
+//go:build !unix
+
+package transport
+
+import "net"
+
+// An eager writer is never made on this system.
+type eager struct{}
+
+func newEager(net.Conn) *eager { return nil }
+
+// Write is never called.
+func (*eager) Write([]byte) (int, error) { return 0, nil }

@@ -1,0 +1,61 @@
+//go:build unix
+
+package transport
+
+import (
+	"errors"
+	"io"
+	"net"
+	"syscall"
+)
+
+// An eager writer writes what the kernel takes at once, and does not wait.
+type eager struct {
+	raw syscall.RawConn
+
+	// The arguments and results of write, which is a field because a closure would be allocated for each call.
+	write func(fd uintptr) bool
+	p     []byte
+	n     int
+	err   error
+}
+
+// newEager returns the eager writer for a socket, or nil if there is none.
+func newEager(conn net.Conn) *eager {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	e := &eager{raw: raw}
+	e.write = func(fd uintptr) bool {
+		for {
+			e.n, e.err = syscall.Write(int(fd), e.p) //nolint:gosec // is one
+			if !errors.Is(e.err, syscall.EINTR) {
+				return true
+			}
+		}
+	}
+	return e
+}
+
+// Write writes none of p, or some, or all.
+func (e *eager) Write(p []byte) (int, error) {
+	e.p = p
+	err := e.raw.Write(e.write)
+	e.p = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case errors.Is(e.err, syscall.EAGAIN):
+		return 0, nil
+	case e.err != nil:
+		return 0, e.err
+	case e.n == 0:
+		return 0, io.ErrUnexpectedEOF
+	}
+	return e.n, nil
+}
