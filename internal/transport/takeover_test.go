@@ -134,7 +134,7 @@ func socketPair(t *testing.T) (near, far net.Conn) {
 
 // What the kernel does not take at once is sent as fast as the client reads. It is cut off when it takes nothing.
 func TestASlowReaderOnAConnectionThatWasTakenOver(t *testing.T) {
-	const timeout, size = 200 * time.Millisecond, 16 * maxPiece
+	const timeout, size = time.Second, 6 * maxPiece
 	near, far := socketPair(t)
 	socket := &deadlineConn{Conn: near, t: t}
 	c := &connection{Conn: socket, eager: newEager(near), gone: make(chan struct{})}
