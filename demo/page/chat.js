@@ -16,8 +16,8 @@ const typingPause = 3000;
 const user = (localStorage.user ??= crypto.randomUUID());
 let name = (localStorage.name ??= `Guest ${Math.floor(Math.random() * 900 + 100)}`);
 let room = roomOfAddress();
-let session = "";
-let channel; // the address that the client should use, until it has asked for it
+let session = ""; // the channel's address, which the backend knows this page by
+let channel; // the same, until the client has asked for it
 let heard = performance.now();
 const typists = new Map(); // by users
 let told = -typingPause; // when the others were told that this page's user is typing
@@ -52,10 +52,9 @@ function join(how = {}) {
 async function joinNow({ renew = false }) {
 	const there = room;
 	const after = timeline.complete;
-	const reply = await ask("join", { session, user, name, room: there, renew, after });
-	if (session !== reply.session) {
-		session = reply.session;
-		channel = reply.consumerAddress;
+	const reply = await ask("join", { session: renew ? "" : session, user, name, room: there, after });
+	if (session !== reply.consumerAddress) {
+		session = channel = reply.consumerAddress;
 		connection.count("channels");
 	}
 	if (there !== room) {
@@ -99,24 +98,20 @@ function rejoin() {
 	return joining;
 }
 
-/** Takes what the backend has sent to the room. */
-function receive({ kind, what }) {
+/** Takes what the backend has sent to the room: what has happened, who is there, and how many messages there are. */
+function receive({ kind, what, people, newest }) {
+	heard = performance.now();
 	if (kind === "message") {
 		connection.count("messages");
 		timeline.add([what]);
 		stopTyping(what.user);
 		$("empty").hidden = true;
-		if (timeline.complete < what.n) {
-			rejoin(); // there are some before that have not come
-		}
-	} else if (kind === "people") {
-		heard = performance.now();
-		showPeople(what.people);
-		if (timeline.complete !== what.newest) {
-			rejoin();
-		}
 	} else if (kind === "typing" && what.user !== user) {
 		showTyping(what);
+	}
+	showPeople(people);
+	if (timeline.complete < newest) {
+		rejoin(); // there are some that have not come
 	}
 }
 
