@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -22,6 +23,8 @@ type client struct {
 	tb   testing.TB
 	http *http.Client
 	base string // of all URLs
+
+	again atomic.Int64 // how many requests insist has sent again
 }
 
 // A channel has the addresses of a channel.

@@ -28,6 +28,7 @@ var middlewares = map[string]string{
 	"request-body": "request_body {\nmax_size 1MB\n}",
 	"timeouts":     "timeouts {\nread_timeout 5s\nwrite_timeout 5s 1\n}",
 	"metrics":      "", // is an option of the whole server
+	"wrapper":      "", // is one, too
 }
 
 // transports are the ways to read. Each function reads a channel and writes to it, and fails unless the header and
@@ -74,7 +75,7 @@ func TestEverythingArrivesAtOnce(t *testing.T) {
 		}
 	}
 	for name := range middlewares {
-		if name != "metrics" {
+		if name != "metrics" && name != "wrapper" {
 			test(name)
 		}
 	}
@@ -82,6 +83,11 @@ func TestEverythingArrivesAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	test("metrics")
+	const wrapper = "servers {\nprotocols h1 h2 h2c h3\nlistener_wrappers {\nmegaphone\ntls\n}\n}\n"
+	if err := s.Reload(wrapper, sites.String()); err != nil {
+		t.Fatal(err)
+	}
+	test("wrapper")
 }
 
 // openRead opens a read and checks what came of it.

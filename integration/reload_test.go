@@ -17,21 +17,31 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// Producers and consumers hardly notice reloads: every message arrives, in order, once after dropping repeats, and
-// every request that is answered is a success. What may happen is that a connection is closed before there is an
-// answer: net/http does that with requests whose header it reads after a server has begun to shut down, and Linux with
-// connections that wait to be accepted. Such a request is sent again, as HTTP lets clients do with what is safe to
-// repeat (RFC 9110, 9.2.2): reads, and writes with a key.
+// Producers and consumers do not notice reloads: every request gets its answer, and every message arrives, in order,
+// once after dropping repeats. The listener wrapper sees to the requests.
 func TestReloadUnderFullLoad(t *testing.T) {
+	reloadUnderFullLoad(t, "servers {\nlistener_wrappers {\nmegaphone\n}\n}", func(c *client) sender { return c.do })
+}
+
+// Without the listener wrapper, net/http closes connections without an answer when it reads a request after a server has
+// begun to shut down, and Linux those that wait to be accepted. Such a request is sent again here, as HTTP lets clients
+// do with what is safe to repeat (RFC 9110, 9.2.2): reads, and writes with a key. All else holds.
+func TestReloadUnderFullLoadWithoutTheListenerWrapper(t *testing.T) {
+	reloadUnderFullLoad(t, "", func(c *client) sender { return c.insist })
+}
+
+// A sender is how a client sends one.
+type sender func(ctx context.Context, method, path string, header http.Header, body string) (*http.Response, error)
+
+func reloadUnderFullLoad(t *testing.T, options string, send func(*client) sender) {
 	const channels, reloads = 200, 20
 	s := testserver.New(t)
 	port := testserver.FreePort(t)
 	site := fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nmegaphone\n}", port)
 	settings := func(i int) string { // differ each time, or the reload would be none
-		return fmt.Sprintf("megaphone {\nread_duration 500ms\nbuffer %d\n}", 100+i%2)
+		return fmt.Sprintf("%s\nmegaphone {\nread_duration 500ms\nbuffer %d\n}", options, 100+i%2)
 	}
 	s.Start(settings(0), site)
-	// Half of the producers open a connection for each request, the other half keep theirs.
 	keeps := loadClient(t, port, false)
 	opens := loadClient(t, port, true)
 
@@ -41,21 +51,25 @@ func TestReloadUnderFullLoad(t *testing.T) {
 	var done sync.WaitGroup
 	var messages atomic.Int64
 	for i := range channels {
+		// Half of the producers open a connection for each request, the other half keep theirs; so do consumers.
+		producer, consumer := keeps, opens
+		if i%2 == 0 {
+			producer = opens
+		}
+		if i%4 < 2 {
+			consumer = keeps
+		}
 		c := opens.create()
 		written := make(chan int, 1)
 		done.Go(func() {
-			producer := keeps
-			if i%2 == 0 {
-				producer = opens
-			}
-			n, err := produce(ctx, producer, c, &stop)
+			n, err := produce(ctx, send(producer), c, options == "" || i%8 < 4, &stop)
 			if err != nil {
 				t.Errorf("message %d of channel %d: %v", n, i, err)
 			}
 			written <- n
 		})
 		done.Go(func() {
-			n, err := consume(ctx, opens, c, written)
+			n, err := consume(ctx, send(consumer), c, written)
 			if err != nil {
 				t.Errorf("consumer %d, after %d messages: %v", i, n, err)
 			}
@@ -70,7 +84,7 @@ func TestReloadUnderFullLoad(t *testing.T) {
 	}
 	stop.Store(true)
 	done.Wait()
-	t.Logf("%d messages", messages.Load())
+	t.Logf("%d messages, %d requests sent again", messages.Load(), keeps.again.Load()+opens.again.Load())
 	if messages.Load() < channels*reloads {
 		t.Errorf("only %d messages were sent", messages.Load())
 	}
@@ -94,18 +108,19 @@ func (c *client) insist(ctx context.Context, method, path string, header http.He
 		if err == nil || tries == 50 || !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 			return response, err
 		}
+		c.again.Add(1)
 		time.Sleep(time.Duration(tries) * time.Millisecond)
 	}
 }
 
-// produce writes one message after the other, and returns how many.
-func produce(ctx context.Context, c *client, to channel, stop *atomic.Bool) (n int, err error) {
+// produce writes one message after the other, with a key if they are to be safe to repeat, and returns how many.
+func produce(ctx context.Context, send sender, to channel, keys bool, stop *atomic.Bool) (n int, err error) {
 	for ; !stop.Load(); n++ {
-		header := http.Header{
-			"Content-Type":    {"application/json"},
-			"Idempotency-Key": {fmt.Sprintf("%s-%d", to.ProducerAddress[:10], n)},
+		header := http.Header{"Content-Type": {"application/json"}}
+		if keys {
+			header.Set("Idempotency-Key", fmt.Sprintf("%s-%d", to.ProducerAddress[:10], n))
 		}
-		response, err := c.insist(ctx, http.MethodPost, "/write/"+to.ProducerAddress+"/s", header, fmt.Sprint(n))
+		response, err := send(ctx, http.MethodPost, "/write/"+to.ProducerAddress+"/s", header, fmt.Sprint(n))
 		if err != nil {
 			return n, err
 		}
@@ -119,11 +134,11 @@ func produce(ctx context.Context, c *client, to channel, stop *atomic.Bool) (n i
 }
 
 // consume reads again and again, until it has as many messages as were written.
-func consume(ctx context.Context, c *client, from channel, written <-chan int) (int, error) {
+func consume(ctx context.Context, send sender, from channel, written <-chan int) (int, error) {
 	consumer := newConsumer()
 	total := -1
 	for total < 0 || consumer.next < total {
-		response, err := c.insist(ctx, http.MethodGet, "/read/"+from.ConsumerAddress, nil, "")
+		response, err := send(ctx, http.MethodGet, "/read/"+from.ConsumerAddress, nil, "")
 		if err != nil {
 			return consumer.next, err
 		}

@@ -5,9 +5,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
 // A connection carries the rest of an HTTP/1.1 response after it was taken over from net/http, once the header was sent.
@@ -17,6 +20,7 @@ import (
 type connection struct {
 	net.Conn
 
+	origin   net.Conn     // what the server had accepted
 	server   *http.Server // is given the connection for the next request; nil if this response is its last
 	out      frame        // chunks for flush
 	deadline time.Time    // of writes, as it is set
@@ -29,7 +33,7 @@ type connection struct {
 
 // takeOver takes over the connection of a response whose header was sent. It must have chunks for its body.
 func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn) (*connection, bool) {
-	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || r.Method != http.MethodGet || r.ContentLength != 0 || socket(conn) == nil {
+	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || r.Method != http.MethodGet || r.ContentLength != 0 || handover.Socket(conn) == nil {
 		return nil, false
 	}
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
@@ -40,7 +44,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn) (*connectio
 	if err != nil {
 		return nil, false
 	}
-	c := &connection{Conn: socket(conn), server: server, gone: make(chan struct{})}
+	c := &connection{Conn: handover.Socket(conn), origin: conn, server: server, gone: make(chan struct{})}
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Peek(n) // they are there
 		c.early = append(c.early, early...)
@@ -49,20 +53,6 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn) (*connectio
 		go c.watch()
 	}
 	return c, true
-}
-
-// socket returns the socket that a connection is, or nil if it is more than that: TLS keeps buffers of its own, so that
-// little would be gained.
-func socket(conn net.Conn) net.Conn {
-	switch c := conn.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		return c
-	case *earlyConn:
-		if len(c.early) == 0 {
-			return c.Conn
-		}
-	}
-	return nil
 }
 
 // watch notices when the client is gone. It ends at the first byte of the client's next request, as net/http does.
@@ -117,7 +107,7 @@ func (c *connection) end(why Reason, timeout time.Duration) {
 	if why != Broken {
 		c.out.append(lastChunk)
 		if c.flush(timeout) == nil && c.server != nil && !isClosed(c.gone) {
-			giveBack(c.server, c.Conn, c.early)
+			handover.GiveBack(c.server, c.origin, slices.Clone(c.early))
 			return
 		}
 	}

@@ -1,0 +1,106 @@
+package handover
+
+import (
+	"context"
+	"net"
+	"reflect"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// steering decides which of the sockets that share an address with SO_REUSEPORT gets new connections. It needs a socket
+// of its own among them: the others are Multipath TCP's, as Go listens by default, and those take no program. That stays
+// open, for whichever way it is closed, the kernel may just have chosen it for a connection.
+type steering struct {
+	socket net.Listener
+	raw    syscall.RawConn
+}
+
+// newSteering returns the steering for the sockets that share the address of a listener, or nil if it has none to itself
+// or the system does not allow it. Connections that come to its own socket are passed to take.
+func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Conn)) *steering {
+	tcp := socketOf(l)
+	if tcp == nil || !isShared(tcp) {
+		return nil
+	}
+	config := net.ListenConfig{
+		Control: func(_, _ string, c syscall.RawConn) error {
+			return control(c, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		},
+		KeepAliveConfig: keepAlive,
+	}
+	config.SetMultipathTCP(false)
+	own, err := config.Listen(context.Background(), "tcp", tcp.Addr().String())
+	if err != nil {
+		return nil
+	}
+	raw, err := own.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		_ = own.Close()
+		return nil
+	}
+	go func() {
+		for {
+			conn, err := own.Accept()
+			if err != nil {
+				return
+			}
+			take(conn)
+		}
+	}()
+	return &steering{own, raw}
+}
+
+// to lets all new connections come to the socket with an index, in the order of the kernel. If there is none with it any
+// more, or the kernel refuses, they are spread over all.
+func (s *steering) to(index int) {
+	program := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: uint32(index)}} //nolint:gosec // not negative
+	_ = control(s.raw, func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &program)
+	})
+}
+
+// off lets new connections be spread over the sockets again.
+func (s *steering) off() {
+	_ = control(s.raw, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_REUSEPORT_BPF, 0)
+	})
+}
+
+// close closes its socket, when all others are closed.
+func (s *steering) close() {
+	s.off() // for those of other processes
+	_ = s.socket.Close()
+}
+
+func isShared(socket *net.TCPListener) bool {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return false
+	}
+	on := 0
+	err = control(raw, func(fd int) (err error) {
+		on, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
+		return err
+	})
+	return err == nil && on != 0
+}
+
+func control(raw syscall.RawConn, f func(fd int) error) error {
+	var err error
+	if controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) }); controlErr != nil {
+		return controlErr
+	}
+	return err
+}
+
+// socketOf returns the socket of a listener, or nil if there is more to it than that. Caddy counts the users of an address
+// by a listener around it, the type of which is not exported. Should it get another name, a test tells.
+func socketOf(l net.Listener) *net.TCPListener {
+	if reflect.TypeOf(l).String() == "caddy.deleteListener" {
+		l, _ = reflect.TypeAssert[net.Listener](reflect.ValueOf(l).FieldByName("Listener"))
+	}
+	tcp, _ := l.(*net.TCPListener)
+	return tcp
+}
