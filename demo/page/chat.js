@@ -35,7 +35,7 @@ outbox.run();
 /** Gives the client a channel: first, and whenever the last one is gone. */
 async function createChannel() {
 	if (!channel) {
-		await join({ renew: session !== "" });
+		await join({ gone: session });
 	}
 	const address = channel;
 	channel = undefined;
@@ -49,10 +49,11 @@ function join(how = {}) {
 	return (lastJoin = lastJoin.catch(() => {}).then(() => joinNow(how)));
 }
 
-async function joinNow({ renew = false }) {
+/** The backend gives another channel for one that is gone, unless it has done so since. */
+async function joinNow({ gone }) {
 	const there = room;
 	const after = timeline.complete;
-	const reply = await ask("join", { session: renew ? "" : session, user, name, room: there, after });
+	const reply = await ask("join", { session: session === gone ? "" : session, user, name, room: there, after });
 	if (session !== reply.consumerAddress) {
 		session = channel = reply.consumerAddress;
 		connection.count("channels");
@@ -80,8 +81,8 @@ let joining;
 /** Joins again until that works. The client goes on with another channel if the backend has given this page one. */
 function rejoin() {
 	joining ??= (async () => {
-		for (let there; there !== room || channel; ) {
-			there = room;
+		for (let as; as !== `${room} ${name}` || channel; ) {
+			as = `${room} ${name}`;
 			try {
 				await join();
 				if (channel) {
@@ -91,7 +92,7 @@ function rejoin() {
 			} catch (error) {
 				connection.fault(error);
 				await pause(500 + 1000 * Math.random());
-				there = undefined;
+				as = undefined;
 			}
 		}
 	})().finally(() => (joining = undefined));
