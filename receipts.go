@@ -26,6 +26,8 @@ type receipts struct {
 	// On HTTP/2 a flush hands the data to another goroutine, which writes it at once but a moment later. There,
 	// what was sent before a checkpoint counts as written only when settling has passed since. If the connection
 	// is so full that the other goroutine waits, up to slack bytes may not be written even then.
+	// That the peer has acknowledged as many bytes as were flushed since would be no proof instead of that time: they may
+	// be another stream's. And it must not be asked for in addition: where something on the way compresses, there are fewer.
 	settling     time.Duration
 	slack        uint64
 	checkpoint   int

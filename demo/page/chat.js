@@ -16,8 +16,8 @@ const typingPause = 3000;
 const user = (localStorage.user ??= crypto.randomUUID());
 let name = (localStorage.name ??= `Guest ${Math.floor(Math.random() * 900 + 100)}`);
 let room = roomOfAddress();
-let session = "";
-let channel; // the address that the client should use, until it has asked for it
+let session = ""; // the channel's address, which the backend knows this page by
+let channel; // the same, until the client has asked for it
 let heard = performance.now();
 const typists = new Map(); // by users
 let told = -typingPause; // when the others were told that this page's user is typing
@@ -35,7 +35,7 @@ outbox.run();
 /** Gives the client a channel: first, and whenever the last one is gone. */
 async function createChannel() {
 	if (!channel) {
-		await join({ renew: session !== "" });
+		await join({ gone: session });
 	}
 	const address = channel;
 	channel = undefined;
@@ -49,13 +49,13 @@ function join(how = {}) {
 	return (lastJoin = lastJoin.catch(() => {}).then(() => joinNow(how)));
 }
 
-async function joinNow({ renew = false }) {
+/** The backend gives another channel for one that is gone, unless it has done so since. */
+async function joinNow({ gone }) {
 	const there = room;
 	const after = timeline.complete;
-	const reply = await ask("join", { session, user, name, room: there, renew, after });
-	if (session !== reply.session) {
-		session = reply.session;
-		channel = reply.consumerAddress;
+	const reply = await ask("join", { session: session === gone ? "" : session, user, name, room: there, after });
+	if (session !== reply.consumerAddress) {
+		session = channel = reply.consumerAddress;
 		connection.count("channels");
 	}
 	if (there !== room) {
@@ -81,8 +81,8 @@ let joining;
 /** Joins again until that works. The client goes on with another channel if the backend has given this page one. */
 function rejoin() {
 	joining ??= (async () => {
-		for (let there; there !== room || channel; ) {
-			there = room;
+		for (let as; as !== `${room} ${name}` || channel; ) {
+			as = `${room} ${name}`;
 			try {
 				await join();
 				if (channel) {
@@ -92,31 +92,27 @@ function rejoin() {
 			} catch (error) {
 				connection.fault(error);
 				await pause(500 + 1000 * Math.random());
-				there = undefined;
+				as = undefined;
 			}
 		}
 	})().finally(() => (joining = undefined));
 	return joining;
 }
 
-/** Takes what the backend has sent to the room. */
-function receive({ kind, what }) {
+/** Takes what the backend has sent to the room: what has happened, who is there, and how many messages there are. */
+function receive({ kind, what, people, newest }) {
+	heard = performance.now();
 	if (kind === "message") {
 		connection.count("messages");
 		timeline.add([what]);
 		stopTyping(what.user);
 		$("empty").hidden = true;
-		if (timeline.complete < what.n) {
-			rejoin(); // there are some before that have not come
-		}
-	} else if (kind === "people") {
-		heard = performance.now();
-		showPeople(what.people);
-		if (timeline.complete !== what.newest) {
-			rejoin();
-		}
 	} else if (kind === "typing" && what.user !== user) {
 		showTyping(what);
+	}
+	showPeople(people);
+	if (timeline.complete < newest) {
+		rejoin(); // there are some that have not come
 	}
 }
 
