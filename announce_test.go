@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -104,6 +106,126 @@ func TestNoEventsWhenNobodyListens(t *testing.T) {
 		t.Errorf("event %s", e.Name())
 	default:
 	}
+}
+
+func init() { caddy.RegisterModule(slowTeller{}) }
+
+// A slowTeller is a handler of Caddy's events that takes some time for each, and is ended with its configuration.
+type slowTeller struct {
+	// Name is the configuration's.
+	Name string `json:"name,omitempty"`
+}
+
+// told has who was told of a channel's deletion.
+var told sync.Map // from consumer address to Name
+
+func (slowTeller) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.slow", New: func() caddy.Module { return new(slowTeller) }}
+}
+
+func (h *slowTeller) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	d.Args(&h.Name)
+	return nil
+}
+
+func (h *slowTeller) Handle(ctx context.Context, e caddy.Event) error {
+	select {
+	case <-time.After(2 * time.Millisecond):
+		told.Store(e.Data["channel"], h.Name)
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+const tellingSettings = "events {\non megaphone.channel_deleted slow old\n}\n"
+
+// delete creates channels and deletes them.
+func (s *server) delete(n int) (channels []channel) {
+	s.Helper()
+	for range n {
+		c := s.create()
+		if r := s.do(http.MethodDelete, "/channel/"+c.ProducerAddress, nil, nil); r.StatusCode != http.StatusOK {
+			s.Fatalf("delete: %d %s", r.StatusCode, r.body)
+		}
+		channels = append(channels, c)
+	}
+	return channels
+}
+
+// areTold waits until handlers of the event were told of all these channels.
+func (s *server) areTold(channels []channel) {
+	s.Helper()
+	missing := func() (n int) {
+		for _, c := range channels {
+			if _, ok := told.Load(c.ConsumerAddress); !ok {
+				n++
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(20 * time.Second); missing() > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.Fatalf("handlers were not told of %d of %d channels", missing(), len(channels))
+		}
+	}
+}
+
+// TestEveryDeletionIsAnEvent: handlers of Caddy's event are told of each deletion once or more, though configurations
+// are replaced, or fail to be, while the handlers are behind.
+func TestEveryDeletionIsAnEvent(t *testing.T) {
+	s := serve(t, tellingSettings, "megaphone create manage")
+	var channels []channel
+	for start := time.Now(); time.Since(start) < 3500*time.Millisecond; {
+		channels = append(channels, s.delete(1)...)
+		s.failsToLoad("broken start\n"+tellingSettings, "megaphone create manage")
+		channels = append(channels, s.delete(1)...)
+		s.failsToLoad("broken provision\n"+tellingSettings, "megaphone create manage")
+		channels = append(channels, s.delete(1)...)
+		if err := s.load(tellingSettings, "megaphone create manage"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.areTold(channels)
+}
+
+// TestEventsBeforeTheirHandlersAreGone: what was deleted before a reload is told, though the new configuration has no
+// handlers, or even no Megaphone.
+func TestEventsBeforeTheirHandlersAreGone(t *testing.T) {
+	for name, load := range map[string]func(*server) error{
+		"without handlers":     func(s *server) error { return s.load("", "megaphone") },
+		"without Megaphone":    func(s *server) error { return s.load(tellingSettings, "respond 204") },
+		"without anything":     func(*server) error { return caddy.Stop() },
+		"with other handlers":  func(s *server) error { return s.load(strings.Replace(tellingSettings, "old", "new", 1), "megaphone") },
+		"with those unchanged": func(s *server) error { return s.load(tellingSettings, "megaphone") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, tellingSettings, "megaphone create manage")
+			channels := s.delete(50)
+			if err := load(s); err != nil {
+				t.Fatal(err)
+			}
+			s.areTold(channels)
+		})
+	}
+}
+
+// TestAFailedLoadTakesOverNothing: while a configuration is started that will fail, it is the running one that
+// announces, and whose max_memory holds.
+func TestAFailedLoadTakesOverNothing(t *testing.T) {
+	s := serve(t, tellingSettings+"megaphone {\nmax_memory 64MiB\n}", "megaphone create manage")
+	s.loadsThatFailToStart(strings.Replace(tellingSettings, "old", "new", 1)+"megaphone {\nmax_memory 64GiB\n}", func(started bool) {
+		channels := s.delete(1)
+		s.areTold(channels)
+		if name, _ := told.Load(channels[0].ConsumerAddress); name != "old" {
+			t.Errorf("the configuration that fails has announced a deletion (it was started: %v)", started)
+		}
+		if limit := debug.SetMemoryLimit(-1); limit > 32<<30 {
+			t.Errorf("the memory limit is %d MiB (started: %v)", limit>>20, started)
+		}
+	})
+	s.areTold(s.delete(1))
 }
 
 // A hookReceiver is a server that webhooks tell.

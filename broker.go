@@ -25,7 +25,8 @@ type Broker interface {
 	Create(ctx context.Context, agent string, l Limits) (Addresses, error)
 
 	// Publish appends m to the channel of a producer address. It returns nil once the channel holds the message,
-	// and when the message is keyed and the channel holds its first writing, or has just settled it.
+	// and when m is a repeat, which is dropped: a keyed message whose first writing the channel holds, or has let go
+	// when fewer than [KeyWindow] keyed ones were let go since. A later repeat is taken as a new message.
 	//
 	// While the channel holds l.Buffer pending messages, and while the memory for messages is used up, Publish
 	// waits, first come first served for each channel, at most l.Hold. Then it fails with [ErrTimeout] or,
@@ -34,8 +35,9 @@ type Broker interface {
 	// whose Publish failed is in no channel, and never will be.
 	Publish(ctx context.Context, producer string, m *Message, l Limits) error
 
-	// PublishBatch appends all messages to each of the channels, as Publish does. The channels proceed side by
-	// side, and all share one l.Hold. The result has an [Outcome] for each producer address, in their order.
+	// PublishBatch appends all messages to each of the channels, as Publish does. The channels proceed side by side, and
+	// all share one l.Hold. The result has an [Outcome] for each producer address, in their order; a repeat counts as
+	// accepted.
 	PublishBatch(ctx context.Context, producers []string, ms []*Message, l Limits) []Outcome
 
 	// Ingest begins a stream of writes to many channels. The caller must call Finish.

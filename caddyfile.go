@@ -1,8 +1,10 @@
 package megaphone
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,24 +66,24 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	settings := map[string]func(value string) error{
-		"agent":            a.parseAgent,
-		"buffer":           parseCount(&a.Buffer),
-		"in_flight":        parseCount(&a.InFlight),
-		"hold":             a.parseHold,
-		"ttl":              parseDuration(&a.TTL),
-		"read_duration":    parseDuration(&a.ReadDuration),
-		"stream_duration":  parseDuration(&a.StreamDuration),
-		"heartbeat":        parseDuration(&a.Heartbeat),
-		"write_timeout":    parseDuration(&a.WriteTimeout),
-		"max_message_size": parseSize(&a.MaxMessageSize),
-		"max_channels":     parseCount(&a.MaxChannels),
-		"max_memory":       parseSize(&a.MaxMemory),
-		"max_readers":      parseCount(&a.MaxReaders),
-		"inspect_messages": nil, // has no value
-		"webhook":          nil, // has a block
+	settings := map[string]setting{
+		"agent":            {a.parseAgent, "west-1"},
+		"buffer":           count(&a.Buffer, "100"),
+		"in_flight":        count(&a.InFlight, "100"),
+		"hold":             {a.parseHold, "10s"},
+		"ttl":              duration(&a.TTL, "1m"),
+		"read_duration":    duration(&a.ReadDuration, "20s"),
+		"stream_duration":  duration(&a.StreamDuration, "10m"),
+		"heartbeat":        duration(&a.Heartbeat, "15s"),
+		"write_timeout":    duration(&a.WriteTimeout, "10s"),
+		"max_message_size": size(&a.MaxMessageSize, "2MB"),
+		"max_channels":     count(&a.MaxChannels, "1000000"),
+		"max_memory":       size(&a.MaxMemory, "1GiB"),
+		"max_readers":      count(&a.MaxReaders, "100000"),
+		"inspect_messages": {}, // has no value
+		"webhook":          {}, // has a block
 
-		"max_channels_per_client": parseCount(&a.MaxChannelsPerClient),
+		"max_channels_per_client": count(&a.MaxChannelsPerClient, "100"),
 	}
 	d.Next() // the option's name
 	if d.NextArg() {
@@ -90,7 +92,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	seen := map[string]bool{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
-		parse, ok := settings[name]
+		set, ok := settings[name]
 		if !ok {
 			return d.Errf("unrecognized setting %q of megaphone: there are %s", name, names(settings))
 		}
@@ -101,7 +103,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			continue
 		}
 		if seen[name] {
-			return d.Errf("%s is already specified", name)
+			return errRepeated(d, name)
 		}
 		seen[name] = true
 		if name == "inspect_messages" {
@@ -111,7 +113,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 			continue
 		}
-		if err := parseValue(d, name, parse); err != nil {
+		if err := set.parse(d, name); err != nil {
 			return err
 		}
 	}
@@ -139,14 +141,21 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		switch name {
 		case "transports":
 			repeated, h.Transports = h.Transports != nil, args
-			err = checkArgs(name, args, func() error { return checkNames("transport", args, transportNames) })
+			err = checkNames("transport", args, transportNames)
+			if len(args) == 0 {
+				err = fmt.Errorf("transports takes one value or more, of %s: leave it out for all", strings.Join(transportNames, ", "))
+			}
 		case "cors_origins":
 			repeated, h.CORSOrigins = h.CORSOrigins != nil, args
-			err = checkArgs(name, args, func() error { return checkOrigins(args) })
+			err = checkOrigins(args)
+			if len(args) == 0 {
+				err = errors.New("cors_origins takes one value or more, such as https://www.example.com: " +
+					"leave it out for none but the site's own")
+			}
 		case "websocket_compression":
 			repeated, h.Compression = h.Compression, true
 			if len(args) > 0 {
-				err = fmt.Errorf("%s takes no value", name)
+				err = errHasValue(name, args[0])
 			}
 		default:
 			return d.Errf("unrecognized option %q of megaphone: there are cors_origins, transports, "+
@@ -154,7 +163,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 		switch {
 		case repeated:
-			return d.Errf("%s is already specified", name)
+			return errRepeated(d, name)
 		case err != nil:
 			return d.WrapErr(err)
 		}
@@ -165,36 +174,45 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// checkArgs checks the values of an option, of which there must be one at least.
-func checkArgs(name string, args []string, check func() error) error {
-	if len(args) == 0 {
-		return fmt.Errorf("%s takes one value or more", name)
-	}
-	return check()
+func errRepeated(d *caddyfile.Dispenser, name string) error {
+	return d.Errf("%s is already specified: leave one of its lines out", name)
+}
+
+func errHasValue(name, value string) error {
+	return fmt.Errorf("%s takes no value: write it without %q to turn it on, or leave it out", name, value)
 }
 
 func noValue(d *caddyfile.Dispenser, name string) error {
 	if d.NextArg() {
-		return d.Errf("%s takes no value", name)
+		return d.WrapErr(errHasValue(name, d.Val()))
 	}
 	return noBlock(d, name)
 }
 
 func noBlock(d *caddyfile.Dispenser, name string) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		return d.Errf("%s takes no block", name)
+		return d.Errf("%s takes no block: leave out the braces after it, and what is between them", name)
 	}
 	return nil
 }
 
-// parseValue reads the one value of a setting.
-func parseValue(d *caddyfile.Dispenser, name string, parse func(value string) error) error {
-	args := d.RemainingArgs()
-	if len(args) != 1 {
-		return d.Errf("%s takes one value, and has %d", name, len(args))
-	}
-	if err := parse(args[0]); err != nil {
-		return d.Errf("%s: %v", name, err)
+// A setting is one that has one value.
+type setting struct {
+	set     func(value string) error
+	example string
+}
+
+// parse reads the value of a setting.
+func (s setting) parse(d *caddyfile.Dispenser, name string) error {
+	switch args := d.RemainingArgs(); len(args) {
+	case 1:
+		if err := s.set(args[0]); err != nil {
+			return d.Errf("%s: %v", name, err)
+		}
+	case 0:
+		return d.Errf("%s takes one value, and has none: write for example %s %s", name, name, s.example)
+	default:
+		return d.Errf("%s takes one value, and has %d: write for example %s %s", name, len(args), name, s.example)
 	}
 	return noBlock(d, name)
 }
@@ -213,44 +231,47 @@ func (a *App) parseAgent(value string) error {
 
 func (a *App) parseHold(value string) error {
 	hold, err := caddy.ParseDuration(value)
-	if err != nil || hold < 0 {
-		return fmt.Errorf("%q is no duration: use for example 10s, or 0s for no wait", value)
+	if err != nil || hold < 0 || hold > maxDuration {
+		return fmt.Errorf("%q is no duration up to %s: use for example 10s, or 0s for no wait", value, maxDurationText)
 	}
 	a.Hold = (*caddy.Duration)(&hold)
 	return nil
 }
 
-func parseDuration(setting *caddy.Duration) func(string) error {
-	return func(value string) error {
+func duration(field *caddy.Duration, example string) setting {
+	return setting{func(value string) error {
 		d, err := caddy.ParseDuration(value)
-		if err != nil || d <= 0 {
-			return fmt.Errorf("%q is no duration above zero: use for example 500ms, 10s, 1m or 1d", value)
+		if err != nil || d <= 0 || d > maxDuration {
+			return fmt.Errorf("%q is no duration above zero and up to %s: use for example 500ms, 10s, 1m or 1d", value, maxDurationText)
 		}
-		*setting = caddy.Duration(d)
+		*field = caddy.Duration(d)
 		return nil
-	}
+	}, example}
 }
 
-func parseCount(setting *int) func(string) error {
-	return func(value string) error {
+func count(field *int, example string) setting {
+	return setting{func(value string) error {
 		n, err := strconv.Atoi(value)
-		if err != nil || n <= 0 {
-			return fmt.Errorf("%q is no whole number above zero", value)
+		if errors.Is(err, strconv.ErrRange) && n > 0 {
+			return fmt.Errorf("%q is too large: use at most %d", value, math.MaxInt)
 		}
-		*setting = n
+		if err != nil || n <= 0 {
+			return fmt.Errorf("%q is no whole number above zero: use for example %s, or leave it out", value, example)
+		}
+		*field = n
 		return nil
-	}
+	}, example}
 }
 
-func parseSize(setting *int64) func(string) error {
-	return func(value string) error {
+func size(field *int64, example string) setting {
+	return setting{func(value string) error {
 		n, err := humanize.ParseBytes(value)
-		if err != nil || n == 0 || int64(n) <= 0 { //nolint:gosec // the overflow is what is looked for
-			return fmt.Errorf("%q is no size above zero: use for example 500KB, 2MB or 1GiB", value)
+		if err != nil || n == 0 || n > math.MaxInt64 {
+			return fmt.Errorf("%q is no size above zero and up to 7EiB: use for example 500KB, 2MB or 1GiB", value)
 		}
-		*setting = int64(n) //nolint:gosec // checked
+		*field = int64(n)
 		return nil
-	}
+	}, example}
 }
 
 // Interface guards.

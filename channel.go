@@ -38,8 +38,10 @@ type channel struct {
 	lastRead time.Duration // on the registry's clock; 0 when it was never read
 	// settled is the newest message that was let go: a cursor that shows it is still good.
 	settled EventID
-	follows bool // it was read by a reader that knows of cursors
-	acks    bool // a reader has acknowledged
+	// letGoKeys has the keyed messages that were let go last; nil before the first of them.
+	letGoKeys *keyWindow
+	follows   bool // it was read by a reader that knows of cursors
+	acks      bool // a reader has acknowledged
 	// awaitsMemory tells that the registry has it in its list of channels to look at when memory is freed.
 	awaitsMemory bool
 }
@@ -155,9 +157,11 @@ func (c *channel) hasRoom(l *Limits) bool {
 	return mem.admits(l.MaxMemory) // some may have been freed before the channel was registered
 }
 
-// repeats reports whether a message has the key of one that the channel holds, or has just settled.
+// repeats reports whether a message has the key of one that the channel holds, or has let go not long ago. Were a late
+// repeat taken, it would stand behind newer messages with the id of an older one, and a cursor or an acknowledgement
+// that shows the older one would settle those in between, which nobody has seen.
 func (c *channel) repeats(m *Message) bool {
-	return m.keyed && (c.settled == m.id || c.queue.find(m.id, c.queue.len) >= 0)
+	return m.keyed && (c.letGoKeys.has(m.id) || c.queue.find(m.id, c.queue.len) >= 0)
 }
 
 // refusal is the error for a producer that gets no room any more. The lock is held.
@@ -250,11 +254,22 @@ func (c *channel) letGo(n int) {
 	for range n {
 		m := c.queue.popInFlight()
 		c.settled = m.id
+		if m.keyed {
+			c.rememberKey(m.id)
+		}
 		c.registry.memory.unbuffer(m)
 	}
 	if c.reader != nil {
 		c.reader.leave(n)
 	}
+}
+
+// rememberKey notes a keyed message that is let go. The lock is held.
+func (c *channel) rememberKey(id EventID) {
+	if c.letGoKeys == nil {
+		c.letGoKeys = new(keyWindow)
+	}
+	c.letGoKeys.add(id)
 }
 
 // close ends the channel's life: its reader is told why, its producers get the error, and what it holds is let
@@ -284,7 +299,7 @@ func (c *channel) close(why EndReason) (undelivered int, ok bool) {
 	undelivered = c.queue.len
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)
-	c.queue = queue{}
+	c.queue, c.letGoKeys = queue{}, nil
 	return undelivered, true
 }
 

@@ -158,6 +158,7 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 	case webSocket:
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
 			Timeout:     time.Duration(h.app.WriteTimeout),
+			Conn:        connOf(r),
 			Compression: h.Compression,
 			Acknowledge: func(id string) {
 				event, _ := ParseEventID(id)

@@ -27,7 +27,7 @@ func checkOrigins(patterns []string) error {
 	seen := map[string]bool{}
 	for _, pattern := range patterns {
 		if seen[pattern] {
-			return fmt.Errorf("origin %q is named twice", pattern)
+			return fmt.Errorf("origin %q is named twice: leave one of them out", pattern)
 		}
 		seen[pattern] = true
 		if pattern == "*" {

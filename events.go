@@ -5,8 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // The names of what is announced (protocol.md 2.7). Caddy's events have "megaphone." before them.
@@ -44,8 +42,9 @@ func (n *notice) data(event string) map[string]any {
 	return data
 }
 
-// activeApps knows whose configuration announces what happens: the one that was started last. A stream of an earlier
-// one that ends later is announced by it too.
+// activeApps knows whose configuration announces what happens: of those that are started, the first. So at a reload that
+// is the old one until it is about to be stopped, when the new one is started as a whole, and it stays the old one if the
+// new one fails. A stream of an earlier configuration that ends later is announced by it too.
 type activeApps struct {
 	mu      sync.Mutex
 	apps    []*App
@@ -66,13 +65,26 @@ func (l *activeApps) remove(a *App) {
 	l.choose()
 }
 
-// choose makes the last one announce, with its settings.
+// replace lets another one announce in the place of a, and returns it. If there is none, a goes on, and nil is returned.
+func (l *activeApps) replace(a *App) *App {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	others := slices.DeleteFunc(slices.Clone(l.apps), func(b *App) bool { return b == a })
+	if len(others) == 0 {
+		return nil
+	}
+	l.apps = others
+	l.choose()
+	return l.current.Load()
+}
+
+// choose makes the first one announce, with its settings.
 func (l *activeApps) choose() {
 	if len(l.apps) == 0 {
 		l.current.Store(nil)
 		return
 	}
-	a := l.apps[len(l.apps)-1]
+	a := l.apps[0]
 	for _, hook := range a.Webhooks {
 		hook.sender.settings.Store(hook)
 	}
@@ -80,8 +92,8 @@ func (l *activeApps) choose() {
 }
 
 // announceDeletions is told by the registry what was deleted.
-func (l *activeApps) announceDeletions(deletions []Deletion) {
-	a := l.current.Load()
+func (s *shared) announceDeletions(deletions []Deletion) {
+	a := s.active.current.Load()
 	if a == nil || !a.announces(channelDeleted) {
 		return
 	}
@@ -91,37 +103,25 @@ func (l *activeApps) announceDeletions(deletions []Deletion) {
 		notices[i] = notice{channel: d.Consumer(), at: now, reason: d.Reason, undelivered: d.Undelivered}
 	}
 	a.post(channelDeleted, notices)
-	// Handlers of events may take their time, and the registry's goroutine has none.
 	if a.handles(channelDeleted) {
-		select {
-		case a.deletions <- notices:
-		default:
-			a.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events were dropped",
-				zap.Int("events", len(notices)))
-		}
+		s.deletions.add(deletionBatch{app: a, notices: notices})
 	}
 }
 
-// maxDeletions is how many batches of deletions wait for handlers of the event.
-const maxDeletions = 100
-
-// startAnnouncing makes this configuration the one that announces.
+// startAnnouncing lets this configuration announce, as soon as it is the first.
 func (a *App) startAnnouncing() {
-	a.deletions = make(chan []notice, maxDeletions)
-	go func() {
-		for {
-			select {
-			case notices := <-a.deletions:
-				for i := range notices {
-					a.emit(channelDeleted, &notices[i])
-				}
-			case <-a.ctx.Done():
-				return
-			}
-		}
-	}()
 	a.shared.active.add(a)
 	a.shared.guardHeap()
+}
+
+// leaveAnnouncing leaves it to another configuration, as this one is about to be stopped, and reports whether there is
+// one. What was deleted until now is still told to this one, for it may have handlers or webhooks that the other lacks.
+func (a *App) leaveAnnouncing() (left bool) {
+	a.shared.tellDeletions()
+	successor := a.shared.active.replace(a)
+	a.shared.guardHeap()
+	a.finishes = a.handles(channelDeleted) && (successor == nil || !successor.handles(channelDeleted))
+	return successor != nil
 }
 
 // announcer is the App that announces. Sites may be served a moment before the first one is started.
@@ -142,10 +142,27 @@ func (a *App) announces(event string) bool {
 	return a.handles(event) || slices.ContainsFunc(a.Webhooks, func(w *Webhook) bool { return w.Event == event })
 }
 
-// emit runs the handlers of Caddy's event, unless the configuration is unloaded.
-func (a *App) emit(event string, n *notice) {
-	if a.handles(event) && a.ctx.Err() == nil {
-		a.events.Emit(a.ctx, "megaphone."+event, n.data(event))
+// emit runs the handlers of Caddy's event, and reports whether there are any that have run before the configuration was
+// unloaded.
+func (a *App) emit(event string, n *notice) (done bool) {
+	if !a.handles(event) || a.ctx.Err() != nil {
+		return false
+	}
+	a.events.Emit(a.ctx, "megaphone."+event, n.data(event))
+	return a.ctx.Err() == nil
+}
+
+// emit runs the handlers that the configuration has which announces, or else those of a. If it is unloaded meanwhile,
+// those of the next one run.
+func (s *shared) emit(event string, n *notice, a *App) (done bool) {
+	for {
+		current := s.active.current.Load()
+		if current != nil && current.emit(event, n) {
+			return true
+		}
+		if s.active.current.Load() == current {
+			return current != a && a.emit(event, n)
+		}
 	}
 }
 
@@ -166,7 +183,7 @@ func (a *App) announce(event string, n notice) {
 	}
 	n.at = time.Now()
 	b.post(event, []notice{n})
-	b.emit(event, &n)
+	a.shared.emit(event, &n, b)
 }
 
 func (a *App) announceCreated(consumer string) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -78,9 +77,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.origins = parseOrigins(h.CORSOrigins)
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, caddyhttp.ConnCtxKey, bareConn(conn))
-		})
+		server.RegisterConnContext(withConn)
 	}
 	return nil
 }
@@ -94,6 +91,19 @@ func orAll(chosen, all []string) []string {
 
 // validate checks the configuration, before anything is derived from it.
 func (h *Handler) validate() error {
+	for _, list := range []struct {
+		name    string
+		values  []string
+		without string
+	}{
+		{"endpoints", h.Endpoints, strings.Join(standardPermissions, ", ")},
+		{"transports", h.Transports, strings.Join(transportNames, ", ")},
+		{"cors_origins", h.CORSOrigins, "none but the site's own"},
+	} {
+		if list.values != nil && len(list.values) == 0 {
+			return errEmptyList(list.name, list.without)
+		}
+	}
 	if err := checkNames("endpoint", h.Endpoints, permissionNames); err != nil {
 		return err
 	}
@@ -110,7 +120,7 @@ func checkNames(kind string, names, known []string) error {
 			return fmt.Errorf("there is no %s %q: name any of %s", kind, name, strings.Join(known, ", "))
 		}
 		if slices.Contains(names[:i], name) {
-			return fmt.Errorf("%s %q is named twice", kind, name)
+			return fmt.Errorf("%s %q is named twice: leave one of them out", kind, name)
 		}
 	}
 	return nil

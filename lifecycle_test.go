@@ -48,27 +48,72 @@ func (b *brokenApp) Provision(ctx caddy.Context) error {
 
 func (b *brokenApp) Start() error {
 	if b.At == "start" {
+		duringBrokenStart()
 		return errBroken
 	}
 	return nil
+}
+
+// duringBrokenStart is called before an app fails to start. Caddy starts apps in an order that changes each time.
+var duringBrokenStart = func() {}
+
+// loadsThatFailToStart loads a configuration that fails to start, again and again until both have been: Megaphone was
+// started before, and it was not yet. It calls during once for each, in the midst of it.
+func (s *server) loadsThatFailToStart(settings string, during func(started bool)) {
+	s.Helper()
+	seen := map[bool]bool{}
+	duringBrokenStart = func() {
+		started := megaphone.Started() > 1 // and not only the running configuration
+		if !seen[started] {
+			seen[started] = true
+			during(started)
+		}
+	}
+	defer func() { duringBrokenStart = func() {} }()
+	for len(seen) < 2 {
+		if s.Context().Err() != nil {
+			s.Fatalf("Caddy has started its apps in one order only: %v", seen)
+		}
+		s.failsToLoad("broken start\n"+settings, "megaphone")
+	}
+}
+
+// failsToLoad loads a configuration, which must fail as a brokenApp does. Its site has an address of its own: when one
+// that was started is stopped in vain, Caddy 2.11.9 cannot listen again on a Unix socket that was in use before.
+func (s *server) failsToLoad(settings, site string) {
+	s.Helper()
+	elsewhere := *s
+	elsewhere.socket += "2"
+	if err := elsewhere.load(settings, site); err == nil || !strings.Contains(err.Error(), errBroken.Error()) {
+		s.Fatalf("load: %v", err)
+	}
 }
 
 func (b *brokenApp) Stop() error { return nil }
 
 func TestReload(t *testing.T) {
 	const settings = "megaphone {\nbuffer 1\nread_duration 700ms\nhold 5s\n}"
-	for name, test := range map[string]struct {
-		settings string
-		fails    bool
-	}{
-		"with the same settings":             {settings, false},
-		"with other settings":                {strings.Replace(settings, "buffer 1", "buffer 2\nagent other", 1), false},
-		"without settings":                   {"", false},
-		"that fails when it is provisioned":  {"broken provision\n" + settings, true},
-		"that fails when it is started":      {"broken start\n" + settings, true},
-		"that fails in megaphone's settings": {"megaphone {\nagent {env.NOT_SET_ANYWHERE}\n}", true},
+	load := func(settings string, fails bool) func(*server) {
+		return func(s *server) {
+			if err := s.load(settings, "megaphone"); (err != nil) != fails {
+				s.Fatalf("load: %v", err)
+			}
+		}
+	}
+	for name, reload := range map[string]func(*server){
+		"with the same settings":             load(settings, false),
+		"with other settings":                load(strings.Replace(settings, "buffer 1", "buffer 2\nagent other", 1), false),
+		"without settings":                   load("", false),
+		"that fails when it is provisioned":  load("broken provision\n"+settings, true),
+		"that fails in megaphone's settings": load("megaphone {\nagent {env.NOT_SET_ANYWHERE}\n}", true),
+		"that fails when it is started":      func(s *server) { s.loadsThatFailToStart(settings, func(bool) {}) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			settings, readDuration := settings, 700*time.Millisecond
+			if strings.Contains(name, "started") { // takes its time
+				readDuration = 3 * time.Second
+				settings = strings.Replace(settings, "700ms", "3s", 1)
+			}
 			s := serve(t, settings, "megaphone")
 			open, full := s.create(), s.create()
 			start := time.Now()
@@ -80,9 +125,7 @@ func TestReload(t *testing.T) {
 			s.write(open, "1")
 			read.wants("1")
 
-			if err := s.load(test.settings, "megaphone"); (err != nil) != test.fails {
-				t.Fatalf("load: %v", err)
-			}
+			reload(s)
 			// A reader that comes by the new configuration finds the channel taken.
 			s.get("/read/"+open.ConsumerAddress+"?poll=0").wantError(t, 409, "BUSY")
 			s.write(open, "2")
@@ -97,7 +140,7 @@ func TestReload(t *testing.T) {
 				t.Errorf("the held write: %d %s", r.StatusCode, r.body)
 			}
 			read.ends()
-			if took := time.Since(start); took < 700*time.Millisecond {
+			if took := time.Since(start); took < readDuration {
 				t.Errorf("the read lasted %v", took)
 			}
 		})

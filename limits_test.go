@@ -93,8 +93,9 @@ func TestChannelsPerClient(t *testing.T) {
 // TestWebhookConfigurations that cannot be told as wrong before they are loaded.
 func TestWebhookConfigurations(t *testing.T) {
 	s := serve(t, "megaphone", "megaphone")
-	const hook = "webhook channel_deleted https://a.example/\n"
-	if err := s.load("megaphone {\n"+hook+hook+"}", "megaphone"); err == nil || !strings.Contains(err.Error(), "already") {
+	t.Setenv("WEBHOOK_HOST", "a.example")
+	const hooks = "webhook channel_deleted https://a.example/\nwebhook channel_deleted https://{env.WEBHOOK_HOST}/\n"
+	if err := s.load("megaphone {\n"+hooks+"}", "megaphone"); err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("a webhook that is there twice: %v", err)
 	}
 	if err := s.load("megaphone {\nwebhook channel_deleted {env.NOT_SET_ANYWHERE}\n}", "megaphone"); err == nil {

@@ -8,7 +8,6 @@ package megaphone
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -20,7 +19,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(App{})
+	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(Handler{})
 }
 
@@ -96,15 +95,15 @@ type App struct {
 	broker Broker
 	limits Limits
 
-	deletions chan []notice // wait for the handlers of Caddy's event
-
 	acquired bool          // whether this App has a reference in the pool
+	finishes bool          // whether Stop waits for handlers of Caddy's event that no other configuration has
 	unloaded chan struct{} // closed when another configuration takes the place of this one, or none
 	unload   func()        // closes it
 }
 
-// CaddyModule returns the Caddy module information.
-func (App) CaddyModule() caddy.ModuleInfo {
+// CaddyModule returns the Caddy module information. Caddy asks for it with each event, while the App may change, so it
+// must not be called on a copy.
+func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "megaphone", New: func() caddy.Module { return new(App) }}
 }
 
@@ -112,8 +111,10 @@ func (App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.unloaded = ctx, ctx.Logger(), make(chan struct{})
 	a.unload = sync.OnceFunc(func() { close(a.unloaded) })
-	if err := a.setDefaults(); err != nil {
-		return err
+	a.setDefaults()
+	var err error
+	if a.Agent, err = caddy.NewReplacer().ReplaceOrErr(a.Agent, true, true); err != nil {
+		return fmt.Errorf("agent: %w", err)
 	}
 	a.limits = Limits{
 		Buffer:      a.Buffer,
@@ -150,89 +151,34 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return a.provisionWebhooks()
 }
 
-// setDefaults fills in what is not configured.
-func (a *App) setDefaults() error {
-	if a.Agent == "" {
-		a.Agent = "main"
-	}
-	agent, err := caddy.NewReplacer().ReplaceOrErr(a.Agent, true, true)
-	if err != nil {
-		return fmt.Errorf("agent: %w", err)
-	}
-	a.Agent = agent
-	if a.Hold == nil {
-		hold := caddy.Duration(10 * time.Second)
-		a.Hold = &hold
-	}
-	setDefault(&a.Buffer, 100)
-	setDefault(&a.InFlight, 100)
-	setDefault(&a.TTL, caddy.Duration(time.Minute))
-	setDefault(&a.ReadDuration, caddy.Duration(20*time.Second))
-	setDefault(&a.StreamDuration, caddy.Duration(10*time.Minute))
-	setDefault(&a.Heartbeat, caddy.Duration(15*time.Second))
-	setDefault(&a.WriteTimeout, caddy.Duration(10*time.Second))
-	setDefault(&a.MaxMessageSize, 2_000_000)
-	setDefault(&a.MaxChannels, 1_000_000)
-	setDefault(&a.MaxMemory, 1<<30)
-	setDefault(&a.MaxReaders, 100_000)
-	return nil
-}
-
-func setDefault[T comparable](setting *T, value T) {
-	var unset T
-	if *setting == unset {
-		*setting = value
-	}
-}
-
-// Validate implements [caddy.Validator].
-func (a *App) Validate() error {
-	if err := checkAgent(a.Agent); err != nil {
-		return fmt.Errorf("agent %w", err)
-	}
-	if *a.Hold < 0 {
-		return errors.New("hold must not be negative")
-	}
-	for _, setting := range []struct {
-		name     string
-		positive bool
-	}{
-		{"buffer", a.Buffer > 0},
-		{"in_flight", a.InFlight > 0},
-		{"ttl", a.TTL > 0},
-		{"read_duration", a.ReadDuration > 0},
-		{"stream_duration", a.StreamDuration > 0},
-		{"heartbeat", a.Heartbeat > 0},
-		{"write_timeout", a.WriteTimeout > 0},
-		{"max_message_size", a.MaxMessageSize > 0},
-		{"max_channels", a.MaxChannels > 0},
-		{"max_memory", a.MaxMemory > 0},
-		{"max_readers", a.MaxReaders > 0},
-		{"max_channels_per_client", a.MaxChannelsPerClient >= 0},
-	} {
-		if !setting.positive {
-			return fmt.Errorf("%s must be greater than zero; leave it out for the default", setting.name)
-		}
-	}
-	return nil
-}
-
-func checkAgent(name string) error {
-	if !ValidAgent(name) {
-		return fmt.Errorf("%q is no name for a server: use letters, digits, _ and - only", name)
-	}
-	return nil
-}
-
-// Start implements [caddy.App]. From now on it is this configuration that announces what happens.
+// Start implements [caddy.App].
 func (a *App) Start() error {
 	a.startAnnouncing()
 	return nil
 }
 
-// Stop implements [caddy.App]. Reads and held writes have been ended by the stopping event, if the process is
-// exiting; on a reload they go on.
-func (a *App) Stop() error { return nil }
+const (
+	// maxReloadEvents is how long a reload waits for handlers of Caddy's event that the new configuration lacks.
+	maxReloadEvents = 5 * time.Second
+	// maxExitEvents is how long the exit of the process waits for them.
+	maxExitEvents = 250 * time.Millisecond
+)
+
+// Stop implements [caddy.App]. Reads and held writes have been ended by the stopping event, if this is the end; on a
+// reload they go on.
+func (a *App) Stop() error {
+	if !a.finishes {
+		return nil
+	}
+	within := maxReloadEvents
+	if caddy.Exiting() {
+		within = a.shared.exitTime(maxExitEvents)
+	}
+	if !a.shared.deletions.finish(within) {
+		a.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost")
+	}
+	return nil
+}
 
 // Cleanup implements [caddy.CleanerUpper].
 func (a *App) Cleanup() error {
@@ -247,8 +193,8 @@ func (a *App) Cleanup() error {
 	last, err := pool.Delete(poolKey)
 	a.stopAnnouncing()
 	if last {
-		if n := a.shared.Undelivered(); n > 0 {
-			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Int("undelivered", n))
+		if n := a.shared.Totals().Undelivered[EndClosed]; n > 0 {
+			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
 		}
 	}
 	return err
@@ -257,20 +203,24 @@ func (a *App) Cleanup() error {
 // stopping handles Caddy's event of that name, which comes before any app is stopped.
 type stopping struct{ app *App }
 
-// Handle ends all reads and waits if the process is about to exit: the http app waits for open requests then,
-// by default for ever. With a shutdown_delay, sites are served until it is over. On a reload, streams are told.
+// Handle leaves the channels to the configuration that takes the place of this one, and tells streams. If there is none,
+// it ends all reads and waits: when the process exits, the http app waits for open requests, by default for ever. With a
+// shutdown_delay, sites are served until it is over.
 func (s *stopping) Handle(context.Context, caddy.Event) error {
+	a := s.app
 	if !caddy.Exiting() {
-		s.app.unload()
+		a.unload()
+	}
+	if a.leaveAnnouncing() {
 		return nil
 	}
-	if app, err := s.app.ctx.AppIfConfigured("http"); err == nil {
+	if app, err := a.ctx.AppIfConfigured("http"); err == nil && caddy.Exiting() {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
-			time.AfterFunc(delay, s.app.shared.Close)
+			time.AfterFunc(delay, a.shared.Close)
 			return nil
 		}
 	}
-	s.app.shared.Close()
+	a.shared.Close()
 	return nil
 }
 

@@ -35,6 +35,16 @@ func (r *Registry) OnDeletions(tell func([]Deletion)) {
 	r.notices.tell = tell
 }
 
+// tellDeletions has what was deleted until now told at once, and waits for that.
+func (r *Registry) tellDeletions() {
+	told := make(chan struct{})
+	select {
+	case r.tell <- told:
+		<-told
+	case <-r.stopped:
+	}
+}
+
 func (n *notices) add(d Deletion) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

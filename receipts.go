@@ -1,12 +1,11 @@
 package megaphone
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"reflect"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-megaphone/megaphone/internal/receipt"
 )
@@ -27,6 +26,8 @@ type receipts struct {
 	// On HTTP/2 a flush hands the data to another goroutine, which writes it at once but a moment later. There,
 	// what was sent before a checkpoint counts as written only when settling has passed since. If the connection
 	// is so full that the other goroutine waits, up to slack bytes may not be written even then.
+	// That the peer has acknowledged as many bytes as were flushed since would be no proof instead of that time: they may
+	// be another stream's. And it must not be asked for in addition: where something on the way compresses, there are fewer.
 	settling     time.Duration
 	slack        uint64
 	checkpoint   int
@@ -62,9 +63,20 @@ func newReceipts(r *http.Request, window int) receipts {
 	return rc
 }
 
-// connOf returns the connection of a request of HTTP/1 or 2, or nil if it is not known (see Handler.Provision).
+// connKey is under what the context of a connection has the connection.
+type connKey struct{}
+
+// withConn lets the requests on a connection know it. Every handler of a server asks for that.
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	if ctx.Value(connKey{}) != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, connKey{}, bareConn(conn))
+}
+
+// connOf returns the connection of a request of HTTP/1 or 2, or nil if it is not known.
 func connOf(r *http.Request) net.Conn {
-	conn, _ := r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
+	conn, _ := r.Context().Value(connKey{}).(net.Conn)
 	return conn
 }
 

@@ -8,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-megaphone/megaphone"
 )
 
 func init() {
@@ -26,7 +28,7 @@ func (tellConn) CaddyModule() caddy.ModuleInfo {
 }
 
 func (tellConn) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	_, err := fmt.Fprintf(w, "%T", r.Context().Value(caddyhttp.ConnCtxKey))
+	_, err := fmt.Fprintf(w, "%T", megaphone.ConnOf(r))
 	return err
 }
 

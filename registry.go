@@ -25,6 +25,7 @@ type Registry struct {
 	tallies   [tallyCount]tally
 
 	closed  atomic.Bool
+	tell    chan chan struct{} // see tellDeletions
 	stop    chan struct{}
 	stopped chan struct{}
 }
@@ -42,6 +43,7 @@ func NewRegistry() *Registry {
 		channels: xsync.NewMap[secret, *channel](),
 		memory:   memory{freed: make(chan struct{}, 1)},
 		quotas:   quotas{xsync.NewMap[string, int]()},
+		tell:     make(chan chan struct{}),
 		stop:     make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
@@ -67,6 +69,9 @@ func (r *Registry) run() {
 		case <-ticker.C:
 			r.sweep()
 			r.notices.flush()
+		case told := <-r.tell:
+			r.notices.flush()
+			close(told)
 		case <-r.memory.freed:
 			r.memory.tell()
 		case <-r.stop:

@@ -209,7 +209,7 @@ func judge(response *http.Response) error {
 		return backoff.Permanent(fmt.Errorf("%w: it does not take this request", err))
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		if seconds, bad := strconv.Atoi(response.Header.Get("Retry-After")); bad == nil && seconds > 0 {
-			wait := min(time.Duration(seconds)*time.Second, maxBackoff)
+			wait := time.Duration(min(seconds, int(maxBackoff/time.Second))) * time.Second // does not overflow
 			return errors.Join(err, &backoff.RetryAfterError{Duration: wait})
 		}
 	}
@@ -241,7 +241,7 @@ func (s *sender) Destruct() error {
 const (
 	// maxLinger is how long a webhook that is not configured any more may take to finish.
 	maxLinger = 30 * time.Second
-	// maxExitLinger is how long webhooks may take when the process exits.
+	// maxExitLinger is how long webhooks may take when the process exits, if it has so long.
 	maxExitLinger = 500 * time.Millisecond
 )
 
@@ -270,13 +270,12 @@ func (l *lingerers) add(s *sender) {
 	}()
 }
 
-// wait waits until all senders have finished, within the time that the exit of the process allows. What is left
-// then counts as lost.
-func (l *lingerers) wait() {
+// wait waits until all senders have finished, within a time. What is left then counts as lost.
+func (l *lingerers) wait(limit time.Duration) {
 	l.mu.Lock()
 	senders := slices.Collect(maps.Keys(l.senders))
 	l.mu.Unlock()
-	deadline := time.After(maxExitLinger)
+	deadline := time.After(limit)
 	for _, s := range senders {
 		select {
 		case <-s.done:

@@ -188,6 +188,15 @@ func TestWebhookAnswers(t *testing.T) {
 			},
 			delivered: 3, failures: 1, attempts: 2, min: maxBackoff, max: maxBackoff,
 		},
+		"one that asks for more time than can be told": {
+			answer: func(attempt int, _ *http.Request) (*http.Response, error) {
+				if attempt == 1 {
+					return status(503, "Retry-After", "9223372037") // seconds, whose nanoseconds overflow
+				}
+				return status(200)
+			},
+			delivered: 3, failures: 1, attempts: 2, min: maxBackoff, max: maxBackoff,
+		},
 		"one that does not take such requests": {
 			answer: func(int, *http.Request) (*http.Response, error) { return status(422) },
 			lost:   3, failures: 1, attempts: 1,
@@ -411,7 +420,7 @@ func TestExitWaitsForWebhooksWithinBounds(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		lingering.wait()
+		lingering.wait(maxExitLinger)
 		if took := time.Since(start); took != maxExitLinger {
 			t.Errorf("exit waits for %v", took)
 		}

@@ -14,13 +14,15 @@ import (
 type shared struct {
 	*Registry
 
-	metrics  *metrics
-	warnings warnings
-	active   activeApps
-	heap     heapGuard
+	metrics   *metrics
+	warnings  warnings
+	active    activeApps
+	deletions deletionQueue
+	heap      heapGuard
 
-	closing context.Context // ends when Close is called
-	close   context.CancelFunc
+	closing  context.Context // ends when Close is called
+	close    context.CancelFunc
+	closedAt atomic.Pointer[time.Time]
 
 	slowed  atomic.Int32 // clients that wait in slowDown
 	sockets atomic.Int32 // open WebSockets, which Caddy does not wait for when it exits
@@ -34,14 +36,18 @@ const poolKey = "memory"
 func newShared() *shared {
 	r := NewRegistry()
 	s := &shared{Registry: r, metrics: newMetrics(r), warnings: newWarnings(limitNames)}
+	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.heap.messages = func() int64 { return r.memory.buffered.Load() + r.memory.held.Load() }
-	r.OnDeletions(s.active.announceDeletions)
+	r.OnDeletions(s.announceDeletions)
+	go s.emitDeletions()
 	return s
 }
 
 // Close ends all reads and waits, as the process exits or the module is no longer configured.
 func (s *shared) Close() {
+	now := time.Now()
+	s.closedAt.CompareAndSwap(nil, &now)
 	s.Registry.Close()
 	s.close()
 }
@@ -52,6 +58,17 @@ func (s *shared) Destruct() error {
 	return nil
 }
 
+// maxExit is how long all waits of the exit may take together, so that the process is gone within a second.
+const maxExit = 900 * time.Millisecond
+
+// exitTime is how much of a time the exit has left for a wait.
+func (s *shared) exitTime(limit time.Duration) time.Duration {
+	if closedAt := s.closedAt.Load(); closedAt != nil {
+		limit = min(limit, maxExit-time.Since(*closedAt))
+	}
+	return max(limit, 10*time.Millisecond)
+}
+
 // maxFarewell is how long the exit of the process waits for clients to take what they are sent last.
 const maxFarewell = 250 * time.Millisecond
 
@@ -60,9 +77,9 @@ const maxFarewells = 700 * time.Millisecond
 
 // awaitSockets waits until all connections are closed that Caddy does not wait for, within bounds.
 func (s *shared) awaitSockets() {
-	began := time.Now()
+	began, limit := time.Now(), s.exitTime(maxFarewells)
 	left, progress := s.sockets.Load(), began
-	for left > 0 && time.Since(progress) < maxFarewell && time.Since(began) < maxFarewells {
+	for left > 0 && time.Since(progress) < maxFarewell && time.Since(began) < limit {
 		time.Sleep(time.Millisecond)
 		if n := s.sockets.Load(); n < left {
 			left, progress = n, time.Now()

@@ -49,10 +49,10 @@ func (w *Webhook) key() string { return w.Event + " " + w.URL }
 func (a *App) provisionWebhooks() error {
 	for i, w := range a.Webhooks {
 		if err := w.provision(); err != nil {
-			return fmt.Errorf("webhook %d (%s): %w", i+1, w.Event, err)
+			return fmt.Errorf("webhook %d: %w", i+1, err)
 		}
-		if slices.ContainsFunc(a.Webhooks[:i], func(b *Webhook) bool { return b.key() == w.key() }) {
-			return fmt.Errorf("webhook %d: %s is told this URL already", i+1, w.Event)
+		if a.hasWebhook(i, w) {
+			return fmt.Errorf("webhook %d: %w", i+1, errWebhookTwice(w))
 		}
 	}
 	for _, w := range a.Webhooks {
@@ -78,8 +78,50 @@ func (a *App) stopAnnouncing() {
 		}
 	}
 	if caddy.Exiting() {
-		lingering.wait()
+		lingering.wait(a.shared.exitTime(maxExitLinger))
 	}
+}
+
+// hasWebhook tells whether one of the first n webhooks tells the same URL the same.
+func (a *App) hasWebhook(n int, w *Webhook) bool {
+	return slices.ContainsFunc(a.Webhooks[:n], func(b *Webhook) bool { return b.key() == w.key() })
+}
+
+func errWebhookTwice(w *Webhook) error {
+	return fmt.Errorf("%s is told to this URL already: leave one of the two webhooks out", w.Event)
+}
+
+// UnmarshalJSON implements [json.Unmarshaler], for the sake of zeros that are written out: see [App.UnmarshalJSON].
+func (w *Webhook) UnmarshalJSON(data []byte) error {
+	type plain Webhook
+	written := &Webhook{Secret: "unset"}
+	written.setDefaults()
+	if err := caddy.StrictUnmarshalJSON(data, (*plain)(written)); err != nil {
+		return err
+	}
+	if written.Secret == "" {
+		return fmt.Errorf("secret: %w", errEmptySecret)
+	}
+	if err := written.checkNumbers(); err != nil {
+		return err
+	}
+	return caddy.StrictUnmarshalJSON(data, (*plain)(w))
+}
+
+func (w *Webhook) setDefaults() {
+	setDefault(&w.Timeout, caddy.Duration(10*time.Second))
+	setDefault(&w.GiveUp, caddy.Duration(time.Hour))
+	setDefault(&w.Queue, 100_000)
+}
+
+func (w *Webhook) checkNumbers() error {
+	if w.Queue <= 0 {
+		return errNotPositive("queue", "the default")
+	}
+	if err := checkDuration("timeout", w.Timeout); err != nil {
+		return err
+	}
+	return checkDuration("give_up", w.GiveUp)
 }
 
 func (w *Webhook) provision() error {
@@ -93,23 +135,34 @@ func (w *Webhook) provision() error {
 		}
 		*setting = value
 	}
-	setDefault(&w.Timeout, caddy.Duration(10*time.Second))
-	setDefault(&w.GiveUp, caddy.Duration(time.Hour))
-	setDefault(&w.Queue, 100_000)
-	if w.Timeout < 0 || w.GiveUp < 0 || w.Queue < 0 {
-		return errors.New("timeout, give_up and queue must be greater than zero; leave them out for the default")
+	w.setDefaults()
+	if err := w.checkNumbers(); err != nil {
+		return err
 	}
 	var err error
 	if w.url, err = parseWebhookURL(w.URL); err != nil {
 		return err
 	}
 	if w.Secret != "" {
-		w.signer, err = standardwebhooks.NewWebhook(w.Secret)
-		if err != nil || strings.TrimPrefix(w.Secret, "whsec_") == "" {
-			return errors.New("the secret is not base64 (after its prefix whsec_, if it has one)") // and stays secret
+		if w.signer, err = newSigner(w.Secret); err != nil {
+			return fmt.Errorf("secret: %w", err)
 		}
 	}
 	return nil
+}
+
+var (
+	errEmptySecret = errors.New("it is empty: leave it out for requests without a signature")
+	errSecret      = errors.New("it is not base64, with or without the prefix whsec_: " + // and stays secret
+		"use for example what `openssl rand -base64 24` prints")
+)
+
+func newSigner(secret string) (*standardwebhooks.Webhook, error) {
+	signer, err := standardwebhooks.NewWebhook(secret)
+	if err != nil || strings.TrimPrefix(secret, "whsec_") == "" {
+		return nil, errSecret
+	}
+	return signer, nil
 }
 
 func checkEvent(name string) error {
@@ -131,7 +184,8 @@ func parseWebhookURL(text string) (*url.URL, error) {
 func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 	w := new(Webhook)
 	if !d.AllArgs(&w.Event, &w.URL) {
-		return d.Err("webhook takes an event and a URL")
+		return d.Err("webhook takes an event and a URL: write for example " +
+			"webhook channel_deleted https://backend.example.com/hook")
 	}
 	if err := checkEvent(w.Event); err != nil {
 		return d.Errf("webhook: %v", err)
@@ -141,27 +195,42 @@ func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 			return d.Errf("webhook: %v", err)
 		}
 	}
-	settings := map[string]func(value string) error{
-		"secret":  func(value string) error { w.Secret = value; return nil },
-		"timeout": parseDuration(&w.Timeout),
-		"give_up": parseDuration(&w.GiveUp),
-		"queue":   parseCount(&w.Queue),
+	if a.hasWebhook(len(a.Webhooks), w) {
+		return d.Errf("webhook: %v", errWebhookTwice(w))
+	}
+	settings := map[string]setting{
+		"secret":  {w.parseSecret, "{env.WEBHOOK_SECRET}"},
+		"timeout": duration(&w.Timeout, "10s"),
+		"give_up": duration(&w.GiveUp, "1h"),
+		"queue":   count(&w.Queue, "100000"),
 	}
 	seen := map[string]bool{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
-		parse, ok := settings[name]
+		set, ok := settings[name]
 		switch {
 		case !ok:
 			return d.Errf("unrecognized setting %q of webhook: there are %s", name, names(settings))
 		case seen[name]:
-			return d.Errf("%s is already specified", name)
+			return errRepeated(d, name)
 		}
 		seen[name] = true
-		if err := parseValue(d, name, parse); err != nil {
+		if err := set.parse(d, name); err != nil {
 			return err
 		}
 	}
 	a.Webhooks = append(a.Webhooks, w)
 	return nil
+}
+
+func (w *Webhook) parseSecret(value string) error {
+	w.Secret = value
+	if value == "" {
+		return errEmptySecret
+	}
+	if strings.Contains(value, "{") {
+		return nil // has placeholders, which are replaced when the configuration is loaded
+	}
+	_, err := newSigner(value)
+	return err
 }

@@ -2,7 +2,6 @@ package brokertest
 
 import (
 	"context"
-	"testing/synctest"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone"
@@ -91,108 +90,6 @@ var publishTests = map[string]func(*suite){
 		cancel()
 		s.is(s.returned(first), context.Canceled)
 		s.no(s.returned(second))
-	},
-	"a repeated key is dropped while the first is pending, in flight or just settled": func(s *suite) {
-		a := s.create()
-		first, repeat := s.keyed("m", "key"), s.keyed("m", "key")
-		if first.ID() != repeat.ID() {
-			s.Fatalf("event ids %v and %v of one key", first.ID(), repeat.ID())
-		}
-		s.no(s.Publish(s.Context(), a.Producer, first, s.limits))
-		s.no(s.Publish(s.Context(), a.Producer, repeat, s.limits))
-		s.holds(a.Consumer, 1, 0)
-		r := s.subscribe(a.Consumer)
-		r.takes(first)
-		s.no(s.Publish(s.Context(), a.Producer, repeat, s.limits))
-		r.takes()
-		r.received()
-		r.End(megaphone.EndClean)
-		s.no(s.Publish(s.Context(), a.Producer, repeat, s.limits))
-		s.holds(a.Consumer, 0, 0)
-	},
-	"a key counts for its channel only": func(s *suite) {
-		a, b := s.create(), s.create()
-		s.no(s.Publish(s.Context(), a.Producer, s.keyed("m", "key"), s.limits))
-		s.no(s.Publish(s.Context(), b.Producer, s.keyed("m", "key"), s.limits))
-		s.holds(b.Consumer, 1, 0)
-	},
-	"a repeated key is dropped when the first was held": func(s *suite) {
-		a := s.create()
-		s.fill(a.Producer)
-		results := make(chan error, 2)
-		for range 2 {
-			m := s.keyed("m", "key")
-			go func() { results <- s.Publish(s.Context(), a.Producer, m, s.limits) }()
-		}
-		s.waits(results)
-		r := s.subscribe(a.Consumer)
-		r.Take(nil, 1)
-		s.no(s.returned(results))
-		s.no(s.returned(results))
-		s.holds(a.Consumer, s.limits.Buffer, 1)
-	},
-	"a repeated key is dropped at once though others are held": func(s *suite) {
-		a := s.create()
-		s.no(s.Publish(s.Context(), a.Producer, s.keyed("m", "key"), s.limits))
-		s.publish(a.Producer, numbers(1, s.limits.Buffer)...)
-		held := s.hold(s.Context(), a.Producer, "held")
-		start := time.Now()
-		s.no(s.Publish(s.Context(), a.Producer, s.keyed("m", "key"), s.limits))
-		in := s.Ingest(s.limits)
-		s.no(in.Write(s.Context(), 0, []byte(a.Producer), s.keyed("m", "key")))
-		if result := in.Finish(s.Context()); result.Written != 1 {
-			s.Errorf("result %+v", result)
-		}
-		s.no(s.PublishBatch(s.Context(), []string{a.Producer}, nil, s.limits)[0].Err)
-		if took := time.Since(start); took > 0 {
-			s.Errorf("waited for %v", took)
-		}
-		s.is(<-held, megaphone.ErrTimeout)
-		s.holds(a.Consumer, s.limits.Buffer, 0)
-	},
-	"a held repeat is not refused when the first gets in meanwhile": func(s *suite) {
-		a := s.create()
-		s.fill(a.Producer)
-		results := make(chan error, 2)
-		publish := func() { results <- s.Publish(s.Context(), a.Producer, s.keyed("m", "key"), s.limits) }
-		go publish()
-		synctest.Wait()
-		between := s.hold(s.Context(), a.Producer, "between")
-		go publish()
-		s.waits(results)
-		s.subscribe(a.Consumer).Take(nil, 1)
-		s.no(s.returned(results))
-		s.waits(results)
-		s.is(<-between, megaphone.ErrTimeout)
-		s.no(<-results)
-		s.holds(a.Consumer, s.limits.Buffer, 1)
-	},
-	"a held repeat takes the place of a first that goes": func(s *suite) {
-		a := s.create()
-		s.fill(a.Producer)
-		ctx, cancel := context.WithCancel(s.Context())
-		first, repeat := make(chan error, 1), make(chan error, 1)
-		go func() { first <- s.Publish(ctx, a.Producer, s.keyed("m", "key"), s.limits) }()
-		synctest.Wait()
-		go func() { repeat <- s.Publish(s.Context(), a.Producer, s.keyed("m", "key"), s.limits) }()
-		s.waits(repeat)
-		cancel()
-		s.is(s.returned(first), context.Canceled)
-		s.waits(repeat)
-		s.subscribe(a.Consumer).Take(nil, 1)
-		s.no(s.returned(repeat))
-		s.holds(a.Consumer, s.limits.Buffer, 1)
-	},
-	"a repeated key is taken when the first was given up": func(s *suite) {
-		a := s.create()
-		s.fill(a.Producer)
-		ctx, cancel := context.WithTimeout(s.Context(), time.Second)
-		defer cancel()
-		s.is(s.Publish(ctx, a.Producer, s.keyed("m", "key"), s.limits), context.DeadlineExceeded)
-		r := s.subscribe(a.Consumer)
-		r.Take(nil, 1)
-		s.no(s.Publish(s.Context(), a.Producer, s.keyed("m", "key"), s.limits))
-		s.holds(a.Consumer, s.limits.Buffer, 1)
 	},
 }
 

@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -154,56 +153,88 @@ func TestMistakesInJSON(t *testing.T) {
 	for _, test := range []struct{ apps, want string }{
 		{app(`{"bufer":1}`), `unknown field "bufer"`},
 		{app(`{"buffer":"many"}`), "buffer"},
-		{app(`{"buffer":-1}`), "buffer must be greater than zero; leave it out for the default"},
-		{app(`{"in_flight":-1}`), "in_flight must be greater than zero"},
-		{app(`{"hold":"-1s"}`), "hold must not be negative"},
+		{app(`{"hold":"-1s"}`), "hold must not be negative: use 0 for no wait, or leave it out for the default"},
+		{app(`{"ttl":"4000d"}`), "ttl: 96000h0m0s is too long: use at most 3650d"},
+		{app(`{"webhooks":[]}`), "webhooks is an empty list: name at least one, or leave it out for none"},
+		{app(`{"webhooks":[null]}`), "webhook 1 is null: leave it out"},
+		{app(`{"webhooks":[{"event":"channel_deleted","url":"http://a/","retries":1}]}`), `unknown field "retries"`},
+		{app(`{"webhooks":[{"url":"http://127.0.0.1/"}]}`), `webhook 1: there is no event "": name one of channel_created`},
+		{app(`{"webhooks":[{"event":"channel_deleted"}]}`), "webhook 1: the URL must be a whole one"},
 		{app(`{"hold":"soon"}`), `"soon"`},
 		{app(`{"ttl":"-1m"}`), "ttl must be greater than zero"},
-		{app(`{"read_duration":-1}`), "read_duration must be greater than zero"},
-		{app(`{"stream_duration":-1}`), "stream_duration must be greater than zero"},
-		{app(`{"heartbeat":-1}`), "heartbeat must be greater than zero"},
-		{app(`{"write_timeout":-1}`), "write_timeout must be greater than zero"},
-		{app(`{"max_message_size":-1}`), "max_message_size must be greater than zero"},
-		{app(`{"max_channels":-1}`), "max_channels must be greater than zero"},
-		{app(`{"max_memory":-1}`), "max_memory must be greater than zero"},
-		{app(`{"agent":"eu.west"}`), `agent "eu.west" is no name for a server: use letters, digits, _ and - only`},
+		{app(`{"agent":"eu.west"}`), `agent: "eu.west" is no name for a server: use letters, digits, _ and - only`},
 		{app(`{"agent":"{env.MEGAPHONE_TEST_IS_NOT_SET}"}`), "agent: evaluated placeholder {env.MEGAPHONE_TEST_IS_NOT_SET} is empty"},
 		{site(`"endpoint":["read"]`), `unknown field "endpoint"`},
+		{site(`"endpoints":[]`), "endpoints is an empty list: name at least one, or leave it out for create, write, read, exists"},
+		{site(`"transports":[]`), "transports is an empty list: name at least one, or leave it out for ndjson, sse, websocket, poll"},
+		{site(`"cors_origins":[]`), "cors_origins is an empty list: name at least one, or leave it out for none but the site's own"},
 		{site(`"endpoints":["reed"]`), `there is no endpoint "reed": name any of create, write, read, exists`},
 		{site(`"endpoints":["read","read"]`), `endpoint "read" is named twice`},
 		{site(`"transports":["http"]`), `there is no transport "http": name any of ndjson, sse, websocket, poll`},
 		{site(`"cors_origins":["example.com"]`), `"example.com" is no origin`},
 	} {
-		var config caddy.Config
-		if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{`+test.apps+`}}`), &config); err != nil {
-			t.Fatal(err)
-		}
-		if err := caddy.Validate(&config); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: %v, want %q", test.apps, err, test.want)
+		wantRefused(t, test.apps, test.want)
+	}
+}
+
+// A zero that is written out is no default, in JSON as in a Caddyfile. Leaving a setting out, or null, is.
+func TestZeroInJSON(t *testing.T) {
+	app := func(settings string) string { return `"megaphone":{` + settings + `}` }
+	webhook := func(settings string) string {
+		return app(`"webhooks":[{"event":"channel_deleted","url":"http://127.0.0.1/",` + settings + `}]`)
+	}
+	for _, name := range []string{
+		"buffer", "in_flight", "ttl", "read_duration", "stream_duration", "heartbeat", "write_timeout", "max_message_size",
+		"max_channels", "max_memory", "max_readers", "max_channels_per_client",
+	} {
+		wantRefused(t, app(`"`+name+`":0`), name+" must be greater than zero: leave it out for ")
+		wantRefused(t, app(`"`+name+`":-1`), name+" must be greater than zero: leave it out for ")
+	}
+	wantRefused(t, app(`"BUFFER":0`), "buffer must be greater than zero") // names are told apart as Go does
+	wantRefused(t, app(`"ttl":"0s"`), "ttl must be greater than zero")
+	wantRefused(t, app(`"agent":""`), `agent: "" is no name for a server`)
+	for _, name := range []string{"timeout", "give_up", "queue"} {
+		wantRefused(t, webhook(`"`+name+`":0`), name+" must be greater than zero: leave it out for ")
+		wantRefused(t, webhook(`"`+name+`":-1`), name+" must be greater than zero: leave it out for ")
+	}
+	wantRefused(t, webhook(`"secret":""`), "secret: it is empty: leave it out for requests without a signature")
+	for _, apps := range []string{
+		app(`"hold":0`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null`), webhook(`"queue":null,"secret":null`),
+	} {
+		if err := validate(t, apps); err != nil {
+			t.Errorf("%s: %v", apps, err)
 		}
 	}
 }
 
-// In JSON as everywhere in Caddy, a setting that is zero is one that is left out.
-func TestZeroInJSONIsTheDefault(t *testing.T) {
+// No duration may be so long that the time at its end cannot be told.
+func TestLongDurationsInJSON(t *testing.T) {
+	for _, name := range []string{"hold", "ttl", "read_duration", "stream_duration", "heartbeat", "write_timeout"} {
+		wantRefused(t, `"megaphone":{"`+name+`":9223372036854775807}`, name+": 2562047h47m16.854775807s is too long: use at most 3650d")
+		if err := validate(t, `"megaphone":{"`+name+`":"3650d"}`); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"timeout", "give_up"} {
+		wantRefused(t, `"megaphone":{"webhooks":[{"event":"channel_deleted","url":"http://127.0.0.1/","`+name+`":"3651d"}]}`,
+			name+": 87624h0m0s is too long: use at most 3650d")
+	}
+}
+
+// validate does what caddy validate does with apps in JSON.
+func validate(t *testing.T, apps string) error {
+	t.Helper()
 	var config caddy.Config
-	if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{"megaphone":{"buffer":0,"ttl":0,"max_memory":0,"agent":""}}}`), &config); err != nil {
+	if err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{`+apps+`}}`), &config); err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := caddy.ProvisionContext(&config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	module, err := ctx.App("megaphone")
-	if err != nil {
-		t.Fatal(err)
-	}
-	app := module.(*megaphone.App)
-	if app.Buffer != 100 || app.TTL != caddy.Duration(time.Minute) || app.MaxMemory != 1<<30 || app.Agent != "main" {
-		t.Errorf("settings %+v", app)
-	}
-	if err := app.Cleanup(); err != nil {
-		t.Error(err)
+	return caddy.Validate(&config)
+}
+
+func wantRefused(t *testing.T, apps, want string) {
+	t.Helper()
+	if err := validate(t, apps); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%s: %v, want %q", apps, err, want)
 	}
 }
 

@@ -1,7 +1,8 @@
 package integration
 
 import (
-	"bytes"
+	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,22 +15,110 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 // On SIGTERM, with the grace period of a server that has set none, which is for ever: every open read ends cleanly,
-// every held write gets its answer, and the process is gone within a second.
+// every held write gets its answer, and the process is gone within a second. That holds for reads whose handlers wait, as
+// they do when metrics observe them, and for those that were taken over from net/http.
 func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
-	const reads, writes = 100, 20
-	s := testserver.New(t)
-	s.Start("metrics\nmegaphone {\nbuffer 1\nhold 1m\nread_duration 1m\n}", "http:// {\nbind unix/"+s.Socket("site")+"\nmegaphone\n}")
-	c := &client{tb: t, http: testserver.UnixClient(t, s.Socket("site")), base: "http://localhost"}
+	for name, listen := range map[string]func(s *testserver.Server) (options, bind, network, address string){
+		"Unix socket with metrics": func(s *testserver.Server) (options, bind, network, address string) {
+			return "metrics", "http:// {\nbind unix/" + s.Socket("site"), "unix", s.Socket("site")
+		},
+		"TCP": func(*testserver.Server) (options, bind, network, address string) {
+			port := testserver.FreePort(t)
+			return "", fmt.Sprintf("http://:%d {\nbind 127.0.0.1", port), "tcp", fmt.Sprintf("127.0.0.1:%d", port)
+		},
+	} {
+		for transport, read := range shutdownReads {
+			t.Run(name+", "+transport, func(t *testing.T) {
+				s := testserver.New(t)
+				options, bind, network, address := listen(s)
+				s.Start(options+"\nmegaphone {\nbuffer 1\nhold 1m\nread_duration 1m\n}", bind+"\nmegaphone\n}")
+				dialer := &http.Client{Transport: &http.Transport{
+					DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+						return new(net.Dialer).DialContext(ctx, network, address)
+					},
+				}}
+				t.Cleanup(dialer.CloseIdleConnections)
+				shutsDownAtOnce(t, s, &client{tb: t, http: dialer, base: "http://localhost"}, read)
+			})
+		}
+	}
+}
 
-	conns := make([]net.Conn, reads)
-	for i := range conns {
-		channel := c.create()
-		c.write(channel, "0")
-		conns[i] = readRaw(t, s.Socket("site"), channel)
+// A shutdownRead opens a read, and returns when its first message has come. What it returns waits for a clean end.
+type shutdownRead func(ctx context.Context, c *client, from channel) (ended func() error, err error)
+
+var shutdownReads = map[string]shutdownRead{
+	"NDJSON": func(ctx context.Context, c *client, from channel) (func() error, error) {
+		return openStream(ctx, c, from, "application/x-ndjson")
+	},
+	"server-sent events": func(ctx context.Context, c *client, from channel) (func() error, error) {
+		return openStream(ctx, c, from, "text/event-stream")
+	},
+	"WebSocket": openSocket,
+}
+
+// openStream opens a read whose response ends with a chunk of its own: without it, reading the body fails.
+func openStream(ctx context.Context, c *client, from channel, accept string) (ended func() error, err error) {
+	response, err := c.do(ctx, http.MethodGet, "/read/"+from.ConsumerAddress, http.Header{"Accept": {accept}}, "")
+	if err != nil {
+		return nil, err
+	}
+	c.tb.Cleanup(func() { response.Body.Close() })
+	if got := response.Header.Get("Content-Type"); !strings.HasPrefix(got, accept) {
+		return nil, fmt.Errorf("%s %s", response.Status, got)
+	}
+	lines := bufio.NewReader(response.Body)
+	for line := ""; !strings.Contains(line, `"body":0}`); {
+		if line, err = lines.ReadString('\n'); err != nil {
+			return nil, err
+		}
+	}
+	return func() error {
+		rest, err := io.ReadAll(lines)
+		if err == nil && strings.Contains(string(rest), "body") {
+			err = fmt.Errorf("it ends with %q", rest)
+		}
+		return err
+	}, nil
+}
+
+func openSocket(ctx context.Context, c *client, from channel) (ended func() error, err error) {
+	conn, _, err := websocket.Dial(ctx, c.base+"/read/"+from.ConsumerAddress, &websocket.DialOptions{HTTPClient: c.http})
+	if err != nil {
+		return nil, err
+	}
+	c.tb.Cleanup(func() { _ = conn.CloseNow() })
+	if _, text, err := conn.Read(ctx); err != nil || !strings.Contains(string(text), `"body":0}`) {
+		return nil, fmt.Errorf("%q, %w", text, err)
+	}
+	return func() error {
+		_, text, err := conn.Read(ctx)
+		if websocket.CloseStatus(err) != websocket.StatusGoingAway {
+			return fmt.Errorf("it ends with %q, %w", text, err)
+		}
+		return nil
+	}, nil
+}
+
+func shutsDownAtOnce(t *testing.T, s *testserver.Server, c *client, read shutdownRead) {
+	t.Helper()
+	const reads, writes = 100, 20
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	ends := make([]func() error, reads)
+	for i := range ends {
+		from := c.create()
+		c.write(from, "0")
+		var err error
+		if ends[i], err = read(ctx, c, from); err != nil {
+			t.Fatal(err)
+		}
 	}
 	full := c.create()
 	c.write(full, "0")
@@ -45,7 +134,8 @@ func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
 			answers <- answer{status, text, err}
 		}()
 	}
-	awaitRequests(s, reads+writes)
+	awaitMetric(s, "caddy_megaphone_readers", reads)
+	awaitMetric(s, "caddy_megaphone_held_producers", writes)
 
 	start := time.Now()
 	s.Signal(syscall.SIGTERM)
@@ -56,11 +146,9 @@ func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
 			t.Errorf("a held write: %d %s %v", a.status, a.text, a.err)
 		}
 	}
-	for _, conn := range conns {
-		text, err := io.ReadAll(conn)
-		// What is left is the end of the message's chunk, perhaps, and the chunk that terminates the response.
-		if end := strings.TrimPrefix(string(text), "\r\n"); err != nil || end != "0\r\n\r\n" {
-			t.Errorf("a read ends with %q, %v", text, err)
+	for _, ended := range ends {
+		if err := ended(); err != nil {
+			t.Errorf("a read: %v", err)
 		}
 	}
 	select {
@@ -73,42 +161,47 @@ func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
 	}
 }
 
-// readRaw opens a read and returns its connection as soon as the first message has come.
-func readRaw(t *testing.T, socket string, c channel) net.Conn {
-	t.Helper()
-	conn, err := (&net.Dialer{}).DialContext(t.Context(), "unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Fprintf(conn, "GET /read/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", c.ConsumerAddress); err != nil {
-		t.Fatal(err)
-	}
-	var text []byte
-	for buffer := make([]byte, 4096); !bytes.Contains(text, []byte(`"body":0}`)); {
-		n, err := conn.Read(buffer)
-		if err != nil {
-			t.Fatalf("%q, %v", text, err)
-		}
-		text = append(text, buffer[:n]...)
-	}
-	return conn
-}
-
-// awaitRequests waits until so many requests are open. The server must have the option metrics.
-func awaitRequests(s *testserver.Server, n int) {
-	open := regexp.MustCompile(`(?m)^caddy_http_requests_in_flight\{.*\} (\d+)$`)
-	s.Await(fmt.Sprintf("%d requests are open", n), func() bool {
+// awaitMetric waits until the sum of a gauge over its labels has a value.
+func awaitMetric(s *testserver.Server, name string, want int) {
+	lines := regexp.MustCompile(`(?m)^` + name + `(?:\{.*\})? (\d+)$`)
+	s.Await(fmt.Sprintf("%s is %d", name, want), func() bool {
 		response, err := s.Admin().Get("http://localhost/metrics")
 		if err != nil {
 			return false
 		}
 		defer response.Body.Close()
 		text, err := io.ReadAll(response.Body)
-		match := open.FindSubmatch(text)
-		return err == nil && match != nil && string(match[1]) == strconv.Itoa(n)
+		sum := 0
+		for _, line := range lines.FindAllSubmatch(text, -1) {
+			n, _ := strconv.Atoi(string(line[1]))
+			sum += n
+		}
+		return err == nil && sum == want
 	})
+}
+
+// TestExitTellsWhatItLeavesBehind: the messages in channels when the process exits are logged, and not those of channels
+// that were deleted long before.
+func TestExitTellsWhatItLeavesBehind(t *testing.T) {
+	for undelivered, want := range map[int]string{0: "", 2: `"undelivered":2}`} {
+		s := testserver.New(t)
+		s.Start("megaphone", "http:// {\nbind unix/"+s.Socket("site")+"\nmegaphone create write manage\n}")
+		c := &client{tb: t, http: testserver.UnixClient(t, s.Socket("site")), base: "http://localhost"}
+		deleted, left := c.create(), c.create()
+		for range 5 {
+			c.write(deleted, "0")
+		}
+		response, err := c.do(t.Context(), http.MethodDelete, "/channel/"+deleted.ProducerAddress, nil, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		for range undelivered {
+			c.write(left, "0")
+		}
+		s.Stop()
+		if told := strings.Contains(s.Log(), "messages in them"); told != (want != "") || !strings.Contains(s.Log(), want) {
+			t.Errorf("with %d messages left, the log has\n%s", undelivered, s.Log())
+		}
+	}
 }

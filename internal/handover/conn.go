@@ -27,6 +27,9 @@ const (
 const (
 	// maxUnserved is how much is kept of a request that nobody serves.
 	maxUnserved = 64 << 10
+	// maxPreface is more than net/http reads of a connection to see whether it is one of HTTP/2. Then there is room for
+	// all of its buffer that it has not read.
+	maxPreface = 64
 	// maxServed is how much is kept of one that is served.
 	maxServed = 4 << 10
 )
@@ -129,7 +132,7 @@ func (c *Conn) beginRead(room int) bool {
 		c.answered, c.clean = false, room+len(c.ahead) == c.buffer
 		c.read, c.total = append(c.read[:0], c.ahead...), len(c.ahead)
 		c.ahead = nil
-	} else {
+	} else if len(c.read) < maxPreface {
 		c.buffer = max(c.buffer, len(c.read)+room)
 	}
 	c.reading = true

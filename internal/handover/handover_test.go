@@ -175,6 +175,7 @@ func TestAConnectionThatWaitsGoesToTheHeir(t *testing.T) {
 		{"new", "", "", "", ""},
 		{"after a request", fmt.Sprintf(get, "a"), "", "old: /a ", ""},
 		{"after a request with a body", post("a", "1234"), "", "old: /a 1234", ""},
+		{"after a request with a long header", "GET /a HTTP/1.1\nHost: x\nCookie: " + strings.Repeat("c", 9000) + "\n\n", "", "old: /a ", ""},
 		{"with the begin of a request", "", "GE", "", "T /b HTTP/1.1\nHost: x\n\n"},
 		{"with the begin of a body", post("a", "1"), "POST /b HTTP/1.1\nHost: x\nContent-Length: 4\n", "old: /a 1", "\n1234"},
 	} {

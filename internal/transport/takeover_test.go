@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,6 +52,56 @@ func stream(tb testing.TB, detached bool, write func(t *NDJSON)) {
 	}
 	go func() { _, _ = io.Copy(io.Discard, conn) }()
 	<-done
+}
+
+// A deadlineConn knows the deadline of its writes, and fails a test in which one begins with too little time.
+type deadlineConn struct {
+	net.Conn
+
+	t        *testing.T
+	least    time.Duration
+	deadline time.Time
+	writes   int
+}
+
+func (c *deadlineConn) Write(p []byte) (int, error) {
+	c.writes++
+	if left := time.Until(c.deadline); left < c.least {
+		c.t.Errorf("write %d begins with %v left, want %v", c.writes, left, c.least)
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *deadlineConn) SetWriteDeadline(t time.Time) error {
+	c.deadline = t
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// idleTimes are how long a reader may get nothing, around the time after which it is cut off when it takes nothing.
+func idleTimes() (times []time.Duration) {
+	for _, around := range []time.Duration{timeout, timeout / 4, timeout + timeout/4, 2 * timeout} {
+		times = append(times, around-1, around, around+1)
+	}
+	return append(times, 0, 1, time.Hour)
+}
+
+func TestAnIdleReaderOnAConnectionThatWasTakenOverIsNotCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		far, near := net.Pipe()
+		defer far.Close()
+		go func() { _, _ = io.Copy(io.Discard, far) }()
+		c := &connection{Conn: &deadlineConn{Conn: near, t: t, least: timeout}, gone: make(chan struct{})}
+		for _, idle := range idleTimes() {
+			for range 3 {
+				time.Sleep(idle)
+				c.put([]byte("{}\n"))
+				if err := c.flush(timeout); err != nil {
+					t.Fatalf("after %v: %v", idle, err)
+				}
+			}
+		}
+		c.end(Complete, timeout)
+	})
 }
 
 // BenchmarkTakenOver is what one message costs that leaves alone: on a connection that was taken over, and through

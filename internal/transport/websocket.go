@@ -1,16 +1,13 @@
 package transport
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"io"
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,8 +27,10 @@ const (
 
 // WebSocketOptions say how a WebSocket is served.
 type WebSocketOptions struct {
-	// Timeout is how long a client may take nothing, or leave a ping unanswered, before it is given up.
+	// Timeout is how long a client may take nothing, or leave a ping unanswered that it has taken, before it is given up.
 	Timeout time.Duration
+	// Conn is the connection below, by which it is known what the client takes, or nil.
+	Conn net.Conn
 	// Compression offers permessage-deflate (RFC 7692).
 	Compression bool
 	// Acknowledge is called, from a goroutine of the transport's own, for each event that the client acknowledges.
@@ -92,6 +91,7 @@ func (t *WebSocket) Start() error {
 	accept := websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the origin has been checked
 		CompressionMode:    websocket.CompressionDisabled,
+		OnPingReceived:     func(context.Context, []byte) bool { return t.out.mayAnswer() },
 	}
 	if t.options.Compression {
 		accept.CompressionMode = websocket.CompressionContextTakeover
@@ -152,15 +152,17 @@ func (t *WebSocket) Flush() error {
 	return t.err
 }
 
-// Heartbeat implements [Transport]: it sends a ping. A client that does not answer in time is given up.
+// Heartbeat implements [Transport]: it sends a ping. The answer comes when the client has read what was sent before, so
+// one that is slow has time for it as long as it takes something.
 func (t *WebSocket) Heartbeat() error {
 	if t.pinging.Swap(true) {
 		return nil
 	}
 	go func() {
 		defer t.pinging.Store(false)
-		ctx, cancel := context.WithTimeout(context.Background(), t.options.Timeout)
-		defer cancel()
+		ctx, giveUp := context.WithCancel(context.Background())
+		defer giveUp()
+		go t.out.watch(ctx, giveUp)
 		if t.conn.Ping(ctx) != nil {
 			_ = t.conn.CloseNow()
 		}
@@ -190,89 +192,4 @@ func (t *WebSocket) End(why Reason) {
 	default:
 		_ = t.conn.CloseNow()
 	}
-}
-
-// batchHijacker hands the connection over as a [batchConn].
-type batchHijacker struct {
-	http.ResponseWriter
-	socket *WebSocket
-}
-
-// Sizes of the buffers of a connection, in bytes. What is written is collected by batchConn anyway, and clients
-// send little.
-const (
-	readBuffer  = 512
-	writeBuffer = 64
-)
-
-// Hijack implements [http.Hijacker].
-func (h *batchHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	early, err := rw.Peek(rw.Reader.Buffered())
-	if err != nil {
-		return nil, nil, err
-	}
-	batch := &batchConn{Conn: conn, timeout: h.socket.options.Timeout}
-	batch.in = io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
-	h.socket.out = batch
-	return batch, bufio.NewReadWriter(bufio.NewReaderSize(batch, readBuffer), bufio.NewWriterSize(batch, writeBuffer)), nil
-}
-
-// A batchConn is a connection that collects messages to write them at once, each write within a time.
-type batchConn struct {
-	net.Conn
-	in      io.Reader
-	timeout time.Duration
-
-	mu      sync.Mutex
-	holding bool
-	frame   frame
-}
-
-func (c *batchConn) Read(p []byte) (int, error) { return c.in.Read(p) }
-
-// hold makes the connection collect what is written until flush.
-func (c *batchConn) hold() {
-	c.mu.Lock()
-	c.holding = true
-	c.mu.Unlock()
-}
-
-func (c *batchConn) flush() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.holding = false
-	defer c.frame.free()
-	_, err := c.write(c.frame.bytes())
-	return err
-}
-
-func (c *batchConn) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.holding {
-		c.frame.append(p)
-		return len(p), nil
-	}
-	return c.write(p)
-}
-
-// write writes p, each piece within the timeout. The deadline is not left armed: TLS may have to answer what the client
-// sends (RFC 8446, 4.6.3).
-func (c *batchConn) write(p []byte) (n int, err error) {
-	for len(p) > 0 {
-		if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-			return n, err
-		}
-		written, err := c.Conn.Write(p[:min(maxPiece, len(p))])
-		n += written
-		if err != nil {
-			return n, err
-		}
-		p = p[written:]
-	}
-	return n, c.SetWriteDeadline(time.Time{})
 }

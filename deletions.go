@@ -1,0 +1,119 @@
+package megaphone
+
+import (
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// A deletionQueue has the deletions that wait for handlers of Caddy's event: these may take their time, and the
+// registry's goroutine has none. All configurations share it, so what waits when one is replaced goes to the next.
+type deletionQueue struct {
+	mu      sync.Mutex
+	batches []deletionBatch
+	waiting int           // deletions in them
+	wake    chan struct{} // receives a value when there are batches
+	done    chan struct{} // closed when none will be taken any more
+	full    warning
+}
+
+// A deletionBatch is some deletions, or a mark that tells how far the handlers are.
+type deletionBatch struct {
+	app     *App // the one that announced at that time
+	notices []notice
+	reached chan<- struct{} // of a mark: is closed
+}
+
+// maxDeletions is how many deletions wait at most.
+const maxDeletions = 1_000_000
+
+func (q *deletionQueue) add(batch deletionBatch) {
+	q.mu.Lock()
+	room := q.waiting+len(batch.notices) <= maxDeletions
+	if room {
+		q.batches = append(q.batches, batch)
+		q.waiting += len(batch.notices)
+	}
+	q.mu.Unlock()
+	if !room {
+		if q.full.due() > 0 {
+			batch.app.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost",
+				zap.Int("lost", len(batch.notices)))
+		}
+		return
+	}
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take removes what is in the queue first.
+func (q *deletionQueue) take() (batch deletionBatch, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.batches) == 0 {
+		q.batches = nil // its memory is free
+		return deletionBatch{}, false
+	}
+	batch, q.batches[0] = q.batches[0], deletionBatch{}
+	q.batches = q.batches[1:]
+	q.waiting -= len(batch.notices)
+	return batch, true
+}
+
+// finish waits until handlers were told of what is in the queue, but not for longer than some time, and reports whether
+// they were.
+func (q *deletionQueue) finish(within time.Duration) bool {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	reached := make(chan struct{})
+	q.add(deletionBatch{reached: reached})
+	select {
+	case <-reached:
+	case <-q.done:
+	case <-timer.C:
+		return false
+	}
+	return true
+}
+
+// emitDeletions runs handlers for what comes into the queue. It ends when all is closed and the queue is empty.
+func (s *shared) emitDeletions() {
+	q := &s.deletions
+	defer close(q.done)
+	for {
+		batch, ok := q.take()
+		if ok {
+			s.emitBatch(batch)
+			continue
+		}
+		select {
+		case <-q.wake:
+		case <-s.closing.Done():
+			if batch, ok = q.take(); !ok {
+				return
+			}
+			s.emitBatch(batch)
+		}
+	}
+}
+
+func (s *shared) emitBatch(batch deletionBatch) {
+	if batch.reached != nil {
+		close(batch.reached)
+		return
+	}
+	lost := 0
+	for i := range batch.notices {
+		if !s.emit(channelDeleted, &batch.notices[i], batch.app) {
+			lost++
+		}
+	}
+	if lost > 0 { // the logger of a configuration that is unloaded may be closed
+		caddy.Log().Named("megaphone").Warn("handlers of the event megaphone.channel_deleted are not configured any more: events are lost",
+			zap.Int("lost", lost))
+	}
+}

@@ -1,0 +1,151 @@
+package megaphone
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// maxDuration is the longest that a duration may be set to. Longer ones are of no use, and a time that is some of them
+// from now cannot be told.
+const (
+	maxDuration     = 3650 * 24 * time.Hour
+	maxDurationText = "3650d"
+)
+
+// UnmarshalJSON implements [json.Unmarshaler]. It reads the settings as they would be without it, but refuses a zero
+// that is written out, which afterwards could not be told from a setting that is left out.
+func (a *App) UnmarshalJSON(data []byte) error {
+	type plain App // without this method
+	written := new(App)
+	written.setDefaults()
+	written.MaxChannelsPerClient = 1 // it is the only number without a default
+	if err := caddy.StrictUnmarshalJSON(data, (*plain)(written)); err != nil {
+		return err
+	}
+	if err := written.checkNumbers(); err != nil {
+		return err
+	}
+	if written.MaxChannelsPerClient == 0 {
+		return errNotPositive("max_channels_per_client", "no limit")
+	}
+	if written.Agent == "" {
+		return fmt.Errorf("agent: %w", checkAgent(""))
+	}
+	if i := slices.Index(written.Webhooks, nil); i >= 0 {
+		return fmt.Errorf("webhook %d is null: leave it out", i+1)
+	}
+	return caddy.StrictUnmarshalJSON(data, (*plain)(a))
+}
+
+// setDefaults fills in what is not configured.
+func (a *App) setDefaults() {
+	setDefault(&a.Agent, "main")
+	if a.Hold == nil {
+		hold := caddy.Duration(10 * time.Second)
+		a.Hold = &hold
+	}
+	setDefault(&a.Buffer, 100)
+	setDefault(&a.InFlight, 100)
+	setDefault(&a.TTL, caddy.Duration(time.Minute))
+	setDefault(&a.ReadDuration, caddy.Duration(20*time.Second))
+	setDefault(&a.StreamDuration, caddy.Duration(10*time.Minute))
+	setDefault(&a.Heartbeat, caddy.Duration(15*time.Second))
+	setDefault(&a.WriteTimeout, caddy.Duration(10*time.Second))
+	setDefault(&a.MaxMessageSize, 2_000_000)
+	setDefault(&a.MaxChannels, 1_000_000)
+	setDefault(&a.MaxMemory, 1<<30)
+	setDefault(&a.MaxReaders, 100_000)
+}
+
+func setDefault[T comparable](setting *T, value T) {
+	var unset T
+	if *setting == unset {
+		*setting = value
+	}
+}
+
+// Validate implements [caddy.Validator].
+func (a *App) Validate() error {
+	if err := checkAgent(a.Agent); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	if a.Webhooks != nil && len(a.Webhooks) == 0 {
+		return errEmptyList("webhooks", "none")
+	}
+	return a.checkNumbers()
+}
+
+// checkNumbers checks that numbers and durations, with their defaults, are in range.
+func (a *App) checkNumbers() error {
+	if a.Hold != nil && *a.Hold < 0 {
+		return errors.New("hold must not be negative: use 0 for no wait, or leave it out for the default")
+	}
+	if a.MaxChannelsPerClient < 0 {
+		return errNotPositive("max_channels_per_client", "no limit")
+	}
+	for _, count := range []struct {
+		name  string
+		value int64
+	}{
+		{"buffer", int64(a.Buffer)},
+		{"in_flight", int64(a.InFlight)},
+		{"max_message_size", a.MaxMessageSize},
+		{"max_channels", int64(a.MaxChannels)},
+		{"max_memory", a.MaxMemory},
+		{"max_readers", int64(a.MaxReaders)},
+	} {
+		if count.value <= 0 {
+			return errNotPositive(count.name, "the default")
+		}
+	}
+	for _, duration := range []struct {
+		name  string
+		value caddy.Duration
+	}{
+		{"ttl", a.TTL},
+		{"read_duration", a.ReadDuration},
+		{"stream_duration", a.StreamDuration},
+		{"heartbeat", a.Heartbeat},
+		{"write_timeout", a.WriteTimeout},
+	} {
+		if err := checkDuration(duration.name, duration.value); err != nil {
+			return err
+		}
+	}
+	if a.Hold != nil && *a.Hold > 0 {
+		return checkDuration("hold", *a.Hold)
+	}
+	return nil
+}
+
+func checkAgent(name string) error {
+	if !ValidAgent(name) {
+		return fmt.Errorf("%q is no name for a server: use letters, digits, _ and - only", name)
+	}
+	return nil
+}
+
+// checkDuration checks a duration that must not be zero.
+func checkDuration(name string, d caddy.Duration) error {
+	if d <= 0 {
+		return errNotPositive(name, "the default")
+	}
+	if time.Duration(d) > maxDuration {
+		return fmt.Errorf("%s: %v is too long: use at most %s", name, time.Duration(d), maxDurationText)
+	}
+	return nil
+}
+
+// errNotPositive is for a number that is zero or less; without says what there is without the setting.
+func errNotPositive(name, without string) error {
+	return fmt.Errorf("%s must be greater than zero: leave it out for %s", name, without)
+}
+
+// errEmptyList is for a list that is there, but has nothing in it.
+func errEmptyList(name, without string) error {
+	return fmt.Errorf("%s is an empty list: name at least one, or leave it out for %s", name, without)
+}

@@ -1,0 +1,23 @@
+package megaphone
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// However many waits the exit has one after the other, all are over within a second.
+func TestTheWaitsOfTheExitShareTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShared()
+		time.Sleep(time.Minute)
+		s.Close()
+		began := time.Now()
+		for _, limit := range []time.Duration{maxExitEvents, maxFarewells, maxExitLinger} {
+			time.Sleep(s.exitTime(limit))
+		}
+		if took := time.Since(began); took < maxFarewells || took >= time.Second {
+			t.Errorf("the exit takes %s", took)
+		}
+	})
+}
