@@ -267,7 +267,7 @@ func BenchmarkScrape(b *testing.B) {
 	r, _ := million(b, 1_000_000)
 	defer r.Close()
 	registry := prometheus.NewPedanticRegistry()
-	if err := newMetrics(r).register(registry, testLimits); err != nil {
+	if err := newMetrics(r).register(registry, testLimits, nil); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
@@ -286,7 +286,7 @@ func TestAMillionChannelsHoldUpNobody(t *testing.T) {
 	r, _ := million(t, 1_000_000)
 	defer r.Close()
 	registry := prometheus.NewPedanticRegistry()
-	if err := newMetrics(r).register(registry, testLimits); err != nil {
+	if err := newMetrics(r).register(registry, testLimits, nil); err != nil {
 		t.Fatal(err)
 	}
 	a, err := r.Create(t.Context(), "main", testLimits)

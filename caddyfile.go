@@ -64,6 +64,9 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			give_up <duration>
 //			queue   <announcements>
 //		}
+//		metrics_compat {
+//			<old name> <metric>
+//		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	settings := map[string]setting{
@@ -82,6 +85,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"max_readers":      count(&a.MaxReaders, "100000"),
 		"inspect_messages": {}, // has no value
 		"webhook":          {}, // has a block
+		"metrics_compat":   {}, // has a block
 
 		"max_channels_per_client": count(&a.MaxChannelsPerClient, "100"),
 	}
@@ -106,14 +110,17 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return errRepeated(d, name)
 		}
 		seen[name] = true
-		if name == "inspect_messages" {
+		var err error
+		switch name {
+		case "inspect_messages":
 			a.InspectMessages = true
-			if err := noValue(d, name); err != nil {
-				return err
-			}
-			continue
+			err = noValue(d, name)
+		case "metrics_compat":
+			err = a.unmarshalMetricsCompat(d)
+		default:
+			err = set.parse(d, name)
 		}
-		if err := set.parse(d, name); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -92,9 +92,11 @@ func newMetrics(r *Registry) *metrics {
 	return m
 }
 
-// register makes a configuration's metrics endpoint show the metrics, and its limits.
-func (m *metrics) register(registry prometheus.Registerer, l Limits) error {
-	for _, c := range append(limitGauges(l), m.collectors...) {
+// register makes a configuration's metrics endpoint show the metrics, and its limits; and again under the old names,
+// if there are any.
+func (m *metrics) register(registry prometheus.Registerer, l Limits, old map[string]string) error {
+	ours := append(limitGauges(l), m.collectors...)
+	for _, c := range ours {
 		err := registry.Register(c)
 		if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok && already.ExistingCollector == c {
 			continue
@@ -103,7 +105,10 @@ func (m *metrics) register(registry prometheus.Registerer, l Limits) error {
 			return err
 		}
 	}
-	return nil
+	if old == nil {
+		return nil
+	}
+	return registerCompat(registry, ours, old)
 }
 
 // limitGauges show a configuration's limits, so that alerts can compare with them.

@@ -88,6 +88,12 @@ type App struct {
 	// Who is told by HTTP requests what happens to channels.
 	Webhooks []*Webhook `json:"webhooks,omitempty"`
 
+	// Metrics that are shown under another name too, as dashboards and alerts know them from the server that this one
+	// replaces. The key is the old name, the value the metric of this module, such as
+	// `caddy_megaphone_channels_created_total`. The old one has no labels: what has some here is summed over them.
+	// Default: none.
+	MetricsCompat map[string]string `json:"metrics_compat,omitempty"`
+
 	ctx    caddy.Context
 	logger *zap.Logger
 	events *caddyevents.App
@@ -145,7 +151,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.shared, a.acquired = pooled.(*shared), true
 	a.broker = a.shared.Registry
-	if err := a.shared.metrics.register(ctx.GetMetricsRegistry(), a.limits); err != nil {
+	if err := a.shared.metrics.register(ctx.GetMetricsRegistry(), a.limits, a.MetricsCompat); err != nil {
 		return err
 	}
 	return a.provisionWebhooks()

@@ -116,12 +116,12 @@ func TestTheDemoRuns(t *testing.T) {
 			t.Fatalf("%s: %s %v", what, response.Status, err)
 		}
 	}
-	var page struct{ Session, ConsumerAddress string }
+	var page struct{ ConsumerAddress string }
 	ask("join", `{"user":"user-of-a-test","name":"Ann","room":"lobby"}`, &page)
 	if output, err := demo("reload", "--config", caddyfile, "--force").CombinedOutput(); err != nil {
 		t.Fatalf("reload: %v\n%s", err, output)
 	}
-	ask("say", `{"session":"`+page.Session+`","room":"lobby","id":"message-1","text":"hello"}`, new(any))
+	ask("say", `{"session":"`+page.ConsumerAddress+`","room":"lobby","id":"message-1","text":"hello"}`, new(any))
 	response, err := client.Get(site + "/read/" + page.ConsumerAddress)
 	if err != nil {
 		t.Fatal(err)

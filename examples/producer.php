@@ -16,6 +16,4 @@ function post(string $address, mixed $body = null): array
 $channel = post("$url/create");
 post("$url/write/{$channel['producerAddress']}/news", ['text' => 'hello']);
 post("$url/write/{$channel['producerAddress']}/news", ['text' => 'world']);
-
-// Whoever is to get the messages reads at /read/ and this address.
-echo $channel['consumerAddress'], "\n";
+echo $channel['consumerAddress'], "\n"; // whoever is to get the messages reads at /read/ and this address

@@ -14,11 +14,7 @@ def post(path, body=None):
 
 channel = post("/create")
 post(f"/write/{channel['producerAddress']}/news", {"text": "hello"})
-result = post("/write-batch", {
-    "channels": [channel["producerAddress"]],
-    "messages": [{"streamId": "news", "body": {"text": "world"}}],
-})
+messages = [{"streamId": "news", "body": {"text": "world"}}]
+result = post("/write-batch", {"channels": [channel["producerAddress"]], "messages": messages})
 assert not result["failures"], result
-
-# Whoever is to get the messages reads at /read/ and this address.
-print(channel["consumerAddress"])
+print(channel["consumerAddress"])  # whoever is to get the messages reads at /read/ and this address

@@ -160,6 +160,11 @@ func TestMistakesInJSON(t *testing.T) {
 		{app(`{"webhooks":[{"event":"channel_deleted","url":"http://a/","retries":1}]}`), `unknown field "retries"`},
 		{app(`{"webhooks":[{"url":"http://127.0.0.1/"}]}`), `webhook 1: there is no event "": name one of channel_created`},
 		{app(`{"webhooks":[{"event":"channel_deleted"}]}`), "webhook 1: the URL must be a whole one"},
+		{app(`{"metrics_compat":{}}`), "metrics_compat is an empty list: name at least one, or leave it out for none"},
+		{app(`{"metrics_compat":["old"]}`), "metrics_compat"},
+		{app(`{"metrics_compat":{"old":null}}`), `metrics_compat: old: there is no metric "": name one of caddy_megaphone_`},
+		{app(`{"metrics_compat":{"old":"channels"}}`), `metrics_compat: old: there is no metric "channels": name one of caddy_megaphone_`},
+		{app(`{"metrics_compat":{"old-one":"caddy_megaphone_channels"}}`), "metrics_compat: old-one: the old name is none that a metric can have"},
 		{app(`{"hold":"soon"}`), `"soon"`},
 		{app(`{"ttl":"-1m"}`), "ttl must be greater than zero"},
 		{app(`{"agent":"eu.west"}`), `agent: "eu.west" is no name for a server: use letters, digits, _ and - only`},
@@ -199,7 +204,7 @@ func TestZeroInJSON(t *testing.T) {
 	}
 	wantRefused(t, webhook(`"secret":""`), "secret: it is empty: leave it out for requests without a signature")
 	for _, apps := range []string{
-		app(`"hold":0`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null`), webhook(`"queue":null,"secret":null`),
+		app(`"hold":0`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null,"metrics_compat":null`), webhook(`"queue":null,"secret":null`),
 	} {
 		if err := validate(t, apps); err != nil {
 			t.Errorf("%s: %v", apps, err)

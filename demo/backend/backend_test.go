@@ -70,9 +70,9 @@ func (m *fakeMegaphone) wantSent(t *testing.T, want ...string) {
 }
 
 type joined struct {
-	Session, ConsumerAddress string
-	Messages                 []message
-	Newest                   int
+	ConsumerAddress string // names the session, too
+	Messages        []message
+	Newest          int
 }
 
 // ask sends a request as a page does, and returns the status of the reply.
@@ -110,10 +110,10 @@ func TestMessagesGoToTheRoom(t *testing.T) {
 	c := newChat(t, m, filepath.Join(t.TempDir(), "chat.json"))
 	ann, bob := join(t, c, ""), join(t, c, "")
 	join(t, c, `,"room":"kitchen"`)
-	if ann.ConsumerAddress != "read-a" || bob.ConsumerAddress != "read-b" || ann.Session == bob.Session {
+	if ann.ConsumerAddress != "read-a" || bob.ConsumerAddress != "read-b" {
 		t.Errorf("%+v, %+v", ann, bob)
 	}
-	say := `{"session":"` + ann.Session + `","room":"lobby","id":"message-1","text":"hello"}`
+	say := `{"session":"` + ann.ConsumerAddress + `","room":"lobby","id":"message-1","text":"hello"}`
 	if status := ask(t, c, "say", say, nil); status != http.StatusOK {
 		t.Errorf("say: %d", status)
 	}
@@ -123,10 +123,10 @@ func TestMessagesGoToTheRoom(t *testing.T) {
 	var again message
 	ask(t, c, "say", say, &again)
 	m.wantSent(t, "a lobby message-1", "b lobby message-1")
-	if j := join(t, c, `,"session":"`+bob.Session+`"`); again.N != 1 || j.Newest != 1 || len(j.Messages) != 1 || j.Messages[0].Text != "hello" {
+	if j := join(t, c, `,"session":"`+bob.ConsumerAddress+`"`); again.N != 1 || j.Newest != 1 || len(j.Messages) != 1 || j.Messages[0].Text != "hello" {
 		t.Errorf("%+v, %+v", again, j)
 	}
-	if j := join(t, c, `,"session":"`+bob.Session+`","after":1`); len(j.Messages) != 0 || j.ConsumerAddress != "read-b" {
+	if j := join(t, c, `,"session":"`+bob.ConsumerAddress+`","after":1`); len(j.Messages) != 0 || j.ConsumerAddress != "read-b" {
 		t.Errorf("%+v", j)
 	}
 }
@@ -134,7 +134,7 @@ func TestMessagesGoToTheRoom(t *testing.T) {
 func TestAMessageThatWasNotSentIsRepeated(t *testing.T) {
 	m := newMegaphone(t)
 	c := newChat(t, m, filepath.Join(t.TempDir(), "chat.json"))
-	say := `{"session":"` + join(t, c, "").Session + `","room":"lobby","id":"message-1","text":"hello"}`
+	say := `{"session":"` + join(t, c, "").ConsumerAddress + `","room":"lobby","id":"message-1","text":"hello"}`
 	m.down = true
 	if status := ask(t, c, "say", say, nil); status != http.StatusServiceUnavailable {
 		t.Errorf("say without Megaphone: %d", status)
@@ -154,15 +154,15 @@ func TestWhoseChannelIsGoneHasLeft(t *testing.T) {
 	c := newChat(t, m, filepath.Join(t.TempDir(), "chat.json"))
 	ann, bob := join(t, c, ""), join(t, c, "")
 	m.gone["b"] = true
-	ask(t, c, "say", `{"session":"`+ann.Session+`","room":"lobby","id":"message-1","text":"hello"}`, nil)
-	say := `{"session":"` + bob.Session + `","room":"lobby","id":"message-2","text":"hello"}`
+	ask(t, c, "say", `{"session":"`+ann.ConsumerAddress+`","room":"lobby","id":"message-1","text":"hello"}`, nil)
+	say := `{"session":"` + bob.ConsumerAddress + `","room":"lobby","id":"message-2","text":"hello"}`
 	if status := ask(t, c, "say", say, nil); status != http.StatusNotFound {
 		t.Errorf("say of who has left: %d", status)
 	}
-	if j := join(t, c, `,"session":"`+bob.Session+`","renew":true`); j.ConsumerAddress != "read-c" || len(j.Messages) != 1 {
+	if j := join(t, c, `,"session":"`+bob.ConsumerAddress+`","renew":true`); j.ConsumerAddress != "read-c" || len(j.Messages) != 1 {
 		t.Errorf("%+v", j)
 	}
-	ask(t, c, "leave", `{"session":"`+ann.Session+`","room":"lobby"}`, nil)
+	ask(t, c, "leave", `{"session":"`+ann.ConsumerAddress+`","room":"lobby"}`, nil)
 	if len(c.memory.Sessions) != 1 {
 		t.Errorf("%d are there", len(c.memory.Sessions))
 	}
@@ -173,9 +173,9 @@ func TestARestartForgetsNothing(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "chat.json")
 	c := newChat(t, m, file)
 	ann := join(t, c, "")
-	ask(t, c, "say", `{"session":"`+ann.Session+`","room":"lobby","id":"message-1","text":"before"}`, nil)
+	ask(t, c, "say", `{"session":"`+ann.ConsumerAddress+`","room":"lobby","id":"message-1","text":"before"}`, nil)
 	c = newChat(t, m, file)
-	if status := ask(t, c, "say", `{"session":"`+ann.Session+`","room":"lobby","id":"message-2","text":"after"}`, nil); status != http.StatusOK {
+	if status := ask(t, c, "say", `{"session":"`+ann.ConsumerAddress+`","room":"lobby","id":"message-2","text":"after"}`, nil); status != http.StatusOK {
 		t.Errorf("say: %d", status)
 	}
 	m.wantSent(t, "a lobby message-1", "a lobby message-2")
@@ -192,7 +192,7 @@ func TestARestartForgetsNothing(t *testing.T) {
 
 func TestMalformedRequestsAreRefused(t *testing.T) {
 	c := newChat(t, newMegaphone(t), filepath.Join(t.TempDir(), "chat.json"))
-	session := join(t, c, "").Session
+	session := join(t, c, "").ConsumerAddress
 	for _, request := range []string{
 		`join {`, `join {}`, `join {"room":"Lobby!"}`, `join {"room":"lobby","name":"Ann"}`, `join {"room":"lobby","user":"user-of-a-test"}`,
 		`say {"room":"lobby","text":"x","id":"message-1"}`, `say {"room":"lobby","text":"x","session":"` + session + `","id":"x"}`,
@@ -208,5 +208,27 @@ func TestMalformedRequestsAreRefused(t *testing.T) {
 	c.ServeHTTP(w, r)
 	if body, _ := io.ReadAll(w.Body); w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("GET: %d %s", w.Code, body)
+	}
+}
+
+// TestTheBackendIsShort keeps it what it is for: to be read at one sitting.
+func TestTheBackendIsShort(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines += strings.Count(string(text), "\n")
+	}
+	if lines == 0 || lines > 200 {
+		t.Errorf("the backend has %d lines, and should have at most 200", lines)
 	}
 }

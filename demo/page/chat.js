@@ -16,8 +16,9 @@ const typingPause = 3000;
 const user = (localStorage.user ??= crypto.randomUUID());
 let name = (localStorage.name ??= `Guest ${Math.floor(Math.random() * 900 + 100)}`);
 let room = roomOfAddress();
-let session = "";
-let channel; // the address that the client should use, until it has asked for it
+let session = ""; // the channel that the backend has given, by whose address it knows this page
+let reading; // the one that the client reads
+let gone; // the one that is no more
 let heard = performance.now();
 const typists = new Map(); // by users
 let told = -typingPause; // when the others were told that this page's user is typing
@@ -28,34 +29,32 @@ const megaphone = new Megaphone("/", createChannel, { WebSocket: connection.WebS
 const outbox = new Outbox(say, showUnsent, giveBack);
 
 connection.watch(megaphone);
+megaphone.on("gone", () => (gone = reading));
 megaphone.subscribe(({ sid, body }) => sid === room && receive(body));
 showRoom();
 outbox.run();
 
 /** Gives the client a channel: first, and whenever the last one is gone. */
 async function createChannel() {
-	if (!channel) {
-		await join({ renew: session !== "" });
+	if (!session || session === gone) {
+		await join();
 	}
-	const address = channel;
-	channel = undefined;
-	return address;
+	return (reading = session);
 }
 
 let lastJoin = Promise.resolve();
 
 /** Tells the backend that this page is in the room, and takes what it has missed there. One at a time. */
-function join(how = {}) {
-	return (lastJoin = lastJoin.catch(() => {}).then(() => joinNow(how)));
+function join() {
+	return (lastJoin = lastJoin.catch(() => {}).then(joinNow));
 }
 
-async function joinNow({ renew = false }) {
+async function joinNow() {
 	const there = room;
 	const after = timeline.complete;
-	const reply = await ask("join", { session, user, name, room: there, renew, after });
-	if (session !== reply.session) {
-		session = reply.session;
-		channel = reply.consumerAddress;
+	const reply = await ask("join", { session: session === gone ? "" : session, user, name, room: there, after });
+	if (session !== reply.consumerAddress) {
+		session = reply.consumerAddress;
 		connection.count("channels");
 	}
 	if (there !== room) {
@@ -64,7 +63,7 @@ async function joinNow({ renew = false }) {
 	heard = performance.now();
 	if (reply.newest < after) { // the backend has lost its memory
 		timeline.clear();
-		await joinNow({});
+		await joinNow();
 		return;
 	}
 	const fresh = timeline.add(reply.messages ?? []);
@@ -81,42 +80,37 @@ let joining;
 /** Joins again until that works. The client goes on with another channel if the backend has given this page one. */
 function rejoin() {
 	joining ??= (async () => {
-		for (let there; there !== room || channel; ) {
-			there = room;
+		for (let as; as !== `${room} ${name}`; ) {
+			as = `${room} ${name}`;
 			try {
 				await join();
-				if (channel) {
+				if (session !== reading) {
 					megaphone.use(createChannel);
-					return;
 				}
 			} catch (error) {
 				connection.fault(error);
 				await pause(500 + 1000 * Math.random());
-				there = undefined;
+				as = undefined;
 			}
 		}
 	})().finally(() => (joining = undefined));
 	return joining;
 }
 
-/** Takes what the backend has sent to the room. */
-function receive({ kind, what }) {
+/** Takes what the backend has sent to the room: what has happened, who is there, and how many messages there are. */
+function receive({ kind, what, people, newest }) {
+	heard = performance.now();
 	if (kind === "message") {
 		connection.count("messages");
 		timeline.add([what]);
 		stopTyping(what.user);
 		$("empty").hidden = true;
-		if (timeline.complete < what.n) {
-			rejoin(); // there are some before that have not come
-		}
-	} else if (kind === "people") {
-		heard = performance.now();
-		showPeople(what.people);
-		if (timeline.complete !== what.newest) {
-			rejoin();
-		}
 	} else if (kind === "typing" && what.user !== user) {
 		showTyping(what);
+	}
+	showPeople(people);
+	if (timeline.complete < newest) {
+		rejoin(); // there are some that have not come
 	}
 }
 

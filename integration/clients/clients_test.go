@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -91,14 +92,24 @@ func readsAcrossBoundariesAndAReload(t *testing.T, command func(ctx context.Cont
 
 // TestOwnJavaScriptClient lets connections break all the time, and replaces the configuration.
 func TestOwnJavaScriptClient(t *testing.T) {
-	node := tool(t, "node")
+	ownJavaScriptClient(t, tool(t, "node"))
+}
+
+// TestOwnJavaScriptClientInDeno does the same with the other runtime that the client is for.
+func TestOwnJavaScriptClientInDeno(t *testing.T) {
+	ownJavaScriptClient(t, tool(t, "deno"), "run", "--quiet", "--no-config", "--allow-net")
+}
+
+func ownJavaScriptClient(t *testing.T, runtime string, args ...string) {
+	t.Helper()
 	for _, transports := range []string{"websocket", "sse", "ndjson", "poll", "websocket,sse,ndjson,poll"} {
 		t.Run(transports, func(t *testing.T) {
 			s, url := start(t)
 			link := newLink(t, url)
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			client := run(t, exec.CommandContext(ctx, node, "ours.mjs", url, link.url, transports, strconv.Itoa(messages)))
+			args := append(slices.Clone(args), "ours.mjs", url, link.url, transports, strconv.Itoa(messages))
+			client := run(t, exec.CommandContext(ctx, runtime, args...))
 			// The server is loaded anew while the client runs, and the link is cut more often than that.
 			for cuts := 1; !client.ended(); cuts++ {
 				time.Sleep(130 * time.Millisecond)

@@ -24,62 +24,6 @@ for (const transport of httpTransports) {
   const { frame, type } = frames[transport];
   const options = { transports: [transport] };
 
-  test(`${transport}: chunks cut at every byte`, async (t) => {
-    const bytes = new TextEncoder().encode([0, 1, 2].map((n) => frame(text(n, n === 1 ? "ü🎉" : n))).join(""));
-    for (let cut = 1; cut < bytes.length; cut++) {
-      const chunks = [bytes.subarray(0, cut), bytes.subarray(cut)];
-      const megaphone = client(t, "http://localhost", {
-        ...options,
-        fetch: async (url) => {
-          assert.ok(new URL(String(url)).searchParams.get("after") === "", "there was a fault");
-          const body = new ReadableStream({
-            pull: (controller) => {
-              const chunk = chunks.shift();
-              if (chunk) {
-                controller.enqueue(chunk);
-              } // and then silence
-            },
-          });
-          return new Response(body, { headers: { "Content-Type": type } });
-        },
-      });
-      assert.deepEqual(await take(megaphone, 3), [0, "ü🎉", 2], `cut at ${cut}`);
-      megaphone.close();
-    }
-  });
-
-  test(`${transport}: one byte in a packet`, async (t) => {
-    const { url } = await serve(t, async ({ response, after }) => {
-      begin(response, transport);
-      response.socket!.setNoDelay(true);
-      for (const byte of Buffer.from(frame(text(nextAfter(after))))) {
-        response.write(Buffer.of(byte));
-        await new Promise(setImmediate);
-      }
-      response.end();
-    });
-    assert.deepEqual(await take(client(t, url, options), 3), numbers(3));
-  });
-
-  test(`${transport}: connections cut off in the middle of a message`, async (t) => {
-    const { url, cursors } = await serve(t, ({ response, after }) => {
-      begin(response, transport);
-      const n = nextAfter(after);
-      response.write(frame(text(n)) + frame(text(n + 1)).slice(0, 10), () => setTimeout(() => response.destroy(), 5));
-    });
-    assert.deepEqual(await take(client(t, url, options), 10), numbers(10));
-    assert.deepEqual(cursors, ["", ...numbers(9).map((n) => `e${n}`)]);
-  });
-
-  test(`${transport}: a clean end in the middle of a message`, async (t) => {
-    const { url } = await serve(t, ({ response, after }) => {
-      begin(response, transport);
-      const n = nextAfter(after);
-      response.end(frame(text(n)) + frame(text(n + 1)).slice(0, 20));
-    });
-    assert.deepEqual(await take(client(t, url, options), 10), numbers(10));
-  });
-
   test(`${transport}: what is no message is a fault, and nothing is lost`, async (t) => {
     const garbage = ["not JSON", "1", "null", '{"sid":1,"eid":2}', "[]", '{"eid":"e9"}'];
     const { url } = await serve(t, ({ response, after, number }) => {
@@ -273,6 +217,24 @@ for (const transport of httpTransports) {
     await sleep(100);
     assert.equal(megaphone.state, "closed");
     assert.equal(open, 0);
+  });
+
+  test(`${transport}: its signal ends a client, also before it begins`, async (t) => {
+    let open = 0;
+    const { url } = await serve(t, ({ response }) => {
+      open++;
+      response.on("close", () => open--);
+      begin(response, transport);
+    });
+    const abort = new AbortController();
+    const megaphone = client(t, url, { ...options, signal: abort.signal });
+    const next = megaphone.messages().next();
+    await until("it reads", () => open === 1 && megaphone.state === "open");
+    abort.abort();
+    assert.equal((await next).done, true);
+    assert.equal(megaphone.state, "closed");
+    await until("the connection is closed", () => open === 0);
+    assert.equal(client(t, url, { ...options, signal: abort.signal }).state, "closed");
   });
 
   test(`${transport}: a page that does not consume stops the server, and loses nothing`, async (t) => {

@@ -39,9 +39,9 @@ test("a client that continues acknowledges what it has", async (t) => {
 });
 
 for (const code of [
-  1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014, 3000, 4000, 4400, 4409, 4499, 4999,
+  undefined, 1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014, 3000, 4000, 4400, 4409, 4499, 4999,
 ]) {
-  test(`closed with ${code}: nothing is lost`, async (t) => {
+  test(`closed with ${code ?? "no code"}: nothing is lost`, async (t) => {
     const { url } = await serve(t, noHTTP, (socket, after) => {
       socket.send(text(nextAfter(after)));
       socket.close(code, "on purpose");
@@ -174,6 +174,26 @@ test("a WebSocket that is refused because the channel is gone is told as such", 
   megaphone.subscribe(() => assert.fail());
   await until("it is gone", () => megaphone.state === "gone");
 });
+
+for (const [status, code] of [
+  [409, "BUSY"],
+  [503, "LIMIT_REACHED"],
+] as const) {
+  test(`a WebSocket that is refused with ${status} is tried again, when the server says`, async (t) => {
+    const times: number[] = [];
+    const { url } = await serve(t, ({ response }) => {
+      times.push(performance.now());
+      refuse(response, status, code, { "Retry-After": "1" });
+    });
+    const megaphone = client(t, url, options);
+    const told: unknown[] = [];
+    megaphone.on("error", (error) => told.push(error.status));
+    megaphone.subscribe(() => assert.fail());
+    await until("it has tried twice", () => told.length === 2);
+    assert.deepEqual(told, [status, status]);
+    assert.ok(times[1]! - times[0]! >= 990, `${times[1]! - times[0]!} ms`);
+  });
+}
 
 test("where there is no WebSocket, the next transport is used, and the first is left alone", async (t) => {
   const tried: string[] = [];

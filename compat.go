@@ -1,0 +1,207 @@
+package megaphone
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// A compatCollector shows some of our metrics under other names too: those that dashboards and alerts know from the
+// broker that this server replaces. What has labels here is summed over them.
+type compatCollector struct {
+	ours *prometheus.Registry // our own metrics only
+	old  []oldMetric
+}
+
+// An oldMetric is one of our metrics under its old name.
+type oldMetric struct {
+	desc  *prometheus.Desc
+	shows string // our metric
+	kind  dto.MetricType
+}
+
+// metricTypes are the metrics that can be shown under another name. A counter whose labels have no value yet is not
+// collected, so what there is cannot be learned from a collection.
+var metricTypes = map[string]dto.MetricType{}
+
+func init() {
+	for kind, names := range map[dto.MetricType][]string{
+		dto.MetricType_COUNTER: {
+			"channels_created_total", "channels_deleted_total", "limit_refusals_total", "messages_accepted_total",
+			"messages_redelivered_total", "messages_refused_total", "messages_repeated_total", "messages_sent_total",
+			"messages_settled_total", "messages_undelivered_total", "requests_refused_total", "webhook_delivered_total",
+			"webhook_failures_total", "webhook_lost_total",
+		},
+		dto.MetricType_GAUGE: {
+			"buffered_bytes", "buffered_limit_bytes", "channels", "channels_limit", "channels_read", "held_bytes",
+			"held_producers", "messages_in_flight", "messages_pending", "readers", "readers_limit", "webhook_queue",
+		},
+		dto.MetricType_HISTOGRAM: {
+			"channel_life_seconds", "delivery_delay_seconds", "publish_wait_seconds", "read_duration_seconds",
+		},
+	} {
+		for _, name := range names {
+			metricTypes[metricName(name)] = kind
+		}
+	}
+}
+
+// registerCompat makes a configuration's metrics endpoint show our metrics under their old names too.
+func registerCompat(registry prometheus.Registerer, ours []prometheus.Collector, old map[string]string) error {
+	if err := checkCompat(old); err != nil {
+		return err
+	}
+	c := &compatCollector{ours: prometheus.NewRegistry()}
+	for _, o := range ours {
+		if err := c.ours.Register(o); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(old)) {
+		metric := old[name]
+		c.old = append(c.old, oldMetric{
+			prometheus.NewDesc(name, "The same as "+metric+", whatever its labels.", nil, nil), metric, metricTypes[metric],
+		})
+	}
+	if err := registry.Register(c); err != nil {
+		return fmt.Errorf("metrics_compat: another module has a metric of that name, so leave the name out: %w", err)
+	}
+	return nil
+}
+
+// Describe implements [prometheus.Collector].
+func (c *compatCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, o := range c.old {
+		descs <- o.desc
+	}
+}
+
+// Collect implements [prometheus.Collector]. Whatever it shows is of one moment.
+func (c *compatCollector) Collect(metrics chan<- prometheus.Metric) {
+	families, err := c.ours.Gather()
+	collected := map[string][]*dto.Metric{}
+	for _, f := range families {
+		collected[f.GetName()] = f.GetMetric()
+	}
+	for _, o := range c.old {
+		if err != nil {
+			metrics <- prometheus.NewInvalidMetric(o.desc, err)
+			continue
+		}
+		metrics <- o.sum(collected[o.shows])
+	}
+}
+
+// sum returns the metric that has the values of all the given ones, which differ in their labels.
+func (o oldMetric) sum(parts []*dto.Metric) prometheus.Metric {
+	var value, sum float64
+	var count uint64
+	buckets := map[float64]uint64{}
+	for _, m := range parts {
+		value += m.GetCounter().GetValue() + m.GetGauge().GetValue() // it is one of them
+		h := m.GetHistogram()
+		count += h.GetSampleCount()
+		sum += h.GetSampleSum()
+		for _, b := range h.GetBucket() {
+			buckets[b.GetUpperBound()] += b.GetCumulativeCount()
+		}
+	}
+	switch o.kind {
+	case dto.MetricType_HISTOGRAM:
+		return prometheus.MustNewConstHistogram(o.desc, count, sum, buckets)
+	case dto.MetricType_COUNTER:
+		return prometheus.MustNewConstMetric(o.desc, prometheus.CounterValue, value)
+	default:
+		return prometheus.MustNewConstMetric(o.desc, prometheus.GaugeValue, value)
+	}
+}
+
+// checkCompat checks the setting metrics_compat.
+func checkCompat(old map[string]string) error {
+	if len(old) == 0 {
+		return errEmptyList("metrics_compat", "none")
+	}
+	for _, name := range slices.Sorted(maps.Keys(old)) {
+		if err := checkOldName(name, old[name], old); err != nil {
+			return fmt.Errorf("metrics_compat: %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+var (
+	// metricNamePattern is what every version of Prometheus takes as a name.
+	metricNamePattern = regexp.MustCompile(`^[a-zA-Z_:][a-zA-Z0-9_:]*$`)
+	// ownPrefixes begin the names of Caddy's metrics, ours among them. Caddy panics where it finds one taken.
+	ownPrefixes = []string{"caddy_", "go_", "process_", "promhttp_"}
+	// histogramSuffixes end the names of the series of a histogram.
+	histogramSuffixes = []string{"_bucket", "_count", "_sum"}
+)
+
+// checkOldName tells what is wrong with an old name that shows a metric, next to other old names.
+func checkOldName(name, metric string, others map[string]string) error {
+	kind, ok := metricTypes[metric]
+	begins := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+	ends := func(suffix string) bool { return strings.HasSuffix(name, suffix) }
+	switch {
+	case !metricNamePattern.MatchString(name):
+		return errors.New("the old name is none that a metric can have: use letters, digits, _ and :, and no digit first")
+	case slices.ContainsFunc(ownPrefixes, begins):
+		return fmt.Errorf("names that begin with %s are Caddy's own: write the old name first, then the metric that it shows",
+			strings.Join(ownPrefixes, ", "))
+	case !ok:
+		return fmt.Errorf("there is no metric %q: name one of %s", metric, names(metricTypes))
+	case kind == dto.MetricType_HISTOGRAM && slices.ContainsFunc(histogramSuffixes, ends):
+		return fmt.Errorf("%s is a histogram, and its series get their _bucket, _count and _sum: "+
+			"write the old name without that", metric)
+	}
+	for other, shown := range others {
+		for _, suffix := range histogramSuffixes {
+			if name == other+suffix && metricTypes[shown] == dto.MetricType_HISTOGRAM {
+				return errSeriesTaken(name, other)
+			}
+			if other == name+suffix && kind == dto.MetricType_HISTOGRAM {
+				return errSeriesTaken(other, name)
+			}
+		}
+	}
+	return nil
+}
+
+func errSeriesTaken(name, histogram string) error {
+	return fmt.Errorf("the histogram %s has a series %s: leave one of the two out", histogram, name)
+}
+
+// unmarshalMetricsCompat sets up the old names from their setting in the global option.
+func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
+	const example = "caddy_megaphone_channels_created_total"
+	if d.NextArg() {
+		return d.Errf("metrics_compat takes a block and no value: write lines such as <old name> %s into its block, and leave %q out",
+			example, d.Val())
+	}
+	a.MetricsCompat = map[string]string{}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		if _, ok := a.MetricsCompat[name]; ok {
+			return errRepeated(d, name)
+		}
+		old := setting{func(metric string) error {
+			a.MetricsCompat[name] = metric
+			return checkOldName(name, metric, a.MetricsCompat)
+		}, example}
+		if err := old.parse(d, name); err != nil {
+			return err
+		}
+	}
+	if len(a.MetricsCompat) == 0 {
+		return d.Errf("metrics_compat names no metric: write lines such as <old name> %s into its block, or leave it out", example)
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package megaphone
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// exercised returns metrics of which every one has a value.
+func exercised(t *testing.T) *metrics {
+	t.Helper()
+	r := NewRegistry()
+	t.Cleanup(r.Close)
+	m := newMetrics(r)
+	m.refused.WithLabelValues("create", "LIMIT_REACHED").Add(2)
+	m.refused.WithLabelValues("write", "TIMEOUT").Add(3)
+	m.webhooks.queued.WithLabelValues("channel_deleted").Set(4)
+	m.webhooks.delivered.WithLabelValues("channel_deleted").Inc()
+	m.webhooks.lost.WithLabelValues("channel_deleted").Inc()
+	m.webhooks.failures.WithLabelValues("channel_deleted").Inc()
+	return m
+}
+
+// gathered returns what a configuration's metrics endpoint shows, by name.
+func gathered(t *testing.T, m *metrics, old map[string]string) map[string]*dto.MetricFamily {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry() // as Caddy's
+	if err := m.register(registry, Limits{MaxChannels: 7}, old); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := map[string]*dto.MetricFamily{}
+	for _, f := range families {
+		byName[f.GetName()] = f
+	}
+	return byName
+}
+
+func TestEveryMetricCanHaveAnOldName(t *testing.T) {
+	if got, want := slices.Sorted(maps.Keys(metricTypes)), slices.Sorted(maps.Keys(metricNames())); !slices.Equal(got, want) {
+		t.Fatalf("metricTypes has %v\nbut there are %v", got, want)
+	}
+	old := map[string]string{}
+	for name := range metricTypes {
+		old[strings.Replace(name, "caddy_megaphone", "old", 1)] = name
+	}
+	families := gathered(t, exercised(t), old)
+	for name, metric := range old {
+		if families[metric].GetType() != metricTypes[metric] || families[name].GetType() != metricTypes[metric] {
+			t.Errorf("%s is a %v, and as %s a %v", metric, families[metric].GetType(), name, families[name].GetType())
+		}
+		if n := len(families[name].GetMetric()); n != 1 || len(families[name].GetMetric()[0].GetLabel()) > 0 {
+			t.Errorf("%s has labels, or is there %d times", name, n)
+		}
+	}
+}
+
+func TestOldNamesAreSumsOverLabels(t *testing.T) {
+	families := gathered(t, exercised(t), map[string]string{
+		"refused": "caddy_megaphone_requests_refused_total", "waiting": "caddy_megaphone_webhook_queue",
+		"limit": "caddy_megaphone_channels_limit", "again": "caddy_megaphone_requests_refused_total",
+	})
+	for name, want := range map[string]float64{"refused": 5, "waiting": 4, "limit": 7, "again": 5} {
+		m := families[name].GetMetric()[0]
+		if got := m.GetCounter().GetValue() + m.GetGauge().GetValue(); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+}
+
+// A counter without labels is there from the start, so one whose counterpart has labels is, too.
+func TestOldNamesBeginAtZero(t *testing.T) {
+	r := NewRegistry()
+	defer r.Close()
+	for _, name := range []string{"requests_refused_total", "webhook_queue", "webhook_lost_total"} {
+		families := gathered(t, newMetrics(r), map[string]string{"old": metricName(name)})
+		if families[metricName(name)] != nil || len(families["old"].GetMetric()) != 1 {
+			t.Errorf("%s is %v, and as old %v", name, families[metricName(name)], families["old"])
+		}
+	}
+}
+
+func TestOldHistogramsAreSumsBucketForBucket(t *testing.T) {
+	m := exercised(t)
+	for seconds := 0.001; seconds < 10_000; seconds *= 3 {
+		for kind := range m.readDuration {
+			m.readDuration[kind].Observe(seconds * float64(kind+1))
+		}
+	}
+	families := gathered(t, m, map[string]string{"old": "caddy_megaphone_read_duration_seconds"})
+	var count uint64
+	var sum float64
+	buckets := map[float64]uint64{}
+	for _, m := range families["caddy_megaphone_read_duration_seconds"].GetMetric() {
+		h := m.GetHistogram()
+		count, sum = count+h.GetSampleCount(), sum+h.GetSampleSum()
+		for _, b := range h.GetBucket() {
+			buckets[b.GetUpperBound()] += b.GetCumulativeCount()
+		}
+	}
+	h := families["old"].GetMetric()[0].GetHistogram()
+	got := map[float64]uint64{}
+	for _, b := range h.GetBucket() {
+		got[b.GetUpperBound()] = b.GetCumulativeCount()
+	}
+	if h.GetSampleCount() != count || h.GetSampleSum() != sum || !maps.Equal(got, buckets) || count != 15*uint64(transportCount) {
+		t.Errorf("%v observations in %v, sum %v; want %v in %v, sum %v", h.GetSampleCount(), got, h.GetSampleSum(), count, buckets, sum)
+	}
+}
+
+// Old names may break the rules for names, which is why they change. What else the linter looks at is kept.
+func TestOldMetricsAreLinted(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	err := exercised(t).register(registry, Limits{}, map[string]string{
+		"old_created_total": "caddy_megaphone_channels_created_total", "old_read_seconds": "caddy_megaphone_read_duration_seconds",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("%v %v", problems, err)
+	}
+}
+
+func TestOldNameOfAnotherModuleIsRefused(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "theirs", Help: "Of another module."}))
+	err := exercised(t).register(registry, Limits{}, map[string]string{"theirs": "caddy_megaphone_channels"})
+	if err == nil || !strings.Contains(err.Error(), "metrics_compat: another module has a metric of that name, so leave the name out:") ||
+		!strings.Contains(err.Error(), `"theirs"`) {
+		t.Error(err)
+	}
+}
+
+// TestOldNamesAreChecked has the rules; that mistakes are told in both syntaxes is tested in the folder integration.
+func TestOldNamesAreChecked(t *testing.T) {
+	const counter, histogram = "caddy_megaphone_channels_created_total", "caddy_megaphone_publish_wait_seconds"
+	for _, test := range []struct {
+		old  map[string]string
+		want string
+	}{
+		{map[string]string{"a": counter, "A:b_9": counter, "_": histogram, "a_count": counter}, ""},
+		{map[string]string{"a_bucket": counter, "b": histogram}, ""},
+		{map[string]string{}, "metrics_compat is an empty list"},
+		{map[string]string{"": counter}, "use letters, digits, _ and :"},
+		{map[string]string{"9a": counter}, "no digit first"},
+		{map[string]string{"a-b": counter}, "metrics_compat: a-b: the old name is none that a metric can have"},
+		{map[string]string{"a b": counter}, "none that a metric can have"},
+		{map[string]string{"ä": counter}, "none that a metric can have"},
+		{map[string]string{"a\n": counter}, "none that a metric can have"},
+		{map[string]string{"a": ""}, `there is no metric "": name one of caddy_megaphone_buffered_bytes, `},
+		{map[string]string{"a": "channels_created_total"}, `there is no metric "channels_created_total"`},
+		{map[string]string{"a": histogram + "_sum"}, "there is no metric"},
+		{map[string]string{counter: "a"}, "write the old name first"},
+		{map[string]string{"caddy_http_requests_total": counter}, "are Caddy's own"},
+		{map[string]string{"promhttp_metric_handler_requests_total": counter}, "are Caddy's own"},
+		{map[string]string{"a_bucket": histogram}, "is a histogram"},
+		{map[string]string{"a": histogram, "a_sum": counter}, "the histogram a has a series a_sum: leave one of the two out"},
+		{map[string]string{"a": histogram, "a_count": counter}, "a series a_count"},
+		{map[string]string{"a": histogram, "a_bucket": counter}, "a series a_bucket"},
+	} {
+		err := checkCompat(test.old)
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%v: %v, want %q", test.old, err, test.want)
+		}
+		if err == nil {
+			gathered(t, exercised(t), test.old) // Prometheus takes them
+		}
+	}
+}
