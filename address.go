@@ -37,10 +37,11 @@ func parseAddress(address string) (agent string, s secret, ok bool) {
 	return agent, s, ok
 }
 
-// digits has the value of each character of [secretText], and for others what no value has.
+// digits has the value of each character of [secretText], and invalid for all others. They are also the characters that
+// the name of an agent may have.
 var digits = func() (values [256]byte) {
 	for i := range values {
-		values[i] = 0xff
+		values[i] = invalid
 	}
 	for i, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" {
 		values[c] = byte(i)
@@ -48,26 +49,28 @@ var digits = func() (values [256]byte) {
 	return values
 }()
 
-// parseSecret is the opposite of [secretText], for text that has its length. It takes a fifth of the time that
-// encoding/base64 takes (BenchmarkParseAddress), and every request begins with it; FuzzAddress holds the two together.
+const invalid = 0xff
+
+// parseSecret is the opposite of [secretText], for text that has its length. It is faster than encoding/base64
+// (BenchmarkParseSecret), and every request begins with it; FuzzAddress holds the two together.
 func parseSecret(text string) (s secret, ok bool) {
 	var all byte // the bits that any digit has
-	for i := range len(s) / 3 {
-		a, b, c, d := digits[text[4*i]], digits[text[4*i+1]], digits[text[4*i+2]], digits[text[4*i+3]]
+	dst := s[:]
+	for len(text) >= 4 && len(dst) >= 3 {
+		a, b, c, d := digits[text[0]], digits[text[1]], digits[text[2]], digits[text[3]]
 		all |= a | b | c | d
-		s[3*i], s[3*i+1], s[3*i+2] = a<<2|b>>4, b<<4|c>>2, c<<6|d
+		dst[0], dst[1], dst[2] = a<<2|b>>4, b<<4|c>>2, c<<6|d
+		text, dst = text[4:], dst[3:]
 	}
-	a, b := digits[text[20]], digits[text[21]]
-	s[15] = a<<2 | b>>4
-	return s, (all|a|b)&0xc0 == 0 && b&0xf == 0
+	a, b := digits[text[0]], digits[text[1]]
+	dst[0] = a<<2 | b>>4
+	return s, (all|a|b) < 64 && b&0xf == 0
 }
 
 // ValidAgent reports whether a name can be the first part of an address: [A-Za-z0-9_-]+.
 func ValidAgent(name string) bool {
 	for i := range len(name) {
-		switch c := name[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-':
-		default:
+		if digits[name[i]] == invalid {
 			return false
 		}
 	}

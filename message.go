@@ -159,24 +159,30 @@ func wallClock(at time.Duration) (second *wallSecond, nanosecond int) {
 
 // appendFraction appends all nine digits of the nanoseconds, and the end of a timestamp in UTC.
 func appendFraction(dst []byte, nanosecond int) []byte {
+	n := uint32(nanosecond) //nolint:gosec // below 1e9
 	digits := [10]byte{9: 'Z'}
-	for i := 8; i >= 0; i-- {
-		digits[i] = byte('0' + nanosecond%10)
-		nanosecond /= 10
+	for i := 7; i > 0; i -= 2 {
+		digits[i], digits[i+1] = '0'+byte(n/10%10), '0'+byte(n%10)
+		n /= 100
 	}
+	digits[0] = '0' + byte(n)
 	return append(dst, digits[:]...)
 }
 
+// appendEventID appends an event id in its usual form: 32 digits in five groups.
 func appendEventID(dst []byte, id EventID) []byte {
 	const hex = "0123456789abcdef"
+	var text [36]byte
 	for i, b := range id {
-		if i == 4 || i == 6 || i == 8 || i == 10 {
-			dst = append(dst, '-')
-		}
-		dst = append(dst, hex[b>>4], hex[b&15])
+		at := idPlaces[i]
+		text[at], text[at+1] = hex[b>>4], hex[b&15]
 	}
-	return dst
+	text[8], text[13], text[18], text[23] = '-', '-', '-', '-'
+	return append(dst, text[:]...)
 }
+
+// idPlaces are where the bytes of an event id begin in its text.
+var idPlaces = [16]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34}
 
 // appendString appends s as a JSON string. Nearly every stream id needs no escape.
 func appendString(dst []byte, s string) []byte {
