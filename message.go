@@ -165,7 +165,7 @@ func appendFraction(dst []byte, nanosecond int) []byte {
 		digits[i], digits[i+1] = '0'+byte(n/10%10), '0'+byte(n%10)
 		n /= 100
 	}
-	digits[0] = '0' + byte(n)
+	digits[0] = '0' + byte(n) //nolint:gosec // below 10
 	return append(dst, digits[:]...)
 }
 

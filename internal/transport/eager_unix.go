@@ -33,7 +33,7 @@ func newEager(conn net.Conn) *eager {
 	e := &eager{raw: raw}
 	e.write = func(fd uintptr) bool {
 		for {
-			e.n, e.err = syscall.Write(int(fd), e.p) //nolint:gosec // is one
+			e.n, e.err = syscall.Write(int(fd), e.p)
 			if !errors.Is(e.err, syscall.EINTR) {
 				return true
 			}
