@@ -10,13 +10,13 @@ import (
 )
 
 func main() {
-	var channel struct{ ProducerAddress, ConsumerAddress string }
-	path := "/create"
+	channel, path := struct{ ProducerAddress, ConsumerAddress string }{}, "/create"
 	for _, body := range []string{"", `{"text":"hello"}`, `{"text":"world"}`} {
 		response, err := http.Post(os.Getenv("MEGAPHONE_URL")+path, "application/json", strings.NewReader(body)) //nolint:gosec // the address is ours
 		if err != nil || response.StatusCode >= 300 || json.NewDecoder(response.Body).Decode(&channel) != nil {
 			panic(fmt.Sprint(path, ": ", err, response))
 		}
+		_ = response.Body.Close()
 		path = "/write/" + channel.ProducerAddress + "/news"
 	}
 	fmt.Println(channel.ConsumerAddress) // whoever is to get the messages reads at /read/ and this address
