@@ -12,7 +12,7 @@ import (
 func main() {
 	channel, path := struct{ ProducerAddress, ConsumerAddress string }{}, "/create"
 	for _, body := range []string{"", `{"text":"hello"}`, `{"text":"world"}`} {
-		response, err := http.Post(os.Getenv("MEGAPHONE_URL")+path, "application/json", strings.NewReader(body)) //nolint:gosec // the address is ours
+		response, err := http.Post(os.Getenv("MEGAPHONE_URL")+path, "application/json", strings.NewReader(body)) //nolint:gosec,noctx // the address is ours
 		if err != nil || response.StatusCode >= 300 || json.NewDecoder(response.Body).Decode(&channel) != nil {
 			panic(fmt.Sprint(path, ": ", err, response))
 		}
