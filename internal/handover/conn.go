@@ -14,22 +14,19 @@ import (
 
 // What a server does with a connection.
 const (
+	// other: this is no HTTP/1.1 connection, as far as is known, or one no more.
+	other int32 = iota
 	// waits: no request has been read to the end of its header since the connection began or the last response ended.
-	waits int32 = iota
+	waits
 	// serves: a handler was called, so what was read is its own.
 	serves
 	// declines: a request was read, but the server shuts down and will close the connection.
 	declines
-	// other: this is no HTTP/1.1 connection, or one no more.
-	other
 )
 
 const (
 	// maxUnserved is how much is kept of a request that nobody serves.
 	maxUnserved = 64 << 10
-	// maxPreface is more than net/http reads of a connection to see whether it is one of HTTP/2. Then there is room for
-	// all of its buffer that it has not read.
-	maxPreface = 64
 	// maxServed is how much is kept of one that is served.
 	maxServed = 4 << 10
 )
@@ -51,24 +48,32 @@ type Conn struct {
 	// the next request may have come with the last one.
 	read     []byte
 	total    int    // how much that was; read may have less of it
-	ahead    []byte // the byte that net/http reads while it serves, to notice the client's end; it is not in total
+	ahead    []byte // what was read alone while a request is served, to notice the client's end; it is not in total
 	answered bool   // it is all of before the last response
 	clean    bool   // it begins with a request
 	buffer   int    // the size of net/http's buffer
 }
 
-// wrap makes a connection one that is passed on. Those with TLS stay as they are, since net/http looks at their type.
-// On HTTP/2 a server says in time that it goes.
+// wrap makes a connection one that is passed on. Those with TLS stay as they are, since net/http looks at their type,
+// and they belong to the policies under which they were accepted. On HTTP/2 a server says in time that it goes.
 func (l *Listener) wrap(conn *Prefixed) net.Conn {
-	if _, ok := conn.Conn.(*tls.Conn); ok {
+	if isSecure(conn.Conn) {
 		return conn.Conn
 	}
 	return &Conn{Prefixed: conn, listener: l, clean: true}
 }
 
+// isSecure reports whether a connection is one of TLS.
+func isSecure(conn net.Conn) bool {
+	_, ok := conn.(interface{ ConnectionState() tls.ConnectionState })
+	return ok
+}
+
 // Changed must be called with what [http.Server.ConnState] is called with.
 func (c *Conn) Changed(state http.ConnState) {
 	switch state {
+	case http.StateNew:
+		c.doing.CompareAndSwap(other, waits)
 	case http.StateActive:
 		c.begin()
 	case http.StateIdle:
@@ -77,7 +82,7 @@ func (c *Conn) Changed(state http.ConnState) {
 		c.answered = true
 		c.doing.CompareAndSwap(serves, waits)
 	case http.StateHijacked:
-		c.doing.Store(other)
+		c.release()
 	default:
 	}
 }
@@ -104,8 +109,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	switch c.doing.Load() {
 	case serves:
 		n, err := c.Prefixed.Read(p)
-		if n == 1 && len(p) == 1 && c.ahead == nil {
-			c.ahead = []byte{p[0]}
+		if n == 1 && len(p) == 1 {
+			c.ahead = append(c.ahead, p[0])
 		} else {
 			c.total += n
 		}
@@ -132,7 +137,7 @@ func (c *Conn) beginRead(room int) bool {
 		c.answered, c.clean = false, room+len(c.ahead) == c.buffer
 		c.read, c.total = append(c.read[:0], c.ahead...), len(c.ahead)
 		c.ahead = nil
-	} else if len(c.read) < maxPreface {
+	} else if bytes.IndexByte(c.read, '\n') < 0 { // so nothing of it has left the buffer
 		c.buffer = max(c.buffer, len(c.read)+room)
 	}
 	c.reading = true
@@ -152,7 +157,11 @@ func (c *Conn) endRead(p []byte, err error) (int, error) {
 		c.read = append(c.read, p...)
 	}
 	if c.passed {
-		go c.pass()
+		if c.clean {
+			go c.pass()
+		} else {
+			_ = c.Conn.Close()
+		}
 		return 0, net.ErrClosed
 	}
 	c.err = err
@@ -171,14 +180,17 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// release lets the connection be one like any other: it is one of HTTP/2, or its request cannot be read. It reports
-// whether the connection was not passed on.
+// release lets the connection be one like any other: it was taken over, is one of HTTP/2, or its request cannot be read.
+// It reports whether the connection was not passed on before.
 func (c *Conn) release() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.passed {
+		return false
+	}
 	c.doing.Store(other)
 	c.read = nil
-	return !c.passed
+	return true
 }
 
 // ReadFrom lets files be sent by the kernel. net/http calls it for the body of a response only.
@@ -233,7 +245,7 @@ func (c *Conn) isUnserved() bool {
 		alone := c.total == requestLength(c.read)
 		c.read, c.ahead = c.ahead, nil
 		return alone
-	case doing == waits, doing == declines:
+	case doing == waits, doing == declines && !c.answered:
 		return c.clean
 	default:
 		return false
@@ -257,5 +269,7 @@ func (c *Conn) pass() {
 		_ = c.Conn.Close()
 		return
 	}
-	c.listener.group.give(prefixed(c.Conn, append(c.read, c.early...)), c.listener.settings.Idle)
+	early := append(c.read, c.early...)
+	early = bytes.TrimLeft(early, "\r\n") // some clients send an empty line after a body (RFC 9112, 2.2)
+	c.listener.group.give(prefixed(c.Conn, early), c.listener.settings.Idle)
 }

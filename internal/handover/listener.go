@@ -8,8 +8,10 @@
 package handover
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -18,7 +20,8 @@ import (
 
 const (
 	// lingering is how long sockets accept after the last of their listeners was closed, for clients that had begun to
-	// connect to them. New ones are steered to the newest.
+	// connect to them. New ones are steered to the newest. Caddy counts the address as used meanwhile, so when the
+	// process exits then, there is no shutdown_delay.
 	lingering = time.Second
 	// maxLingering is how many sockets linger at most.
 	maxLingering = 64
@@ -60,8 +63,19 @@ func Listen(inner net.Listener, settings Settings) *Listener {
 	}
 	// The type tells what is between this listener and the socket. What was accepted without TLS, say, must not come
 	// to a server that expects it.
-	l.group = join(fmt.Sprintf("%T %s %s", inner, inner.Addr().Network(), inner.Addr()), l)
+	l.group = join(fmt.Sprintf("%T %s %s", counted(inner), inner.Addr().Network(), inner.Addr()), l)
 	go l.pump()
+	return l
+}
+
+// counted returns the listener that Caddy has wrapped to count the users of its address, as it does for some only. The
+// type of that is not exported. Should it get another name, a test tells.
+func counted(l net.Listener) net.Listener {
+	if reflect.TypeOf(l).String() == "caddy.deleteListener" {
+		if inner, ok := reflect.TypeAssert[net.Listener](reflect.ValueOf(l).FieldByName("Listener")); ok {
+			return inner
+		}
+	}
 	return l
 }
 
@@ -71,19 +85,29 @@ func (l *Listener) pump() {
 		conn, err := l.Listener.Accept()
 		if err != nil {
 			select {
-			case l.failed <- err:
-				continue
+			case l.failed <- err: // the server waits a little, or gives up
 			case <-l.closed:
-				return
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				time.Sleep(retry)
 			}
+			continue
 		}
 		select {
 		case l.accepted <- prefixed(conn, nil):
 		case <-l.closed:
+			if isSecure(conn) { // the heir may have other policies
+				_ = conn.Close()
+				continue
+			}
 			l.group.pass(prefixed(conn, nil))
 		}
 	}
 }
+
+// retry is how long to wait when a connection cannot be accepted, for want of file descriptors for instance.
+const retry = 10 * time.Millisecond
 
 // Accept implements [net.Listener].
 func (l *Listener) Accept() (net.Conn, error) {

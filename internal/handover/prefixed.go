@@ -34,16 +34,18 @@ func (c *Prefixed) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// readByte reads the first byte, for a time if it is not 0.
+// readByte reads the first byte of a request, for a time if it is not 0. Empty lines may be before it (RFC 9112, 2.2).
 func (c *Prefixed) readByte(limit time.Duration) error {
 	if limit > 0 {
 		if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
 			return err
 		}
 	}
-	first := make([]byte, 1)
-	if n, err := c.Conn.Read(first); n == 0 {
-		return err
+	first := []byte{'\n'}
+	for first[0] == '\r' || first[0] == '\n' {
+		if n, err := c.Conn.Read(first); n == 0 {
+			return err
+		}
 	}
 	c.early = first
 	c.used.Store(false)

@@ -2,9 +2,10 @@ package handover
 
 import (
 	"context"
+	"errors"
 	"net"
-	"reflect"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +22,11 @@ type steering struct {
 // or the system does not allow it. Connections that come to its own socket are passed to take.
 func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Conn)) *steering {
 	tcp := socketOf(l)
-	if tcp == nil || !isShared(tcp) {
+	if tcp == nil {
+		return nil
+	}
+	network := sharedNetwork(tcp)
+	if network == "" {
 		return nil
 	}
 	config := net.ListenConfig{
@@ -31,7 +36,7 @@ func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Co
 		KeepAliveConfig: keepAlive,
 	}
 	config.SetMultipathTCP(false)
-	own, err := config.Listen(context.Background(), "tcp", tcp.Addr().String())
+	own, err := config.Listen(context.Background(), network, tcp.Addr().String())
 	if err != nil {
 		return nil
 	}
@@ -43,10 +48,14 @@ func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Co
 	go func() {
 		for {
 			conn, err := own.Accept()
-			if err != nil {
+			switch {
+			case err == nil:
+				take(conn)
+			case errors.Is(err, net.ErrClosed):
 				return
+			default:
+				time.Sleep(retry)
 			}
-			take(conn)
 		}
 	}()
 	return &steering{own, raw}
@@ -68,23 +77,42 @@ func (s *steering) off() {
 	})
 }
 
-// close closes its socket, when all others are closed.
+// close closes its socket, with the last of the others.
 func (s *steering) close() {
 	s.off() // for those of other processes
 	_ = s.socket.Close()
 }
 
-func isShared(socket *net.TCPListener) bool {
+// sharedNetwork returns the network of a socket that shares its address with SO_REUSEPORT, or nothing. Sockets share one
+// with those of the same network only.
+func sharedNetwork(socket *net.TCPListener) (network string) {
 	raw, err := socket.SyscallConn()
 	if err != nil {
-		return false
+		return ""
 	}
-	on := 0
-	err = control(raw, func(fd int) (err error) {
-		on, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
-		return err
+	_ = control(raw, func(fd int) error {
+		shared, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT)
+		if err != nil || shared == 0 {
+			return err
+		}
+		family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if err != nil {
+			return err
+		}
+		if family == unix.AF_INET {
+			network = "tcp4"
+			return nil
+		}
+		only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		if err != nil {
+			return err
+		}
+		if network = "tcp"; only != 0 {
+			network = "tcp6"
+		}
+		return nil
 	})
-	return err == nil && on != 0
+	return network
 }
 
 func control(raw syscall.RawConn, f func(fd int) error) error {
@@ -95,12 +123,8 @@ func control(raw syscall.RawConn, f func(fd int) error) error {
 	return err
 }
 
-// socketOf returns the socket of a listener, or nil if there is more to it than that. Caddy counts the users of an address
-// by a listener around it, the type of which is not exported. Should it get another name, a test tells.
+// socketOf returns the socket of a listener, or nil if there is more to it than that.
 func socketOf(l net.Listener) *net.TCPListener {
-	if reflect.TypeOf(l).String() == "caddy.deleteListener" {
-		l, _ = reflect.TypeAssert[net.Listener](reflect.ValueOf(l).FieldByName("Listener"))
-	}
-	tcp, _ := l.(*net.TCPListener)
+	tcp, _ := counted(l).(*net.TCPListener)
 	return tcp
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -116,5 +117,40 @@ func TestTheSocketOfCaddysListener(t *testing.T) {
 	defer l.Close()
 	if socketOf(l) == nil {
 		t.Errorf("%T is not known", l)
+	}
+}
+
+// A site that listens on one kind of address only does so when it steers.
+func TestSteeringListensWhereTheOthersDo(t *testing.T) {
+	for address, network := range map[string]string{
+		"tcp4/0.0.0.0:0": "tcp4", "tcp6/[::]:0": "tcp6", "tcp/[::]:0": "tcp", "tcp/127.0.0.1:0": "tcp4",
+	} {
+		l := listenAt(t, address)
+		if got := sharedNetwork(socketOf(l)); got != network {
+			t.Errorf("%s is of %q, not %q", address, got, network)
+		}
+		s := newSteering(l, net.KeepAliveConfig{}, func(net.Conn) {})
+		if s == nil {
+			t.Fatalf("%s cannot be steered", address)
+		}
+		if got := s.socket.Addr().String(); got != l.Addr().String() {
+			t.Errorf("for %s there is a socket at %s", l.Addr(), got)
+		}
+		s.close()
+		l.Close()
+	}
+}
+
+// Caddy's listeners of one Unix socket have different types.
+func TestAUnixSocketIsInherited(t *testing.T) {
+	address := "unix/" + filepath.Join(t.TempDir(), "s")
+	old, heir := Listen(listenAt(t, address), Settings{}), Listen(listenAt(t, address), Settings{})
+	if old.group != heir.group {
+		t.Error("the listeners do not know each other")
+	}
+	for _, l := range []*Listener{old, heir} {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
