@@ -79,9 +79,9 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"stream_duration":  duration(&a.StreamDuration, "10m"),
 		"heartbeat":        duration(&a.Heartbeat, "15s"),
 		"write_timeout":    duration(&a.WriteTimeout, "10s"),
-		"max_message_size": size(&a.MaxMessageSize, "2MB"),
+		"max_message_size": size(&a.MaxMessageSize, maxMaxMessageSize, maxMaxMessageSizeText, "2MB"),
 		"max_channels":     count(&a.MaxChannels, "1000000"),
-		"max_memory":       size(&a.MaxMemory, "1GiB"),
+		"max_memory":       size(&a.MaxMemory, math.MaxInt64, "7EiB", "1GiB"),
 		"max_readers":      count(&a.MaxReaders, "100000"),
 		"inspect_messages": {}, // has no value
 		"webhook":          {}, // has a block
@@ -270,11 +270,11 @@ func count(field *int, example string) setting {
 	}, example}
 }
 
-func size(field *int64, example string) setting {
+func size(field *int64, limit uint64, limitText, example string) setting {
 	return setting{func(value string) error {
 		n, err := humanize.ParseBytes(value)
-		if err != nil || n == 0 || n > math.MaxInt64 {
-			return fmt.Errorf("%q is no size above zero and up to 7EiB: use for example 500KB, 2MB or 1GiB", value)
+		if err != nil || n == 0 || n > limit {
+			return fmt.Errorf("%q is no size above zero and up to %s: use for example 500KB, 2MB or 1GiB", value, limitText)
 		}
 		*field = int64(n)
 		return nil

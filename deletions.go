@@ -2,7 +2,6 @@ package megaphone
 
 import (
 	"sync"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -64,20 +63,11 @@ func (q *deletionQueue) take() (batch deletionBatch, ok bool) {
 	return batch, true
 }
 
-// finish waits until handlers were told of what is in the queue, but not for longer than some time, and reports whether
-// they were.
-func (q *deletionQueue) finish(within time.Duration) bool {
-	timer := time.NewTimer(within)
-	defer timer.Stop()
+// mark returns a channel that is closed when handlers were told of what is in the queue now.
+func (q *deletionQueue) mark() <-chan struct{} {
 	reached := make(chan struct{})
 	q.add(deletionBatch{reached: reached})
-	select {
-	case <-reached:
-	case <-q.done:
-	case <-timer.C:
-		return false
-	}
-	return true
+	return reached
 }
 
 // emitDeletions runs handlers for what comes into the queue. It ends when all is closed and the queue is empty.
@@ -108,7 +98,7 @@ func (s *shared) emitBatch(batch deletionBatch) {
 	}
 	lost := 0
 	for i := range batch.notices {
-		if !s.emit(channelDeleted, &batch.notices[i], batch.app) {
+		if !s.emit(channelDeleted, &batch.notices[i], batch.app, (*App).emitApart) {
 			lost++
 		}
 	}

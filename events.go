@@ -5,6 +5,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"go.uber.org/zap"
 )
 
 // The names of what is announced (protocol.md 2.7). Caddy's events have "megaphone." before them.
@@ -120,7 +123,7 @@ func (a *App) leaveAnnouncing() (left bool) {
 	a.shared.tellDeletions()
 	successor := a.shared.active.replace(a)
 	a.shared.guardHeap()
-	a.finishes = a.handles(channelDeleted) && (successor == nil || !successor.handles(channelDeleted))
+	a.finishes = a.hasHandlers(channelDeleted) && (successor == nil || !successor.hasHandlers(channelDeleted))
 	return successor != nil
 }
 
@@ -132,9 +135,20 @@ func (a *App) announcer() *App {
 	return a
 }
 
-// handles tells whether there are handlers of Caddy's event.
+// handles tells whether anybody sees Caddy's event: a handler, or who reads the log of level DEBUG.
 func (a *App) handles(event string) bool {
-	return a.events != nil && a.events.ShouldEmit("megaphone."+event)
+	return a.eventsStarted.Load() && a.events.ShouldEmit("megaphone."+event)
+}
+
+// hasHandlers tells whether there are handlers of Caddy's event. Where there is a log of level DEBUG, handlers that
+// other modules have added are not known.
+func (a *App) hasHandlers(event string) bool {
+	if !a.handles(event) || !a.logger.Core().Enabled(zap.DebugLevel) {
+		return a.handles(event)
+	}
+	return slices.ContainsFunc(a.events.Subscriptions, func(s *caddyevents.Subscription) bool {
+		return slices.Contains(s.Events, "megaphone."+event) || slices.Contains(s.Events, "") // the latter for all
+	})
 }
 
 // announces tells whether anybody wants to know of an event.
@@ -142,8 +156,7 @@ func (a *App) announces(event string) bool {
 	return a.handles(event) || slices.ContainsFunc(a.Webhooks, func(w *Webhook) bool { return w.Event == event })
 }
 
-// emit runs the handlers of Caddy's event, and reports whether there are any that have run before the configuration was
-// unloaded.
+// emit runs the handlers of Caddy's event, and reports whether they have run before the configuration was unloaded.
 func (a *App) emit(event string, n *notice) (done bool) {
 	if !a.handles(event) || a.ctx.Err() != nil {
 		return false
@@ -152,16 +165,33 @@ func (a *App) emit(event string, n *notice) (done bool) {
 	return a.ctx.Err() == nil
 }
 
+// emitApart is like emit, but leaves handlers to themselves that go on when the configuration is unloaded.
+func (a *App) emitApart(event string, n *notice) (done bool) {
+	ended := make(chan bool, 1)
+	go func() { ended <- a.emit(event, n) }()
+	select {
+	case done = <-ended:
+		return done
+	case <-a.ctx.Done():
+	}
+	select {
+	case done = <-ended:
+	case <-time.After(maxExitEvents):
+	}
+	return done
+}
+
 // emit runs the handlers that the configuration has which announces, or else those of a. If it is unloaded meanwhile,
-// those of the next one run.
-func (s *shared) emit(event string, n *notice, a *App) (done bool) {
+// those of the next one run. The function run is App.emit or one like it.
+func (s *shared) emit(event string, n *notice, a *App, run func(*App, string, *notice) bool) (done bool) {
 	for {
 		current := s.active.current.Load()
-		if current != nil && current.emit(event, n) {
+		lacks := current == nil || !current.hasHandlers(event) && a.hasHandlers(event)
+		if !lacks && run(current, event, n) {
 			return true
 		}
 		if s.active.current.Load() == current {
-			return current != a && a.emit(event, n)
+			return current != a && run(a, event, n)
 		}
 	}
 }
@@ -183,7 +213,7 @@ func (a *App) announce(event string, n notice) {
 	}
 	n.at = time.Now()
 	b.post(event, []notice{n})
-	a.shared.emit(event, &n, b)
+	a.shared.emit(event, &n, b, (*App).emit)
 }
 
 func (a *App) announceCreated(consumer string) {

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -97,9 +98,11 @@ type App struct {
 	ctx    caddy.Context
 	logger *zap.Logger
 	events *caddyevents.App
-	shared *shared
-	broker Broker
-	limits Limits
+	// eventsStarted tells that all apps have started, so the one of events too: until then it cannot be asked.
+	eventsStarted atomic.Bool
+	shared        *shared
+	broker        Broker
+	limits        Limits
 
 	acquired bool          // whether this App has a reference in the pool
 	finishes bool          // whether Stop waits for handlers of Caddy's event that no other configuration has
@@ -139,7 +142,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.events = events.(*caddyevents.App)
-	if err := a.events.On("stopping", &stopping{a}); err != nil {
+	if err := a.events.On("started", &onEvent{func() { a.eventsStarted.Store(true) }}); err != nil {
+		return err
+	}
+	if err := a.events.On("stopping", &onEvent{a.stopping}); err != nil {
 		return err
 	}
 
@@ -173,17 +179,36 @@ const (
 // Stop implements [caddy.App]. Reads and held writes have been ended by the stopping event, if this is the end; on a
 // reload they go on.
 func (a *App) Stop() error {
-	if !a.finishes {
-		return nil
-	}
-	within := maxReloadEvents
-	if caddy.Exiting() {
-		within = a.shared.exitTime(maxExitEvents)
-	}
-	if !a.shared.deletions.finish(within) {
+	if a.finishes && !a.finishDeletions() {
 		a.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost")
 	}
 	return nil
+}
+
+// finishDeletions waits until handlers of Caddy's event were told what was deleted until now, within bounds, and reports
+// whether they were. The process may be told to exit meanwhile, which waits for this.
+func (a *App) finishDeletions() bool {
+	limit := time.NewTimer(maxReloadEvents)
+	defer limit.Stop()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	reached := a.shared.deletions.mark()
+	for exits := false; ; {
+		if !exits && caddy.Exiting() {
+			exits = true
+			a.shared.Close()
+			limit.Reset(a.shared.exitTime(maxExitEvents))
+		}
+		select {
+		case <-reached:
+			return true
+		case <-a.shared.deletions.done:
+			return true
+		case <-limit.C:
+			return false
+		case <-look.C:
+		}
+	}
 }
 
 // Cleanup implements [caddy.CleanerUpper].
@@ -206,28 +231,34 @@ func (a *App) Cleanup() error {
 	return err
 }
 
-// stopping handles Caddy's event of that name, which comes before any app is stopped.
-type stopping struct{ app *App }
+// onEvent handles one of Caddy's events.
+type onEvent struct{ do func() }
 
-// Handle leaves the channels to the configuration that takes the place of this one, and tells streams. If there is none,
-// it ends all reads and waits: when the process exits, the http app waits for open requests, by default for ever. With a
-// shutdown_delay, sites are served until it is over.
-func (s *stopping) Handle(context.Context, caddy.Event) error {
-	a := s.app
-	if !caddy.Exiting() {
+// Handle implements [caddyevents.Handler].
+func (h *onEvent) Handle(context.Context, caddy.Event) error {
+	h.do()
+	return nil
+}
+
+// stopping follows Caddy's event of that name, which comes before any app is stopped. It leaves the channels to the
+// configuration that takes the place of this one, and tells streams. If there is none, or the process exits, it ends all
+// reads and waits: the http app waits for open requests then, by default for ever. With a shutdown_delay, sites are
+// served until it is over.
+func (a *App) stopping() {
+	exits := caddy.Exiting() // maybe in the middle of a reload
+	if !exits {
 		a.unload()
 	}
-	if a.leaveAnnouncing() {
-		return nil
+	if a.leaveAnnouncing() && !exits {
+		return
 	}
-	if app, err := a.ctx.AppIfConfigured("http"); err == nil && caddy.Exiting() {
+	if app, err := a.ctx.AppIfConfigured("http"); err == nil && exits {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
 			time.AfterFunc(delay, a.shared.Close)
-			return nil
+			return
 		}
 	}
 	a.shared.Close()
-	return nil
 }
 
 // Interface guards.
@@ -236,5 +267,5 @@ var (
 	_ caddy.Provisioner   = (*App)(nil)
 	_ caddy.Validator     = (*App)(nil)
 	_ caddy.CleanerUpper  = (*App)(nil)
-	_ caddyevents.Handler = (*stopping)(nil)
+	_ caddyevents.Handler = (*onEvent)(nil)
 )

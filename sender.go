@@ -135,14 +135,19 @@ func (s *sender) deliver(batch []notice) {
 		intervals := &backoff.ExponentialBackOff{
 			InitialInterval: firstBackoff, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: maxBackoff,
 		}
+		began, giveUp := time.Now(), time.Duration(s.settings.Load().GiveUp)
 		_, err = backoff.Retry(s.ctx, func() (struct{}, error) {
 			err := s.post(id, body)
 			if err != nil {
 				s.metrics.failures.WithLabelValues(s.event).Inc()
 			}
+			if later, ok := errors.AsType[*backoff.RetryAfterError](err); ok {
+				// A repeat that would come too late comes before that.
+				later.Duration = min(later.Duration, max(giveUp-time.Since(began), 0)*9/10)
+			}
 			return struct{}{}, err
 		}, backoff.WithBackOff(intervals),
-			backoff.WithMaxElapsedTime(time.Duration(s.settings.Load().GiveUp)),
+			backoff.WithMaxElapsedTime(giveUp),
 			backoff.WithNotify(func(err error, wait time.Duration) {
 				s.logger().Warn("a webhook failed and will be repeated", zap.Error(err), zap.Duration("after", wait), zap.Int("announcements", len(batch)))
 			}))

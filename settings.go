@@ -16,6 +16,12 @@ const (
 	maxDurationText = "3650d"
 )
 
+// maxMaxMessageSize is the largest message that can be allowed. A message is held in memory as a whole.
+const (
+	maxMaxMessageSize     = 1 << 30
+	maxMaxMessageSizeText = "1GiB"
+)
+
 // UnmarshalJSON implements [json.Unmarshaler]. It reads the settings as they would be without it, but refuses a zero
 // that is written out, which afterwards could not be told from a setting that is left out.
 func (a *App) UnmarshalJSON(data []byte) error {
@@ -101,6 +107,9 @@ func (a *App) checkNumbers() error {
 		if count.value <= 0 {
 			return errNotPositive(count.name, "the default")
 		}
+	}
+	if a.MaxMessageSize > maxMaxMessageSize {
+		return fmt.Errorf("max_message_size: %d is too large: use at most %s", a.MaxMessageSize, maxMaxMessageSizeText)
 	}
 	for _, duration := range []struct {
 		name  string
