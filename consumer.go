@@ -26,22 +26,44 @@ type readRequest struct {
 	poll time.Duration
 }
 
-// serveRead sends a channel's messages to its consumer (protocol.md 1.6, 2.1 to 2.5).
+// serveRead sends a channel's messages to its consumer (protocol.md 1.6, 2.1 to 2.5). A read over HTTP/2 waits with
+// this function's frame on its stack, which has 8 KiB as long as that is enough. So it leaves to others what needs room.
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string, rec *record) error {
+	o, err := h.openRead(w, r, consumer, rec)
+	if o == nil {
+		return err
+	}
+	defer o.close()
+	o.pass()
+	return nil
+}
+
+// An openRead is a read that has begun.
+type openRead struct {
+	handler *Handler
+	feed    *feed
+	read    readRequest
+	rec     *record
+	ended   func(*record) // counts its end
+	release func()        // lets go what it holds of the server
+}
+
+// openRead begins a read. It returns nil if there was an error, or if the read is nothing to wait for: it is done, or has
+// been detached from its handler.
+func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer string, rec *record) (*openRead, error) {
 	read, err := h.parseRead(r, consumer)
 	rec.transport = read.kind.String()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if r.Method == http.MethodHead {
-		return h.serveReadHead(w, r, read)
+		return nil, h.serveReadHead(w, r, read)
 	}
 	if read.kind == webSocket {
 		if err := h.checkUpgrade(w, r); err != nil {
-			return err
+			return nil, err
 		}
 	}
-
 	follows := read.hasCursor || read.kind == sse || read.kind == poll
 	sub, err := h.app.broker.Subscribe(r.Context(), consumer, SubscribeOptions{
 		Limits:       h.app.limits,
@@ -56,12 +78,12 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		if read.kind == ndjson && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy) || errors.Is(err, ErrReaderLimit)) {
 			h.app.shared.slowDown(r.Context())
 		}
-		return err
+		return nil, err
 	}
 	ended := h.reading(read)
-	detached := false
+	goesOn := false
 	defer func() {
-		if !detached {
+		if !goesOn {
 			sub.End(EndFault) // of a panic; the first call counts
 			ended(rec)
 		}
@@ -70,13 +92,39 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		rec.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
 	}
-
 	if read.kind == poll {
 		defer h.app.shared.cutOffWriting(w, r)()
 		h.servePoll(w, r, sub, read.poll, rec)
+		return nil, nil
+	}
+	o := &openRead{handler: h, feed: h.newFeed(w, r, read.kind, sub, follows), read: read, rec: rec, ended: ended}
+	waits := o.start(w, r)
+	goesOn = true
+	return waits, nil
+}
+
+// start begins the response. If the read can do without its handler it goes on by itself, and start returns nil.
+func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
+	shared := o.handler.app.shared
+	if o.feed.start() == nil && detach(o.feed.transport, w, r) {
+		shared.sockets.Add(1)
+		own := *o.rec // the other is the request's, which is over
+		o.rec, o.release = &own, func() { shared.sockets.Add(-1) }
+		go o.passDetached()
 		return nil
 	}
-	t, duration := h.newTransport(w, r, read.kind, sub)
+	if o.read.kind == webSocket {
+		shared.sockets.Add(1)
+		o.release = func() { shared.sockets.Add(-1) }
+	} else {
+		o.release = shared.cutOffWriting(w, r)
+	}
+	return o
+}
+
+// newFeed returns what passes the messages of a subscription on.
+func (h *Handler) newFeed(w http.ResponseWriter, r *http.Request, kind transportKind, sub Subscription, follows bool) *feed {
+	t, duration := h.newTransport(w, r, kind, sub)
 	f := &feed{
 		sub:          sub,
 		transport:    t,
@@ -87,53 +135,49 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		unloaded:     h.app.unloaded,
 		follows:      follows,
 	}
-	if read.kind == ndjson {
+	if kind == ndjson {
 		f.heartbeat, f.unloaded = 0, nil
 	}
-	if f.start() == nil && detach(t, w, r) {
-		detached = true
-		h.app.shared.sockets.Add(1)
-		own := *rec // the other is the request's, which is over
-		go h.passDetached(f, read, &own, ended)
-		return nil
-	}
-	if read.kind == webSocket {
-		h.app.shared.sockets.Add(1)
-		defer h.app.shared.sockets.Add(-1)
-	} else {
-		defer h.app.shared.cutOffWriting(w, r)()
-	}
-	h.pass(f, read, rec)
-	return nil
+	return f
 }
 
-// passDetached does what pass does for a read whose handler has returned.
-func (h *Handler) passDetached(f *feed, read readRequest, rec *record, ended func(*record)) {
-	defer h.app.shared.sockets.Add(-1)
-	defer ended(rec)
+// passDetached does what a handler does that has returned.
+func (o *openRead) passDetached() {
+	defer o.close()
 	defer func() {
 		if fault := recover(); fault != nil { // as net/http does for handlers
-			h.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
+			o.handler.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
 		}
 	}()
-	h.pass(f, read, rec)
+	o.pass()
 }
 
 // pass passes messages on until the read ends.
-func (h *Handler) pass(f *feed, read readRequest, rec *record) {
+func (o *openRead) pass() {
+	f := o.feed
 	why, how := transport.Broken, EndFault // of a panic
 	defer func() {
 		f.sub.End(how)
-		rec.messages = f.sent
-		rec.ended(why)
+		o.rec.messages = f.sent
+		o.rec.ended(why)
 		f.transport.End(why)
 	}()
 	why = f.run()
 	how = f.how(why)
-	if c := h.logger.Check(zap.DebugLevel, "read ended"); c != nil {
-		c.Write(zap.String("address", RedactAddress(read.consumer)), zap.String("transport", read.kind.String()),
-			zap.Stringer("reason", why), zap.Int("messages", f.sent))
+	o.log(why)
+}
+
+func (o *openRead) log(why transport.Reason) {
+	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
+		c.Write(zap.String("address", RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
+			zap.Stringer("reason", why), zap.Int("messages", o.feed.sent))
 	}
+}
+
+// close follows the end of the read.
+func (o *openRead) close() {
+	o.release()
+	o.ended(o.rec)
 }
 
 // serveReadHead answers a HEAD request, which consumes nothing.
