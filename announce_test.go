@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -114,6 +115,8 @@ func init() { caddy.RegisterModule(slowTeller{}) }
 type slowTeller struct {
 	// Name is the configuration's.
 	Name string `json:"name,omitempty"`
+	// Delay is how long it takes.
+	Delay string `json:"delay,omitempty"`
 }
 
 // told has who was told of a channel's deletion.
@@ -125,13 +128,17 @@ func (slowTeller) CaddyModule() caddy.ModuleInfo {
 
 func (h *slowTeller) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
-	d.Args(&h.Name)
+	d.Args(&h.Name, &h.Delay)
 	return nil
 }
 
 func (h *slowTeller) Handle(ctx context.Context, e caddy.Event) error {
+	delay, err := time.ParseDuration(h.Delay)
+	if err != nil {
+		return err
+	}
 	select {
-	case <-time.After(2 * time.Millisecond):
+	case <-time.After(delay):
 		told.Store(e.Data["channel"], h.Name)
 		return nil
 	case <-ctx.Done():
@@ -139,7 +146,7 @@ func (h *slowTeller) Handle(ctx context.Context, e caddy.Event) error {
 	}
 }
 
-const tellingSettings = "events {\non megaphone.channel_deleted slow old\n}\n"
+const tellingSettings = "events {\non megaphone.channel_deleted slow old 2ms\n}\n"
 
 // delete creates channels and deletes them.
 func (s *server) delete(n int) (channels []channel) {
@@ -208,6 +215,71 @@ func TestEventsBeforeTheirHandlersAreGone(t *testing.T) {
 			}
 			s.areTold(channels)
 		})
+	}
+}
+
+// TestEventsBeforeTheirHandlersAreGoneWithDebugLog: a log of level DEBUG sees all events, but it does not stand in for
+// the handlers that the old configuration had.
+func TestEventsBeforeTheirHandlersAreGoneWithDebugLog(t *testing.T) {
+	for name, include := range map[string]string{"of all": "", "of events only": "include events"} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, strings.Replace(tellingSettings, "2ms", "25ms", 1), "megaphone create manage")
+			channels := s.delete(40)
+			// Not the global option debug: Caddy makes nothing of it for a log that is discarded.
+			debugging := fmt.Sprintf("log debugging {\noutput file %s {\nroll_disabled\n}\nlevel DEBUG\n%s\n}", filepath.Join(t.TempDir(), "log"), include)
+			if err := s.load(debugging, "megaphone"); err != nil {
+				t.Fatal(err)
+			}
+			s.areTold(channels)
+		})
+	}
+}
+
+func init() { caddy.RegisterModule(hangingTeller{}) }
+
+// A hangingTeller is a handler of Caddy's events that goes on when its configuration is unloaded, until the test lets it
+// end.
+type hangingTeller struct{}
+
+var (
+	hanging = make(chan struct{}, 1000) // receives a value for each call
+	unhang  = make(chan struct{})       // is closed to let them end
+)
+
+func (hangingTeller) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.hang", New: func() caddy.Module { return new(hangingTeller) }}
+}
+
+func (*hangingTeller) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	return nil
+}
+
+func (*hangingTeller) Handle(context.Context, caddy.Event) error {
+	end := unhang
+	hanging <- struct{}{}
+	<-end
+	return nil
+}
+
+// TestAHandlerThatHangsHoldsUpItsConfigurationOnly: the deletion that it does not get done with, those behind it, and
+// later ones are told to the handlers of the next configuration.
+func TestAHandlerThatHangsHoldsUpItsConfigurationOnly(t *testing.T) {
+	s := serve(t, strings.Replace(tellingSettings, "slow old 2ms", "hang", 1), "megaphone create manage")
+	unhang = make(chan struct{})
+	t.Cleanup(func() { close(unhang) }) // before Caddy is stopped
+	channels := s.delete(3)
+	select {
+	case <-hanging:
+	case <-s.Context().Done():
+		t.Fatal("the handler is not called")
+	}
+	if err := s.load(tellingSettings, "megaphone create manage"); err != nil {
+		t.Fatal(err)
+	}
+	s.areTold(append(channels, s.delete(3)...))
+	if len(hanging) > 0 {
+		t.Errorf("the handler that hangs was called %d times more", len(hanging))
 	}
 }
 

@@ -135,15 +135,17 @@ func (s *sender) deliver(batch []notice) {
 		intervals := &backoff.ExponentialBackOff{
 			InitialInterval: firstBackoff, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: maxBackoff,
 		}
-		began, giveUp := time.Now(), time.Duration(s.settings.Load().GiveUp)
+		began, giveUp, hastened := time.Now(), time.Duration(s.settings.Load().GiveUp), false
 		_, err = backoff.Retry(s.ctx, func() (struct{}, error) {
 			err := s.post(id, body)
 			if err != nil {
 				s.metrics.failures.WithLabelValues(s.event).Inc()
 			}
-			if later, ok := errors.AsType[*backoff.RetryAfterError](err); ok {
-				// A repeat that would come too late comes before that.
-				later.Duration = min(later.Duration, max(giveUp-time.Since(began), 0)*9/10)
+			left := giveUp - time.Since(began)
+			if later, ok := errors.AsType[*backoff.RetryAfterError](err); ok && later.Duration > left && left > 0 && !hastened {
+				// The repeat would come too late, so it comes before that. It is the last one if the receiver still wants
+				// as much time.
+				later.Duration, hastened = left*9/10, true
 			}
 			return struct{}{}, err
 		}, backoff.WithBackOff(intervals),

@@ -253,6 +253,40 @@ func TestWebhookRedirectsAreNotFollowed(t *testing.T) {
 	})
 }
 
+// TestWebhookIsRepeatedBeforeItIsGivenUp: a receiver that asks for more time than there is left until give_up gets one
+// more request in that time, and no more than one.
+func TestWebhookIsRepeatedBeforeItIsGivenUp(t *testing.T) {
+	const giveUp = 30 * time.Second
+	for name, recovers := range map[string]bool{"by a receiver that takes it then": true, "by one that never does": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, r, m := testSender(t, channelDeleted, func(w *Webhook) { w.GiveUp = caddy.Duration(giveUp) },
+					func(attempt int, _ *http.Request) (*http.Response, error) {
+						switch {
+						case attempt > 100:
+							return status(410) // so that a sender without end fails this test rather than hangs it
+						case attempt > 1 && recovers:
+							return status(200)
+						}
+						return status(503, "Retry-After", "60")
+					})
+				s.enqueue(deletions(3))
+				time.Sleep(giveUp)
+				synctest.Wait()
+				if recovers {
+					m.wants(t, channelDeleted, 3, 0, 1, 0)
+				} else {
+					m.wants(t, channelDeleted, 0, 3, 2, 0)
+				}
+				if r.count() != 2 || r.times[1].Sub(r.times[0]) < giveUp/2 {
+					t.Errorf("the requests came at %v", r.times)
+				}
+				s.end(t)
+			})
+		})
+	}
+}
+
 // TestWebhookRequest has what is in requests of all kinds.
 func TestWebhookRequest(t *testing.T) {
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -155,6 +155,7 @@ func TestMistakesInJSON(t *testing.T) {
 		{app(`{"buffer":"many"}`), "buffer"},
 		{app(`{"hold":"-1s"}`), "hold must not be negative: use 0 for no wait, or leave it out for the default"},
 		{app(`{"ttl":"4000d"}`), "ttl: 96000h0m0s is too long: use at most 3650d"},
+		{app(`{"max_message_size":1073741825}`), "max_message_size: 1073741825 is too large: use at most 1GiB"},
 		{app(`{"webhooks":[]}`), "webhooks is an empty list: name at least one, or leave it out for none"},
 		{app(`{"webhooks":[null]}`), "webhook 1 is null: leave it out"},
 		{app(`{"webhooks":[{"event":"channel_deleted","url":"http://a/","retries":1}]}`), `unknown field "retries"`},
@@ -204,7 +205,7 @@ func TestZeroInJSON(t *testing.T) {
 	}
 	wantRefused(t, webhook(`"secret":""`), "secret: it is empty: leave it out for requests without a signature")
 	for _, apps := range []string{
-		app(`"hold":0`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null,"metrics_compat":null`), webhook(`"queue":null,"secret":null`),
+		app(`"hold":0`), app(`"max_message_size":1073741824`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null,"metrics_compat":null`), webhook(`"queue":null,"secret":null`),
 	} {
 		if err := validate(t, apps); err != nil {
 			t.Errorf("%s: %v", apps, err)

@@ -205,3 +205,35 @@ func TestExitTellsWhatItLeavesBehind(t *testing.T) {
 		}
 	}
 }
+
+// TestExitInTheMiddleOfAReload: whether the process is told to exit before a reload, in the midst of one, or after it,
+// reads end and the process is gone. The time between differs from try to try; in each there are a few reads that stay
+// in their handlers, as they do when there is an access log.
+func TestExitInTheMiddleOfAReload(t *testing.T) {
+	const site = "log {\noutput discard\n}\nmegaphone\n}"
+	for after := time.Duration(0); after <= 5*time.Millisecond; after += 500 * time.Microsecond {
+		s := testserver.New(t)
+		address := "http:// {\nbind unix/" + s.Socket("site") + "\n"
+		s.Start("megaphone", address+site)
+		c := &client{tb: t, http: testserver.UnixClient(t, s.Socket("site")), base: "http://localhost"}
+		from := c.create()
+		c.write(from, "0")
+		ended, err := openStream(t.Context(), c, from, "text/event-stream")
+		if err != nil {
+			t.Fatal(err)
+		}
+		reloaded := make(chan error, 1)
+		go func() { reloaded <- s.Reload("megaphone {\nbuffer 7\n}", address+site) }()
+		time.Sleep(after)
+		s.Signal(syscall.SIGTERM)
+		select {
+		case <-s.Done():
+		case <-time.After(5 * time.Second):
+			t.Fatalf("told to exit %v after a reload began, the process does not end", after)
+		}
+		if err := ended(); err != nil {
+			t.Errorf("the read: %v", err)
+		}
+		<-reloaded // may have succeeded or not
+	}
+}
