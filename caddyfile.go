@@ -276,7 +276,7 @@ func size(field *int64, limit uint64, limitText, example string) setting {
 		if err != nil || n == 0 || n > limit {
 			return fmt.Errorf("%q is no size above zero and up to %s: use for example 500KB, 2MB or 1GiB", value, limitText)
 		}
-		*field = int64(n)
+		*field = int64(n) //nolint:gosec // at most the limit
 		return nil
 	}, example}
 }
