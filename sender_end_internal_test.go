@@ -1,0 +1,96 @@
+package megaphone
+
+import (
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func TestWebhookQueueIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		s, _, m := testSender(t, channelDeleted, func(w *Webhook) { w.Queue = 10 }, func(int, *http.Request) (*http.Response, error) {
+			<-block
+			return status(200)
+		})
+		s.enqueue(deletions(1))
+		synctest.Wait() // it is being sent, and the queue is empty
+		s.enqueue(deletions(8))
+		s.enqueue(deletions(5))
+		m.wants(t, channelDeleted, 0, 3, 0, 10)
+		close(block)
+		s.end(t)
+		m.wants(t, channelDeleted, 11, 3, 0, 0)
+	})
+}
+
+// TestWebhookThatIsNotConfiguredAnyMore has its queue finished, but not for ever.
+func TestWebhookThatIsNotConfiguredAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := time.Now().Add(10 * time.Second)
+		s, _, m := testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
+			if time.Now().Before(up) {
+				return status(502)
+			}
+			return status(200)
+		})
+		s.enqueue(deletions(5))
+		s.end(t)
+		if lost := testutil.ToFloat64(m.lost.WithLabelValues(channelDeleted)); lost != 0 {
+			t.Errorf("%v announcements are lost", lost)
+		}
+
+		s, _, m = testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) { return status(502) })
+		s.enqueue(deletions(5))
+		start := time.Now()
+		if err := s.Destruct(); err != nil {
+			t.Error(err)
+		}
+		<-s.done
+		if took := time.Since(start); took != maxLinger {
+			t.Errorf("given up after %v", took)
+		}
+		if lost := testutil.ToFloat64(m.lost.WithLabelValues(channelDeleted)); lost != 5 {
+			t.Errorf("%v announcements are lost", lost)
+		}
+	})
+}
+
+func TestExitWaitsForWebhooksWithinBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var senders []*sender
+		for range 3 {
+			s, _, m := testSender(t, channelDeleted, nil, func(_ int, r *http.Request) (*http.Response, error) {
+				select {
+				case <-r.Context().Done():
+					return nil, r.Context().Err()
+				case <-time.After(time.Second):
+					return status(200)
+				}
+			})
+			defer func() {
+				m.wants(t, channelDeleted, 0, 2, int(testutil.ToFloat64(m.failures.WithLabelValues(channelDeleted))), 0)
+			}()
+			s.enqueue(deletions(2))
+			senders = append(senders, s)
+		}
+		start := time.Now()
+		for _, s := range senders {
+			if err := s.Destruct(); err != nil {
+				t.Error(err)
+			}
+		}
+		lingering.wait(maxExitLinger)
+		if took := time.Since(start); took != maxExitLinger {
+			t.Errorf("exit waits for %v", took)
+		}
+		time.Sleep(maxLinger)
+		synctest.Wait()
+		if len(lingering.senders) != 0 {
+			t.Errorf("%d senders are left", len(lingering.senders))
+		}
+	})
+}
