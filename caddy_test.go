@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -133,7 +134,7 @@ func (s *server) open(method, path string, header http.Header, body io.Reader) *
 	maps.Copy(r.Header, header)
 	r.Host = header.Get("Host") // the URL's if empty
 	response, err := s.client.Do(r)
-	for errors.Is(err, io.EOF) && r.GetBody != nil {
+	for (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) && r.GetBody != nil {
 		// net/http drops what it reads on a connection of a server that was just told to shut down, as Caddy does with
 		// that of a replaced configuration. No handler has seen the request, so it is repeated.
 		r.Body, _ = r.GetBody() // never fails for the readers that tests use
