@@ -250,6 +250,7 @@ func (a *App) stopping() {
 		a.unload()
 	}
 	if a.leaveAnnouncing() && !exits {
+		go a.watchExit()
 		return
 	}
 	if app, err := a.ctx.AppIfConfigured("http"); err == nil && exits {
@@ -259,6 +260,24 @@ func (a *App) stopping() {
 		}
 	}
 	a.shared.Close()
+}
+
+// watchExit ends all reads if the process is told to exit after the stopping event of a reload: the http app would wait
+// for those of this configuration, and the exit for the reload. It ends when all apps have stopped.
+func (a *App) watchExit() {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-a.ctx.Done():
+			return
+		case <-look.C:
+			if caddy.Exiting() {
+				a.shared.Close()
+				return
+			}
+		}
+	}
 }
 
 // Interface guards.
