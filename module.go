@@ -196,7 +196,6 @@ func (a *App) finishDeletions() bool {
 	for exits := false; ; {
 		if !exits && caddy.Exiting() {
 			exits = true
-			a.shared.Close()
 			limit.Reset(a.shared.exitTime(maxExitEvents))
 		}
 		select {

@@ -71,9 +71,5 @@ func (c *Prefixed) socket() net.Conn {
 	if !c.used.Load() {
 		return nil
 	}
-	switch inner := c.Conn.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		return inner
-	}
-	return nil
+	return Socket(c.Conn)
 }
