@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
-	"go.uber.org/zap"
 )
 
 // The names of what is announced (protocol.md 2.7). Caddy's events have "megaphone." before them.
@@ -143,7 +142,7 @@ func (a *App) handles(event string) bool {
 // hasHandlers tells whether there are handlers of Caddy's event. Where there is a log of level DEBUG, handlers that
 // other modules have added are not known.
 func (a *App) hasHandlers(event string) bool {
-	if !a.handles(event) || !a.ctx.Logger(a.events).Core().Enabled(zap.DebugLevel) {
+	if !a.handles(event) || !a.eventsLogged {
 		return a.handles(event)
 	}
 	return slices.ContainsFunc(a.events.Subscriptions, func(s *caddyevents.Subscription) bool {

@@ -100,6 +100,7 @@ type App struct {
 	events *caddyevents.App
 	// eventsStarted tells that all apps have started, so the one of events too: until then it cannot be asked.
 	eventsStarted atomic.Bool
+	eventsLogged  bool // the log has all events
 	shared        *shared
 	broker        Broker
 	limits        Limits
@@ -142,7 +143,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.events = events.(*caddyevents.App)
-	if err := a.events.On("started", &onEvent{func() { a.eventsStarted.Store(true) }}); err != nil {
+	if err := a.events.On("started", &onEvent{a.started}); err != nil {
 		return err
 	}
 	if err := a.events.On("stopping", &onEvent{a.stopping}); err != nil {
@@ -237,6 +238,12 @@ type onEvent struct{ do func() }
 func (h *onEvent) Handle(context.Context, caddy.Event) error {
 	h.do()
 	return nil
+}
+
+// started follows Caddy's event of that name, which comes when all apps have started.
+func (a *App) started() {
+	a.eventsLogged = a.ctx.Logger(a.events).Core().Enabled(zap.DebugLevel)
+	a.eventsStarted.Store(true)
 }
 
 // stopping follows Caddy's event of that name, which comes before any app is stopped. It leaves the channels to the
