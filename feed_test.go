@@ -121,7 +121,10 @@ func (f *feedTest) publish(n int) int {
 // run starts the feed and returns where its end is told.
 func (f *feedTest) run() <-chan transport.Reason {
 	ended := make(chan transport.Reason, 1)
-	go func() { ended <- f.feed.run() }()
+	go func() {
+		why, _ := f.feed.run()
+		ended <- why
+	}()
 	synctest.Wait()
 	return ended
 }

@@ -4,9 +4,14 @@
 // clients are waited for that say nothing, that is most of what each of them costs.
 package readable
 
+import "errors"
+
 // A Waiter waits until its socket can be read.
 type Waiter interface {
 	// Readable is called once when there is something to read, the other side has closed the connection, or the
 	// connection has failed. All waiters share the goroutine that calls it, so it must not block.
 	Readable()
 }
+
+// ErrNothing tells that there is nothing to read yet.
+var ErrNothing = errors.New("nothing to read")

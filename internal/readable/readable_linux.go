@@ -2,6 +2,7 @@ package readable
 
 import (
 	"errors"
+	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 
 // A Watch is a socket that is watched. Its zero value is none.
 type Watch struct {
+	poller            *poller
 	place, generation int32
 }
 
@@ -32,18 +34,36 @@ func Start(socket syscall.RawConn, waiter Waiter) (Watch, error) {
 
 // Again watches the socket for another time, once Readable was called.
 func (w Watch) Again(socket syscall.RawConn) error {
-	p, err := thePoller()
-	if err != nil {
-		return err
-	}
-	return p.control(socket, unix.EPOLL_CTL_MOD, w)
+	return w.poller.control(socket, unix.EPOLL_CTL_MOD, w)
 }
 
 // Stop ends the watch. It does not wait for a call of Readable that has begun.
 func (w Watch) Stop(socket syscall.RawConn) {
-	if p, err := thePoller(); err == nil && p.leave(w) {
-		_ = p.control(socket, unix.EPOLL_CTL_DEL, w) // if it was closed before, the kernel has forgotten it
+	if w.poller != nil && w.poller.leave(w) {
+		_ = w.poller.control(socket, unix.EPOLL_CTL_DEL, w) // if it was closed before, the kernel has forgotten it
 	}
+}
+
+// Read reads what there is at once: at least a byte, or it fails with [ErrNothing], [io.EOF] or the connection's error.
+func Read(socket syscall.RawConn, p []byte) (n int, err error) {
+	closed := socket.Read(func(fd uintptr) bool {
+		for {
+			if n, err = unix.Read(int(fd), p); !errors.Is(err, unix.EINTR) {
+				return true
+			}
+		}
+	})
+	switch {
+	case closed != nil:
+		return 0, closed
+	case errors.Is(err, unix.EAGAIN):
+		return 0, ErrNothing
+	case err != nil:
+		return 0, os.NewSyscallError("read", err)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 var (
@@ -71,7 +91,7 @@ type poller struct {
 	raw syscall.RawConn // of the epoll instance
 
 	mu    sync.Mutex
-	slots []slot // slot 0 is nobody's
+	slots []slot
 	free  []int32
 }
 
@@ -101,7 +121,7 @@ func newPoller() (*poller, error) {
 		_ = file.Close()
 		return nil, err
 	}
-	p := &poller{fd: fd, raw: raw, slots: make([]slot, 1)}
+	p := &poller{fd: fd, raw: raw}
 	go p.run()
 	return p, nil
 }
@@ -121,7 +141,7 @@ func (p *poller) run() {
 			continue
 		}
 		for _, e := range events[:n] {
-			if waiter := p.waiter(Watch{e.Fd, e.Pad}); waiter != nil {
+			if waiter := p.waiter(Watch{p, e.Fd, e.Pad}); waiter != nil {
 				waiter.Readable()
 			}
 		}
@@ -161,7 +181,7 @@ func (p *poller) enter(waiter Waiter) Watch {
 	p.free = p.free[:len(p.free)-1]
 	s := &p.slots[place]
 	s.waiter = waiter
-	return Watch{place, s.generation}
+	return Watch{p, place, s.generation}
 }
 
 // leave gives a place free, and reports whether it was the watch's.

@@ -102,8 +102,8 @@ func settle(t *testing.T, listener net.Listener) {
 func TestASocketThatCanBeReadIsToldOnce(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		for name, event := range map[string]func(*pair){
-			"bytes":      func(p *pair) { p.send("x") },
-			"its end":    func(p *pair) { p.far.Close() },
+			"bytes":       func(p *pair) { p.send("x") },
+			"its end":     func(p *pair) { p.far.Close() },
 			"half an end": func(p *pair) { _ = p.far.(interface{ CloseWrite() error }).CloseWrite() },
 			"a reset": func(p *pair) {
 				if tcp, ok := p.far.(*net.TCPConn); ok {

@@ -20,3 +20,6 @@ func (Watch) Again(syscall.RawConn) error { return errNotHere }
 
 // Stop does nothing.
 func (Watch) Stop(syscall.RawConn) {}
+
+// Read always fails.
+func Read(syscall.RawConn, []byte) (int, error) { return 0, errNotHere }

@@ -30,7 +30,7 @@ func stream(tb testing.TB, detached bool, write func(t *NDJSON)) {
 			if err := t.Start(); err != nil {
 				tb.Error(err)
 			}
-			if detached && !t.Detach(r, r.Context().Value(connKey{}).(net.Conn)) {
+			if detached && !t.Detach(r, r.Context().Value(connKey{}).(net.Conn), nil) {
 				tb.Error("the response is not detached")
 			}
 			write(t)
@@ -93,7 +93,7 @@ func TestAnIdleReaderOnAConnectionThatWasTakenOverIsNotCutOff(t *testing.T) {
 		defer far.Close()
 		go func() { _, _ = io.Copy(io.Discard, far) }()
 		socket := &deadlineConn{Conn: near, t: t, least: timeout}
-		c := &connection{Conn: socket, gone: make(chan struct{})}
+		c := &connection{Conn: socket}
 		for _, idle := range idleTimes() {
 			for range 3 {
 				time.Sleep(idle)
@@ -137,7 +137,7 @@ func TestASlowReaderOnAConnectionThatWasTakenOver(t *testing.T) {
 	const timeout, size = time.Second, 6 * maxPiece
 	near, far := socketPair(t)
 	socket := &deadlineConn{Conn: near, t: t}
-	c := &connection{Conn: socket, eager: newEager(near), gone: make(chan struct{})}
+	c := &connection{Conn: socket, eager: newEager(near)}
 	began := time.Now()
 	go func() {
 		for left := size; left > 0; {
