@@ -66,13 +66,14 @@ func (f *feed) run() (why transport.Reason, parked bool) {
 		return transport.Broken, false
 	}
 	idle := f.newIdleness()
-	timer := time.NewTimer(0)
+	next := f.next()
+	timer := time.NewTimer(time.Until(next))
 	defer timer.Stop()
-	for next := (time.Time{}); ; {
+	for {
 		if idle.now() && f.park() {
 			return 0, true
 		}
-		if due := earliest(f.next(), idle.check); !due.Equal(next) {
+		if due := earliest(f.next(), idle.next); !due.Equal(next) {
 			next = due
 			timer.Reset(time.Until(due))
 		}

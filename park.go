@@ -16,7 +16,8 @@ import (
 type parking struct {
 	resume func() // goes on with the read, and is called in a goroutine of its own; nil if the read cannot be parked
 	sub    Notifier
-	wake   func() // is feed.wake
+	wake   func()        // is feed.wake
+	check  time.Duration // how often it is looked whether the read is idle; 0: it is when there is nothing to do
 	state  atomic.Int32
 	timer  *time.Timer // calls wake when something is due
 }
@@ -32,7 +33,8 @@ const (
 // client is gone.
 func (f *feed) mayPark(resume func()) {
 	if sub, ok := f.sub.(Notifier); ok {
-		f.parking.resume, f.parking.sub, f.parking.wake = resume, sub, f.wake
+		p := &f.parking // wake may be called already
+		p.resume, p.sub, p.wake, p.check = resume, sub, f.wake, idleCheck
 	}
 }
 
@@ -50,12 +52,16 @@ func (f *feed) park() bool {
 	if p.resume == nil || !f.looks.IsZero() {
 		return false
 	}
+	wait := time.Until(f.next())
+	if wait <= 0 {
+		return false
+	}
 	p.state.Store(parks)
 	if !f.waits() || !p.sub.Notify(p.wake) {
 		p.state.Store(running)
 		return false
 	}
-	if wait := time.Until(f.next()); p.timer == nil {
+	if p.timer == nil {
 		p.timer = time.AfterFunc(wait, p.wake)
 	} else {
 		p.timer.Reset(wait)
@@ -85,28 +91,29 @@ const idleCheck = 500 * time.Millisecond
 
 // An idleness tells when a read is idle. It costs nothing for each message.
 type idleness struct {
-	feed  *feed
-	sent  int // as it was at the last look
-	idle  bool
-	check time.Time // when to look next; zero if the read cannot be parked
+	feed *feed
+	sent int       // as it was at the last look
+	idle bool      // nothing had been sent then since the look before, or there was none
+	next time.Time // when to look again; zero: never
 }
 
 // newIdleness begins with an idle read: it may have been woken for something else than a message.
 func (f *feed) newIdleness() idleness {
-	i := idleness{feed: f, sent: f.sent, idle: f.parking.resume != nil}
-	if i.idle {
-		i.check = time.Now().Add(idleCheck)
+	i := idleness{feed: f, sent: f.sent, idle: true}
+	if f.parking.check > 0 {
+		i.next = time.Now().Add(f.parking.check)
 	}
 	return i
 }
 
-func (i *idleness) now() bool { return i.idle && i.feed.sent == i.sent }
+func (i *idleness) now() bool {
+	return i.idle && i.feed.sent == i.sent || i.feed.parking.check == 0
+}
 
 func (i *idleness) look(now time.Time) {
-	if i.check.IsZero() || now.Before(i.check) {
-		return
+	if !i.next.IsZero() && !now.Before(i.next) {
+		i.idle, i.sent, i.next = i.feed.sent == i.sent, i.feed.sent, now.Add(i.feed.parking.check)
 	}
-	i.idle, i.sent, i.check = i.feed.sent == i.sent, i.feed.sent, now.Add(idleCheck)
 }
 
 // moves is the detached streams of a configuration, which end soon when it is replaced.
