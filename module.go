@@ -109,6 +109,7 @@ type App struct {
 	finishes bool          // whether Stop waits for handlers of Caddy's event that no other configuration has
 	unloaded chan struct{} // closed when another configuration takes the place of this one, or none
 	unload   func()        // closes it
+	direct   directConns
 }
 
 // CaddyModule returns the Caddy module information. Caddy asks for it with each event, while the App may change, so it
@@ -120,7 +121,10 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // Provision implements [caddy.Provisioner].
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.unloaded = ctx, ctx.Logger(), make(chan struct{})
-	a.unload = sync.OnceFunc(func() { close(a.unloaded) })
+	a.unload = sync.OnceFunc(func() {
+		close(a.unloaded)
+		a.direct.end()
+	})
 	a.setDefaults()
 	var err error
 	if a.Agent, err = caddy.NewReplacer().ReplaceOrErr(a.Agent, true, true); err != nil {
