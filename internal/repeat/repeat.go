@@ -74,8 +74,8 @@ func Learn(head []byte, earlier *http.Request, prefix string) (*Pattern, bool) {
 	if !p.divide(bytes.Clone(head[at:])) {
 		return nil, false
 	}
-	_, ok := p.Match(head)
-	return p, ok
+	same, ok := p.Match(head)
+	return p, ok && int64(same.Length) == r.ContentLength && string(same.Key) == r.Header.Get("Idempotency-Key")
 }
 
 var crlf = []byte("\r\n")
@@ -89,13 +89,12 @@ func (p *Pattern) divide(header []byte) bool {
 		if len(line) > 0 && (line[0] == ' ' || line[0] == '\t') {
 			return false // belongs to the line before it
 		}
-		name, _, _ := bytes.Cut(line, colon)
+		name, after, _ := bytes.Cut(line, colon)
 		if hole := holes[http.CanonicalHeaderKey(string(name))]; hole != none {
-			seen[hole]++
-			value := at + len(name) + len(": ")
-			if value > at+len(line) {
+			if seen[hole]++; len(after) == 0 || after[0] != ' ' {
 				return false
 			}
+			value := at + len(name) + len(": ")
 			p.parts = append(p.parts, part{header[begin:value], hole})
 			begin = at + len(line)
 		}
