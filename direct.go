@@ -62,7 +62,8 @@ type directConn struct {
 	short  bool // the deadline of Read is for the rest of a request
 	mark   int  // served when it was set
 
-	over atomic.Bool // the configuration was replaced
+	over    atomic.Bool // the configuration was replaced
+	leaving bool        // since then there is a deadline for the rest of a request
 }
 
 // takeOverWrites is called for a write that was accepted. It takes its connection over if it is time to, and reports
@@ -130,7 +131,7 @@ func (c *directConn) serve() {
 		}
 		switch err = c.flush(); {
 		case err != nil:
-		case outcome == other || c.over.Load():
+		case outcome == other, c.begin == c.end && c.over.Load():
 			err = errGoesBack
 		default:
 			err = c.read()
@@ -253,19 +254,21 @@ func (c *directConn) makeRoom() {
 }
 
 // late is called when a deadline of Read has passed. They are not set for each request, which would cost more than
-// many of them.
+// many of them. A request that has begun to come has its time even if the configuration was replaced.
 func (c *directConn) late() error {
-	if c.over.Load() {
-		return errGoesBack
-	}
+	over := c.over.Load()
 	if c.end > c.begin {
-		if c.short && c.mark == c.served {
+		if c.short && c.mark == c.served && c.leaving == over {
 			return errGoesBack // net/http has its own limits for slow clients
 		}
+		c.leaving = over
 		return c.arm(maxArrival, true)
 	}
 	idle := messageClock() - c.last
-	if c.idle > 0 && idle >= c.idle {
+	switch {
+	case over:
+		return errGoesBack
+	case c.idle > 0 && idle >= c.idle:
 		return os.ErrDeadlineExceeded
 	}
 	return c.arm(c.idle-idle, false)
@@ -279,7 +282,7 @@ func (c *directConn) arm(limit time.Duration, short bool) error {
 	}
 	c.short, c.mark = short, c.served
 	err := c.socket.SetReadDeadline(deadline)
-	if c.over.Load() {
+	if c.over.Load() && !short {
 		c.interrupt() // this may have come in between
 	}
 	return err
