@@ -39,6 +39,7 @@ func (h *Handler) isFirst(routes caddyhttp.RouteList, r *http.Request) answer {
 			return unknown
 		case no:
 			continue
+		case yes:
 		}
 		if route.Group != "" {
 			groups[route.Group] = true

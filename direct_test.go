@@ -72,7 +72,7 @@ func TestWritesAreServedDirectlyWhereNothingCouldTell(t *testing.T) {
 		{name: "with a trace", settings: "servers {\ntrace\n}", site: "megaphone"},
 		{name: "with a limit to a request", settings: "servers {\ntimeouts {\nread_body 1m\n}\n}", site: "megaphone"},
 		{name: "with a limit to a response", settings: "servers {\ntimeouts {\nwrite 1m\n}\n}", site: "megaphone"},
-		{name: "with another handler before", site: "header X-Served-By megaphone\nmegaphone"},
+		{name: "with another handler before", site: "header X-Frame-Options DENY\nmegaphone"},
 		{name: "with authentication", site: "@stranger header X-Stranger *\nrespond @stranger 403\nmegaphone"},
 		{name: "on a path", site: "@ours path /write/* /create /read/*\nmegaphone @ours"},
 		{name: "beside another path", site: "handle /other {\nrespond 204\n}\nhandle {\nmegaphone\n}"},
