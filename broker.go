@@ -35,6 +35,10 @@ type Broker interface {
 	// whose Publish failed is in no channel, and never will be.
 	Publish(ctx context.Context, producer string, m *Message, l Limits) error
 
+	// PublishNow does what Publish does if that needs no wait, no error, and no other machine, and reports whether. If
+	// not, nothing has happened, and Publish is to be called.
+	PublishNow(producer string, m *Message, l Limits) bool
+
 	// PublishBatch appends all messages to each of the channels, as Publish does. The channels proceed side by side, and
 	// all share one l.Hold. The result has an [Outcome] for each producer address, in their order; a repeat counts as
 	// accepted.

@@ -110,6 +110,7 @@ type App struct {
 	unloaded chan struct{} // closed when another configuration takes the place of this one, or none
 	unload   func()        // closes it
 	streams  moves         // is told then
+	direct   directConns
 }
 
 // CaddyModule returns the Caddy module information. Caddy asks for it with each event, while the App may change, so it
@@ -124,6 +125,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.unload = sync.OnceFunc(func() {
 		close(a.unloaded)
 		go a.streams.wake()
+		a.direct.end()
 	})
 	a.setDefaults()
 	var err error

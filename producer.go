@@ -95,7 +95,9 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 		return err
 	}
 	rec.messages = 1
-	writeJSON(w, http.StatusCreated, statusOK)
+	if !h.takeOverWrites(w, r) {
+		writeJSON(w, http.StatusCreated, statusOK)
+	}
 	return nil
 }
 

@@ -1,10 +1,7 @@
 package megaphone
 
 import (
-	"context"
-	"net"
 	"net/http"
-	"reflect"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/receipt"
@@ -61,35 +58,6 @@ func newReceipts(r *http.Request, window int) receipts {
 		rc.settling, rc.slack = settling, slack
 	}
 	return rc
-}
-
-// connKey is under what the context of a connection has the connection.
-type connKey struct{}
-
-// withConn lets the requests on a connection know it. Every handler of a server asks for that.
-func withConn(ctx context.Context, conn net.Conn) context.Context {
-	if ctx.Value(connKey{}) != nil {
-		return ctx
-	}
-	return context.WithValue(ctx, connKey{}, bareConn(conn))
-}
-
-// connOf returns the connection of a request of HTTP/1 or 2, or nil if it is not known.
-func connOf(r *http.Request) net.Conn {
-	conn, _ := r.Context().Value(connKey{}).(net.Conn)
-	return conn
-}
-
-// bareConn returns the connection that Caddy has wrapped to look for HTTP/2, as it does without TLS where a server has
-// only one of `protocols h1` and `h2`. Its type has no exported name, and no method that leads on; should it change, a
-// test tells.
-func bareConn(conn net.Conn) net.Conn {
-	if reflect.TypeOf(conn).String() == "*caddyhttp.http2Conn" {
-		if inner, ok := reflect.TypeAssert[net.Conn](reflect.ValueOf(conn).Elem().FieldByName("Conn")); ok {
-			return inner
-		}
-	}
-	return conn
 }
 
 // due reports whether enough was sent since something arrived that it is time for a look.

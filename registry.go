@@ -231,6 +231,12 @@ func (r *Registry) Publish(ctx context.Context, producer string, m *Message, l L
 	return r.publish(ctx, []*channel{c}, []*Message{m}, l)[0].Err
 }
 
+// PublishNow implements [Broker].
+func (r *Registry) PublishNow(producer string, m *Message, l Limits) bool {
+	c, err := r.lookup(producer, producerKind)
+	return err == nil && c.publishNow(m, l)
+}
+
 // PublishBatch implements [Broker].
 func (r *Registry) PublishBatch(ctx context.Context, producers []string, ms []*Message, l Limits) []Outcome {
 	outcomes := make([]Outcome, len(producers))

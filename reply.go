@@ -98,8 +98,12 @@ var (
 
 // writeJSON sends a reply. If the client is gone there is nothing to be done about it.
 func writeJSON(w http.ResponseWriter, status int, body []byte) {
-	w.Header()["Content-Type"] = jsonType
-	w.Header()["Cache-Control"] = noStore
+	setJSONHeader(w.Header())
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
+}
+
+func setJSONHeader(h http.Header) {
+	h["Content-Type"] = jsonType
+	h["Cache-Control"] = noStore
 }

@@ -22,6 +22,7 @@ func Run(t *testing.T, newBroker func() (b megaphone.Broker, closeBroker func())
 	}{
 		{"channels", channelTests},
 		{"publish", publishTests},
+		{"publish now", publishNowTests},
 		{"keyed", keyedTests},
 		{"batch", batchTests},
 		{"ingest", ingestTests},

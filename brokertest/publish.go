@@ -93,6 +93,55 @@ var publishTests = map[string]func(*suite){
 	},
 }
 
+// A Broker may leave all messages to Publish. What it takes is published, and what it does not take has left no trace.
+var publishNowTests = map[string]func(*suite){
+	"what is taken stands in order with what else is published": func(s *suite) {
+		a := s.create()
+		ms := s.publish(a.Producer, "1")
+		m := s.message("2")
+		if s.PublishNow(a.Producer, m, s.limits) {
+			ms = append(ms, m)
+		}
+		ms = append(ms, s.publish(a.Producer, "3")...)
+		s.subscribe(a.Consumer).takes(ms...)
+	},
+	"a full channel takes nothing, and refuses nothing": func(s *suite) {
+		a := s.create()
+		ms := s.fill(a.Producer)
+		if s.PublishNow(a.Producer, s.message("m"), s.limits) {
+			s.Error("there was no room")
+		}
+		s.holds(a.Consumer, len(ms), 0)
+	},
+	"nobody overtakes who is held": func(s *suite) {
+		a := s.create()
+		s.fill(a.Producer)
+		held := s.hold(s.Context(), a.Producer, "held")
+		s.limits.Buffer++
+		if s.PublishNow(a.Producer, s.message("m"), s.limits) {
+			s.Error("it stands before the message that is held")
+		}
+		s.waits(held)
+	},
+	"a repeat is dropped": func(s *suite) {
+		a := s.create()
+		first := s.keyed("m", "key")
+		s.no(s.Publish(s.Context(), a.Producer, first, s.limits))
+		s.PublishNow(a.Producer, s.keyed("m", "key"), s.limits)
+		s.subscribe(a.Consumer).takes(first)
+		s.holds(a.Consumer, 0, 1)
+	},
+	"there is no such channel": func(s *suite) {
+		a := s.create()
+		for _, address := range []string{"", "agent.nothing", a.Consumer} {
+			if s.PublishNow(address, s.message("m"), s.limits) {
+				s.Errorf("%q has taken a message", address)
+			}
+		}
+		s.holds(a.Consumer, 0, 0)
+	},
+}
+
 var batchTests = map[string]func(*suite){
 	"every message goes to every channel, in order": func(s *suite) {
 		a, b := s.create(), s.create()

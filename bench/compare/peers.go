@@ -98,6 +98,9 @@ http://:%s {
 `, admin, protocols, global, port, site)
 }
 
+// megaphoneSettings let channels and reads last as long as a work.
+const megaphoneSettings = "megaphone {\n\t\tttl 10m\n\t\tread_duration 10m\n\t}"
+
 func upgrade() []string {
 	return []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="}
 }
@@ -146,10 +149,18 @@ func peers() []*peer {
 			name: "megaphone", about: "this module",
 			build: goBuild("server"), args: runCaddy,
 			config: func(address string, s settings) string {
-				return caddyfile(address, s, "megaphone {\n\t\tttl 10m\n\t\tread_duration 10m\n\t}", "megaphone")
+				return caddyfile(address, s, megaphoneSettings, "megaphone")
 			},
 			channels: createChannels, batch: writeBatch, ingest: true, create: true,
 			headers: map[string][]string{"http": nil, "h2": nil, "sse": {acceptSSE}, "websocket": upgrade()},
+		},
+		{
+			name: "observed", about: "this module with an access log, which keeps connections with net/http",
+			build: goBuild("server"), args: runCaddy,
+			config: func(address string, s settings) string {
+				return caddyfile(address, s, megaphoneSettings, "log {\n\t\toutput discard\n\t}\n\tmegaphone")
+			},
+			channels: createChannels, headers: map[string][]string{"http": nil},
 		},
 		{
 			name: "mercure", about: "Mercure, in Caddy, with its transport in memory",

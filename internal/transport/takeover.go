@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/handover"
+	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
 // A connection carries the rest of an HTTP/1.1 response after it was taken over from net/http, once the header was sent.
@@ -18,8 +19,8 @@ type connection struct {
 
 	origin net.Conn     // what the server had accepted
 	server *http.Server // is given the connection for the next request; nil if this response is its last
-	eager  *eager       // writes to it without waiting; may be nil
-	out    frame        // chunks for flush
+	writer socket.Writer
+	out    frame // chunks for flush
 
 	watch clientWatch
 	early []byte // what the client had sent of its next request before
@@ -39,9 +40,9 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()
 	if err != nil {
 		return nil, false
 	}
-	socket := handover.Socket(conn)
-	c := &connection{Conn: socket, origin: conn, server: server, eager: newEager(socket)}
-	c.watch.init(socket, gone)
+	bare := handover.Socket(conn)
+	c := &connection{Conn: bare, origin: conn, server: server, writer: socket.NewWriter(bare)}
+	c.watch.init(bare, gone)
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Peek(n) // they are there
 		c.early = append(c.early, early...)
@@ -65,32 +66,10 @@ func (c *connection) put(p []byte) {
 	c.out.append(strconv.AppendInt(digits[:0], int64(len(p)), 16), crlf, p, crlf)
 }
 
-// flush sends what was put. The kernel nearly always takes it at once. If not, the client must take each piece of the
-// rest within the timeout. So a deadline is rarely needed, and never left.
+// flush sends what was put.
 func (c *connection) flush(timeout time.Duration) error {
 	defer c.out.free()
-	p := c.out.bytes()
-	if c.eager != nil && len(p) > 0 {
-		n, err := c.eager.Write(p)
-		if err != nil {
-			return err
-		}
-		p = p[n:]
-	}
-	if len(p) == 0 {
-		return nil
-	}
-	for len(p) > 0 {
-		if err := c.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
-			return err
-		}
-		n, err := c.Write(p[:min(maxPiece, len(p))])
-		if err != nil {
-			return err
-		}
-		p = p[n:]
-	}
-	return c.SetWriteDeadline(time.Time{})
+	return c.writer.Write(c.out.bytes(), timeout)
 }
 
 // end ends the response. If the end is a clean one, the connection is ready for the client's next request, as it was told.

@@ -2,15 +2,12 @@ package transport
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,123 +51,6 @@ func stream(tb testing.TB, detached bool, write func(t *NDJSON)) {
 	}
 	go func() { _, _ = io.Copy(io.Discard, conn) }()
 	<-done
-}
-
-// A deadlineConn knows the deadline of its writes, and fails a test in which one begins with too little time.
-type deadlineConn struct {
-	net.Conn
-
-	t        *testing.T
-	least    time.Duration
-	deadline time.Time
-	writes   int
-}
-
-func (c *deadlineConn) Write(p []byte) (int, error) {
-	c.writes++
-	if left := time.Until(c.deadline); left < c.least {
-		c.t.Errorf("write %d begins with %v left, want %v", c.writes, left, c.least)
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *deadlineConn) SetWriteDeadline(t time.Time) error {
-	c.deadline = t
-	return c.Conn.SetWriteDeadline(t)
-}
-
-// idleTimes are how long a reader may get nothing, around the time after which it is cut off when it takes nothing.
-func idleTimes() (times []time.Duration) {
-	for _, around := range []time.Duration{timeout, timeout / 4, timeout + timeout/4, 2 * timeout} {
-		times = append(times, around-1, around, around+1)
-	}
-	return append(times, 0, 1, time.Hour)
-}
-
-func TestAnIdleReaderOnAConnectionThatWasTakenOverIsNotCutOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		far, near := net.Pipe()
-		defer far.Close()
-		go func() { _, _ = io.Copy(io.Discard, far) }()
-		socket := &deadlineConn{Conn: near, t: t, least: timeout}
-		c := &connection{Conn: socket}
-		for _, idle := range idleTimes() {
-			for range 3 {
-				time.Sleep(idle)
-				c.put([]byte("{}\n"))
-				if err := c.flush(timeout); err != nil {
-					t.Fatalf("after %v: %v", idle, err)
-				}
-				if !socket.deadline.IsZero() {
-					t.Error("a deadline is left")
-				}
-			}
-		}
-		c.end(Complete, timeout)
-	})
-}
-
-// socketPair returns both sides of a connection whose buffers the kernel keeps small.
-func socketPair(t *testing.T) (near, far net.Conn) {
-	t.Helper()
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(t.TempDir(), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	if far, err = new(net.Dialer).DialContext(t.Context(), "unix", listener.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { far.Close() })
-	if near, err = listener.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { near.Close() })
-	if err := near.(*net.UnixConn).SetWriteBuffer(4 << 10); err != nil {
-		t.Fatal(err)
-	}
-	return near, far
-}
-
-// What the kernel does not take at once is sent as fast as the client reads. It is cut off when it takes nothing.
-func TestASlowReaderOnAConnectionThatWasTakenOver(t *testing.T) {
-	const timeout, size = time.Second, 6 * maxPiece
-	near, far := socketPair(t)
-	socket := &deadlineConn{Conn: near, t: t}
-	c := &connection{Conn: socket, eager: newEager(near)}
-	began := time.Now()
-	go func() {
-		for left := size; left > 0; {
-			time.Sleep(timeout / 8)
-			n, err := io.ReadFull(far, make([]byte, min(left, maxPiece/2)))
-			if left -= n; err != nil {
-				t.Error(err)
-				return
-			}
-		}
-	}()
-	c.put(make([]byte, size))
-	if err := c.flush(timeout); err != nil {
-		t.Errorf("after %v: %v", time.Since(began), err)
-	}
-	if took := time.Since(began); took < timeout {
-		t.Errorf("it took %v only", took)
-	}
-	if !socket.deadline.IsZero() {
-		t.Error("a deadline is left")
-	}
-	c.put(make([]byte, size))
-	if err := c.flush(timeout); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a client that takes nothing: %v", err)
-	}
-	far.Close()
-	if err := c.flush(timeout); err != nil {
-		t.Errorf("there is nothing to send: %v", err)
-	}
-	c.put(make([]byte, 1))
-	if err := c.flush(timeout); err == nil {
-		t.Error("a client that is gone is sent something")
-	}
 }
 
 // BenchmarkTakenOver is what one message costs that leaves alone: on a connection that was taken over, and through

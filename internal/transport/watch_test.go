@@ -3,6 +3,7 @@ package transport
 import (
 	"io"
 	"net"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -62,6 +63,25 @@ func TestAWatchNoticesTheClientsEndAndItsNextRequest(t *testing.T) {
 			})
 		}
 	}
+}
+
+// socketPair returns both sides of a connection.
+func socketPair(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if far, err = new(net.Dialer).DialContext(t.Context(), "unix", listener.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	if near, err = listener.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close() })
+	return near, far
 }
 
 func (w *clientWatch) isEarly() bool {

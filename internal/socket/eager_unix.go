@@ -1,6 +1,6 @@
 //go:build unix
 
-package transport
+package socket
 
 import (
 	"errors"
@@ -20,7 +20,7 @@ type eager struct {
 	err   error
 }
 
-// newEager returns the eager writer for a socket, or nil if there is none.
+// newEager returns the eager writer for a connection, or nil if it is no socket.
 func newEager(conn net.Conn) *eager {
 	socket, ok := conn.(syscall.Conn)
 	if !ok {
