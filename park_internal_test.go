@@ -23,8 +23,7 @@ func (f *feedTest) parks() <-chan transport.Reason {
 	if err := f.feed.start(); err != nil {
 		f.Fatal(err)
 	}
-	var run func()
-	run = func() {
+	run := func() {
 		if why, parked := f.feed.run(); !parked {
 			ended <- why
 		}
@@ -143,7 +142,7 @@ func TestAParkedReadHasItsHeartbeats(t *testing.T) {
 		for i := range 4 {
 			time.Sleep(15*time.Second - 1)
 			f.mustBeParked("before a heartbeat")
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			f.mustBeParked("after a heartbeat")
 			if n := f.client.heartbeats.Load(); n != int32(i+1) {
 				t.Errorf("%d heartbeats, want %d", n, i+1)
@@ -406,3 +405,53 @@ func readAtRandom(t *testing.T, registry *Registry, addresses Addresses, limits 
 	acts.Wait()
 	return client, nil
 }
+
+// BenchmarkWake is what a message costs whose reader is parked before each, and whose reader has a goroutine, from its
+// body to the transport.
+func BenchmarkWake(b *testing.B) {
+	for _, bench := range []struct {
+		name  string
+		check time.Duration
+	}{{"parked", 0}, {"with a goroutine", time.Hour}} {
+		b.Run(bench.name, func(b *testing.B) {
+			b.ReportAllocs()
+			registry := NewRegistry()
+			defer registry.Close()
+			addresses, err := registry.Create(b.Context(), "main", testLimits)
+			if err != nil {
+				b.Fatal(err)
+			}
+			sub, err := registry.Subscribe(b.Context(), addresses.Consumer, SubscribeOptions{Limits: testLimits})
+			if err != nil {
+				b.Fatal(err)
+			}
+			client := &flushClient{flushed: make(chan struct{})}
+			f := &feed{sub: sub, transport: client, receipts: receipts{patience: 1}, duration: time.Hour, writeTimeout: time.Minute}
+			_ = f.start()
+			f.mayPark(func() { f.run() })
+			f.parking.check = bench.check
+			if !f.park() {
+				b.Fatal("the read is not parked")
+			}
+			for b.Loop() {
+				if err := registry.Publish(b.Context(), addresses.Producer, newMessage(b), testLimits); err != nil {
+					b.Fatal(err)
+				}
+				<-client.flushed
+				for bench.check == 0 && f.parking.state.Load() != parked {
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+}
+
+// A flushClient tells of each flush.
+type flushClient struct{ flushed chan struct{} }
+
+func (c *flushClient) Start() error             { return nil }
+func (c *flushClient) Append(uuid.UUID, []byte) {}
+func (c *flushClient) Heartbeat() error         { return nil }
+func (c *flushClient) Gone() <-chan struct{}    { return nil }
+func (c *flushClient) End(transport.Reason)     {}
+func (c *flushClient) Flush() error             { c.flushed <- struct{}{}; return nil }
