@@ -10,9 +10,9 @@ import (
 // A parking is how a read that has no handler any more waits without a goroutine, which would be most of what an idle
 // reader costs (docs/performance.md). Whatever may come next starts one, which goes on with the read.
 //
-// No wake-up is lost: all that may call wake is either registered before parked is tried, and wake then makes the try
-// fail; or it is looked at after the registration. A wake-up too many does no harm, since it is no more than a look. So
-// what was registered for one time of parking need not be taken back before the next.
+// No wake-up is lost: park first says that it is about to wait, then looks at all that may have come before, and waits only
+// if nobody has called wake meanwhile. Each of those that call it makes what it tells of visible before. A wake-up too many
+// does no harm, since it is no more than a look. So what was registered for one wait need not be taken back before the next.
 type parking struct {
 	resume func() // goes on with the read, and is called in a goroutine of its own; nil if the read cannot be parked
 	sub    Notifier
@@ -56,6 +56,7 @@ func (f *feed) park() bool {
 	if wait <= 0 {
 		return false
 	}
+	f.ms = nil // after a burst it is large
 	p.state.Store(parks)
 	if !f.waits() || !p.sub.Notify(p.wake) {
 		p.state.Store(running)

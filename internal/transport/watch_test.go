@@ -3,14 +3,28 @@ package transport
 import (
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// hidden is a connection of which nothing more is known, so a goroutine has to wait for it.
-type hidden struct{ net.Conn }
+// fileConn returns a file, which Linux cannot watch.
+func fileConn(t *testing.T) syscall.RawConn {
+	t.Helper()
+	file, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	raw, err := file.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
 
 func TestAWatchNoticesTheClientsEndAndItsNextRequest(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -25,15 +39,17 @@ func TestAWatchNoticesTheClientsEndAndItsNextRequest(t *testing.T) {
 		"a client that sends and goes":  {act: func(far net.Conn) { _, _ = io.WriteString(far, "GET"); far.Close() }, early: "G", rest: "ET"},
 		"a client that waits":           {act: func(net.Conn) {}},
 	} {
-		for how, wrap := range map[string]func(net.Conn) net.Conn{
-			"the system tells":  func(conn net.Conn) net.Conn { return conn },
-			"a goroutine waits": func(conn net.Conn) net.Conn { return hidden{conn} },
+		for how, prepare := range map[string]func(*testing.T, *clientWatch){
+			"the system tells":      func(*testing.T, *clientWatch) {},
+			"it is no socket":       func(_ *testing.T, w *clientWatch) { w.raw = nil },
+			"the system refuses to": func(t *testing.T, w *clientWatch) { w.raw = fileConn(t) },
 		} {
 			t.Run(name+", "+how, func(t *testing.T) {
 				near, far := socketPair(t)
 				told := make(chan struct{})
 				var w clientWatch
-				w.init(wrap(near), func() { close(told) })
+				w.init(near, func() { close(told) })
+				prepare(t, &w)
 				w.start()
 				test.act(far)
 				if test.gone {
