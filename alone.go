@@ -8,14 +8,15 @@ import (
 )
 
 // isAlone reports whether all writes with the Host of a request come to this handler, whatever their path and body are,
-// and nothing else would see or change them: no other handler, no log, no limit to a request or its rate. It is only
-// said of what is known, which is sites with this handler first.
+// and no other handler, log or limit would see or change them or their replies. It says so only of what it knows:
+// sites that have this handler first. Functions that modules have registered for a server's connections are not known;
+// they are told what net/http tells them of a connection that is taken over, and given back.
 func (h *Handler) isAlone(r *http.Request) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server.Logs != nil || server.Metrics != nil || server.ReadTimeout > 0 || server.ReadMinRate > 0 {
 		return false
 	}
-	return h.isFirst(server.Routes, r) == yes
+	return h.isFirst(server.Routes, r, map[string]bool{}) == yes
 }
 
 // An answer is what is known of whether a handler is the first.
@@ -27,12 +28,12 @@ const (
 	yes
 )
 
-// isFirst tells whether this is the first handler that a write comes to.
-func (h *Handler) isFirst(routes caddyhttp.RouteList, r *http.Request) answer {
-	groups := map[string]bool{}
+// isFirst tells whether this is the first handler that a write comes to. Of each group of routes, only the first is taken
+// that matches.
+func (h *Handler) isFirst(routes caddyhttp.RouteList, r *http.Request, groups map[string]bool) answer {
 	for _, route := range routes {
 		if groups[route.Group] {
-			continue // only the first of a group is taken
+			continue
 		}
 		switch matchesAlways(route.MatcherSets, r) {
 		case unknown:
@@ -48,10 +49,13 @@ func (h *Handler) isFirst(routes caddyhttp.RouteList, r *http.Request) answer {
 			found := unknown
 			switch handler := handler.(type) {
 			case *caddyhttp.Subroute:
-				found = h.isFirst(handler.Routes, r)
+				found = h.isFirst(handler.Routes, r, groups)
 			case *Handler:
-				if found = no; handler.serves[writeEndpoint] {
+				switch {
+				case handler == h:
 					found = yes
+				case !handler.serves[writeEndpoint]:
+					found = no
 				}
 			}
 			if found != no {
@@ -75,8 +79,11 @@ func matchesAlways(sets caddyhttp.MatcherSets, r *http.Request) answer {
 			}
 		}
 	}
-	if matches, err := sets.AnyMatchWithError(r); err != nil || !matches {
-		return no
+	switch matches, err := sets.AnyMatchWithError(r); {
+	case err != nil:
+		return unknown
+	case matches:
+		return yes
 	}
-	return yes
+	return no
 }

@@ -306,5 +306,7 @@ func (c *Conn) pass() {
 	}
 	early := append(c.read, c.early...)
 	early = bytes.TrimLeft(early, "\r\n") // some clients send an empty line after a body (RFC 9112, 2.2)
-	c.listener.group.give(prefixed(c.Conn, early), c.listener.settings.Idle)
+	next := prefixed(c.Conn, early)
+	next.note = c.note
+	c.listener.group.give(next, c.listener.settings.Idle)
 }

@@ -95,7 +95,7 @@ func (c *connection) end(why Reason, timeout time.Duration) {
 	if why != Broken {
 		c.out.append(lastChunk)
 		if c.flush(timeout) == nil && c.server != nil && !isClosed(c.gone) {
-			handover.GiveBack(c.server, c.origin, slices.Clone(c.early))
+			handover.GiveBack(c.server, c.origin, slices.Clone(c.early), handover.Note(c.origin))
 			return
 		}
 	}
