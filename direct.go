@@ -2,9 +2,7 @@ package megaphone
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -23,10 +21,6 @@ import (
 )
 
 const (
-	// minWrites is how many writes alike must have come in a row before their connection is taken over. Changing hands
-	// costs as much as some direct writes save, so for a producer that does other things in between it is the double each
-	// time, up to maxWrites.
-	minWrites, maxWrites = 8, 1024
 	// maxDirectHead is the longest header, in bytes, of a direct write.
 	maxDirectHead = 4 << 10
 	// maxArrival is how long the rest of a direct write may take to arrive.
@@ -67,61 +61,6 @@ type directConn struct {
 	grace bool          // the rest of a request got a deadline since then
 }
 
-// takeOverWrites is called for a write that was accepted. It takes its connection over if it is time to, and reports
-// whether it has. The reply is sent then, too.
-func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
-	conn := clientConnOf(r)
-	if conn == nil || r.ProtoMajor != 1 || conn.stays {
-		return false
-	}
-	if !repeat.Same(conn.header, r.Header) {
-		conn.writes, conn.header = 0, r.Header
-	}
-	if conn.writes++; conn.writes < conn.patience {
-		return false
-	}
-	conn.writes = 0
-	if !isBare(w, r) || !h.isAlone(r) || handover.Socket(conn.Conn) == nil {
-		conn.stays, conn.header = true, nil
-		return false
-	}
-	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
-	reply, ok := newDirectReply(w.Header())
-	if !ok || server == nil || !mayRepeat(r) || h.app.direct.isOver() {
-		return false
-	}
-	// At the end of the body Caddy takes back the deadline that it has set for it.
-	if n, err := r.Body.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
-		return false
-	}
-	_, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return false
-	}
-	early, _ := buffered.Peek(buffered.Reader.Buffered()) // they are there
-	c := &directConn{
-		handler: h, origin: conn.Conn, socket: handover.Socket(conn.Conn), server: server, patience: conn.patience,
-		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
-		timeout: h.writeTimeout(r), reply: reply,
-		buffer: slices.Clone(early), end: len(early),
-		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: messageClock(),
-	}
-	c.writer = socket.NewWriter(c.socket)
-	c.out = c.reply.append(c.out, c.last, false)
-	go c.serve()
-	return true
-}
-
-const directPrefix = "/write/"
-
-// mayRepeat reports whether a request is of a kind that can be served directly.
-func mayRepeat(r *http.Request) bool {
-	path, ok := strings.CutPrefix(r.RequestURI, directPrefix)
-	return ok && repeat.IsPath(path) && r.ProtoAtLeast(1, 1) && !r.Close &&
-		0 <= r.ContentLength && r.ContentLength <= repeat.MaxBody &&
-		r.Header.Get("Expect") == "" && r.Header.Get("Upgrade") == ""
-}
-
 // serve serves direct writes until something else comes, or the configuration is replaced.
 func (c *directConn) serve() {
 	conns := &c.handler.app.direct
@@ -143,7 +82,7 @@ func (c *directConn) serve() {
 		return
 	}
 	patience := minWrites
-	if c.served < c.patience {
+	if c.served < c.patience && !c.over.Load() {
 		patience = min(2*c.patience, maxWrites)
 	}
 	handover.GiveBack(c.server, c.origin, slices.Clone(c.buffer[c.begin:c.end]), patience)
@@ -363,45 +302,4 @@ func (d *directConns) end() {
 	for c := range d.conns {
 		c.interrupt()
 	}
-}
-
-// A directReply is the reply to all direct writes of a connection, as net/http would send it.
-type directReply struct {
-	begin       []byte // up to the date
-	end, hangUp []byte // after it; the latter for the last reply of a connection
-	unix        int64  // the second that date is for
-	date        []byte
-}
-
-// newDirectReply returns the reply with the header that was set before this handler. It reports false if the header says
-// something about the connection.
-func newDirectReply(header http.Header) (r directReply, ok bool) {
-	for _, name := range []string{"Connection", "Content-Length", "Date", "Trailer", "Transfer-Encoding"} {
-		if _, ok := header[name]; ok {
-			return r, false
-		}
-	}
-	header = header.Clone()
-	setJSONHeader(header)
-	var b bytes.Buffer
-	b.WriteString("HTTP/1.1 201 Created\r\n")
-	_ = header.Write(&b) // a buffer takes everything
-	b.WriteString("Date: ")
-	r.begin = b.Bytes()
-	r.end = fmt.Appendf(nil, "\r\nContent-Length: %d\r\n\r\n%s", len(statusOK), statusOK)
-	r.hangUp = fmt.Appendf(nil, "\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(statusOK), statusOK)
-	return r, true
-}
-
-// append appends the reply at a time on messageClock that has just come.
-func (r *directReply) append(dst []byte, at time.Duration, hangUp bool) []byte {
-	if second, _ := wallClock(at); second.unix != r.unix {
-		r.unix, r.date = second.unix, time.Unix(second.unix, 0).UTC().AppendFormat(r.date[:0], http.TimeFormat)
-	}
-	dst = append(dst, r.begin...)
-	dst = append(dst, r.date...)
-	if hangUp {
-		return append(dst, r.hangUp...)
-	}
-	return append(dst, r.end...)
 }
