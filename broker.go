@@ -124,6 +124,17 @@ type Subscription interface {
 	End(how End)
 }
 
+// A Notifier is a [Subscription] that can call a function instead of sending on a channel, so that its reader needs no
+// goroutine while it waits. A Subscription need not be one.
+type Notifier interface {
+	Subscription
+
+	// Notify makes the subscription call f once, in a goroutine of its own, when Ready has a value or Done is closed.
+	// If that is so already, it returns false, and f is not called. What was given by an earlier Notify is forgotten,
+	// unless it has been called.
+	Notify(f func()) bool
+}
+
 // Errors of a [Broker]. None of them is a fault.
 var (
 	ErrNotFound     = errors.New("no such channel")

@@ -53,7 +53,8 @@ func serve(t *testing.T, settings, site string) *server {
 		}
 		// The servers of replaced configurations look twice a second whether they are idle.
 		for deadline := time.Now().Add(10 * time.Second); ; {
-			err := goleak.Find(leaks, // and what Caddy leaves running for the certificates that it may have
+			err := goleak.Find(leaks, // and what waits for all sockets, and what Caddy leaves running for the certificates that it may have
+				goleak.IgnoreAnyFunction("github.com/caddy-megaphone/megaphone/internal/readable.(*poller).run"),
 				goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*Cache).maintainAssets"),
 				goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"))
 			if err == nil {

@@ -106,12 +106,20 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 
 // start begins the response. If the read can do without its handler it goes on by itself, and start returns nil.
 func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
-	shared := o.handler.app.shared
-	if o.feed.start() == nil && detach(o.feed.transport, w, r) {
+	shared, f := o.handler.app.shared, o.feed
+	if f.start() == nil && detach(f.transport, w, r, f.wake) {
 		shared.sockets.Add(1)
 		own := *o.rec // the other is the request's, which is over
 		o.rec, o.release = &own, func() { shared.sockets.Add(-1) }
-		go o.passDetached()
+		if f.unloaded != nil {
+			streams := &o.handler.app.streams
+			streams.add(f)
+			o.release = func() { shared.sockets.Add(-1); streams.remove(f) }
+		}
+		f.mayPark(o.passDetached)
+		if !f.park() {
+			go o.passDetached()
+		}
 		return nil
 	}
 	if o.read.kind == webSocket {
@@ -142,30 +150,39 @@ func (h *Handler) newFeed(w http.ResponseWriter, r *http.Request, kind transport
 	return f
 }
 
-// passDetached does what a handler does that has returned.
+// passDetached does what a handler does that has returned, until the read is parked or has ended.
 func (o *openRead) passDetached() {
-	defer o.close()
+	parked := false
 	defer func() {
 		if fault := recover(); fault != nil { // as net/http does for handlers
 			o.handler.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
 		}
+		if !parked {
+			o.close()
+		}
 	}()
-	o.pass()
+	parked = o.pass()
 }
 
-// pass passes messages on until the read ends.
-func (o *openRead) pass() {
+// pass passes messages on until the read is parked, which it reports, or has ended.
+func (o *openRead) pass() (parked bool) {
 	f := o.feed
 	why, how := transport.Broken, EndFault // of a panic
 	defer func() {
+		if parked {
+			return // somebody else may have it by now
+		}
 		f.sub.End(how)
 		o.rec.messages = f.sent
 		o.rec.ended(why)
 		f.transport.End(why)
 	}()
-	why = f.run()
+	if why, parked = f.run(); parked {
+		return true
+	}
 	how = f.how(why)
 	o.log(why)
+	return false
 }
 
 func (o *openRead) log(why transport.Reason) {

@@ -12,14 +12,14 @@ import (
 // detach makes a read over HTTP/1.1 independent of its handler, which may return then, and reports whether it did. That
 // saves two thirds of the memory of a reader that waits (docs/performance.md). It is done only where nobody is worse off:
 // nothing may stand between the handler and the server that counts or changes the response, such as the access log, and
-// Caddy must not be set to limit how long a response takes.
-func detach(t transport.Transport, w http.ResponseWriter, r *http.Request) bool {
+// Caddy must not be set to limit how long a response takes. When the client is gone, gone is called.
+func detach(t transport.Transport, w http.ResponseWriter, r *http.Request, gone func()) bool {
 	d, ok := t.(transport.Detachable)
 	if !ok || !isBare(w, r) {
 		return false
 	}
 	conn := connOf(r)
-	return conn != nil && d.Detach(r, conn)
+	return conn != nil && d.Detach(r, conn, gone)
 }
 
 // isBare reports whether there is nothing around net/http's own writer but what sets Caddy's deadlines, and these are for

@@ -35,6 +35,11 @@ type feed struct {
 
 	started  bool // the transport was
 	startErr error
+	begun    time.Time // when it was
+	ends     time.Time // when the read is to end
+	beats    time.Time // when the next heartbeat is due, if there are any
+	looks    time.Time // when the connection is to be looked at again, because the window is full; zero: not at all
+	parking  parking
 
 	ms      []*Message // for Take
 	sent    int
@@ -44,64 +49,108 @@ type feed struct {
 	moving  bool          // the configuration was replaced, or the channel is drained
 }
 
-// run passes messages on until the read has lasted its duration, the subscription is over, or the client is gone.
-func (f *feed) run() transport.Reason {
-	if err := f.start(); err != nil {
-		return transport.Broken
-	}
-	earliest, ends := time.Now().Add(minDrained), time.Now().Add(f.duration)
-	end := time.NewTimer(f.duration)
-	defer end.Stop()
-	var heartbeat <-chan time.Time
-	if f.heartbeat > 0 {
-		ticker := time.NewTicker(f.heartbeat)
-		defer ticker.Stop()
-		heartbeat = ticker.C
-	}
-
-	var look <-chan time.Time // is due when the window is full and the connection is to be looked at again
-	for {
-		var err error
-		select {
-		case <-f.sub.Ready():
-			look, err = f.pass()
-			if f.sub.Drained() {
-				f.moving = true
-				end.Reset(min(time.Until(earliest), time.Until(ends)))
-			}
-		case <-look:
-			look, err = f.look()
-		case <-heartbeat:
-			err = f.transport.Heartbeat()
-		case <-f.unloaded:
-			f.unloaded, f.moving = nil, true
-			end.Reset(min(rand.N(maxSpread), time.Until(ends))) //nolint:gosec // no secret
-		case <-end.C:
-			if f.moving {
-				return transport.GoingAway
-			}
-			return transport.Complete
-		case <-f.sub.Done():
-			return overReason(f.sub.Err())
-		case <-f.transport.Gone():
-			return transport.Broken
-		}
-		if err != nil {
-			return transport.Broken
-		}
-	}
-}
-
 // start tells the client that the read has begun, unless it was told.
 func (f *feed) start() error {
 	if !f.started {
 		f.started, f.startErr = true, f.transport.Start()
+		f.begun = time.Now()
+		f.ends, f.beats = f.begun.Add(f.duration), f.begun.Add(f.heartbeat)
 	}
 	return f.startErr
 }
 
+// run passes messages on until the read has lasted its duration, the subscription is over, or the client is gone. If the
+// read can be parked, run returns when it is, and goes on with the next call.
+func (f *feed) run() (why transport.Reason, parked bool) {
+	if f.start() != nil {
+		return transport.Broken, false
+	}
+	idle := f.newIdleness()
+	next := f.next()
+	timer := time.NewTimer(time.Until(next))
+	defer timer.Stop()
+	for {
+		if idle.now() && f.park() {
+			return 0, true
+		}
+		if due := earliest(f.next(), idle.next); !due.Equal(next) {
+			next = due
+			timer.Reset(time.Until(due))
+		}
+		var err error
+		select {
+		case <-f.sub.Ready():
+			err = f.pass()
+		case <-timer.C:
+			now := time.Now()
+			if !now.Before(f.ends) {
+				return f.ended(), false
+			}
+			idle.look(now)
+			err = f.due(now)
+			next = time.Time{}
+		case <-f.unloaded:
+			f.unloaded = nil
+			f.move(time.Now().Add(rand.N(maxSpread))) //nolint:gosec // no secret
+		case <-f.sub.Done():
+			return overReason(f.sub.Err()), false
+		case <-f.transport.Gone():
+			return transport.Broken, false
+		}
+		if err != nil {
+			return transport.Broken, false
+		}
+	}
+}
+
+// next is when there is something to do, whatever happens.
+func (f *feed) next() time.Time {
+	next := earliest(f.ends, f.looks)
+	if f.heartbeat > 0 {
+		next = earliest(next, f.beats)
+	}
+	return next
+}
+
+// earliest returns the earlier time; a zero one is none.
+func earliest(a, b time.Time) time.Time {
+	if b.IsZero() || !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// due does what is due, but for the end.
+func (f *feed) due(now time.Time) error {
+	if !f.looks.IsZero() && !now.Before(f.looks) {
+		if err := f.look(); err != nil {
+			return err
+		}
+	}
+	if f.heartbeat > 0 && !now.Before(f.beats) {
+		if f.beats = f.beats.Add(f.heartbeat); f.beats.Before(now) {
+			f.beats = now.Add(f.heartbeat)
+		}
+		return f.transport.Heartbeat()
+	}
+	return nil
+}
+
+// move lets the read end because its client should come to another server or configuration, at a time at the latest.
+func (f *feed) move(at time.Time) {
+	f.moving, f.ends = true, earliest(f.ends, at)
+}
+
+// ended is why a read ends whose time has come.
+func (f *feed) ended() transport.Reason {
+	if f.moving {
+		return transport.GoingAway
+	}
+	return transport.Complete
+}
+
 // pass sends what there is to send.
-func (f *feed) pass() (look <-chan time.Time, err error) {
+func (f *feed) pass() error {
 	// Producers that are ready to run go first: what they write to this channel leaves in the same write to the
 	// socket. That is worth a tenth where several share a channel (bench: write-8), and nothing waits when none is ready.
 	runtime.Gosched()
@@ -113,7 +162,7 @@ func (f *feed) pass() (look <-chan time.Time, err error) {
 		}
 		clear(ms) // an idle reader keeps no message alive
 		if err := f.transport.Flush(); err != nil {
-			return nil, err
+			return err
 		}
 		f.sent += len(ms)
 		f.stalled = time.Time{}
@@ -121,21 +170,26 @@ func (f *feed) pass() (look <-chan time.Time, err error) {
 			f.sub.Received(f.receipts.look(f.sent))
 		}
 	}
+	f.looks = time.Time{}
+	if f.sub.Drained() {
+		f.move(f.begun.Add(minDrained))
+	}
 	if full {
 		return f.look()
 	}
-	return nil, nil
+	return nil
 }
 
 // look looks whether something has arrived since the window is full. If not, it says when to look again.
-func (f *feed) look() (again <-chan time.Time, err error) {
+func (f *feed) look() error {
+	f.looks = time.Time{}
 	if f.receipts.arrived == f.sent {
-		return nil, nil // the client has it all: it is to acknowledge it now
+		return nil // the client has it all: it is to acknowledge it now
 	}
 	if before := f.receipts.arrived; f.receipts.look(f.sent) > before {
 		f.stalled = time.Time{}
 		f.sub.Received(f.receipts.arrived)
-		return nil, nil
+		return nil
 	}
 	now := time.Now()
 	if f.stalled.IsZero() {
@@ -146,11 +200,11 @@ func (f *feed) look() (again <-chan time.Time, err error) {
 	}
 	left := f.writeTimeout - now.Sub(f.stalled)
 	if left <= 0 {
-		return nil, errStalled
+		return errStalled
 	}
-	again = time.After(min(f.pause, left))
+	f.looks = now.Add(min(f.pause, left))
 	f.pause = min(2*f.pause, maxPause)
-	return again, nil
+	return nil
 }
 
 // maxPause is the longest time between two looks at a connection that stalls.

@@ -3,6 +3,7 @@ package megaphone
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +16,7 @@ import (
 // A fakeClient is the far side of a feed: a transport, and the connection below it that can be asked.
 type fakeClient struct {
 	appended, sent int
-	heartbeats     int
+	heartbeats     atomic.Int32
 	gone           chan struct{}
 	fail           error // of a Flush
 
@@ -29,7 +30,7 @@ func newFakeClient() *fakeClient { return &fakeClient{gone: make(chan struct{})}
 
 func (c *fakeClient) Start() error             { return nil }
 func (c *fakeClient) Append(uuid.UUID, []byte) { c.appended++ }
-func (c *fakeClient) Heartbeat() error         { c.heartbeats++; return nil }
+func (c *fakeClient) Heartbeat() error         { c.heartbeats.Add(1); return nil }
 func (c *fakeClient) Gone() <-chan struct{}    { return c.gone }
 func (c *fakeClient) End(transport.Reason)     {}
 
@@ -46,6 +47,13 @@ func (c *fakeClient) Flush() error {
 		c.acked = c.written
 	}
 	return nil
+}
+
+// messages returns how many messages were sent.
+func (c *fakeClient) messages() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent
 }
 
 // acknowledge lets some bytes more arrive.
@@ -72,6 +80,7 @@ type feedTest struct {
 	client    *fakeClient
 	feed      feed
 	unloaded  chan struct{}
+	streams   moves
 }
 
 // testFeed runs a test in a bubble. The channel's buffer has room for 4 messages, and its window for 3.
@@ -121,7 +130,10 @@ func (f *feedTest) publish(n int) int {
 // run starts the feed and returns where its end is told.
 func (f *feedTest) run() <-chan transport.Reason {
 	ended := make(chan transport.Reason, 1)
-	go func() { ended <- f.feed.run() }()
+	go func() {
+		why, _ := f.feed.run()
+		ended <- why
+	}()
 	synctest.Wait()
 	return ended
 }
@@ -256,8 +268,8 @@ func TestHeartbeats(t *testing.T) {
 	testFeed(t, func(f *feedTest) {
 		f.feed.heartbeat, f.feed.duration = 15*time.Second, time.Minute+time.Second
 		f.ends(f.run(), transport.Complete)
-		if f.client.heartbeats != 4 {
-			f.Errorf("%d heartbeats", f.client.heartbeats)
+		if n := f.client.heartbeats.Load(); n != 4 {
+			f.Errorf("%d heartbeats", n)
 		}
 	})
 }

@@ -109,6 +109,7 @@ type App struct {
 	finishes bool          // whether Stop waits for handlers of Caddy's event that no other configuration has
 	unloaded chan struct{} // closed when another configuration takes the place of this one, or none
 	unload   func()        // closes it
+	streams  moves         // is told then
 	direct   directConns
 }
 
@@ -123,6 +124,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.unloaded = ctx, ctx.Logger(), make(chan struct{})
 	a.unload = sync.OnceFunc(func() {
 		close(a.unloaded)
+		go a.streams.wake()
 		a.direct.end()
 	})
 	a.setDefaults()

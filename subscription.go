@@ -12,7 +12,8 @@ type subscription struct {
 	channel *channel
 	ready   chan struct{}
 	done    chan struct{}
-	err     error // why it is over, written before done is closed
+	err     error  // why it is over, written before done is closed
+	notify  func() // is called at the next wake or over, once; may be nil
 
 	limits Limits
 	acks   bool // nothing leaves the window that is not settled
@@ -87,18 +88,40 @@ func (s *subscription) Err() error {
 	}
 }
 
-// wake tells the reader that there may be something to take.
+// wake tells the reader that there may be something to take. The lock is held.
 func (s *subscription) wake() {
 	select {
 	case s.ready <- struct{}{}:
 	default:
 	}
+	s.tell()
+}
+
+// tell calls what Notify was given. The lock is held, so it has a goroutine of its own.
+func (s *subscription) tell() {
+	if s.notify != nil {
+		go s.notify()
+		s.notify = nil
+	}
+}
+
+// Notify implements [Notifier].
+func (s *subscription) Notify(f func()) bool {
+	s.channel.mu.Lock()
+	defer s.channel.mu.Unlock()
+	s.notify = nil
+	if len(s.ready) > 0 || s.err != nil {
+		return false
+	}
+	s.notify = f
+	return true
 }
 
 // over tells the reader that it is the channel's reader no more. The lock is held.
 func (s *subscription) over(why error) {
 	s.err = why
 	close(s.done)
+	s.tell()
 }
 
 func (s *subscription) Take(dst []*Message, maxBytes int) (ms []*Message, full bool) {

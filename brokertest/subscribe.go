@@ -135,6 +135,43 @@ var subscribeTests = map[string]func(*suite){
 		s.publish(a.Producer, "1")
 		<-r.Ready()
 	},
+	"a reader that is a notifier is called, once, when there is something": func(s *suite) {
+		a := s.create()
+		r := s.subscribe(a.Consumer)
+		notifier, ok := r.Subscription.(megaphone.Notifier)
+		if !ok {
+			s.Skip("this broker's subscriptions are none")
+		}
+		called := make(chan struct{}, 10)
+		calls := func(want int) {
+			s.Helper()
+			synctest.Wait()
+			if len(called) != want {
+				s.Fatalf("called %d times, want %d", len(called), want)
+			}
+		}
+		notify := func(want bool) {
+			s.Helper()
+			if notifier.Notify(func() { called <- struct{}{} }) != want {
+				s.Fatalf("notify says %v", !want)
+			}
+		}
+		notify(true)
+		notify(true) // in the place of the other
+		calls(0)
+		ms := s.publish(a.Producer, "1", "2")
+		calls(1)
+		notify(false)
+		calls(1)
+		r.takes(ms...)
+		notify(true)
+		r.Settle(ms[0].ID()) // which makes no room that was missing
+		calls(1)
+		s.no(s.Delete(s.Context(), a.Producer))
+		calls(2)
+		notify(false)
+		calls(2)
+	},
 	"no more bytes are taken than asked for, but for the last message": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2", "3")

@@ -1,13 +1,9 @@
 package transport
 
 import (
-	"errors"
 	"net"
 	"net/http"
-	"os"
-	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/handover"
@@ -26,14 +22,13 @@ type connection struct {
 	writer socket.Writer
 	out    frame // chunks for flush
 
-	gone     chan struct{} // closed when the client is gone
-	watching sync.WaitGroup
-	early    []byte // what the client has sent of its next request
-	first    [1]byte
+	watch clientWatch
+	early []byte // what the client had sent of its next request before
 }
 
-// takeOver takes over the connection of a response whose header was sent. It must have chunks for its body.
-func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn) (*connection, bool) {
+// takeOver takes over the connection of a response whose header was sent. It must have chunks for its body. When the
+// client has gone, gone is called.
+func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()) (*connection, bool) {
 	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || r.Method != http.MethodGet || r.ContentLength != 0 || handover.Socket(conn) == nil {
 		return nil, false
 	}
@@ -46,26 +41,15 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn) (*connectio
 		return nil, false
 	}
 	bare := handover.Socket(conn)
-	c := &connection{Conn: bare, origin: conn, server: server, writer: socket.NewWriter(bare), gone: make(chan struct{})}
+	c := &connection{Conn: bare, origin: conn, server: server, writer: socket.NewWriter(bare)}
+	c.watch.init(bare, gone)
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Peek(n) // they are there
 		c.early = append(c.early, early...)
 	} else {
-		c.watching.Add(1)
-		go c.watch()
+		c.watch.start()
 	}
 	return c, true
-}
-
-// watch notices when the client is gone. It ends at the first byte of the client's next request, as net/http does.
-func (c *connection) watch() {
-	defer c.watching.Done()
-	n, err := c.Read(c.first[:])
-	if n > 0 {
-		c.early = c.first[:n]
-	} else if !errors.Is(err, os.ErrDeadlineExceeded) {
-		close(c.gone)
-	}
 }
 
 var (
@@ -90,23 +74,13 @@ func (c *connection) flush(timeout time.Duration) error {
 
 // end ends the response. If the end is a clean one, the connection is ready for the client's next request, as it was told.
 func (c *connection) end(why Reason, timeout time.Duration) {
-	_ = c.SetReadDeadline(time.Unix(1, 0))
-	c.watching.Wait()
+	early, gone := c.watch.end()
 	if why != Broken {
 		c.out.append(lastChunk)
-		if c.flush(timeout) == nil && c.server != nil && !isClosed(c.gone) {
-			handover.GiveBack(c.server, c.origin, slices.Clone(c.early), handover.Note(c.origin))
+		if c.flush(timeout) == nil && c.server != nil && !gone {
+			handover.GiveBack(c.server, c.origin, append(c.early, early...), handover.Note(c.origin))
 			return
 		}
 	}
 	_ = c.Close()
-}
-
-func isClosed(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
 }

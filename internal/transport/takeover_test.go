@@ -27,7 +27,7 @@ func stream(tb testing.TB, detached bool, write func(t *NDJSON)) {
 			if err := t.Start(); err != nil {
 				tb.Error(err)
 			}
-			if detached && !t.Detach(r, r.Context().Value(connKey{}).(net.Conn)) {
+			if detached && !t.Detach(r, r.Context().Value(connKey{}).(net.Conn), nil) {
 				tb.Error("the response is not detached")
 			}
 			write(t)

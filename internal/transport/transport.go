@@ -41,8 +41,9 @@ type Detachable interface {
 	Transport
 
 	// Detach makes the transport independent of the request's handler, which may return then, and reports whether it
-	// did. It is to be called after Start, with the request and its connection.
-	Detach(r *http.Request, conn net.Conn) bool
+	// did. It is to be called after Start, with the request and its connection. From then on gone is called, in a
+	// goroutine of its own, when Gone is closed.
+	Detach(r *http.Request, conn net.Conn, gone func()) bool
 }
 
 // A Reason says why a read ends.
@@ -106,10 +107,10 @@ func newResponse(w http.ResponseWriter, r *http.Request, bounds Bounds) response
 }
 
 // Detach implements [Detachable].
-func (r *response) Detach(request *http.Request, conn net.Conn) bool {
-	taken, ok := takeOver(r.w, request, conn)
+func (r *response) Detach(request *http.Request, conn net.Conn, gone func()) bool {
+	taken, ok := takeOver(r.w, request, conn, gone)
 	if ok {
-		r.taken, r.gone = taken, taken.gone
+		r.taken, r.gone = taken, taken.watch.gone
 		r.w, r.control = nil, nil
 	}
 	return ok

@@ -48,7 +48,8 @@ type WebSocket struct {
 	err  error // of an Append, for Flush
 
 	gone    chan struct{}
-	unclear atomic.Bool // the client has said something that is not understood
+	onGone  atomic.Pointer[func()] // is called once gone is closed
+	unclear atomic.Bool            // the client has said something that is not understood
 	pinging atomic.Bool
 }
 
@@ -107,9 +108,20 @@ func (t *WebSocket) Start() error {
 }
 
 // Detach implements [Detachable]. The connection was taken over by Start already.
-func (t *WebSocket) Detach(*http.Request, net.Conn) bool {
+func (t *WebSocket) Detach(_ *http.Request, _ net.Conn, gone func()) bool {
 	t.w, t.r = nil, nil
+	t.onGone.Store(&gone)
+	if isClosed(t.gone) {
+		t.tellGone()
+	}
 	return true
+}
+
+// tellGone tells that gone is closed, once.
+func (t *WebSocket) tellGone() {
+	if gone := t.onGone.Swap(nil); gone != nil {
+		go (*gone)()
+	}
 }
 
 // maxClientMessage is the largest message, in bytes, that a client may send.
@@ -117,6 +129,7 @@ const maxClientMessage = 4 << 10
 
 // listen reads what the client says until it goes.
 func (t *WebSocket) listen() {
+	defer t.tellGone()
 	defer close(t.gone)
 	t.conn.SetReadLimit(maxClientMessage)
 	for {

@@ -1,0 +1,212 @@
+package readable
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Watch is a socket that is watched. Its zero value is none.
+type Watch struct {
+	poller            *poller
+	place, generation int32
+}
+
+// Start watches a socket until it can be read. It fails where the kernel does not let it, for want of memory for example.
+// Stop must be called before the socket is closed or used by others.
+func Start(socket syscall.RawConn, waiter Waiter) (Watch, error) {
+	p, err := thePoller()
+	if err != nil {
+		return Watch{}, err
+	}
+	w := p.enter(waiter)
+	if err := p.control(socket, unix.EPOLL_CTL_ADD, w); err != nil {
+		p.leave(w)
+		return Watch{}, err
+	}
+	return w, nil
+}
+
+// Again watches the socket for another time, once Readable was called.
+func (w Watch) Again(socket syscall.RawConn) error {
+	return w.poller.control(socket, unix.EPOLL_CTL_MOD, w)
+}
+
+// Stop ends the watch. It does not wait for a call of Readable that has begun.
+func (w Watch) Stop(socket syscall.RawConn) {
+	if w.poller != nil && w.poller.leave(w) {
+		_ = w.poller.control(socket, unix.EPOLL_CTL_DEL, w) // if it was closed before, the kernel has forgotten it
+	}
+}
+
+// Read reads what there is at once: at least a byte, or it fails with [ErrNothing], [io.EOF] or the connection's error.
+func Read(socket syscall.RawConn, p []byte) (n int, err error) {
+	closed := socket.Read(func(fd uintptr) bool {
+		for {
+			if n, err = unix.Read(int(fd), p); !errors.Is(err, unix.EINTR) {
+				return true
+			}
+		}
+	})
+	switch {
+	case closed != nil:
+		return 0, closed
+	case errors.Is(err, unix.EAGAIN):
+		return 0, ErrNothing
+	case err != nil:
+		return 0, os.NewSyscallError("read", err)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+var (
+	theMu sync.Mutex
+	the   *poller
+)
+
+// thePoller returns the one of the process, which is made when it is first needed, and never ends.
+func thePoller() (*poller, error) {
+	theMu.Lock()
+	defer theMu.Unlock()
+	if the == nil {
+		p, err := newPoller()
+		if err != nil {
+			return nil, err // another time there may be a file descriptor for it
+		}
+		the = p
+	}
+	return the, nil
+}
+
+// A poller waits for all sockets. Its epoll instance is beside that of Go's runtime, which the sockets stay in.
+type poller struct {
+	fd  int
+	raw syscall.RawConn // of the epoll instance
+
+	mu    sync.Mutex
+	slots []slot
+	free  []int32
+}
+
+// A slot is a waiter's place. The generation tells the waiters apart that have had it: the kernel may have told of the
+// last one's socket before that was taken out.
+type slot struct {
+	waiter     Waiter
+	generation int32
+}
+
+func newPoller() (*poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	// Non-blocking, so that Go's runtime waits for it as it does for sockets, and no thread does.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	file := os.NewFile(uintptr(fd), "epoll")
+	raw, err := file.SyscallConn()
+	if err == nil {
+		err = file.SetReadDeadline(time.Time{}) // fails where the runtime cannot wait for it
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	p := &poller{fd: fd, raw: raw}
+	go p.run()
+	return p, nil
+}
+
+// run calls those whose sockets can be read.
+func (p *poller) run() {
+	events := make([]unix.EpollEvent, 128)
+	for {
+		var n int
+		var err error
+		waited := p.raw.Read(func(uintptr) bool {
+			n, err = wait(p.fd, events)
+			return n != 0 // otherwise Go's runtime waits until there is something
+		})
+		if waited != nil || err != nil {
+			time.Sleep(retry)
+			continue
+		}
+		for _, e := range events[:n] {
+			if waiter := p.waiter(Watch{p, e.Fd, e.Pad}); waiter != nil {
+				waiter.Readable()
+			}
+		}
+	}
+}
+
+// wait returns what there is at once.
+func wait(fd int, events []unix.EpollEvent) (int, error) {
+	for {
+		if n, err := unix.EpollWait(fd, events, 0); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// retry is how long to wait after an error that the kernel should not have.
+const retry = 100 * time.Millisecond
+
+// waiter returns whose a watch is, or nil if it has ended.
+func (p *poller) waiter(w Watch) Waiter {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.slots[w.place]; s.generation == w.generation {
+		return s.waiter
+	}
+	return nil
+}
+
+func (p *poller) enter(waiter Waiter) Watch {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.free) == 0 {
+		p.free = append(p.free, int32(len(p.slots))) //nolint:gosec // as many as there are file descriptors
+		p.slots = append(p.slots, slot{})
+	}
+	place := p.free[len(p.free)-1]
+	p.free = p.free[:len(p.free)-1]
+	s := &p.slots[place]
+	s.waiter = waiter
+	return Watch{p, place, s.generation}
+}
+
+// leave gives a place free, and reports whether it was the watch's.
+func (p *poller) leave(w Watch) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := &p.slots[w.place]
+	if s.generation != w.generation || s.waiter == nil {
+		return false
+	}
+	s.waiter = nil
+	s.generation++
+	p.free = append(p.free, w.place)
+	return true
+}
+
+// control tells the kernel what to do with a socket, which is not closed meanwhile.
+func (p *poller) control(socket syscall.RawConn, op int, w Watch) error {
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: w.place, Pad: w.generation}
+	var failed error
+	err := socket.Control(func(fd uintptr) {
+		failed = os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.fd, op, int(fd), &event))
+	})
+	if err != nil {
+		return err
+	}
+	return failed
+}

@@ -1,0 +1,154 @@
+package megaphone
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A parking is how a read that has no handler any more waits without a goroutine, which would be most of what an idle
+// reader costs (docs/performance.md). Whatever may come next starts one, which goes on with the read.
+//
+// No wake-up is lost: all that may call wake is either registered before parked is tried, and wake then makes the try
+// fail; or it is looked at after the registration. A wake-up too many does no harm, since it is no more than a look. So
+// what was registered for one time of parking need not be taken back before the next.
+type parking struct {
+	resume func() // goes on with the read, and is called in a goroutine of its own; nil if the read cannot be parked
+	sub    Notifier
+	wake   func()        // is feed.wake
+	check  time.Duration // how often it is looked whether the read is idle; 0: it is when there is nothing to do
+	state  atomic.Int32
+	timer  *time.Timer // calls wake when something is due
+}
+
+// States of a read.
+const (
+	running int32 = iota // a goroutine has it
+	parks                // it is about to wait; wake makes it running
+	parked               // whoever makes it running goes on with it
+)
+
+// mayPark makes a read one that can be parked, if its subscription allows that. The transport must call wake when its
+// client is gone.
+func (f *feed) mayPark(resume func()) {
+	if sub, ok := f.sub.(Notifier); ok {
+		p := &f.parking // wake may be called already
+		p.resume, p.sub, p.wake, p.check = resume, sub, f.wake, idleCheck
+	}
+}
+
+// wake lets a read go on that is parked. It must be called in a goroutine of its own.
+func (f *feed) wake() {
+	if p := &f.parking; !p.state.CompareAndSwap(parks, running) && p.state.CompareAndSwap(parked, running) {
+		p.timer.Stop()
+		p.resume()
+	}
+}
+
+// park lets a read wait without a goroutine, and reports whether it does. If so, somebody else may have it already.
+func (f *feed) park() bool {
+	p := &f.parking
+	if p.resume == nil || !f.looks.IsZero() {
+		return false
+	}
+	wait := time.Until(f.next())
+	if wait <= 0 {
+		return false
+	}
+	p.state.Store(parks)
+	if !f.waits() || !p.sub.Notify(p.wake) {
+		p.state.Store(running)
+		return false
+	}
+	if p.timer == nil {
+		p.timer = time.AfterFunc(wait, p.wake)
+	} else {
+		p.timer.Reset(wait)
+	}
+	if p.state.CompareAndSwap(parks, parked) {
+		return true
+	}
+	p.timer.Stop()
+	return false
+}
+
+// waits reports whether none of what ends the read has come, apart from the subscription's end and the time.
+func (f *feed) waits() bool {
+	select {
+	case <-f.transport.Gone():
+		return false
+	case <-f.unloaded:
+		return false
+	default:
+		return true
+	}
+}
+
+// idleCheck is how often a read is looked at to see whether it is idle. One that had a message since the last look keeps
+// its goroutine, so that a message costs a busy reader no more than without parking.
+const idleCheck = 500 * time.Millisecond
+
+// An idleness tells when a read is idle. It costs nothing for each message.
+type idleness struct {
+	feed *feed
+	sent int       // as it was at the last look
+	idle bool      // nothing had been sent then since the look before, or there was none
+	next time.Time // when to look again; zero: never
+}
+
+// newIdleness begins with an idle read: it may have been woken for something else than a message.
+func (f *feed) newIdleness() idleness {
+	i := idleness{feed: f, sent: f.sent, idle: true}
+	if f.parking.check > 0 {
+		i.next = time.Now().Add(f.parking.check)
+	}
+	return i
+}
+
+func (i *idleness) now() bool {
+	return i.idle && i.feed.sent == i.sent || i.feed.parking.check == 0
+}
+
+func (i *idleness) look(now time.Time) {
+	if !i.next.IsZero() && !now.Before(i.next) {
+		i.idle, i.sent, i.next = i.feed.sent == i.sent, i.feed.sent, now.Add(i.feed.parking.check)
+	}
+}
+
+// moves is the detached streams of a configuration, which end soon when it is replaced.
+type moves struct {
+	mu    sync.Mutex
+	feeds map[*feed]struct{}
+}
+
+func (m *moves) add(f *feed) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.feeds == nil {
+		m.feeds = map[*feed]struct{}{}
+	}
+	m.feeds[f] = struct{}{}
+}
+
+func (m *moves) remove(f *feed) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.feeds, f)
+}
+
+// wake lets all look at what has come to pass, a few at a time: each has a goroutine for a moment.
+func (m *moves) wake() {
+	m.mu.Lock()
+	feeds := make([]*feed, 0, len(m.feeds))
+	for f := range m.feeds {
+		feeds = append(feeds, f)
+	}
+	m.mu.Unlock()
+	for i, f := range feeds {
+		go f.wake()
+		if i%64 == 63 {
+			runtime.Gosched()
+		}
+	}
+}
