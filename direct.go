@@ -63,8 +63,10 @@ type directConn struct {
 
 // serve serves direct writes until something else comes, or the configuration is replaced.
 func (c *directConn) serve() {
-	conns := &c.handler.app.direct
+	conns, count := &c.handler.app.direct, c.handler.app.shared.metrics.direct
+	count.Inc()
 	defer func() {
+		count.Dec()
 		conns.remove(c)
 		if fault := recover(); fault != nil { // as net/http does for handlers
 			c.handler.logger.Error("a write failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))

@@ -14,9 +14,12 @@ import (
 )
 
 // isDirect reports whether a connection is served directly.
-func isDirect() bool {
+func (s *server) isDirect() bool { return s.metrics()["caddy_megaphone_direct_connections{}"] > 0 }
+
+// runs reports whether a function runs.
+func (s *server) runs(function string) bool {
 	stacks := make([]byte, 1<<20)
-	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("(*directConn).serve("))
+	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte(function))
 }
 
 // writeRequest is a request that writes a message, with some more lines in its header.
@@ -54,7 +57,7 @@ func (s *server) direct(to channel) *rawClient {
 	s.Helper()
 	c := s.rawClient()
 	c.writes(to, numbered(0, enough)...)
-	s.eventually(isDirect)
+	s.eventually(s.isDirect)
 	return c
 }
 
@@ -85,8 +88,8 @@ func TestWritesAreServedDirectlyWhereNothingCouldTell(t *testing.T) {
 			c, client := s.create(), s.rawClient()
 			client.writes(c, numbered(0, 3*enough)...)
 			if test.direct {
-				s.eventually(isDirect)
-			} else if isDirect() {
+				s.eventually(s.isDirect)
+			} else if s.isDirect() {
 				t.Error("writes are served directly")
 			}
 			s.read("/read/" + c.ConsumerAddress).wants(numbered(0, 3*enough)...)
@@ -120,7 +123,7 @@ func TestDirectRepliesAreThoseOfNetHTTP(t *testing.T) {
 			t.Errorf("reply %d is %q, want %q", i+2, got, want)
 		}
 	}
-	s.eventually(isDirect)
+	s.eventually(s.isDirect)
 }
 
 // Each of these requests comes right after direct writes, and is followed by others.
@@ -167,13 +170,13 @@ func TestWhatIsNoDirectWriteIsServedByCaddy(t *testing.T) {
 			}
 			if test.last {
 				client.wantsEnd()
-				s.eventually(func() bool { return !isDirect() })
+				s.eventually(func() bool { return !s.isDirect() })
 				return
 			}
 			client.writes(c, numbered(100, 100+2*enough)...)
-			s.eventually(isDirect) // again
+			s.eventually(s.isDirect) // again
 			client.Close()
-			s.eventually(func() bool { return !isDirect() })
+			s.eventually(func() bool { return !s.isDirect() })
 
 			r, bodies := s.read("/read/"+c.ConsumerAddress), numbered(0, enough)
 			if test.status == http.StatusCreated {
@@ -194,7 +197,7 @@ func TestAFullChannelHoldsAProducerThatWritesDirectly(t *testing.T) {
 	client := s.direct(c)
 	client.writes(c, numbered(enough, 10)...)
 	client.send(writeRequest(c.ProducerAddress, "10"))
-	s.eventually(func() bool { return !isDirect() }) // net/http has it
+	s.eventually(func() bool { return !s.isDirect() }) // net/http has it
 	s.read("/read/" + c.ConsumerAddress).wants(numbered(0, 11)...)
 	client.wants(http.StatusCreated)
 }
@@ -208,7 +211,7 @@ func TestDirectWritesAreIdempotent(t *testing.T) {
 			client.wants(http.StatusCreated)
 		}
 	}
-	s.eventually(isDirect)
+	s.eventually(s.isDirect)
 	s.read("/read/" + c.ConsumerAddress).wants(numbered(0, 3*enough)...)
 }
 
@@ -255,7 +258,7 @@ func TestEmptyLinesBetweenDirectWrites(t *testing.T) {
 				client.send(writeRequest(c.ProducerAddress, strconv.Itoa(i)) + "\r\n")
 				client.wants(http.StatusCreated)
 			}
-			s.eventually(isDirect)
+			s.eventually(s.isDirect)
 			client.send(postCreate)
 			client.wants(http.StatusOK)
 			client.send("\r\n")
@@ -275,17 +278,17 @@ func TestAProducerThatIsTakenOverInVainIsLeftAlone(t *testing.T) {
 		client.send(postCreate)
 		client.wants(http.StatusOK)
 		client.writes(c, numbered(0, patience-1)...)
-		if isDirect() {
+		if s.isDirect() {
 			t.Errorf("it is taken over before %d writes", patience)
 		}
 		client.writes(c, `"last"`)
-		s.eventually(isDirect)
+		s.eventually(s.isDirect)
 	}
 	client.writes(c, numbered(0, 4*enough)...) // which is as many as it waited for
 	client.send(postCreate)
 	client.wants(http.StatusOK)
 	client.writes(c, numbered(0, enough)...)
-	s.eventually(isDirect)
+	s.eventually(s.isDirect)
 }
 
 func TestAClientThatTakesNoRepliesToDirectWrites(t *testing.T) {
@@ -302,7 +305,7 @@ func TestAClientThatTakesNoRepliesToDirectWrites(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it was cut off after %v", took)
 	}
-	s.eventually(func() bool { return !isDirect() })
+	s.eventually(func() bool { return !s.isDirect() })
 }
 
 func TestADirectWriteThatComesSlowlyIsLeftToNetHTTP(t *testing.T) {
@@ -311,7 +314,7 @@ func TestADirectWriteThatComesSlowlyIsLeftToNetHTTP(t *testing.T) {
 	client := s.direct(c)
 	request := writeRequest(c.ProducerAddress, `"slow"`)
 	client.send(request[:20])
-	s.eventually(func() bool { return !isDirect() }) // after a second
+	s.eventually(func() bool { return !s.isDirect() }) // after a second
 	client.send(request[20:])
 	client.wants(http.StatusCreated)
 	s.read("/read/" + c.ConsumerAddress).wants(append(numbered(0, enough), `"slow"`)...)
@@ -352,7 +355,7 @@ func TestAConfigurationThatIsReplacedServesNoMoreDirectWrites(t *testing.T) {
 	if _, err := inTheMiddle.replies.ReadByte(); err == nil {
 		t.Error("it serves more than one request")
 	}
-	s.eventually(func() bool { return !isDirect() })
+	s.eventually(func() bool { return !s.isDirect() })
 	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("it took %v", took)
 	}
@@ -386,7 +389,7 @@ func TestDirectWritesGoOnUnderTheNextConfiguration(t *testing.T) {
 		}
 	}
 	idle.writes(c, numbered(0, 2*enough)...)
-	if isDirect() {
+	if s.isDirect() {
 		t.Error("the new configuration serves directly, though another handler is there")
 	}
 }
@@ -398,10 +401,10 @@ func TestAWriteDuringAReloadTakesNothingOver(t *testing.T) {
 	client.writes(c, numbered(0, enough-1)...)
 	request := writeRequest(c.ProducerAddress, "7")
 	client.send(request[:len(request)-1])
-	s.eventually(func() bool { return s.serves("readBody(") })
+	s.eventually(func() bool { return s.runs("readBody(") })
 	loaded := make(chan error, 1)
 	go func() { loaded <- s.load("megaphone {\nheartbeat 14s\n}", "megaphone") }()
-	s.eventually(func() bool { return s.serves("net/http.(*Server).Shutdown(") })
+	s.eventually(func() bool { return s.runs("net/http.(*Server).Shutdown(") })
 	client.send(request[len(request)-1:])
 	if last := client.wants(http.StatusCreated); !last {
 		t.Error("the client is not told that the connection ends")
@@ -409,12 +412,6 @@ func TestAWriteDuringAReloadTakesNothingOver(t *testing.T) {
 	if err := <-loaded; err != nil {
 		t.Error(err)
 	}
-}
-
-// serves reports whether a function runs.
-func (s *server) serves(function string) bool {
-	stacks := make([]byte, 1<<20)
-	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte(function))
 }
 
 func TestARequestThatIsNotCompleteWhenTheConfigurationIsReplacedDelaysNothing(t *testing.T) {
@@ -428,5 +425,5 @@ func TestARequestThatIsNotCompleteWhenTheConfigurationIsReplacedDelaysNothing(t 
 		t.Fatal(err)
 	}
 	client.wantsEnd()
-	s.eventually(func() bool { return !isDirect() })
+	s.eventually(func() bool { return !s.runs("(*directConn).serve(") })
 }
