@@ -1,10 +1,13 @@
 package megaphone
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
 	"reflect"
+
+	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
 // A clientConn is a connection of HTTP/1 or 2, as its requests know it.
@@ -12,8 +15,10 @@ type clientConn struct {
 	net.Conn
 
 	// Of HTTP/1, whose requests come one after the other: see takeOverWrites.
-	writes int         // how many alike have come in a row
-	header http.Header // of the last of them
+	writes   int         // how many alike have come in a row
+	header   http.Header // of the last of them
+	patience int         // how many there must be
+	stays    bool        // it cannot be taken over
 }
 
 // connKey is under what the context of a connection has the clientConn.
@@ -24,7 +29,10 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	if ctx.Value(connKey{}) != nil {
 		return ctx
 	}
-	return context.WithValue(ctx, connKey{}, &clientConn{Conn: bareConn(conn)})
+	bare := bareConn(conn)
+	return context.WithValue(ctx, connKey{}, &clientConn{
+		Conn: bare, patience: cmp.Or(handover.Note(bare), minWrites),
+	})
 }
 
 // clientConnOf returns the connection of a request of HTTP/1 or 2, or nil if it is not known.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/internal/transport"
@@ -233,11 +234,20 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 
 // bounds says how long a client may take nothing.
 func (h *Handler) bounds(r *http.Request) transport.Bounds {
-	b := transport.Bounds{Timeout: time.Duration(h.app.WriteTimeout)}
+	b := transport.Bounds{Timeout: h.writeTimeout(r)}
 	if conn := connOf(r); r.ProtoMajor == 2 && conn != nil {
 		b.Conn = conn
 	}
 	return b
+}
+
+// writeTimeout is how long a client may take nothing, which the server may limit, too.
+func (h *Handler) writeTimeout(r *http.Request) time.Duration {
+	limit := time.Duration(h.app.WriteTimeout)
+	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && server.WriteIdleTimeout > 0 {
+		limit = min(limit, time.Duration(server.WriteIdleTimeout))
+	}
+	return limit
 }
 
 // parseRead reads what a request on /read asks for.

@@ -15,19 +15,24 @@ import (
 // Caddy must not be set to limit how long a response takes. When the client is gone, gone is called.
 func detach(t transport.Transport, w http.ResponseWriter, r *http.Request, gone func()) bool {
 	d, ok := t.(transport.Detachable)
-	if !ok || !isBare(w) {
+	if !ok || !isBare(w, r) {
 		return false
 	}
 	conn := connOf(r)
 	return conn != nil && d.Detach(r, conn, gone)
 }
 
-// isBare reports whether there is nothing around net/http's own writer but what sets Caddy's deadlines.
-func isBare(w http.ResponseWriter) bool {
+// isBare reports whether there is nothing around net/http's own writer but what sets Caddy's deadlines, and these are for
+// single writes only.
+func isBare(w http.ResponseWriter, r *http.Request) bool {
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || server.WriteTimeout > 0 || server.WriteMinRate > 0 {
+		return false
+	}
 	for {
 		switch outer := w.(type) {
 		case *caddyhttp.IdleTimeoutWriter:
-			if outer.Deadline.MinRate > 0 || !outer.Deadline.HardDeadline.IsZero() {
+			if outer.Deadline.MinRate > 0 || !outer.Deadline.HardDeadline.IsZero() { // by another handler
 				return false
 			}
 			w = outer.ResponseWriter

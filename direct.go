@@ -2,9 +2,7 @@ package megaphone
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -23,12 +21,9 @@ import (
 )
 
 const (
-	// minWrites is how many writes alike must have come in a row before their connection is taken over. Changing hands
-	// costs as much as some direct writes save, for a producer that does something else in between.
-	minWrites = 8
 	// maxDirectHead is the longest header, in bytes, of a direct write.
 	maxDirectHead = 4 << 10
-	// maxArrival is about how long a direct write may take to arrive.
+	// maxArrival is how long the rest of a direct write may take to arrive.
 	maxArrival = time.Second
 	// maxKeptDirect is the largest buffer, in bytes, that a connection keeps for the next write.
 	maxKeptDirect = 16 << 10
@@ -36,86 +31,42 @@ const (
 
 // A directConn is the connection of a producer that was taken over from net/http, because it writes one message after the
 // other and nothing in the configuration could tell (isAlone). That spares what net/http and Caddy do for each
-// request, which is half of what a write costs (docs/performance.md).
+// request, which is most of what a write costs (docs/performance.md).
 //
 // A direct write is one that repeats a request which has gone through all of Caddy, but for its path, body and
-// idempotency key, that is there within a second, and that the channel takes at once. Anything else goes back to net/http
-// with the connection, unserved: other requests, slow ones, errors, full channels. So there is one place only that
-// refuses and waits.
+// idempotency key, whose rest comes within a second, and that the channel takes at once. Anything else goes back to
+// net/http with the connection, unserved: other requests, slow ones, errors, full channels. So there is one place only
+// that refuses and waits.
 type directConn struct {
-	handler *Handler
-	origin  net.Conn      // what the server had accepted
-	socket  net.Conn      // that it is
-	server  *http.Server  // is given the connection in the end
-	first   *http.Request // what the others repeat
-	writer  socket.Writer
-	reply   directReply
+	handler  *Handler
+	origin   net.Conn      // what the server had accepted
+	socket   net.Conn      // that it is
+	server   *http.Server  // is given the connection in the end
+	first    *http.Request // what the others repeat
+	patience int           // how many writes it took until the connection was taken over
+	writer   socket.Writer
+	timeout  time.Duration // for the client to take replies
+	reply    directReply
 
 	pattern    *repeat.Pattern // of the last request; nil before it
 	buffer     []byte
 	begin, end int    // of what was read and not served
 	out        []byte // replies that are not written
+	served     int
 
-	idle   time.Duration // how long there may be no request
-	last   time.Duration // when the last one came, on messageClock
-	served int
-	short  bool // the deadline of Read is for the rest of a request
-	mark   int  // served when it was set
-
-	over    atomic.Bool // the configuration was replaced
-	leaving bool        // since then there is a deadline for the rest of a request
-}
-
-// takeOverWrites is called for a write that was accepted. It takes its connection over if it is time to, and reports
-// whether it has. The reply is sent then, too.
-func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
-	conn := clientConnOf(r)
-	if conn == nil || r.ProtoMajor != 1 {
-		return false
-	}
-	if !repeat.Same(conn.header, r.Header) {
-		conn.writes, conn.header = 0, r.Header
-	}
-	if conn.writes++; conn.writes < minWrites {
-		return false
-	}
-	conn.writes = 0
-	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
-	reply, plain := newDirectReply(w.Header())
-	if server == nil || !plain || !mayRepeat(r) || handover.Socket(conn.Conn) == nil || !isBare(w) || !h.isAlone(r) {
-		return false
-	}
-	// At the end of the body Caddy takes back the deadline that it has set for it.
-	if n, err := r.Body.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
-		return false
-	}
-	_, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return false
-	}
-	early, _ := buffered.Peek(buffered.Reader.Buffered()) // they are there
-	c := &directConn{
-		handler: h, origin: conn.Conn, socket: handover.Socket(conn.Conn), server: server, reply: reply,
-		first:  &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
-		buffer: slices.Clone(early), end: len(early),
-		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: messageClock(),
-	}
-	c.writer = socket.NewWriter(c.socket)
-	c.out = c.reply.append(c.out, c.last)
-	go c.serve()
-	return true
-}
-
-// mayRepeat reports whether a request is of a kind that can be served directly.
-func mayRepeat(r *http.Request) bool {
-	return r.ProtoAtLeast(1, 1) && !r.Close && 0 <= r.ContentLength && r.ContentLength <= repeat.MaxBody &&
-		r.Header.Get("Expect") == "" && r.Header.Get("Upgrade") == ""
+	idle  time.Duration // how long there may be no request
+	last  time.Duration // when the last one came, on messageClock
+	due   int           // the number of the request whose rest must come by the deadline of Read; -1 if it is for the next one
+	over  atomic.Bool   // the configuration was replaced
+	grace bool          // the rest of a request got a deadline since then
 }
 
 // serve serves direct writes until something else comes, or the configuration is replaced.
 func (c *directConn) serve() {
-	conns := &c.handler.app.direct
+	conns, count := &c.handler.app.direct, c.handler.app.shared.metrics.direct
+	count.Inc()
 	defer func() {
+		count.Dec()
 		conns.remove(c)
 		if fault := recover(); fault != nil { // as net/http does for handlers
 			c.handler.logger.Error("a write failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
@@ -123,26 +74,39 @@ func (c *directConn) serve() {
 		}
 	}()
 	conns.add(c)
-	err := c.arm(c.idle, false)
+	err := c.arm(c.idle, -1)
 	for err == nil {
-		outcome := served
-		for outcome == served {
-			outcome = c.serveNext()
-		}
-		switch err = c.flush(); {
-		case err != nil:
-		case outcome == other, c.begin == c.end && c.over.Load():
-			err = errGoesBack
-		default:
-			err = c.read()
-		}
+		err = c.serveAll()
 	}
 	conns.remove(c)
 	if !errors.Is(err, errGoesBack) {
 		_ = c.socket.Close()
 		return
 	}
-	handover.GiveBack(c.server, c.origin, slices.Clone(c.buffer[c.begin:c.end]))
+	patience := minWrites
+	if c.served < c.patience && !c.over.Load() {
+		patience = min(2*c.patience, maxWrites)
+	}
+	handover.GiveBack(c.server, c.origin, slices.Clone(c.buffer[c.begin:c.end]), patience)
+}
+
+// serveAll serves what is there, and reads more. Once the configuration was replaced, it serves no more than the request
+// that had begun to come.
+func (c *directConn) serveAll() error {
+	outcome := served
+	for outcome == served {
+		outcome = c.serveNext()
+	}
+	if err := c.flush(); err != nil {
+		return err
+	}
+	switch {
+	case outcome == final && !handover.Outlives(c.origin):
+		return io.EOF // as the client was told
+	case outcome == final, outcome == other, c.begin == c.end && c.over.Load():
+		return errGoesBack
+	}
+	return c.read()
 }
 
 // errGoesBack tells that the connection is to be given back.
@@ -153,6 +117,7 @@ type outcome int
 
 const (
 	served  outcome = iota
+	final           // it was served, and is the last one
 	partial         // its rest has not come yet
 	other           // it cannot be served directly
 )
@@ -161,12 +126,13 @@ var headEnd = []byte("\r\n\r\n")
 
 // serveNext serves the next request, if all of it is there.
 func (c *directConn) serveNext() outcome {
-	p := c.buffer[c.begin:c.end]
+	p := bytes.TrimLeft(c.buffer[c.begin:c.end], "\r\n") // some clients send one after a body (RFC 9112, 2.2)
+	c.begin = c.end - len(p)
 	n := bytes.Index(p, headEnd) + len(headEnd)
-	if n < len(headEnd) {
-		if len(p) >= maxDirectHead {
-			return other
-		}
+	switch {
+	case n > maxDirectHead, n < len(headEnd) && len(p) >= maxDirectHead:
+		return other
+	case n < len(headEnd):
 		return partial
 	}
 	request, ok := c.match(p[:n])
@@ -188,7 +154,11 @@ func (c *directConn) serveNext() outcome {
 	c.begin += n + request.Length
 	c.served++
 	c.last = m.at
-	c.out = c.reply.append(c.out, c.last)
+	over := c.over.Load()
+	c.out = c.reply.append(c.out, c.last, over && !handover.Outlives(c.origin))
+	if over {
+		return final
+	}
 	return served
 }
 
@@ -199,7 +169,7 @@ func (c *directConn) match(head []byte) (r repeat.Request, ok bool) {
 			return r, true
 		}
 	}
-	if c.pattern, ok = repeat.Learn(head, c.first, "/write/"); !ok {
+	if c.pattern, ok = repeat.Learn(head, c.first, directPrefix); !ok {
 		return r, false
 	}
 	return c.pattern.Match(head)
@@ -210,7 +180,7 @@ func (c *directConn) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	err := c.writer.Write(c.out, time.Duration(c.handler.app.WriteTimeout))
+	err := c.writer.Write(c.out, c.timeout)
 	if c.out = c.out[:0]; cap(c.out) > maxKeptDirect {
 		c.out = nil
 	}
@@ -220,8 +190,8 @@ func (c *directConn) flush() error {
 // read reads more, or finds out that there is more time for it.
 func (c *directConn) read() error {
 	c.makeRoom()
-	if c.end > c.begin && !c.short {
-		if err := c.arm(maxArrival, true); err != nil {
+	if c.end > c.begin && c.due != c.served {
+		if err := c.arm(maxArrival, c.served); err != nil {
 			return err
 		}
 	}
@@ -253,16 +223,16 @@ func (c *directConn) makeRoom() {
 	}
 }
 
-// late is called when a deadline of Read has passed. They are not set for each request, which would cost more than
-// many of them. A request that has begun to come has its time even if the configuration was replaced.
+// late is called when a deadline of Read has passed. That of a request stays when the request is served, since taking
+// it back would cost as much as setting it.
 func (c *directConn) late() error {
 	over := c.over.Load()
 	if c.end > c.begin {
-		if c.short && c.mark == c.served && c.leaving == over {
-			return errGoesBack // net/http has its own limits for slow clients
+		if over && !c.grace { // it may be the one by which interrupt tells
+			c.grace = true
+			return c.arm(maxArrival, c.served)
 		}
-		c.leaving = over
-		return c.arm(maxArrival, true)
+		return errGoesBack // net/http has its own limits for slow clients
 	}
 	idle := messageClock() - c.last
 	switch {
@@ -271,18 +241,18 @@ func (c *directConn) late() error {
 	case c.idle > 0 && idle >= c.idle:
 		return os.ErrDeadlineExceeded
 	}
-	return c.arm(c.idle-idle, false)
+	return c.arm(c.idle-idle, -1)
 }
 
-// arm sets the deadline of Read.
-func (c *directConn) arm(limit time.Duration, short bool) error {
+// arm sets the deadline of Read, for the rest of a request or, if due is -1, for the begin of the next one.
+func (c *directConn) arm(limit time.Duration, due int) error {
 	var deadline time.Time
-	if short || c.idle > 0 {
+	if due >= 0 || c.idle > 0 {
 		deadline = time.Now().Add(limit)
 	}
-	c.short, c.mark = short, c.served
+	c.due = due
 	err := c.socket.SetReadDeadline(deadline)
-	if c.over.Load() && !short {
+	if due < 0 && c.over.Load() {
 		c.interrupt() // this may have come in between
 	}
 	return err
@@ -320,6 +290,12 @@ func (d *directConns) remove(c *directConn) {
 	delete(d.conns, c)
 }
 
+func (d *directConns) isOver() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.over
+}
+
 // end gives all connections back, to their servers or to those that have taken their place.
 func (d *directConns) end() {
 	d.mu.Lock()
@@ -328,40 +304,4 @@ func (d *directConns) end() {
 	for c := range d.conns {
 		c.interrupt()
 	}
-}
-
-// A directReply is the reply to all direct writes of a connection, as net/http would send it.
-type directReply struct {
-	begin, end []byte // around the date
-	unix       int64  // the second that date is for
-	date       []byte
-}
-
-// newDirectReply returns the reply with the header that was set before this handler. It reports false if the header says
-// something about the connection.
-func newDirectReply(header http.Header) (r directReply, ok bool) {
-	for _, name := range []string{"Connection", "Content-Length", "Date", "Trailer", "Transfer-Encoding"} {
-		if _, ok := header[name]; ok {
-			return r, false
-		}
-	}
-	header = header.Clone()
-	setJSONHeader(header)
-	var b bytes.Buffer
-	b.WriteString("HTTP/1.1 201 Created\r\n")
-	_ = header.Write(&b) // a buffer takes everything
-	b.WriteString("Date: ")
-	r.begin = b.Bytes()
-	r.end = fmt.Appendf(nil, "\r\nContent-Length: %d\r\n\r\n%s", len(statusOK), statusOK)
-	return r, true
-}
-
-// append appends the reply at a time on messageClock that has just come.
-func (r *directReply) append(dst []byte, at time.Duration) []byte {
-	if second, _ := wallClock(at); second.unix != r.unix {
-		r.unix, r.date = second.unix, time.Unix(second.unix, 0).UTC().AppendFormat(r.date[:0], http.TimeFormat)
-	}
-	dst = append(dst, r.begin...)
-	dst = append(dst, r.date...)
-	return append(dst, r.end...)
 }

@@ -14,9 +14,12 @@ import (
 )
 
 // isDirect reports whether a connection is served directly.
-func isDirect() bool {
+func (s *server) isDirect() bool { return s.metrics()["caddy_megaphone_direct_connections{}"] > 0 }
+
+// runs reports whether a function runs.
+func (s *server) runs(function string) bool {
 	stacks := make([]byte, 1<<20)
-	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("(*directConn).serve("))
+	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte(function))
 }
 
 // writeRequest is a request that writes a message, with some more lines in its header.
@@ -54,7 +57,7 @@ func (s *server) direct(to channel) *rawClient {
 	s.Helper()
 	c := s.rawClient()
 	c.writes(to, numbered(0, enough)...)
-	s.eventually(isDirect)
+	s.eventually(s.isDirect)
 	return c
 }
 
@@ -72,6 +75,9 @@ func TestWritesAreServedDirectlyWhereNothingCouldTell(t *testing.T) {
 		{name: "with a trace", settings: "servers {\ntrace\n}", site: "megaphone"},
 		{name: "with a limit to a request", settings: "servers {\ntimeouts {\nread_body 1m\n}\n}", site: "megaphone"},
 		{name: "with a limit to a response", settings: "servers {\ntimeouts {\nwrite 1m\n}\n}", site: "megaphone"},
+		{name: "with nothing but that", settings: "servers {\ntimeouts {\nwrite 1m\nwrite_idle -1s\n}\n}", site: "megaphone"},
+		{name: "with the listener wrapper", settings: "servers {\nlistener_wrappers {\nmegaphone\n}\n}", site: "megaphone", direct: true},
+		{name: "with named routes", site: "invoke ours\n}\n&(ours) {\nmegaphone"},
 		{name: "with another handler before", site: "header X-Frame-Options DENY\nmegaphone"},
 		{name: "with authentication", site: "@stranger header X-Stranger *\nrespond @stranger 403\nmegaphone"},
 		{name: "on a path", site: "@ours path /write/* /create /read/*\nmegaphone @ours"},
@@ -82,8 +88,8 @@ func TestWritesAreServedDirectlyWhereNothingCouldTell(t *testing.T) {
 			c, client := s.create(), s.rawClient()
 			client.writes(c, numbered(0, 3*enough)...)
 			if test.direct {
-				s.eventually(isDirect)
-			} else if isDirect() {
+				s.eventually(s.isDirect)
+			} else if s.isDirect() {
 				t.Error("writes are served directly")
 			}
 			s.read("/read/" + c.ConsumerAddress).wants(numbered(0, 3*enough)...)
@@ -117,7 +123,7 @@ func TestDirectRepliesAreThoseOfNetHTTP(t *testing.T) {
 			t.Errorf("reply %d is %q, want %q", i+2, got, want)
 		}
 	}
-	s.eventually(isDirect)
+	s.eventually(s.isDirect)
 }
 
 // Each of these requests comes right after direct writes, and is followed by others.
@@ -129,24 +135,25 @@ func TestWhatIsNoDirectWriteIsServedByCaddy(t *testing.T) {
 		status  int
 		last    bool // the server closes the connection after it
 	}{
-		"another request":            {request: postCreate, status: http.StatusOK},
-		"another header":             {request: writeRequest("ADDRESS", `"x"`, "X-Trace: 1"), status: http.StatusCreated},
-		"another host":               {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "localhost", "127.0.0.1"), status: http.StatusCreated},
-		"another type":               {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/json", "/xml"), status: http.StatusUnsupportedMediaType},
-		"an escape in the stream id": {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/str%65am "), status: http.StatusCreated},
-		"no stream id":               {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/ "), status: http.StatusBadRequest},
-		"a path of more segments":    {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/a/b "), status: http.StatusOK},
-		"an unknown channel":         {request: writeRequest("main.AAAAAAAAAAAAAAAAAAAAAA", "1"), status: http.StatusNotFound},
-		"no JSON":                    {request: writeRequest("ADDRESS", `{"x"`), status: http.StatusBadRequest},
-		"an empty body":              {request: writeRequest("ADDRESS", ""), status: http.StatusBadRequest},
-		"a large body":               {request: writeRequest("ADDRESS", `"`+strings.Repeat("x", 90_000)+`"`), status: http.StatusCreated},
-		"a body that is too large":   {request: writeRequest("ADDRESS", `"`+strings.Repeat("x", 100_000)+`"`), status: http.StatusRequestEntityTooLarge, last: true},
-		"a key that is too long":     {request: writeRequest("ADDRESS", `"x"`, "Idempotency-Key: "+strings.Repeat("k", 256)), status: http.StatusBadRequest},
-		"a long header":              {request: writeRequest("ADDRESS", `"x"`, "X-Long: "+strings.Repeat("x", 8000)), status: http.StatusCreated},
-		"chunks":                     {request: strings.Replace(small, `"x"`, "3\r\n\"x\"\r\n0\r\n\r\n", 1), status: http.StatusCreated},
-		"the last one":               {request: writeRequest("ADDRESS", `"x"`, "Connection: close"), status: http.StatusCreated, last: true},
-		"another version":            {request: strings.Replace(writeRequest("ADDRESS", `"x"`), "1.1", "1.0", 1), status: http.StatusCreated, last: true},
-		"no request":                 {request: "no request\r\n\r\n", status: http.StatusBadRequest, last: true},
+		"another request":              {request: postCreate, status: http.StatusOK},
+		"another header":               {request: writeRequest("ADDRESS", `"x"`, "X-Trace: 1"), status: http.StatusCreated},
+		"another host":                 {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "localhost", "127.0.0.1"), status: http.StatusCreated},
+		"another type":                 {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/json", "/xml"), status: http.StatusUnsupportedMediaType},
+		"an escape in the stream id":   {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/str%65am "), status: http.StatusCreated},
+		"no stream id":                 {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/ "), status: http.StatusBadRequest},
+		"a path of more segments":      {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/a/b "), status: http.StatusOK},
+		"an unknown channel":           {request: writeRequest("main.AAAAAAAAAAAAAAAAAAAAAA", "1"), status: http.StatusNotFound},
+		"no JSON":                      {request: writeRequest("ADDRESS", `{"x"`), status: http.StatusBadRequest},
+		"an empty body":                {request: writeRequest("ADDRESS", ""), status: http.StatusBadRequest},
+		"a large body":                 {request: writeRequest("ADDRESS", `"`+strings.Repeat("x", 90_000)+`"`), status: http.StatusCreated},
+		"a stream id that is too long": {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/"+strings.Repeat("s", 5000)+" "), status: http.StatusCreated},
+		"a body that is too large":     {request: writeRequest("ADDRESS", `"`+strings.Repeat("x", 100_000)+`"`), status: http.StatusRequestEntityTooLarge, last: true},
+		"a key that is too long":       {request: writeRequest("ADDRESS", `"x"`, "Idempotency-Key: "+strings.Repeat("k", 256)), status: http.StatusBadRequest},
+		"a long header":                {request: writeRequest("ADDRESS", `"x"`, "X-Long: "+strings.Repeat("x", 8000)), status: http.StatusCreated},
+		"chunks":                       {request: strings.Replace(small, `"x"`, "3\r\n\"x\"\r\n0\r\n\r\n", 1), status: http.StatusCreated},
+		"the last one":                 {request: writeRequest("ADDRESS", `"x"`, "Connection: close"), status: http.StatusCreated, last: true},
+		"another version":              {request: strings.Replace(writeRequest("ADDRESS", `"x"`), "1.1", "1.0", 1), status: http.StatusCreated, last: true},
+		"no request":                   {request: "no request\r\n\r\n", status: http.StatusBadRequest, last: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := *s
@@ -163,13 +170,13 @@ func TestWhatIsNoDirectWriteIsServedByCaddy(t *testing.T) {
 			}
 			if test.last {
 				client.wantsEnd()
-				s.eventually(func() bool { return !isDirect() })
+				s.eventually(func() bool { return !s.isDirect() })
 				return
 			}
 			client.writes(c, numbered(100, 100+2*enough)...)
-			s.eventually(isDirect) // again
+			s.eventually(s.isDirect) // again
 			client.Close()
-			s.eventually(func() bool { return !isDirect() })
+			s.eventually(func() bool { return !s.isDirect() })
 
 			r, bodies := s.read("/read/"+c.ConsumerAddress), numbered(0, enough)
 			if test.status == http.StatusCreated {
@@ -190,7 +197,7 @@ func TestAFullChannelHoldsAProducerThatWritesDirectly(t *testing.T) {
 	client := s.direct(c)
 	client.writes(c, numbered(enough, 10)...)
 	client.send(writeRequest(c.ProducerAddress, "10"))
-	s.eventually(func() bool { return !isDirect() }) // net/http has it
+	s.eventually(func() bool { return !s.isDirect() }) // net/http has it
 	s.read("/read/" + c.ConsumerAddress).wants(numbered(0, 11)...)
 	client.wants(http.StatusCreated)
 }
@@ -204,7 +211,7 @@ func TestDirectWritesAreIdempotent(t *testing.T) {
 			client.wants(http.StatusCreated)
 		}
 	}
-	s.eventually(isDirect)
+	s.eventually(s.isDirect)
 	s.read("/read/" + c.ConsumerAddress).wants(numbered(0, 3*enough)...)
 }
 
@@ -241,13 +248,73 @@ func TestDirectWritesInOneGoAndInPieces(t *testing.T) {
 	}
 }
 
+// Some clients send an empty line after a body (RFC 9112, 2.2).
+func TestEmptyLinesBetweenDirectWrites(t *testing.T) {
+	for name, settings := range map[string]string{"": "", "with the listener wrapper": "servers {\nlistener_wrappers {\nmegaphone\n}\n}"} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, settings, "megaphone")
+			c, client := s.create(), s.rawClient()
+			for i := range 3 * enough {
+				client.send(writeRequest(c.ProducerAddress, strconv.Itoa(i)) + "\r\n")
+				client.wants(http.StatusCreated)
+			}
+			s.eventually(s.isDirect)
+			client.send(postCreate)
+			client.wants(http.StatusOK)
+			client.send("\r\n")
+			client.send(postCreate)
+			client.wants(http.StatusOK)
+			s.read("/read/" + c.ConsumerAddress).wants(numbered(0, 3*enough)...)
+		})
+	}
+}
+
+// A producer that does other things in between is left to net/http for longer each time.
+func TestAProducerThatIsTakenOverInVainIsLeftAlone(t *testing.T) {
+	s := serve(t, "megaphone {\nbuffer 1000\n}", "megaphone")
+	c := s.create()
+	client := s.direct(c)
+	for patience := 2 * enough; patience <= 4*enough; patience *= 2 {
+		client.send(postCreate)
+		client.wants(http.StatusOK)
+		client.writes(c, numbered(0, patience-1)...)
+		if s.isDirect() {
+			t.Errorf("it is taken over before %d writes", patience)
+		}
+		client.writes(c, `"last"`)
+		s.eventually(s.isDirect)
+	}
+	client.writes(c, numbered(0, 4*enough)...) // which is as many as it waited for
+	client.send(postCreate)
+	client.wants(http.StatusOK)
+	client.writes(c, numbered(0, enough)...)
+	s.eventually(s.isDirect)
+}
+
+func TestAClientThatTakesNoRepliesToDirectWrites(t *testing.T) {
+	s := serve(t, "servers {\ntimeouts {\nwrite_idle 300ms\n}\n}\nmegaphone {\nbuffer 1000000\n}", "megaphone")
+	c := s.create()
+	client := s.direct(c)
+	began := time.Now()
+	request := strings.Repeat(writeRequest(c.ProducerAddress, "1"), 100)
+	for {
+		if _, err := io.WriteString(client.Conn, request); err != nil {
+			break
+		}
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it was cut off after %v", took)
+	}
+	s.eventually(func() bool { return !s.isDirect() })
+}
+
 func TestADirectWriteThatComesSlowlyIsLeftToNetHTTP(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()
 	client := s.direct(c)
 	request := writeRequest(c.ProducerAddress, `"slow"`)
 	client.send(request[:20])
-	s.eventually(func() bool { return !isDirect() }) // after a second
+	s.eventually(func() bool { return !s.isDirect() }) // after a second
 	client.send(request[20:])
 	client.wants(http.StatusCreated)
 	s.read("/read/" + c.ConsumerAddress).wants(append(numbered(0, enough), `"slow"`)...)
@@ -280,10 +347,15 @@ func TestAConfigurationThatIsReplacedServesNoMoreDirectWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	idle.wantsEnd() // as by net/http
-	inTheMiddle.send(request[len(request)-3:])
-	inTheMiddle.wants(http.StatusCreated)
-	inTheMiddle.wantsEnd()
-	s.eventually(func() bool { return !isDirect() })
+	// It may send more before it knows, but that is not served by the old configuration.
+	inTheMiddle.send(request[len(request)-3:] + request)
+	if last := inTheMiddle.wants(http.StatusCreated); !last {
+		t.Error("the client is not told that the connection ends")
+	}
+	if _, err := inTheMiddle.replies.ReadByte(); err == nil {
+		t.Error("it serves more than one request")
+	}
+	s.eventually(func() bool { return !s.isDirect() })
 	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("it took %v", took)
 	}
@@ -291,6 +363,55 @@ func TestAConfigurationThatIsReplacedServesNoMoreDirectWrites(t *testing.T) {
 	bodies := append(numbered(0, enough), numbered(0, enough)...)
 	bodies = append(bodies, `"in the middle"`, `"in the middle"`)
 	s.read("/read/" + c.ConsumerAddress).wants(append(bodies, numbered(0, enough)...)...)
+}
+
+func TestDirectWritesGoOnUnderTheNextConfiguration(t *testing.T) {
+	wrapper := "servers {\nlistener_wrappers {\nmegaphone\n}\n}\n"
+	s := serve(t, wrapper, "megaphone")
+	c := s.create()
+	idle, inTheMiddle := s.direct(c), s.direct(c)
+	request := writeRequest(c.ProducerAddress, `"in the middle"`)
+	inTheMiddle.send(request + request[:len(request)-3])
+	inTheMiddle.wants(http.StatusCreated)
+	if err := s.load(wrapper+"megaphone {\nbuffer 1000\n}", "@writes path /write/*\nheader @writes X-New yes\nmegaphone"); err != nil {
+		t.Fatal(err)
+	}
+	// The request that had begun to come, and those that come with its end.
+	inTheMiddle.send(request[len(request)-3:] + request + request)
+	for i, want := range []string{"", "yes", "yes"} {
+		response, err := http.ReadResponse(inTheMiddle.replies, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+		if got := response.Header.Get("X-New"); got != want || response.StatusCode != http.StatusCreated || response.Close {
+			t.Errorf("reply %d: %s, X-New: %q, close: %v", i, response.Status, got, response.Close)
+		}
+	}
+	idle.writes(c, numbered(0, 2*enough)...)
+	if s.isDirect() {
+		t.Error("the new configuration serves directly, though another handler is there")
+	}
+}
+
+// A write that is being served when the configuration is replaced does not take the connection over any more.
+func TestAWriteDuringAReloadTakesNothingOver(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c, client := s.create(), s.rawClient()
+	client.writes(c, numbered(0, enough-1)...)
+	request := writeRequest(c.ProducerAddress, "7")
+	client.send(request[:len(request)-1])
+	s.eventually(func() bool { return s.runs("readBody(") })
+	loaded := make(chan error, 1)
+	go func() { loaded <- s.load("megaphone {\nheartbeat 14s\n}", "megaphone") }()
+	s.eventually(func() bool { return s.runs("net/http.(*Server).Shutdown(") })
+	client.send(request[len(request)-1:])
+	if last := client.wants(http.StatusCreated); !last {
+		t.Error("the client is not told that the connection ends")
+	}
+	if err := <-loaded; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestARequestThatIsNotCompleteWhenTheConfigurationIsReplacedDelaysNothing(t *testing.T) {
@@ -304,5 +425,5 @@ func TestARequestThatIsNotCompleteWhenTheConfigurationIsReplacedDelaysNothing(t 
 		t.Fatal(err)
 	}
 	client.wantsEnd()
-	s.eventually(func() bool { return !isDirect() })
+	s.eventually(func() bool { return !s.runs("(*directConn).serve(") })
 }

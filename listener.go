@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"time"
@@ -42,6 +43,12 @@ func (w *ListenerWrapper) Provision(ctx caddy.Context) error {
 			if c, ok := bareConn(conn).(*handover.Conn); ok {
 				c.Changed(state)
 			}
+		})
+		w.server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
+			if c, ok := bareConn(conn).(*handover.Conn); ok {
+				return c.Context(ctx)
+			}
+			return ctx
 		})
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	readers      [transportCount]prometheus.Gauge
 	readDuration [transportCount]prometheus.Observer
+	direct       prometheus.Gauge
 	refused      *prometheus.CounterVec // by endpoint and code
 	limitHits    map[string]prometheus.Counter
 	webhooks     webhookMetrics
@@ -53,6 +54,10 @@ func newMetrics(r *Registry) *metrics {
 		Help: "Requests, and channels of a batch, that were refused because a limit was reached, by the setting's name.",
 	}, []string{"limit"})
 	m := &metrics{
+		direct: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: metricName("direct_connections"),
+			Help: "Connections of producers whose writes are served directly.",
+		}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: metricName("requests_refused_total"),
 			Help: "Requests that were answered with an error.",
@@ -86,7 +91,7 @@ func newMetrics(r *Registry) *metrics {
 	}
 	m.collectors = []prometheus.Collector{
 		registryCollector{r},
-		readers, readDuration, limitHits, m.refused,
+		readers, readDuration, limitHits, m.refused, m.direct,
 		m.webhooks.queued, m.webhooks.delivered, m.webhooks.lost, m.webhooks.failures,
 	}
 	return m

@@ -123,6 +123,7 @@ func TestMetrics(t *testing.T) {
 		`readers{transport="poll"}`:                     0,
 		"messages_pending":                              0,
 		"messages_in_flight":                            3,
+		"direct_connections":                            0,
 		"held_producers":                                0,
 		"held_bytes":                                    0,
 		"messages_accepted_total":                       3,

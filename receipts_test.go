@@ -3,6 +3,7 @@ package megaphone_test
 import (
 	"fmt"
 	"net/http"
+	"reflect"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -10,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-megaphone/megaphone"
+	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
 func init() {
@@ -28,8 +30,22 @@ func (tellConn) CaddyModule() caddy.ModuleInfo {
 }
 
 func (tellConn) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	_, err := fmt.Fprintf(w, "%T", megaphone.ConnOf(r))
+	conn := megaphone.ConnOf(r)
+	_, err := fmt.Fprintf(w, "%T", conn)
+	if c, ok := conn.(*handover.Conn); ok {
+		_, err = fmt.Fprintf(w, ", begun: %d", reflect.ValueOf(c).Elem().FieldByName("begun").FieldByName("v").Uint())
+	}
 	return err
+}
+
+// The listener wrapper relies on Caddy to ask the context of the connection for something (see handover.Conn.Context).
+func TestAConnectionKnowsThatARequestHasBegun(t *testing.T) {
+	s := serve(t, "servers {\nlistener_wrappers {\nmegaphone\n}\n}", "route {\nmegaphone\ntell_conn\n}")
+	for range 2 {
+		if r := s.get("/other"); r.body != "*handover.Conn, begun: 1" {
+			t.Error(r.body)
+		}
+	}
 }
 
 func TestTheConnectionIsKnownWhateverTheProtocols(t *testing.T) {

@@ -3,6 +3,7 @@ package handover
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -18,7 +19,7 @@ const (
 	other int32 = iota
 	// waits: no request has been read to the end of its header since the connection began or the last response ended.
 	waits
-	// serves: a handler was called, so what was read is its own.
+	// serves: a handler is called, so what was read is its own once it has begun.
 	serves
 	// declines: a request was read, but the server shuts down and will close the connection.
 	declines
@@ -38,6 +39,8 @@ type Conn struct {
 
 	listener *Listener
 	doing    atomic.Int32
+	asked    bool        // Context was called
+	begun    atomic.Bool // somebody serves what was read; true if that is not known
 
 	mu      sync.Mutex
 	passed  bool
@@ -97,10 +100,39 @@ func (c *Conn) begin() {
 	case over:
 		c.doing.Store(declines)
 	default:
+		c.begun.Store(!c.asked)
 		c.doing.Store(serves)
 		if len(c.read) > maxServed {
-			c.read = nil
+			c.read, c.clean = nil, false
 		}
+	}
+}
+
+// Context returns the context that is to be the connection's, as [http.Server.ConnContext] does. It must be called before
+// the connection is read. The handlers of requests must ask for some value of it at their begin, as those of Caddy do:
+// then the connection knows that a request was begun. For net/http looks once more whether the server shuts down after
+// it has told ConnState of a request, and on a busy machine a server may be shut down in between.
+func (c *Conn) Context(parent context.Context) context.Context {
+	c.asked = true
+	return connContext{parent, c}
+}
+
+type connContext struct {
+	context.Context
+
+	conn *Conn
+}
+
+// Value implements [context.Context].
+func (c connContext) Value(key any) any {
+	c.conn.noteBegun()
+	return c.Context.Value(key)
+}
+
+// noteBegun notes that somebody serves what was read.
+func (c *Conn) noteBegun() {
+	if !c.begun.Load() {
+		c.begun.Store(true)
 	}
 }
 
@@ -171,7 +203,10 @@ func (c *Conn) endRead(p []byte, err error) (int, error) {
 // Write implements [net.Conn].
 func (c *Conn) Write(p []byte) (int, error) {
 	switch c.doing.Load() {
-	case serves, other:
+	case serves:
+		c.noteBegun() // by net/http, if it cannot read the request
+		return c.Conn.Write(p)
+	case other:
 		return c.Conn.Write(p)
 	}
 	if !c.release() {
@@ -217,7 +252,7 @@ func (c *Conn) set(set func(time.Time) error, t time.Time) error {
 
 // Close implements [net.Conn]. The connection is passed on if that is possible.
 func (c *Conn) Close() error {
-	if doing := c.doing.Load(); doing == serves || doing == other || !c.listener.isOver() {
+	if doing := c.doing.Load(); doing == serves && c.begun.Load() || doing == other || !c.listener.isOver() {
 		return c.Conn.Close()
 	}
 	c.mu.Lock()
@@ -245,7 +280,7 @@ func (c *Conn) isUnserved() bool {
 		alone := c.total == requestLength(c.read)
 		c.read, c.ahead = c.ahead, nil
 		return alone
-	case doing == waits, doing == declines && !c.answered:
+	case doing == waits, !c.answered:
 		return c.clean
 	default:
 		return false
@@ -271,5 +306,7 @@ func (c *Conn) pass() {
 	}
 	early := append(c.read, c.early...)
 	early = bytes.TrimLeft(early, "\r\n") // some clients send an empty line after a body (RFC 9112, 2.2)
-	c.listener.group.give(prefixed(c.Conn, early), c.listener.settings.Idle)
+	next := prefixed(c.Conn, early)
+	next.note = c.note
+	c.listener.group.give(next, c.listener.settings.Idle)
 }

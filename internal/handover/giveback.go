@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"bytes"
 	"net"
 	"net/http"
 	"sync"
@@ -22,9 +23,11 @@ func Socket(conn net.Conn) net.Conn {
 
 // GiveBack gives a connection that was taken over from a server back to it for the client's next requests, or to the
 // server that has taken its place. What has been read of the next request may be given too. The connection is one that
-// [Socket] has a socket of.
-func GiveBack(server *http.Server, conn net.Conn, early []byte) {
+// [Socket] has a socket of. A note can be left for who takes it over again.
+func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
+	early = bytes.TrimLeft(early, "\r\n") // of an empty line after a body, which net/http expects after its own only
 	next := prefixed(Socket(conn), early)
+	next.note = note
 	if err := next.SetDeadline(time.Time{}); err != nil {
 		_ = next.Close()
 		return
@@ -34,6 +37,23 @@ func GiveBack(server *http.Server, conn net.Conn, early []byte) {
 		return
 	}
 	go returnsTo(server).give(next)
+}
+
+// Note returns what [GiveBack] was told, or 0.
+func Note(conn net.Conn) int {
+	switch c := conn.(type) {
+	case *Prefixed:
+		return c.note
+	case *Conn:
+		return c.note
+	}
+	return 0
+}
+
+// Outlives reports whether a connection goes on when another server takes the place of its own.
+func Outlives(conn net.Conn) bool {
+	_, ok := conn.(*Conn)
+	return ok
 }
 
 // returns is the listener by which a server accepts connections that are given back to it.

@@ -38,7 +38,7 @@ func TestNoDeadlineIsLeftWhenAConnectionIsGivenBack(t *testing.T) {
 				w.WriteHeader(http.StatusNoContent)
 			})}
 			defer server.Close()
-			GiveBack(server, conn, []byte(early))
+			GiveBack(server, conn, []byte(early), 0)
 			if early == "" {
 				if _, err := io.WriteString(client, request); err != nil {
 					t.Fatal(err)

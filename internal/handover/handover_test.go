@@ -105,7 +105,8 @@ type server struct {
 	t        *testing.T
 	ends     chan struct{} // lets requests to /slow go on
 	served   []string
-	accepted int // connections
+	accepted int           // connections
+	resumes  chan struct{} // lets requests go on to the handler; nil if they need not wait
 }
 
 func (p *place) serve(t *testing.T, name string) *server {
@@ -120,8 +121,18 @@ func (p *place) serve(t *testing.T, name string) *server {
 			if state == http.StateNew {
 				s.accepted++
 			}
+			if state == http.StateActive && s.resumes != nil {
+				<-s.resumes
+			}
+		},
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			if c, ok := conn.(*Conn); ok {
+				return c.Context(ctx)
+			}
+			return ctx
 		},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Context().Value("any") // as Caddy does
 			s.served = append(s.served, r.URL.Path)
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
@@ -228,6 +239,56 @@ func TestARequestThatIsReadTooLateGoesToTheHeir(t *testing.T) {
 		c.expect("new: /a 1234")
 		old.expectServed()
 		heir.expectServed("/a")
+		heir.stop()
+	})
+}
+
+// It does so even if the server begins to shut down between the moment in which it tells of the request and the one in
+// which it calls the handler.
+func TestARequestThatIsReadAsTheServerBeginsToShutDownGoesToTheHeir(t *testing.T) {
+	for name, request := range map[string]string{"without a body": fmt.Sprintf(get, "b"), "with one": post("b", "1234")} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var p place
+				old := p.serve(t, "old")
+				c := p.dial(t)
+				c.send(fmt.Sprintf(get, "a"))
+				c.expect("old: /a ")
+				old.resumes = make(chan struct{})
+				c.send(request)
+				synctest.Wait()
+				heir := p.serve(t, "new")
+				old.stop()
+				close(old.resumes)
+				if got := c.answer(); !strings.HasPrefix(got, "new: /b") {
+					t.Errorf("the client got %q", got)
+				}
+				old.expectServed("/a")
+				heir.expectServed("/b")
+				heir.stop()
+			})
+		})
+	}
+}
+
+// net/http itself answers what it cannot read.
+func TestARequestThatCannotBeReadIsNotPassedOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p place
+		old := p.serve(t, "old")
+		c := p.dial(t)
+		old.resumes = make(chan struct{})
+		c.send("GET /a without a version\n\n")
+		synctest.Wait()
+		heir := p.serve(t, "new")
+		close(old.resumes)
+		c.expect("400 Bad Request")
+		old.stop()
+		synctest.Wait()
+		heir.expectServed()
+		if heir.accepted > 0 {
+			t.Error("the connection was passed on")
+		}
 		heir.stop()
 	})
 }

@@ -11,6 +11,7 @@ import (
 type Prefixed struct {
 	net.Conn
 
+	note  int // see GiveBack
 	early []byte
 	used  atomic.Bool // early was read to its end
 }

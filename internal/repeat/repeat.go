@@ -152,6 +152,16 @@ func cut(p []byte, end byte, may func(byte) bool) (before, rest []byte, ok bool)
 	return nil, p, false
 }
 
+// IsPath reports whether a path can be that of a [Request].
+func IsPath(path string) bool {
+	for i := range len(path) {
+		if !isPath(path[i]) {
+			return false
+		}
+	}
+	return path != ""
+}
+
 func isPath(b byte) bool { return pathBytes[b] }
 
 // pathBytes has those that may be in a path.

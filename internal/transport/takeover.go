@@ -78,7 +78,7 @@ func (c *connection) end(why Reason, timeout time.Duration) {
 	if why != Broken {
 		c.out.append(lastChunk)
 		if c.flush(timeout) == nil && c.server != nil && !gone {
-			handover.GiveBack(c.server, c.origin, append(c.early, early...))
+			handover.GiveBack(c.server, c.origin, append(c.early, early...), handover.Note(c.origin))
 			return
 		}
 	}

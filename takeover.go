@@ -1,0 +1,158 @@
+package megaphone
+
+import (
+	"cmp"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-megaphone/megaphone/internal/handover"
+	"github.com/caddy-megaphone/megaphone/internal/repeat"
+	"github.com/caddy-megaphone/megaphone/internal/socket"
+)
+
+// minWrites is how many writes alike must have come in a row before their connection is taken over. Changing hands costs
+// as much as some direct writes save, so for a producer that does other things in between it is the double each time, up
+// to maxWrites.
+const minWrites, maxWrites = 8, 1024
+
+// directPrefix begins the path of a direct write.
+const directPrefix = "/write/"
+
+// takeOverWrites is called for a write that was accepted. It takes its connection over if it is time to, and reports
+// whether it has. The reply is sent then, too.
+func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
+	conn := clientConnOf(r)
+	if conn == nil || r.ProtoMajor != 1 || conn.stays {
+		return false
+	}
+	if !repeat.Same(conn.header, r.Header) {
+		conn.writes, conn.header = 0, r.Header
+	}
+	if conn.writes++; conn.writes < conn.patience {
+		return false
+	}
+	conn.writes = 0
+	if !isBare(w, r) || !h.isAlone(r) || handover.Socket(conn.Conn) == nil {
+		conn.stays, conn.header = true, nil
+		return false
+	}
+	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	reply, ok := newDirectReply(w.Header())
+	if !ok || server == nil || !mayRepeat(r) || h.app.direct.isOver() {
+		return false
+	}
+	// At the end of the body Caddy takes back the deadline that it has set for it.
+	if n, err := r.Body.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+		return false
+	}
+	_, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return false
+	}
+	early, _ := buffered.Peek(buffered.Reader.Buffered()) // they are there
+	c := &directConn{
+		handler: h, origin: conn.Conn, socket: handover.Socket(conn.Conn), server: server, patience: conn.patience,
+		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
+		timeout: h.writeTimeout(r), reply: reply,
+		buffer: slices.Clone(early), end: len(early),
+		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: messageClock(),
+	}
+	c.writer = socket.NewWriter(c.socket)
+	c.out = c.reply.append(c.out, c.last, false)
+	go c.serve()
+	return true
+}
+
+// mayRepeat reports whether a request is of a kind that can be served directly.
+func mayRepeat(r *http.Request) bool {
+	path, ok := strings.CutPrefix(r.RequestURI, directPrefix)
+	return ok && repeat.IsPath(path) && r.ProtoAtLeast(1, 1) && !r.Close &&
+		0 <= r.ContentLength && r.ContentLength <= repeat.MaxBody &&
+		r.Header.Get("Expect") == "" && r.Header.Get("Upgrade") == ""
+}
+
+// isAlone reports whether all writes with the Host of a request come to this handler, whatever their path and body are,
+// and no other handler, log or limit would see or change them or their replies. It says so only of what it knows:
+// sites that have this handler first. Functions that modules have registered for a server's connections are not known;
+// they are told what net/http tells them of a connection that is taken over, and given back.
+func (h *Handler) isAlone(r *http.Request) bool {
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || server.Logs != nil || server.Metrics != nil || server.ReadTimeout > 0 || server.ReadMinRate > 0 {
+		return false
+	}
+	return h.isFirst(server.Routes, r, map[string]bool{}) == yes
+}
+
+// An answer is what is known of whether a handler is the first.
+type answer int
+
+const (
+	unknown answer = iota
+	no             // the request comes to none of the handlers that could be
+	yes
+)
+
+// isFirst tells whether this is the first handler that a write comes to. Of each group of routes, only the first is taken
+// that matches.
+func (h *Handler) isFirst(routes caddyhttp.RouteList, r *http.Request, groups map[string]bool) answer {
+	for _, route := range routes {
+		if groups[route.Group] {
+			continue
+		}
+		switch matchesAlways(route.MatcherSets, r) {
+		case unknown:
+			return unknown
+		case no:
+			continue
+		case yes:
+		}
+		if route.Group != "" {
+			groups[route.Group] = true
+		}
+		for _, handler := range route.Handlers {
+			found := unknown
+			switch handler := handler.(type) {
+			case *caddyhttp.Subroute:
+				found = h.isFirst(handler.Routes, r, groups)
+			case *Handler:
+				switch {
+				case handler == h:
+					found = yes
+				case !handler.serves[writeEndpoint]:
+					found = no
+				}
+			}
+			if found != no {
+				return found
+			}
+		}
+		if route.Terminal {
+			return no
+		}
+	}
+	return no
+}
+
+// matchesAlways tells whether a route takes all requests with a Host, or none.
+func matchesAlways(sets caddyhttp.MatcherSets, r *http.Request) answer {
+	for _, set := range sets {
+		for _, matcher := range set {
+			hosts, ok := matcher.(*caddyhttp.MatchHost)
+			if !ok || strings.Contains(strings.Join(*hosts, ""), "{") {
+				return unknown
+			}
+		}
+	}
+	switch matches, err := sets.AnyMatchWithError(r); {
+	case err != nil:
+		return unknown
+	case matches:
+		return yes
+	}
+	return no
+}
