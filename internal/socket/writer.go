@@ -3,6 +3,7 @@ package socket
 
 import (
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,16 +15,22 @@ const maxPiece = 64 << 10
 type Writer struct {
 	conn  net.Conn
 	eager *eager // may be nil
+
+	written atomic.Uint64 // bytes
 }
 
 // NewWriter returns the writer for a socket.
-func NewWriter(conn net.Conn) Writer { return Writer{conn, newEager(conn)} }
+func NewWriter(conn net.Conn) Writer { return Writer{conn: conn, eager: newEager(conn)} }
+
+// Written returns how many bytes were written so far. It may be called at any time.
+func (w *Writer) Written() uint64 { return w.written.Load() }
 
 // Write writes p. The kernel nearly always takes it at once. If not, the peer must take each piece of the rest within the
 // timeout. So a deadline is rarely needed, and never left.
 func (w *Writer) Write(p []byte, timeout time.Duration) error {
 	if w.eager != nil && len(p) > 0 {
 		n, err := w.eager.Write(p)
+		w.written.Add(uint64(n)) //nolint:gosec // not negative
 		if err != nil {
 			return err
 		}
@@ -37,6 +44,7 @@ func (w *Writer) Write(p []byte, timeout time.Duration) error {
 			return err
 		}
 		n, err := w.conn.Write(p[:min(maxPiece, len(p))])
+		w.written.Add(uint64(n)) //nolint:gosec // not negative
 		if err != nil {
 			return err
 		}

@@ -1,86 +1,66 @@
 package transport
 
 import (
-	"bufio"
-	"bytes"
-	"context"
-	"io"
+	"errors"
 	"net"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/gobwas/ws"
+
 	"github.com/caddy-megaphone/megaphone/internal/receipt"
+	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// batchHijacker hands the connection of a WebSocket over as a [batchConn].
-type batchHijacker struct {
-	http.ResponseWriter
-	socket *WebSocket
-}
-
-// Sizes of the buffers of a connection, in bytes. What is written is collected by batchConn anyway, and clients
-// send little.
-const (
-	readBuffer  = 512
-	writeBuffer = 64
-)
-
-// Hijack implements [http.Hijacker].
-func (h *batchHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	early, err := rw.Peek(rw.Reader.Buffered())
-	if err != nil {
-		return nil, nil, err
-	}
-	batch := newBatchConn(conn, io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn), h.socket.options)
-	h.socket.out = batch
-	return batch, bufio.NewReadWriter(bufio.NewReaderSize(batch, readBuffer), bufio.NewWriterSize(batch, writeBuffer)), nil
-}
-
-// A batchConn is the connection of a WebSocket. It collects messages to write them at once, each write within a time.
+// A batchConn writes to the connection of a WebSocket. It collects messages to write them at once, each write within a time.
 //
-// The library closes a connection on which it cannot write a ping, or the answer to one, within five seconds. So these do
-// not wait until a slow client has taken the messages before them: what is written while a goroutine writes is left to it.
+// Control frames do not wait until a slow client has taken the messages before them: what is added while a goroutine writes
+// is left to it.
 type batchConn struct {
-	net.Conn
-	in      io.Reader
+	writer  socket.Writer
 	timeout time.Duration
 	below   net.Conn // see WebSocketOptions.Conn
+	fault   func()   // is called when something cannot be written of which nobody else has the error
 
-	read, written atomic.Uint64 // bytes
+	read atomic.Uint64 // bytes
 
 	mu      sync.Mutex
 	idle    sync.Cond // nobody writes any more
 	holding bool      // what is written is collected until flush
 	writing bool      // a goroutine writes
+	closing bool      // a close frame was added, which is the last (RFC 6455, 5.5.1)
 	frame   frame     // what is to be written next
 	answers int       // how many answers to pings it has
 	err     error     // of a write: there is no other after it
+	header  [ws.MaxHeaderSize]byte
 }
 
-func newBatchConn(conn net.Conn, in io.Reader, o WebSocketOptions) *batchConn {
-	c := &batchConn{Conn: conn, in: in, timeout: o.Timeout, below: o.Conn}
+func newBatchConn(conn net.Conn, o WebSocketOptions, fault func()) *batchConn {
+	c := &batchConn{writer: socket.NewWriter(conn), timeout: o.Timeout, below: o.Conn, fault: fault}
 	c.idle.L = &c.mu
 	return c
 }
 
-func (c *batchConn) Read(p []byte) (int, error) {
-	n, err := c.in.Read(p)
-	c.read.Add(uint64(n)) //nolint:gosec // not negative
-	return n, err
-}
-
-// hold makes the connection collect what is written until flush.
-func (c *batchConn) hold() {
+// message adds a message to what the next flush writes.
+func (c *batchConn) message(p []byte, compressed bool) {
 	c.mu.Lock()
 	c.holding = true
+	c.put(ws.Header{OpCode: ws.OpText, Rsv: ws.Rsv(compressed, false, false)}, p)
 	c.mu.Unlock()
 }
+
+// put adds a frame. The lock is held.
+func (c *batchConn) put(h ws.Header, payload []byte) {
+	if c.closing {
+		return
+	}
+	h.Fin, h.Length = true, int64(len(payload))
+	_ = ws.WriteHeaderBuffer(&c.frame, h, c.header[:]) // the frame takes anything
+	c.frame.append(payload)
+}
+
+var errClosing = errors.New("the WebSocket is being closed")
 
 // flush writes what was collected.
 func (c *batchConn) flush() error {
@@ -92,49 +72,65 @@ func (c *batchConn) flush() error {
 	c.holding, c.writing = false, true
 	c.writeNext()
 	if c.err == nil && c.frame.buffer != nil {
-		go func() { _ = c.drain() }() // the next flush has its error
+		go c.drain() // the next flush has its error
 	} else {
 		c.rest()
+	}
+	if c.err == nil && c.closing {
+		return errClosing // what was added since is nowhere
 	}
 	return c.err
 }
 
-// maxControlWait is how long whoever writes a control frame waits until it is written. The frame is written all the
-// same, but a connection that is closed right after it should not be closed before.
-const maxControlWait = 100 * time.Millisecond
-
-// Write implements [net.Conn]. Outside of a batch, it is for control frames.
-func (c *batchConn) Write(p []byte) (int, error) {
+// control writes a control frame, without waiting for it.
+func (c *batchConn) control(opcode ws.OpCode, payload []byte) {
 	c.mu.Lock()
-	c.frame.append(p)
-	if c.holding || c.writing {
-		c.mu.Unlock()
-		return len(p), nil
-	}
-	c.writing = true
-	c.mu.Unlock()
-	written := make(chan error, 1)
-	go func() { written <- c.drain() }()
-	select {
-	case err := <-written:
-		return len(p), err
-	case <-time.After(maxControlWait):
-		return len(p), nil
+	defer c.mu.Unlock()
+	c.put(ws.Header{OpCode: opcode}, payload)
+	c.closing = c.closing || opcode == ws.OpClose
+	if !c.holding && !c.writing && c.frame.buffer != nil {
+		c.writing = true
+		go c.drain()
 	}
 }
 
-// drain writes what there is to write, and what is added meanwhile, until there is a batch. The caller has set writing.
-func (c *batchConn) drain() error {
+// isClosing reports whether a close frame was added.
+func (c *batchConn) isClosing() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.closing
+}
+
+// settle waits until all is written, for a time at most, and reports whether it is.
+func (c *batchConn) settle(limit time.Duration) bool {
+	late := false
+	timer := time.AfterFunc(limit, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		late = true
+		c.idle.Broadcast()
+	})
+	defer timer.Stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.writing && !late {
+		c.idle.Wait()
+	}
+	return !c.writing && c.err == nil
+}
+
+// drain writes what there is to write, and what is added meanwhile, until there is a batch. The caller has set writing.
+func (c *batchConn) drain() {
+	c.mu.Lock()
 	for c.err == nil && !c.holding && c.frame.buffer != nil {
 		c.writeNext()
 	}
 	c.rest()
-	if c.err != nil {
-		_ = c.Close() // there may be nobody else who notices
+	err := c.err
+	c.mu.Unlock()
+	if err != nil {
+		c.fault()
 	}
-	return c.err
 }
 
 // writeNext writes what is next. The lock is held, but not while it writes; writing is set.
@@ -145,7 +141,7 @@ func (c *batchConn) writeNext() {
 	next := c.frame
 	c.frame, c.answers = frame{}, 0
 	c.mu.Unlock()
-	err := c.write(next.bytes())
+	err := c.writer.Write(next.bytes(), c.timeout)
 	next.free()
 	c.mu.Lock()
 	c.err = err
@@ -172,26 +168,9 @@ func (c *batchConn) mayAnswer() bool {
 	return true
 }
 
-// write writes p, each piece within the timeout. The deadline is not left armed: TLS may have to answer what the client
-// sends (RFC 8446, 4.6.3).
-func (c *batchConn) write(p []byte) error {
-	for len(p) > 0 {
-		if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-			return err
-		}
-		n, err := c.Conn.Write(p[:min(maxPiece, len(p))])
-		c.written.Add(uint64(n)) //nolint:gosec // not negative
-		if err != nil {
-			return err
-		}
-		p = p[n:]
-	}
-	return c.SetWriteDeadline(time.Time{})
-}
-
 // watch calls giveUp when nothing has moved on the connection for the timeout, or a quarter more. It returns then, or
-// when ctx ends.
-func (c *batchConn) watch(ctx context.Context, giveUp func()) {
+// when a ping is answered or the client is gone.
+func (c *batchConn) watch(answered, gone <-chan struct{}, giveUp func()) {
 	ticker := time.NewTicker(max(c.timeout/4, time.Millisecond))
 	defer ticker.Stop()
 	var peer *receipt.Conn
@@ -202,7 +181,9 @@ func (c *batchConn) watch(ctx context.Context, giveUp func()) {
 	for {
 		select {
 		case <-ticker.C:
-		case <-ctx.Done():
+		case <-answered:
+			return
+		case <-gone:
 			return
 		}
 		if now := c.motion(peer); now != last {
@@ -221,7 +202,7 @@ type motion struct {
 }
 
 func (c *batchConn) motion(peer *receipt.Conn) motion {
-	m := motion{read: c.read.Load(), written: c.written.Load()}
+	m := motion{read: c.read.Load(), written: c.writer.Written()}
 	if peer != nil {
 		m.acked, _, _ = peer.State()
 	}

@@ -22,6 +22,12 @@ func (f *frame) append(p ...[]byte) {
 	}
 }
 
+// Write implements [io.Writer].
+func (f *frame) Write(p []byte) (int, error) {
+	f.append(p)
+	return len(p), nil
+}
+
 // bytes returns what was appended. It is good until free.
 func (f *frame) bytes() []byte {
 	if f.buffer == nil {

@@ -2,17 +2,19 @@ package transport
 
 import (
 	"bytes"
-	"context"
-	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
-	"strings"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/coder/websocket"
+	"github.com/gobwas/ws"
 	"github.com/google/uuid"
+
+	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
 // WebSocketName is the name of the protocol (protocol.md 2.10).
@@ -20,9 +22,9 @@ const WebSocketName = "WEBSOCKET_V1"
 
 // Close codes that say why a read ended (protocol.md 2.4).
 const (
-	closeBadMessage websocket.StatusCode = 4400
-	closeDeleted    websocket.StatusCode = 4404
-	closeTakenOver  websocket.StatusCode = 4409
+	closeBadMessage ws.StatusCode = 4400
+	closeDeleted    ws.StatusCode = 4404
+	closeTakenOver  ws.StatusCode = 4409
 )
 
 // WebSocketOptions say how a WebSocket is served.
@@ -37,73 +39,68 @@ type WebSocketOptions struct {
 	Acknowledge func(eventID string)
 }
 
-// WebSocket sends events as text messages, and receives acknowledgements (protocol.md 2.4).
+// WebSocket sends events as text messages, and receives acknowledgements (protocol.md 2.4). While nothing is sent or said
+// it has no goroutine, where the system allows that.
 type WebSocket struct {
 	w       http.ResponseWriter
 	r       *http.Request
 	options WebSocketOptions
 
-	conn *websocket.Conn
-	out  *batchConn
-	err  error // of an Append, for Flush
+	conn       net.Conn // nil before Start
+	out        *batchConn
+	compressed bool
+	err        error // of an Append, for Flush
 
-	gone    chan struct{}
-	onGone  atomic.Pointer[func()] // is called once gone is closed
-	unclear atomic.Bool            // the client has said something that is not understood
-	pinging atomic.Bool
+	listener listener
+	parser   parser
+	unclear  bool        // the client has said something that is not understood
+	failed   atomic.Bool // it does not keep to the protocol: nothing is understood any more
+
+	gone   signal                 // the client has gone, or has said something that ends the read
+	over   signal                 // it has said the last
+	onGone atomic.Pointer[func()] // is called once gone is told
+
+	pings int // how many there were
+	ping  atomic.Pointer[ping]
 }
+
+// A ping is one that is not answered yet.
+type ping struct {
+	payload  string
+	answered signal
+}
+
+// A signal is told once.
+type signal struct {
+	once sync.Once
+	c    chan struct{}
+}
+
+func newSignal() signal { return signal{c: make(chan struct{})} }
+
+func (s *signal) tell() { s.once.Do(func() { close(s.c) }) }
 
 // NewWebSocket returns the transport for a request that [IsUpgrade] and [CheckUpgrade] have let pass.
 func NewWebSocket(w http.ResponseWriter, r *http.Request, options WebSocketOptions) *WebSocket {
-	return &WebSocket{w: w, r: r, options: options, gone: make(chan struct{})}
-}
-
-// IsUpgrade reports whether a request asks for a WebSocket (RFC 6455, 4.1).
-func IsUpgrade(r *http.Request) bool {
-	return r.ProtoMajor == 1 && headerHas(r.Header, "Connection", "upgrade") && headerHas(r.Header, "Upgrade", "websocket")
-}
-
-// CheckUpgrade looks for what is wrong with a request for a WebSocket. If the problem is not empty, the request
-// is to be refused with the status.
-func CheckUpgrade(r *http.Request) (status int, problem string) {
-	if r.Header.Get("Sec-WebSocket-Version") != "13" {
-		return http.StatusUpgradeRequired, "the WebSocket's version must be 13"
-	}
-	key, err := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
-	if err != nil || len(key) != 16 {
-		return http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64"
-	}
-	return 0, ""
-}
-
-func headerHas(h http.Header, name, token string) bool {
-	for _, line := range h.Values(name) {
-		for value := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(value), token) {
-				return true
-			}
-		}
-	}
-	return false
+	return &WebSocket{w: w, r: r, options: options, gone: newSignal(), over: newSignal()}
 }
 
 // Start implements [Transport].
 func (t *WebSocket) Start() error {
-	accept := websocket.AcceptOptions{
-		InsecureSkipVerify: true, // the origin has been checked
-		CompressionMode:    websocket.CompressionDisabled,
-		OnPingReceived:     func(context.Context, []byte) bool { return t.out.mayAnswer() },
-	}
-	if t.options.Compression {
-		accept.CompressionMode = websocket.CompressionContextTakeover
-	}
-	conn, err := websocket.Accept(&batchHijacker{ResponseWriter: t.w, socket: t}, t.r, &accept)
+	conn, early, compressed, err := upgrade(t.w, t.r, t.options.Compression)
 	if err != nil {
-		close(t.gone)
+		t.gone.tell()
 		return err
 	}
-	t.conn = conn
-	go t.listen()
+	t.conn, t.compressed, t.parser.compression = conn, compressed, compressed
+	socket := handover.Socket(conn)
+	if socket != nil {
+		t.out = newBatchConn(socket, t.options, t.hangUp)
+	} else {
+		t.out = newBatchConn(conn, t.options, t.hangUp)
+	}
+	t.listener.conn, t.listener.hear, t.listener.over = conn, t.hear, t.heardAll
+	t.listener.listen(socket, early)
 	return nil
 }
 
@@ -111,50 +108,103 @@ func (t *WebSocket) Start() error {
 func (t *WebSocket) Detach(_ *http.Request, _ net.Conn, gone func()) bool {
 	t.w, t.r = nil, nil
 	t.onGone.Store(&gone)
-	if isClosed(t.gone) {
+	if isClosed(t.gone.c) {
 		t.tellGone()
 	}
 	return true
 }
 
-// tellGone tells that gone is closed, once.
+// tellGone tells that the read is to end.
 func (t *WebSocket) tellGone() {
+	t.gone.tell()
 	if gone := t.onGone.Swap(nil); gone != nil {
 		go (*gone)()
 	}
 }
 
-// maxClientMessage is the largest message, in bytes, that a client may send.
-const maxClientMessage = 4 << 10
+// heardAll tells that the client says nothing any more.
+func (t *WebSocket) heardAll() {
+	t.over.tell()
+	t.tellGone()
+}
 
-// listen reads what the client says until it goes.
-func (t *WebSocket) listen() {
-	defer t.tellGone()
-	defer close(t.gone)
-	t.conn.SetReadLimit(maxClientMessage)
-	for {
-		kind, text, err := t.conn.Read(context.Background())
-		if err != nil {
-			return
-		}
-		var said struct {
-			Ack *string `json:"ack"`
-		}
-		if kind != websocket.MessageText || json.Unmarshal(text, &said) != nil || said.Ack == nil {
-			t.unclear.Store(true)
-			return
-		}
-		t.options.Acknowledge(*said.Ack)
+// hangUp closes the connection.
+func (t *WebSocket) hangUp() {
+	t.listener.stop()
+	_ = t.conn.Close()
+	t.heardAll()
+}
+
+// errAgreed is that the client has sent a close frame.
+var errAgreed = errors.New("the client ends the connection")
+
+// hear follows what the client sends, and reports whether it is to be asked for more. After a fault of the client's it is:
+// if something unread were left, the system would not let the client read why the connection ends.
+func (t *WebSocket) hear(p []byte) (more bool) {
+	t.out.read.Add(uint64(len(p)))
+	if t.failed.Load() {
+		return true
 	}
+	err := t.parser.parse(p, t.said)
+	if v, ok := errors.AsType[violation](err); ok {
+		t.failed.Store(true)
+		t.parser = parser{}
+		t.close(v.code, v.reason)
+		t.tellGone()
+		return true
+	}
+	return err == nil
+}
+
+// said follows a message or a control frame of the client's.
+func (t *WebSocket) said(opcode ws.OpCode, payload []byte) error {
+	switch opcode {
+	case ws.OpPing:
+		if t.out.mayAnswer() {
+			t.out.control(ws.OpPong, payload)
+		}
+	case ws.OpPong:
+		if p := t.ping.Load(); p != nil && p.payload == string(payload) {
+			p.answered.tell()
+		}
+	case ws.OpClose:
+		t.out.control(ws.OpClose, payload[:min(2, len(payload))])
+		return errAgreed
+	default:
+		if !t.unclear {
+			t.message(opcode, payload)
+		}
+	}
+	return nil
+}
+
+// message follows a message of the client's.
+func (t *WebSocket) message(opcode ws.OpCode, payload []byte) {
+	var said struct {
+		Ack *string `json:"ack"`
+	}
+	if opcode != ws.OpText || json.Unmarshal(payload, &said) != nil || said.Ack == nil {
+		t.unclear = true
+		t.close(closeBadMessage, `the message is not {"ack":"<event id>"}`)
+		t.tellGone()
+		return
+	}
+	t.options.Acknowledge(*said.Ack)
 }
 
 // Append implements [Transport].
 func (t *WebSocket) Append(_ uuid.UUID, line []byte) {
-	t.out.hold()
-	// The context has no end: the time is bounded by out, at less cost.
-	if err := t.conn.Write(context.Background(), websocket.MessageText, bytes.TrimSuffix(line, []byte("\n"))); err != nil && t.err == nil {
+	message := bytes.TrimSuffix(line, []byte("\n"))
+	if !t.compressed || len(message) < minDeflated {
+		t.out.message(message, false)
+		return
+	}
+	var deflated frame
+	defer deflated.free()
+	if err := deflate(&deflated, message); err != nil && t.err == nil {
 		t.err = err
 	}
+	t.out.message(deflated.bytes(), true)
 }
 
 // Flush implements [Transport].
@@ -168,41 +218,76 @@ func (t *WebSocket) Flush() error {
 // Heartbeat implements [Transport]: it sends a ping. The answer comes when the client has read what was sent before, so
 // one that is slow has time for it as long as it takes something.
 func (t *WebSocket) Heartbeat() error {
-	if t.pinging.Swap(true) {
+	t.pings++
+	p := &ping{payload: strconv.Itoa(t.pings), answered: newSignal()}
+	if !t.ping.CompareAndSwap(nil, p) {
 		return nil
 	}
+	t.out.control(ws.OpPing, []byte(p.payload))
 	go func() {
-		defer t.pinging.Store(false)
-		ctx, giveUp := context.WithCancel(context.Background())
-		defer giveUp()
-		go t.out.watch(ctx, giveUp)
-		if t.conn.Ping(ctx) != nil {
-			_ = t.conn.CloseNow()
-		}
+		defer t.ping.Store(nil)
+		t.out.watch(p.answered.c, t.over.c, t.hangUp)
 	}()
 	return nil
 }
 
 // Gone implements [Transport].
-func (t *WebSocket) Gone() <-chan struct{} { return t.gone }
+func (t *WebSocket) Gone() <-chan struct{} { return t.gone.c }
+
+// Bounds of the end of a connection.
+const (
+	// maxClosing is how long the client may take to agree with the end.
+	maxClosing = 5 * time.Second
+	// maxFailing is how long it may take to close its side if it has not kept to the protocol.
+	maxFailing = time.Second
+	// maxLastWrite is how long it may take to take the last frame if it has said that it goes.
+	maxLastWrite = 100 * time.Millisecond
+)
 
 // End implements [Transport]. It waits some seconds for the client to agree with the end.
 func (t *WebSocket) End(why Reason) {
 	if t.conn == nil {
 		return
 	}
-	switch {
-	case why == Complete:
-		_ = t.conn.Close(websocket.StatusNormalClosure, "the read has lasted its time: connect again")
-	case why == GoingAway:
-		_ = t.conn.Close(websocket.StatusGoingAway, "the server goes away: connect again")
-	case why == Deleted:
-		_ = t.conn.Close(closeDeleted, "the channel was deleted")
-	case why == TakenOver:
-		_ = t.conn.Close(closeTakenOver, "another consumer has taken over")
-	case t.unclear.Load():
-		_ = t.conn.Close(closeBadMessage, `the message is not {"ack":"<event id>"}`)
-	default:
-		_ = t.conn.CloseNow()
+	switch why {
+	case Complete:
+		t.close(ws.StatusNormalClosure, "the read has lasted its time: connect again")
+	case GoingAway:
+		t.close(ws.StatusGoingAway, "the server goes away: connect again")
+	case Deleted:
+		t.close(closeDeleted, "the channel was deleted")
+	case TakenOver:
+		t.close(closeTakenOver, "another consumer has taken over")
+	case Broken:
+	}
+	if t.out.isClosing() {
+		t.awaitAgreement()
+	}
+	t.hangUp()
+}
+
+// close sends a close frame, if none was sent.
+func (t *WebSocket) close(code ws.StatusCode, reason string) {
+	t.out.control(ws.OpClose, ws.NewCloseFrameBody(code, reason))
+}
+
+// awaitAgreement waits until both sides have said that the connection ends, within bounds.
+func (t *WebSocket) awaitAgreement() {
+	limit := maxClosing
+	if t.failed.Load() {
+		if !t.out.settle(maxLastWrite) {
+			return
+		}
+		if half, ok := t.conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+			return
+		}
+		limit = maxFailing
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-t.over.c:
+		t.out.settle(maxLastWrite)
+	case <-timer.C:
 	}
 }

@@ -1,0 +1,66 @@
+package transport
+
+import (
+	"crypto/sha1" //nolint:gosec // RFC 6455 wants it
+	"encoding/base64"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// IsUpgrade reports whether a request asks for a WebSocket (RFC 6455, 4.1).
+func IsUpgrade(r *http.Request) bool {
+	return r.ProtoMajor == 1 && headerHas(r.Header, "Connection", "upgrade") && headerHas(r.Header, "Upgrade", "websocket")
+}
+
+// CheckUpgrade looks for what is wrong with a request for a WebSocket. If the problem is not empty, the request
+// is to be refused with the status.
+func CheckUpgrade(r *http.Request) (status int, problem string) {
+	if r.Header.Get("Sec-WebSocket-Version") != "13" {
+		return http.StatusUpgradeRequired, "the WebSocket's version must be 13"
+	}
+	key, err := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
+	if err != nil || len(key) != 16 {
+		return http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64"
+	}
+	return 0, ""
+}
+
+func headerHas(h http.Header, name, token string) bool {
+	for _, line := range h.Values(name) {
+		for value := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(value), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// upgrade answers a request that [IsUpgrade] and [CheckUpgrade] have let pass, and takes its connection over. It returns
+// what the client has sent already. The response goes through net/http, so that whatever is around the handler sees it.
+func upgrade(w http.ResponseWriter, r *http.Request, compression bool) (conn net.Conn, early []byte, compressed bool, err error) {
+	h := w.Header()
+	h.Set("Upgrade", "websocket")
+	h.Set("Connection", "Upgrade")
+	h.Set("Sec-WebSocket-Accept", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
+	if compression {
+		if extension := agreeOnCompression(r.Header.Values("Sec-WebSocket-Extensions")); extension != "" {
+			h.Set("Sec-WebSocket-Extensions", extension)
+			compressed = true
+		}
+	}
+	w.WriteHeader(http.StatusSwitchingProtocols)
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, nil, false, err
+	}
+	early, err = buffered.Reader.Peek(buffered.Reader.Buffered())
+	return conn, append([]byte(nil), early...), compressed, err
+}
+
+// acceptKey is the answer to a client's key (RFC 6455, 4.2.2).
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // as above
+	return base64.StdEncoding.EncodeToString(sum[:])
+}

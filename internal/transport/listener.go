@@ -1,0 +1,116 @@
+package transport
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+
+	"github.com/caddy-megaphone/megaphone/internal/readable"
+)
+
+// A listener reads what the client of a WebSocket says. Where the system tells when a socket can be read, no goroutine
+// waits for that.
+type listener struct {
+	conn net.Conn
+	hear func(p []byte) (more bool) // is called for what is read, one call after the other; it may change p
+	over func()                     // is called after the last
+
+	mu      sync.Mutex
+	raw     syscall.RawConn // nil if a goroutine must wait
+	watch   readable.Watch
+	watched bool // it has begun
+	stopped bool
+}
+
+// listen begins to listen. The socket is nil if the connection is more than one. Something may have been read before.
+func (l *listener) listen(socket net.Conn, early []byte) {
+	if s, ok := socket.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			l.raw = raw
+		}
+	}
+	switch {
+	case len(early) > 0:
+		go func() {
+			if !l.hear(early) {
+				l.over()
+			} else if !l.await() {
+				l.read()
+			}
+		}()
+	case !l.await():
+		go l.read()
+	}
+}
+
+// await reports whether Readable will be called.
+func (l *listener) await() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.raw == nil || l.stopped {
+		return false
+	}
+	var err error
+	if l.watched {
+		err = l.watch.Again(l.raw)
+	} else {
+		l.watch, err = readable.Start(l.raw, l)
+	}
+	if l.watched = err == nil; !l.watched {
+		l.watch.Stop(l.raw)
+	}
+	return l.watched
+}
+
+// Readable implements [readable.Waiter].
+func (l *listener) Readable() { go l.readNow() }
+
+// Each of those that read at the moment has a buffer, which is large enough for what clients say.
+var readBuffers = sync.Pool{New: func() any { return new([2 << 10]byte) }}
+
+// readNow reads what there is. The lock orders it behind whoever read before.
+func (l *listener) readNow() {
+	l.mu.Lock()
+	stopped := l.stopped
+	l.mu.Unlock()
+	if stopped {
+		return
+	}
+	buffer := readBuffers.Get().(*[2 << 10]byte)
+	for {
+		n, err := readable.Read(l.raw, buffer[:])
+		if n > 0 && !l.hear(buffer[:n]) || err != nil && !errors.Is(err, readable.ErrNothing) {
+			readBuffers.Put(buffer)
+			l.over()
+			return
+		}
+		if n < len(buffer) {
+			break
+		}
+	}
+	readBuffers.Put(buffer)
+	if !l.await() {
+		l.read()
+	}
+}
+
+// read reads to the end.
+func (l *listener) read() {
+	defer l.over()
+	buffer := make([]byte, 512)
+	for {
+		n, err := l.conn.Read(buffer)
+		if n > 0 && !l.hear(buffer[:n]) || err != nil {
+			return
+		}
+	}
+}
+
+// stop must be called before the connection is closed. What is being read is still heard. If nobody reads, over is not called.
+func (l *listener) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopped = true
+	l.watch.Stop(l.raw)
+}

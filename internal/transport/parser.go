@@ -1,0 +1,169 @@
+package transport
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsflate"
+)
+
+// maxClientMessage is the largest message, in bytes, that a client may send, compressed or not.
+const maxClientMessage = 4 << 10
+
+// A parser finds messages and control frames in what a client sends (RFC 6455, 5), in whatever pieces that comes. It keeps
+// the beginning of a frame, and of a message in fragments, only as long as the rest has not come; each is at most as long as
+// a message may be. Its zero value is ready.
+type parser struct {
+	compression bool // permessage-deflate was agreed upon
+
+	kept       []byte // the beginning of a frame
+	fragmented bool   // more fragments of a message are to come
+	message    []byte // those that have
+	opcode     ws.OpCode
+	deflated   wsflate.MessageState // of the message
+}
+
+// A violation is why a connection has to fail (RFC 6455, 7.1.7).
+type violation struct {
+	code   ws.StatusCode
+	reason string
+}
+
+func (v violation) Error() string { return fmt.Sprintf("%d %s", v.code, v.reason) }
+
+// parse calls said with each message (its opcode is that of text or binary data) and each control frame that is complete
+// with p. The payload is good until said returns. The parser ends with the first error, which is said's or a [violation];
+// it must not be called again then. It changes p.
+func (r *parser) parse(p []byte, said func(opcode ws.OpCode, payload []byte) error) error {
+	rest := p
+	if r.kept != nil {
+		r.kept = append(r.kept, p...)
+		rest = r.kept
+	}
+	whole := len(rest)
+	for {
+		header, payload, size, err := r.next(rest)
+		if err != nil {
+			return err
+		}
+		if size == 0 {
+			break
+		}
+		rest = rest[size:]
+		ws.Cipher(payload, header.Mask, 0)
+		if err := r.frame(header, payload, said); err != nil {
+			return err
+		}
+	}
+	switch {
+	case len(rest) == 0:
+		r.kept = nil
+	case r.kept == nil || len(rest) < whole:
+		r.kept = bytes.Clone(rest)
+	}
+	return nil
+}
+
+// next returns the frame that p begins with, and its size with the header; 0 if it is not complete. One that is not allowed
+// is not waited for.
+func (r *parser) next(p []byte) (h ws.Header, payload []byte, size int, err error) {
+	in := bytes.NewReader(p)
+	h, err = ws.ReadHeaderBuffer(in, make([]byte, ws.MaxHeaderSize))
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return h, nil, 0, nil
+	case err != nil:
+		return h, nil, 0, violation{ws.StatusProtocolError, err.Error()}
+	}
+	if h, err = r.check(h); err != nil {
+		return h, nil, 0, err
+	}
+	begin := len(p) - in.Len()
+	if int64(in.Len()) < h.Length {
+		return h, nil, 0, nil
+	}
+	size = begin + int(h.Length)
+	return h, p[begin:size], size, nil
+}
+
+// check checks a frame's header. It returns the header without the bit that says that the message is compressed.
+func (r *parser) check(h ws.Header) (ws.Header, error) {
+	var err error
+	if r.compression {
+		h, err = r.deflated.UnsetBits(h)
+	}
+	state := ws.StateServerSide
+	if r.fragmented {
+		state = state.Set(ws.StateFragmented)
+	}
+	if err == nil {
+		err = ws.CheckHeader(h, state)
+	}
+	switch {
+	case err != nil:
+		return h, violation{ws.StatusProtocolError, err.Error()}
+	case !h.OpCode.IsControl() && h.Length > int64(maxClientMessage-len(r.message)):
+		return h, errTooLarge
+	}
+	return h, nil
+}
+
+var errTooLarge = violation{ws.StatusMessageTooBig, fmt.Sprintf("a message may have %d bytes", maxClientMessage)}
+
+// frame follows a frame that is complete.
+func (r *parser) frame(h ws.Header, payload []byte, said func(ws.OpCode, []byte) error) error {
+	if h.OpCode.IsControl() {
+		if h.OpCode == ws.OpClose {
+			if err := checkClose(payload); err != nil {
+				return err
+			}
+		}
+		return said(h.OpCode, payload)
+	}
+	if !r.fragmented {
+		r.opcode = h.OpCode
+	}
+	if r.fragmented || !h.Fin {
+		r.message = append(r.message, payload...)
+		if r.fragmented = !h.Fin; r.fragmented {
+			return nil
+		}
+		payload, r.message = r.message, nil
+	}
+	if r.deflated.IsCompressed() {
+		var err error
+		if payload, err = inflate(payload); err != nil {
+			return err
+		}
+	}
+	if r.opcode == ws.OpText && !utf8.Valid(payload) {
+		return violation{ws.StatusInvalidFramePayloadData, "the text is not UTF-8"}
+	}
+	return said(r.opcode, payload)
+}
+
+// checkClose checks what a close frame says (RFC 6455, 5.5.1 and 7.4).
+func checkClose(payload []byte) error {
+	if len(payload) == 0 {
+		return nil
+	}
+	if len(payload) == 1 {
+		return violation{ws.StatusProtocolError, "half a close code"}
+	}
+	switch code := ws.StatusCode(binary.BigEndian.Uint16(payload)); {
+	case code == ws.StatusNoMeaningYet, code == ws.StatusNoStatusRcvd, code == ws.StatusAbnormalClosure,
+		code < ws.StatusNormalClosure, code > maxRegisteredClose && code < ws.StatusRangeApplication.Min, code > ws.StatusRangePrivate.Max:
+		return violation{ws.StatusProtocolError, fmt.Sprintf("%d is not a close code", code)}
+	case !utf8.Valid(payload[2:]):
+		return violation{ws.StatusInvalidFramePayloadData, "the reason is not UTF-8"}
+	}
+	return nil
+}
+
+// maxRegisteredClose is the last code for the protocol's own use that may be sent and is registered with the IANA.
+const maxRegisteredClose = 1014
