@@ -3,8 +3,10 @@ package transport
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/readable"
 )
@@ -21,6 +23,8 @@ type listener struct {
 	watch   readable.Watch
 	watched bool // it has begun
 	stopped bool
+
+	last time.Time // when the client said something
 }
 
 // listen begins to listen. The socket is nil if the connection is more than one. Something may have been read before.
@@ -66,6 +70,10 @@ func (l *listener) await() bool {
 // Readable implements [readable.Waiter].
 func (l *listener) Readable() { go l.readNow() }
 
+// busyTime is how long a goroutine waits for a client that has just said something twice within that time. So one that
+// acknowledges all the time costs no more than with a goroutine of its own, and one that answers pings has none.
+const busyTime = 500 * time.Millisecond
+
 // Each of those that read at the moment has a buffer, which is large enough for what clients say.
 var readBuffers = sync.Pool{New: func() any { return new([2 << 10]byte) }}
 
@@ -78,20 +86,40 @@ func (l *listener) readNow() {
 		return
 	}
 	buffer := readBuffers.Get().(*[2 << 10]byte)
-	for {
-		n, err := readable.Read(l.raw, buffer[:])
-		if n > 0 && !l.hear(buffer[:n]) || err != nil && !errors.Is(err, readable.ErrNothing) {
-			readBuffers.Put(buffer)
-			l.over()
-			return
-		}
-		if n < len(buffer) {
-			break
-		}
-	}
+	goesOn := l.readAll(buffer[:])
 	readBuffers.Put(buffer)
-	if !l.await() {
+	switch {
+	case !goesOn:
+		l.over()
+	case !l.await():
 		l.read()
+	}
+}
+
+// readAll reads until there is nothing more, and reports whether there may be later.
+func (l *listener) readAll(buffer []byte) (goesOn bool) {
+	now := time.Now()
+	busy := now.Sub(l.last) < busyTime
+	for l.last = now; ; l.last = time.Now() {
+		var n int
+		var err error
+		if busy {
+			if err = l.conn.SetReadDeadline(l.last.Add(busyTime)); err == nil {
+				n, err = l.conn.Read(buffer)
+			}
+		} else {
+			n, err = readable.Read(l.raw, buffer)
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return l.conn.SetReadDeadline(time.Time{}) == nil
+		case errors.Is(err, readable.ErrNothing):
+			return true
+		case n > 0 && !l.hear(buffer[:n]), err != nil:
+			return false
+		case n < len(buffer) && !busy:
+			return true
+		}
 	}
 }
 

@@ -17,9 +17,13 @@ const maxClientMessage = 4 << 10
 
 // A parser finds messages and control frames in what a client sends (RFC 6455, 5), in whatever pieces that comes. It keeps
 // the beginning of a frame, and of a message in fragments, only as long as the rest has not come; each is at most as long as
-// a message may be. Its zero value is ready.
+// a message may be.
 type parser struct {
 	compression bool // permessage-deflate was agreed upon
+
+	// said is called with each message (its opcode is that of text or binary data) and each control frame. The payload is
+	// good until it returns.
+	said func(opcode ws.OpCode, payload []byte) error
 
 	kept       []byte // the beginning of a frame
 	fragmented bool   // more fragments of a message are to come
@@ -36,10 +40,9 @@ type violation struct {
 
 func (v violation) Error() string { return fmt.Sprintf("%d %s", v.code, v.reason) }
 
-// parse calls said with each message (its opcode is that of text or binary data) and each control frame that is complete
-// with p. The payload is good until said returns. The parser ends with the first error, which is said's or a [violation];
-// it must not be called again then. It changes p.
-func (r *parser) parse(p []byte, said func(opcode ws.OpCode, payload []byte) error) error {
+// parse calls said for what is complete with p. The parser ends with the first error, which is said's or a [violation]: it
+// must not be called again then. It changes p.
+func (r *parser) parse(p []byte) error {
 	rest := p
 	if r.kept != nil {
 		r.kept = append(r.kept, p...)
@@ -56,7 +59,7 @@ func (r *parser) parse(p []byte, said func(opcode ws.OpCode, payload []byte) err
 		}
 		rest = rest[size:]
 		ws.Cipher(payload, header.Mask, 0)
-		if err := r.frame(header, payload, said); err != nil {
+		if err := r.frame(header, payload); err != nil {
 			return err
 		}
 	}
@@ -116,14 +119,14 @@ func (r *parser) check(h ws.Header) (ws.Header, error) {
 var errTooLarge = violation{ws.StatusMessageTooBig, fmt.Sprintf("a message may have %d bytes", maxClientMessage)}
 
 // frame follows a frame that is complete.
-func (r *parser) frame(h ws.Header, payload []byte, said func(ws.OpCode, []byte) error) error {
+func (r *parser) frame(h ws.Header, payload []byte) error {
 	if h.OpCode.IsControl() {
 		if h.OpCode == ws.OpClose {
 			if err := checkClose(payload); err != nil {
 				return err
 			}
 		}
-		return said(h.OpCode, payload)
+		return r.said(h.OpCode, payload)
 	}
 	if !r.fragmented {
 		r.opcode = h.OpCode
@@ -144,7 +147,7 @@ func (r *parser) frame(h ws.Header, payload []byte, said func(ws.OpCode, []byte)
 	if r.opcode == ws.OpText && !utf8.Valid(payload) {
 		return violation{ws.StatusInvalidFramePayloadData, "the text is not UTF-8"}
 	}
-	return said(r.opcode, payload)
+	return r.said(r.opcode, payload)
 }
 
 // checkClose checks what a close frame says (RFC 6455, 5.5.1 and 7.4).

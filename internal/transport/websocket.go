@@ -92,7 +92,8 @@ func (t *WebSocket) Start() error {
 		t.gone.tell()
 		return err
 	}
-	t.conn, t.compressed, t.parser.compression = conn, compressed, compressed
+	t.conn, t.compressed = conn, compressed
+	t.parser = parser{compression: compressed, said: t.said}
 	socket := handover.Socket(conn)
 	if socket != nil {
 		t.out = newBatchConn(socket, t.options, t.hangUp)
@@ -145,7 +146,7 @@ func (t *WebSocket) hear(p []byte) (more bool) {
 	if t.failed.Load() {
 		return true
 	}
-	err := t.parser.parse(p, t.said)
+	err := t.parser.parse(p)
 	if v, ok := errors.AsType[violation](err); ok {
 		t.failed.Store(true)
 		t.parser = parser{}
