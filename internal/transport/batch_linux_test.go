@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -54,16 +53,7 @@ func serveWebSocket(t *testing.T, patience time.Duration) (*WebSocket, *client) 
 		t.Fatal(err)
 	}
 	c := &client{Conn: conn}
-	for end, b := 0, make([]byte, 1); end < 4; { // of the response's header
-		if _, err := io.ReadFull(c, b); err != nil {
-			t.Fatal(err)
-		}
-		if b[0] == "\r\n\r\n"[end] {
-			end++
-		} else {
-			end = 0
-		}
-	}
+	c.skipHeader(t)
 	return <-sockets, c
 }
 

@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,6 +177,7 @@ func TestAClientThatPingsAllTheTimeDoesNotHoldUpItsMessages(t *testing.T) {
 				got++
 			}
 		}
+		go func() { _, _ = io.Copy(io.Discard, c) }() // there may be answers behind the last
 		if err := <-flushed; err != nil {
 			t.Error(err)
 		}

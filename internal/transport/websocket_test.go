@@ -53,9 +53,18 @@ const (
 // frame reads a frame.
 func (c *client) frame(t *testing.T) (opcode byte, payload string) {
 	t.Helper()
+	opcode, payload, err := c.next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opcode, payload
+}
+
+// next does the same for other goroutines than the test's.
+func (c *client) next() (opcode byte, payload string, err error) {
 	var header [2]byte
 	if _, err := io.ReadFull(c, header[:]); err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	size := uint64(header[1])
 	switch size {
@@ -67,10 +76,8 @@ func (c *client) frame(t *testing.T) (opcode byte, payload string) {
 		_ = binary.Read(c, binary.BigEndian, &size)
 	}
 	text := make([]byte, size)
-	if _, err := io.ReadFull(c, text); err != nil {
-		t.Fatal(err)
-	}
-	return header[0] & 15, string(text)
+	_, err = io.ReadFull(c, text)
+	return header[0] & 15, string(text), err
 }
 
 // say sends a frame, masked with zeros.
