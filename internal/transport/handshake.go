@@ -55,8 +55,8 @@ func upgrade(w http.ResponseWriter, r *http.Request, compression bool) (conn net
 	if err != nil {
 		return nil, nil, false, err
 	}
-	early, err = buffered.Reader.Peek(buffered.Reader.Buffered())
-	return conn, append([]byte(nil), early...), compressed, err
+	early, _ = buffered.Peek(buffered.Reader.Buffered()) // they are there
+	return conn, append([]byte(nil), early...), compressed, nil
 }
 
 // acceptKey is the answer to a client's key (RFC 6455, 4.2.2).

@@ -283,6 +283,34 @@ func TestAClientThatDoesNotAnswerAPingIsHungUpOn(t *testing.T) {
 	})
 }
 
+// A refusedSocket is one that the system does not watch.
+type refusedSocket struct {
+	net.Conn
+
+	raw syscall.RawConn
+}
+
+func (s refusedSocket) SyscallConn() (syscall.RawConn, error) { return s.raw, nil }
+
+func TestASocketThatCannotBeWatchedIsReadAllTheSame(t *testing.T) {
+	near, far := socketPair(t)
+	heard, over := make(chan string, 10), make(chan struct{})
+	l := listener{conn: near, hear: func(p []byte) bool { heard <- string(p); return true }, over: func() { close(over) }}
+	l.listen(refusedSocket{near, fileConn(t)}, []byte("early"))
+	for _, text := range []string{"early", "a", "b"} {
+		if got := <-heard; got != text {
+			t.Errorf("%q, want %q", got, text)
+		}
+		next := map[string]string{"early": "a", "a": "b"}[text]
+		if _, err := io.WriteString(far, next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.stop()
+	near.Close()
+	within(t, over)
+}
+
 // goroutines returns how many goroutines transports have.
 func goroutines() int {
 	stacks := make([]byte, 4<<20)

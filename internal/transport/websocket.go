@@ -140,14 +140,14 @@ func (t *WebSocket) hangUp() {
 var errAgreed = errors.New("the client ends the connection")
 
 // hear follows what the client sends, and reports whether it is to be asked for more. After a fault of the client's it is:
-// if something unread were left, the system would not let the client read why the connection ends.
+// if something were left unread, its system might not let it read why the connection ends.
 func (t *WebSocket) hear(p []byte) (more bool) {
 	t.out.read.Add(uint64(len(p)))
 	if t.failed.Load() {
 		return true
 	}
 	err := t.parser.parse(p)
-	if v, ok := errors.AsType[violation](err); ok {
+	if v, ok := errors.AsType[violation](err); ok && !t.out.isClosing() {
 		t.failed.Store(true)
 		t.parser = parser{}
 		t.close(v.code, v.reason)

@@ -225,6 +225,37 @@ func TestWebSocketEnds(t *testing.T) {
 	})
 }
 
+// Whatever the client does, the end takes no longer than some seconds.
+func TestAWebSocketEndsThoughTheClientDoesNotAgree(t *testing.T) {
+	for name, test := range map[string]struct {
+		client func(t *testing.T, c *client)
+		want   time.Duration
+	}{
+		"it is silent":       {func(t *testing.T, c *client) { c.frame(t) }, maxClosing},
+		"it takes nothing":   {func(*testing.T, *client) {}, maxClosing},
+		"it goes on":         {func(t *testing.T, c *client) { c.frame(t); c.say(t, opText, `{"ack":"1"}`) }, maxClosing},
+		"it says nonsense":   {func(t *testing.T, c *client) { c.frame(t); c.say(t, 3, "") }, 0},
+		"it goes":            {func(t *testing.T, c *client) { c.frame(t); c.Close() }, 0},
+		"it goes at once":    {func(_ *testing.T, c *client) { c.Close() }, 0},
+		"it had a fault":     {func(t *testing.T, c *client) { c.say(t, 3, ""); c.frame(t) }, 0}, // a pipe has no half an end
+		"it has said it":     {func(t *testing.T, c *client) { c.say(t, opClose, "\x03\xe8"); c.frame(t) }, 0},
+		"it says, and rests": {func(t *testing.T, c *client) { c.say(t, opClose, "\x03\xe8") }, maxLastWrite},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
+				go test.client(t, c)
+				synctest.Wait()
+				start := time.Now()
+				s.End(Complete)
+				if took := time.Since(start); took != test.want {
+					t.Errorf("it takes %v, want %v", took, test.want)
+				}
+				within(t, s.Gone())
+			})
+		})
+	}
+}
+
 func TestHandshakes(t *testing.T) {
 	for _, test := range []struct {
 		name, header, value string
