@@ -131,7 +131,7 @@ type Notifier interface {
 
 	// Notify makes the subscription call f once, in a goroutine of its own, when Ready has a value or Done is closed.
 	// If that is so already, it returns false, and f is not called. What was given by an earlier Notify is forgotten,
-	// unless it has been called.
+	// unless its call has begun: so f may be called when its reader has found out by itself.
 	Notify(f func()) bool
 }
 

@@ -221,3 +221,21 @@ func TestADetachedReadNoticesThatItsClientIsGone(t *testing.T) {
 	client.Close()
 	s.eventuallyFree(c)
 }
+
+// When Caddy's handler timeouts returns, it sets the deadline of the server again, though the connection was taken over.
+func TestADetachedReadOutlivesADeadlineThatWasSetAfterIt(t *testing.T) {
+	s := serve(t, "servers {\ntimeouts {\nwrite_idle 200ms\n}\n}\nmegaphone {\nheartbeat 300ms\n}", "route {\ntimeouts {\nwrite_timeout 5s\n}\nmegaphone\n}")
+	c := s.create()
+	response := s.open(http.MethodGet, "/read/"+c.ConsumerAddress, http.Header{"Accept": {"text/event-stream"}}, nil)
+	s.eventually(func() bool { return !handlerWaits() })
+	lines := bufio.NewReader(response.Body)
+	for heartbeats := 0; heartbeats < 2; {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("after %d heartbeats: %v", heartbeats, err)
+		}
+		if line == ":\n" {
+			heartbeats++
+		}
+	}
+}

@@ -102,11 +102,23 @@ func (c *directConn) serveAll() error {
 	}
 	switch {
 	case outcome == final && !handover.Outlives(c.origin):
-		return io.EOF // as the client was told
+		c.hangUp() // as the client was told
+		return io.EOF
 	case outcome == final, outcome == other, c.begin == c.end && c.over.Load():
 		return errGoesBack
 	}
 	return c.read()
+}
+
+// maxHangUp is how long a client may go on sending that was told that the connection ends. It is net/http's.
+const maxHangUp = 500 * time.Millisecond
+
+// hangUp says goodbye. Were the connection closed while there is something to read, its reset could overtake the reply.
+func (c *directConn) hangUp() {
+	half, ok := c.socket.(interface{ CloseWrite() error })
+	if ok && half.CloseWrite() == nil && c.socket.SetReadDeadline(time.Now().Add(maxHangUp)) == nil {
+		_, _ = io.Copy(io.Discard, c.socket)
+	}
 }
 
 // errGoesBack tells that the connection is to be given back.

@@ -25,7 +25,7 @@ type shared struct {
 	closedAt atomic.Pointer[time.Time]
 
 	slowed  atomic.Int32 // clients that wait in slowDown
-	sockets atomic.Int32 // open WebSockets, which Caddy does not wait for when it exits
+	sockets atomic.Int32 // WebSockets and detached reads, which Caddy does not wait for when it exits
 }
 
 // pool holds the one shared under poolKey, which is the same whatever the settings are.

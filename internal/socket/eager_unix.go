@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"syscall"
 )
 
@@ -42,12 +43,14 @@ func newEager(conn net.Conn) *eager {
 	return e
 }
 
-// Write writes none of p, or some, or all.
+// Write writes none of p, or some, or all. Deadlines do not matter to it.
 func (e *eager) Write(p []byte) (int, error) {
 	e.p = p
 	err := e.raw.Write(e.write)
 	e.p = nil
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return 0, nil // somebody else has set one, and it is not for this write
 	case err != nil:
 		return 0, err
 	case errors.Is(e.err, syscall.EAGAIN):

@@ -26,7 +26,8 @@ func NewWriter(conn net.Conn) Writer { return Writer{conn: conn, eager: newEager
 func (w *Writer) Written() uint64 { return w.written.Load() }
 
 // Write writes p. The kernel nearly always takes it at once. If not, the peer must take each piece of the rest within the
-// timeout. So a deadline is rarely needed, and never left.
+// timeout. So a deadline is rarely needed, and never left. One that others have set is overwritten, as Caddy's handler
+// timeouts leaves one when it returns.
 func (w *Writer) Write(p []byte, timeout time.Duration) error {
 	if w.eager != nil && len(p) > 0 {
 		n, err := w.eager.Write(p)

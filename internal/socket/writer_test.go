@@ -124,3 +124,18 @@ func TestASlowReader(t *testing.T) {
 		t.Error("a client that is gone is sent something")
 	}
 }
+
+// Caddy's handler timeouts sets a deadline when it returns, though the connection was taken over.
+func TestADeadlineOfOthersDoesNotMatter(t *testing.T) {
+	near, far := socketPair(t)
+	go func() { _, _ = io.Copy(io.Discard, far) }()
+	w := NewWriter(near)
+	if err := near.SetWriteDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := w.Write([]byte("x"), time.Minute); err != nil {
+			t.Error(err)
+		}
+	}
+}
