@@ -221,6 +221,7 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
 			Timeout:     time.Duration(h.app.WriteTimeout),
 			Conn:        connOf(r),
+			Bare:        bareConn,
 			Compression: h.Compression,
 			Acknowledge: func(id string) {
 				event, _ := ParseEventID(id)

@@ -111,7 +111,7 @@ func (l *listener) readAll(buffer []byte) (goesOn bool) {
 			n, err = readable.Read(l.raw, buffer)
 		}
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, os.ErrDeadlineExceeded): // or one that others have set before the connection was taken over
 			return l.conn.SetReadDeadline(time.Time{}) == nil
 		case errors.Is(err, readable.ErrNothing):
 			return true
@@ -129,6 +129,9 @@ func (l *listener) read() {
 	buffer := make([]byte, 512)
 	for {
 		n, err := l.conn.Read(buffer)
+		if errors.Is(err, os.ErrDeadlineExceeded) { // as in readAll
+			err = l.conn.SetReadDeadline(time.Time{})
+		}
 		if n > 0 && !l.hear(buffer[:n]) || err != nil {
 			return
 		}

@@ -33,6 +33,8 @@ type WebSocketOptions struct {
 	Timeout time.Duration
 	// Conn is the connection below, by which it is known what the client takes, or nil.
 	Conn net.Conn
+	// Bare returns a connection without what is around it that does nothing, or is nil.
+	Bare func(net.Conn) net.Conn
 	// Compression offers permessage-deflate (RFC 7692).
 	Compression bool
 	// Acknowledge is called, from a goroutine of the transport's own, for each event that the client acknowledges.
@@ -94,12 +96,15 @@ func (t *WebSocket) Start() error {
 	}
 	t.conn, t.compressed = conn, compressed
 	t.parser = parser{compression: compressed, said: t.said}
-	socket := handover.Socket(conn)
-	if socket != nil {
-		t.out = newBatchConn(socket, t.options, t.hangUp)
-	} else {
-		t.out = newBatchConn(conn, t.options, t.hangUp)
+	bare := conn
+	if t.options.Bare != nil {
+		bare = t.options.Bare(conn)
 	}
+	socket := handover.Socket(bare)
+	if socket != nil {
+		conn = socket
+	}
+	t.out = newBatchConn(conn, t.options, t.hangUp)
 	t.listener.conn, t.listener.hear, t.listener.over = conn, t.hear, t.heardAll
 	t.listener.listen(socket, early)
 	return nil
