@@ -40,8 +40,8 @@ type Handler struct {
 	// `https://*.example.com` for all that have one label more, or `*` for all. Default: none but the site's own.
 	CORSOrigins []string `json:"cors_origins,omitempty"`
 
-	// Whether WebSockets are compressed (permessage-deflate) if the client offers it. That costs some hundred KB
-	// of memory for each. Default: false.
+	// Whether WebSockets are compressed (permessage-deflate, each message by itself) if the client offers it. Messages of
+	// 512 bytes and more are. That costs CPU time. Default: false.
 	Compression bool `json:"websocket_compression,omitempty"`
 
 	app     *App

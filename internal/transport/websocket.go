@@ -33,7 +33,7 @@ type WebSocketOptions struct {
 	Timeout time.Duration
 	// Conn is the connection below, by which it is known what the client takes, or nil.
 	Conn net.Conn
-	// Bare returns a connection without what is around it that does nothing, or is nil.
+	// Bare takes off a connection what the server has put around it that does nothing any more. It may be nil.
 	Bare func(net.Conn) net.Conn
 	// Compression offers permessage-deflate (RFC 7692).
 	Compression bool
