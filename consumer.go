@@ -214,9 +214,9 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 
 // newTransport returns how messages leave, and for how long.
 func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transportKind, sub Subscription) (transport.Transport, time.Duration) {
-	switch bounds := h.bounds(w, r); kind {
+	switch kind {
 	case sse:
-		return transport.NewSSE(streamWriter(w, r, bounds), r, bounds), time.Duration(h.app.StreamDuration)
+		return transport.NewSSE(w, r, h.bounds(r)), time.Duration(h.app.StreamDuration)
 	case webSocket:
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
 			Timeout:     time.Duration(h.app.WriteTimeout),
@@ -229,25 +229,15 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 			},
 		}), time.Duration(h.app.StreamDuration)
 	default:
-		return transport.NewNDJSON(streamWriter(w, r, bounds), r, bounds), time.Duration(h.app.ReadDuration)
+		return transport.NewNDJSON(w, r, h.bounds(r)), time.Duration(h.app.ReadDuration)
 	}
-}
-
-// streamWriter returns what a stream is written to. That is the server's own writer on HTTP/2, where there is nothing but
-// Caddy's deadlines around it: the bounds are as strict, at less cost.
-func streamWriter(w http.ResponseWriter, r *http.Request, bounds transport.Bounds) http.ResponseWriter {
-	if bounds.Reset != nil && isBare(w, r) {
-		return innermost(w)
-	}
-	return w
 }
 
 // bounds says how long a client may take nothing.
-func (h *Handler) bounds(w http.ResponseWriter, r *http.Request) transport.Bounds {
+func (h *Handler) bounds(r *http.Request) transport.Bounds {
 	b := transport.Bounds{Timeout: h.writeTimeout(r)}
 	if conn := connOf(r); r.ProtoMajor == 2 && conn != nil {
-		control := http.NewResponseController(innermost(w)) // those around it are for the handler's goroutine only
-		b.Conn, b.Reset = conn, func() error { return control.SetWriteDeadline(time.Unix(1, 0)) }
+		b.Conn = conn
 	}
 	return b
 }
@@ -386,5 +376,5 @@ func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscrip
 	}
 	// Given free before the reply: the client's next poll may come before this call returns.
 	sub.End(EndClean)
-	transport.WritePoll(w, r, lines, h.bounds(w, r))
+	transport.WritePoll(w, r, lines, h.bounds(r))
 }

@@ -3,7 +3,6 @@ package megaphone
 import (
 	"net/http"
 	"reflect"
-	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -23,11 +22,7 @@ func detach(t transport.Transport, w http.ResponseWriter, r *http.Request, gone 
 	return conn != nil && d.Detach(r, conn, gone)
 }
 
-// serverWriters are the types of the writers of HTTP/1 and 2. They have no exported names. Should they get others, a test
-// tells.
-var serverWriters = []string{"*http.response", "*http2.responseWriter", "*http.http2responseWriter"}
-
-// isBare reports whether there is nothing around the server's own writer but what sets Caddy's deadlines, and these are for
+// isBare reports whether there is nothing around net/http's own writer but what sets Caddy's deadlines, and these are for
 // single writes only.
 func isBare(w http.ResponseWriter, r *http.Request) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
@@ -48,7 +43,7 @@ func isBare(w http.ResponseWriter, r *http.Request) bool {
 			}
 			w = outer.Unwrap()
 		default:
-			return slices.Contains(serverWriters, reflect.TypeOf(w).String())
+			return reflect.TypeOf(w).String() == "*http.response"
 		}
 	}
 }

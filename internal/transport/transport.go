@@ -86,10 +86,8 @@ func SetStreamHeader(h http.Header, contentType string) {
 type Bounds struct {
 	// Timeout is after what time a write fails.
 	Timeout time.Duration
-	// Reset resets a stream of HTTP/2 at once, whatever goroutine calls it. Nil for others, whose writes have deadlines.
-	Reset func() error
-	// Conn is the connection below such a stream. A write to it that has failed returns only when the connection takes
-	// the end of the stream, so one that takes nothing for the timeout again is closed.
+	// Conn is the connection below a stream of HTTP/2, or nil. There, a write that has failed returns only when the
+	// connection takes the end of the stream, so one that takes nothing for the timeout again is closed.
 	Conn io.Closer
 }
 
@@ -99,17 +97,13 @@ type response struct {
 	control *http.ResponseController
 	gone    <-chan struct{}
 	bounds  Bounds
-	guard   *guard // in place of deadlines; nil if there are none
+	hangUp  *time.Timer
 
 	taken *connection // in place of w and control, once the response is detached
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, bounds Bounds) response {
-	res := response{w: w, control: http.NewResponseController(w), gone: r.Context().Done(), bounds: bounds}
-	if bounds.Reset != nil {
-		res.guard = &guard{bounds: bounds}
-	}
-	return res
+	return response{w: w, control: http.NewResponseController(w), gone: r.Context().Done(), bounds: bounds}
 }
 
 // Detach implements [Detachable].
@@ -166,8 +160,8 @@ func (r *response) put(p []byte) error {
 	return nil
 }
 
-// flush sends what was put, within the deadline that is armed. This is not left armed: on HTTP/3 it would reset the stream
-// when it passes even if nothing is being written, and on HTTP/1 the end of the response would fail.
+// flush sends what was put, within the deadline that is armed. This is not left armed: on HTTP/2 it would reset the stream when it passes even if
+// nothing is being written, and on HTTP/1 the end of the response would fail.
 func (r *response) flush() error {
 	if r.taken != nil {
 		return r.taken.flush(r.bounds.Timeout)
@@ -175,18 +169,20 @@ func (r *response) flush() error {
 	if err := r.control.Flush(); err != nil {
 		return err
 	}
-	if r.guard != nil {
-		r.guard.end()
-		return nil
+	if r.hangUp != nil {
+		r.hangUp.Stop()
 	}
 	return r.setDeadline(time.Time{})
 }
 
-// arm bounds the next write and flush.
+// arm sets the deadline for the next write and flush.
 func (r *response) arm() error {
-	if r.guard != nil {
-		r.guard.begin()
-		return nil
+	switch {
+	case r.bounds.Conn == nil:
+	case r.hangUp == nil:
+		r.hangUp = time.AfterFunc(2*r.bounds.Timeout, func() { _ = r.bounds.Conn.Close() })
+	default:
+		r.hangUp.Reset(2 * r.bounds.Timeout)
 	}
 	return r.setDeadline(time.Now().Add(r.bounds.Timeout))
 }
@@ -205,8 +201,8 @@ func (r *response) End(why Reason) {
 		r.taken.end(why, r.bounds.Timeout)
 		return
 	}
-	if r.guard != nil {
-		r.guard.stop()
+	if r.hangUp != nil {
+		r.hangUp.Stop()
 	}
 	if why == Broken {
 		_ = r.control.SetWriteDeadline(time.Unix(1, 0))
