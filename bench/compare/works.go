@@ -95,7 +95,7 @@ func works() []*work {
 		key, name string
 		guard     float64
 	}{
-		{"http", "HTTP/1.1", 10}, {"sse", "SSE over HTTP/1.1", 0}, {"h2", "HTTP/2, 100 on a connection", 0}, {"websocket", "WebSocket", 26},
+		{"http", "HTTP/1.1", 10}, {"sse", "SSE over HTTP/1.1", 0}, {"h2", "HTTP/2, 100 on a connection", 0}, {"websocket", "WebSocket", 12},
 	} {
 		all = append(all, &work{
 			key: "idle-" + transport.key, run: idleReaders(transport.key), applies: serves(transport.key),
