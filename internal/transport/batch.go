@@ -25,15 +25,16 @@ type batchConn struct {
 
 	read atomic.Uint64 // bytes
 
-	mu      sync.Mutex
-	idle    sync.Cond // nobody writes any more
-	holding bool      // what is written is collected until flush
-	writing bool      // a goroutine writes
-	closing bool      // a close frame was added, which is the last (RFC 6455, 5.5.1)
-	frame   frame     // what is to be written next
-	answers int       // how many answers to pings it has
-	err     error     // of a write: there is no other after it
-	header  [ws.MaxHeaderSize]byte
+	mu       sync.Mutex
+	idle     sync.Cond // nobody writes any more
+	holding  bool      // what is written is collected until flush
+	writing  bool      // a goroutine writes
+	closing  bool      // a close frame was added, which is the last (RFC 6455, 5.5.1)
+	frame    frame     // what is to be written next
+	answers  int       // how many answers to pings it has
+	lastPing []byte    // is to be answered when that has been written; nil if it is there already
+	err      error     // of a write: there is no other after it
+	header   [ws.MaxHeaderSize]byte
 }
 
 func newBatchConn(conn net.Conn, o WebSocketOptions, fault func()) *batchConn {
@@ -140,6 +141,10 @@ func (c *batchConn) writeNext() {
 	}
 	next := c.frame
 	c.frame, c.answers = frame{}, 0
+	if c.lastPing != nil {
+		c.put(ws.Header{OpCode: ws.OpPong}, c.lastPing)
+		c.lastPing, c.answers = nil, 1
+	}
 	c.mu.Unlock()
 	err := c.writer.Write(next.bytes(), c.timeout)
 	next.free()
@@ -156,16 +161,27 @@ func (c *batchConn) rest() {
 // maxAnswers is how many answers to a client's pings wait until it takes what is being written.
 const maxAnswers = 32
 
-// mayAnswer reports whether a ping of the client's is to be answered. Not each one needs to be (RFC 6455, 5.5.3), and a
-// client that sends them but takes nothing should not fill the memory.
-func (c *batchConn) mayAnswer() bool {
+// answer answers a ping of the client's. Not each one needs to be answered, but the newest (RFC 6455, 5.5.3); a client that
+// sends them but takes nothing should not fill the memory.
+func (c *batchConn) answer(payload []byte) {
+	c.mu.Lock()
+	full := c.answers == maxAnswers
+	if full {
+		c.lastPing = append([]byte{}, payload...)
+	} else {
+		c.answers++
+	}
+	c.mu.Unlock()
+	if !full {
+		c.control(ws.OpPong, payload)
+	}
+}
+
+// hasFailed reports whether something could not be written.
+func (c *batchConn) hasFailed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.answers == maxAnswers {
-		return false
-	}
-	c.answers++
-	return true
+	return c.err != nil
 }
 
 // watch calls giveUp when nothing has moved on the connection for the timeout, or a quarter more. It returns then, or

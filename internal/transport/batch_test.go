@@ -138,6 +138,9 @@ func TestPingsOfAClientThatTakesNothingTakeNoMemory(t *testing.T) {
 		if opcode, text := c.frame(t); opcode != opText || text != "{}" {
 			t.Errorf("frame %d %q behind the answers", opcode, text)
 		}
+		if opcode, text := c.frame(t); opcode != opPong || text != fmt.Sprintf("%0125d", pings-1) {
+			t.Errorf("frame %d %q for the newest ping", opcode, text)
+		}
 		if err := <-flushed; err != nil {
 			t.Error(err)
 		}

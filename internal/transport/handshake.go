@@ -16,8 +16,11 @@ func IsUpgrade(r *http.Request) bool {
 // CheckUpgrade looks for what is wrong with a request for a WebSocket. If the problem is not empty, the request
 // is to be refused with the status.
 func CheckUpgrade(r *http.Request) (status int, problem string) {
-	if r.Header.Get("Sec-WebSocket-Version") != "13" {
-		return http.StatusUpgradeRequired, "the WebSocket's version must be 13"
+	if !r.ProtoAtLeast(1, 1) || r.Header.Get("Sec-WebSocket-Version") != "13" {
+		return http.StatusUpgradeRequired, "the WebSocket's version must be 13, and the request's HTTP/1.1"
+	}
+	if len(r.Header.Values("Sec-WebSocket-Key")) > 1 {
+		return http.StatusBadRequest, "Sec-WebSocket-Key must be there once"
 	}
 	key, err := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
 	if err != nil || len(key) != 16 {

@@ -24,7 +24,8 @@ type listener struct {
 	watched bool // it has begun
 	stopped bool
 
-	last time.Time // when the client said something
+	last    time.Time      // when the client said something
+	reading sync.WaitGroup // goroutines that were begun at the start
 }
 
 // listen begins to listen. The socket is nil if the connection is more than one. Something may have been read before.
@@ -36,15 +37,15 @@ func (l *listener) listen(socket net.Conn, early []byte) {
 	}
 	switch {
 	case len(early) > 0:
-		go func() {
+		l.reading.Go(func() {
 			if !l.hear(early) {
 				l.over()
 			} else if !l.await() {
 				l.read()
 			}
-		}()
+		})
 	case !l.await():
-		go l.read()
+		l.reading.Go(l.read)
 	}
 }
 

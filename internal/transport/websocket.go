@@ -137,8 +137,8 @@ func (t *WebSocket) heardAll() {
 // hangUp closes the connection.
 func (t *WebSocket) hangUp() {
 	t.listener.stop()
+	t.heardAll() // closing may take a moment with TLS
 	_ = t.conn.Close()
-	t.heardAll()
 }
 
 // errAgreed is that the client has sent a close frame.
@@ -152,12 +152,15 @@ func (t *WebSocket) hear(p []byte) (more bool) {
 		return true
 	}
 	err := t.parser.parse(p)
-	if v, ok := errors.AsType[violation](err); ok && !t.out.isClosing() {
+	if v, ok := errors.AsType[violation](err); ok {
 		t.failed.Store(true)
 		t.parser = parser{}
 		t.close(v.code, v.reason)
 		t.tellGone()
-		return true
+		err = nil
+	}
+	if t.failed.Load() || errors.Is(err, errAgreed) {
+		time.AfterFunc(maxFailing, t.hangUp) // messages may be being written, which nobody waits for any more
 	}
 	return err == nil
 }
@@ -166,9 +169,7 @@ func (t *WebSocket) hear(p []byte) (more bool) {
 func (t *WebSocket) said(opcode ws.OpCode, payload []byte) error {
 	switch opcode {
 	case ws.OpPing:
-		if t.out.mayAnswer() {
-			t.out.control(ws.OpPong, payload)
-		}
+		t.out.answer(payload)
 	case ws.OpPong:
 		if p := t.ping.Load(); p != nil && p.payload == string(payload) {
 			p.answered.tell()
@@ -270,6 +271,10 @@ func (t *WebSocket) End(why Reason) {
 		t.awaitAgreement()
 	}
 	t.hangUp()
+	if t.w != nil { // what the handler has around the connection is not for others once it returns
+		t.out.settle(maxLastWrite)
+		t.listener.reading.Wait()
+	}
 }
 
 // close sends a close frame, if none was sent.
@@ -279,13 +284,16 @@ func (t *WebSocket) close(code ws.StatusCode, reason string) {
 
 // awaitAgreement waits until both sides have said that the connection ends, within bounds.
 func (t *WebSocket) awaitAgreement() {
+	if t.out.hasFailed() {
+		return
+	}
 	limit := maxClosing
 	if t.failed.Load() {
 		if !t.out.settle(maxLastWrite) {
 			return
 		}
-		if half, ok := t.conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
-			return
+		if half, ok := t.conn.(interface{ CloseWrite() error }); ok {
+			_ = half.CloseWrite()
 		}
 		limit = maxFailing
 	}

@@ -225,6 +225,34 @@ func TestWebSocketEnds(t *testing.T) {
 	})
 }
 
+// A client that has said that it goes, or nonsense, and takes nothing does not keep the channel for a whole write.
+func TestAClientThatGoesDuringAWriteIsNotWaitedFor(t *testing.T) {
+	for name, say := range map[string]func(t *testing.T, c *client){
+		"it says that it goes": func(t *testing.T, c *client) { c.say(t, opClose, "\x03\xe8") },
+		"it says nonsense":     func(t *testing.T, c *client) { c.say(t, 3, "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
+				flushed := make(chan error, 1)
+				go func() {
+					s.Append(uuid.UUID{}, line(100<<10))
+					flushed <- s.Flush()
+				}()
+				synctest.Wait()
+				start := time.Now()
+				say(t, c)
+				if err := <-flushed; err == nil || time.Since(start) != maxFailing {
+					t.Errorf("%v after %v", err, time.Since(start))
+				}
+				s.End(Broken)
+				if took := time.Since(start); took != maxFailing {
+					t.Errorf("the end takes until %v", took)
+				}
+			})
+		})
+	}
+}
+
 // Whatever the client does, the end takes no longer than some seconds.
 func TestAWebSocketEndsThoughTheClientDoesNotAgree(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -234,10 +262,10 @@ func TestAWebSocketEndsThoughTheClientDoesNotAgree(t *testing.T) {
 		"it is silent":       {func(t *testing.T, c *client) { c.frame(t) }, maxClosing},
 		"it takes nothing":   {func(*testing.T, *client) {}, maxClosing},
 		"it goes on":         {func(t *testing.T, c *client) { c.frame(t); c.say(t, opText, `{"ack":"1"}`) }, maxClosing},
-		"it says nonsense":   {func(t *testing.T, c *client) { c.frame(t); c.say(t, 3, "") }, 0},
+		"it says nonsense":   {func(t *testing.T, c *client) { c.frame(t); c.say(t, 3, "") }, maxFailing}, // a pipe has no half an end
 		"it goes":            {func(t *testing.T, c *client) { c.frame(t); c.Close() }, 0},
 		"it goes at once":    {func(_ *testing.T, c *client) { c.Close() }, 0},
-		"it had a fault":     {func(t *testing.T, c *client) { c.say(t, 3, ""); c.frame(t) }, 0}, // a pipe has no half an end
+		"it had a fault":     {func(t *testing.T, c *client) { c.say(t, 3, ""); c.frame(t) }, maxFailing},
 		"it has said it":     {func(t *testing.T, c *client) { c.say(t, opClose, "\x03\xe8"); c.frame(t) }, 0},
 		"it says, and rests": {func(t *testing.T, c *client) { c.say(t, opClose, "\x03\xe8") }, maxLastWrite},
 	} {
