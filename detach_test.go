@@ -62,6 +62,7 @@ func TestAReadIsDetachedWhereNobodyIsWorseOff(t *testing.T) {
 		{name: "with an access log", site: "log {\noutput discard\n}\nmegaphone", waits: true},
 		{name: "with metrics", settings: "metrics", site: "megaphone", waits: true},
 		{name: "with a limit to each response", settings: "servers {\ntimeouts {\nwrite 1m\n}\n}", site: "megaphone", waits: true},
+		{name: "with nothing but that", settings: "servers {\ntimeouts {\nwrite 1m\nwrite_idle -1s\n}\n}", site: "megaphone", waits: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := serve(t, "megaphone {\nread_duration 300ms\n}\n"+test.settings, test.site)
