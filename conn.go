@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"reflect"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
@@ -47,6 +49,12 @@ func connOf(r *http.Request) net.Conn {
 		return conn.Conn
 	}
 	return nil
+}
+
+// serverOf returns Caddy's server of a request, or nil if it is not known.
+func serverOf(r *http.Request) *caddyhttp.Server {
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return server
 }
 
 // bareConn returns the connection that Caddy has wrapped to look for HTTP/2, as it does without TLS where a server has

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/internal/transport"
@@ -245,7 +244,7 @@ func (h *Handler) bounds(r *http.Request) transport.Bounds {
 // writeTimeout is how long a client may take nothing, which the server may limit, too.
 func (h *Handler) writeTimeout(r *http.Request) time.Duration {
 	limit := time.Duration(h.app.WriteTimeout)
-	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && server.WriteIdleTimeout > 0 {
+	if server := serverOf(r); server != nil && server.WriteIdleTimeout > 0 {
 		limit = min(limit, time.Duration(server.WriteIdleTimeout))
 	}
 	return limit

@@ -10,7 +10,7 @@ import (
 )
 
 // detach makes a read over HTTP/1.1 independent of its handler, which may return then, and reports whether it did. That
-// saves two thirds of the memory of a reader that waits (docs/performance.md). It is done only where nobody is worse off:
+// saves most of the memory of a reader that waits (docs/performance.md). It is done only where nobody is worse off:
 // nothing may stand between the handler and the server that counts or changes the response, such as the access log, and
 // Caddy must not be set to limit how long a response takes. When the client is gone, gone is called.
 func detach(t transport.Transport, w http.ResponseWriter, r *http.Request, gone func()) bool {
@@ -25,8 +25,8 @@ func detach(t transport.Transport, w http.ResponseWriter, r *http.Request, gone 
 // isBare reports whether there is nothing around net/http's own writer but what sets Caddy's deadlines, and these are for
 // single writes only.
 func isBare(w http.ResponseWriter, r *http.Request) bool {
-	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || server.WriteTimeout > 0 || server.WriteMinRate > 0 {
+	server := serverOf(r)
+	if server == nil || server.WriteTimeout > 0 || server.WriteMinRate > 0 {
 		return false
 	}
 	for {

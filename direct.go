@@ -73,7 +73,9 @@ func (c *directConn) serve() {
 			_ = c.socket.Close()
 		}
 	}()
-	conns.add(c)
+	if conns.add(c); c.handler.app.isUnloaded() {
+		c.interrupt()
+	}
 	err := c.arm(c.idle, -1)
 	for err == nil {
 		err = c.serveAll()
@@ -280,16 +282,11 @@ func (c *directConn) interrupt() {
 type directConns struct {
 	mu    sync.Mutex
 	conns map[*directConn]struct{}
-	over  bool
 }
 
 func (d *directConns) add(c *directConn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.over {
-		c.interrupt()
-		return
-	}
 	if d.conns == nil {
 		d.conns = map[*directConn]struct{}{}
 	}
@@ -302,17 +299,10 @@ func (d *directConns) remove(c *directConn) {
 	delete(d.conns, c)
 }
 
-func (d *directConns) isOver() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.over
-}
-
 // end gives all connections back, to their servers or to those that have taken their place.
 func (d *directConns) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.over = true
 	for c := range d.conns {
 		c.interrupt()
 	}

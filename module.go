@@ -170,6 +170,16 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return a.provisionWebhooks()
 }
 
+// isUnloaded reports whether another configuration has taken the place of this one, or none.
+func (a *App) isUnloaded() bool {
+	select {
+	case <-a.unloaded:
+		return true
+	default:
+		return false
+	}
+}
+
 // Start implements [caddy.App].
 func (a *App) Start() error {
 	a.startAnnouncing()

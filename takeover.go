@@ -37,13 +37,17 @@ func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	conn.writes = 0
-	if !isBare(w, r) || !h.isAlone(r) || handover.Socket(conn.Conn) == nil {
+	bare := handover.Socket(conn.Conn)
+	if bare == nil || !isBare(w, r) || !h.isAlone(r) {
 		conn.stays, conn.header = true, nil
 		return false
 	}
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	if server == nil || !mayRepeat(r) || h.app.isUnloaded() {
+		return false
+	}
 	reply, ok := newDirectReply(w.Header())
-	if !ok || server == nil || !mayRepeat(r) || h.app.direct.isOver() {
+	if !ok {
 		return false
 	}
 	// At the end of the body Caddy takes back the deadline that it has set for it.
@@ -56,13 +60,13 @@ func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
 	}
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // they are there
 	c := &directConn{
-		handler: h, origin: conn.Conn, socket: handover.Socket(conn.Conn), server: server, patience: conn.patience,
+		handler: h, origin: conn.Conn, socket: bare, server: server, patience: conn.patience,
 		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
 		timeout: h.writeTimeout(r), reply: reply,
 		buffer: slices.Clone(early), end: len(early),
 		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: messageClock(),
 	}
-	c.writer = socket.NewWriter(c.socket)
+	c.writer = socket.NewWriter(bare)
 	c.out = c.reply.append(c.out, c.last, false)
 	go c.serve()
 	return true
@@ -81,8 +85,8 @@ func mayRepeat(r *http.Request) bool {
 // sites that have this handler first. Functions that modules have registered for a server's connections are not known;
 // they are told what net/http tells them of a connection that is taken over, and given back.
 func (h *Handler) isAlone(r *http.Request) bool {
-	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || server.Logs != nil || server.Metrics != nil || server.ReadTimeout > 0 || server.ReadMinRate > 0 {
+	server := serverOf(r)
+	if server == nil || server.Logs != nil || server.Metrics != nil || server.ReadTimeout > 0 || server.ReadMinRate > 0 {
 		return false
 	}
 	return h.isFirst(server.Routes, r, map[string]bool{}) == yes

@@ -23,12 +23,8 @@ type eager struct {
 
 // newEager returns the eager writer for a connection, or nil if it is no socket.
 func newEager(conn net.Conn) *eager {
-	socket, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
+	raw := Raw(conn)
+	if raw == nil {
 		return nil
 	}
 	e := &eager{raw: raw}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/readable"
+	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
 // A listener reads what the client of a WebSocket says. Where the system tells when a socket can be read, no goroutine
@@ -29,12 +30,8 @@ type listener struct {
 }
 
 // listen begins to listen. The socket is nil if the connection is more than one. Something may have been read before.
-func (l *listener) listen(socket net.Conn, early []byte) {
-	if s, ok := socket.(syscall.Conn); ok {
-		if raw, err := s.SyscallConn(); err == nil {
-			l.raw = raw
-		}
-	}
+func (l *listener) listen(bare net.Conn, early []byte) {
+	l.raw = socket.Raw(bare)
 	switch {
 	case len(early) > 0:
 		l.reading.Go(func() {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/readable"
+	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
 // A clientWatch notices when the client of a connection goes. It ends at the first byte of the client's next request, as
@@ -27,12 +28,7 @@ type clientWatch struct {
 }
 
 func (w *clientWatch) init(conn net.Conn, onGone func()) {
-	w.conn, w.gone, w.onGone = conn, make(chan struct{}), onGone
-	if socket, ok := conn.(syscall.Conn); ok {
-		if raw, err := socket.SyscallConn(); err == nil {
-			w.raw = raw
-		}
-	}
+	w.conn, w.raw, w.gone, w.onGone = conn, socket.Raw(conn), make(chan struct{}), onGone
 }
 
 func (w *clientWatch) start() {
