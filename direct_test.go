@@ -398,13 +398,14 @@ func TestDirectWritesGoOnUnderTheNextConfiguration(t *testing.T) {
 func TestAWriteDuringAReloadTakesNothingOver(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c, client := s.create(), s.rawClient()
+	idle := s.direct(c)
 	client.writes(c, numbered(0, enough-1)...)
 	request := writeRequest(c.ProducerAddress, "7")
 	client.send(request[:len(request)-1])
 	s.eventually(func() bool { return s.runs("readBody(") })
 	loaded := make(chan error, 1)
 	go func() { loaded <- s.load("megaphone {\nheartbeat 14s\n}", "megaphone") }()
-	s.eventually(func() bool { return s.runs("net/http.(*Server).Shutdown(") })
+	idle.wantsEnd() // the old configuration's server shuts down
 	client.send(request[len(request)-1:])
 	if last := client.wants(http.StatusCreated); !last {
 		t.Error("the client is not told that the connection ends")
