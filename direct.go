@@ -29,6 +29,9 @@ const (
 	maxKeptDirect = 16 << 10
 )
 
+// largeBuffers are for requests that are larger than that, but not so large that their length is not trusted.
+var largeBuffers = sync.Pool{New: func() any { return new([maxKeptBody]byte) }}
+
 // A directConn is the connection of a producer that was taken over from net/http, because it writes one message after the
 // other and nothing in the configuration could tell (isAlone). That spares what net/http and Caddy do for each
 // request, which is most of what a write costs (docs/performance.md).
@@ -51,17 +54,18 @@ type directConn struct {
 	pattern    *repeat.Pattern // of the last request; nil before it
 	buffer     []byte
 	begin, end int    // of what was read and not served
+	length     int    // of the request that begins there; 0 if it is not known
 	out        []byte // replies that are not written
 	served     int
 
 	idle  time.Duration // how long there may be no request
 	last  time.Duration // when the last one came, on messageClock
 	due   int           // the number of the request whose rest must come by the deadline of Read; -1 if it is for the next one
-	over  atomic.Bool   // the configuration was replaced
+	over  atomic.Bool   // the configuration was replaced, or the process exits
 	grace bool          // the rest of a request got a deadline since then
 }
 
-// serve serves direct writes until something else comes, or the configuration is replaced.
+// serve serves direct writes until something else comes, or the connection is interrupted.
 func (c *directConn) serve() {
 	conns, count := &c.handler.app.direct, c.handler.app.shared.metrics.direct
 	count.Inc()
@@ -73,7 +77,7 @@ func (c *directConn) serve() {
 			_ = c.socket.Close()
 		}
 	}()
-	if conns.add(c); c.handler.app.isUnloaded() {
+	if conns.add(c); c.handler.app.isOver() {
 		c.interrupt()
 	}
 	err := c.arm(c.idle, -1)
@@ -140,6 +144,7 @@ var headEnd = []byte("\r\n\r\n")
 
 // serveNext serves the next request, if all of it is there.
 func (c *directConn) serveNext() outcome {
+	c.length = 0
 	p := bytes.TrimLeft(c.buffer[c.begin:c.end], "\r\n") // some clients send one after a body (RFC 9112, 2.2)
 	c.begin = c.end - len(p)
 	n := bytes.Index(p, headEnd) + len(headEnd)
@@ -155,6 +160,7 @@ func (c *directConn) serveNext() outcome {
 	}
 	body := p[n:]
 	if len(body) < request.Length {
+		c.length = n + request.Length
 		return partial
 	}
 	producer, streamID, ok := strings.Cut(string(request.Path), "/")
@@ -216,24 +222,43 @@ func (c *directConn) read() error {
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return c.late()
+	case errors.Is(err, io.EOF) && c.end > c.begin:
+		return errGoesBack // the client may still wait for what is said of half a request
 	}
 	return err
 }
 
-// makeRoom makes room in the buffer. It need not be larger than the largest request.
+// makeRoom makes room in the buffer, for all of a request whose length is known and can be trusted.
 func (c *directConn) makeRoom() {
-	switch {
-	case c.begin == c.end:
+	if c.begin == c.end {
 		c.begin, c.end = 0, 0
-		if len(c.buffer) < maxDirectHead || len(c.buffer) > maxKeptDirect {
-			c.buffer = make([]byte, maxDirectHead)
+		if len(c.buffer) > maxKeptDirect {
+			c.resize(maxDirectHead)
 		}
-	case c.end < len(c.buffer):
-	case c.begin > 0:
+	}
+	need := min(c.length, maxKeptBody)
+	switch {
+	case c.end < len(c.buffer) && c.begin+need <= len(c.buffer):
+	case c.begin > 0 && need <= len(c.buffer):
 		c.end = copy(c.buffer, c.buffer[c.begin:c.end])
 		c.begin = 0
 	default:
-		c.buffer = append(c.buffer, make([]byte, max(len(c.buffer), maxDirectHead))...)
+		c.resize(max(need, 2*len(c.buffer), maxDirectHead))
+	}
+}
+
+// resize takes another buffer.
+func (c *directConn) resize(size int) {
+	old := c.buffer
+	if maxKeptDirect < size && size <= maxKeptBody {
+		c.buffer = largeBuffers.Get().(*[maxKeptBody]byte)[:]
+	} else {
+		c.buffer = make([]byte, size)
+	}
+	c.end = copy(c.buffer, old[c.begin:c.end])
+	c.begin = 0
+	if len(old) == maxKeptBody {
+		largeBuffers.Put((*[maxKeptBody]byte)(old))
 	}
 }
 

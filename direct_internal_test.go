@@ -2,12 +2,16 @@ package megaphone
 
 import (
 	"fmt"
+	"net"
 	"net/http"
+	"runtime"
+	"strconv"
 	"testing"
+	"time"
 )
 
-// directWriter returns a function that serves one direct write to a channel, and takes the message.
-func directWriter(tb testing.TB) func() {
+// directWriter returns a function that serves one direct write to a channel, with a body of a size, and takes the message.
+func directWriter(tb testing.TB, size int) func() {
 	tb.Helper()
 	registry := NewRegistry()
 	tb.Cleanup(registry.Close)
@@ -20,22 +24,24 @@ func directWriter(tb testing.TB) func() {
 		tb.Fatal(err)
 	}
 	reply, _ := newDirectReply(http.Header{"Server": {"Caddy"}})
+	client := &repeatingConn{request: fmt.Appendf(nil, "POST /write/%s/stream HTTP/1.1\r\nHost: localhost\r\n"+
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n\"%0*d\"", a.Producer, size, size-2, 0)}
 	c := &directConn{
 		handler: &Handler{app: &App{MaxMessageSize: 1 << 20, limits: testLimits, broker: registry}},
 		first: &http.Request{
 			Method: http.MethodPost, Host: "localhost", Proto: "HTTP/1.1",
-			Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {"100"}},
+			Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(size)}},
 		},
-		reply: reply,
+		reply: reply, socket: client,
 	}
-	c.buffer = fmt.Appendf(nil, "POST /write/%s/stream HTTP/1.1\r\nHost: localhost\r\n"+
-		"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n\"%098d\"", a.Producer, 0)
 	var ms []*Message
 	taken := 0
 	return func() {
-		c.begin, c.end, c.out = 0, len(c.buffer), c.out[:0]
-		if c.serveNext() != served {
-			tb.Fatal("it is not served")
+		c.out = c.out[:0]
+		for outcome := c.serveNext(); outcome != served; outcome = c.serveNext() {
+			if err := c.read(); err != nil || outcome != partial {
+				tb.Fatal("it is not served", outcome, err)
+			}
 		}
 		<-sub.Ready()
 		ms, _ = sub.Take(ms[:0], maxTake)
@@ -44,17 +50,49 @@ func directWriter(tb testing.TB) func() {
 	}
 }
 
+// A repeatingConn brings the same request again and again, one at a time.
+type repeatingConn struct {
+	net.Conn
+
+	request []byte
+	read    int
+}
+
+func (c *repeatingConn) Read(p []byte) (int, error) {
+	n := copy(p, c.request[c.read:])
+	c.read = (c.read + n) % len(c.request)
+	return n, nil
+}
+
+func (*repeatingConn) SetReadDeadline(time.Time) error { return nil }
+
 // BenchmarkDirectWrite: what BenchmarkServeWrite shows, with the parsing of the request and the making of the reply.
 func BenchmarkDirectWrite(b *testing.B) {
 	b.ReportAllocs()
-	serve := directWriter(b)
+	serve := directWriter(b, 100)
 	for b.Loop() {
 		serve()
 	}
 }
 
 func TestAllocationsOfADirectWrite(t *testing.T) {
-	if allocations := testing.AllocsPerRun(1000, directWriter(t)); allocations > 3 {
+	if allocations := testing.AllocsPerRun(1000, directWriter(t, 100)); allocations > 3 {
 		t.Errorf("%v allocations for each write", allocations)
+	}
+}
+
+// What comes in several reads costs little more memory than the message: its length is known from its header.
+func TestMemoryOfALargeDirectWrite(t *testing.T) {
+	const size, writes = 60_000, 100
+	serve := directWriter(t, size)
+	serve()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range writes {
+		serve()
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / writes; each > 2*size {
+		t.Errorf("a write of %d bytes allocates %d", size, each)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"runtime"
@@ -76,6 +77,10 @@ func TestWritesAreServedDirectlyWhereNothingCouldTell(t *testing.T) {
 		{name: "with a limit to a request", settings: "servers {\ntimeouts {\nread_body 1m\n}\n}", site: "megaphone"},
 		{name: "with a limit to a response", settings: "servers {\ntimeouts {\nwrite 1m\n}\n}", site: "megaphone"},
 		{name: "with nothing but that", settings: "servers {\ntimeouts {\nwrite 1m\nwrite_idle -1s\n}\n}", site: "megaphone"},
+		{name: "with a short limit to a header", settings: "servers {\ntimeouts {\nread_header 900ms\n}\n}", site: "megaphone"},
+		{name: "with a short limit to a pause", settings: "servers {\ntimeouts {\nread_body_idle 900ms\n}\n}", site: "megaphone"},
+		{name: "with a filter of headers", settings: "servers {\nexpected_underscore_headers x_*\n}", site: "megaphone"},
+		{name: "with another one", settings: "servers {\nexpected_dot_headers x.*\n}", site: "megaphone"},
 		{name: "with the listener wrapper", settings: "servers {\nlistener_wrappers {\nmegaphone\n}\n}", site: "megaphone", direct: true},
 		{name: "with named routes", site: "invoke ours\n}\n&(ours) {\nmegaphone"},
 		{name: "with another handler before", site: "header X-Frame-Options DENY\nmegaphone"},
@@ -318,6 +323,43 @@ func TestADirectWriteThatComesSlowlyIsLeftToNetHTTP(t *testing.T) {
 	client.send(request[20:])
 	client.wants(http.StatusCreated)
 	s.read("/read/" + c.ConsumerAddress).wants(append(numbered(0, enough), `"slow"`)...)
+}
+
+// What is said of half a request, after which the client sends nothing, it may still wait for.
+func TestHalfADirectWriteIsAnsweredByCaddy(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	request := writeRequest(c.ProducerAddress, `"half"`)
+	for name, length := range map[string]int{"half a header": 30, "half a body": len(request) - 1} {
+		t.Run(name, func(t *testing.T) {
+			s := *s
+			s.T = t
+			client := s.direct(c)
+			client.send(request[:length])
+			if err := client.Conn.(*net.UnixConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			client.wants(http.StatusBadRequest)
+			client.wantsEnd()
+			s.eventually(func() bool { return !s.isDirect() })
+		})
+	}
+}
+
+// A connection that goes back with more than net/http reads at once can be taken over again.
+func TestAProducerThatIsAheadIsTakenOverAgain(t *testing.T) {
+	const ahead = 60
+	s := serve(t, "megaphone {\nbuffer 1000\n}", "megaphone")
+	c := s.create()
+	client := s.direct(c)
+	client.writes(c, `"`+strings.Repeat("x", 10_000)+`"`) // so that as much is read at once
+	client.send(postCreate + strings.Repeat(writeRequest(c.ProducerAddress, "1"), ahead))
+	client.wants(http.StatusOK)
+	for range ahead {
+		client.wants(http.StatusCreated)
+	}
+	client.writes(c, numbered(0, 4*enough)...)
+	s.eventually(s.isDirect)
 }
 
 func TestAnIdleConnectionIsClosedThoughItWasTakenOver(t *testing.T) {

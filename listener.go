@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
@@ -60,7 +61,8 @@ func (w *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 		return l
 	}
 	return handover.Listen(l, handover.Settings{
-		Idle: time.Duration(w.server.IdleTimeout),
+		Idle:   time.Duration(w.server.IdleTimeout),
+		Header: time.Duration(cmp.Or(w.server.ReadHeaderTimeout, w.server.ReadTimeout)),
 		KeepAlive: net.KeepAliveConfig{ // as in the http app
 			Enable:   w.server.KeepAliveInterval >= 0,
 			Interval: time.Duration(w.server.KeepAliveInterval),

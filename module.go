@@ -170,14 +170,22 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return a.provisionWebhooks()
 }
 
-// isUnloaded reports whether another configuration has taken the place of this one, or none.
-func (a *App) isUnloaded() bool {
+// isOver reports whether another configuration has taken the place of this one, or none, or the process exits.
+func (a *App) isOver() bool {
 	select {
 	case <-a.unloaded:
+		return true
+	case <-a.shared.closing.Done():
 		return true
 	default:
 		return false
 	}
+}
+
+// close ends all reads and waits.
+func (a *App) close() {
+	a.shared.Close()
+	a.direct.end()
 }
 
 // Start implements [caddy.App].
@@ -277,11 +285,11 @@ func (a *App) stopping() {
 	}
 	if app, err := a.ctx.AppIfConfigured("http"); err == nil && exits {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
-			time.AfterFunc(delay, a.shared.Close)
+			time.AfterFunc(delay, a.close)
 			return
 		}
 	}
-	a.shared.Close()
+	a.close()
 }
 
 // watchExit ends all reads if the process is told to exit after the stopping event of a reload: the http app would wait

@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-megaphone/megaphone/internal/handover"
@@ -37,13 +39,13 @@ func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	conn.writes = 0
-	bare := handover.Socket(conn.Conn)
-	if bare == nil || !isBare(w, r) || !h.isAlone(r) {
+	if r.TLS != nil || !isBare(w, r) || !h.isAlone(r) {
 		conn.stays, conn.header = true, nil
 		return false
 	}
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
-	if server == nil || !mayRepeat(r) || h.app.isUnloaded() {
+	bare := handover.Socket(conn.Conn)
+	if server == nil || bare == nil || !mayRepeat(r) || h.app.isOver() {
 		return false
 	}
 	reply, ok := newDirectReply(w.Header())
@@ -86,11 +88,19 @@ func mayRepeat(r *http.Request) bool {
 // they are told what net/http tells them of a connection that is taken over, and given back.
 func (h *Handler) isAlone(r *http.Request) bool {
 	server := serverOf(r)
-	if server == nil || server.Logs != nil || server.Metrics != nil || server.ReadTimeout > 0 || server.ReadMinRate > 0 {
+	switch {
+	case server == nil, server.Logs != nil, server.Metrics != nil:
+		return false
+	case server.ReadTimeout > 0, server.ReadMinRate > 0, isShort(server.ReadHeaderTimeout), isShort(server.ReadIdleTimeout):
+		return false
+	case len(server.ExpectedUnderscoreHeaders) > 0, len(server.ExpectedDotHeaders) > 0: // can cost a request its key
 		return false
 	}
 	return h.isFirst(server.Routes, r, map[string]bool{}) == yes
 }
+
+// isShort reports whether a limit is shorter than what the rest of a direct write has to arrive in.
+func isShort(limit caddy.Duration) bool { return 0 < limit && time.Duration(limit) < maxArrival }
 
 // An answer is what is known of whether a handler is the first.
 type answer int

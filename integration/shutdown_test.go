@@ -184,6 +184,77 @@ func awaitMetric(s *testserver.Server, name string, want int) {
 	})
 }
 
+// TestExitClosesConnectionsOfProducers: as net/http closes those without a request, so that clients use them no more. It
+// does not delay the exit if a request had begun to come.
+func TestExitClosesConnectionsOfProducers(t *testing.T) {
+	s := testserver.New(t)
+	upstream, err := net.Listen("unix", s.Socket("upstream"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer upstream.Close()
+	s.Start("megaphone", "http:// {\nbind unix/"+s.Socket("site")+"\nmegaphone\nreverse_proxy unix/"+s.Socket("upstream")+"\n}")
+	c := &client{tb: t, http: testserver.UnixClient(t, s.Socket("site")), base: "http://localhost"}
+	to := c.create()
+	request := fmt.Sprintf("POST /write/%s/s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n1", to.ProducerAddress)
+	producers := map[string]net.Conn{"idle": nil, "with the begin of a request": nil}
+	for name := range producers {
+		conn, err := net.Dial("unix", s.Socket("site"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+			t.Fatal(err)
+		}
+		replies := bufio.NewReader(conn)
+		for range 10 {
+			if _, err := io.WriteString(conn, request); err != nil {
+				t.Fatal(err)
+			}
+			response, err := http.ReadResponse(replies, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, response.Body)
+		}
+		producers[name] = conn
+	}
+	awaitMetric(s, "caddy_megaphone_direct_connections", 2)
+	if _, err := io.WriteString(producers["with the begin of a request"], request[:20]); err != nil {
+		t.Fatal(err)
+	}
+	awaitMetric(s, "caddy_megaphone_direct_connections", 1)
+	go func() { _, _, _ = c.post("/another", "") }()
+	held, err := upstream.Accept() // Caddy waits for this
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+
+	start := time.Now()
+	s.Signal(syscall.SIGTERM)
+	for name, conn := range producers {
+		if rest, err := io.ReadAll(conn); err != nil || len(rest) > 0 {
+			t.Errorf("the connection that is %s: %q, %v", name, rest, err)
+		}
+	}
+	select {
+	case <-s.Done():
+		t.Error("the process has not waited for a request")
+	default:
+	}
+	held.Close()
+	select {
+	case <-s.Done():
+	case <-time.After(patience):
+		t.Fatal("the process does not end")
+	}
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("the process was gone after %v", took)
+	}
+}
+
 // TestExitTellsWhatItLeavesBehind: the messages in channels when the process exits are logged, and not those of channels
 // that were deleted long before.
 func TestExitTellsWhatItLeavesBehind(t *testing.T) {

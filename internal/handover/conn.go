@@ -308,5 +308,5 @@ func (c *Conn) pass() {
 	early = bytes.TrimLeft(early, "\r\n") // some clients send an empty line after a body (RFC 9112, 2.2)
 	next := prefixed(c.Conn, early)
 	next.note = c.note
-	c.listener.group.give(next, c.listener.settings.Idle)
+	c.listener.group.give(next, c.listener.settings)
 }

@@ -2,6 +2,7 @@ package handover
 
 import (
 	"bytes"
+	"cmp"
 	"net"
 	"net/http"
 	"sync"
@@ -33,7 +34,7 @@ func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
 		return
 	}
 	if c, ok := conn.(*Conn); ok {
-		go c.listener.group.give(next, c.listener.settings.Idle)
+		go c.listener.group.give(next, c.listener.settings)
 		return
 	}
 	go returnsTo(server).give(next)
@@ -90,9 +91,10 @@ func returnsTo(server *http.Server) *returns {
 	return r
 }
 
-// give passes a connection to the server when the client's next request begins, if it has not.
+// give passes a connection to the server when the client's next request has come.
 func (r *returns) give(conn *Prefixed) {
-	if len(conn.early) == 0 && !r.waiting.await(conn, r.server.IdleTimeout) {
+	idle, header := cmp.Or(r.server.IdleTimeout, r.server.ReadTimeout), cmp.Or(r.server.ReadHeaderTimeout, r.server.ReadTimeout)
+	if !r.waiting.await(conn, idle, header) {
 		return
 	}
 	select {

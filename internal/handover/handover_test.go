@@ -3,10 +3,12 @@ package handover
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -432,6 +434,39 @@ func TestAConnectionThatWaitsIsClosed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An ownWordsListener tells in its own words that it was closed, as Caddy's do on some systems.
+type ownWordsListener struct {
+	*memory
+
+	told int
+}
+
+func (l *ownWordsListener) Accept() (net.Conn, error) {
+	conn, err := l.memory.Accept()
+	if err == nil {
+		return conn, nil
+	}
+	if l.told++; l.told > 10 {
+		runtime.Goexit() // or the bubble would not end
+	}
+	return nil, errors.New("closed, in a way")
+}
+
+func TestNothingIsAcceptedAfterTheSocketWasClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p place
+		inner := &ownWordsListener{memory: p.listen()}
+		if err := Listen(inner, Settings{}).Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if inner.told > 1 {
+			t.Errorf("it was asked %d times", inner.told)
+		}
+	})
 }
 
 // HTTP/2 says in time that it goes, and keeps its streams.

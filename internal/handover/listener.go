@@ -8,7 +8,6 @@
 package handover
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"reflect"
@@ -40,6 +39,7 @@ type Listener struct {
 	accepted chan *Prefixed
 	failed   chan error
 	closed   chan struct{}
+	gone     chan struct{}            // closed when the socket is: it accepts for a while after closed
 	heir     atomic.Pointer[Listener] // is open at the same address since later
 
 	closeSocket func() error
@@ -49,6 +49,8 @@ type Listener struct {
 type Settings struct {
 	// Idle is how long a connection is kept that has no request while it is passed on; 0 is for ever.
 	Idle time.Duration
+	// Header is how long the header of a request may take meanwhile; 0 is for ever.
+	Header time.Duration
 	// KeepAlive is for connections that the listener accepts for others.
 	KeepAlive net.KeepAliveConfig
 }
@@ -58,9 +60,12 @@ type Settings struct {
 func Listen(inner net.Listener, settings Settings) *Listener {
 	l := &Listener{
 		Listener: inner, settings: settings, opened: time.Now(),
-		accepted: make(chan *Prefixed), failed: make(chan error), closed: make(chan struct{}),
-		closeSocket: sync.OnceValue(inner.Close),
+		accepted: make(chan *Prefixed), failed: make(chan error), closed: make(chan struct{}), gone: make(chan struct{}),
 	}
+	l.closeSocket = sync.OnceValue(func() error {
+		close(l.gone)
+		return inner.Close()
+	})
 	// The type tells what is between this listener and the socket. What was accepted without TLS, say, must not come
 	// to a server that expects it.
 	l.group = join(fmt.Sprintf("%T %s %s", counted(inner), inner.Addr().Network(), inner.Addr()), l)
@@ -86,11 +91,13 @@ func (l *Listener) pump() {
 		if err != nil {
 			select {
 			case l.failed <- err: // the server waits a little, or gives up
+				continue
 			case <-l.closed:
-				if errors.Is(err, net.ErrClosed) {
-					return
-				}
-				time.Sleep(retry)
+			}
+			select {
+			case <-l.gone: // Caddy's listeners tell that in words of their own on some systems
+				return
+			case <-time.After(retry):
 			}
 			continue
 		}
@@ -321,9 +328,9 @@ func (g *group) pass(conn *Prefixed) {
 	}
 }
 
-// give passes a connection on when the client's next request begins, if it has not.
-func (g *group) give(conn *Prefixed, idle time.Duration) {
-	if len(conn.early) > 0 || g.waiting.await(conn, idle) {
+// give passes a connection on when the client's next request has come.
+func (g *group) give(conn *Prefixed, settings Settings) {
+	if g.waiting.await(conn, settings.Idle, settings.Header) {
 		g.pass(conn)
 	}
 }

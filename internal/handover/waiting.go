@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// waiting is the connections that wait for the next request of their client. A server gets them when it begins: before
-// that they would be new connections to net/http, which delay the server's shutdown. The zero value is ready.
+// waiting is the connections that wait for the next request of their client. A server gets them when its header is there:
+// before that they would be new connections to net/http, which delay the server's shutdown. The zero value is ready.
 type waiting struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
 	closed bool
 }
 
-// await waits for the first byte of a request, for a time if it is not 0. If none comes, the connection is closed.
-func (w *waiting) await(conn *Prefixed, limit time.Duration) bool {
+// await waits for a request, as readHead does. If none comes, the connection is closed.
+func (w *waiting) await(conn *Prefixed, idle, header time.Duration) bool {
 	if !w.add(conn) {
 		_ = conn.Close()
 		return false
 	}
-	err := conn.readByte(limit)
+	err := conn.readHead(idle, header)
 	if !w.remove(conn) || err != nil {
 		_ = conn.Close()
 		return false
