@@ -16,6 +16,9 @@ import (
 // Handler serves the endpoints by which backends create channels and write messages, and clients read them. What
 // it does not serve goes to the next handler, so it can stand beside `reverse_proxy` or `file_server` in any site.
 // All sites share the channels.
+//
+// Backends that keep their connections write at a fraction of the cost on a site of their own: HTTP/1.1 without TLS, no
+// access log at its port, and no other handler before this one.
 type Handler struct {
 	// Which endpoints this site serves: any of
 	//

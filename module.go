@@ -40,8 +40,8 @@ type App struct {
 	// How many messages that no reader has been sent yet a channel holds before producers wait. Default: 100.
 	Buffer int `json:"buffer,omitempty"`
 
-	// How many messages that were sent, but are not known to have been received, a channel keeps to send again.
-	// Default: 100.
+	// How many messages that were sent, but are not known to have been received, a channel keeps to send again. A client
+	// that acknowledges is never sent more than these. Default: 100.
 	InFlight int `json:"in_flight,omitempty"`
 
 	// How long a producer waits for room in a full channel before it is refused with status 503. 0 refuses at
@@ -64,7 +64,7 @@ type App struct {
 	// How long a client may take nothing of what it is sent before it is cut off. Its messages are kept. Default: 10s.
 	WriteTimeout caddy.Duration `json:"write_timeout,omitempty"`
 
-	// The largest message, and the largest body of a batch, in bytes. Default: 2 MB (2,000,000).
+	// The largest message, and the largest body of a batch, in bytes; at most 1 GiB. Default: 2 MB (2,000,000).
 	MaxMessageSize int64 `json:"max_message_size,omitempty"`
 
 	// How many channels there may be. Beyond, none is created and the reply is status 503. Default: 1,000,000.
@@ -86,7 +86,7 @@ type App struct {
 	// 429. It holds for backends too, so use it where clients create their channels themselves. Default: no limit.
 	MaxChannelsPerClient int `json:"max_channels_per_client,omitempty"`
 
-	// Who is told by HTTP requests what happens to channels.
+	// Who is told by HTTP requests what happens to channels. Default: nobody.
 	Webhooks []*Webhook `json:"webhooks,omitempty"`
 
 	// Metrics that are shown under another name too, as dashboards and alerts know them from the server that this one
