@@ -283,7 +283,7 @@ func TestCrossOrigin(t *testing.T) {
 }
 
 func TestAClientThatGoesWhileHeldLeavesNothingBehind(t *testing.T) {
-	s := serve(t, "megaphone {\nbuffer 1\nread_duration 1s\n}", "megaphone")
+	s := serve(t, "megaphone {\nbuffer 1\nhold 1m\nread_duration 1s\n}", "megaphone")
 	c := s.create()
 	s.write(c, "1")
 	ctx, cancel := context.WithCancel(t.Context())
