@@ -65,7 +65,7 @@ func TestAReadIsDetachedWhereNobodyIsWorseOff(t *testing.T) {
 		{name: "with nothing but that", settings: "servers {\ntimeouts {\nwrite 1m\nwrite_idle -1s\n}\n}", site: "megaphone", waits: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := serve(t, "megaphone {\nread_duration 300ms\n}\n"+test.settings, test.site)
+			s := serve(t, "megaphone {\nread_duration 2s\n}\n"+test.settings, test.site)
 			for _, accept := range []string{"*/*", "text/event-stream"} {
 				response := s.open(http.MethodGet, "/read/"+s.create().ConsumerAddress, http.Header{"Accept": {accept}}, nil)
 				s.eventually(func() bool { return handlerWaits() == test.waits })
