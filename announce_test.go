@@ -70,8 +70,8 @@ func TestEvents(t *testing.T) {
 		on megaphone.reader_disconnected record
 	}
 	megaphone {
-		ttl 3s
-		read_duration 2s
+		ttl 2s
+		read_duration 1s
 	}`
 	s := serve(t, settings, "megaphone")
 	c := s.create()

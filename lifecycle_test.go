@@ -92,7 +92,7 @@ func (s *server) failsToLoad(settings, site string) {
 func (b *brokenApp) Stop() error { return nil }
 
 func TestReload(t *testing.T) {
-	const settings = "megaphone {\nbuffer 1\nread_duration 2s\nhold 20s\n}" // so long that a reload takes less
+	const settings = "megaphone {\nbuffer 1\nread_duration 1s\nhold 20s\n}" // so long that a reload takes less
 	load := func(settings string, fails bool) func(*server) {
 		return func(s *server) {
 			if err := s.load(settings, "megaphone"); (err != nil) != fails {
@@ -109,10 +109,10 @@ func TestReload(t *testing.T) {
 		"that fails when it is started":      func(s *server) { s.loadsThatFailToStart(settings, func(bool) {}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			settings, readDuration := settings, 2*time.Second
+			settings, readDuration := settings, time.Second
 			if strings.Contains(name, "started") { // takes its time
-				readDuration = 10 * time.Second
-				settings = strings.Replace(settings, "2s", "10s", 1)
+				readDuration = 5 * time.Second
+				settings = strings.Replace(settings, "1s", "5s", 1)
 			}
 			s := serve(t, settings, "megaphone")
 			open, full := s.create(), s.create()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -128,24 +127,6 @@ func TestWebSocketHandshakeIsChecked(t *testing.T) {
 		if response.StatusCode != http.StatusSwitchingProtocols {
 			t.Errorf("origin %s: %s", origin, response.Status)
 		}
-	}
-}
-
-func TestAnIdleWebSocketHasNoGoroutine(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("a goroutine waits for the client on this system")
-	}
-	for _, settings := range []string{"", "servers {\nprotocols h1\n}"} {
-		s := serve(t, settings+"\nmegaphone {\nheartbeat 50ms\n}", "megaphone")
-		c := s.create()
-		conn := s.dial(c, "?after=")
-		isIdle := func() bool { return !handlerWaits() && waitingReads() == 0 }
-		s.eventually(isIdle)
-		s.write(c, "1")
-		s.say(conn, fmt.Sprintf(`{"ack":%q}`, s.hears(conn, "1")[0]))
-		s.eventually(isIdle)
-		conn.CloseNow()
-		s.eventuallyFree(c)
 	}
 }
 
