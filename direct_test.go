@@ -102,6 +102,24 @@ func TestWritesAreServedDirectlyWhereNothingCouldTell(t *testing.T) {
 	}
 }
 
+// A request to another host is logged, but these are not.
+func TestTheAccessLogOfAnotherHostDoesNotMatter(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	if err := s.load("", "megaphone\n}\nhttp://other.example {\nbind unix/"+s.socket+"\nlog {\noutput discard\n}\nmegaphone"); err != nil {
+		t.Fatal(err)
+	}
+	c := s.create()
+	logged := s.rawClient()
+	for range 2 * enough {
+		logged.send(strings.ReplaceAll(writeRequest(c.ProducerAddress, "1"), "localhost", "other.example"))
+		logged.wants(http.StatusCreated)
+	}
+	if s.isDirect() {
+		t.Error("writes that are logged are served directly")
+	}
+	s.direct(c)
+}
+
 var dateLine = regexp.MustCompile(`\r\nDate: [A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT\r\n`)
 
 func TestDirectRepliesAreThoseOfNetHTTP(t *testing.T) {
