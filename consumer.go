@@ -111,12 +111,16 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 	// A server that shuts down tells the client that the connection ends, but not the handler.
 	if f.start() == nil && !o.handler.app.isOver() && detach(f.transport, w, r, f.wake) {
 		shared.sockets.Add(1)
-		own := *o.rec // the other is the request's, which is over
-		o.rec, o.release = &own, func() { shared.sockets.Add(-1) }
+		shared.metrics.detached.Inc()
+		streams := &o.handler.app.streams
 		if f.unloaded != nil {
-			streams := &o.handler.app.streams
 			streams.add(f)
-			o.release = func() { shared.sockets.Add(-1); streams.remove(f) }
+		}
+		own := *o.rec // the other is the request's, which is over
+		o.rec, o.release = &own, func() {
+			shared.sockets.Add(-1)
+			shared.metrics.detached.Dec()
+			streams.remove(f)
 		}
 		f.mayPark(o.passDetached)
 		if !f.park() {

@@ -46,6 +46,9 @@ func TestADetachedReadThatIsIdleHasNoGoroutine(t *testing.T) {
 	}
 	conn = s.dial(socket, "?after=")
 	s.eventually(isIdle)
+	if got := s.metrics()["caddy_megaphone_detached_readers{}"]; got != 3 {
+		t.Errorf("%v readers do without their handler", got)
+	}
 	for c, text := range heard {
 		s.write(c, `"one"`)
 		for line := ""; !strings.Contains(line, `"one"`); {
