@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"sync"
 
 	"github.com/caddy-megaphone/megaphone/internal/transport"
@@ -32,18 +33,16 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 		err = ErrClosed
 	}
 	ctx := r.Context()
-	if err != nil && !errors.Is(err, errBodyTooLarge) {
-		// What was held back is nobody's any more.
-		cancelled, cancel := context.WithCancel(ctx)
-		cancel()
-		ctx = cancelled
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// Caddy's read_body_idle or read_body. On HTTP/1 the context ends with any failure to read, as if the client were gone.
+		ctx = context.WithoutCancel(ctx)
 	}
 	result := ingestion.Finish(ctx)
 	rec.messages = result.Written
 	for _, f := range result.Failures {
 		h.noteLimit(f.Err)
 	}
-	if gone := r.Context().Err(); gone != nil && !errors.Is(err, ErrClosed) {
+	if gone := ctx.Err(); gone != nil && !errors.Is(err, ErrClosed) {
 		return gone
 	}
 	if err != nil && r.ProtoMajor == 1 {

@@ -343,3 +343,22 @@ func TestIngest(t *testing.T) {
 		t.Errorf("%d failures of %d are listed", len(result.Failures), result.FailuresTotal)
 	}
 }
+
+// TestIngestWhoseProducerPauses for longer than Caddy waits for a request's body: it is told what was written. Lines that
+// are held back have their time all the same.
+func TestIngestWhoseProducerPauses(t *testing.T) {
+	s := serve(t, "servers {\ntimeouts {\nread_body_idle 1s\n}\n}\nmegaphone {\nbuffer 1\nhold 1500ms\n}", "megaphone")
+	c := s.create()
+	body, lines := io.Pipe()
+	defer lines.Close()
+	go func() {
+		for i := range 2 { // there is room for the first one
+			_, _ = fmt.Fprintf(lines, `{"channel":%q,"streamId":"s","body":%d}`+"\n", c.ProducerAddress, i)
+		}
+	}()
+	r := s.do(http.MethodPost, "/write", http.Header{"Content-Type": {"application/x-ndjson"}}, body)
+	want := fmt.Sprintf(`"written":1,"failures":[{"channel":%q,"index":1,"reason":"TIMEOUT"}],"failuresTotal":1}`, c.ProducerAddress)
+	if r.StatusCode != http.StatusBadRequest || !strings.HasPrefix(r.body, `{"code":"BAD_REQUEST",`) || !strings.HasSuffix(r.body, want) || !r.Close {
+		t.Errorf("%d %q, want 400 with %s, and the connection closed: %v", r.StatusCode, r.body, want, r.Close)
+	}
+}
