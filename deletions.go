@@ -37,9 +37,9 @@ func (q *deletionQueue) add(batch deletionBatch) {
 	}
 	q.mu.Unlock()
 	if !room {
-		if q.full.due() > 0 {
+		if lost := q.full.due(len(batch.notices)); lost > 0 {
 			batch.app.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost",
-				zap.Int("lost", len(batch.notices)))
+				zap.Int64("lost", lost))
 		}
 		return
 	}

@@ -39,20 +39,22 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 	}
 	result := ingestion.Finish(ctx)
 	rec.messages = result.Written
-	for _, f := range result.Failures {
-		h.noteLimit(f.Err)
-	}
+	h.noteLimit(ErrMemoryLimit, result.RefusedMemory)
 	if gone := ctx.Err(); gone != nil && !errors.Is(err, ErrClosed) {
 		return gone
 	}
-	if err != nil && r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close") // the rest of the request would follow on it
+	var refusal *apiError
+	if err != nil {
+		refusal = h.noteRefusal(rec, err)
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close") // the rest of the request would follow on it
+		}
 	}
-	return writeIngestResult(w, result, err)
+	return writeIngestResult(w, result, refusal)
 }
 
-// writeIngestResult tells what became of all lines. A failure of the request itself is told with it.
-func writeIngestResult(w http.ResponseWriter, result IngestResult, err error) error {
+// writeIngestResult tells what became of all lines. If the request itself was refused, that is told with it.
+func writeIngestResult(w http.ResponseWriter, result IngestResult, refusal *apiError) error {
 	reply := struct {
 		Code          string    `json:"code,omitempty"`
 		Message       string    `json:"message,omitempty"`
@@ -64,9 +66,8 @@ func writeIngestResult(w http.ResponseWriter, result IngestResult, err error) er
 		reply.Failures = append(reply.Failures, failure{f.Producer, f.Number, toAPIError(f.Err).code})
 	}
 	status := http.StatusCreated
-	if err != nil {
-		e := toAPIError(err)
-		status, reply.Code, reply.Message = e.status, e.code, e.message
+	if refusal != nil {
+		status, reply.Code, reply.Message = refusal.status, refusal.code, refusal.message
 	}
 	body, err := json.Marshal(reply)
 	if err != nil {

@@ -3,6 +3,7 @@ package megaphone
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -30,8 +31,8 @@ type IngestResult struct {
 	Written int
 	// Failures are those that they have not, by number; at most [MaxIngestFailures] are listed.
 	Failures []IngestFailure
-	// FailuresTotal counts all failures.
-	FailuresTotal int
+	// FailuresTotal counts all failures, RefusedMemory those among them with [ErrMemoryLimit].
+	FailuresTotal, RefusedMemory int
 }
 
 // An IngestFailure is a message that was not written. Err is as for [Broker.Publish], or [ErrSkipped].
@@ -67,6 +68,7 @@ type ingestion struct {
 	admitted int         // messages that were held back and then taken
 	failures []IngestFailure
 	failed   int
+	refused  int // for want of memory
 }
 
 // A heldLine is a message that is held back.
@@ -194,6 +196,9 @@ func (in *ingestion) Fail(number int, producer string, err error) {
 
 func (in *ingestion) fail(number int, producer string, err error) {
 	in.failed++
+	if errors.Is(err, ErrMemoryLimit) {
+		in.refused++
+	}
 	if len(in.failures) < MaxIngestFailures {
 		in.failures = append(in.failures, IngestFailure{number, producer, err})
 	}
@@ -215,5 +220,7 @@ func (in *ingestion) Finish(ctx context.Context) IngestResult {
 		in.timer.Stop()
 	}
 	slices.SortFunc(in.failures, func(a, b IngestFailure) int { return cmp.Compare(a.Number, b.Number) })
-	return IngestResult{Written: in.direct + in.admitted, Failures: in.failures, FailuresTotal: in.failed}
+	return IngestResult{
+		Written: in.direct + in.admitted, Failures: in.failures, FailuresTotal: in.failed, RefusedMemory: in.refused,
+	}
 }

@@ -52,7 +52,7 @@ func newMetrics(r *Registry) *metrics {
 	}, []string{"transport"})
 	limitHits := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: metricName("limit_refusals_total"),
-		Help: "Requests, and channels of a batch, that were refused because a limit was reached, by the setting's name.",
+		Help: "Requests, channels of a batch, and lines of an ingest, that were refused because a limit was reached, by the setting's name.",
 	}, []string{"limit"})
 	m := &metrics{
 		detached: prometheus.NewGauge(prometheus.GaugeOpts{

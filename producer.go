@@ -185,7 +185,7 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *r
 	failures := []failure{}
 	for i, outcome := range outcomes {
 		rec.messages += outcome.Accepted
-		h.noteLimit(outcome.Err)
+		h.noteLimit(outcome.Err, 1)
 		failures = appendFailures(failures, channels[i], outcome, len(ms))
 	}
 	reply, err := json.Marshal(struct {

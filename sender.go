@@ -82,8 +82,8 @@ func (s *sender) enqueue(notices []notice) {
 	}
 	if lost := len(notices) - room; lost > 0 {
 		s.metrics.lost.WithLabelValues(s.event).Add(float64(lost))
-		if s.dropped.due() > 0 {
-			s.logger().Error("the queue of a webhook is full: announcements are lost", zap.Int("lost", lost), zap.Int("queue", limit))
+		if lost := s.dropped.due(lost); lost > 0 {
+			s.logger().Error("the queue of a webhook is full: announcements are lost", zap.Int64("lost", lost), zap.Int("queue", limit))
 		}
 	}
 }
