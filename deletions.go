@@ -3,7 +3,6 @@ package megaphone
 import (
 	"sync"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 )
 
@@ -102,8 +101,8 @@ func (s *shared) emitBatch(batch deletionBatch) {
 			lost++
 		}
 	}
-	if lost > 0 { // the logger of a configuration that is unloaded may be closed
-		caddy.Log().Named("megaphone").Warn("handlers of the event megaphone.channel_deleted are not configured any more: events are lost",
+	if lost > 0 {
+		loadedLogger(batch.app.logger).Warn("handlers of the event megaphone.channel_deleted are not configured any more: events are lost",
 			zap.Int("lost", lost))
 	}
 }

@@ -41,6 +41,8 @@ type sender struct {
 	done   chan struct{}
 }
 
+var _ caddy.Destructor = (*sender)(nil)
+
 // newSender returns a sender with its goroutine, which Destruct ends.
 func newSender(w *Webhook, m *webhookMetrics) *sender {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
@@ -231,9 +233,9 @@ func withoutURL(err error) error {
 	return err
 }
 
-// logger is a logger of the configuration that is active now: the sender may be older than it.
 func (s *sender) logger() *zap.Logger {
-	return caddy.Log().Named("megaphone.webhook").With(zap.String("event", s.event), zap.String("host", s.settings.Load().url.Host))
+	hook := s.settings.Load()
+	return loadedLogger(hook.logger).Named("webhook").With(zap.String("event", s.event), zap.String("host", hook.url.Host))
 }
 
 // Destruct implements [caddy.Destructor]: no configuration has the webhook any more. What is in the queue is

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"go.uber.org/zap"
 )
 
 // A receiver stands in for the other side of a webhook.
@@ -64,7 +65,7 @@ func status(code int, header ...string) (*http.Response, error) {
 // testSender returns a sender to a receiver, and the metrics that it counts in.
 func testSender(t *testing.T, event string, change func(*Webhook), answer func(attempt int, r *http.Request) (*http.Response, error)) (*sender, *receiver, *webhookMetrics) {
 	t.Helper()
-	w := &Webhook{Event: event, URL: "https://user:password@receiver.example/hook"}
+	w := &Webhook{Event: event, URL: "https://user:password@receiver.example/hook", logger: zap.NewNop()}
 	if change != nil {
 		change(w)
 	}

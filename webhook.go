@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"go.uber.org/zap"
 )
 
 // Webhook is an address that is told by HTTP requests what happens to channels. Requests are signed and repeated
@@ -36,6 +37,7 @@ type Webhook struct {
 	Queue int `json:"queue,omitempty"`
 
 	url    *url.URL
+	logger *zap.Logger
 	signer *standardwebhooks.Webhook // nil: no signature
 	sender *sender
 }
@@ -56,6 +58,7 @@ func (a *App) provisionWebhooks() error {
 		}
 	}
 	for _, w := range a.Webhooks {
+		w.logger = a.logger
 		pooled, _, err := senders.LoadOrNew(w.key(), func() (caddy.Destructor, error) {
 			return newSender(w, &a.shared.metrics.webhooks), nil
 		})
