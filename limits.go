@@ -73,6 +73,9 @@ func (w *warning) due(n int) int64 {
 	return w.count.Swap(0)
 }
 
+// rest returns how many reasons there were since the warning was written last.
+func (w *warning) rest() int64 { return w.count.Swap(0) }
+
 // clientOf tells clients apart, for the limit on each one's channels: by Caddy's client IP, which is the one that a
 // trusted proxy reports. IPv6 clients have a whole /64 network each. Clients without an IP address, on a Unix
 // socket, count as one.

@@ -32,6 +32,7 @@ type sender struct {
 
 	mu      sync.Mutex
 	queue   []notice
+	ended   bool          // nobody takes from the queue any more
 	wake    chan struct{} // receives a value when the queue is not empty
 	dropped warning
 
@@ -74,7 +75,10 @@ func newSender(w *Webhook, m *webhookMetrics) *sender {
 func (s *sender) enqueue(notices []notice) {
 	limit := s.settings.Load().Queue
 	s.mu.Lock()
-	room := min(len(notices), max(0, limit-len(s.queue)))
+	ended, room := s.ended, min(len(notices), max(0, limit-len(s.queue)))
+	if ended { // a read may end after its configuration
+		room = 0
+	}
 	s.queue = append(s.queue, notices[:room]...)
 	s.metrics.queued.WithLabelValues(s.event).Add(float64(room))
 	s.mu.Unlock()
@@ -85,7 +89,11 @@ func (s *sender) enqueue(notices []notice) {
 	if lost := len(notices) - room; lost > 0 {
 		s.metrics.lost.WithLabelValues(s.event).Add(float64(lost))
 		if lost := s.dropped.due(lost); lost > 0 {
-			s.logger().Error("the queue of a webhook is full: announcements are lost", zap.Int64("lost", lost), zap.Int("queue", limit))
+			why := "the queue of a webhook is full: announcements are lost"
+			if ended {
+				why = "a webhook is not configured any more: announcements are lost"
+			}
+			s.logger().Error(why, zap.Int64("lost", lost), zap.Int("queue", limit))
 		}
 	}
 }
@@ -94,6 +102,18 @@ func (s *sender) enqueue(notices []notice) {
 func (s *sender) take() []notice {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.next()
+}
+
+// takeLast is like take, but ends the queue if it is empty.
+func (s *sender) takeLast() []notice {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = len(s.queue) == 0
+	return s.next()
+}
+
+func (s *sender) next() []notice {
 	batch := s.queue[:min(len(s.queue), maxNotices)]
 	s.queue = s.queue[len(batch):]
 	if len(s.queue) == 0 {
@@ -114,11 +134,11 @@ func (s *sender) run() {
 		select {
 		case <-s.wake:
 		case <-s.finish:
-			if batch := s.take(); len(batch) > 0 {
-				s.deliver(batch)
-				continue
+			batch := s.takeLast()
+			if len(batch) == 0 {
+				return
 			}
-			return
+			s.deliver(batch)
 		}
 	}
 }

@@ -2,11 +2,14 @@ package megaphone
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestWebhookQueueIsBounded(t *testing.T) {
@@ -24,6 +27,44 @@ func TestWebhookQueueIsBounded(t *testing.T) {
 		close(block)
 		s.end(t)
 		m.wants(t, channelDeleted, 11, 3, 0, 0)
+	})
+}
+
+// TestWhatIsToldAfterTheEndIsLost, and counted so: a read may end after its configuration.
+func TestWhatIsToldAfterTheEndIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, m := testSender(t, readerDisconnected, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
+		s.end(t)
+		s.enqueue(deletions(3))
+		m.wants(t, readerDisconnected, 0, 3, 0, 0)
+	})
+}
+
+// TestLossesAreAddedUp: a line that is not written each time tells all that was lost since it was written last.
+func TestLossesAreAddedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		logged, logger := observer.New(zap.DebugLevel)
+		s, _, _ := testSender(t, channelDeleted, func(w *Webhook) { w.Queue, w.logger = 10, zap.New(logged) }, func(int, *http.Request) (*http.Response, error) {
+			<-block
+			return status(200)
+		})
+		s.enqueue(deletions(1))
+		synctest.Wait() // it is being sent
+		for range 3 {
+			s.enqueue(deletions(15))
+		}
+		time.Sleep(warningInterval)
+		s.enqueue(deletions(15))
+		var lost []any
+		for _, entry := range logger.FilterMessageSnippet("full").All() {
+			lost = append(lost, entry.ContextMap()["lost"])
+		}
+		if want := []any{int64(5), int64(45)}; !slices.Equal(lost, want) {
+			t.Errorf("logged as lost: %v, want %v", lost, want)
+		}
+		close(block)
+		s.end(t)
 	})
 }
 
