@@ -91,6 +91,9 @@ func newMetrics(r *Registry) *metrics {
 		m.readers[kind] = readers.WithLabelValues(name)
 		m.readDuration[kind] = readDuration.WithLabelValues(name)
 	}
+	for e := range endpointCount {
+		m.refused.WithLabelValues(e.String(), codeFault) // alerts see no increase in what comes with its first value
+	}
 	for _, name := range limitNames {
 		m.limitHits[name] = limitHits.WithLabelValues(name)
 	}

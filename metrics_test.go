@@ -95,6 +95,14 @@ func TestMetricsAreNamedWell(t *testing.T) {
 	}
 }
 
+// TestFaultsAreZeroAtFirst for each endpoint: Prometheus sees no increase in a counter that comes with its first value.
+func TestFaultsAreZeroAtFirst(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	for _, endpoint := range []string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health", "ui"} {
+		s.wantMetrics(map[string]float64{fmt.Sprintf(`requests_refused_total{code="INTERNAL_SERVER_ERROR",endpoint=%q}`, endpoint): 0})
+	}
+}
+
 // TestMetrics tells what each metric shows, and that a reload keeps it.
 func TestMetrics(t *testing.T) {
 	const settings = "megaphone {\nbuffer 2\nin_flight 2\nhold 100ms\nmax_channels 3\nmax_readers 10\nmax_memory 1MiB\n}"
