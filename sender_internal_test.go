@@ -316,6 +316,8 @@ func TestWebhookSettingsAreChecked(t *testing.T) {
 		"no URL":            {Event: channelDeleted},
 		"a URL of a file":   {Event: channelDeleted, URL: "file:///etc/passwd"},
 		"a URL of no host":  {Event: channelDeleted, URL: "https:///hook"},
+		"a URL of a port":   {Event: channelDeleted, URL: "https://:443/hook"},
+		"a port too high":   {Event: channelDeleted, URL: "https://receiver.example:65536/"},
 		"a negative time":   {Event: channelDeleted, URL: "https://receiver.example/", Timeout: -1},
 		"an empty secret":   {Event: channelDeleted, URL: "https://receiver.example/", Secret: "whsec_"},
 		"an unset variable": {Event: channelDeleted, URL: "https://receiver.example/", Secret: "{env.NOT_SET_ANYWHERE}"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -177,8 +178,13 @@ func checkEvent(name string) error {
 
 func parseWebhookURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
 		return nil, errors.New("the URL must be a whole one, such as https://backend.example.com/hook")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return nil, fmt.Errorf("there is no port %s: name one from 1 to 65535, or leave it out for that of %s", port, u.Scheme)
+		}
 	}
 	return u, nil
 }
