@@ -11,3 +11,6 @@ func newEager(net.Conn) *eager { return nil }
 
 // Write is never called.
 func (*eager) Write([]byte) (int, error) { return 0, nil }
+
+// WritePieces is never called.
+func (*eager) WritePieces([][]byte) (int, error) { return 0, nil }

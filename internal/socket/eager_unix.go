@@ -44,17 +44,36 @@ func (e *eager) Write(p []byte) (int, error) {
 	e.p = p
 	err := e.raw.Write(e.write)
 	e.p = nil
+	return outcome(e.n, e.err, err)
+}
+
+// WritePieces is Write for pieces that together are not empty.
+func (e *eager) WritePieces(pieces [][]byte) (n int, err error) {
+	var failed error
+	err = e.raw.Write(func(fd uintptr) bool {
+		for {
+			n, failed = writev(int(fd), pieces)
+			if !errors.Is(failed, syscall.EINTR) {
+				return true
+			}
+		}
+	})
+	return outcome(n, failed, err)
+}
+
+// outcome returns what a write means that returned n and failed, if nothing else was in its way.
+func outcome(n int, failed, other error) (int, error) {
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(other, os.ErrDeadlineExceeded):
 		return 0, nil // somebody else has set one, and it is not for this write
-	case err != nil:
-		return 0, err
-	case errors.Is(e.err, syscall.EAGAIN):
+	case other != nil:
+		return 0, other
+	case errors.Is(failed, syscall.EAGAIN):
 		return 0, nil
-	case e.err != nil:
-		return 0, e.err
-	case e.n == 0:
+	case failed != nil:
+		return 0, failed
+	case n == 0:
 		return 0, io.ErrUnexpectedEOF
 	}
-	return e.n, nil
+	return n, nil
 }
