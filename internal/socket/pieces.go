@@ -2,10 +2,10 @@ package socket
 
 import "time"
 
-// WritePieces writes pieces one after the other, as if they were one for [Writer.Write]. What the kernel takes at once, which
-// nearly always is all, it is given at once, so that they need not be copied together for that.
+// WritePieces writes pieces, none of which may be empty, as [Writer.Write] does with what they are together. So they need not be
+// copied for that: the kernel is given all at once. What it has not taken then follows piece by piece.
 func (w *Writer) WritePieces(pieces [][]byte, timeout time.Duration) error {
-	if w.eager != nil {
+	if w.eager != nil && len(pieces) > 0 {
 		n, err := w.eager.WritePieces(pieces)
 		w.written.Add(uint64(n)) //nolint:gosec // not negative
 		if err != nil {

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +18,7 @@ type frame struct {
 type content struct {
 	buffer []byte
 	shared []shared
+	pieces [][]byte // for the kernel
 }
 
 // A shared part of a frame comes before what stands at a place in the buffer.
@@ -95,14 +95,19 @@ func (f *frame) writeTo(w *socket.Writer, timeout time.Duration) error {
 	if f.content == nil || len(f.content.shared) == 0 {
 		return w.Write(f.bytes(), timeout)
 	}
-	return w.WritePieces(slices.Collect(f.pieces), timeout)
+	for piece := range f.pieces {
+		f.content.pieces = append(f.content.pieces, piece)
+	}
+	return w.WritePieces(f.content.pieces, timeout)
 }
 
 func (f *frame) free() {
-	if f.content != nil && cap(f.content.buffer) <= maxKeptBuffer {
-		clear(f.content.shared)
-		f.content.buffer, f.content.shared = f.content.buffer[:0], f.content.shared[:0]
-		contents.Put(f.content)
+	c := f.content
+	if c != nil && cap(c.buffer) <= maxKeptBuffer {
+		clear(c.shared)
+		clear(c.pieces)
+		c.buffer, c.shared, c.pieces = c.buffer[:0], c.shared[:0], c.pieces[:0]
+		contents.Put(c)
 	}
 	f.content = nil
 }

@@ -1,14 +1,21 @@
 package transport
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
+	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +37,8 @@ var ways = map[string]way{
 	"WebSocket":               {transport: webSocketWay, header: goodHandshake},
 	"compressed WebSocket":    {transport: webSocketWay, header: offering(goodHandshake, "permessage-deflate")},
 }
+
+func (way way) compressed() bool { return way.header.Get("Sec-WebSocket-Extensions") != "" }
 
 func ndjsonWay(w http.ResponseWriter, r *http.Request) Transport {
 	return NewNDJSON(w, r, Bounds{Timeout: time.Minute})
@@ -53,7 +62,7 @@ func offering(handshake http.Header, extension string) http.Header {
 // has read the header of its response.
 func (way way) connector(t *testing.T) (connect func() (Transport, *client)) {
 	t.Helper()
-	transports, over := make(chan Transport), make(chan struct{})
+	transports := make(chan Transport)
 	type connKey struct{}
 	server := &http.Server{
 		ReadHeaderTimeout: time.Minute,
@@ -71,18 +80,26 @@ func (way way) connector(t *testing.T) (connect func() (Transport, *client)) {
 			if !way.stays && !served.(Detachable).Detach(r, r.Context().Value(connKey{}).(net.Conn), func() {}) {
 				t.Error("the response is not detached")
 			}
-			transports <- served
-			if way.stays {
-				<-over
+			if !way.stays {
+				transports <- served
+				return
 			}
+			over := make(chan struct{})
+			transports <- handled{served, over}
+			<-over
 		}),
 	}
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(t.TempDir(), "s"))
+	dir, err := os.MkdirTemp("", "mp") //nolint:usetesting // its path is too long for a Unix socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(func() { close(over); server.Close() })
+	t.Cleanup(func() { server.Close() })
 	return func() (Transport, *client) {
 		t.Helper()
 		conn, err := new(net.Dialer).DialContext(t.Context(), "unix", listener.Addr().String())
@@ -104,6 +121,18 @@ func (way way) connector(t *testing.T) (connect func() (Transport, *client)) {
 		c.skipHeader(t)
 		return <-transports, c
 	}
+}
+
+// A handled transport has a handler, which returns after its end.
+type handled struct {
+	Transport
+
+	over chan struct{}
+}
+
+func (h handled) End(why Reason) {
+	h.Transport.End(why)
+	close(h.over)
 }
 
 // text returns a line of a size that cannot be compressed much.
@@ -130,8 +159,8 @@ func TestWhatReadersHoldWhoTakeNothing(t *testing.T) {
 		lines, size int
 		limit       int64 // for each reader
 	}{
-		"a large message":      {1, 1_900_000, 80 << 10},
-		"many middling ones":   {7, 10_000, 80 << 10},
+		"a large message":      {1, 1_900_000, 30 << 10},
+		"many middling ones":   {7, 10_000, 30 << 10},
 		"as many as are taken": {65, 1000, 110 << 10},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -162,6 +191,9 @@ func TestWhatReadersHoldWhoTakeNothing(t *testing.T) {
 					}
 					each := (liveHeap() - before) / readers
 					t.Logf("%d KB for each reader", each/1000)
+					if way.compressed() {
+						sent.limit = max(sent.limit, maxDeflated+30<<10)
+					}
 					if each > sent.limit {
 						t.Errorf("each reader holds %d bytes", each)
 					}
@@ -184,4 +216,84 @@ func TestWhatReadersHoldWhoTakeNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A slowConn is read in small pieces, so that its other side can seldom write all at once.
+type slowConn struct {
+	net.Conn
+
+	random *rand.Rand
+}
+
+func (c slowConn) Read(p []byte) (int, error) {
+	return c.Conn.Read(p[:min(len(p), 1+c.random.IntN(5000))])
+}
+
+// Small and large messages, alone and together, arrive as they were sent.
+func TestMessagesOfAllSizesArriveInOrder(t *testing.T) {
+	const batches = 100
+	for name, way := range ways {
+		if way.compressed() {
+			continue // see TestCompressedWebSockets
+		}
+		t.Run(name, func(t *testing.T) {
+			served, c := way.connector(t)()
+			random := rand.New(rand.NewPCG(1, 2))
+			c.Conn = slowConn{c.Conn, rand.New(rand.NewPCG(3, 4))}
+			sent := make(chan []string, 1)
+			go func() {
+				var lines []string
+				defer func() { sent <- lines }()
+				for range batches {
+					for range 1 + random.IntN(8) {
+						size := []int{100, 3000, minShared - 1, minShared, 20_000, 100_000}[random.IntN(6)]
+						line := append(fmt.Appendf(nil, "%d", len(lines)), text(size)...)
+						lines = append(lines, string(line))
+						served.Append(uuid.UUID{}, line)
+					}
+					if err := errors.Join(served.Flush(), served.Heartbeat()); err != nil {
+						t.Error(err)
+						break
+					}
+				}
+				served.End(Complete)
+			}()
+			got := way.receive(t, c)
+			c.Close() // a WebSocket's end waits for that
+			want := <-sent
+			for i := range max(len(got), len(want)) {
+				if i >= len(got) || i >= len(want) || got[i] != want[i] {
+					t.Fatalf("of %d messages %d are received, and number %d is another one", len(want), len(got), i)
+				}
+			}
+		})
+	}
+}
+
+// receive returns the lines that a client receives until the read ends.
+func (way way) receive(t *testing.T, c *client) (lines []string) {
+	t.Helper()
+	for way.header != nil {
+		switch opcode, text := c.frame(t); opcode {
+		case opText:
+			lines = append(lines, text+"\n")
+		case opClose:
+			return lines
+		}
+	}
+	body, err := io.ReadAll(httputil.NewChunkedReader(bufio.NewReader(c)))
+	if err != nil {
+		t.Error(err)
+	}
+	if rest, isSSE := strings.CutPrefix(string(body), "retry: 1000\n\n"); isSSE {
+		for event := range strings.SplitSeq(strings.TrimSuffix(rest, "\n\n"), "\n\n") {
+			if line, ok := strings.CutPrefix(event, "id: "+uuid.UUID{}.String()+"\ndata: "); ok {
+				lines = append(lines, line+"\n")
+			} else if event != ":" {
+				t.Errorf("an event of %d bytes is none", len(event))
+			}
+		}
+		return lines
+	}
+	return slices.Collect(strings.Lines(string(body)))
 }
