@@ -52,7 +52,7 @@ func (c *batchConn) message(p []byte, compressed bool) {
 	case compressed:
 		c.put(h, p)
 	case c.putHeader(h, len(p)):
-		c.frame.share(p)
+		c.frame.add(nil, p, nil)
 	}
 	c.mu.Unlock()
 }

@@ -5,14 +5,16 @@ import (
 	"strconv"
 )
 
-// A chunks is a frame of chunks of a response (RFC 9112, 7.1). What was added is whole chunks at any time. A chunk that
-// another event may join has nothing that is shared, as that is larger.
+// A chunks is a frame of chunks of a response (RFC 9112, 7.1). Small events are copied right to where they leave from, many
+// to a chunk.
 type chunks struct {
 	frame
 
-	last   int // where the last chunk begins in the buffer, if another event may join it
-	header int // how long its header is
-	size   int // how long its data is; 0 if none may join it
+	// The last chunk, if it is open: another event may join it. Nothing in it is shared, as that is larger than it may be.
+	open        bool
+	begins      int // where, in the buffer
+	header      int // how long it is; it has the size of the first event until the chunk is closed
+	first, size int // of the data
 }
 
 var (
@@ -20,49 +22,44 @@ var (
 	lastChunk = []byte("0\r\n\r\n")
 )
 
-// add adds an event: a line that is shared, between what is copied. Small events have chunks together, and no chunk but that
-// of a single event is larger than a limit.
+// add adds an event: a line that is shared, between what is copied. No chunk but that of a single event has more data than
+// is written at once for NDJSON.
 func (c *chunks) add(before, line, after []byte) {
 	size := len(before) + len(line) + len(after)
 	switch {
 	case size == 0:
 		return // an empty chunk is the end
-	case c.size > 0 && c.size+size <= maxNDJSONWrite:
-		c.join(size)
+	case c.open && c.size+size <= maxNDJSONWrite:
+		c.size += size
 	default:
 		c.begin(size)
 	}
-	c.frame.append(before)
-	c.share(line)
-	c.frame.append(after, crlf)
+	c.frame.add(before, line, after)
+	if size > maxNDJSONWrite {
+		c.close()
+	}
 }
 
 // begin begins a chunk.
 func (c *chunks) begin(size int) {
-	c.last = len(c.bytes())
+	c.close()
+	c.open, c.begins, c.first, c.size = true, len(c.bytes()), size, size
 	var digits [16]byte
-	header := strconv.AppendInt(digits[:0], int64(size), 16)
-	c.frame.append(header, crlf)
-	c.header, c.size = len(header)+len(crlf), size
-	if size > maxNDJSONWrite {
-		c.size = 0
+	c.frame.append(strconv.AppendInt(digits[:0], int64(size), 16), crlf)
+	c.header = len(c.bytes()) - c.begins
+}
+
+// close closes the last chunk. If more than one event is in it, its header may need more digits.
+func (c *chunks) close() {
+	if !c.open {
+		return
 	}
-}
-
-// join opens the last chunk for so many bytes more. Its header may need more digits then.
-func (c *chunks) join(size int) {
-	c.size += size
+	c.open = false
+	c.frame.append(crlf)
+	if c.size == c.first {
+		return
+	}
 	var digits [16]byte
-	header := strconv.AppendInt(digits[:0], int64(c.size), 16)
-	more := len(header) + len(crlf) - c.header
-	buffer := c.content.buffer[:len(c.content.buffer)-len(crlf)]
-	buffer = slices.Insert(buffer, c.last, header[:more]...)
-	copy(buffer[c.last:], header)
-	c.content.buffer, c.header = buffer, c.header+more
-}
-
-// free empties the frame.
-func (c *chunks) free() {
-	c.frame.free()
-	c.size = 0
+	header := append(strconv.AppendInt(digits[:0], int64(c.size), 16), crlf...)
+	c.content.buffer = slices.Replace(c.content.buffer, c.begins, c.begins+c.header, header...)
 }

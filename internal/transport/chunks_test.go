@@ -57,6 +57,7 @@ func TestEventsThatFitShareAChunk(t *testing.T) {
 				c.add([]byte(line[:third]), []byte(line[third:]), nil)
 				want += line
 			}
+			c.close()
 			var all []byte
 			for piece := range c.pieces {
 				all = append(all, piece...)

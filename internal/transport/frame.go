@@ -49,14 +49,19 @@ func (f *frame) append(parts ...[]byte) {
 	}
 }
 
-// share adds a part that must not change until free.
-func (f *frame) share(part []byte) {
-	if len(part) < minShared {
-		f.append(part)
+// add adds a line, which must not change until free, between copies of what comes before and after it.
+func (f *frame) add(before, line, after []byte) {
+	if f.content == nil {
+		f.content = contents.Get().(*content)
+	}
+	c := f.content
+	if len(line) < minShared {
+		c.buffer = append(append(append(c.buffer, before...), line...), after...)
 		return
 	}
-	f.append()
-	f.content.shared = append(f.content.shared, shared{len(f.content.buffer), part})
+	c.buffer = append(c.buffer, before...)
+	c.shared = append(c.shared, shared{len(c.buffer), line})
+	c.buffer = append(c.buffer, after...)
 }
 
 // Write implements [io.Writer].

@@ -42,7 +42,7 @@ func (t *NDJSON) Append(_ uuid.UUID, line []byte) {
 		t.taken.out.add(nil, line, nil)
 		return
 	}
-	t.frame.share(line)
+	t.frame.add(nil, line, nil)
 }
 
 // Flush implements [Transport].

@@ -41,9 +41,7 @@ func (t *SSE) Append(id uuid.UUID, line []byte) {
 		t.taken.out.add(before, line, lineFeed)
 		return
 	}
-	t.frame.append(before)
-	t.frame.share(line)
-	t.frame.append(lineFeed)
+	t.frame.add(before, line, lineFeed)
 }
 
 var lineFeed = []byte("\n")

@@ -57,6 +57,7 @@ func (c *connection) put(p []byte) { c.out.add(p, nil, nil) }
 // flush sends what was put.
 func (c *connection) flush(timeout time.Duration) error {
 	defer c.out.free()
+	c.out.close()
 	return c.out.writeTo(&c.writer, timeout)
 }
 
