@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 func init() { caddy.RegisterModule(eventRecorder{}) }
@@ -68,7 +70,7 @@ func TestEvents(t *testing.T) {
 		on megaphone.reader_disconnected record
 	}
 	megaphone {
-		ttl 500ms
+		ttl 2s
 		read_duration 1s
 	}`
 	s := serve(t, settings, "megaphone")
@@ -94,14 +96,15 @@ func TestEvents(t *testing.T) {
 
 // TestNoEventsWhenNobodyListens: a configuration without handlers stays silent, whatever an earlier one had.
 func TestNoEventsWhenNobodyListens(t *testing.T) {
-	s := serve(t, "events {\non megaphone.reader_disconnected record\n}\nmegaphone {\nread_duration 500ms\n}", "megaphone")
+	s := serve(t, "events {\non megaphone.reader_disconnected record\n}", "megaphone")
 	c := s.create()
 	read := s.read("/read/" + c.ConsumerAddress)
 	if err := s.load("", "megaphone"); err != nil {
 		t.Fatal(err)
 	}
-	read.ends()
-	s.get("/read/" + c.ConsumerAddress + "?poll=0") // by when the read is over for the server too
+	read.close()
+	s.eventuallyFree(c)
+	s.eventually(func() bool { return !s.runs("(*openRead).") }) // by when handlers would have been told
 	select {
 	case e := <-recordedEvents:
 		t.Errorf("event %s", e.Name())
@@ -307,7 +310,8 @@ type hookReceiver struct {
 	verifier *standardwebhooks.Webhook
 	address  string
 	server   *httptest.Server
-	down     atomic.Bool // answers 503
+	down     atomic.Bool  // answers 503
+	refused  atomic.Int32 // how often it has
 
 	mu        sync.Mutex
 	announced map[string]int // channels, with how many messages were not delivered
@@ -322,7 +326,7 @@ func newHookReceiver(t testing.TB) *hookReceiver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &hookReceiver{TB: t, verifier: verifier, address: "127.0.0.1:0", announced: map[string]int{}}
+	r := &hookReceiver{TB: t, verifier: verifier, address: fmt.Sprint("127.0.0.1:", testserver.FreePort(t)), announced: map[string]int{}}
 	r.start()
 	return r
 }
@@ -353,6 +357,7 @@ func (r *hookReceiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		return
 	}
 	if r.down.Load() {
+		r.refused.Add(1)
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
@@ -395,7 +400,7 @@ func (r *hookReceiver) await(channels []channel) {
 }
 
 func (r *hookReceiver) settings(more string) string {
-	return fmt.Sprintf("megaphone {\nttl 300ms\nwebhook channel_deleted http://%s/hook {\nsecret %s\n}\n%s\n}", r.address, hookSecret, more)
+	return fmt.Sprintf("megaphone {\nttl 1s\nwebhook channel_deleted http://%s/hook {\nsecret %s\n}\n%s\n}", r.address, hookSecret, more)
 }
 
 // TestWebhookReceiverIsRestarted: every deletion is announced at least once, though the receiver goes away, fails, and
@@ -416,7 +421,9 @@ func TestWebhookReceiverIsRestarted(t *testing.T) {
 
 	r.server.Close()
 	create(20)
-	time.Sleep(1500 * time.Millisecond) // they expire, and are announced in vain
+	// They expire, and are announced in vain.
+	s.metric("caddy_megaphone_channels", "", func(n float64) bool { return n == 0 })
+	s.metric("caddy_megaphone_webhook_failures_total", `event="channel_deleted"`, func(n float64) bool { return n > 0 })
 	if err := s.load(r.settings("buffer 7"), "megaphone"); err != nil {
 		t.Fatal(err)
 	}
@@ -424,7 +431,7 @@ func TestWebhookReceiverIsRestarted(t *testing.T) {
 	r.down.Store(true)
 	r.start()
 	create(20)
-	time.Sleep(time.Second)
+	s.eventually(func() bool { return r.refused.Load() > 0 })
 	r.down.Store(false)
 	r.await(channels)
 	r.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -106,14 +107,20 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 // start begins the response. If the read can do without its handler it goes on by itself, and start returns nil.
 func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 	shared, f := o.handler.app.shared, o.feed
-	if f.start() == nil && detach(f.transport, w, r, f.wake) {
+	socket.LimitUnsent(connOf(r))
+	// A server that shuts down tells the client that the connection ends, but not the handler.
+	if f.start() == nil && !o.handler.app.isOver() && detach(f.transport, w, r, f.wake) {
 		shared.sockets.Add(1)
-		own := *o.rec // the other is the request's, which is over
-		o.rec, o.release = &own, func() { shared.sockets.Add(-1) }
+		shared.metrics.detached.Inc()
+		streams := &o.handler.app.streams
 		if f.unloaded != nil {
-			streams := &o.handler.app.streams
 			streams.add(f)
-			o.release = func() { shared.sockets.Add(-1); streams.remove(f) }
+		}
+		own := *o.rec // the other is the request's, which is over
+		o.rec, o.release = &own, func() {
+			shared.sockets.Add(-1)
+			shared.metrics.detached.Dec()
+			streams.remove(f)
 		}
 		f.mayPark(o.passDetached)
 		if !f.park() {
@@ -234,11 +241,7 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 
 // bounds says how long a client may take nothing.
 func (h *Handler) bounds(r *http.Request) transport.Bounds {
-	b := transport.Bounds{Timeout: h.writeTimeout(r)}
-	if conn := connOf(r); r.ProtoMajor == 2 && conn != nil {
-		b.Conn = conn
-	}
-	return b
+	return transport.Bounds{Timeout: h.writeTimeout(r), Conn: connOf(r), Exit: h.app.shared.closing.Done()}
 }
 
 // writeTimeout is how long a client may take nothing, which the server may limit, too.

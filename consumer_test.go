@@ -15,7 +15,7 @@ import (
 )
 
 func TestReadSendsLinesAndEndsCleanly(t *testing.T) {
-	s := serve(t, "megaphone {\nread_duration 100ms\n}", "megaphone")
+	s := serve(t, "megaphone {\nread_duration 1s\n}", "megaphone")
 	c := s.create()
 	start := time.Now()
 	r := s.read("/read/" + c.ConsumerAddress)
@@ -34,7 +34,7 @@ func TestReadSendsLinesAndEndsCleanly(t *testing.T) {
 		t.Errorf("line %q, %v", line, err)
 	}
 	r.ends()
-	if took := time.Since(start); took < 100*time.Millisecond {
+	if took := time.Since(start); took < time.Second {
 		t.Errorf("the read lasted %v", took)
 	}
 	s.read("/read/" + c.ConsumerAddress).ends()
@@ -92,7 +92,7 @@ func TestReadOverHTTP10(t *testing.T) {
 }
 
 func TestAReadThatBreaksOffLosesNothing(t *testing.T) {
-	s := serve(t, "megaphone {\nread_duration 100ms\n}", "megaphone")
+	s := serve(t, "megaphone {\nread_duration 2s\n}", "megaphone")
 	c := s.create()
 	for i := range 3 {
 		s.write(c, fmt.Sprint(i))
@@ -122,7 +122,7 @@ func (s *server) eventually(condition func() bool) {
 }
 
 func TestServerSentEvents(t *testing.T) {
-	s := serve(t, "megaphone {\nstream_duration 150ms\nheartbeat 40ms\n}", "megaphone")
+	s := serve(t, "megaphone {\nstream_duration 1500ms\nheartbeat 400ms\n}", "megaphone")
 	c := s.create()
 	path := "/read/" + c.ConsumerAddress
 	busy := s.read(path)
@@ -283,17 +283,27 @@ func TestCrossOrigin(t *testing.T) {
 }
 
 func TestAClientThatGoesWhileHeldLeavesNothingBehind(t *testing.T) {
-	s := serve(t, "megaphone {\nbuffer 1\nread_duration 50ms\n}", "megaphone")
+	s := serve(t, "megaphone {\nbuffer 1\nhold 1m\nread_duration 1s\n}", "megaphone")
 	c := s.create()
 	s.write(c, "1")
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/write/"+c.ProducerAddress+"/s", strings.NewReader("2"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Header = jsonHeader
-	if _, err := s.client.Do(r); err == nil {
+	gone := make(chan error, 1)
+	go func() {
+		response, err := s.client.Do(r)
+		if err == nil {
+			response.Body.Close()
+		}
+		gone <- err
+	}()
+	s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
+	cancel()
+	if <-gone == nil {
 		t.Fatal("the write was not held")
 	}
 	s.eventually(func() bool { return megaphone.HeldBytes() == 0 })

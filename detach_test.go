@@ -3,6 +3,7 @@ package megaphone_test
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -29,28 +30,37 @@ func TestADetachedReadThatIsIdleHasNoGoroutine(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("a goroutine waits for the client on this system")
 	}
-	s := serve(t, "", "megaphone")
-	for _, accept := range []string{"*/*", "text/event-stream"} {
-		c := s.create()
+	isIdle := func() bool { return !handlerWaits() && waitingReads() == 0 }
+	s := serve(t, "servers {\nprotocols h1\n}", "megaphone") // of which Caddy wraps the connections
+	conn := s.dial(s.create(), "")
+	s.eventually(isIdle)
+	conn.CloseNow()
+
+	s = serve(t, "megaphone {\nheartbeat 50ms\n}", "megaphone")
+	lines, events, socket := s.create(), s.create(), s.create()
+	heard := map[channel]*bufio.Reader{}
+	for c, accept := range map[channel]string{lines: "*/*", events: "text/event-stream"} {
 		response := s.open(http.MethodGet, "/read/"+c.ConsumerAddress, http.Header{"Accept": {accept}}, nil)
-		s.eventually(func() bool { return !handlerWaits() && waitingReads() == 0 })
-		lines := bufio.NewReader(response.Body)
-		for _, body := range []string{`"one"`} {
-			s.write(c, body)
-			for {
-				line, err := lines.ReadString('\n')
-				if err != nil {
-					t.Fatal(err)
-				}
-				if strings.Contains(line, body) {
-					break
-				}
-			}
-			s.eventually(func() bool { return waitingReads() == 0 })
-		}
-		response.Body.Close()
-		s.eventuallyFree(c)
+		defer response.Body.Close()
+		heard[c] = bufio.NewReader(response.Body)
 	}
+	conn = s.dial(socket, "?after=")
+	s.eventually(isIdle)
+	if got := s.metrics()["caddy_megaphone_detached_readers{}"]; got != 3 {
+		t.Errorf("%v readers do without their handler", got)
+	}
+	for c, text := range heard {
+		s.write(c, `"one"`)
+		for line := ""; !strings.Contains(line, `"one"`); {
+			var err error
+			if line, err = text.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.write(socket, "1")
+	s.say(conn, fmt.Sprintf(`{"ack":%q}`, s.hears(conn, "1")[0]))
+	s.eventually(isIdle)
 }
 
 func TestAReadIsDetachedWhereNobodyIsWorseOff(t *testing.T) {
@@ -65,7 +75,7 @@ func TestAReadIsDetachedWhereNobodyIsWorseOff(t *testing.T) {
 		{name: "with nothing but that", settings: "servers {\ntimeouts {\nwrite 1m\nwrite_idle -1s\n}\n}", site: "megaphone", waits: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := serve(t, "megaphone {\nread_duration 300ms\n}\n"+test.settings, test.site)
+			s := serve(t, "megaphone {\nread_duration 1s\n}\n"+test.settings, test.site)
 			for _, accept := range []string{"*/*", "text/event-stream"} {
 				response := s.open(http.MethodGet, "/read/"+s.create().ConsumerAddress, http.Header{"Accept": {accept}}, nil)
 				s.eventually(func() bool { return handlerWaits() == test.waits })

@@ -18,7 +18,7 @@ import (
 // All sites share the channels.
 //
 // Backends that keep their connections write at a fraction of the cost on a site of their own: HTTP/1.1 without TLS, no
-// access log at its port, and no other handler before this one.
+// access log, and no other handler before this one.
 type Handler struct {
 	// Which endpoints this site serves: any of
 	//

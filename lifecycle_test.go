@@ -92,7 +92,7 @@ func (s *server) failsToLoad(settings, site string) {
 func (b *brokenApp) Stop() error { return nil }
 
 func TestReload(t *testing.T) {
-	const settings = "megaphone {\nbuffer 1\nread_duration 700ms\nhold 5s\n}"
+	const settings = "megaphone {\nbuffer 1\nread_duration 1s\nhold 20s\n}" // so long that a reload takes less
 	load := func(settings string, fails bool) func(*server) {
 		return func(s *server) {
 			if err := s.load(settings, "megaphone"); (err != nil) != fails {
@@ -109,10 +109,10 @@ func TestReload(t *testing.T) {
 		"that fails when it is started":      func(s *server) { s.loadsThatFailToStart(settings, func(bool) {}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			settings, readDuration := settings, 700*time.Millisecond
+			settings, readDuration := settings, time.Second
 			if strings.Contains(name, "started") { // takes its time
-				readDuration = 3 * time.Second
-				settings = strings.Replace(settings, "700ms", "3s", 1)
+				readDuration = 5 * time.Second
+				settings = strings.Replace(settings, "1s", "5s", 1)
 			}
 			s := serve(t, settings, "megaphone")
 			open, full := s.create(), s.create()
@@ -222,21 +222,39 @@ func TestStoppingEndsReadsCleanly(t *testing.T) {
 }
 
 func TestAReplacedConfigurationEndsItsStreams(t *testing.T) {
-	s := serve(t, "megaphone {\nstream_duration 2s\n}", "megaphone")
-	events, socket := s.create(), s.create()
+	s := serve(t, "megaphone {\nstream_duration 5s\n}", "megaphone")
+	events := s.create()
 	response := s.open(http.MethodGet, "/read/"+events.ConsumerAddress, http.Header{"Accept": {"text/event-stream"}}, nil)
-	conn := s.dial(socket, "?after=")
+	var sockets [4]channel
+	var conns [4]*websocket.Conn
+	for i := range sockets {
+		sockets[i] = s.create()
+		conns[i] = s.dial(sockets[i], "?after=")
+	}
 	if err := s.load("", "megaphone"); err != nil {
 		t.Fatal(err)
 	}
-	s.write(socket, "1") // by the new configuration, to the stream of the old
-	s.hears(conn, "1")
-	s.closed(conn, websocket.StatusGoingAway)
+	for _, c := range sockets {
+		s.write(c, "1") // by the new configuration, to the stream of the old
+	}
+	heard := 0
+	for i, conn := range conns {
+		_, text, err := conn.Read(s.Context())
+		if err == nil && strings.HasSuffix(string(text), `"body":1}`) { // or it has ended already: the time is drawn
+			heard++
+			_, text, err = conn.Read(s.Context())
+		}
+		if websocket.CloseStatus(err) != websocket.StatusGoingAway {
+			t.Fatalf("%q, %v, want that the server goes away", text, err)
+		}
+		s.hears(s.dial(sockets[i], "?after="), "1") // what was not acknowledged comes again
+	}
+	if heard == 0 {
+		t.Error("what the new configuration is sent does not come to the streams of the old one")
+	}
 	if _, err := response.Body.Read(make([]byte, 1)); err != nil {
 		t.Error(err)
 	}
-	conn = s.dial(socket, "?after=")
-	s.hears(conn, "1") // what was not acknowledged comes again
 }
 
 func TestValidatingLeavesNothingBehind(t *testing.T) {

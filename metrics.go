@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	readers      [transportCount]prometheus.Gauge
 	readDuration [transportCount]prometheus.Observer
+	detached     prometheus.Gauge
 	direct       prometheus.Gauge
 	refused      *prometheus.CounterVec // by endpoint and code
 	limitHits    map[string]prometheus.Counter
@@ -54,6 +55,10 @@ func newMetrics(r *Registry) *metrics {
 		Help: "Requests, and channels of a batch, that were refused because a limit was reached, by the setting's name.",
 	}, []string{"limit"})
 	m := &metrics{
+		detached: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: metricName("detached_readers"),
+			Help: "Reads that are open and do without their handler.",
+		}),
 		direct: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: metricName("direct_connections"),
 			Help: "Connections of producers whose writes are served directly.",
@@ -91,7 +96,7 @@ func newMetrics(r *Registry) *metrics {
 	}
 	m.collectors = []prometheus.Collector{
 		registryCollector{r},
-		readers, readDuration, limitHits, m.refused, m.direct,
+		readers, readDuration, limitHits, m.refused, m.detached, m.direct,
 		m.webhooks.queued, m.webhooks.delivered, m.webhooks.lost, m.webhooks.failures,
 	}
 	return m

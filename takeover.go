@@ -89,8 +89,8 @@ func mayRepeat(r *http.Request) bool {
 func (h *Handler) isAlone(r *http.Request) bool {
 	server := serverOf(r)
 	switch {
-	case server == nil, server.Logs != nil, server.Metrics != nil:
-		return false
+	case server == nil, server.Metrics != nil, server.Logs != nil && server.Logs.Trace:
+		return false // an access log of this Host shows around the response: see isBare
 	case server.ReadTimeout > 0, server.ReadMinRate > 0, isShort(server.ReadHeaderTimeout), isShort(server.ReadIdleTimeout):
 		return false
 	case len(server.ExpectedUnderscoreHeaders) > 0, len(server.ExpectedDotHeaders) > 0: // can cost a request its key

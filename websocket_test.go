@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -79,7 +78,7 @@ func TestWebSocketAcknowledges(t *testing.T) {
 }
 
 func TestWebSocketCloseCodes(t *testing.T) {
-	s := serve(t, "megaphone {\nstream_duration 300ms\nttl 200ms\n}", "megaphone")
+	s := serve(t, "megaphone {\nstream_duration 2s\n}", "megaphone")
 	c := s.create()
 	taken := s.dial(c, "")
 	s.get("/read/"+c.ConsumerAddress+"?poll=0").wantError(t, 409, "BUSY")
@@ -131,32 +130,20 @@ func TestWebSocketHandshakeIsChecked(t *testing.T) {
 	}
 }
 
-func TestAnIdleWebSocketHasNoGoroutine(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("a goroutine waits for the client on this system")
-	}
-	for _, settings := range []string{"", "servers {\nprotocols h1\n}"} {
-		s := serve(t, settings+"\nmegaphone {\nheartbeat 50ms\n}", "megaphone")
-		c := s.create()
-		conn := s.dial(c, "?after=")
-		isIdle := func() bool { return !handlerWaits() && waitingReads() == 0 }
-		s.eventually(isIdle)
-		s.write(c, "1")
-		s.say(conn, fmt.Sprintf(`{"ack":%q}`, s.hears(conn, "1")[0]))
-		s.eventually(isIdle)
-		conn.CloseNow()
-		s.eventuallyFree(c)
-	}
-}
-
 // When Caddy's handler timeouts returns, it sets deadlines again, though the connection was taken over.
 func TestAWebSocketOutlivesADeadlineThatWasSetAfterIt(t *testing.T) {
 	s := serve(t, "servers {\ntimeouts {\nwrite_idle 200ms\nread_body_idle 200ms\n}\n}\nmegaphone {\nheartbeat 300ms\n}", "route {\ntimeouts {\nwrite_timeout 5s\nread_timeout 5s\n}\nmegaphone create write read manage\n}")
 	c := s.create()
 	pings := make(chan struct{}, 10)
 	conn, _, err := websocket.Dial(s.Context(), "ws://localhost/read/"+c.ConsumerAddress+"?after=", &websocket.DialOptions{
-		HTTPClient:     s.client,
-		OnPingReceived: func(context.Context, []byte) bool { pings <- struct{}{}; return true },
+		HTTPClient: s.client,
+		OnPingReceived: func(context.Context, []byte) bool {
+			select {
+			case pings <- struct{}{}:
+			default: // nobody waits for it any more
+			}
+			return true
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

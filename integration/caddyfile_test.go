@@ -266,12 +266,12 @@ func TestExampleValidateOpensNothing(t *testing.T) {
 	}
 	s := testserver.New(t)
 	// The ports are taken, so whoever would listen on them would fail.
-	port := testserver.FreePort(t)
-	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
+	port := listener.Addr().(*net.TCPAddr).Port
 	taken := fmt.Sprintf("{\n\tadmin 127.0.0.1:%[1]d\n\tmegaphone {\n\t\tbuffer 1\n\t}\n}\nhttp://:%[1]d {\n\tmegaphone\n}\n", port)
 	file := filepath.Join(t.TempDir(), "Caddyfile")
 	if err := os.WriteFile(file, []byte(taken), 0o600); err != nil {

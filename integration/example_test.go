@@ -26,14 +26,16 @@ func TestExampleServesWhatItSays(t *testing.T) {
 	s := testserver.New(t)
 	text := strings.Replace(string(example), "{\n", fmt.Sprintf("{\n\tadmin unix/%s\n", s.Socket("admin")), 1)
 	ports := map[string]string{}
+	var replacements []string
 	for _, port := range []string{"8443", "8080", "8081", "3000"} {
 		if !strings.Contains(text, port) {
 			t.Fatalf("the example has no port %s", port)
 		}
 		ports[port] = strconv.Itoa(testserver.FreePort(t))
-		text = strings.ReplaceAll(text, port, ports[port])
+		replacements = append(replacements, port, ports[port])
 	}
-	s.StartFile(text)
+	// All at once: a port may have another one's digits in it.
+	s.StartFile(strings.NewReplacer(replacements...).Replace(text))
 	port, err := strconv.Atoi(ports["8443"])
 	if err != nil {
 		t.Fatal(err)

@@ -54,15 +54,15 @@ func TestMalformedRequestsHarmNobody(t *testing.T) {
 		}
 		return err == nil
 	})
-	var traffic sync.WaitGroup
+	var reading, writing sync.WaitGroup
 	stop := make(chan struct{})
 	before := h.usage()
 	clients := make([]*drainClient, 8)
 	for i := range clients {
 		c := &drainClient{addresses: s.create(), received: map[string]struct{}{}}
 		clients[i] = c
-		traffic.Go(func() { c.consume(t.Context(), s, []string{"ndjson", "sse", "poll", "cursor"}[i%4]) })
-		traffic.Go(func() { h.normal(c, stop) })
+		reading.Go(func() { c.consume(t.Context(), s, []string{"ndjson", "sse", "poll", "cursor"}[i%4]) })
+		writing.Go(func() { h.normal(c, stop) })
 	}
 
 	var attack sync.WaitGroup
@@ -71,19 +71,21 @@ func TestMalformedRequestsHarmNobody(t *testing.T) {
 	if testing.Short() {
 		left.Store(hostileRequests / 10)
 	}
+	// There are so many, and so long that it can be seen how the others fare.
+	enough := h.written.Load() + 20*int64(len(clients))
 	for range 48 {
 		attack.Go(func() {
-			for left.Add(-1) >= 0 && !t.Failed() {
+			for (left.Add(-1) >= 0 || h.written.Load() < enough) && !t.Failed() {
 				h.attacks()[rand.N(len(h.attacks()))]()
 			}
 		})
 	}
 	attack.Wait()
 	close(stop)
-	time.Sleep(200 * time.Millisecond)
+	writing.Wait()
 	s.run(0, "", "drain", "--over", "0s", "--wait", "--timeout", "60s")
 	s.run(0, "", "drain", "--undo")
-	traffic.Wait()
+	reading.Wait()
 	for _, c := range clients {
 		if len(c.accepted) < 10 || len(c.accepted) != len(c.received) {
 			t.Errorf("a channel has taken %d messages, and its consumer got %d", len(c.accepted), len(c.received))
@@ -111,6 +113,7 @@ type hostile struct {
 	tls           *tls.Config
 	victim        addresses
 	admin         *http.Client
+	written       atomic.Int64 // messages of the normal clients
 
 	mu       sync.Mutex
 	statuses map[int]int
@@ -400,6 +403,7 @@ func (h *hostile) normal(c *drainClient, stop <-chan struct{}) {
 			return
 		}
 		c.accepted = append(c.accepted, strconv.Itoa(n))
+		h.written.Add(1)
 	}
 }
 

@@ -1,9 +1,13 @@
 package integration
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"reflect"
@@ -75,12 +79,34 @@ func TestReadmeTourRunsAsItStands(t *testing.T) {
 		return err == nil
 	})
 
-	// The reader is ended instead of after its 20 seconds.
-	tour := ports.Replace(readmeBlock(t, "sh")) + "\nsleep 1; kill %1\n"
-	output, err := exec.CommandContext(t.Context(), "bash", "-c", tour).CombinedOutput()
-	text := string(output)
-	if err != nil || !strings.Contains(text, `{"status":"OK"}`) ||
-		!regexp.MustCompile(`\{"sid":"chat","eid":"[^"]+","ts":"[^"]+","body":\{"text":"hello"\}\}\n`).MatchString(text) {
-		t.Errorf("%v:\n%s", err, text)
+	// The reader is ended once it has the message, instead of after its 20 seconds.
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", ports.Replace(readmeBlock(t, "sh"))+"\nread; kill %1\n")
+	input, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var text []byte
+	message := regexp.MustCompile(`\{"sid":"chat","eid":"[^"]+","ts":"[^"]+","body":\{"text":"hello"\}\}\n`)
+	complete := func() bool { return bytes.Contains(text, []byte(`{"status":"OK"}`)) && message.Match(text) }
+	for piece := make([]byte, 1000); !complete(); {
+		n, err := output.Read(piece)
+		if text = append(text, piece[:n]...); err != nil {
+			break
+		}
+	}
+	input.Close()
+	rest, err := io.ReadAll(output)
+	if err := errors.Join(err, cmd.Wait()); err != nil || !complete() {
+		t.Errorf("%v:\n%s%s", err, text, rest)
 	}
 }

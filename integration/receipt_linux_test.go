@@ -48,7 +48,7 @@ func TestAStalledPlainReaderLosesNothing(t *testing.T) {
 			"is cut off": {"write_timeout 1s", func(_ *testing.T, n *network, _ *link) {
 				n.Await("the reader is cut off", func() bool { return strings.Contains(n.Log(), `"reason":"broken"`) })
 			}},
-			"ends cleanly without its knowledge": {"write_timeout 30s\nread_duration 2s", func(_ *testing.T, n *network, _ *link) {
+			"ends cleanly without its knowledge": {"write_timeout 30s\nread_duration 5s", func(_ *testing.T, n *network, _ *link) {
 				n.Await("the read is over", func() bool { return strings.Contains(n.Log(), `"reason":"complete"`) })
 			}},
 		} {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 const streams = 1000
@@ -149,4 +152,47 @@ func TestExtendedConnectIsRefused(t *testing.T) {
 	extended.Proto = "websocket"
 	response, err = three.RoundTrip(extended)
 	refused("HTTP/3", response, err)
+}
+
+// A client that takes a little all the time is not cut off, however long the kernel wants to wait until it takes more.
+func TestASlowClientThatTakesSomethingIsNotCutOff(t *testing.T) {
+	t.Parallel()
+	for name, log := range map[string]string{"alone": "", "with its handler": "log {\noutput discard\n}\n"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const lasts, pause, piece = 4 * time.Second, 50 * time.Millisecond, 20 << 10
+			s := testserver.New(t)
+			port := testserver.FreePort(t)
+			address := fmt.Sprintf("127.0.0.1:%d", port)
+			s.Start("megaphone {\nwrite_timeout 1s\n}", fmt.Sprintf("http://:%d {\nbind 127.0.0.1\n%smegaphone\n}", port, log))
+			c := &client{tb: t, http: &http.Client{}, base: "http://" + address}
+			t.Cleanup(c.http.CloseIdleConnections)
+			from := c.create()
+			for range 80 {
+				c.write(from, `"`+strings.Repeat("x", 100<<10)+`"`)
+			}
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fmt.Fprintf(conn, "GET /read/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", from.ConsumerAddress); err != nil {
+				t.Fatal(err)
+			}
+			for began := time.Now(); time.Since(began) < lasts; time.Sleep(pause) {
+				if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.CopyN(io.Discard, conn, piece); err != nil {
+					t.Fatalf("cut off after %v: %v", time.Since(began), err)
+				}
+			}
+			if got := sumOfMetric(s, "caddy_megaphone_readers"); got != 1 {
+				t.Errorf("%d readers are left", got)
+			}
+		})
+	}
 }

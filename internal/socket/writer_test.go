@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,6 +123,90 @@ func TestASlowReader(t *testing.T) {
 	}
 	if err := w.Write(make([]byte, 1), timeout); err == nil {
 		t.Error("a client that is gone is sent something")
+	}
+}
+
+// The kernel takes more only when much of its buffer is free, which takes a slow reader longer than it may take nothing.
+func TestAReaderThatTakesSomethingIsNotCutOff(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells what a reader takes")
+	}
+	const timeout = 300 * time.Millisecond
+	near, far := socketPair(t)
+	if err := near.(*net.UnixConn).SetWriteBuffer(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	filled := fill(t, near)
+	ended := make(chan struct{})
+	t.Cleanup(func() { <-ended })
+	go func() {
+		defer close(ended)
+		for {
+			time.Sleep(timeout / 5)
+			if _, err := io.CopyN(io.Discard, far, int64(filled/40)); err != nil {
+				return
+			}
+		}
+	}()
+	w := NewWriter(near)
+	began := time.Now()
+	if err := w.Write(make([]byte, 1), timeout); err != nil || time.Since(began) < timeout {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+	far.Close()
+}
+
+// fill writes to a socket until it takes no more.
+func fill(t *testing.T, conn net.Conn) (filled int) {
+	t.Helper()
+	e := newEager(conn)
+	for {
+		n, err := e.Write(make([]byte, maxPiece))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			return filled
+		}
+		filled += n
+	}
+}
+
+func TestRoomIsAwaited(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells whether there is room")
+	}
+	const timeout = 300 * time.Millisecond
+	near, far := socketPair(t)
+	if !HasRoom(near) || !AwaitRoom(near, 0, nil) {
+		t.Error("there is none in an empty socket")
+	}
+	filled := fill(t, near)
+	if HasRoom(near) {
+		t.Error("there is room in a full socket")
+	}
+	began, exit := time.Now(), make(chan struct{})
+	if AwaitRoom(near, timeout, exit) || time.Since(began) < timeout {
+		t.Errorf("whether there is room is known after %v", time.Since(began))
+	}
+	close(exit)
+	began = time.Now()
+	if AwaitRoom(near, time.Minute, exit) || time.Since(began) > maxFarewell+5*time.Second {
+		t.Errorf("the exit waits for %v", time.Since(began))
+	}
+	go func() { _, _ = io.CopyN(io.Discard, far, int64(filled)) }()
+	if !AwaitRoom(near, time.Minute, nil) {
+		t.Error("there is no room when all is read")
+	}
+	near.Close()
+	if !AwaitRoom(near, time.Minute, nil) {
+		t.Error("a closed connection is waited for")
+	}
+	pipe, other := net.Pipe()
+	defer pipe.Close()
+	defer other.Close()
+	if !HasRoom(pipe) || !AwaitRoom(pipe, time.Minute, nil) {
+		t.Error("something that is no socket is waited for")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -93,6 +94,7 @@ func (s *Server) StartFile(caddyfile string, env ...string) {
 	s.cmd = s.Command("run", "--config", config, "--adapter", "caddyfile")
 	s.cmd.Env = append(s.cmd.Env, env...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	earlier := len(s.Log())
 	if err := s.cmd.Start(); err != nil {
 		s.tb.Fatal(err)
 	}
@@ -107,7 +109,7 @@ func (s *Server) StartFile(caddyfile string, env ...string) {
 			s.tb.Fatalf("the server has ended: %v", s.err)
 		default:
 		}
-		return strings.Contains(s.Log(), "serving initial configuration")
+		return strings.Contains(s.Log()[earlier:], "serving initial configuration")
 	})
 }
 
@@ -211,15 +213,17 @@ func (s *Server) Await(what string, condition func() bool) {
 	}
 }
 
-// FreePort returns a port of the loopback address that nobody listens on, for TCP and UDP.
+// FreePort returns a port of the loopback address that nobody listens on, for TCP and UDP. It may be used later: each
+// call returns another one, those of processes that run at once are far apart, and whoever asks the system for any port
+// gets a higher one.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
-	for range 100 {
-		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	for range portCount {
+		port := firstPort + int(portsTried.Add(1))%portCount
+		tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 		if err != nil {
-			tb.Fatal(err)
+			continue
 		}
-		port := tcp.Addr().(*net.TCPAddr).Port
 		udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 		_ = tcp.Close()
 		if err == nil {
@@ -230,6 +234,14 @@ func FreePort(tb testing.TB) int {
 	tb.Fatal("there is no free port")
 	return 0
 }
+
+// The ports of FreePort. Linux gives those from 32768 on to whoever asks for any, other systems those from 49152 on.
+const firstPort, portCount = 20_000, 12_000
+
+// portsTried begins with another number in each process.
+var portsTried atomic.Uint32
+
+func init() { portsTried.Store(uint32(os.Getpid() % 60 * (portCount / 60))) }
 
 // A logBuffer collects what a process writes.
 type logBuffer struct {

@@ -15,8 +15,9 @@ func TestServer(t *testing.T) {
 	client := UnixClient(t, s.Socket("site"))
 	serves := func(text string) bool {
 		response, err := client.Get("http://localhost/")
-		if err != nil {
-			t.Fatal(err)
+		if err != nil { // as may be when the old configuration's server reads the request while it shuts down
+			t.Log(err)
+			return false
 		}
 		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)

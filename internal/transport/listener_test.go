@@ -258,7 +258,7 @@ func TestBothSidesAgreeOnTheEnd(t *testing.T) {
 func TestAClientThatDoesNotAnswerAPingIsHungUpOn(t *testing.T) {
 	overNetworks(t, func(t *testing.T, connect func(string) *farClient) {
 		c := connect("")
-		c.socket.out.timeout = 200 * time.Millisecond
+		c.socket.out.timeout = time.Second
 		for _, pong := range []bool{true, false} {
 			if err := c.socket.Heartbeat(); err != nil {
 				t.Fatal(err)
@@ -340,8 +340,11 @@ func TestAnIdleWebSocketHasNoGoroutine(t *testing.T) {
 	overNetworks(t, func(t *testing.T, connect func(string) *farClient) {
 		if strings.HasSuffix(t.Name(), "TLS") {
 			c := connect("")
-			if goroutines() == 0 {
-				t.Error("a goroutine is not found")
+			for deadline := time.Now().Add(10 * time.Second); goroutines() == 0; { // it begins after the reply
+				if time.Now().After(deadline) {
+					t.Fatal("a goroutine is not found")
+				}
+				time.Sleep(time.Millisecond)
 			}
 			c.Close()
 			within(t, c.gone)

@@ -139,7 +139,8 @@ func TestNoDeadlineIsLeftArmed(t *testing.T) {
 		if err := stream(c.writer, line(200_000)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if !c.writer.deadline.IsZero() {
+		// That of a response's end is taken back by net/http. A poll ends its response.
+		if !c.writer.deadline.IsZero() && (name != "poll" || time.Until(c.writer.deadline) > timeout) {
 			t.Errorf("%s leaves a deadline", name)
 		}
 	}
@@ -230,10 +231,16 @@ func (w *stuckWriter) Close() error {
 	return nil
 }
 
+func requestOverHTTP2() *http.Request {
+	r := request()
+	r.ProtoMajor, r.ProtoMinor = 2, 0
+	return r
+}
+
 func TestAnHTTP2ConnectionThatTakesNothingIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &stuckWriter{newClient(t).writer, make(chan struct{})}
-		s := NewSSE(w, request(), Bounds{Timeout: timeout, Conn: w})
+		s := NewSSE(w, requestOverHTTP2(), Bounds{Timeout: timeout, Conn: w})
 		start := time.Now()
 		if err := s.Start(); err == nil || time.Since(start) != 2*timeout {
 			t.Errorf("%v after %v", err, time.Since(start))
@@ -243,7 +250,7 @@ func TestAnHTTP2ConnectionThatTakesNothingIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(t)
 		go func() { _, _ = io.Copy(io.Discard, c) }()
-		s := NewSSE(c.writer, request(), Bounds{Timeout: timeout, Conn: c.writer})
+		s := NewSSE(c.writer, requestOverHTTP2(), Bounds{Timeout: timeout, Conn: c.writer})
 		for range 3 {
 			if err := s.Heartbeat(); err != nil {
 				t.Errorf("a connection that takes what it is sent: %v", err)

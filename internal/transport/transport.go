@@ -4,13 +4,14 @@ package transport
 
 import (
 	"errors"
-	"io"
 	"maps"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
 // A Transport carries events to one client. It is for one goroutine at a time.
@@ -86,9 +87,11 @@ func SetStreamHeader(h http.Header, contentType string) {
 type Bounds struct {
 	// Timeout is after what time a write fails.
 	Timeout time.Duration
-	// Conn is the connection below a stream of HTTP/2, or nil. There, a write that has failed returns only when the
-	// connection takes the end of the stream, so one that takes nothing for the timeout again is closed.
-	Conn io.Closer
+	// Conn is the connection of the response, or nil if it is not known. On HTTP/2, a write that has failed returns only
+	// when the connection takes the end of the stream, so one that takes nothing for the timeout again is closed.
+	Conn net.Conn
+	// Exit is closed when the process exits, which is not to wait for clients.
+	Exit <-chan struct{}
 }
 
 // A response is a stream to a client, with a bound on each write.
@@ -97,13 +100,18 @@ type response struct {
 	control *http.ResponseController
 	gone    <-chan struct{}
 	bounds  Bounds
+	version int  // of HTTP
+	shares  bool // the connection, with other streams
 	hangUp  *time.Timer
 
 	taken *connection // in place of w and control, once the response is detached
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, bounds Bounds) response {
-	return response{w: w, control: http.NewResponseController(w), gone: r.Context().Done(), bounds: bounds}
+	return response{
+		w: w, control: http.NewResponseController(w), gone: r.Context().Done(), bounds: bounds,
+		version: r.ProtoMajor, shares: r.ProtoMajor == 2 && bounds.Conn != nil,
+	}
 }
 
 // Detach implements [Detachable].
@@ -178,7 +186,7 @@ func (r *response) flush() error {
 // arm sets the deadline for the next write and flush.
 func (r *response) arm() error {
 	switch {
-	case r.bounds.Conn == nil:
+	case !r.shares:
 	case r.hangUp == nil:
 		r.hangUp = time.AfterFunc(2*r.bounds.Timeout, func() { _ = r.bounds.Conn.Close() })
 	default:
@@ -196,6 +204,9 @@ func (r *response) setDeadline(t time.Time) error {
 
 // End implements [Transport]. If the response is broken off, the end must not look clean: with a deadline that has passed,
 // HTTP/1 cannot send the terminating chunk, and HTTP/2 and HTTP/3 reset the stream.
+//
+// The server writes the end when the handler has returned, and waits for that as long as it takes. So End sees to it that
+// it takes no longer than a message may.
 func (r *response) End(why Reason) {
 	if r.taken != nil {
 		r.taken.end(why, r.bounds.Timeout)
@@ -204,7 +215,23 @@ func (r *response) End(why Reason) {
 	if r.hangUp != nil {
 		r.hangUp.Stop()
 	}
+	if r.version == 1 && why != Broken {
+		_ = r.arm() // net/http takes it back
+		if r.bounds.Conn != nil && !socket.AwaitRoom(r.bounds.Conn, r.bounds.Timeout, r.bounds.Exit) {
+			why = Broken
+		}
+	}
 	if why == Broken {
 		_ = r.control.SetWriteDeadline(time.Unix(1, 0))
+	}
+	if r.shares && !socket.HasRoom(r.bounds.Conn) {
+		go closeStalled(r.bounds)
+	}
+}
+
+// closeStalled closes a connection that takes nothing within bounds.
+func closeStalled(b Bounds) {
+	if !socket.AwaitRoom(b.Conn, b.Timeout, b.Exit) {
+		_ = b.Conn.Close()
 	}
 }

@@ -1,0 +1,25 @@
+package socket
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// look looks at a socket.
+func look(raw syscall.RawConn) (s state) {
+	err := raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}} //nolint:gosec // it is small
+		n, err := unix.Poll(poll, 0)
+		s.room = n > 0 || err != nil
+		s.queued, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+	})
+	s.room = s.room || err != nil
+	return s
+}
+
+func limitUnsent(raw syscall.RawConn) {
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent) // not on a Unix socket
+	})
+}
