@@ -2,10 +2,13 @@
 
 package socket
 
-import "net"
+import (
+	"net"
+	"syscall"
+)
 
 // An eager writer is never made on this system.
-type eager struct{}
+type eager struct{ raw syscall.RawConn }
 
 func newEager(net.Conn) *eager { return nil }
 
