@@ -45,7 +45,7 @@ func (c *chunks) begin(size int) {
 	c.close()
 	c.open, c.begins, c.first, c.size = true, len(c.bytes()), size, size
 	var digits [16]byte
-	c.frame.append(strconv.AppendInt(digits[:0], int64(size), 16), crlf)
+	c.append(strconv.AppendInt(digits[:0], int64(size), 16), crlf)
 	c.header = len(c.bytes()) - c.begins
 }
 
@@ -55,7 +55,7 @@ func (c *chunks) close() {
 		return
 	}
 	c.open = false
-	c.frame.append(crlf)
+	c.append(crlf)
 	if c.size == c.first {
 		return
 	}
