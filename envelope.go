@@ -116,7 +116,7 @@ func (e *envelope) message() (*Message, error) {
 	if e.compact {
 		return m.finish(append(line, e.body...)), nil
 	}
-	line, err := appendCompact(line, e.body)
+	line, err := appendCompact(line, e.body, 1)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMessage, err) // it was scanned before, so this is not expected
 	}

@@ -44,7 +44,7 @@ type Handler struct {
 	CORSOrigins []string `json:"cors_origins,omitempty"`
 
 	// Whether WebSockets are compressed (permessage-deflate, each message by itself) if the client offers it. Messages of
-	// 512 bytes and more are. That costs CPU time. Default: false.
+	// 512 bytes and more are, unless more than 64 KiB would be left. That costs CPU time. Default: false.
 	Compression bool `json:"websocket_compression,omitempty"`
 
 	app     *App

@@ -47,6 +47,8 @@ const (
 	MaxIngestFailures = 1000
 	// maxHeldBack is how many bytes of messages an ingestion holds back before Write waits.
 	maxHeldBack = 1 << 20
+	// maxDone is how many lines that are done it keeps behind one that is not, if more than half are.
+	maxDone = 64
 )
 
 // Ingest implements [Broker].
@@ -61,8 +63,9 @@ type ingestion struct {
 	direct   int           // messages that were taken at once
 	freed    chan struct{} // receives a value when less is held back
 
-	mu       sync.Mutex // taken with a channel's lock held, never the other way round
-	held     []*heldLine
+	mu       sync.Mutex  // taken with a channel's lock held, never the other way round
+	held     []*heldLine // in the order of their numbers; some may be done
+	done     int         // how many of them are
 	timer    *time.Timer // runs out for the oldest of held
 	back     int64       // bytes held back
 	admitted int         // messages that were held back and then taken
@@ -138,7 +141,9 @@ func (line *heldLine) finished() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	line.done = true
+	line.message[0], line.ms = nil, nil // the channel's, if anybody's
 	in.back -= line.size
+	in.done++
 	if line.err == nil {
 		in.admitted++
 	} else {
@@ -147,6 +152,11 @@ func (line *heldLine) finished() {
 	for len(in.held) > 0 && in.held[0].done {
 		in.held[0] = nil
 		in.held = in.held[1:]
+		in.done--
+	}
+	if in.done > maxDone && in.done > len(in.held)/2 {
+		in.held = slices.DeleteFunc(in.held, func(line *heldLine) bool { return line.done })
+		in.done = 0
 	}
 	select {
 	case in.freed <- struct{}{}:
@@ -164,8 +174,7 @@ func (in *ingestion) expire() {
 		case skipped[line.channel]:
 			line.channel.withdraw(&line.publication, ErrSkipped)
 		case !line.due.After(now):
-			skipped[line.channel] = true
-			line.channel.withdraw(&line.publication, ErrTimeout)
+			skipped[line.channel] = line.channel.withdraw(&line.publication, ErrTimeout)
 		}
 	}
 	in.mu.Lock()
