@@ -117,7 +117,7 @@ func TestALineBehindARepeatIsNotSkipped(t *testing.T) {
 		if took := time.Since(began); took != l.Hold {
 			t.Errorf("the last line was held for %v", took)
 		}
-		if got, want := fmt.Sprint(result), fmt.Sprint(IngestResult{1, []IngestFailure{{1, m.Producer, ErrTimeout}}, 1}); got != want {
+		if got, want := fmt.Sprint(result), fmt.Sprint(IngestResult{Written: 1, Failures: []IngestFailure{{1, m.Producer, ErrTimeout}}, FailuresTotal: 1}); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	})
