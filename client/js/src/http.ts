@@ -100,3 +100,23 @@ async function pass(
     watchdog.touch(target.silence);
   }
 }
+
+/** Finds out why a WebSocket was refused, which the browser does not tell. */
+export async function probe(
+  { url, fetch, timeout }: Target,
+  signal: AbortSignal,
+): Promise<MegaphoneError | undefined> {
+  const abort = new AbortController();
+  const stop = () => abort.abort();
+  signal.addEventListener("abort", stop);
+  const watchdog = new Watchdog(stop);
+  watchdog.touch(timeout);
+  try {
+    // HEAD consumes nothing.
+    const response = await fetch(url, { method: "HEAD", cache: "no-store", signal: abort.signal });
+    return response.ok ? undefined : await refusal(response);
+  } finally {
+    watchdog.stop();
+    signal.removeEventListener("abort", stop);
+  }
+}

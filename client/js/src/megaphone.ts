@@ -1,8 +1,8 @@
 // The client: one channel, read for as long as it is wanted, whatever happens to connections.
 
 import { Backoff } from "./backoff.js";
-import { MegaphoneError, asFault, refusal } from "./errors.js";
-import { ndjson, poll, sse } from "./http.js";
+import { MegaphoneError, asFault } from "./errors.js";
+import { ndjson, poll, probe, sse } from "./http.js";
 import { watchPage } from "./page.js";
 import { Seen } from "./seen.js";
 import { Streams, type Listener, type Message } from "./streams.js";
@@ -305,7 +305,7 @@ export class Megaphone {
         }
         failed.push(name);
         if (failed.length === candidates.length) {
-          throw (name === "websocket" && (await this.#probe(target, signal))) || error;
+          throw (name === "websocket" && (await probe(target, signal))) || error;
         }
       }
     }
@@ -318,12 +318,6 @@ export class Megaphone {
       (name) => (name !== "websocket" || this.#WebSocket) && !((this.#avoided.get(name) ?? 0) > performance.now()),
     );
     return usable.length > 0 ? usable : all;
-  }
-
-  /** Finds out why a WebSocket was refused, which the browser does not tell. */
-  async #probe({ url, fetch }: Target, signal: AbortSignal): Promise<MegaphoneError | undefined> {
-    const response = await fetch(url, { method: "HEAD", cache: "no-store", signal }); // consumes nothing
-    return response.ok ? undefined : refusal(response);
   }
 
   #opened(name: TransportName, gap: boolean): void {

@@ -175,6 +175,16 @@ test("a WebSocket that is refused because the channel is gone is told as such", 
   await until("it is gone", () => megaphone.state === "gone");
 });
 
+test("a server that refuses a WebSocket, and then says nothing, is not waited for", async (t) => {
+  const { url } = await serve(t, ({ request }) => assert.equal(request.method, "HEAD"));
+  const megaphone = client(t, url, { ...options, timeout: 100 });
+  const codes: string[] = [];
+  megaphone.on("error", ({ code }) => codes.push(code));
+  megaphone.subscribe(() => assert.fail());
+  await until("it has tried twice", () => codes.length === 2, 5000);
+  assert.deepEqual(codes, ["NETWORK", "NETWORK"]);
+});
+
 for (const [status, code] of [
   [409, "BUSY"],
   [503, "LIMIT_REACHED"],
@@ -218,6 +228,22 @@ test("where there is no WebSocket, the next transport is used, and the first is 
     tried.every((accept) => accept.startsWith("text/event-stream")),
     String(tried),
   );
+});
+
+test("where a WebSocket must not be made, as by a content security policy, the next transport is used", async (t) => {
+  const { url } = await serve(t, ({ response, after }) => {
+    begin(response, "sse");
+    response.end(frames.sse.frame(text(nextAfter(after))));
+  });
+  class Forbidden {
+    constructor() {
+      throw new DOMException("The operation is insecure.", "SecurityError");
+    }
+  }
+  const megaphone = client(t, url, { WebSocket: Forbidden });
+  megaphone.on("error", assert.fail);
+  assert.deepEqual(await take(megaphone, 3), numbers(3));
+  assert.equal(megaphone.transport, "sse");
 });
 
 test("a site that offers only polls is polled", async (t) => {
