@@ -80,6 +80,7 @@ export class Megaphone {
 
   #backoff: Backoff;
   #due = 0; // when the next read may begin, on the clock of performance.now
+  #asked = 0; // when the server wants it to begin, at the earliest
   #pause = new Pause();
   #connection: AbortController | undefined;
   #worked = false; // whether a connection to the present channel was worth something
@@ -189,12 +190,13 @@ export class Megaphone {
     }
     this.#set("connecting");
     this.#unwatch = watchPage((renew) => {
-      if (this.#state === "waiting") {
+      if (this.#state !== "open") {
         this.#backoff.reset();
-        this.#due = 0;
+        this.#due = this.#asked;
         this.#pause.end();
-      } else if (renew) {
-        this.#connection?.abort();
+      }
+      if (renew) {
+        this.#connection?.abort(); // or an attempt that was begun before
       }
     });
     queueMicrotask(() => void this.#run());
@@ -250,7 +252,9 @@ export class Megaphone {
     if (gone && this.#worked) {
       this.#backoff.reset(); // the server is there, whatever was before: nobody waits long for the next channel
     }
-    this.#delay(Math.max(this.#backoff.next(), Math.min(fault.retryAfter ?? 0, longest)));
+    this.#delay(this.#backoff.next());
+    this.#asked = performance.now() + Math.min(fault.retryAfter ?? 0, longest);
+    this.#due = Math.max(this.#due, this.#asked);
     if (!gone) {
       this.#set("waiting");
       this.#emit("error", fault);
