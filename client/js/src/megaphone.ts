@@ -298,7 +298,12 @@ export class Megaphone {
     this.#address = address;
     const failed: TransportName[] = [];
     const candidates = this.#candidates();
+    let held = false; // something on the way holds back what is streamed, perhaps not the headers
     for (const name of candidates) {
+      if (held && name === "ndjson" && name !== candidates.at(-1)) {
+        failed.push(name);
+        continue;
+      }
       let opened = false;
       const target: Target = {
         url: `${this.#base}/read/${encodeURIComponent(address)}?after=${encodeURIComponent(this.#cursor)}`,
@@ -320,9 +325,14 @@ export class Megaphone {
       try {
         return await transports[name](target, sink, signal);
       } catch (error) {
-        if (opened || signal.aborted || !elsewhere(asFault(error))) {
-          throw error;
+        const fault = asFault(error);
+        if (opened || signal.aborted || !elsewhere(fault)) {
+          throw fault;
         }
+        if (this.#state === "open") {
+          this.#set("waiting"); // the last connection is no more
+        }
+        held ||= name === "sse" && fault.code === "NO_START";
         failed.push(name);
         if (failed.length === candidates.length) {
           throw (name === "websocket" && (await probe(target, signal))) || error;

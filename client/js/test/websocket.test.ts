@@ -274,6 +274,46 @@ test("a proxy that holds streams back is got around with polls", async (t) => {
   assert.equal(megaphone.transport, "poll");
 });
 
+test("where a proxy passes on headers, and holds back what follows, there are polls, too", async (t) => {
+  const { url, cursors } = await serve(t, ({ request, response, after }) => {
+    if (request.url!.includes("poll=")) {
+      begin(response, "poll");
+      response.end(frames.poll.frame(text(nextAfter(after))));
+    } else {
+      const type = request.headers.accept!.startsWith("text/event-stream") ? "sse" : "ndjson";
+      response.writeHead(200, { "Content-Type": frames[type].type }).flushHeaders();
+    }
+  });
+  const megaphone = client(t, url, { WebSocket, timeout: 150 });
+  assert.deepEqual(await take(megaphone, 5), numbers(5));
+  assert.equal(megaphone.transport, "poll");
+  assert.ok(cursors.length <= 7, `${cursors.length} requests`);
+});
+
+test("while a connection that was lost is not made again, it is not said to be open", async (t) => {
+  const { url } = await serve(
+    t,
+    () => {}, // never a word
+    (socket, after) => {
+      socket.send(text(nextAfter(after)));
+      setTimeout(() => socket.close(1000), 20);
+    },
+  );
+  let connections = 0;
+  class Once extends WebSocket {
+    constructor(address: string) {
+      if (connections++ > 0) {
+        throw new Error("on purpose");
+      }
+      super(address);
+    }
+  }
+  const megaphone = client(t, url, { WebSocket: Once, timeout: 5000 });
+  await take(megaphone, 1);
+  assert.equal(megaphone.state, "open");
+  await until("it says so", () => megaphone.state === "waiting", 4000);
+});
+
 test("a server that is away is found by the best transport when it is back", async (t) => {
   let away = true;
   const { url } = await serve(
