@@ -101,9 +101,7 @@ export class Streams {
     const subscribers = [...(this.#subscribers.get(message.sid) ?? []), ...this.#all];
     if (subscribers.length === 0) {
       this.#unclaimed.push(message);
-      if (this.#unclaimed.length > maxUnclaimed) {
-        this.#unclaimed.shift();
-      }
+      this.#unclaimed.splice(0, this.#unclaimed.length - maxUnclaimed);
     }
     for (const subscriber of subscribers) {
       if (subscriber.backlog) {
@@ -140,7 +138,7 @@ export class Streams {
   /** Takes back what somebody leaves who listens no more. It waits for the next one, unless others have it. */
   #leave(messages: Message[]): void {
     const unclaimed = messages.filter(({ sid }) => !this.#all.length && !this.#subscribers.get(sid)?.length);
-    this.#unclaimed = [...unclaimed, ...this.#unclaimed].slice(-maxUnclaimed);
+    this.#unclaimed = [...unclaimed, ...this.#unclaimed]; // all, in case that the next one is about to come
   }
 
   #release(bytes: number): void {

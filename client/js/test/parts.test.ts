@@ -101,6 +101,26 @@ test("what a listener or an iterator leaves, waits for the next one", async () =
   assert.deepEqual(got, [1, 4, 5]);
 });
 
+test("a loop that is left and begun anew misses nothing, however much there was", async () => {
+  const streams = new Streams(1e6, never);
+  const left = streams.iterate("a");
+  await Promise.resolve();
+  for (let n = 0; n < 500; n++) {
+    streams.dispatch(message("a", n), 1);
+  }
+  await left.return!();
+  const anew = streams.iterate("a");
+  for (let n = 0; n < 500; n++) {
+    assert.equal((await anew.next()).value.body, n);
+  }
+  for (let n = 500; n < 1000; n++) {
+    streams.dispatch(message("a", n), 1);
+  }
+  await anew.return!();
+  streams.dispatch(message("a", 1000), 1); // nobody has come
+  assert.equal((await streams.iterate("a").next()).value.body, 901);
+});
+
 test("what another has got does not wait for anyone", async () => {
   const streams = new Streams(1000, never);
   const left = streams.iterate("a");
