@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { test } from "node:test";
 
+import type { Megaphone } from "../src/index.js";
 import { begin, client, frames, nextAfter, refuse, serve, take, text, until } from "./hostile.js";
 
 const options = { transports: ["ndjson"] as const };
@@ -26,6 +27,33 @@ test("use goes on with another channel though the function for the last one has 
   assert.equal((await messages.next()).value.body, 0);
   fail(new Error("nobody waits for this any more"));
 });
+
+for (const [what, end] of [
+  ["use", (megaphone: Megaphone) => megaphone.use("main.other")],
+  ["a stall", () => {}],
+] as const) {
+  test(`a response that does not end when it is aborted holds up nothing: ${what}`, async (t) => {
+    let reads = 0;
+    let cancelled = false;
+    const megaphone = client(t, "http://localhost", {
+      ...options,
+      silence: what === "use" ? 60_000 : 100,
+      fetch: async () => {
+        const n = reads++;
+        const body = new ReadableStream({
+          start: (controller) => controller.enqueue(new TextEncoder().encode(`${text(n)}\n`)),
+          cancel: () => void (cancelled = true),
+        });
+        return new Response(body, { headers: { "Content-Type": frames.ndjson.type } });
+      },
+    });
+    const messages = megaphone.messages("s");
+    assert.equal((await messages.next()).value.body, 0);
+    end(megaphone);
+    assert.equal((await messages.next()).value.body, 1);
+    assert.ok(cancelled);
+  });
+}
 
 test("a channel that is gone after a long outage is followed by the next soon", async (t) => {
   let away = false;
