@@ -126,7 +126,7 @@ func ingestLines(ctx context.Context, stream io.Reader, ingestion Ingestion, lim
 
 // ingestLine passes one line on. The error is one that ends the stream.
 func ingestLine(ctx context.Context, ingestion Ingestion, number int, line []byte, limit int) error {
-	line = bytes.TrimSpace(line)
+	line = bytes.Trim(line, " \t\r")
 	switch {
 	case len(line) == 0:
 		return nil

@@ -336,6 +336,12 @@ func TestIngest(t *testing.T) {
 	}
 	s.post("/write", line(a, "1")).wantError(t, 415, "UNSUPPORTED_MEDIA_TYPE")
 
+	// White space is what it is in JSON.
+	r = s.do(http.MethodPost, "/write", ndjson, strings.NewReader(" \t\r\n\u00a0\n\u2003{}\n"))
+	if !strings.Contains(r.body, `"index":1,`) || !strings.Contains(r.body, `"failuresTotal":2`) {
+		t.Errorf("lines of other space: %d %s", r.StatusCode, r.body)
+	}
+
 	r = s.do(http.MethodPost, "/write", ndjson, bytes.NewReader(bytes.Repeat([]byte("{}\n"), 1500)))
 	var result struct {
 		Failures      []any
