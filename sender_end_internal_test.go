@@ -109,7 +109,7 @@ func TestWebhookIsTriedAtOnceWhenItIsRemoved(t *testing.T) {
 		delivers time.Duration // so long after the removal at most
 	}{
 		"to a receiver that is up again":             {0, nil, 0},
-		"to one that is up soon":                     {400 * time.Millisecond, nil, 900 * time.Millisecond},
+		"to one that is up soon":                     {400 * time.Millisecond, nil, 2 * time.Second},
 		"to one that is up late":                     {20 * time.Second, nil, 23 * time.Second},
 		"to one that has asked for time":             {0, []string{"Retry-After", "60"}, 0},
 		"to one that is still asking for more of it": {time.Second, []string{"Retry-After", "60"}, maxLinger},

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
 // shared is what outlives configurations: the channels, and what is counted over all of them.
@@ -70,7 +72,7 @@ func (s *shared) exitTime(limit time.Duration) time.Duration {
 }
 
 // maxFarewell is how long the exit of the process waits for clients to take what they are sent last.
-const maxFarewell = 250 * time.Millisecond
+const maxFarewell = socket.MaxFarewell
 
 // maxFarewells is how long it waits in all, as long as there are fewer and fewer of them.
 const maxFarewells = 700 * time.Millisecond

@@ -305,7 +305,7 @@ func TestExitDoesNotWaitForTheEndOfResponses(t *testing.T) {
 				}
 			}
 			awaitMetric(s, "caddy_megaphone_readers", most-least)
-			s.Await("some have ended by themselves", func() bool { return sumOfMetric(s, "caddy_megaphone_readers") < most-least })
+			s.Await("some have ended by themselves", func() bool { return sumOfMetric(s, "caddy_megaphone_channels_read") < most-least })
 			start := time.Now()
 			s.Signal(syscall.SIGTERM)
 			select {

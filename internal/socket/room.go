@@ -12,8 +12,8 @@ const (
 	maxUnsent = 128 << 10
 	// lookAgain is how long AwaitRoom waits between two looks.
 	lookAgain = 10 * time.Millisecond
-	// maxFarewell is how long AwaitRoom goes on when the process exits.
-	maxFarewell = 250 * time.Millisecond
+	// MaxFarewell is how long clients may take for what they are sent last when the process exits.
+	MaxFarewell = 250 * time.Millisecond
 )
 
 // LimitUnsent lets the kernel take no more of what is written to a connection than it soon sends, where it can.
@@ -40,7 +40,7 @@ func AwaitRoom(conn net.Conn, timeout time.Duration, exit <-chan struct{}) bool 
 		select {
 		case <-ticker.C:
 		case <-exit:
-			exit, timeout, began = nil, min(timeout, maxFarewell), time.Now()
+			exit, timeout, began = nil, min(timeout, MaxFarewell), time.Now()
 		}
 		before := state
 		if state = look(raw); state.queued < before.queued {

@@ -191,7 +191,7 @@ func TestRoomIsAwaited(t *testing.T) {
 	}
 	close(exit)
 	began = time.Now()
-	if AwaitRoom(near, time.Minute, exit) || time.Since(began) > maxFarewell+5*time.Second {
+	if AwaitRoom(near, time.Minute, exit) || time.Since(began) > MaxFarewell+5*time.Second {
 		t.Errorf("the exit waits for %v", time.Since(began))
 	}
 	go func() { _, _ = io.CopyN(io.Discard, far, int64(filled)) }()

@@ -216,10 +216,7 @@ func (r *response) End(why Reason) {
 		r.hangUp.Stop()
 	}
 	if r.version == 1 && why != Broken {
-		_ = r.arm() // net/http takes it back
-		if r.bounds.Conn != nil && !socket.AwaitRoom(r.bounds.Conn, r.bounds.Timeout, r.bounds.Exit) {
-			why = Broken
-		}
+		r.awaitRoom()
 	}
 	if why == Broken {
 		_ = r.control.SetWriteDeadline(time.Unix(1, 0))
@@ -227,6 +224,16 @@ func (r *response) End(why Reason) {
 	if r.shares && !socket.HasRoom(r.bounds.Conn) {
 		go closeStalled(r.bounds)
 	}
+}
+
+// awaitRoom waits as long as the client takes nothing, since the process may exit meanwhile, and leaves a deadline for the
+// end. That may fit though there is no room for more.
+func (r *response) awaitRoom() {
+	limit := r.bounds.Timeout
+	if r.bounds.Conn != nil && !socket.AwaitRoom(r.bounds.Conn, limit, r.bounds.Exit) && isClosed(r.bounds.Exit) {
+		limit = socket.MaxFarewell
+	}
+	_ = r.setDeadline(time.Now().Add(limit)) // net/http takes it back
 }
 
 // closeStalled closes a connection that takes nothing within bounds.
