@@ -187,6 +187,9 @@ func printChannel(w io.Writer, c adminChannel) error {
 		}
 		fmt.Fprintf(table, "%s\t%s\n", state, printable(string(m.Message)))
 	}
+	if c.MoreMessages {
+		fmt.Fprintf(table, "more\tnot shown: they are too large to be shown at once\n")
+	}
 	return table.Flush()
 }
 
