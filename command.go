@@ -99,13 +99,14 @@ func run(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, [
 		cmd.SetContext(ctx)
 		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
 			err := f(cmd, args)
+			if err == nil {
+				return caddy.ExitCodeSuccess, nil
+			}
+			status := caddy.ExitCodeFailedStartup
 			if e, ok := errors.AsType[*commandError](err); ok {
-				return e.status, err
+				status = e.status
 			}
-			if err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			return caddy.ExitCodeSuccess, nil
+			return status, errors.New(printable(strings.TrimSpace(err.Error()))) // it may have words of a server
 		})(cmd, args)
 	}
 }
