@@ -224,7 +224,7 @@ func BenchmarkCompact(b *testing.B) {
 		b.SetBytes(int64(len(src)))
 		var dst []byte
 		for b.Loop() {
-			dst, _ = appendCompact(dst[:0], src)
+			dst, _ = appendCompact(dst[:0], src, 0)
 		}
 	})
 	b.Run("json.Compact", func(b *testing.B) {

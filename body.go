@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -69,9 +70,14 @@ func bodyError(err error) error {
 	if errors.Is(err, errBodyTooLarge) {
 		return errBodyTooLarge
 	}
-	return &apiError{
+	e := &apiError{
 		status: http.StatusBadRequest, code: "BAD_REQUEST", message: "the body ended early or is malformed", hangUp: true,
 	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// Not status 408, upon which some clients repeat a request by themselves: part of it may be done.
+		e.message, e.cause = "the body paused for longer than this server waits", err
+	}
+	return e
 }
 
 // readJSON reads a request's body, which must be one JSON value of the shape of v.

@@ -209,12 +209,12 @@ func (c *channel) admitHeld() {
 	}
 }
 
-// withdraw takes a waiting producer out of the line, unless it is done already.
-func (c *channel) withdraw(p *publication, err error) {
+// withdraw takes a waiting producer out of the line, unless it is done already, and reports whether that is a failure.
+func (c *channel) withdraw(p *publication, err error) (failed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !p.waiting {
-		return
+		return p.err != nil
 	}
 	if c.dropRepeats(p); len(p.ms) == 0 {
 		err = nil // the first writing got in meanwhile, by another call
@@ -230,6 +230,7 @@ func (c *channel) withdraw(p *publication, err error) {
 	if first {
 		c.admitHeld() // the next one may have a larger buffer, by a newer configuration
 	}
+	return err != nil
 }
 
 // memoryFreed is called by the registry for a channel that was in its list.

@@ -21,15 +21,17 @@ var (
 // without the white space between its tokens. Everything else stays as it is written: the order and repetition
 // of keys, the digits of numbers, the escapes in strings.
 //
+// The depth is how deeply the value stands in what dst becomes, which consumers are to be able to read.
+//
 // encoding/json.Compact does the same several times slower (BenchmarkCompact), and every message goes through
 // here. FuzzCompact holds the two together.
-func appendCompact(dst, src []byte) ([]byte, error) {
+func appendCompact(dst, src []byte, depth int) ([]byte, error) {
 	if !utf8.Valid(src) {
 		return dst, errUTF8
 	}
 	c := compactor{src: src, dst: dst}
 	c.run = skipSpace(src, 0)
-	i, err := c.value(c.run, 0)
+	i, err := c.value(c.run, depth)
 	if err != nil {
 		return dst, err
 	}

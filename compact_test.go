@@ -16,7 +16,7 @@ func FuzzCompact(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, src []byte) {
-		got, err := appendCompact([]byte("x"), src)
+		got, err := appendCompact([]byte("x"), src, 0)
 		if valid := json.Valid(src) && utf8.Valid(src); valid != (err == nil) {
 			t.Fatalf("%q: error %v, but valid: %v", src, err, valid)
 		}
@@ -37,7 +37,7 @@ func TestCompactBoundsDepth(t *testing.T) {
 	for depth, valid := range map[int]bool{maxDepth: true, maxDepth + 1: false} {
 		for _, brackets := range [][2]string{{"[", "]"}, {`{"a":`, "}"}} {
 			src := strings.Repeat(brackets[0], depth) + "1" + strings.Repeat(brackets[1], depth)
-			if _, err := appendCompact(nil, []byte(src)); (err == nil) != valid {
+			if _, err := appendCompact(nil, []byte(src), 0); (err == nil) != valid {
 				t.Errorf("depth %d: %v", depth, err)
 			}
 		}

@@ -3,7 +3,6 @@ package megaphone
 import (
 	"sync"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 )
 
@@ -16,6 +15,7 @@ type deletionQueue struct {
 	wake    chan struct{} // receives a value when there are batches
 	done    chan struct{} // closed when none will be taken any more
 	full    warning
+	app     *App // that was told last that the queue is full
 }
 
 // A deletionBatch is some deletions, or a mark that tells how far the handlers are.
@@ -34,19 +34,33 @@ func (q *deletionQueue) add(batch deletionBatch) {
 	if room {
 		q.batches = append(q.batches, batch)
 		q.waiting += len(batch.notices)
+	} else {
+		q.app = batch.app
 	}
 	q.mu.Unlock()
 	if !room {
-		if q.full.due() > 0 {
-			batch.app.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost",
-				zap.Int("lost", len(batch.notices)))
-		}
+		q.tellLost(batch.app, q.full.due(len(batch.notices)))
 		return
 	}
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
+}
+
+// tellLost logs how many deletions found the queue full, if there are any.
+func (q *deletionQueue) tellLost(a *App, lost int64) {
+	if lost > 0 {
+		loadedLogger(a.logger).Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost", zap.Int64("lost", lost))
+	}
+}
+
+// tellRest logs those of which no line tells yet, when there is room again.
+func (q *deletionQueue) tellRest() {
+	q.mu.Lock()
+	a := q.app
+	q.mu.Unlock()
+	q.tellLost(a, q.full.rest())
 }
 
 // take removes what is in the queue first.
@@ -80,6 +94,7 @@ func (s *shared) emitDeletions() {
 			s.emitBatch(batch)
 			continue
 		}
+		q.tellRest()
 		select {
 		case <-q.wake:
 		case <-s.closing.Done():
@@ -102,8 +117,8 @@ func (s *shared) emitBatch(batch deletionBatch) {
 			lost++
 		}
 	}
-	if lost > 0 { // the logger of a configuration that is unloaded may be closed
-		caddy.Log().Named("megaphone").Warn("handlers of the event megaphone.channel_deleted are not configured any more: events are lost",
+	if lost > 0 {
+		loadedLogger(batch.app.logger).Warn("handlers of the event megaphone.channel_deleted are not configured any more: events are lost",
 			zap.Int("lost", lost))
 	}
 }

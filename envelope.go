@@ -21,8 +21,8 @@ type envelope struct {
 
 var errEnvelope = errors.New(`a line is {"channel":…,"streamId":…,"body":…}`)
 
-// parseEnvelope reads a line. It does what encoding/json would do with a struct, but that the last of repeated
-// names must be of the right kind too; it is several times faster (BenchmarkEnvelope) and allocates nothing for a
+// parseEnvelope reads a line. It does what encoding/json would do with a struct, but that names are told
+// apart by case, and each value must be of the right kind, null too; it is several times faster (BenchmarkEnvelope) and allocates nothing for a
 // line without escapes in its strings.
 func parseEnvelope(line []byte) (envelope, error) {
 	var e envelope
@@ -116,7 +116,7 @@ func (e *envelope) message() (*Message, error) {
 	if e.compact {
 		return m.finish(append(line, e.body...)), nil
 	}
-	line, err := appendCompact(line, e.body)
+	line, err := appendCompact(line, e.body, 1)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMessage, err) // it was scanned before, so this is not expected
 	}

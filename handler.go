@@ -44,7 +44,7 @@ type Handler struct {
 	CORSOrigins []string `json:"cors_origins,omitempty"`
 
 	// Whether WebSockets are compressed (permessage-deflate, each message by itself) if the client offers it. Messages of
-	// 512 bytes and more are. That costs CPU time. Default: false.
+	// 512 bytes and more are, unless more than 64 KiB would be left. That costs CPU time. Default: false.
 	Compression bool `json:"websocket_compression,omitempty"`
 
 	app     *App
@@ -140,7 +140,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	rec := newRecord(r, t)
 	if err := h.serve(w, r, t, rec); err != nil {
-		h.refuse(w, r, t, rec, err)
+		h.refuse(w, r, rec, err)
 	}
 	return nil
 }
@@ -185,22 +185,27 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, rec *r
 const statusClientClosedRequest = 499
 
 // refuse answers a request that failed.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t target, rec *record, err error) {
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, rec *record, err error) {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		w.WriteHeader(statusClientClosedRequest)
 		return
 	}
+	h.noteRefusal(rec, err).write(w, r)
+}
+
+// noteRefusal counts and logs that a request failed, and returns what it is answered.
+func (h *Handler) noteRefusal(rec *record, err error) *apiError {
 	e := toAPIError(err)
 	rec.code = e.code
-	h.app.shared.metrics.refused.WithLabelValues(t.endpoint.String(), e.code).Inc()
-	h.noteLimit(err)
+	h.app.shared.metrics.refused.WithLabelValues(rec.endpoint.String(), e.code).Inc()
+	h.noteLimit(err, 1)
 	if e.status >= http.StatusInternalServerError && e.cause != nil {
-		h.logger.Error("request failed", zap.Stringer("endpoint", t.endpoint), zap.Error(err))
+		h.logger.Error("request failed", zap.Stringer("endpoint", rec.endpoint), zap.Error(err))
 	} else if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
-		c.Write(zap.Stringer("endpoint", t.endpoint), zap.String("address", RedactAddress(t.address)),
+		c.Write(zap.Stringer("endpoint", rec.endpoint), zap.String("address", RedactAddress(rec.address)),
 			zap.String("code", e.code), zap.String("reason", e.message))
 	}
-	e.write(w, r)
+	return e
 }
 
 // Interface guards.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"sync"
 
 	"github.com/caddy-megaphone/megaphone/internal/transport"
@@ -32,28 +33,28 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 		err = ErrClosed
 	}
 	ctx := r.Context()
-	if err != nil && !errors.Is(err, errBodyTooLarge) {
-		// What was held back is nobody's any more.
-		cancelled, cancel := context.WithCancel(ctx)
-		cancel()
-		ctx = cancelled
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// Caddy's read_body_idle or read_body. On HTTP/1 the context ends with any failure to read, as if the client were gone.
+		ctx = context.WithoutCancel(ctx)
 	}
 	result := ingestion.Finish(ctx)
 	rec.messages = result.Written
-	for _, f := range result.Failures {
-		h.noteLimit(f.Err)
-	}
-	if gone := r.Context().Err(); gone != nil && !errors.Is(err, ErrClosed) {
+	h.noteLimit(ErrMemoryLimit, result.RefusedMemory)
+	if gone := ctx.Err(); gone != nil && !errors.Is(err, ErrClosed) {
 		return gone
 	}
-	if err != nil && r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close") // the rest of the request would follow on it
+	var refusal *apiError
+	if err != nil {
+		refusal = h.noteRefusal(rec, err)
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close") // the rest of the request would follow on it
+		}
 	}
-	return writeIngestResult(w, result, err)
+	return writeIngestResult(w, result, refusal)
 }
 
-// writeIngestResult tells what became of all lines. A failure of the request itself is told with it.
-func writeIngestResult(w http.ResponseWriter, result IngestResult, err error) error {
+// writeIngestResult tells what became of all lines. If the request itself was refused, that is told with it.
+func writeIngestResult(w http.ResponseWriter, result IngestResult, refusal *apiError) error {
 	reply := struct {
 		Code          string    `json:"code,omitempty"`
 		Message       string    `json:"message,omitempty"`
@@ -65,9 +66,8 @@ func writeIngestResult(w http.ResponseWriter, result IngestResult, err error) er
 		reply.Failures = append(reply.Failures, failure{f.Producer, f.Number, toAPIError(f.Err).code})
 	}
 	status := http.StatusCreated
-	if err != nil {
-		e := toAPIError(err)
-		status, reply.Code, reply.Message = e.status, e.code, e.message
+	if refusal != nil {
+		status, reply.Code, reply.Message = refusal.status, refusal.code, refusal.message
 	}
 	body, err := json.Marshal(reply)
 	if err != nil {
@@ -126,7 +126,7 @@ func ingestLines(ctx context.Context, stream io.Reader, ingestion Ingestion, lim
 
 // ingestLine passes one line on. The error is one that ends the stream.
 func ingestLine(ctx context.Context, ingestion Ingestion, number int, line []byte, limit int) error {
-	line = bytes.TrimSpace(line)
+	line = bytes.Trim(line, " \t\r")
 	switch {
 	case len(line) == 0:
 		return nil

@@ -3,6 +3,7 @@ package megaphone
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -30,8 +31,8 @@ type IngestResult struct {
 	Written int
 	// Failures are those that they have not, by number; at most [MaxIngestFailures] are listed.
 	Failures []IngestFailure
-	// FailuresTotal counts all failures.
-	FailuresTotal int
+	// FailuresTotal counts all failures, RefusedMemory those among them with [ErrMemoryLimit].
+	FailuresTotal, RefusedMemory int
 }
 
 // An IngestFailure is a message that was not written. Err is as for [Broker.Publish], or [ErrSkipped].
@@ -46,6 +47,8 @@ const (
 	MaxIngestFailures = 1000
 	// maxHeldBack is how many bytes of messages an ingestion holds back before Write waits.
 	maxHeldBack = 1 << 20
+	// maxDone is how many lines that are done it keeps behind one that is not, if more than half are.
+	maxDone = 64
 )
 
 // Ingest implements [Broker].
@@ -60,13 +63,15 @@ type ingestion struct {
 	direct   int           // messages that were taken at once
 	freed    chan struct{} // receives a value when less is held back
 
-	mu       sync.Mutex // taken with a channel's lock held, never the other way round
-	held     []*heldLine
+	mu       sync.Mutex  // taken with a channel's lock held, never the other way round
+	held     []*heldLine // in the order of their numbers; some may be done
+	done     int         // how many of them are
 	timer    *time.Timer // runs out for the oldest of held
 	back     int64       // bytes held back
 	admitted int         // messages that were held back and then taken
 	failures []IngestFailure
 	failed   int
+	refused  int // for want of memory
 }
 
 // A heldLine is a message that is held back.
@@ -136,7 +141,9 @@ func (line *heldLine) finished() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	line.done = true
+	line.message[0], line.ms = nil, nil // the channel's, if anybody's
 	in.back -= line.size
+	in.done++
 	if line.err == nil {
 		in.admitted++
 	} else {
@@ -145,6 +152,11 @@ func (line *heldLine) finished() {
 	for len(in.held) > 0 && in.held[0].done {
 		in.held[0] = nil
 		in.held = in.held[1:]
+		in.done--
+	}
+	if in.done > maxDone && in.done > len(in.held)/2 {
+		in.held = slices.DeleteFunc(in.held, func(line *heldLine) bool { return line.done })
+		in.done = 0
 	}
 	select {
 	case in.freed <- struct{}{}:
@@ -162,8 +174,7 @@ func (in *ingestion) expire() {
 		case skipped[line.channel]:
 			line.channel.withdraw(&line.publication, ErrSkipped)
 		case !line.due.After(now):
-			skipped[line.channel] = true
-			line.channel.withdraw(&line.publication, ErrTimeout)
+			skipped[line.channel] = line.channel.withdraw(&line.publication, ErrTimeout)
 		}
 	}
 	in.mu.Lock()
@@ -194,6 +205,9 @@ func (in *ingestion) Fail(number int, producer string, err error) {
 
 func (in *ingestion) fail(number int, producer string, err error) {
 	in.failed++
+	if errors.Is(err, ErrMemoryLimit) {
+		in.refused++
+	}
 	if len(in.failures) < MaxIngestFailures {
 		in.failures = append(in.failures, IngestFailure{number, producer, err})
 	}
@@ -215,5 +229,7 @@ func (in *ingestion) Finish(ctx context.Context) IngestResult {
 		in.timer.Stop()
 	}
 	slices.SortFunc(in.failures, func(a, b IngestFailure) int { return cmp.Compare(a.Number, b.Number) })
-	return IngestResult{Written: in.direct + in.admitted, Failures: in.failures, FailuresTotal: in.failed}
+	return IngestResult{
+		Written: in.direct + in.admitted, Failures: in.failures, FailuresTotal: in.failed, RefusedMemory: in.refused,
+	}
 }

@@ -29,15 +29,15 @@ func limitOf(err error) string {
 	return ""
 }
 
-// noteLimit counts and logs, now and then, that a limit was reached, if that is what the error tells.
-func (h *Handler) noteLimit(err error) {
+// noteLimit counts and logs, now and then, that a limit was reached n times, if that is what the error tells.
+func (h *Handler) noteLimit(err error, n int) {
 	limit := limitOf(err)
-	if limit == "" {
+	if limit == "" || n == 0 {
 		return
 	}
 	s := h.app.shared
-	s.metrics.limitHits[limit].Inc()
-	if n := s.warnings[limit].due(); n > 0 {
+	s.metrics.limitHits[limit].Add(float64(n))
+	if n := s.warnings[limit].due(n); n > 0 {
 		h.logger.Warn("a limit was reached, requests are refused", zap.String("setting", limit), zap.Int64("refused", n))
 	}
 }
@@ -62,16 +62,19 @@ type warning struct {
 // warningInterval is the time between two warnings of a kind.
 const warningInterval = 10 * time.Second
 
-// due counts a reason for the warning. If it is to be written now, due returns how many there were since it was
+// due counts n reasons for the warning. If it is to be written now, due returns how many there were since it was
 // written last, and 0 otherwise.
-func (w *warning) due() int64 {
-	w.count.Add(1)
+func (w *warning) due(n int) int64 {
+	w.count.Add(int64(n))
 	now, next := time.Now(), w.next.Load()
 	if now.UnixNano() < next || !w.next.CompareAndSwap(next, now.Add(warningInterval).UnixNano()) {
 		return 0
 	}
 	return w.count.Swap(0)
 }
+
+// rest returns how many reasons there were since the warning was written last.
+func (w *warning) rest() int64 { return w.count.Swap(0) }
 
 // clientOf tells clients apart, for the limit on each one's channels: by Caddy's client IP, which is the one that a
 // trusted proxy reports. IPv6 clients have a whole /64 network each. Clients without an IP address, on a Unix

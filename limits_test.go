@@ -1,9 +1,12 @@
 package megaphone_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-megaphone/megaphone"
 )
 
 // wantLimit checks a reply that refuses because of a limit.
@@ -107,4 +110,19 @@ func TestWebhookConfigurations(t *testing.T) {
 	if err := s.load(page, "megaphone"); err != nil {
 		t.Errorf("what docs/webhooks.md shows: %v", err)
 	}
+}
+
+// TestLimitRefusalsOfAnIngestAreAllCounted, not only those that its result lists.
+func TestLimitRefusalsOfAnIngestAreAllCounted(t *testing.T) {
+	s := serve(t, "megaphone {\nmax_memory 1000\nhold 0s\n}", "megaphone")
+	s.write(s.create(), `"`+strings.Repeat("x", 1000)+`"`)
+	const n = megaphone.MaxIngestFailures + 100
+	var lines strings.Builder
+	for range n {
+		fmt.Fprintf(&lines, `{"channel":%q,"streamId":"s","body":1}`+"\n", s.create().ProducerAddress)
+	}
+	s.do(http.MethodPost, "/write", http.Header{"Content-Type": {"application/x-ndjson"}}, strings.NewReader(lines.String()))
+	s.wantMetrics(map[string]float64{
+		`limit_refusals_total{limit="max_memory"}`: n, `messages_refused_total{reason="memory_full"}`: n,
+	})
 }

@@ -12,6 +12,16 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
+// loadedLogger is the logger of the configuration that is loaded, for what outlives the one that it began in: the outputs
+// of a configuration that is unloaded may be closed. When none is loaded any more, as at the exit of the process, it is
+// that of the last one.
+func loadedLogger(last *zap.Logger) *zap.Logger {
+	if ctx := caddy.ActiveContext(); ctx.Context != nil {
+		return ctx.Logger(new(App))
+	}
+	return last
+}
+
 // A record is what the access log is told of a request, as the object "megaphone", and other handlers by
 // placeholders {http.megaphone.*}. It is for the request's goroutine.
 type record struct {

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -168,5 +170,51 @@ func TestLimitWarnings(t *testing.T) {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("%s has no %s", text, want)
 		}
+	}
+}
+
+// TestWebhooksUseTheConfiguredLogs: what becomes of announcements is logged as the configuration says that is loaded
+// then, for the outputs of an earlier one may be closed.
+func TestWebhooksUseTheConfiguredLogs(t *testing.T) {
+	for name, test := range map[string]struct {
+		site        string // of the configuration that is loaded meanwhile, if any
+		withWebhook bool
+	}{
+		"one that stays":                   {},
+		"one that is in the next one, too": {"megaphone create manage", true},
+		"one that is removed":              {"megaphone create manage", false},
+		"one that is removed, with all":    {"respond 204", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var status atomic.Int32
+			status.Store(http.StatusInternalServerError)
+			receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(status.Load())) }))
+			t.Cleanup(receiver.Close)
+			dir := t.TempDir()
+			logTo := func(name string) string {
+				return fmt.Sprintf("log mega {\noutput file %s {\nroll_disabled\n}\ninclude megaphone\n}\nlog other {\nexclude megaphone\n}\n", filepath.Join(dir, name))
+			}
+			logged := func(name, line string) bool {
+				text, _ := os.ReadFile(filepath.Join(dir, name))
+				return strings.Contains(string(text), line) && strings.Contains(string(text), `"logger":"megaphone.webhook"`)
+			}
+			hook := "megaphone {\nwebhook channel_deleted " + receiver.URL + "\n}\n"
+			s := serve(t, logTo("first")+hook, "megaphone create manage")
+			s.delete(1)
+			s.eventually(func() bool { return logged("first", "a webhook failed and will be repeated") })
+			last := "first"
+			if test.site != "" {
+				last = "second"
+				settings := logTo(last)
+				if test.withWebhook {
+					settings += hook
+				}
+				if err := s.load(settings, test.site); err != nil {
+					t.Fatal(err)
+				}
+			}
+			status.Store(http.StatusBadRequest)
+			s.eventually(func() bool { return logged(last, "announcements are lost") })
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -49,7 +50,7 @@ func NewMessage(streamID string, body []byte, key string) (*Message, error) {
 	m, line := beginMessage(len(streamID)+2, len(body), key)
 	line = appendString(line, streamID)
 	line = m.appendFrame(line)
-	line, err := appendCompact(line, body)
+	line, err := appendCompact(line, body, 1)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the body is not JSON: %w", ErrMessage, err)
 	}
@@ -86,9 +87,12 @@ func messageClock() time.Duration { return time.Since(messageEpoch) }
 
 var messageEpoch = time.Now()
 
-// finish takes the line, which has its body, as the message's.
+// finish takes the line, which has its body, as the message's. Memory that white space in the body has taken is not kept.
 func (m *Message) finish(line []byte) *Message {
 	m.line = append(line, "}\n"...)
+	if unused := cap(m.line) - len(m.line); unused > messageOverhead && unused > len(m.line)/4 {
+		m.line = bytes.Clone(m.line)
+	}
 	return m
 }
 

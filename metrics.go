@@ -52,7 +52,7 @@ func newMetrics(r *Registry) *metrics {
 	}, []string{"transport"})
 	limitHits := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: metricName("limit_refusals_total"),
-		Help: "Requests, and channels of a batch, that were refused because a limit was reached, by the setting's name.",
+		Help: "Requests, channels of a batch, and lines of an ingest, that were refused because a limit was reached, by the setting's name.",
 	}, []string{"limit"})
 	m := &metrics{
 		detached: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -90,6 +90,9 @@ func newMetrics(r *Registry) *metrics {
 	for kind, name := range transportNames {
 		m.readers[kind] = readers.WithLabelValues(name)
 		m.readDuration[kind] = readDuration.WithLabelValues(name)
+	}
+	for e := range endpointCount {
+		m.refused.WithLabelValues(e.String(), codeFault) // alerts see no increase in what comes with its first value
 	}
 	for _, name := range limitNames {
 		m.limitHits[name] = limitHits.WithLabelValues(name)

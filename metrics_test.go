@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -91,6 +92,14 @@ func TestMetricsAreNamedWell(t *testing.T) {
 		if strings.HasPrefix(p.Metric, "caddy_megaphone_") {
 			t.Errorf("%s: %s", p.Metric, p.Text)
 		}
+	}
+}
+
+// TestFaultsAreZeroAtFirst for each endpoint: Prometheus sees no increase in a counter that comes with its first value.
+func TestFaultsAreZeroAtFirst(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	for _, endpoint := range []string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health", "ui"} {
+		s.wantMetrics(map[string]float64{fmt.Sprintf(`requests_refused_total{code="INTERNAL_SERVER_ERROR",endpoint=%q}`, endpoint): 0})
 	}
 }
 
@@ -273,4 +282,14 @@ func TestCountersAddUp(t *testing.T) {
 	}
 	t.Logf("accepted %v, settled %v, undelivered %v, redelivered %v, refused %v", accepted, settled, undelivered,
 		total("messages_redelivered_total"), total("messages_refused_total"))
+}
+
+// TestRefusedIngestsCount like other refused requests, in the metrics and in the access log, though they are answered
+// with a result.
+func TestRefusedIngestsCount(t *testing.T) {
+	file := &accessLog{T: t, path: filepath.Join(t.TempDir(), "access.log")}
+	s := serve(t, "megaphone {\nmax_message_size 100\n}", "log {\noutput file "+file.path+" {\nroll_disabled\n}\n}\nmegaphone")
+	s.do(http.MethodPost, "/write", http.Header{"Content-Type": {"application/x-ndjson"}}, strings.NewReader(strings.Repeat("x", 101)))
+	file.wants(map[string]any{"endpoint": "ingest", "messages": 0, "error": "PAYLOAD_TOO_LARGE"})
+	s.wantMetrics(map[string]float64{`requests_refused_total{code="PAYLOAD_TOO_LARGE",endpoint="ingest"}`: 1})
 }

@@ -126,13 +126,23 @@ func validKey(key string) bool {
 
 // A batch is the body of a write-batch request.
 type batch struct {
-	Channels   []string `json:"channels"`
-	ChannelIDs []string `json:"channelIds"`
-	Messages   []struct {
-		StreamID string          `json:"streamId"`
-		Body     json.RawMessage `json:"body"`
-		Key      *string         `json:"key"`
-	} `json:"messages"`
+	Channels   []string      `json:"channels"`
+	ChannelIDs []string      `json:"channelIds"`
+	Messages   batchMessages `json:"messages"`
+}
+
+type batchMessage struct {
+	StreamID string          `json:"streamId"`
+	Body     json.RawMessage `json:"body"`
+	Key      *string         `json:"key"`
+}
+
+type batchMessages []batchMessage
+
+// UnmarshalJSON implements [json.Unmarshaler]. Of repeated lists the last one counts, and nothing of the others is in it.
+func (ms *batchMessages) UnmarshalJSON(text []byte) error {
+	*ms = nil
+	return json.Unmarshal(text, (*[]batchMessage)(ms))
 }
 
 // A failure is a message that a channel has not taken, and why.
@@ -185,7 +195,7 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *r
 	failures := []failure{}
 	for i, outcome := range outcomes {
 		rec.messages += outcome.Accepted
-		h.noteLimit(outcome.Err)
+		h.noteLimit(outcome.Err, 1)
 		failures = appendFailures(failures, channels[i], outcome, len(ms))
 	}
 	reply, err := json.Marshal(struct {

@@ -218,16 +218,18 @@ func TestWriteBatchReplies(t *testing.T) {
 		`{"channels":[],"messages":[{"streamId":"s","body":1}]}`:                                 `{"failures":[]}`,
 		`{"channels":["` + c.ProducerAddress + `"],"messages":[],"other":1}`:                     `{"failures":[]}`,
 		`{"messages":[]}`: "",
-		`{"channels":["` + c.ProducerAddress + `"]}`:                         "",
-		`{"channels":"x","messages":[]}`:                                     "",
-		`{"channels":[],"channelIds":[],"messages":[]}`:                      "",
-		`{"channels":[],"messages":[{"streamId":"s"}]}`:                      "",
-		`{"channels":[],"messages":[{"body":1}]}`:                            "",
-		`{"channels":[],"messages":[{"streamId":"","body":1}]}`:              "",
-		`{"channels":[],"messages":[{"streamId":"s","body":1,"key":""}]}`:    "",
-		`{"channels":[],"messages":[{"streamId":"s","body":1,"key":"a b"}]}`: "",
-		`{"channels":[],"messages":[]} x`:                                    "",
-		"{\"channels\":[\"\xff\"],\"messages\":[]}":                          "",
+		`{"channels":["` + c.ProducerAddress + `"]}`:                                           "",
+		`{"channels":"x","messages":[]}`:                                                       "",
+		`{"channels":[],"channelIds":[],"messages":[]}`:                                        "",
+		`{"channels":[],"messages":[{"streamId":"s"}]}`:                                        "",
+		`{"channels":[],"messages":[{"body":1}]}`:                                              "",
+		`{"channels":[],"messages":[{"streamId":"s","body":1}],"messages":[{"streamId":"s"}]}`: "",
+		`{"channels":[],"messages":[{"streamId":"s"}],"messages":[{"streamId":"s","body":1}]}`: `{"failures":[]}`,
+		`{"channels":[],"messages":[{"streamId":"","body":1}]}`:                                "",
+		`{"channels":[],"messages":[{"streamId":"s","body":1,"key":""}]}`:                      "",
+		`{"channels":[],"messages":[{"streamId":"s","body":1,"key":"a b"}]}`:                   "",
+		`{"channels":[],"messages":[]} x`:                                                      "",
+		"{\"channels\":[\"\xff\"],\"messages\":[]}":                                            "",
 		`[]`: "", ``: "",
 	} {
 		r := s.post("/write-batch", body)
@@ -334,6 +336,12 @@ func TestIngest(t *testing.T) {
 	}
 	s.post("/write", line(a, "1")).wantError(t, 415, "UNSUPPORTED_MEDIA_TYPE")
 
+	// White space is what it is in JSON.
+	r = s.do(http.MethodPost, "/write", ndjson, strings.NewReader(" \t\r\n\u00a0\n\u2003{}\n"))
+	if !strings.Contains(r.body, `"index":1,`) || !strings.Contains(r.body, `"failuresTotal":2`) {
+		t.Errorf("lines of other space: %d %s", r.StatusCode, r.body)
+	}
+
 	r = s.do(http.MethodPost, "/write", ndjson, bytes.NewReader(bytes.Repeat([]byte("{}\n"), 1500)))
 	var result struct {
 		Failures      []any
@@ -341,5 +349,24 @@ func TestIngest(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(r.body), &result); err != nil || len(result.Failures) != 1000 || result.FailuresTotal != 1500 {
 		t.Errorf("%d failures of %d are listed", len(result.Failures), result.FailuresTotal)
+	}
+}
+
+// TestIngestWhoseProducerPauses for longer than Caddy waits for a request's body: it is told what was written. Lines that
+// are held back have their time all the same.
+func TestIngestWhoseProducerPauses(t *testing.T) {
+	s := serve(t, "servers {\ntimeouts {\nread_body_idle 1s\n}\n}\nmegaphone {\nbuffer 1\nhold 1500ms\n}", "megaphone")
+	c := s.create()
+	body, lines := io.Pipe()
+	defer lines.Close()
+	go func() {
+		for i := range 2 { // there is room for the first one
+			_, _ = fmt.Fprintf(lines, `{"channel":%q,"streamId":"s","body":%d}`+"\n", c.ProducerAddress, i)
+		}
+	}()
+	r := s.do(http.MethodPost, "/write", http.Header{"Content-Type": {"application/x-ndjson"}}, body)
+	want := fmt.Sprintf(`"written":1,"failures":[{"channel":%q,"index":1,"reason":"TIMEOUT"}],"failuresTotal":1}`, c.ProducerAddress)
+	if r.StatusCode != http.StatusBadRequest || !strings.HasPrefix(r.body, `{"code":"BAD_REQUEST",`) || !strings.HasSuffix(r.body, want) || !r.Close {
+		t.Errorf("%d %q, want 400 with %s, and the connection closed: %v", r.StatusCode, r.body, want, r.Close)
 	}
 }

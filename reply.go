@@ -28,6 +28,9 @@ type apiError struct {
 	cause error
 }
 
+// codeFault is the code of a fault of the server.
+const codeFault = "INTERNAL_SERVER_ERROR"
+
 func (e *apiError) Error() string { return e.message }
 func (e *apiError) Unwrap() error { return e.cause }
 
@@ -67,7 +70,7 @@ func toAPIError(err error) *apiError {
 	case errors.Is(err, ErrMemoryLimit):
 		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server holds as many messages as it may", retryAfter: retryAfter}
 	}
-	return &apiError{status: http.StatusInternalServerError, code: "INTERNAL_SERVER_ERROR", message: "a fault of the server; its log says more", cause: err}
+	return &apiError{status: http.StatusInternalServerError, code: codeFault, message: "a fault of the server; its log says more", cause: err}
 }
 
 // write sends the error to the client.

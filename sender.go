@@ -3,7 +3,6 @@ package megaphone
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,14 +31,19 @@ type sender struct {
 
 	mu      sync.Mutex
 	queue   []notice
+	ended   bool          // nobody takes from the queue any more
 	wake    chan struct{} // receives a value when the queue is not empty
 	dropped warning
 
-	finish chan struct{} // closed when no configuration has the webhook
-	ctx    context.Context
+	steady context.Context // ends with errHurry when no configuration has the webhook any more
+	hurry  context.CancelCauseFunc
+	until  time.Time               // the end of ctx, once steady has ended
+	ctx    context.Context         // of all requests
 	giveUp context.CancelCauseFunc // fails what is left
 	done   chan struct{}
 }
+
+var _ caddy.Destructor = (*sender)(nil)
 
 // newSender returns a sender with its goroutine, which Destruct ends.
 func newSender(w *Webhook, m *webhookMetrics) *sender {
@@ -53,11 +57,11 @@ func newSender(w *Webhook, m *webhookMetrics) *sender {
 			// The specification has senders not follow redirects: what is told would go elsewhere.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		wake:   make(chan struct{}, 1),
-		finish: make(chan struct{}),
-		done:   make(chan struct{}),
+		wake: make(chan struct{}, 1),
+		done: make(chan struct{}),
 	}
 	s.ctx, s.giveUp = context.WithCancelCause(context.Background())
+	s.steady, s.hurry = context.WithCancelCause(s.ctx)
 	s.settings.Store(w)
 	// So that they are there from the start, as zero.
 	m.queued.WithLabelValues(s.event)
@@ -72,7 +76,10 @@ func newSender(w *Webhook, m *webhookMetrics) *sender {
 func (s *sender) enqueue(notices []notice) {
 	limit := s.settings.Load().Queue
 	s.mu.Lock()
-	room := min(len(notices), max(0, limit-len(s.queue)))
+	ended, room := s.ended, min(len(notices), max(0, limit-len(s.queue)))
+	if ended { // a read may end after its configuration
+		room = 0
+	}
 	s.queue = append(s.queue, notices[:room]...)
 	s.metrics.queued.WithLabelValues(s.event).Add(float64(room))
 	s.mu.Unlock()
@@ -82,8 +89,12 @@ func (s *sender) enqueue(notices []notice) {
 	}
 	if lost := len(notices) - room; lost > 0 {
 		s.metrics.lost.WithLabelValues(s.event).Add(float64(lost))
-		if s.dropped.due() > 0 {
-			s.logger().Error("the queue of a webhook is full: announcements are lost", zap.Int("lost", lost), zap.Int("queue", limit))
+		if lost := s.dropped.due(lost); lost > 0 {
+			why := "the queue of a webhook is full: announcements are lost"
+			if ended {
+				why = "a webhook is not configured any more: announcements are lost"
+			}
+			s.logger().Error(why, zap.Int64("lost", lost), zap.Int("queue", limit))
 		}
 	}
 }
@@ -92,7 +103,25 @@ func (s *sender) enqueue(notices []notice) {
 func (s *sender) take() []notice {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	batch := s.queue[:min(len(s.queue), maxNotices)]
+	return s.next()
+}
+
+// takeLast is like take, but ends the queue if it is empty.
+func (s *sender) takeLast() []notice {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = len(s.queue) == 0
+	return s.next()
+}
+
+func (s *sender) next() []notice {
+	n := 0
+	for size := bodyFrame; n < len(s.queue); n++ {
+		if size += s.queue[n].size(s.event); size > maxBody && n > 0 {
+			break
+		}
+	}
+	batch := s.queue[:n]
 	s.queue = s.queue[len(batch):]
 	if len(s.queue) == 0 {
 		s.queue = nil // its memory is the batch's
@@ -111,55 +140,83 @@ func (s *sender) run() {
 		}
 		select {
 		case <-s.wake:
-		case <-s.finish:
-			if batch := s.take(); len(batch) > 0 {
-				s.deliver(batch)
-				continue
+		case <-s.steady.Done():
+			batch := s.takeLast()
+			if len(batch) == 0 {
+				return
 			}
-			return
+			s.deliver(batch)
 		}
 	}
 }
-
-// Back-off between the repeats of a request: it doubles, with jitter of half.
-const (
-	firstBackoff = 500 * time.Millisecond
-	maxBackoff   = time.Minute
-)
 
 // deliver brings one batch to the receiver, or gives it up.
 func (s *sender) deliver(batch []notice) {
 	body, err := webhookBody(s.event, batch)
 	if err == nil {
-		id := "msg_" + uuid.Must(uuid.NewV7()).String()
-		intervals := &backoff.ExponentialBackOff{
-			InitialInterval: firstBackoff, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: maxBackoff,
-		}
-		began, giveUp, hastened := time.Now(), time.Duration(s.settings.Load().GiveUp), false
-		_, err = backoff.Retry(s.ctx, func() (struct{}, error) {
-			err := s.post(id, body)
-			if err != nil {
-				s.metrics.failures.WithLabelValues(s.event).Inc()
-			}
-			left := giveUp - time.Since(began)
-			if later, ok := errors.AsType[*backoff.RetryAfterError](err); ok && later.Duration > left && left > 0 && !hastened {
-				// The repeat would come too late, so it comes before that. It is the last one if the receiver still wants
-				// as much time.
-				later.Duration, hastened = left*9/10, true
-			}
-			return struct{}{}, err
-		}, backoff.WithBackOff(intervals),
-			backoff.WithMaxElapsedTime(giveUp),
-			backoff.WithNotify(func(err error, wait time.Duration) {
-				s.logger().Warn("a webhook failed and will be repeated", zap.Error(err), zap.Duration("after", wait), zap.Int("announcements", len(batch)))
-			}))
+		err = s.send("msg_"+uuid.Must(uuid.NewV7()).String(), body, len(batch))
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		s.metrics.delivered.WithLabelValues(s.event).Add(float64(len(batch)))
+	case errors.Is(err, errTooLarge) && len(batch) > 1:
+		s.logger().Warn("a webhook's request is too large for the receiver: smaller ones follow", zap.Int("announcements", len(batch)))
+		half := len(batch) / 2
+		s.deliver(batch[:half])
+		s.deliver(batch[half:])
+	default:
 		s.metrics.lost.WithLabelValues(s.event).Add(float64(len(batch)))
 		s.logger().Error("a webhook failed: announcements are lost", zap.Error(err), zap.Int("lost", len(batch)))
-		return
 	}
-	s.metrics.delivered.WithLabelValues(s.event).Add(float64(len(batch)))
+}
+
+// A pace is how a request is repeated: the intervals double from the first to the longest, with jitter of half.
+type pace struct{ first, longest time.Duration }
+
+var (
+	steady = pace{500 * time.Millisecond, time.Minute}
+	// hasty is for a webhook that is not configured any more.
+	hasty = pace{100 * time.Millisecond, 2 * time.Second}
+)
+
+// send makes one request, and repeats it until the receiver takes it, there is no use in that, or it is given up.
+func (s *sender) send(id string, body []byte, announcements int) error {
+	end := time.Now().Add(time.Duration(s.settings.Load().GiveUp))
+	if s.steady.Err() == nil {
+		err := s.repeat(s.steady, steady, end, id, body, announcements)
+		if !errors.Is(err, errHurry) {
+			return err
+		}
+	}
+	// The receiver may be up again, and the time until the next repeat is longer than what is left.
+	if s.until.Before(end) {
+		end = s.until
+	}
+	return s.repeat(s.ctx, hasty, end, id, body, announcements)
+}
+
+// repeat makes a request again and again, at least once, until a time or the end of ctx.
+func (s *sender) repeat(ctx context.Context, p pace, end time.Time, id string, body []byte, announcements int) error {
+	hastened := false
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := s.post(id, body)
+		if err != nil {
+			s.metrics.failures.WithLabelValues(s.event).Inc()
+		}
+		left := time.Until(end)
+		if later, ok := errors.AsType[*backoff.RetryAfterError](err); ok && later.Duration > left && left > 0 && !hastened {
+			// The repeat would come too late, so it comes before that. It is the last one if the receiver still wants
+			// as much time.
+			later.Duration, hastened = left*9/10, true
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: p.first, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: p.longest,
+	}), backoff.WithMaxElapsedTime(max(time.Until(end), 1)), // 0 would be for ever
+		backoff.WithNotify(func(err error, wait time.Duration) {
+			s.logger().Warn("a webhook failed and will be repeated", zap.Error(err), zap.Duration("after", wait), zap.Int("announcements", announcements))
+		}))
+	return err
 }
 
 // maxReplyRead is how much of a receiver's answer is read, in bytes, so that its connection can be used again.
@@ -199,6 +256,8 @@ func (s *sender) post(id string, body []byte) error {
 	return judge(response)
 }
 
+var errTooLarge = errors.New("it does not take so much at once")
+
 // judge says what a receiver's answer means (Standard Webhooks, "Deliverability and reliability").
 func judge(response *http.Response) error {
 	status := response.StatusCode
@@ -212,11 +271,13 @@ func judge(response *http.Response) error {
 	switch status {
 	case http.StatusGone:
 		return backoff.Permanent(fmt.Errorf("%w: it wants no more", err))
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
+	case http.StatusRequestEntityTooLarge:
+		return backoff.Permanent(fmt.Errorf("%w: %w", err, errTooLarge))
+	case http.StatusBadRequest, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
 		return backoff.Permanent(fmt.Errorf("%w: it does not take this request", err))
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		if seconds, bad := strconv.Atoi(response.Header.Get("Retry-After")); bad == nil && seconds > 0 {
-			wait := time.Duration(min(seconds, int(maxBackoff/time.Second))) * time.Second // does not overflow
+			wait := time.Duration(min(seconds, int(steady.longest/time.Second))) * time.Second // does not overflow
 			return errors.Join(err, &backoff.RetryAfterError{Duration: wait})
 		}
 	}
@@ -231,16 +292,17 @@ func withoutURL(err error) error {
 	return err
 }
 
-// logger is a logger of the configuration that is active now: the sender may be older than it.
 func (s *sender) logger() *zap.Logger {
-	return caddy.Log().Named("megaphone.webhook").With(zap.String("event", s.event), zap.String("host", s.settings.Load().url.Host))
+	hook := s.settings.Load()
+	return loadedLogger(hook.logger).Named("webhook").With(zap.String("event", s.event), zap.String("host", hook.url.Host))
 }
 
 // Destruct implements [caddy.Destructor]: no configuration has the webhook any more. What is in the queue is
 // brought to the receiver all the same, within bounds.
 func (s *sender) Destruct() error {
 	lingering.add(s)
-	close(s.finish)
+	s.until = time.Now().Add(maxLinger)
+	s.hurry(errHurry)
 	time.AfterFunc(maxLinger, func() { s.giveUp(errGivenUp) })
 	return nil
 }
@@ -252,7 +314,10 @@ const (
 	maxExitLinger = 500 * time.Millisecond
 )
 
-var errGivenUp = errors.New("the server stops, or the webhook is not configured any more")
+var (
+	errGivenUp = errors.New("the server stops, or the webhook is not configured any more")
+	errHurry   = errors.New("the webhook is not configured any more")
+)
 
 // lingering are the senders that are finishing.
 var lingering lingerers
@@ -297,49 +362,4 @@ func (l *lingerers) wait(limit time.Duration) {
 	for _, s := range senders {
 		<-s.done // at once, since it has been told to give up
 	}
-}
-
-// webhookBody is what a request tells. It has all that a batch has, which is never empty (protocol.md 2.7).
-func webhookBody(event string, batch []notice) ([]byte, error) {
-	channels := make([]string, 0, len(batch))
-	seen := make(map[string]struct{}, len(batch))
-	for _, n := range batch {
-		if _, repeated := seen[n.channel]; !repeated {
-			seen[n.channel] = struct{}{}
-			channels = append(channels, n.channel)
-		}
-	}
-	switch event {
-	case channelDeleted:
-		undelivered := make(map[string]int, len(batch))
-		for _, n := range batch {
-			undelivered[n.channel] = n.undelivered
-		}
-		return json.Marshal(struct {
-			Channels    []string       `json:"channels"`
-			Undelivered map[string]int `json:"undelivered"`
-		}{channels, undelivered})
-	case channelCreated:
-		return json.Marshal(struct {
-			Channels []string `json:"channels"`
-		}{channels})
-	}
-	type reader struct {
-		Channel   string `json:"channel"`
-		Transport string `json:"transport"`
-		Time      string `json:"time"`
-		Messages  *int   `json:"messages,omitempty"`
-		EndedBy   string `json:"endedBy,omitempty"`
-	}
-	readers := make([]reader, len(batch))
-	for i, n := range batch {
-		readers[i] = reader{Channel: n.channel, Transport: n.transport, Time: n.at.UTC().Format(time.RFC3339Nano), EndedBy: n.endedBy}
-		if event == readerDisconnected {
-			readers[i].Messages = &batch[i].messages
-		}
-	}
-	return json.Marshal(struct {
-		Channels []string `json:"channels"`
-		Readers  []reader `json:"readers"`
-	}{channels, readers})
 }

@@ -2,11 +2,14 @@ package megaphone
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestWebhookQueueIsBounded(t *testing.T) {
@@ -24,6 +27,44 @@ func TestWebhookQueueIsBounded(t *testing.T) {
 		close(block)
 		s.end(t)
 		m.wants(t, channelDeleted, 11, 3, 0, 0)
+	})
+}
+
+// TestWhatIsToldAfterTheEndIsLost, and counted so: a read may end after its configuration.
+func TestWhatIsToldAfterTheEndIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, m := testSender(t, readerDisconnected, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
+		s.end(t)
+		s.enqueue(deletions(3))
+		m.wants(t, readerDisconnected, 0, 3, 0, 0)
+	})
+}
+
+// TestLossesAreAddedUp: a line that is not written each time tells all that was lost since it was written last.
+func TestLossesAreAddedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		logged, logger := observer.New(zap.DebugLevel)
+		s, _, _ := testSender(t, channelDeleted, func(w *Webhook) { w.Queue, w.logger = 10, zap.New(logged) }, func(int, *http.Request) (*http.Response, error) {
+			<-block
+			return status(200)
+		})
+		s.enqueue(deletions(1))
+		synctest.Wait() // it is being sent
+		for range 3 {
+			s.enqueue(deletions(15))
+		}
+		time.Sleep(warningInterval)
+		s.enqueue(deletions(15))
+		var lost []any
+		for _, entry := range logger.FilterMessageSnippet("full").All() {
+			lost = append(lost, entry.ContextMap()["lost"])
+		}
+		if want := []any{int64(5), int64(45)}; !slices.Equal(lost, want) {
+			t.Errorf("logged as lost: %v, want %v", lost, want)
+		}
+		close(block)
+		s.end(t)
 	})
 }
 
@@ -50,13 +91,58 @@ func TestWebhookThatIsNotConfiguredAnyMore(t *testing.T) {
 			t.Error(err)
 		}
 		<-s.done
-		if took := time.Since(start); took != maxLinger {
+		if took := time.Since(start); took > maxLinger || took < maxLinger-2*hasty.longest {
 			t.Errorf("given up after %v", took)
 		}
 		if lost := testutil.ToFloat64(m.lost.WithLabelValues(channelDeleted)); lost != 5 {
 			t.Errorf("%v announcements are lost", lost)
 		}
 	})
+}
+
+// TestWebhookIsTriedAtOnceWhenItIsRemoved: it does not wait for the time of the next repeat, which may be a minute away,
+// and those that follow come soon.
+func TestWebhookIsTriedAtOnceWhenItIsRemoved(t *testing.T) {
+	for name, test := range map[string]struct {
+		after    time.Duration // the removal, how long the receiver is still down
+		header   []string
+		delivers time.Duration // so long after the removal at most
+	}{
+		"to a receiver that is up again":             {0, nil, 0},
+		"to one that is up soon":                     {400 * time.Millisecond, nil, 900 * time.Millisecond},
+		"to one that is up late":                     {20 * time.Second, nil, 23 * time.Second},
+		"to one that has asked for time":             {0, []string{"Retry-After", "60"}, 0},
+		"to one that is still asking for more of it": {time.Second, []string{"Retry-After", "60"}, maxLinger},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				up := time.Now().Add(time.Hour)
+				s, r, m := testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
+					if time.Now().Before(up) {
+						return status(503, test.header...)
+					}
+					return status(200)
+				})
+				s.enqueue(deletions(5))
+				time.Sleep(200 * time.Second)
+				synctest.Wait()
+				before, removed := r.count(), time.Now()
+				up = removed.Add(test.after)
+				if err := s.Destruct(); err != nil {
+					t.Error(err)
+				}
+				<-s.done
+				if took := time.Since(removed); took > test.delivers {
+					t.Errorf("it took %v and %d requests, want at most %v", took, r.count()-before, test.delivers)
+				}
+				m.wants(t, channelDeleted, 5, 0, r.count()-1, 0)
+				if n := r.count() - before; n > 30 {
+					t.Errorf("there were %d requests", n)
+				}
+				time.Sleep(maxLinger)
+			})
+		})
+	}
 }
 
 func TestExitWaitsForWebhooksWithinBounds(t *testing.T) {

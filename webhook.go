@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"go.uber.org/zap"
 )
 
 // Webhook is an address that is told by HTTP requests what happens to channels. Requests are signed and repeated
@@ -36,6 +38,7 @@ type Webhook struct {
 	Queue int `json:"queue,omitempty"`
 
 	url    *url.URL
+	logger *zap.Logger
 	signer *standardwebhooks.Webhook // nil: no signature
 	sender *sender
 }
@@ -56,6 +59,7 @@ func (a *App) provisionWebhooks() error {
 		}
 	}
 	for _, w := range a.Webhooks {
+		w.logger = a.logger
 		pooled, _, err := senders.LoadOrNew(w.key(), func() (caddy.Destructor, error) {
 			return newSender(w, &a.shared.metrics.webhooks), nil
 		})
@@ -174,8 +178,13 @@ func checkEvent(name string) error {
 
 func parseWebhookURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
 		return nil, errors.New("the URL must be a whole one, such as https://backend.example.com/hook")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return nil, fmt.Errorf("there is no port %s: name one from 1 to 65535, or leave it out for that of %s", port, u.Scheme)
+		}
 	}
 	return u, nil
 }

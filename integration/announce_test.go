@@ -37,7 +37,8 @@ func TestExitWithWebhooks(t *testing.T) {
 			}))
 			defer receiver.Close()
 			s := testserver.New(t)
-			s.Start(fmt.Sprintf("megaphone {\nttl 1s\nwebhook channel_deleted %s/hook\n}", receiver.URL),
+			// The line about what is lost goes to the log for it, as long as the process lives.
+			s.Start(fmt.Sprintf("log {\nexclude megaphone\n}\nlog mega {\ninclude megaphone\n}\nmegaphone {\nttl 1s\nwebhook channel_deleted %s/hook\n}", receiver.URL),
 				"http:// {\nbind unix/"+s.Socket("site")+"\nmegaphone\n}")
 			client := testserver.UnixClient(t, s.Socket("site"))
 			post := func(path, body string) string {

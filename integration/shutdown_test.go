@@ -200,6 +200,7 @@ func sumOfMetric(s *testserver.Server, name string) (sum int) {
 // TestExitClosesConnectionsOfProducers: as net/http closes those without a request, so that clients use them no more. It
 // does not delay the exit if a request had begun to come.
 func TestExitClosesConnectionsOfProducers(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	upstream, err := net.Listen("unix", s.Socket("upstream"))
 	if err != nil {
@@ -271,28 +272,35 @@ func TestExitClosesConnectionsOfProducers(t *testing.T) {
 // TestExitDoesNotWaitForTheEndOfResponses: a client that stalls may have left room for all messages, but none for the end
 // of the response, which net/http writes when the handler has returned. At which message that is depends on the system.
 func TestExitDoesNotWaitForTheEndOfResponses(t *testing.T) {
+	t.Parallel()
 	const least, most = 30, 70
-	message := `"` + strings.Repeat("x", 3500) + `"`
+	message := `{"streamId":"s","body":"` + strings.Repeat("x", 3500) + `"}`
 	for name, request := range map[string]func(path string) string{
 		"HTTP/1.1": func(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n" },
 		"HTTP/2":   func(path string) string { return http2Request(t, path) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := testserver.New(t)
-			s.Start("servers {\nprotocols h1 h2c\n}\nmegaphone {\nread_duration 1s\n}",
+			s.Start("servers {\nprotocols h1 h2c\n}\nmegaphone {\nread_duration 3s\n}",
 				"http:// {\nbind unix/"+s.Socket("site")+"\nlog {\noutput discard\n}\nmegaphone\n}")
 			c := &client{tb: t, http: testserver.UnixClient(t, s.Socket("site")), base: "http://localhost"}
-			for n := least; n < most; n++ {
+			requests := make([]string, most-least)
+			for i := range requests {
 				from := c.create()
-				for range n {
-					c.write(from, message)
+				batch := fmt.Sprintf(`{"channels":[%q],"messages":[%s]}`, from.ProducerAddress, strings.Repeat(message+",", least+i-1)+message)
+				if status, text, err := c.post("/write-batch", batch); status != http.StatusCreated || text != `{"failures":[]}` {
+					t.Fatal(status, text, err)
 				}
+				requests[i] = request("/read/" + from.ConsumerAddress)
+			}
+			for _, request := range requests {
 				conn, err := net.Dial("unix", s.Socket("site"))
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer conn.Close()
-				if _, err := io.WriteString(conn, request("/read/"+from.ConsumerAddress)); err != nil {
+				if _, err := io.WriteString(conn, request); err != nil {
 					t.Fatal(err)
 				}
 			}

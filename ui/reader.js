@@ -8,6 +8,9 @@ import { Refusal, transports } from "./transports.js";
 const shown = 200;
 const remembered = 2000;
 
+/** How long a read without a message lasts at least, with the wait for the next one, in milliseconds. */
+const shortest = 1000;
+
 export class Reader {
 	#kind;
 	#transport;
@@ -66,6 +69,7 @@ export class Reader {
 		this.#find(".toggle").textContent = "Stop";
 		while (!signal.aborted) {
 			const began = performance.now();
+			const { messages } = this.#counts;
 			// A poll that waits has not been replied to.
 			this.#status(this.#kind === "poll" ? "open" : "wait", this.#kind === "poll" ? "polling" : "connecting");
 			try {
@@ -78,6 +82,10 @@ export class Reader {
 				});
 				if (this.#kind !== "poll" || performance.now() - began > 15000) {
 					this.#note(`The read ${how === "ended cleanly" ? how : `ended: ${how}`}, after ${shortDuration(performance.now() - began)}.`);
+				}
+				// Readers of one channel take it from each other: about once a second, so that people can see it.
+				if (this.#counts.messages === messages) {
+					await pause(shortest - (performance.now() - began), signal);
 				}
 			} catch (error) {
 				if (signal.aborted) {
@@ -210,10 +218,12 @@ export class Reader {
 /** Waits, unless it is stopped. */
 function pause(time, signal) {
 	return new Promise((resolve) => {
-		const timer = setTimeout(resolve, time);
-		signal.addEventListener("abort", () => {
+		const done = () => {
 			clearTimeout(timer);
+			signal.removeEventListener("abort", done);
 			resolve();
-		});
+		};
+		const timer = setTimeout(done, time);
+		signal.addEventListener("abort", done);
 	});
 }

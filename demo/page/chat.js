@@ -63,6 +63,8 @@ async function joinNow() {
 	heard = performance.now();
 	if (reply.newest < after) { // the backend has lost its memory
 		timeline.clear();
+	}
+	if (timeline.complete < after) { // or somebody has been to another room meanwhile
 		await joinNow();
 		return;
 	}

@@ -110,6 +110,19 @@ func TestTheChat(t *testing.T) {
 	ann.wantNoFaults()
 	bob.wantNoFaults()
 
+	// Who goes to another room and back, while the page asks for what it missed, sees all as before.
+	ann.run(`const { fetch } = window;
+		window.fetch = async (...request) => {
+			await new Promise((done) => setTimeout(done, 500));
+			window.fetch = fetch;
+			return fetch(...request);
+		};
+		document.querySelector("#name").dispatchEvent(new Event("change"));
+		setTimeout(() => (location.hash = "#kitchen"), 100);
+		setTimeout(() => (location.hash = "#lobby"), 200)`)
+	ann.await("Ann is in the other room", `document.querySelector("#room").innerText === "# kitchen"`)
+	settled("after a look into another room")
+
 	// Somebody who comes later gets the history; who goes is not there any more.
 	cleo := demo.enter("Cleo", ann.browser)
 	cleo.await("Cleo sees all", fmt.Sprintf("%s.length === %d", texts, len(said)))

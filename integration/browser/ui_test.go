@@ -5,6 +5,7 @@ package browser
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
@@ -61,6 +62,13 @@ http://127.0.0.1:%d {
 	p.click("#write button")
 	p.await("the message has come", eventsFigure("Messages", "1"))
 	p.click("#stop-all")
+	p.await("nobody reads", `!document.querySelector(".status:is([data-state=open], [data-state=wait])")`)
+
+	// All at once, they take it from each other without end, but not as fast as they can.
+	p.click("#read-all")
+	time.Sleep(3 * time.Second)
+	p.run(`document.querySelector("#stop-all").click()`)
+	p.await("there were a few reads each", `[...document.querySelectorAll("#readers .figures div:first-child dd")].every((dd) => Number(dd.innerText) < 15)`)
 	p.await("nobody reads", `!document.querySelector(".status:is([data-state=open], [data-state=wait])")`)
 
 	// A reader without cursors lets go what the other one has not seen, which is a gap there.

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"errors"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,9 @@ func look(raw syscall.RawConn) (s state) {
 	err := raw.Control(func(fd uintptr) {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}} //nolint:gosec // it is small
 		n, err := unix.Poll(poll, 0)
+		for errors.Is(err, unix.EINTR) { // by Go's own signals
+			n, err = unix.Poll(poll, 0)
+		}
 		s.room = n > 0 || err != nil
 		s.queued, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
 	})

@@ -43,22 +43,35 @@ func newBatchConn(conn net.Conn, o WebSocketOptions, fault func()) *batchConn {
 	return c
 }
 
-// message adds a message to what the next flush writes.
+// message adds a message to what the next flush writes. It must not change until then, unless it is compressed.
 func (c *batchConn) message(p []byte, compressed bool) {
 	c.mu.Lock()
 	c.holding = true
-	c.put(ws.Header{OpCode: ws.OpText, Rsv: ws.Rsv(compressed, false, false)}, p)
+	h := ws.Header{OpCode: ws.OpText, Rsv: ws.Rsv(compressed, false, false)}
+	switch {
+	case compressed:
+		c.put(h, p)
+	case c.putHeader(h, len(p)):
+		c.frame.add(nil, p, nil)
+	}
 	c.mu.Unlock()
 }
 
-// put adds a frame. The lock is held.
+// put adds a frame with a copy of its payload. The lock is held.
 func (c *batchConn) put(h ws.Header, payload []byte) {
-	if c.closing {
-		return
+	if c.putHeader(h, len(payload)) {
+		c.frame.append(payload)
 	}
-	h.Fin, h.Length = true, int64(len(payload))
+}
+
+// putHeader begins a frame, if there may be another, which it reports. The lock is held.
+func (c *batchConn) putHeader(h ws.Header, size int) bool {
+	if c.closing {
+		return false
+	}
+	h.Fin, h.Length = true, int64(size)
 	_ = ws.WriteHeaderBuffer(&c.frame, h, c.header[:]) // the frame takes anything
-	c.frame.append(payload)
+	return true
 }
 
 var errClosing = errors.New("the WebSocket is being closed")
@@ -72,7 +85,7 @@ func (c *batchConn) flush() error {
 	}
 	c.holding, c.writing = false, true
 	c.writeNext()
-	if c.err == nil && c.frame.buffer != nil {
+	if c.err == nil && !c.frame.empty() {
 		go c.drain() // the next flush has its error
 	} else {
 		c.rest()
@@ -89,7 +102,7 @@ func (c *batchConn) control(opcode ws.OpCode, payload []byte) {
 	defer c.mu.Unlock()
 	c.put(ws.Header{OpCode: opcode}, payload)
 	c.closing = c.closing || opcode == ws.OpClose
-	if !c.holding && !c.writing && c.frame.buffer != nil {
+	if !c.holding && !c.writing && !c.frame.empty() {
 		c.writing = true
 		go c.drain()
 	}
@@ -123,7 +136,7 @@ func (c *batchConn) settle(limit time.Duration) bool {
 // drain writes what there is to write, and what is added meanwhile, until there is a batch. The caller has set writing.
 func (c *batchConn) drain() {
 	c.mu.Lock()
-	for c.err == nil && !c.holding && c.frame.buffer != nil {
+	for c.err == nil && !c.holding && !c.frame.empty() {
 		c.writeNext()
 	}
 	c.rest()
@@ -146,7 +159,7 @@ func (c *batchConn) writeNext() {
 		c.lastPing, c.answers = nil, 1
 	}
 	c.mu.Unlock()
-	err := c.writer.Write(next.bytes(), c.timeout)
+	err := next.writeTo(&c.writer, c.timeout)
 	next.free()
 	c.mu.Lock()
 	c.err = err
@@ -154,6 +167,9 @@ func (c *batchConn) writeNext() {
 
 // rest says that nobody writes any more. The lock is held.
 func (c *batchConn) rest() {
+	if c.err != nil {
+		c.frame.free() // it will not be written
+	}
 	c.writing = false
 	c.idle.Broadcast()
 }

@@ -3,6 +3,7 @@ package transport
 import (
 	"bytes"
 	"compress/flate"
+	"errors"
 	"io"
 	"sync"
 
@@ -60,12 +61,29 @@ func (i inflater) Reset(r io.Reader) {
 	_ = i.ReadCloser.(flate.Resetter).Reset(r, nil) // fails never
 }
 
-// deflate appends a message to f, compressed.
-func deflate(f *frame, p []byte) error {
+// maxDeflated is how large a message may be, in bytes, when it is compressed. Each connection has its own, for as long as its
+// client may take nothing, but one that is not compressed is shared by all.
+const maxDeflated = 64 << 10
+
+var errDeflatedTooLarge = errors.New("the message is too large when it is compressed")
+
+// A deflation is what a message becomes.
+type deflation struct{ frame }
+
+// Write implements [io.Writer].
+func (d *deflation) Write(p []byte) (int, error) {
+	if len(d.bytes())+len(p) > maxDeflated {
+		return 0, errDeflatedTooLarge
+	}
+	return d.frame.Write(p)
+}
+
+// deflate compresses a message. It gives up as soon as it turns out to be too large.
+func deflate(to *deflation, p []byte) error {
 	d := deflaters.Get().(*wsflate.Writer)
 	defer deflaters.Put(d)
 	defer d.Reset(io.Discard)
-	d.Reset(f)
+	d.Reset(to)
 	if _, err := d.Write(p); err != nil {
 		return err
 	}

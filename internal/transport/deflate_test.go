@@ -84,6 +84,27 @@ func TestCompressedWebSockets(t *testing.T) {
 	}
 }
 
+func TestAMessageThatIsLargeWhenCompressedIsNotCompressed(t *testing.T) {
+	s, conn, _ := dialCompressed(t, WebSocketOptions{Timeout: timeout, Compression: true}, websocket.CompressionNoContextTakeover)
+	for _, size := range []int{1_000_000, 1000, 90_000, 80_000} {
+		random := text(size)
+		before := s.out.writer.Written()
+		s.Append(uuid.UUID{}, random)
+		flushed := make(chan error, 1)
+		go func() { flushed <- s.Flush() }()
+		if _, got, err := conn.Read(t.Context()); err != nil || string(got)+"\n" != string(random) {
+			t.Fatalf("%d bytes of %d, %v", len(got), size, err)
+		}
+		if err := <-flushed; err != nil {
+			t.Fatal(err)
+		}
+		sent := s.out.writer.Written() - before
+		if isSmaller := sent < uint64(size); isSmaller != (size*3/4 < maxDeflated) {
+			t.Errorf("a message of %d bytes is sent as %d", size, sent)
+		}
+	}
+}
+
 func TestOffersOfCompression(t *testing.T) {
 	const accepted = "permessage-deflate;server_no_context_takeover;client_no_context_takeover"
 	for _, test := range []struct {
@@ -115,10 +136,10 @@ func BenchmarkCompressedWebSocket(b *testing.B) {
 	text := []byte(strings.Repeat(`{"a":1,"b":"x"},`, 100))
 	b.ReportAllocs()
 	for b.Loop() {
-		var f frame
-		if err := deflate(&f, text); err != nil {
+		var d deflation
+		if err := deflate(&d, text); err != nil {
 			b.Fatal(err)
 		}
-		f.free()
+		d.free()
 	}
 }

@@ -1,25 +1,67 @@
 package transport
 
-import "sync"
+import (
+	"sync"
+	"time"
 
-// A frame collects what is to be written at once. Its buffer comes from a pool and goes back there, so that an
-// idle transport holds none. Its zero value is empty.
+	"github.com/caddy-megaphone/megaphone/internal/socket"
+)
+
+// A frame collects what is to be written at once: small things in a buffer of its own, large ones where they are, so that
+// clients who take nothing do not hold a copy each. What it needs comes from a pool and goes back there, so that an idle
+// transport holds none. Its zero value is empty.
 type frame struct {
-	buffer *[]byte
+	content *content // nil if there is none
 }
 
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
+// A content is what a frame has.
+type content struct {
+	buffer []byte
+	shared []shared
+	pieces [][]byte // for the kernel
+}
 
-// maxKeptBuffer is the largest buffer, in bytes, that goes back to the pool.
-const maxKeptBuffer = 128 << 10
+// A shared part of a frame comes before what stands at a place in the buffer.
+type shared struct {
+	at   int
+	part []byte
+}
 
-func (f *frame) append(p ...[]byte) {
-	if f.buffer == nil {
-		f.buffer = buffers.Get().(*[]byte)
+var contents = sync.Pool{New: func() any { return new(content) }}
+
+const (
+	// minShared is the smallest part, in bytes, that is not copied. For a smaller one that costs less than another piece
+	// for the kernel (BenchmarkShared).
+	minShared = 8 << 10
+	// maxKeptBuffer is the largest buffer, in bytes, that goes back to the pool.
+	maxKeptBuffer = 128 << 10
+)
+
+func (f *frame) empty() bool { return f.content == nil }
+
+// append adds copies of parts.
+func (f *frame) append(parts ...[]byte) {
+	if f.content == nil {
+		f.content = contents.Get().(*content)
 	}
-	for _, part := range p {
-		*f.buffer = append(*f.buffer, part...)
+	for _, part := range parts {
+		f.content.buffer = append(f.content.buffer, part...)
 	}
+}
+
+// add adds a line, which must not change until free, between copies of what comes before and after it.
+func (f *frame) add(before, line, after []byte) {
+	if f.content == nil {
+		f.content = contents.Get().(*content)
+	}
+	c := f.content
+	if len(line) < minShared {
+		c.buffer = append(append(append(c.buffer, before...), line...), after...)
+		return
+	}
+	c.buffer = append(c.buffer, before...)
+	c.shared = append(c.shared, shared{len(c.buffer), line})
+	c.buffer = append(c.buffer, after...)
 }
 
 // Write implements [io.Writer].
@@ -28,18 +70,49 @@ func (f *frame) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// bytes returns what was appended. It is good until free.
+// bytes returns what was appended, without what is shared. It is good until free.
 func (f *frame) bytes() []byte {
-	if f.buffer == nil {
+	if f.content == nil {
 		return nil
 	}
-	return *f.buffer
+	return f.content.buffer
+}
+
+// pieces calls yield for all that was added, in order, until it returns false. No piece is empty.
+func (f *frame) pieces(yield func([]byte) bool) {
+	if f.content == nil {
+		return
+	}
+	from := 0
+	for _, s := range f.content.shared {
+		if from < s.at && !yield(f.content.buffer[from:s.at]) || !yield(s.part) {
+			return
+		}
+		from = s.at
+	}
+	if from < len(f.content.buffer) {
+		yield(f.content.buffer[from:])
+	}
+}
+
+// writeTo writes what was added to a socket.
+func (f *frame) writeTo(w *socket.Writer, timeout time.Duration) error {
+	if f.content == nil || len(f.content.shared) == 0 {
+		return w.Write(f.bytes(), timeout)
+	}
+	for piece := range f.pieces {
+		f.content.pieces = append(f.content.pieces, piece)
+	}
+	return w.WritePieces(f.content.pieces, timeout)
 }
 
 func (f *frame) free() {
-	if f.buffer != nil && cap(*f.buffer) <= maxKeptBuffer {
-		*f.buffer = (*f.buffer)[:0]
-		buffers.Put(f.buffer)
+	c := f.content
+	if c != nil && cap(c.buffer) <= maxKeptBuffer {
+		clear(c.shared)
+		clear(c.pieces)
+		c.buffer, c.shared, c.pieces = c.buffer[:0], c.shared[:0], c.pieces[:0]
+		contents.Put(c)
 	}
-	f.buffer = nil
+	f.content = nil
 }

@@ -22,7 +22,7 @@ const maxNDJSONWrite = 4<<10 - 16
 // and no comment.
 type NDJSON struct {
 	response
-	frame frame
+	frame frame // for Flush, as long as the response is not detached
 }
 
 // NewNDJSON returns the transport for a response. A client that takes nothing within bounds is given up.
@@ -38,23 +38,26 @@ func (t *NDJSON) Start() error {
 
 // Append implements [Transport].
 func (t *NDJSON) Append(_ uuid.UUID, line []byte) {
-	t.frame.append(line)
+	if t.taken != nil {
+		t.taken.out.add(nil, line, nil)
+		return
+	}
+	t.frame.add(nil, line, nil)
 }
 
 // Flush implements [Transport].
 func (t *NDJSON) Flush() error {
+	if t.taken != nil {
+		return t.flush()
+	}
 	defer t.frame.free()
-	for rest := t.frame.bytes(); len(rest) > 0; {
-		n := wholeLines(rest, maxNDJSONWrite)
-		if err := t.put(rest[:n]); err != nil {
-			return err
-		}
-		rest = rest[n:]
-		if t.taken != nil && len(rest) > 0 {
-			continue // all chunks leave in one write
-		}
-		if err := t.flush(); err != nil {
-			return err
+	for lines := range t.frame.pieces {
+		for len(lines) > 0 {
+			n := wholeLines(lines, maxNDJSONWrite)
+			if err := t.write(lines[:n]); err != nil {
+				return err
+			}
+			lines = lines[n:]
 		}
 	}
 	return nil

@@ -172,7 +172,7 @@ func TestCloseCodes(t *testing.T) {
 // deflated returns a message as it is sent compressed.
 func deflated(t testing.TB, message string) string {
 	t.Helper()
-	var f frame
+	var f deflation
 	defer f.free()
 	if err := deflate(&f, []byte(message)); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ const (
 // nothing needs to be escaped.
 type SSE struct {
 	response
-	frame frame
+	frame frame // for Flush, as long as the response is not detached
 }
 
 // NewSSE returns the transport for a response. A client that takes nothing within bounds is given up.
@@ -34,14 +34,27 @@ func (t *SSE) Start() error {
 
 // Append implements [Transport].
 func (t *SSE) Append(id uuid.UUID, line []byte) {
+	var buffer [64]byte
 	text, _ := id.MarshalText() // never fails
-	t.frame.append([]byte("id: "), text, []byte("\ndata: "), line, []byte("\n"))
+	before := append(append(append(buffer[:0], "id: "...), text...), "\ndata: "...)
+	if t.taken != nil {
+		t.taken.out.add(before, line, lineFeed)
+		return
+	}
+	t.frame.add(before, line, lineFeed)
 }
+
+var lineFeed = []byte("\n")
 
 // Flush implements [Transport].
 func (t *SSE) Flush() error {
 	defer t.frame.free()
-	return t.write(t.frame.bytes())
+	for piece := range t.frame.pieces {
+		if err := t.put(piece); err != nil {
+			return err
+		}
+	}
+	return t.flush()
 }
 
 // Heartbeat implements [Transport].

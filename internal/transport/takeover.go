@@ -3,7 +3,6 @@ package transport
 import (
 	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/handover"
@@ -20,7 +19,7 @@ type connection struct {
 	origin net.Conn     // what the server had accepted
 	server *http.Server // is given the connection for the next request; nil if this response is its last
 	writer socket.Writer
-	out    frame // chunks for flush
+	out    chunks // for flush
 
 	watch clientWatch
 	early []byte // what the client had sent of its next request before
@@ -52,24 +51,14 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()
 	return c, true
 }
 
-var (
-	crlf      = []byte("\r\n")
-	lastChunk = []byte("0\r\n\r\n")
-)
-
-// put adds a chunk of the response (RFC 9112, 7.1) to what flush sends.
-func (c *connection) put(p []byte) {
-	if len(p) == 0 {
-		return // an empty chunk is the end
-	}
-	var digits [16]byte
-	c.out.append(strconv.AppendInt(digits[:0], int64(len(p)), 16), crlf, p, crlf)
-}
+// put adds something to what flush sends.
+func (c *connection) put(p []byte) { c.out.add(p, nil, nil) }
 
 // flush sends what was put.
 func (c *connection) flush(timeout time.Duration) error {
 	defer c.out.free()
-	return c.writer.Write(c.out.bytes(), timeout)
+	c.out.close()
+	return c.out.writeTo(&c.writer, timeout)
 }
 
 // end ends the response. If the end is a clean one, the connection is ready for the client's next request, as it was told.

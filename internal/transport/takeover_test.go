@@ -77,15 +77,17 @@ func BenchmarkTakenOver(b *testing.B) {
 
 // One at most: the race detector makes the pool of buffers lose some.
 func TestAMessageOnAConnectionThatWasTakenOverAllocatesLittle(t *testing.T) {
-	line := []byte(strings.Repeat("x", 199) + "\n")
-	stream(t, true, func(n *NDJSON) {
-		if allocations := testing.AllocsPerRun(1000, func() {
-			n.Append(uuid.UUID{}, line)
-			if err := n.Flush(); err != nil {
-				t.Error(err)
+	for _, size := range []int{200, minShared} {
+		line := line(size)
+		stream(t, true, func(n *NDJSON) {
+			if allocations := testing.AllocsPerRun(1000, func() {
+				n.Append(uuid.UUID{}, line)
+				if err := n.Flush(); err != nil {
+					t.Error(err)
+				}
+			}); allocations > 1 {
+				t.Errorf("%v allocations for %d bytes", allocations, size)
 			}
-		}); allocations > 1 {
-			t.Errorf("%v allocations", allocations)
-		}
-	})
+		})
+	}
 }

@@ -20,7 +20,7 @@ type Transport interface {
 	Start() error
 
 	// Append adds an event to those that the next Flush sends. The line is the event as NDJSON, with its line
-	// feed; it is not changed, and not kept after Flush.
+	// feed. It is shared: nobody may change it until Flush returns, and after that it is not kept.
 	Append(id uuid.UUID, line []byte)
 
 	// Flush sends the appended events, in as few writes as can be. It fails when the client has taken nothing

@@ -206,12 +206,17 @@ func (t *WebSocket) Append(_ uuid.UUID, line []byte) {
 		t.out.message(message, false)
 		return
 	}
-	var deflated frame
-	defer deflated.free()
-	if err := deflate(&deflated, message); err != nil && t.err == nil {
+	var d deflation
+	defer d.free()
+	err := deflate(&d, message)
+	if errors.Is(err, errDeflatedTooLarge) {
+		t.out.message(message, false)
+		return
+	}
+	if err != nil && t.err == nil {
 		t.err = err
 	}
-	t.out.message(deflated.bytes(), true)
+	t.out.message(d.bytes(), true)
 }
 
 // Flush implements [Transport].

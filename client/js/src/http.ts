@@ -41,6 +41,9 @@ function transport(accept: string, query: string): Transport {
         throw await refusal(response);
       }
       await pass(response, target, sink, watchdog, () => (started = true), abort.signal);
+      if (fault) {
+        throw fault;
+      }
     } catch (error) {
       if (!signal.aborted) {
         throw fault ?? error;
@@ -76,7 +79,10 @@ async function pass(
     begin();
     watchdog.touch(target.silence);
   }
-  for (const reader = response.body!.getReader(); ;) {
+  const reader = response.body!.getReader();
+  // A read that waits is not ended everywhere, or always, when the request is aborted (Node 20).
+  signal.addEventListener("abort", () => reader.cancel().catch(() => {}));
+  for (;;) {
     const { done, value } = await reader.read();
     if (signal.aborted) {
       return;
@@ -98,5 +104,25 @@ async function pass(
       }
     }
     watchdog.touch(target.silence);
+  }
+}
+
+/** Finds out why a WebSocket was refused, which the browser does not tell. */
+export async function probe(
+  { url, fetch, timeout }: Target,
+  signal: AbortSignal,
+): Promise<MegaphoneError | undefined> {
+  const abort = new AbortController();
+  const stop = () => abort.abort();
+  signal.addEventListener("abort", stop);
+  const watchdog = new Watchdog(stop);
+  watchdog.touch(timeout);
+  try {
+    // HEAD consumes nothing.
+    const response = await fetch(url, { method: "HEAD", cache: "no-store", signal: abort.signal });
+    return response.ok ? undefined : await refusal(response);
+  } finally {
+    watchdog.stop();
+    signal.removeEventListener("abort", stop);
   }
 }

@@ -1,20 +1,15 @@
 // The client: one channel, read for as long as it is wanted, whatever happens to connections.
 
 import { Backoff } from "./backoff.js";
-import { MegaphoneError, asFault, refusal } from "./errors.js";
-import { ndjson, poll, sse } from "./http.js";
+import { aborted, resolve, type ChannelSource } from "./channel.js";
+import { MegaphoneError, asFault } from "./errors.js";
+import { ndjson, poll, probe, sse } from "./http.js";
 import { watchPage } from "./page.js";
 import { Seen } from "./seen.js";
 import { Streams, type Listener, type Message } from "./streams.js";
 import { Pause } from "./timer.js";
 import type { Sink, Target, Transport, TransportName } from "./transport.js";
 import { websocket } from "./websocket.js";
-
-/** A channel: its consumer address, or the reply of `create`, of which only that is used. */
-export type Channel = string | { consumerAddress: string };
-
-/** A channel, or a function that creates one, perhaps later: it is called again when the channel is gone. */
-export type ChannelSource = Channel | (() => Channel | Promise<Channel>);
 
 /**
  * How the connection does. `idle`: nobody has subscribed yet; `connecting`: for the first time, or to another
@@ -77,6 +72,7 @@ export class Megaphone {
   #state: State = "idle";
   #transport: TransportName | undefined;
   #address: string | undefined;
+  #located: Promise<string> | undefined; // the same, perhaps not known yet
   #cursor: string;
   #seen = new Seen();
   #streams: Streams;
@@ -84,11 +80,14 @@ export class Megaphone {
 
   #backoff: Backoff;
   #due = 0; // when the next read may begin, on the clock of performance.now
+  #asked = 0; // when the server wants it to begin, at the earliest
   #pause = new Pause();
   #connection: AbortController | undefined;
+  #worked = false; // whether a connection to the present channel was worth something
   #fresh = 0; // how many new messages the present connection has brought
   #avoided = new Map<TransportName, number>(); // until when
   #unwatch = () => {};
+  #close = () => this.close();
 
   /**
    * Reading begins with the first `subscribe` or `messages`.
@@ -105,7 +104,7 @@ export class Megaphone {
     this.#WebSocket = (options.WebSocket ?? globalThis.WebSocket) as typeof WebSocket | undefined;
     this.#backoff = new Backoff(...(options.backoff ?? [500, 30_000]));
     this.#streams = new Streams(options.buffer ?? 4 << 20, report);
-    options.signal?.addEventListener("abort", () => this.close());
+    options.signal?.addEventListener("abort", this.#close);
     if (options.signal?.aborted) {
       this.close();
     }
@@ -177,6 +176,7 @@ export class Megaphone {
     this.#set("closed");
     this.#pause.end();
     this.#unwatch();
+    this.#options.signal?.removeEventListener("abort", this.#close);
     this.#streams.close();
   }
 
@@ -190,12 +190,13 @@ export class Megaphone {
     }
     this.#set("connecting");
     this.#unwatch = watchPage((renew) => {
-      if (this.#state === "waiting") {
+      if (this.#state !== "open") {
         this.#backoff.reset();
-        this.#due = 0;
+        this.#due = this.#asked;
         this.#pause.end();
-      } else if (renew) {
-        this.#connection?.abort();
+      }
+      if (renew) {
+        this.#connection?.abort(); // or an attempt that was begun before
       }
     });
     queueMicrotask(() => void this.#run());
@@ -234,6 +235,7 @@ export class Megaphone {
   #good(began: number): boolean {
     const good = this.#fresh > 0 || (this.#state === "open" && performance.now() - began >= shortest);
     if (good) {
+      this.#worked = true;
       this.#backoff.reset();
     }
     return good;
@@ -246,8 +248,14 @@ export class Megaphone {
 
   /** Tells about a fault. */
   #handle(fault: MegaphoneError): void {
-    this.#delay(Math.max(this.#backoff.next(), Math.min(fault.retryAfter ?? 0, longest)));
-    if (this.#address === undefined || (fault.status !== 404 && fault.status !== 410)) {
+    const gone = this.#address !== undefined && (fault.status === 404 || fault.status === 410);
+    if (gone && this.#worked) {
+      this.#backoff.reset(); // the server is there, whatever was before: nobody waits long for the next channel
+    }
+    this.#delay(this.#backoff.next());
+    this.#asked = performance.now() + Math.min(fault.retryAfter ?? 0, longest);
+    this.#due = Math.max(this.#due, this.#asked);
+    if (!gone) {
       this.#set("waiting");
       this.#emit("error", fault);
       return;
@@ -262,23 +270,40 @@ export class Megaphone {
 
   /** Forgets the channel, and where in it the client is. */
   #forget(): void {
-    this.#address = undefined;
+    this.#address = this.#located = undefined;
     this.#cursor = "";
+    this.#worked = false;
+  }
+
+  /** Returns the address of the channel, or undefined if the signal aborts the wait for it. */
+  async #locate(signal: AbortSignal): Promise<string | undefined> {
+    // What is under way is not begun again: each would be a channel of its own.
+    const located = (this.#located ??= resolve(this.#source!));
+    try {
+      return await Promise.race([located, aborted(signal)]);
+    } catch (error) {
+      if (this.#located === located) {
+        this.#located = undefined;
+      }
+      throw error;
+    }
   }
 
   /** Reads once, by the best transport that works. */
   async #read(signal: AbortSignal): Promise<void> {
-    if (this.#address === undefined) {
-      const address = await resolve(this.#source!);
-      if (signal.aborted) {
-        return;
-      }
-      this.#address = address;
+    const address = this.#address ?? (await this.#locate(signal));
+    if (address === undefined || signal.aborted) {
+      return;
     }
-    const address = this.#address;
+    this.#address = address;
     const failed: TransportName[] = [];
     const candidates = this.#candidates();
+    let held = false; // something on the way holds back what is streamed, perhaps not the headers
     for (const name of candidates) {
+      if (held && name === "ndjson" && name !== candidates.at(-1)) {
+        failed.push(name);
+        continue;
+      }
       let opened = false;
       const target: Target = {
         url: `${this.#base}/read/${encodeURIComponent(address)}?after=${encodeURIComponent(this.#cursor)}`,
@@ -300,12 +325,17 @@ export class Megaphone {
       try {
         return await transports[name](target, sink, signal);
       } catch (error) {
-        if (opened || signal.aborted || !elsewhere(asFault(error))) {
-          throw error;
+        const fault = asFault(error);
+        if (opened || signal.aborted || !elsewhere(fault)) {
+          throw fault;
         }
+        if (this.#state === "open") {
+          this.#set("waiting"); // the last connection is no more
+        }
+        held ||= name === "sse" && fault.code === "NO_START";
         failed.push(name);
         if (failed.length === candidates.length) {
-          throw (name === "websocket" && (await this.#probe(target, signal))) || error;
+          throw (name === "websocket" && (await probe(target, signal))) || error;
         }
       }
     }
@@ -318,12 +348,6 @@ export class Megaphone {
       (name) => (name !== "websocket" || this.#WebSocket) && !((this.#avoided.get(name) ?? 0) > performance.now()),
     );
     return usable.length > 0 ? usable : all;
-  }
-
-  /** Finds out why a WebSocket was refused, which the browser does not tell. */
-  async #probe({ url, fetch }: Target, signal: AbortSignal): Promise<MegaphoneError | undefined> {
-    const response = await fetch(url, { method: "HEAD", cache: "no-store", signal }); // consumes nothing
-    return response.ok ? undefined : refusal(response);
   }
 
   #opened(name: TransportName, gap: boolean): void {
@@ -371,22 +395,6 @@ export class Megaphone {
       }
     }
   }
-}
-
-/** Returns the consumer address of a channel, which is created if need be. */
-async function resolve(source: ChannelSource): Promise<string> {
-  let channel: Channel | undefined;
-  let cause: unknown;
-  try {
-    channel = typeof source === "function" ? await source() : source;
-  } catch (error) {
-    cause = error;
-  }
-  const address = typeof channel === "string" ? channel : channel?.consumerAddress;
-  if (typeof address !== "string") {
-    throw new MegaphoneError("NO_CHANNEL", "there is no channel: it needs a consumerAddress", { cause });
-  }
-  return address;
 }
 
 /** Reports whether another transport may work where one has failed to start. */

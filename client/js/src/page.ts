@@ -13,7 +13,7 @@ export function watchPage(wake: (renew: boolean) => void): () => void {
   if (!page || !target.addEventListener) {
     return () => {};
   }
-  let hidden = 0;
+  let hidden = page.hidden ? Date.now() : 0;
   const online = () => wake(true);
   // A page that comes back from the browser's memory had its connections closed without a word.
   const shown = (event: Event) => (event as PageTransitionEvent).persisted && wake(true);

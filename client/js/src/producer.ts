@@ -77,7 +77,7 @@ export class Producer {
   async writeBatch(channels: readonly Target[], messages: readonly OutgoingMessage[]): Promise<Failure[]> {
     const reply = await this.#post("/write-batch", {
       channels: channels.map(addressOf),
-      messages: messages.map((message) => ({ key: crypto.randomUUID(), ...message })),
+      messages: messages.map((message) => ({ ...message, key: message.key ?? crypto.randomUUID() })),
     });
     return reply.failures;
   }

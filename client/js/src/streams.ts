@@ -63,6 +63,7 @@ export class Streams {
       if (i >= 0) {
         list.splice(i, 1);
         subscriber.listener = () => {};
+        this.#leave(subscriber.backlog?.splice(0) ?? []);
       }
       if (sid !== undefined && list.length === 0 && this.#subscribers.get(sid) === list) {
         this.#subscribers.delete(sid);
@@ -83,10 +84,11 @@ export class Streams {
       iteration.push(message, bytes);
     });
     const end = () => iteration.end();
-    iteration.onend = () => {
+    iteration.onend = (left) => {
       unsubscribe();
       signal?.removeEventListener("abort", end);
       this.#iterators.delete(iteration);
+      this.#leave(left);
     };
     this.#iterators.add(iteration);
     signal?.addEventListener("abort", end);
@@ -99,9 +101,7 @@ export class Streams {
     const subscribers = [...(this.#subscribers.get(message.sid) ?? []), ...this.#all];
     if (subscribers.length === 0) {
       this.#unclaimed.push(message);
-      if (this.#unclaimed.length > maxUnclaimed) {
-        this.#unclaimed.shift();
-      }
+      this.#unclaimed.splice(0, this.#unclaimed.length - maxUnclaimed);
     }
     for (const subscriber of subscribers) {
       if (subscriber.backlog) {
@@ -135,6 +135,12 @@ export class Streams {
     return claimed;
   }
 
+  /** Takes back what somebody leaves who listens no more. It waits for the next one, unless others have it. */
+  #leave(messages: Message[]): void {
+    const unclaimed = messages.filter(({ sid }) => !this.#all.length && !this.#subscribers.get(sid)?.length);
+    this.#unclaimed = [...unclaimed, ...this.#unclaimed]; // all, in case that the next one is about to come
+  }
+
   #release(bytes: number): void {
     this.#buffered -= bytes;
     if (this.#room && this.#buffered < this.#limit) {
@@ -157,7 +163,8 @@ const sizes = new WeakMap<Message, number>();
 
 /** Messages that wait until the page asks for them. */
 class Iteration implements AsyncIterableIterator<Message> {
-  onend = () => {};
+  /** Is told what nobody has asked for at the end, if that is not kept for who does. */
+  onend = (_left: Message[]) => {};
   #queue: { message: Message; bytes: number }[] = [];
   #waiting: ((result: IteratorResult<Message>) => void)[] = [];
   #finished = false;
@@ -181,13 +188,15 @@ class Iteration implements AsyncIterableIterator<Message> {
   finish(): void {
     this.#finished = true;
     this.#waiting.splice(0).forEach((waiting) => waiting({ done: true, value: undefined }));
-    this.onend();
+    this.onend([]);
   }
 
   /** Ends at once. */
   end(): void {
     this.finish();
-    this.#queue.splice(0).forEach(({ bytes }) => this.#release(bytes));
+    const left = this.#queue.splice(0);
+    this.onend(left.map(({ message }) => message));
+    left.forEach(({ bytes }) => this.#release(bytes));
   }
 
   async next(): Promise<IteratorResult<Message>> {

@@ -23,7 +23,13 @@ export const websocket: Transport = (target, sink, signal) =>
     if (!Socket) {
       throw new MegaphoneError("NO_START", "there is no WebSocket here");
     }
-    const socket = new Socket(target.url.replace(/^http/, "ws"));
+    let socket: WebSocket;
+    try {
+      socket = new Socket(target.url.replace(/^http/, "ws"));
+    } catch (cause) {
+      // Some browsers throw what a content security policy forbids; others close.
+      throw new MegaphoneError("NO_START", "there must be no WebSocket here", { cause });
+    }
     let open = false;
     let over = false;
     let unacknowledged = 0;

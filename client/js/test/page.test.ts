@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 
-import { begin, client, frames, nextAfter, numbers, serve, sleep, take, text, until } from "./hostile.js";
+import { begin, client, frames, nextAfter, numbers, refuse, serve, sleep, take, text, until } from "./hostile.js";
 
 /** Makes this process look like a page, until the test ends. */
 function page(t: TestContext): {
@@ -72,6 +72,103 @@ test("a connection from before the page was online is made anew; one of a page t
   await until("it reads anew", () => got.length === 4);
   assert.deepEqual(got, numbers(4));
 });
+
+test("coming online renews an attempt that was begun before", async (t) => {
+  const { window } = page(t);
+  const { url } = await serve(t, ({ response, after, number }) => {
+    if (number === 0) {
+      return response.destroy();
+    }
+    if (number > 1) {
+      begin(response, "ndjson");
+      response.write(frames.ndjson.frame(text(nextAfter(after))));
+    } // else: never a word
+  });
+  const megaphone = client(t, url, { transports: ["ndjson"], timeout: 60_000 });
+  const got: number[] = [];
+  megaphone.subscribe("s", ({ body }) => got.push(body));
+  await until("it waits", () => megaphone.state === "waiting");
+  await sleep(200); // the second attempt has begun
+  window.dispatchEvent(new Event("online"));
+  await until("it reads", () => got.length === 1, 5000);
+});
+
+test("coming online does not shorten the time that the server asks for", async (t) => {
+  const { window, show } = page(t);
+  const times: number[] = [];
+  const { url } = await serve(t, ({ response }) => {
+    times.push(performance.now());
+    refuse(response, 429, "LIMIT_REACHED", { "Retry-After": "1" });
+  });
+  const megaphone = client(t, url, { transports: ["ndjson"] });
+  megaphone.subscribe(() => {});
+  await until("it waits", () => megaphone.state === "waiting");
+  window.dispatchEvent(new Event("online"));
+  show(true);
+  show(false);
+  await until("it has tried again", () => times.length === 2);
+  assert.ok(times[1]! - times[0]! >= 990, `${times[1]! - times[0]!} ms`);
+});
+
+test("a wait after faults is also ended where use has named another channel meanwhile", async (t) => {
+  const { window } = page(t);
+  const { url } = await serve(t, ({ response, address, after }) => {
+    if (address === "main.c") {
+      return response.destroy();
+    }
+    begin(response, "ndjson");
+    response.write(frames.ndjson.frame(text(nextAfter(after))));
+  });
+  const megaphone = client(t, url, { transports: ["ndjson"], backoff: [60_000, 60_000] });
+  const got: number[] = [];
+  megaphone.subscribe("s", ({ body }) => got.push(body));
+  await until("it waits", () => megaphone.state === "waiting");
+  megaphone.use("main.other");
+  window.dispatchEvent(new Event("online"));
+  await until("it reads", () => got.length === 1, 5000);
+});
+
+test("coming online while a channel is created makes no second one", async (t) => {
+  const { window } = page(t);
+  const { url, addresses } = await serveAddresses(t);
+  let created = 0;
+  const megaphone = client(t, url, { transports: ["ndjson"] }, async () => {
+    const address = `main.c${++created}`;
+    await sleep(100);
+    return address;
+  });
+  megaphone.subscribe(() => {});
+  await until("it creates", () => created === 1);
+  window.dispatchEvent(new Event("online"));
+  window.dispatchEvent(new Event("online"));
+  await until("it reads", () => megaphone.state === "open");
+  assert.equal(created, 1);
+  assert.deepEqual(addresses, ["main.c1"]);
+});
+
+test("a page that was opened in the background, and is shown much later, makes its connection anew", async (t) => {
+  const { document, show } = page(t);
+  document.hidden = true;
+  const { url, addresses } = await serveAddresses(t);
+  const megaphone = client(t, url, { transports: ["ndjson"] });
+  megaphone.subscribe(() => {});
+  await until("it reads", () => megaphone.state === "open");
+  const { now } = Date;
+  t.after(() => (Date.now = now));
+  Date.now = () => now() + 60_000;
+  show(false);
+  await until("it reads anew", () => addresses.length === 2, 5000);
+});
+
+/** Serves reads in which nothing comes, and keeps the addresses that were read. */
+async function serveAddresses(t: TestContext): Promise<{ url: string; addresses: string[] }> {
+  const addresses: string[] = [];
+  const { url } = await serve(t, ({ response, address }) => {
+    addresses.push(address);
+    begin(response, "ndjson");
+  });
+  return { url, addresses };
+}
 
 test("a client that is closed listens to the page no more", async (t) => {
   const { window } = page(t);

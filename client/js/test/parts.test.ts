@@ -73,6 +73,65 @@ test("messages wait for their first listener, the newest 100, and keep their ord
   );
 });
 
+test("what a listener or an iterator leaves, waits for the next one", async () => {
+  const streams = new Streams(1000, never);
+  const got: number[] = [];
+  [1, 2, 3].forEach((n) => streams.dispatch(message("a", n), 1));
+  streams.subscribe("a", () => assert.fail("it was gone before"))();
+  const end = streams.subscribe("a", ({ body }) => {
+    got.push(body);
+    end();
+  });
+  await Promise.resolve();
+  assert.deepEqual(got, [1]);
+
+  streams.iterate("a").return!();
+  const iterator = streams.iterate("a");
+  await Promise.resolve();
+  streams.dispatch(message("a", 4), 1);
+  assert.equal((await iterator.next()).value.body, 2);
+  await iterator.return!();
+  streams.dispatch(message("a", 5), 1);
+  const abort = new AbortController();
+  const next = streams.iterate("a", abort.signal);
+  assert.equal((await next.next()).value.body, 3);
+  abort.abort();
+  streams.subscribe("a", ({ body }) => got.push(body));
+  await Promise.resolve();
+  assert.deepEqual(got, [1, 4, 5]);
+});
+
+test("a loop that is left and begun anew misses nothing, however much there was", async () => {
+  const streams = new Streams(1e6, never);
+  const left = streams.iterate("a");
+  await Promise.resolve();
+  for (let n = 0; n < 500; n++) {
+    streams.dispatch(message("a", n), 1);
+  }
+  await left.return!();
+  const anew = streams.iterate("a");
+  for (let n = 0; n < 500; n++) {
+    assert.equal((await anew.next()).value.body, n);
+  }
+  for (let n = 500; n < 1000; n++) {
+    streams.dispatch(message("a", n), 1);
+  }
+  await anew.return!();
+  streams.dispatch(message("a", 1000), 1); // nobody has come
+  assert.equal((await streams.iterate("a").next()).value.body, 901);
+});
+
+test("what another has got does not wait for anyone", async () => {
+  const streams = new Streams(1000, never);
+  const left = streams.iterate("a");
+  streams.subscribe(undefined, () => {});
+  await Promise.resolve();
+  streams.dispatch(message("a", 1), 1);
+  await left.return!();
+  streams.subscribe("a", () => assert.fail("a repeat"));
+  await Promise.resolve();
+});
+
 test("a listener that throws harms no other", () => {
   const errors: unknown[] = [];
   const streams = new Streams(1000, (error) => errors.push(error));

@@ -102,6 +102,13 @@ test("a write without an answer is repeated with its key", async (t) => {
   });
 });
 
+test("a message of a batch whose key is undefined gets one", async (t) => {
+  const { url, requests } = await serve(t, (response) => json(response, 201, { failures: [] }));
+  const message: { streamId: string; body: number; key?: any } = { streamId: "s", body: 1, key: undefined };
+  await new Producer(url).writeBatch(["main.p"], [message]);
+  assert.match(JSON.parse(requests[0]!.body).messages[0].key, /^[\x21-\x7e]{16,255}$/);
+});
+
 test("a refusal is thrown as it is, and not repeated", async (t) => {
   const { url, requests } = await serve(t, (response) => refuse(response, 404, "NOT_FOUND"));
   await assert.rejects(new Producer(url).write("main.p", "s", 1), {

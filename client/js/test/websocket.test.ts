@@ -175,6 +175,16 @@ test("a WebSocket that is refused because the channel is gone is told as such", 
   await until("it is gone", () => megaphone.state === "gone");
 });
 
+test("a server that refuses a WebSocket, and then says nothing, is not waited for", async (t) => {
+  const { url } = await serve(t, ({ request }) => assert.equal(request.method, "HEAD"));
+  const megaphone = client(t, url, { ...options, timeout: 100 });
+  const codes: string[] = [];
+  megaphone.on("error", ({ code }) => codes.push(code));
+  megaphone.subscribe(() => assert.fail());
+  await until("it has tried twice", () => codes.length === 2, 5000);
+  assert.deepEqual(codes, ["NETWORK", "NETWORK"]);
+});
+
 for (const [status, code] of [
   [409, "BUSY"],
   [503, "LIMIT_REACHED"],
@@ -220,6 +230,22 @@ test("where there is no WebSocket, the next transport is used, and the first is 
   );
 });
 
+test("where a WebSocket must not be made, as by a content security policy, the next transport is used", async (t) => {
+  const { url } = await serve(t, ({ response, after }) => {
+    begin(response, "sse");
+    response.end(frames.sse.frame(text(nextAfter(after))));
+  });
+  class Forbidden {
+    constructor() {
+      throw new DOMException("The operation is insecure.", "SecurityError");
+    }
+  }
+  const megaphone = client(t, url, { WebSocket: Forbidden });
+  megaphone.on("error", assert.fail);
+  assert.deepEqual(await take(megaphone, 3), numbers(3));
+  assert.equal(megaphone.transport, "sse");
+});
+
 test("a site that offers only polls is polled", async (t) => {
   const { url } = await serve(t, ({ request, response, after }) => {
     if (!request.url!.includes("poll=")) {
@@ -246,6 +272,46 @@ test("a proxy that holds streams back is got around with polls", async (t) => {
   const megaphone = client(t, url, { WebSocket, timeout: 150 });
   assert.deepEqual(await take(megaphone, 5), numbers(5));
   assert.equal(megaphone.transport, "poll");
+});
+
+test("where a proxy passes on headers, and holds back what follows, there are polls, too", async (t) => {
+  const { url, cursors } = await serve(t, ({ request, response, after }) => {
+    if (request.url!.includes("poll=")) {
+      begin(response, "poll");
+      response.end(frames.poll.frame(text(nextAfter(after))));
+    } else {
+      const type = request.headers.accept!.startsWith("text/event-stream") ? "sse" : "ndjson";
+      response.writeHead(200, { "Content-Type": frames[type].type }).flushHeaders();
+    }
+  });
+  const megaphone = client(t, url, { WebSocket, timeout: 150 });
+  assert.deepEqual(await take(megaphone, 5), numbers(5));
+  assert.equal(megaphone.transport, "poll");
+  assert.ok(cursors.length <= 7, `${cursors.length} requests`);
+});
+
+test("while a connection that was lost is not made again, it is not said to be open", async (t) => {
+  const { url } = await serve(
+    t,
+    () => {}, // never a word
+    (socket, after) => {
+      socket.send(text(nextAfter(after)));
+      setTimeout(() => socket.close(1000), 20);
+    },
+  );
+  let connections = 0;
+  class Once extends WebSocket {
+    constructor(address: string) {
+      if (connections++ > 0) {
+        throw new Error("on purpose");
+      }
+      super(address);
+    }
+  }
+  const megaphone = client(t, url, { WebSocket: Once, timeout: 5000 });
+  await take(megaphone, 1);
+  assert.equal(megaphone.state, "open");
+  await until("it says so", () => megaphone.state === "waiting", 4000);
 });
 
 test("a server that is away is found by the best transport when it is back", async (t) => {

@@ -1,0 +1,99 @@
+// Which channel is read, and who made it.
+
+import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
+import { test } from "node:test";
+
+import type { Megaphone } from "../src/index.js";
+import { begin, client, frames, nextAfter, refuse, serve, take, text, until } from "./hostile.js";
+
+const options = { transports: ["ndjson"] as const };
+
+test("use goes on with another channel though the function for the last one has not returned", async (t) => {
+  const { url } = await serve(t, ({ response, after }) => {
+    begin(response, "ndjson");
+    response.write(frames.ndjson.frame(text(nextAfter(after))));
+  });
+  let fail!: (error: Error) => void;
+  let called = false;
+  const megaphone = client(t, url, options, () => {
+    called = true;
+    return new Promise((_, reject) => (fail = reject));
+  });
+  megaphone.on("error", assert.fail);
+  const messages = megaphone.messages("s");
+  await until("it is called", () => called);
+  megaphone.use("main.other");
+  assert.equal((await messages.next()).value.body, 0);
+  fail(new Error("nobody waits for this any more"));
+});
+
+for (const [what, end] of [
+  ["use", (megaphone: Megaphone) => megaphone.use("main.other")],
+  ["a stall", () => {}],
+] as const) {
+  test(`a response that does not end when it is aborted holds up nothing: ${what}`, async (t) => {
+    let reads = 0;
+    let cancelled = false;
+    const megaphone = client(t, "http://localhost", {
+      ...options,
+      silence: what === "use" ? 60_000 : 100,
+      fetch: async () => {
+        const n = reads++;
+        const body = new ReadableStream({
+          start: (controller) => controller.enqueue(new TextEncoder().encode(`${text(n)}\n`)),
+          cancel: () => void (cancelled = true),
+        });
+        return new Response(body, { headers: { "Content-Type": frames.ndjson.type } });
+      },
+    });
+    const messages = megaphone.messages("s");
+    assert.equal((await messages.next()).value.body, 0);
+    end(megaphone);
+    assert.equal((await messages.next()).value.body, 1);
+    assert.ok(cancelled);
+  });
+}
+
+test("a channel that is gone after a long outage is followed by the next soon", async (t) => {
+  let away = false;
+  let created = 0;
+  const { url } = await serve(t, ({ response, address, after }) => {
+    if (away) {
+      return response.destroy();
+    }
+    if (address !== `main.c${created}` || (address === "main.c1" && after)) {
+      return refuse(response, 404, "NOT_FOUND");
+    }
+    begin(response, "ndjson");
+    response.write(frames.ndjson.frame(text(created, created)));
+    if (created === 1) {
+      away = true;
+      setTimeout(() => response.destroy(), 20);
+    }
+  });
+  const megaphone = client(t, url, { ...options, backoff: [20, 60_000] }, () => `main.c${++created}`);
+  let faults = 0;
+  megaphone.on("error", () => (faults += 1));
+  const messages = megaphone.messages("s");
+  await until("it has waited some seconds", () => faults === 8);
+  away = false;
+  const gone = new Promise((resolve) => megaphone.on("gone", resolve));
+  await gone;
+  const began = performance.now();
+  assert.equal((await messages.next()).value.body, 1);
+  assert.equal((await messages.next()).value.body, 2);
+  assert.ok(performance.now() - began < 500, `${performance.now() - began} ms`);
+});
+
+test("a signal that outlives its clients does not keep them", async (t) => {
+  const { url } = await serve(t, ({ response, after }) => {
+    begin(response, "ndjson");
+    response.write(frames.ndjson.frame(text(nextAfter(after))));
+  });
+  const { signal } = new AbortController();
+  const megaphone = client(t, url, { ...options, signal });
+  await take(megaphone, 1);
+  megaphone.close();
+  await until("it is let go", () => getEventListeners(signal, "abort").length === 0, 1000);
+});

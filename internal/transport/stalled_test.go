@@ -1,0 +1,299 @@
+package transport
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A way is one in which messages leave: a transport, with its handler or without, and what its client asks for.
+type way struct {
+	transport func(w http.ResponseWriter, r *http.Request) Transport
+	stays     bool // the handler does
+	header    http.Header
+}
+
+var ways = map[string]way{
+	"NDJSON":                  {transport: ndjsonWay},
+	"NDJSON with its handler": {transport: ndjsonWay, stays: true},
+	"SSE":                     {transport: sseWay},
+	"SSE with its handler":    {transport: sseWay, stays: true},
+	"WebSocket":               {transport: webSocketWay, header: goodHandshake},
+	"compressed WebSocket":    {transport: webSocketWay, header: offering(goodHandshake, "permessage-deflate")},
+}
+
+func (way way) compressed() bool { return way.header.Get("Sec-WebSocket-Extensions") != "" }
+
+func ndjsonWay(w http.ResponseWriter, r *http.Request) Transport {
+	return NewNDJSON(w, r, Bounds{Timeout: time.Minute})
+}
+
+func sseWay(w http.ResponseWriter, r *http.Request) Transport {
+	return NewSSE(w, r, Bounds{Timeout: time.Minute})
+}
+
+func webSocketWay(w http.ResponseWriter, r *http.Request) Transport {
+	return NewWebSocket(w, r, WebSocketOptions{Timeout: time.Minute, Compression: true})
+}
+
+func offering(handshake http.Header, extension string) http.Header {
+	h := handshake.Clone()
+	h.Set("Sec-WebSocket-Extensions", extension)
+	return h
+}
+
+// connector serves transports over sockets whose buffers are small. It returns a function that connects a client, which
+// has read the header of its response.
+func (way way) connector(t *testing.T) (connect func() (Transport, *client)) {
+	t.Helper()
+	transports := make(chan Transport)
+	type connKey struct{}
+	server := &http.Server{
+		ReadHeaderTimeout: time.Minute,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			if err := conn.(*net.UnixConn).SetWriteBuffer(4 << 10); err != nil {
+				t.Error(err)
+			}
+			return context.WithValue(ctx, connKey{}, conn)
+		},
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			served := way.transport(w, r)
+			if err := served.Start(); err != nil {
+				t.Error(err)
+			}
+			if !way.stays && !served.(Detachable).Detach(r, r.Context().Value(connKey{}).(net.Conn), func() {}) {
+				t.Error("the response is not detached")
+			}
+			if !way.stays {
+				transports <- served
+				return
+			}
+			over := make(chan struct{})
+			transports <- handled{served, over}
+			<-over
+		}),
+	}
+	dir, err := os.MkdirTemp("", "mp") //nolint:usetesting // its path is too long for a Unix socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { server.Close() })
+	return func() (Transport, *client) {
+		t.Helper()
+		conn, err := new(net.Dialer).DialContext(t.Context(), "unix", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		r := request()
+		if way.header != nil {
+			r.Header = way.header
+		}
+		if err := r.Write(conn); err != nil {
+			t.Fatal(err)
+		}
+		c := &client{Conn: conn}
+		c.skipHeader(t)
+		return <-transports, c
+	}
+}
+
+// A handled transport has a handler, which returns after its end.
+type handled struct {
+	Transport
+
+	over chan struct{}
+}
+
+func (h handled) End(why Reason) {
+	h.Transport.End(why)
+	close(h.over)
+}
+
+// text returns a line of a size that cannot be compressed much.
+func text(size int) []byte {
+	random := make([]byte, size)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(random) // never fails
+	return append([]byte(base64.RawURLEncoding.EncodeToString(random)[:size-1]), '\n')
+}
+
+func liveHeap() int64 {
+	var stats runtime.MemStats
+	for range 2 { // what is in pools survives one
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc)
+}
+
+// Readers who take nothing hold what is being written to them for as long as a write may take. Large messages are not
+// copied for each of them, and small ones once at most.
+func TestWhatReadersHoldWhoTakeNothing(t *testing.T) {
+	const readers = 40
+	for name, sent := range map[string]struct {
+		lines, size int
+		limit       int64 // for each reader
+	}{
+		"a large message":      {1, 1_900_000, 30 << 10},
+		"many middling ones":   {7, 10_000, 30 << 10},
+		"as many as are taken": {65, 1000, 110 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			line := text(sent.size)
+			for name, way := range ways {
+				t.Run(name, func(t *testing.T) {
+					connect := way.connector(t)
+					var served []Transport
+					var clients []*client
+					for range readers {
+						s, c := connect()
+						served, clients = append(served, s), append(clients, c)
+					}
+					before := liveHeap()
+					flushed := make(chan error, readers)
+					for _, s := range served {
+						go func() {
+							for range sent.lines {
+								s.Append(uuid.UUID{}, line)
+							}
+							flushed <- s.Flush()
+						}()
+					}
+					for _, c := range clients { // what is to be copied is, once something is written
+						if _, err := io.ReadFull(c, make([]byte, 100)); err != nil {
+							t.Fatal(err)
+						}
+					}
+					each := (liveHeap() - before) / readers
+					t.Logf("%d KB for each reader", each/1000)
+					if way.compressed() {
+						sent.limit = max(sent.limit, maxDeflated+30<<10)
+					}
+					if each > sent.limit {
+						t.Errorf("each reader holds %d bytes", each)
+					}
+					if n := len(flushed); n > 0 {
+						t.Errorf("%d readers have taken all", n)
+					}
+					for _, c := range clients {
+						c.Close()
+					}
+					for range readers {
+						if <-flushed == nil {
+							t.Error("what nobody has taken is flushed")
+						}
+					}
+					for _, s := range served {
+						s.End(Broken)
+					}
+					runtime.KeepAlive(line)
+				})
+			}
+		})
+	}
+}
+
+// A slowConn is read in small pieces, so that its other side can seldom write all at once.
+type slowConn struct {
+	net.Conn
+
+	random *rand.Rand
+}
+
+func (c slowConn) Read(p []byte) (int, error) {
+	return c.Conn.Read(p[:min(len(p), 1+c.random.IntN(5000))])
+}
+
+// Small and large messages, alone and together, arrive as they were sent.
+func TestMessagesOfAllSizesArriveInOrder(t *testing.T) {
+	const batches = 100
+	for name, way := range ways {
+		if way.compressed() {
+			continue // see TestCompressedWebSockets
+		}
+		t.Run(name, func(t *testing.T) {
+			served, c := way.connector(t)()
+			random := rand.New(rand.NewPCG(1, 2))
+			c.Conn = slowConn{c.Conn, rand.New(rand.NewPCG(3, 4))}
+			sent := make(chan []string, 1)
+			go func() {
+				var lines []string
+				defer func() { sent <- lines }()
+				for range batches {
+					for range 1 + random.IntN(8) {
+						size := []int{100, 3000, minShared - 1, minShared, 20_000, 100_000}[random.IntN(6)]
+						line := append(fmt.Appendf(nil, "%d", len(lines)), text(size)...)
+						lines = append(lines, string(line))
+						served.Append(uuid.UUID{}, line)
+					}
+					if err := errors.Join(served.Flush(), served.Heartbeat()); err != nil {
+						t.Error(err)
+						break
+					}
+				}
+				served.End(Complete)
+			}()
+			got := way.receive(t, c)
+			c.Close() // a WebSocket's end waits for that
+			want := <-sent
+			for i := range max(len(got), len(want)) {
+				if i >= len(got) || i >= len(want) || got[i] != want[i] {
+					t.Fatalf("of %d messages %d are received, and number %d is another one", len(want), len(got), i)
+				}
+			}
+		})
+	}
+}
+
+// receive returns the lines that a client receives until the read ends.
+func (way way) receive(t *testing.T, c *client) (lines []string) {
+	t.Helper()
+	for way.header != nil {
+		switch opcode, text := c.frame(t); opcode {
+		case opText:
+			lines = append(lines, text+"\n")
+		case opClose:
+			return lines
+		}
+	}
+	body, err := io.ReadAll(httputil.NewChunkedReader(bufio.NewReader(c)))
+	if err != nil {
+		t.Error(err)
+	}
+	if rest, isSSE := strings.CutPrefix(string(body), "retry: 1000\n\n"); isSSE {
+		for event := range strings.SplitSeq(strings.TrimSuffix(rest, "\n\n"), "\n\n") {
+			if line, ok := strings.CutPrefix(event, "id: "+uuid.UUID{}.String()+"\ndata: "); ok {
+				lines = append(lines, line+"\n")
+			} else if event != ":" {
+				t.Errorf("an event of %d bytes is none", len(event))
+			}
+		}
+		return lines
+	}
+	return slices.Collect(strings.Lines(string(body)))
+}
