@@ -60,14 +60,14 @@ func newSite(cmd *cobra.Command) (*site, error) {
 	return s, nil
 }
 
-// A siteRefusal is an error that Megaphone has answered with.
-type siteRefusal struct {
+// A refusalError is an error that Megaphone has answered with.
+type refusalError struct {
 	error
 
 	reply []byte
 }
 
-func (e *siteRefusal) Unwrap() error { return e.error }
+func (e *refusalError) Unwrap() error { return e.error }
 
 // An uncertainError is an error after which it is not known what the server has done.
 type uncertainError struct{ error }
@@ -110,7 +110,7 @@ func (s *site) do(ctx context.Context, method, path string, header http.Header, 
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxReply))
 	var reply struct{ Code, Message string }
 	if json.Unmarshal(text, &reply) == nil && reply.Code != "" {
-		refused := &siteRefusal{httpError(response.StatusCode, reply.Message), text}
+		refused := &refusalError{httpError(response.StatusCode, reply.Message), text}
 		if response.StatusCode == http.StatusInternalServerError {
 			return nil, &uncertainError{refused}
 		}

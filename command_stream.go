@@ -102,7 +102,7 @@ func (s *site) ingest(ctx context.Context, b lineBatch, batches <-chan lineBatch
 	var reply []byte
 	go func() {
 		defer close(answered)
-		defer body.Close() // nobody reads what is written from now on
+		defer func() { _ = body.Close() }() // nobody reads what is written from now on
 		reply, err = s.text(requestCtx, http.MethodPost, "/write", http.Header{"Content-Type": {transport.NDJSONType}}, body)
 	}()
 
@@ -139,7 +139,7 @@ func (s *site) ingest(ctx context.Context, b lineBatch, batches <-chan lineBatch
 
 // conclude adds what became of a request with lines from the first on, by its reply or its error, and returns the error.
 func (r *sendResult) conclude(reply []byte, err error, first, lines int) error {
-	if refused, ok := errors.AsType[*siteRefusal](err); ok {
+	if refused, ok := errors.AsType[*refusalError](err); ok {
 		reply = refused.reply // has a result if the stream has begun
 	}
 	var part struct {
