@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,13 +31,16 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 // Routes implements [caddy.AdminRouter].
 func (adminAPI) Routes() []caddy.AdminRoute {
 	patterns := map[string]map[string]adminFunc{
-		"/megaphone/channels":      {http.MethodGet: adminList, http.MethodDelete: adminDeleteMany},
-		"/megaphone/channels/{id}": {http.MethodGet: adminShow, http.MethodDelete: adminDelete},
-		"/megaphone/lookup":        {http.MethodPost: adminLookup},
-		"/megaphone/stats":         {http.MethodGet: adminStats},
-		"/megaphone/drain":         {http.MethodGet: adminDrainState, http.MethodPost: adminDrain, http.MethodDelete: adminUndrain},
-		"/megaphone/health":        {http.MethodGet: adminHealth},
-		"/megaphone/":              nil,
+		"/megaphone/channels":      {http.MethodGet: adminList, http.MethodDelete: withoutQuery(adminDeleteMany)},
+		"/megaphone/channels/{id}": {http.MethodGet: adminShow, http.MethodDelete: withoutQuery(adminDelete)},
+		"/megaphone/lookup":        {http.MethodPost: withoutQuery(adminLookup)},
+		"/megaphone/stats":         {http.MethodGet: withoutQuery(adminStats)},
+		"/megaphone/drain": {
+			http.MethodGet: withoutQuery(adminDrainState), http.MethodPost: withoutQuery(adminDrain),
+			http.MethodDelete: withoutQuery(adminUndrain),
+		},
+		"/megaphone/health": {http.MethodGet: withoutQuery(adminHealth)},
+		"/megaphone/":       nil,
 	}
 	routes := make([]caddy.AdminRoute, 0, len(patterns))
 	for pattern, methods := range patterns {
@@ -107,7 +111,8 @@ type adminChannel struct {
 	LastRead  *time.Time `json:"lastRead"` // null: never
 	Expires   *time.Time `json:"expires"`  // null: not while it is read
 
-	Messages []adminMessage `json:"messages,omitempty"`
+	Messages     []adminMessage `json:"messages,omitempty"`
+	MoreMessages bool           `json:"moreMessages,omitempty"` // they would have been too large
 }
 
 // An adminMessage is a message that a channel holds.
@@ -133,7 +138,7 @@ type adminPage struct {
 
 // adminList lists channels, page by page.
 func adminList(a *App, r *http.Request) (int, any, error) {
-	o, err := parseListOptions(r.URL.Query())
+	o, err := parseListOptions(r.URL)
 	if err != nil {
 		return 0, nil, adminError(http.StatusBadRequest, err.Error())
 	}
@@ -164,7 +169,13 @@ func adminShow(a *App, r *http.Request) (int, any, error) {
 		if err != nil {
 			return 0, nil, err
 		}
+		size := 0
 		for i, m := range ms {
+			// One is always shown, or nothing would be seen of a channel with large ones.
+			if size += len(m.JSON()); size > maxShown && i > 0 {
+				channel.MoreMessages = true
+				break
+			}
 			channel.Messages = append(channel.Messages, adminMessage{i < info.InFlight, m.JSON()})
 		}
 	}
@@ -253,7 +264,8 @@ func adminLookup(a *App, r *http.Request) (int, any, error) {
 // maxAdminBody is the largest body that the admin API reads, in bytes.
 const maxAdminBody = 1 << 20
 
-// parseAdminBody reads a request's body into v. No body leaves v as it is.
+// parseAdminBody reads a request's body into v. No body leaves v as it is. A field that v does not have is an error, for
+// what is misspelled must not be done with something else.
 func parseAdminBody(r *http.Request, v any) error {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxAdminBody+1))
 	switch {
@@ -264,8 +276,13 @@ func parseAdminBody(r *http.Request, v any) error {
 	case len(body) == 0:
 		return nil
 	}
-	if err := json.Unmarshal(body, v); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(v); err != nil {
 		return adminError(http.StatusBadRequest, "the body is not as expected: "+strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return adminError(http.StatusBadRequest, "the body is not as expected: there is something after the JSON value")
 	}
 	return nil
 }

@@ -2,9 +2,12 @@ package megaphone
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -15,7 +18,41 @@ const (
 	maxPage      = 1000
 	// maxPeek is how many messages of a channel are shown at most.
 	maxPeek = 1000
+	// maxShown is how many bytes of messages are shown at most, beyond the first message.
+	maxShown = 16 << 20
 )
+
+// parseQuery reads the query of a request, in which each of the known parameters may be once. A parameter that is not
+// known is an error: a filter that is misspelled must not end in a list of everything, which may be deleted next.
+func parseQuery(u *url.URL, known ...string) (map[string]string, error) {
+	all, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("the query is malformed: %w", err)
+	}
+	parameters := make(map[string]string, len(all))
+	for name, values := range all {
+		switch {
+		case len(known) == 0:
+			return nil, fmt.Errorf("there is no parameter %q here, nor any other", name)
+		case !slices.Contains(known, name):
+			return nil, fmt.Errorf("there is no parameter %q: there are %s", name, strings.Join(known, ", "))
+		case len(values) > 1:
+			return nil, fmt.Errorf("%s is there more than once", name)
+		}
+		parameters[name] = values[0]
+	}
+	return parameters, nil
+}
+
+// withoutQuery makes a function refuse requests that have a query.
+func withoutQuery(serve adminFunc) adminFunc {
+	return func(a *App, r *http.Request) (int, any, error) {
+		if _, err := parseQuery(r.URL); err != nil {
+			return 0, nil, adminError(http.StatusBadRequest, err.Error())
+		}
+		return serve(a, r)
+	}
+}
 
 // listParameters are the parameters of the list of channels, and what each does.
 var listParameters = map[string]func(o *ListOptions, value string) error{
@@ -53,19 +90,15 @@ var listParameters = map[string]func(o *ListOptions, value string) error{
 	},
 }
 
-// parseListOptions reads which channels are to be listed. A parameter that it does not know is an error: a filter
-// that is misspelled must not end in a list of everything, which may be deleted next.
-func parseListOptions(query url.Values) (ListOptions, error) {
+// parseListOptions reads which channels are to be listed.
+func parseListOptions(u *url.URL) (ListOptions, error) {
 	o := ListOptions{Limit: standardPage}
-	for name, values := range query {
-		parse, ok := listParameters[name]
-		if !ok {
-			return o, fmt.Errorf("there is no parameter %q: there are %s", name, names(listParameters))
-		}
-		if len(values) > 1 {
-			return o, fmt.Errorf("%s is there more than once", name)
-		}
-		if err := parse(&o, values[0]); err != nil {
+	parameters, err := parseQuery(u, slices.Sorted(maps.Keys(listParameters))...)
+	if err != nil {
+		return o, err
+	}
+	for name, value := range parameters {
+		if err := listParameters[name](&o, value); err != nil {
 			return o, fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -82,11 +115,15 @@ func parseNumber(value string, least, most int) (int, error) {
 
 // parseMessages reads how many messages of a channel are to be shown, if any.
 func parseMessages(a *App, r *http.Request) (int, error) {
-	query := r.URL.Query()
-	if !query.Has("messages") {
+	parameters, err := parseQuery(r.URL, "messages")
+	if err != nil {
+		return 0, adminError(http.StatusBadRequest, err.Error())
+	}
+	value, asked := parameters["messages"]
+	if !asked {
 		return 0, nil
 	}
-	n, err := parseNumber(query.Get("messages"), 0, maxPeek)
+	n, err := parseNumber(value, 0, maxPeek)
 	if err != nil {
 		return 0, adminError(http.StatusBadRequest, "messages: "+err.Error())
 	}

@@ -96,6 +96,7 @@ type listed struct {
 		InFlight bool
 		Message  message
 	}
+	MoreMessages bool
 }
 
 type page struct {
@@ -211,9 +212,36 @@ func TestAdminShowsMessagesOnlyWhereThatIsConfigured(t *testing.T) {
 	}
 }
 
+func TestAdminShowsOnlySoManyBytesOfMessages(t *testing.T) {
+	s := serveAdmin(t, "megaphone {\ninspect_messages\nmax_message_size 12MB\n}", "megaphone")
+	c := s.create()
+	show := func() (shown listed) {
+		var p page
+		s.call(http.MethodGet, "channels", "", &p)
+		if status := s.call(http.MethodGet, "channels/"+p.Channels[0].ID+"?messages=1000", "", &shown); status != http.StatusOK {
+			t.Errorf("status %d", status)
+		}
+		return shown
+	}
+	body := `"` + strings.Repeat("x", 6<<20) + `"`
+	for n := range 2 {
+		s.write(c, body)
+		if shown := show(); len(shown.Messages) != n+1 || shown.MoreMessages {
+			t.Errorf("%d of %d messages, more: %v", len(shown.Messages), n+1, shown.MoreMessages)
+		}
+	}
+	s.write(c, body)
+	if shown := show(); len(shown.Messages) != 2 || !shown.MoreMessages {
+		t.Errorf("%d of 3 messages, more: %v", len(shown.Messages), shown.MoreMessages)
+	}
+}
+
 func TestAdminRefusesBadRequests(t *testing.T) {
 	s := serveAdmin(t, "", "megaphone")
 	c := s.create()
+	var p page
+	s.call(http.MethodGet, "channels", "", &p)
+	id := p.Channels[0].ID
 	for _, test := range []struct {
 		status             int
 		method, path, body string
@@ -242,11 +270,29 @@ func TestAdminRefusesBadRequests(t *testing.T) {
 		{413, "POST", "lookup", `{"channels":["` + strings.Repeat("x", 1<<20) + `"]}`},
 		{400, "POST", "drain", `{"over":"-1s"}`},
 		{400, "POST", "drain", `{"over":5}`},
+		{400, "POST", "drain", `{"ovr":"10m"}`},
+		{400, "POST", "drain", `{"over":"10m"}{"over":"1m"}`},
+		{400, "POST", "drain?over=10m", ""},
+		{400, "DELETE", "drain?over=10m", ""},
+		{400, "GET", "drain?x", ""},
+		{400, "GET", "stats?agent=main", ""},
+		{400, "GET", "health?x=1", ""},
+		{400, "GET", "channels?min_age=1d;agent=main", ""},
+		{400, "GET", "channels/" + id + "?message=5", ""},
+		{400, "GET", "channels/" + id + "?messages=1&messages=2", ""},
+		{400, "DELETE", "channels/" + id + "?min_age=1d", ""},
+		{400, "DELETE", "channels?agent=x", `{"channels":["` + id + `"]}`},
+		{400, "DELETE", "channels", `{"channels":["` + id + `"],"min_age":"1d"}`},
+		{400, "POST", "lookup?agent=x", `{"channels":["` + id + `"]}`},
 	} {
 		s.fails(test.status, test.method, test.path, test.body)
 	}
 	if r := s.post("/channelsExists", fmt.Sprintf(`{"channels":[%q]}`, c.ConsumerAddress)); !strings.Contains(r.body, "true") {
 		t.Errorf("the channel is gone: %s", r.body)
+	}
+	var drain struct{ Draining bool }
+	if s.call(http.MethodGet, "drain", "", &drain); drain.Draining {
+		t.Error("the server is drained")
 	}
 }
 

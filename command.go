@@ -2,6 +2,7 @@ package megaphone
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
@@ -37,12 +39,14 @@ site is told by --url or the environment variable MEGAPHONE_URL, and is
 What is asked for goes to standard output, everything else to standard error.
 
 Exit status:
-  0  done
-  1  a fault: the server is not reachable, refuses the request, or there is
-     something wrong with the arguments
-  4  there is no such channel; of several, at least one is missing
-  5  refused for now: the channel is full or being read, or a limit is reached
-  6  drain --wait: not done within the time of --timeout`,
+  0    done
+  1    a fault: the server is not reachable, refuses the request, or there is
+       something wrong with the arguments
+  4    there is no such channel; of several, at least one is missing
+  5    refused for now: the channel is full or being read, or a limit is reached
+  6    drain --wait: not done within the time of --timeout
+  130  interrupted by SIGINT or SIGTERM, before it was done; tail has no end of
+       its own, and its status is 0 then`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Example = `  $ caddy megaphone list --min-pending 50
   $ caddy megaphone drain --over 1m --wait
@@ -63,9 +67,10 @@ Exit status:
 
 // Statuses of the process beside 0 and 1. Caddy gives 2 and 3 a meaning of its own.
 const (
-	exitNotFound   = 4
-	exitTryAgain   = 5
-	exitUnfinished = 6
+	exitNotFound    = 4
+	exitTryAgain    = 5
+	exitUnfinished  = 6
+	exitInterrupted = 130 // as shells have it for SIGINT
 )
 
 // A commandError is an error that has an exit status of its own.
@@ -76,21 +81,32 @@ type commandError struct {
 
 func (e *commandError) Error() string { return e.message }
 
-// run makes a function the one that a command runs. SIGINT and SIGTERM end its context.
+// errInterrupted is why the context of a command ends.
+var errInterrupted = &commandError{exitInterrupted, "interrupted"}
+
+// run makes a function the one that a command runs. SIGINT and SIGTERM end its context, for [errInterrupted]; a second
+// one ends the process.
 func run(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+		signals, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
+		ctx, cancel := context.WithCancelCause(cmd.Context())
+		defer cancel(nil)
+		context.AfterFunc(signals, func() {
+			cancel(errInterrupted)
+			stop()
+		})
 		cmd.SetContext(ctx)
 		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
 			err := f(cmd, args)
+			if err == nil {
+				return caddy.ExitCodeSuccess, nil
+			}
+			status := caddy.ExitCodeFailedStartup
 			if e, ok := errors.AsType[*commandError](err); ok {
-				return e.status, err
+				status = e.status
 			}
-			if err != nil {
-				return caddy.ExitCodeFailedStartup, err
-			}
-			return caddy.ExitCodeSuccess, nil
+			return status, errors.New(printable(strings.TrimSpace(err.Error()))) // it may have words of a server
 		})(cmd, args)
 	}
 }
@@ -127,34 +143,66 @@ func flag[T any](get func(name string) (T, error), name string) T {
 	return value
 }
 
-// callAdmin makes a request to the admin API, with the value body as JSON if there is one, and returns the reply.
-func callAdmin(cmd *cobra.Command, method, path string, body any) ([]byte, error) {
-	flags := cmd.Flags()
-	address, err := caddycmd.DetermineAdminAPIAddress(flag(flags.GetString, "address"), nil,
-		flag(flags.GetString, "config"), flag(flags.GetString, "adapter"))
-	if err != nil {
-		return nil, fmt.Errorf("finding the admin API: %w", err)
+// await calls f, and returns what that returns. If ctx ends first, it returns why, and f goes on unheeded: it is for
+// what cannot be interrupted, in a process that ends soon.
+func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
 	}
-	var reader io.Reader
-	if body != nil {
-		text, err := json.Marshal(body)
-		if err != nil {
-			return nil, err
+	done := make(chan outcome, 1)
+	if ctx.Err() == nil {
+		go func() {
+			value, err := f()
+			done <- outcome{value, err}
+		}()
+	}
+	select {
+	case <-ctx.Done():
+	case o := <-done:
+		if ctx.Err() == nil {
+			return o.value, o.err
 		}
-		reader = bytes.NewReader(text)
 	}
-	header := http.Header{"Connection": {"close"}} // AdminAPIRequest has a new client for each request
-	response, err := caddycmd.AdminAPIRequest(address, method, "/megaphone/"+path, header, reader)
-	if err != nil {
-		return nil, adminCallError(address, err)
-	}
-	defer response.Body.Close()
-	return io.ReadAll(response.Body)
+	var none T
+	return none, context.Cause(ctx)
+}
+
+// adminPatience is how long a request to the admin API may take. None does more than some milliseconds of work.
+const adminPatience = time.Minute
+
+// callAdmin makes a request to the admin API, with the value body as JSON if there is one, and returns the reply.
+func callAdmin(ctx context.Context, cmd *cobra.Command, method, path string, body any) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, adminPatience, fmt.Errorf("the admin API has not answered for %v", adminPatience))
+	defer cancel()
+	return await(ctx, func() ([]byte, error) {
+		flags := cmd.Flags()
+		address, err := caddycmd.DetermineAdminAPIAddress(flag(flags.GetString, "address"), nil,
+			flag(flags.GetString, "config"), flag(flags.GetString, "adapter"))
+		if err != nil {
+			return nil, fmt.Errorf("finding the admin API: %w", err)
+		}
+		var reader io.Reader
+		if body != nil {
+			text, err := json.Marshal(body)
+			if err != nil {
+				return nil, err
+			}
+			reader = bytes.NewReader(text)
+		}
+		header := http.Header{"Connection": {"close"}} // AdminAPIRequest has a new client for each request
+		response, err := caddycmd.AdminAPIRequest(address, method, "/megaphone/"+path, header, reader)
+		if err != nil {
+			return nil, adminCallError(address, err)
+		}
+		defer response.Body.Close()
+		return io.ReadAll(response.Body)
+	})
 }
 
 // readAdmin is like callAdmin, and reads the reply into v.
-func readAdmin(cmd *cobra.Command, method, path string, body, v any) error {
-	reply, err := callAdmin(cmd, method, path, body)
+func readAdmin(ctx context.Context, cmd *cobra.Command, method, path string, body, v any) error {
+	reply, err := callAdmin(ctx, cmd, method, path, body)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func runList(cmd *cobra.Command, _ []string) error {
 		}
 		query.Set("limit", strconv.Itoa(size))
 		var page adminPage
-		if err := readAdmin(cmd, http.MethodGet, "channels?"+query.Encode(), nil, &page); err != nil {
+		if err := readAdmin(cmd.Context(), cmd, http.MethodGet, "channels?"+query.Encode(), nil, &page); err != nil {
 			return err
 		}
 		for _, c := range page.Channels {
@@ -94,7 +94,7 @@ func runList(cmd *cobra.Command, _ []string) error {
 		}
 		listed += len(page.Channels)
 		query.Set("cursor", page.Next)
-		more = page.Next != "" && (limit == 0 || listed < limit) && cmd.Context().Err() == nil
+		more = page.Next != "" && (limit == 0 || listed < limit)
 	}
 	return errors.Join(table.Flush(), out.Flush())
 }
@@ -144,13 +144,13 @@ are.`,
 func runShow(cmd *cobra.Command, args []string) error {
 	flags := cmd.Flags()
 	var found adminFound
-	if err := readAdmin(cmd, http.MethodPost, "lookup", map[string][]string{"channels": args}, &found); err != nil {
+	if err := readAdmin(cmd.Context(), cmd, http.MethodPost, "lookup", map[string][]string{"channels": args}, &found); err != nil {
 		return err
 	}
 	out, missing := cmd.OutOrStdout(), len(found.NotFound)
 	for i, c := range found.Channels {
 		if n := flag(flags.GetInt, "messages"); n != 0 {
-			err := readAdmin(cmd, http.MethodGet, fmt.Sprintf("channels/%s?messages=%d", c.ID, n), nil, &c)
+			err := readAdmin(cmd.Context(), cmd, http.MethodGet, fmt.Sprintf("channels/%s?messages=%d", c.ID, n), nil, &c)
 			if e, ok := errors.AsType[*commandError](err); ok && e.status == exitNotFound {
 				missing++ // it has ended in this moment
 				continue
@@ -187,6 +187,9 @@ func printChannel(w io.Writer, c adminChannel) error {
 		}
 		fmt.Fprintf(table, "%s\t%s\n", state, printable(string(m.Message)))
 	}
+	if c.MoreMessages {
+		fmt.Fprintf(table, "more\tnot shown: they are too large to be shown at once\n")
+	}
 	return table.Flush()
 }
 
@@ -201,7 +204,7 @@ func notFound(missing, all int) error {
 // completeIDs completes ids of channels, of those that come first.
 func completeIDs(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var page adminPage
-	if err := readAdmin(cmd, http.MethodGet, "channels?limit=200", nil, &page); err != nil {
+	if err := readAdmin(cmd.Context(), cmd, http.MethodGet, "channels?limit=200", nil, &page); err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
 	var ids []string
@@ -238,8 +241,10 @@ func runDelete(cmd *cobra.Command, args []string) error {
 	channels := args
 	if len(args) == 1 && args[0] == "-" {
 		var err error
-		if channels, err = readNames(cmd.InOrStdin()); err != nil {
-			return err
+		// Who interrupts what makes the list does not want what is there of it deleted.
+		channels, err = await(cmd.Context(), func() ([]string, error) { return readNames(cmd.InOrStdin()) })
+		if err != nil {
+			return fmt.Errorf("%w; nothing was deleted", err)
 		}
 	}
 	total := adminDeleted{NotFound: []string{}}
@@ -247,8 +252,11 @@ func runDelete(cmd *cobra.Command, args []string) error {
 		part := rest[:min(len(rest), deleteAtOnce)]
 		rest = rest[len(part):]
 		var deleted adminDeleted
-		if err := readAdmin(cmd, http.MethodDelete, "channels", map[string][]string{"channels": part}, &deleted); err != nil {
-			return err
+		if err := readAdmin(cmd.Context(), cmd, http.MethodDelete, "channels", map[string][]string{"channels": part}, &deleted); err != nil {
+			if len(channels) == len(part) && cmd.Context().Err() == nil {
+				return err
+			}
+			return fmt.Errorf("%w; %d of %d channels were deleted, and perhaps some of %d more", err, total.Deleted, len(channels), len(part))
 		}
 		total.Deleted += deleted.Deleted
 		total.NotFound = append(total.NotFound, deleted.NotFound...)
@@ -300,7 +308,7 @@ func statsCommand() *cobra.Command {
 }
 
 func runStats(cmd *cobra.Command, _ []string) error {
-	reply, err := callAdmin(cmd, http.MethodGet, "stats", nil)
+	reply, err := callAdmin(cmd.Context(), cmd, http.MethodGet, "stats", nil)
 	if err != nil {
 		return err
 	}

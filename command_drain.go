@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,22 +57,29 @@ func runDrain(cmd *cobra.Command, _ []string) error {
 	case flag(flags.GetBool, "undo"):
 		method, body = http.MethodDelete, nil
 	}
-	var timeout time.Duration
+	wait := flag(flags.GetBool, "wait")
+	ctx := cmd.Context()
 	if value := flag(flags.GetString, "timeout"); value != "" {
-		var err error
-		if timeout, err = caddy.ParseDuration(value); err != nil || timeout <= 0 {
+		timeout, err := caddy.ParseDuration(value)
+		if err != nil || timeout <= 0 {
 			return fmt.Errorf("--timeout %q is no duration above zero: use for example 90s or 5m", value)
 		}
-		if !flag(flags.GetBool, "wait") {
+		if !wait {
 			return errors.New("--timeout goes with --wait")
 		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &commandError{exitUnfinished, fmt.Sprintf("not drained after %v", timeout)})
+		defer cancel()
 	}
 	var state adminDrainReply
-	if err := readAdmin(cmd, method, "drain", body, &state); err != nil {
+	err := readAdmin(ctx, cmd, method, "drain", body, &state)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("%w: the admin API does not answer", err)
+	case err != nil:
 		return err
-	}
-	if flag(flags.GetBool, "wait") {
-		if err := awaitDrain(cmd, &state, timeout); err != nil {
+	case wait:
+		if err := awaitDrain(ctx, cmd, &state); err != nil {
 			return err
 		}
 	}
@@ -94,12 +102,8 @@ func (s adminDrainReply) String() string {
 	return "not draining"
 }
 
-// awaitDrain waits until a drain is done, and tells of its progress on standard error.
-func awaitDrain(cmd *cobra.Command, state *adminDrainReply, timeout time.Duration) error {
-	var timedOut <-chan time.Time
-	if timeout > 0 {
-		timedOut = time.After(timeout)
-	}
+// awaitDrain waits until a drain is done, and tells of its progress on standard error. When ctx ends, the drain goes on.
+func awaitDrain(ctx context.Context, cmd *cobra.Command, state *adminDrainReply) error {
 	told := ""
 	for !state.Done {
 		if !state.Draining {
@@ -111,13 +115,14 @@ func awaitDrain(cmd *cobra.Command, state *adminDrainReply, timeout time.Duratio
 		}
 		select {
 		case <-time.After(drainPoll):
-		case <-timedOut:
-			text, _ := json.Marshal(state)
-			return &commandError{exitUnfinished, fmt.Sprintf("not drained after %v: %s", timeout, text)}
-		case <-cmd.Context().Done():
-			return errors.New("interrupted; the drain goes on")
+		case <-ctx.Done():
 		}
-		if err := readAdmin(cmd, http.MethodGet, "drain", nil, state); err != nil {
+		err := readAdmin(ctx, cmd, http.MethodGet, "drain", nil, state)
+		if err != nil && ctx.Err() != nil {
+			text, _ := json.Marshal(state)
+			return fmt.Errorf("%w; the drain goes on: %s", context.Cause(ctx), text)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -72,7 +72,9 @@ func runTail(cmd *cobra.Command, args []string) error {
 		consumer: args[0],
 		after:    flag(flags.GetString, "after"),
 		left:     flag(flags.GetInt, "count"),
-		warn:     func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) },
+		warn: func(format string, args ...any) {
+			fmt.Fprintln(cmd.ErrOrStderr(), printable(fmt.Sprintf(format, args...)))
+		},
 		print: func(event tailEvent, _ []byte) error {
 			_, err := fmt.Fprintf(out, "%s  %s  %s\n", event.TS.Local().Format("15:04:05.000"), printable(event.SID), printable(string(event.Body)))
 			return err
