@@ -22,8 +22,8 @@ type envelope struct {
 var errEnvelope = errors.New(`a line is {"channel":…,"streamId":…,"body":…}`)
 
 // parseEnvelope reads a line. It does what encoding/json would do with a struct, but that names are told
-// apart by case, and each value must be of the right kind, null too; it is several times faster (BenchmarkEnvelope) and allocates nothing for a
-// line without escapes in its strings.
+// apart by case, and each value must be of the right kind, null too; it is several times faster (BenchmarkEnvelope)
+// and allocates nothing for a line without escapes in its strings.
 func parseEnvelope(line []byte) (envelope, error) {
 	var e envelope
 	if !utf8.Valid(line) {

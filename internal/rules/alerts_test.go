@@ -2,23 +2,15 @@ package rules
 
 import (
 	"fmt"
-	"log/slog"
 	"testing"
 
-	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/rulefmt"
-	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/promqltest"
 )
 
 // TestFirstFaultIsSeen: the rule fires at the first status 500 if the counter was there before it, as Megaphone has it, and
 // not if it comes with the fault.
 func TestFirstFaultIsSeen(t *testing.T) {
-	groups, errs := rulefmt.ParseFile("../../docs/prometheus/alerts.yml", false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.Default())
-	if len(errs) > 0 {
-		t.Fatal(errs)
-	}
-	for _, rule := range groups.Groups[0].Rules {
+	for _, rule := range alertRules(t).Groups[0].Rules {
 		if rule.Alert != "MegaphoneFaults" {
 			continue
 		}

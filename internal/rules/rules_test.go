@@ -14,15 +14,20 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-func TestPrometheusTakesTheRules(t *testing.T) {
+// alertRules returns the alert rules, as Prometheus takes them.
+func alertRules(t *testing.T) *rulefmt.RuleGroups {
+	t.Helper()
 	groups, errs := rulefmt.ParseFile("../../docs/prometheus/alerts.yml", false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.Default())
 	for _, err := range errs {
 		t.Error(err)
 	}
 	if groups == nil || len(groups.Groups) == 0 {
-		t.Error("there are no rules")
+		t.Fatal("there are no rules")
 	}
+	return groups
 }
+
+func TestPrometheusTakesTheRules(t *testing.T) { alertRules(t) }
 
 func TestPrometheusTakesTheDashboardsQueries(t *testing.T) {
 	text, err := os.ReadFile("../../docs/grafana/megaphone.json")
