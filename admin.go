@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -88,7 +89,7 @@ func adminError(status int, message string) error {
 
 // toAdminError gives an error of the broker its status.
 func toAdminError(err error) error {
-	if errors.Is(err, ErrCursor) {
+	if errors.Is(err, broker.ErrCursor) {
 		return adminError(http.StatusBadRequest, err.Error())
 	}
 	if _, ok := errors.AsType[caddy.APIError](err); ok {
@@ -121,10 +122,10 @@ type adminMessage struct {
 	Message  json.RawMessage `json:"message"` // as readers get it
 }
 
-func newAdminChannel(c ChannelInfo) adminChannel {
+func newAdminChannel(c broker.ChannelInfo) adminChannel {
 	agent, _, _ := strings.Cut(c.Consumer, ".")
 	return adminChannel{
-		ID: c.ID, Agent: agent, Producer: RedactAddress(c.Producer), Consumer: RedactAddress(c.Consumer),
+		ID: c.ID, Agent: agent, Producer: broker.RedactAddress(c.Producer), Consumer: broker.RedactAddress(c.Consumer),
 		Connected: c.Connected, Pending: c.Pending, InFlight: c.InFlight,
 		Created: c.Created.UTC(), LastRead: timeOrNull(c.LastRead), Expires: timeOrNull(c.Expires),
 	}
@@ -183,10 +184,10 @@ func adminShow(a *App, r *http.Request) (int, any, error) {
 }
 
 // findByID finds the channel of a request's path.
-func findByID(a *App, r *http.Request) (ChannelInfo, error) {
+func findByID(a *App, r *http.Request) (broker.ChannelInfo, error) {
 	id := r.PathValue("id")
 	if strings.Contains(id, ".") {
-		return ChannelInfo{}, adminError(http.StatusBadRequest,
+		return broker.ChannelInfo{}, adminError(http.StatusBadRequest,
 			"an address is a secret and does not belong into a path, which is logged: send it to /megaphone/lookup")
 	}
 	return a.broker.Find(r.Context(), id)
@@ -225,7 +226,7 @@ func adminDeleteMany(a *App, r *http.Request) (int, any, error) {
 		switch {
 		case err == nil:
 			reply.Deleted++
-		case errors.Is(err, ErrNotFound):
+		case errors.Is(err, broker.ErrNotFound):
 			reply.NotFound = append(reply.NotFound, name)
 		default:
 			return 0, nil, err
@@ -252,7 +253,7 @@ func adminLookup(a *App, r *http.Request) (int, any, error) {
 		switch {
 		case err == nil:
 			reply.Channels = append(reply.Channels, newAdminChannel(info))
-		case errors.Is(err, ErrNotFound):
+		case errors.Is(err, broker.ErrNotFound):
 			reply.NotFound = append(reply.NotFound, name)
 		default:
 			return 0, nil, err

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -55,20 +56,20 @@ func withoutQuery(serve adminFunc) adminFunc {
 }
 
 // listParameters are the parameters of the list of channels, and what each does.
-var listParameters = map[string]func(o *ListOptions, value string) error{
-	"cursor": func(o *ListOptions, value string) error {
+var listParameters = map[string]func(o *broker.ListOptions, value string) error{
+	"cursor": func(o *broker.ListOptions, value string) error {
 		o.After = value
 		return nil
 	},
-	"limit": func(o *ListOptions, value string) (err error) {
+	"limit": func(o *broker.ListOptions, value string) (err error) {
 		o.Limit, err = parseNumber(value, 1, maxPage)
 		return err
 	},
-	"agent": func(o *ListOptions, value string) error {
+	"agent": func(o *broker.ListOptions, value string) error {
 		o.Agent = value
 		return checkAgent(value)
 	},
-	"connected": func(o *ListOptions, value string) error {
+	"connected": func(o *broker.ListOptions, value string) error {
 		if value != "true" && value != "false" {
 			return fmt.Errorf("%q is neither true nor false", value)
 		}
@@ -76,7 +77,7 @@ var listParameters = map[string]func(o *ListOptions, value string) error{
 		o.Connected = &connected
 		return nil
 	},
-	"min_age": func(o *ListOptions, value string) error {
+	"min_age": func(o *broker.ListOptions, value string) error {
 		age, err := caddy.ParseDuration(value)
 		if err != nil || age < 0 {
 			return fmt.Errorf("%q is no duration: use for example 30s, 10m or 1d", value)
@@ -84,15 +85,15 @@ var listParameters = map[string]func(o *ListOptions, value string) error{
 		o.MinAge = age
 		return nil
 	},
-	"min_pending": func(o *ListOptions, value string) (err error) {
+	"min_pending": func(o *broker.ListOptions, value string) (err error) {
 		o.MinPending, err = parseNumber(value, 0, 1<<30)
 		return err
 	},
 }
 
 // parseListOptions reads which channels are to be listed.
-func parseListOptions(u *url.URL) (ListOptions, error) {
-	o := ListOptions{Limit: standardPage}
+func parseListOptions(u *url.URL) (broker.ListOptions, error) {
+	o := broker.ListOptions{Limit: standardPage}
 	parameters, err := parseQuery(u, slices.Sorted(maps.Keys(listParameters))...)
 	if err != nil {
 		return o, err

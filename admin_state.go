@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -32,7 +33,7 @@ type adminTotals struct {
 
 // adminStats tells the totals.
 func adminStats(a *App, _ *http.Request) (int, any, error) {
-	totals := a.shared.Totals()
+	totals := a.registry.stats()
 	reply := adminTotals{
 		Agent:         a.Agent,
 		Channels:      totals.Channels,
@@ -46,10 +47,8 @@ func adminStats(a *App, _ *http.Request) (int, any, error) {
 		MaxMemory:     a.MaxMemory,
 		Accepted:      totals.Accepted,
 		Settled:       totals.Settled,
-		Draining:      a.shared.DrainState().Active,
-	}
-	for _, n := range totals.Undelivered {
-		reply.Undelivered += n
+		Undelivered:   totals.AllUndelivered(),
+		Draining:      a.registry.drains(),
 	}
 	return http.StatusOK, reply, nil
 }
@@ -67,7 +66,7 @@ type adminDrainReply struct {
 	Undelivered int `json:"undelivered"`
 }
 
-func newAdminDrainReply(s DrainState) adminDrainReply {
+func newAdminDrainReply(s broker.DrainState) adminDrainReply {
 	return adminDrainReply{
 		Draining: s.Active, Done: s.Done, Started: timeOrNull(s.Started), Over: s.Over.String(),
 		Channels: s.Channels, Remaining: s.Remaining, Undelivered: s.Undelivered,
@@ -76,7 +75,19 @@ func newAdminDrainReply(s DrainState) adminDrainReply {
 
 // adminDrainState tells how far the drain has come.
 func adminDrainState(a *App, _ *http.Request) (int, any, error) {
-	return http.StatusOK, newAdminDrainReply(a.shared.DrainState()), nil
+	d, err := drainer(a)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, newAdminDrainReply(d.DrainState()), nil
+}
+
+// drainer returns the Broker if it can be drained.
+func drainer(a *App) (broker.Drainer, error) {
+	if d, ok := a.broker.(broker.Drainer); ok {
+		return d, nil
+	}
+	return nil, adminError(http.StatusNotImplemented, "the configured broker cannot be drained")
 }
 
 // standardDrain is the time over which a drain is spread where the request does not say.
@@ -97,19 +108,27 @@ func adminDrain(a *App, r *http.Request) (int, any, error) {
 			return 0, nil, adminError(http.StatusBadRequest, "over is a duration, such as 0s, 30s or 5m")
 		}
 	}
-	return http.StatusAccepted, newAdminDrainReply(a.shared.Drain(over)), nil
+	d, err := drainer(a)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusAccepted, newAdminDrainReply(d.Drain(over)), nil
 }
 
 // adminUndrain ends a drain.
 func adminUndrain(a *App, _ *http.Request) (int, any, error) {
-	a.shared.Undrain()
-	return http.StatusOK, newAdminDrainReply(a.shared.DrainState()), nil
+	d, err := drainer(a)
+	if err != nil {
+		return 0, nil, err
+	}
+	d.Undrain()
+	return http.StatusOK, newAdminDrainReply(d.DrainState()), nil
 }
 
 // adminHealth tells whether new clients are welcome, as the endpoint health of a site does.
 func adminHealth(a *App, _ *http.Request) (int, any, error) {
 	status, text := http.StatusOK, "OK"
-	if !a.shared.healthy() {
+	if !a.registry.healthy() {
 		status, text = http.StatusServiceUnavailable, "DRAINING"
 	}
 	return status, struct {

@@ -58,6 +58,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_readers      <readers>
 //		max_channels_per_client <channels>
 //		inspect_messages
+//		broker           <module> [...]
 //		webhook <event> <url> {
 //			secret  <secret>
 //			timeout <duration>
@@ -86,6 +87,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"inspect_messages": {}, // has no value
 		"webhook":          {}, // has a block
 		"metrics_compat":   {}, // has a block
+		"broker":           {}, // is a module
 
 		"max_channels_per_client": count(&a.MaxChannelsPerClient, "100"),
 	}
@@ -117,6 +119,8 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = noValue(d, name)
 		case "metrics_compat":
 			err = a.unmarshalMetricsCompat(d)
+		case "broker":
+			err = a.unmarshalBroker(d)
 		default:
 			err = set.parse(d, name)
 		}
@@ -130,7 +134,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write,
 // read and exists, and without a block it offers all transports:
 //
-//	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] [ui] {
+//	megaphone [<matcher>] [create] [write] [megaphone.read] [exists] [manage] [health] [ui] {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		websocket_compression

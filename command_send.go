@@ -10,6 +10,9 @@ import (
 	"net/url"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 func sendCommand() *cobra.Command {
@@ -67,7 +70,7 @@ type sendResult struct {
 func (r *sendResult) add(part sendResult, first int) {
 	r.Written += part.Written
 	r.FailuresTotal += part.FailuresTotal
-	for _, f := range part.Failures[:min(len(part.Failures), MaxIngestFailures-len(r.Failures))] {
+	for _, f := range part.Failures[:min(len(part.Failures), broker.MaxIngestFailures-len(r.Failures))] {
 		f.Index += first
 		r.Failures = append(r.Failures, f)
 	}
@@ -90,8 +93,8 @@ func runSend(cmd *cobra.Command, args []string) error {
 	case len(args) > 2:
 		err = s.sendAll(cmd.Context(), args[0], args[1], args[2:], text, key, &result)
 	default:
-		head := append([]byte(`{"channel":`), appendString(nil, args[0])...)
-		head = append(append(head, `,"streamId":`...), appendString(nil, args[1])...)
+		head := append([]byte(`{"channel":`), jsontext.AppendString(nil, args[0])...)
+		head = append(append(head, `,"streamId":`...), jsontext.AppendString(nil, args[1])...)
 		envelope := func(line []byte) []byte { return envelopeOf(head, line, text) }
 		err = s.stream(cmd.Context(), readBatches(cmd.InOrStdin(), envelope), &result)
 	}
@@ -105,7 +108,7 @@ func runSend(cmd *cobra.Command, args []string) error {
 		return errors.Join(printJSON(cmd.OutOrStdout(), result), err)
 	}
 	for _, f := range result.Failures {
-		fmt.Fprintf(cmd.ErrOrStderr(), "line %d for %s: %s\n", f.Index+1, printable(RedactAddress(f.Channel)), printable(f.Reason))
+		fmt.Fprintf(cmd.ErrOrStderr(), "line %d for %s: %s\n", f.Index+1, printable(broker.RedactAddress(f.Channel)), printable(f.Reason))
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "sent %d\n", result.Written)
 	return err
@@ -134,7 +137,7 @@ func (s *site) send(ctx context.Context, producer, streamID, body string, text b
 	}
 	content := []byte(body)
 	if text {
-		content = appendString(nil, body)
+		content = jsontext.AppendString(nil, body)
 	} else if !json.Valid(content) {
 		return fmt.Errorf("%s is not JSON: quote it as JSON, or use --text", body)
 	}
@@ -150,7 +153,7 @@ func envelopeOf(head, line []byte, text bool) []byte {
 	switch {
 	case text:
 		envelope = append(envelope, `,"body":`...)
-		envelope = appendString(envelope, string(line))
+		envelope = jsontext.AppendString(envelope, string(line))
 	case len(bytes.TrimSpace(line)) == 0:
 		return []byte("\n")
 	case json.Valid(line):

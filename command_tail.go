@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -150,7 +151,7 @@ func (f *follower) read(ctx context.Context) (ended bool, err error) {
 	}
 	defer response.Body.Close()
 	f.reached = true
-	if response.Header.Get("Megaphone-Resume") == string(ResumeGap) {
+	if response.Header.Get("Megaphone-Resume") == string(broker.ResumeGap) {
 		f.warn("messages may be missing here: the server does not know the event %s any more", f.after)
 	}
 	for lines := bufio.NewReader(response.Body); f.left != 0; {

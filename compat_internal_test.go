@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
@@ -14,7 +16,7 @@ import (
 // exercised returns metrics of which every one has a value.
 func exercised(t *testing.T) *metrics {
 	t.Helper()
-	r := NewRegistry()
+	r := memory.New()
 	t.Cleanup(r.Close)
 	m := newMetrics(r)
 	m.refused.WithLabelValues("create", "LIMIT_REACHED").Add(2)
@@ -30,7 +32,7 @@ func exercised(t *testing.T) *metrics {
 func gathered(t *testing.T, m *metrics, old map[string]string) map[string]*dto.MetricFamily {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry() // as Caddy's
-	if err := m.register(registry, Limits{MaxChannels: 7}, old); err != nil {
+	if err := m.register(registry, broker.Limits{MaxChannels: 7}, old); err != nil {
 		t.Fatal(err)
 	}
 	families, err := registry.Gather()
@@ -78,7 +80,7 @@ func TestOldNamesAreSumsOverLabels(t *testing.T) {
 
 // A counter without labels is there from the start, so one whose counterpart has labels is, too.
 func TestOldNamesBeginAtZero(t *testing.T) {
-	r := NewRegistry()
+	r := memory.New()
 	defer r.Close()
 	for _, name := range []string{"webhook_queue", "webhook_lost_total"} {
 		families := gathered(t, newMetrics(r), map[string]string{"old": metricName(name)})
@@ -119,7 +121,7 @@ func TestOldHistogramsAreSumsBucketForBucket(t *testing.T) {
 // Old names may break the rules for names, which is why they change. What else the linter looks at is kept.
 func TestOldMetricsAreLinted(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	err := exercised(t).register(registry, Limits{}, map[string]string{
+	err := exercised(t).register(registry, broker.Limits{}, map[string]string{
 		"old_created_total": "caddy_megaphone_channels_created_total", "old_read_seconds": "caddy_megaphone_read_duration_seconds",
 	})
 	if err != nil {
@@ -133,7 +135,7 @@ func TestOldMetricsAreLinted(t *testing.T) {
 func TestOldNameOfAnotherModuleIsRefused(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "theirs", Help: "Of another module."}))
-	err := exercised(t).register(registry, Limits{}, map[string]string{"theirs": "caddy_megaphone_channels"})
+	err := exercised(t).register(registry, broker.Limits{}, map[string]string{"theirs": "caddy_megaphone_channels"})
 	if err == nil || !strings.Contains(err.Error(), "metrics_compat: another module has a metric of that name, so leave the name out:") ||
 		!strings.Contains(err.Error(), `"theirs"`) {
 		t.Error(err)

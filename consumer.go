@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -66,7 +67,7 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 		}
 	}
 	follows := read.hasCursor || read.kind == sse || read.kind == poll
-	sub, err := h.app.broker.Subscribe(r.Context(), consumer, SubscribeOptions{
+	sub, err := h.app.broker.Subscribe(r.Context(), consumer, broker.SubscribeOptions{
 		Limits:       h.app.limits,
 		Follow:       follows,
 		After:        read.cursor,
@@ -76,8 +77,8 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 		MayAcknowledge: read.kind == webSocket,
 	})
 	if err != nil {
-		if read.kind == ndjson && (errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy) || errors.Is(err, ErrReaderLimit)) {
-			h.app.shared.slowDown(r.Context())
+		if read.kind == ndjson && (errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrBusy) || errors.Is(err, broker.ErrReaderLimit)) {
+			h.app.registry.slowDown(r.Context())
 		}
 		return nil, err
 	}
@@ -85,16 +86,16 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 	goesOn := false
 	defer func() {
 		if !goesOn {
-			sub.End(EndFault) // of a panic; the first call counts
+			sub.End(broker.EndFault) // of a panic; the first call counts
 			ended(rec)
 		}
 	}()
-	if resume := sub.Resume(); resume != ResumeNone {
+	if resume := sub.Resume(); resume != broker.ResumeNone {
 		rec.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
 	}
 	if read.kind == poll {
-		defer h.app.shared.cutOffWriting(w, r)()
+		defer h.app.registry.cutOffWriting(w, r)()
 		h.servePoll(w, r, sub, read.poll, rec)
 		return nil, nil
 	}
@@ -106,7 +107,7 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 
 // start begins the response. If the read can do without its handler it goes on by itself, and start returns nil.
 func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
-	shared, f := o.handler.app.shared, o.feed
+	shared, f := o.handler.app.registry, o.feed
 	socket.LimitUnsent(connOf(r))
 	// A server that shuts down tells the client that the connection ends, but not the handler.
 	if f.start() == nil && !o.handler.app.isOver() && detach(f.transport, w, r, f.wake) {
@@ -138,7 +139,7 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 }
 
 // newFeed returns what passes the messages of a subscription on.
-func (h *Handler) newFeed(w http.ResponseWriter, r *http.Request, kind transportKind, sub Subscription, follows bool) *feed {
+func (h *Handler) newFeed(w http.ResponseWriter, r *http.Request, kind transportKind, sub broker.Subscription, follows bool) *feed {
 	t, duration := h.newTransport(w, r, kind, sub)
 	f := &feed{
 		sub:          sub,
@@ -173,7 +174,7 @@ func (o *openRead) passDetached() {
 // pass passes messages on until the read is parked, which it reports, or has ended.
 func (o *openRead) pass() (parked bool) {
 	f := o.feed
-	why, how := transport.Broken, EndFault // of a panic
+	why, how := transport.Broken, broker.EndFault // of a panic
 	defer func() {
 		if parked {
 			return // somebody else may have it by now
@@ -193,7 +194,7 @@ func (o *openRead) pass() (parked bool) {
 
 func (o *openRead) log(why transport.Reason) {
 	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
-		c.Write(zap.String("address", RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
+		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
 			zap.Stringer("reason", why), zap.Int("messages", o.feed.sent))
 	}
 }
@@ -219,7 +220,7 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 }
 
 // newTransport returns how messages leave, and for how long.
-func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transportKind, sub Subscription) (transport.Transport, time.Duration) {
+func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transportKind, sub broker.Subscription) (transport.Transport, time.Duration) {
 	switch kind {
 	case sse:
 		return transport.NewSSE(w, r, h.bounds(r)), time.Duration(h.app.StreamDuration)
@@ -230,7 +231,7 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 			Bare:        bareConn,
 			Compression: h.Compression,
 			Acknowledge: func(id string) {
-				event, _ := ParseEventID(id)
+				event, _ := broker.ParseEventID(id)
 				sub.Settle(event)
 			},
 		}), time.Duration(h.app.StreamDuration)
@@ -241,7 +242,7 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 
 // bounds says how long a client may take nothing.
 func (h *Handler) bounds(r *http.Request) transport.Bounds {
-	return transport.Bounds{Timeout: h.writeTimeout(r), Conn: connOf(r), Exit: h.app.shared.closing.Done()}
+	return transport.Bounds{Timeout: h.writeTimeout(r), Conn: connOf(r), Exit: h.app.registry.closing.Done()}
 }
 
 // writeTimeout is how long a client may take nothing, which the server may limit, too.
@@ -348,7 +349,7 @@ func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 const maxPoll = 1 << 20
 
 // servePoll answers a poll with what there is, as soon as there is anything (protocol.md 2.5).
-func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscription, wait time.Duration, rec *record) {
+func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub broker.Subscription, wait time.Duration, rec *record) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var lines [][]byte
@@ -377,6 +378,6 @@ func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub Subscrip
 		rec.ended(overReason(err))
 	}
 	// Given free before the reply: the client's next poll may come before this call returns.
-	sub.End(EndClean)
+	sub.End(broker.EndClean)
 	transport.WritePoll(w, r, lines, h.bounds(r))
 }

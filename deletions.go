@@ -85,7 +85,7 @@ func (q *deletionQueue) mark() <-chan struct{} {
 }
 
 // emitDeletions runs handlers for what comes into the queue. It ends when all is closed and the queue is empty.
-func (s *shared) emitDeletions() {
+func (s *registry) emitDeletions() {
 	q := &s.deletions
 	defer close(q.done)
 	for {
@@ -106,7 +106,7 @@ func (s *shared) emitDeletions() {
 	}
 }
 
-func (s *shared) emitBatch(batch deletionBatch) {
+func (s *registry) emitBatch(batch deletionBatch) {
 	if batch.reached != nil {
 		close(batch.reached)
 		return

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -13,7 +14,7 @@ import (
 // lines tell of all that was lost.
 func TestAllDeletionsThatAreLostAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newShared()
+		s := newRegistry(memory.New())
 		defer s.Close()
 		core, logs := observer.New(zap.DebugLevel)
 		app := &App{logger: zap.New(core)}

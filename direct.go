@@ -15,6 +15,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/clock"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 	"github.com/caddy-megaphone/megaphone/internal/repeat"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
@@ -59,7 +61,7 @@ type directConn struct {
 	served     int
 
 	idle  time.Duration // how long there may be no request
-	last  time.Duration // when the last one came, on messageClock
+	last  time.Duration // when the last one came, on the clock of clock.Now
 	due   int           // the number of the request whose rest must come by the deadline of Read; -1 if it is for the next one
 	over  atomic.Bool   // the configuration was replaced, or the process exits
 	grace bool          // the rest of a request got a deadline since then
@@ -67,7 +69,7 @@ type directConn struct {
 
 // serve serves direct writes until something else comes, or the connection is interrupted.
 func (c *directConn) serve() {
-	conns, count := &c.handler.app.direct, c.handler.app.shared.metrics.direct
+	conns, count := &c.handler.app.direct, c.handler.app.registry.metrics.direct
 	count.Inc()
 	defer func() {
 		count.Dec()
@@ -164,16 +166,16 @@ func (c *directConn) serveNext() outcome {
 		return partial
 	}
 	producer, streamID, ok := strings.Cut(string(request.Path), "/")
-	if !ok || strings.Contains(streamID, "/") || request.Key != nil && !validKey(string(request.Key)) {
+	if !ok || strings.Contains(streamID, "/") || request.Key != nil && !broker.ValidKey(string(request.Key)) {
 		return other
 	}
-	m, err := NewMessage(streamID, body[:request.Length], string(request.Key))
+	m, err := broker.NewMessage(streamID, body[:request.Length], string(request.Key))
 	if err != nil || !c.handler.app.broker.PublishNow(producer, m, c.handler.app.limits) {
 		return other
 	}
 	c.begin += n + request.Length
 	c.served++
-	c.last = m.at
+	c.last = m.Accepted()
 	over := c.over.Load()
 	c.out = c.reply.append(c.out, c.last, over && !handover.Outlives(c.origin))
 	if over {
@@ -273,7 +275,7 @@ func (c *directConn) late() error {
 		}
 		return errGoesBack // net/http has its own limits for slow clients
 	}
-	idle := messageClock() - c.last
+	idle := clock.Now() - c.last
 	switch {
 	case over:
 		return errGoesBack

@@ -2,6 +2,9 @@ package megaphone
 
 import (
 	"fmt"
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"net"
 	"net/http"
 	"runtime"
@@ -13,13 +16,13 @@ import (
 // directWriter returns a function that serves one direct write to a channel, with a body of a size, and takes the message.
 func directWriter(tb testing.TB, size int) func() {
 	tb.Helper()
-	registry := NewRegistry()
+	registry := memory.New()
 	tb.Cleanup(registry.Close)
-	a, err := registry.Create(tb.Context(), "main", testLimits)
+	a, err := registry.Create(tb.Context(), "main", brokerfixture.Limits)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	sub, err := registry.Subscribe(tb.Context(), a.Consumer, SubscribeOptions{Limits: testLimits})
+	sub, err := registry.Subscribe(tb.Context(), a.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -27,14 +30,14 @@ func directWriter(tb testing.TB, size int) func() {
 	client := &repeatingConn{request: fmt.Appendf(nil, "POST /write/%s/stream HTTP/1.1\r\nHost: localhost\r\n"+
 		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n\"%0*d\"", a.Producer, size, size-2, 0)}
 	c := &directConn{
-		handler: &Handler{app: &App{MaxMessageSize: 1 << 20, limits: testLimits, broker: registry}},
+		handler: &Handler{app: &App{MaxMessageSize: 1 << 20, limits: brokerfixture.Limits, broker: registry}},
 		first: &http.Request{
 			Method: http.MethodPost, Host: "localhost", Proto: "HTTP/1.1",
 			Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(size)}},
 		},
 		reply: reply, socket: client,
 	}
-	var ms []*Message
+	var ms []*broker.Message
 	taken := 0
 	return func() {
 		c.out = c.out[:0]

@@ -10,16 +10,18 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
 )
 
 // metricNames returns the names of all metrics, those of histograms with what Prometheus puts behind them.
 func metricNames() map[string]bool {
-	registry := NewRegistry()
+	registry := memory.New()
 	registry.Close()
 	descs := make(chan *prometheus.Desc, 100)
-	for _, c := range append(limitGauges(Limits{}), newMetrics(registry).collectors...) {
+	for _, c := range append(limitGauges(broker.Limits{}), newMetrics(registry).collectors...) {
 		c.Describe(descs)
 	}
 	close(descs)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 )
 
@@ -23,11 +24,11 @@ var eventNames = []string{channelCreated, channelDeleted, readerConnected, reade
 type notice struct {
 	channel     string // its consumer address
 	at          time.Time
-	reason      EndReason // of a deletion
-	undelivered int       // of a deletion
-	transport   string    // of a reader
-	endedBy     string    // of a reader that has left
-	messages    int       // that it was sent
+	reason      broker.EndReason // of a deletion
+	undelivered int              // of a deletion
+	transport   string           // of a reader
+	endedBy     string           // of a reader that has left
+	messages    int              // that it was sent
 }
 
 // data is what a handler of Caddy's event gets.
@@ -94,7 +95,7 @@ func (l *activeApps) choose() {
 }
 
 // announceDeletions is told by the registry what was deleted.
-func (s *shared) announceDeletions(deletions []Deletion) {
+func (s *registry) announceDeletions(deletions []broker.Deletion) {
 	a := s.active.current.Load()
 	if a == nil || !a.announces(channelDeleted) {
 		return
@@ -112,23 +113,23 @@ func (s *shared) announceDeletions(deletions []Deletion) {
 
 // startAnnouncing lets this configuration announce, as soon as it is the first.
 func (a *App) startAnnouncing() {
-	a.shared.active.add(a)
-	a.shared.guardHeap()
+	a.registry.active.add(a)
+	a.registry.guardHeap()
 }
 
 // leaveAnnouncing leaves it to another configuration, as this one is about to be stopped, and reports whether there is
 // one. What was deleted until now is still told to this one, for it may have handlers or webhooks that the other lacks.
 func (a *App) leaveAnnouncing() (left bool) {
-	a.shared.tellDeletions()
-	successor := a.shared.active.replace(a)
-	a.shared.guardHeap()
+	a.registry.flushDeletions()
+	successor := a.registry.active.replace(a)
+	a.registry.guardHeap()
 	a.finishes = a.hasHandlers(channelDeleted) && (successor == nil || !successor.hasHandlers(channelDeleted))
 	return successor != nil
 }
 
 // announcer is the App that announces. Sites may be served a moment before the first one is started.
 func (a *App) announcer() *App {
-	if current := a.shared.active.current.Load(); current != nil {
+	if current := a.registry.active.current.Load(); current != nil {
 		return current
 	}
 	return a
@@ -182,7 +183,7 @@ func (a *App) emitApart(event string, n *notice) (done bool) {
 
 // emit runs the handlers that the configuration has which announces, or else those of a. If it is unloaded meanwhile,
 // those of the next one run. The function run is App.emit or one like it.
-func (s *shared) emit(event string, n *notice, a *App, run func(*App, string, *notice) bool) (done bool) {
+func (s *registry) emit(event string, n *notice, a *App, run func(*App, string, *notice) bool) (done bool) {
 	for {
 		current := s.active.current.Load()
 		lacks := current == nil || !current.hasHandlers(event) && a.hasHandlers(event)
@@ -212,7 +213,7 @@ func (a *App) announce(event string, n notice) {
 	}
 	n.at = time.Now()
 	b.post(event, []notice{n})
-	a.shared.emit(event, &n, b, (*App).emit)
+	a.registry.emit(event, &n, b, (*App).emit)
 }
 
 func (a *App) announceCreated(consumer string) {
@@ -221,7 +222,7 @@ func (a *App) announceCreated(consumer string) {
 
 // reading counts and announces a read; the returned function does so with its end, of which the record tells.
 func (h *Handler) reading(read readRequest) (ended func(rec *record)) {
-	counted := h.app.shared.metrics.reading(read.kind)
+	counted := h.app.registry.metrics.reading(read.kind)
 	h.app.announce(readerConnected, notice{channel: read.consumer, transport: read.kind.String()})
 	return func(rec *record) {
 		counted()

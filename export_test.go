@@ -2,8 +2,8 @@ package megaphone
 
 // HeldBytes returns how many bytes of messages wait in line, in the channels that configurations share.
 func HeldBytes() (n int64) {
-	pool.Range(func(_, pooled any) bool {
-		n = pooled.(*shared).memory.held.Load()
+	registries.Range(func(_, pooled any) bool {
+		n += pooled.(*registry).stats().HeldBytes
 		return true
 	})
 	return n
@@ -11,8 +11,8 @@ func HeldBytes() (n int64) {
 
 // Started returns how many configurations are started.
 func Started() (n int) {
-	pool.Range(func(_, pooled any) bool {
-		active := &pooled.(*shared).active
+	registries.Range(func(_, pooled any) bool {
+		active := &pooled.(*registry).active
 		active.mu.Lock()
 		defer active.mu.Unlock()
 		n = len(active.apps)

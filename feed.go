@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -23,7 +24,7 @@ const (
 
 // A feed passes messages from a subscription to a transport.
 type feed struct {
-	sub       Subscription
+	sub       broker.Subscription
 	transport transport.Transport
 	receipts  receipts
 
@@ -41,7 +42,7 @@ type feed struct {
 	looks    time.Time // when the connection is to be looked at again, because the window is full; zero: not at all
 	parking  parking
 
-	ms      []*Message // for Take
+	ms      []*broker.Message // for Take
 	sent    int
 	stalled time.Time     // since when the window is full and nothing is acknowledged
 	acked   uint64        // the bytes acknowledged then
@@ -215,9 +216,9 @@ var errStalled = errors.New("the client takes nothing")
 // overReason says why a subscription is over.
 func overReason(err error) transport.Reason {
 	switch {
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, broker.ErrNotFound):
 		return transport.Deleted
-	case errors.Is(err, ErrTakenOver):
+	case errors.Is(err, broker.ErrTakenOver):
 		return transport.TakenOver
 	}
 	return transport.GoingAway
@@ -225,32 +226,32 @@ func overReason(err error) transport.Reason {
 
 // how says how the read ends for the channel. The end is a clean one if the client's machine has received all
 // that it was sent, for which it gets a little time.
-func (f *feed) how(why transport.Reason) End {
+func (f *feed) how(why transport.Reason) broker.End {
 	switch {
 	case why == transport.Broken:
-		return EndFault
+		return broker.EndFault
 	case f.follows, f.sub.Err() != nil:
-		return EndClean // there is nothing to settle
+		return broker.EndClean // there is nothing to settle
 	}
 	select {
 	case <-f.transport.Gone(): // at the same moment as the read's end came
-		return EndFault
+		return broker.EndFault
 	default:
 	}
 	deadline := time.Now().Add(maxLastLook)
 	for pause := time.Millisecond; f.receipts.look(f.sent) < f.sent; pause *= 2 {
 		left := time.Until(deadline)
 		if left <= 0 {
-			return EndFault
+			return broker.EndFault
 		}
 		select {
 		case <-time.After(min(pause, left)):
 		case <-f.sub.Done():
-			return EndClean // as above
+			return broker.EndClean // as above
 		case <-f.transport.Gone():
-			return EndFault
+			return broker.EndFault
 		}
 	}
 	f.sub.Received(f.sent)
-	return EndClean
+	return broker.EndClean
 }

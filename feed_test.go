@@ -10,6 +10,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -74,9 +77,9 @@ func (c *fakeClient) State() (acked uint64, queued int, err error) {
 type feedTest struct {
 	*testing.T
 
-	registry  *Registry
-	limits    Limits
-	addresses Addresses
+	registry  *memory.Broker
+	limits    broker.Limits
+	addresses broker.Addresses
 	client    *fakeClient
 	feed      feed
 	unloaded  chan struct{}
@@ -87,7 +90,7 @@ type feedTest struct {
 func testFeed(t *testing.T, test func(*feedTest)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f := &feedTest{T: t, registry: NewRegistry(), limits: testLimits, client: newFakeClient(), unloaded: make(chan struct{})}
+		f := &feedTest{T: t, registry: memory.New(), limits: brokerfixture.Limits, client: newFakeClient(), unloaded: make(chan struct{})}
 		defer f.registry.Close()
 		f.limits.Buffer, f.limits.InFlight, f.limits.Hold = 4, 3, 0
 		var err error
@@ -102,9 +105,9 @@ func testFeed(t *testing.T, test func(*feedTest)) {
 	})
 }
 
-func (f *feedTest) subscribe() Subscription {
+func (f *feedTest) subscribe() broker.Subscription {
 	f.Helper()
-	sub, err := f.registry.Subscribe(f.Context(), f.addresses.Consumer, SubscribeOptions{Limits: f.limits})
+	sub, err := f.registry.Subscribe(f.Context(), f.addresses.Consumer, broker.SubscribeOptions{Limits: f.limits})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -115,8 +118,8 @@ func (f *feedTest) subscribe() Subscription {
 func (f *feedTest) publish(n int) int {
 	f.Helper()
 	for i := range n {
-		err := f.registry.Publish(f.Context(), f.addresses.Producer, newMessage(f), f.limits)
-		if errors.Is(err, ErrTimeout) {
+		err := f.registry.Publish(f.Context(), f.addresses.Producer, brokerfixture.Message(f), f.limits)
+		if errors.Is(err, broker.ErrTimeout) {
 			return i
 		}
 		if err != nil {
@@ -216,14 +219,14 @@ func TestTheCleanEndWaitsForTheClientsMachine(t *testing.T) {
 	for name, test := range map[string]struct {
 		then   func(*feedTest) // 100 ms after the end has begun
 		within time.Duration
-		how    End
+		how    broker.End
 	}{
-		"that has it all":        {nil, 0, EndClean},
-		"that acknowledges":      {func(f *feedTest) { f.client.acknowledge(200) }, maxLastLook, EndClean},
-		"that does not in time":  {func(*feedTest) {}, maxLastLook, EndFault},
-		"that misses one":        {func(f *feedTest) { f.client.acknowledge(100) }, maxLastLook, EndFault},
-		"that goes":              {func(f *feedTest) { close(f.client.gone) }, 100 * time.Millisecond, EndFault},
-		"until the process ends": {func(f *feedTest) { f.registry.Close() }, 100 * time.Millisecond, EndClean},
+		"that has it all":        {nil, 0, broker.EndClean},
+		"that acknowledges":      {func(f *feedTest) { f.client.acknowledge(200) }, maxLastLook, broker.EndClean},
+		"that does not in time":  {func(*feedTest) {}, maxLastLook, broker.EndFault},
+		"that misses one":        {func(f *feedTest) { f.client.acknowledge(100) }, maxLastLook, broker.EndFault},
+		"that goes":              {func(f *feedTest) { close(f.client.gone) }, 100 * time.Millisecond, broker.EndFault},
+		"until the process ends": {func(f *feedTest) { f.registry.Close() }, 100 * time.Millisecond, broker.EndClean},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testFeed(t, func(f *feedTest) {
@@ -242,11 +245,11 @@ func TestTheCleanEndWaitsForTheClientsMachine(t *testing.T) {
 				if took := time.Since(start); took > test.within {
 					t.Errorf("it took %v", took)
 				}
-				if f.registry.isClosed() {
+				if errors.Is(f.feed.sub.Err(), broker.ErrClosed) {
 					return
 				}
 				f.feed.sub.End(test.how)
-				f.holds(map[End]int{EndClean: 0, EndFault: 2}[test.how])
+				f.holds(map[broker.End]int{broker.EndClean: 0, broker.EndFault: 2}[test.how])
 				time.Sleep(time.Second)
 			})
 		})

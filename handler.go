@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -197,12 +198,12 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, rec *record, er
 func (h *Handler) noteRefusal(rec *record, err error) *apiError {
 	e := toAPIError(err)
 	rec.code = e.code
-	h.app.shared.metrics.refused.WithLabelValues(rec.endpoint.String(), e.code).Inc()
+	h.app.registry.metrics.refused.WithLabelValues(rec.endpoint.String(), e.code).Inc()
 	h.noteLimit(err, 1)
 	if e.status >= http.StatusInternalServerError && e.cause != nil {
 		h.logger.Error("request failed", zap.Stringer("endpoint", rec.endpoint), zap.Error(err))
 	} else if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
-		c.Write(zap.Stringer("endpoint", rec.endpoint), zap.String("address", RedactAddress(rec.address)),
+		c.Write(zap.Stringer("endpoint", rec.endpoint), zap.String("address", broker.RedactAddress(rec.address)),
 			zap.String("code", e.code), zap.String("reason", e.message))
 	}
 	return e

@@ -90,7 +90,7 @@ func (g *heapGuard) adjust() {
 }
 
 // guardHeap has the guard hold the max_memory of the configuration that is active.
-func (s *shared) guardHeap() {
+func (s *registry) guardHeap() {
 	if a := s.active.current.Load(); a != nil {
 		s.heap.set(a.MaxMemory)
 	} else {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -26,11 +27,11 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 	ingestion := h.app.broker.Ingest(h.app.limits)
 	err := func() error {
 		// No longer than this: net/http goes on to read, and the client would seem to be gone.
-		defer h.app.shared.cutOffReading(w)()
+		defer h.app.registry.cutOffReading(w)()
 		return ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
 	}()
-	if err != nil && h.app.shared.isClosed() {
-		err = ErrClosed
+	if err != nil && h.app.registry.isClosed() {
+		err = broker.ErrClosed
 	}
 	ctx := r.Context()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -39,8 +40,8 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 	}
 	result := ingestion.Finish(ctx)
 	rec.messages = result.Written
-	h.noteLimit(ErrMemoryLimit, result.RefusedMemory)
-	if gone := ctx.Err(); gone != nil && !errors.Is(err, ErrClosed) {
+	h.noteLimit(broker.ErrMemoryLimit, result.RefusedMemory)
+	if gone := ctx.Err(); gone != nil && !errors.Is(err, broker.ErrClosed) {
 		return gone
 	}
 	var refusal *apiError
@@ -54,7 +55,7 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 }
 
 // writeIngestResult tells what became of all lines. If the request itself was refused, that is told with it.
-func writeIngestResult(w http.ResponseWriter, result IngestResult, refusal *apiError) error {
+func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusal *apiError) error {
 	reply := struct {
 		Code          string    `json:"code,omitempty"`
 		Message       string    `json:"message,omitempty"`
@@ -87,7 +88,7 @@ var lineBuffers = sync.Pool{New: func() any {
 const lineBuffer = 64 << 10
 
 // ingestLines passes the lines of a stream on, until it ends or a line is longer than the limit.
-func ingestLines(ctx context.Context, stream io.Reader, ingestion Ingestion, limit int) error {
+func ingestLines(ctx context.Context, stream io.Reader, ingestion broker.Ingestion, limit int) error {
 	pooled := lineBuffers.Get().(*[]byte)
 	defer lineBuffers.Put(pooled)
 	buffer := *pooled
@@ -125,7 +126,7 @@ func ingestLines(ctx context.Context, stream io.Reader, ingestion Ingestion, lim
 }
 
 // ingestLine passes one line on. The error is one that ends the stream.
-func ingestLine(ctx context.Context, ingestion Ingestion, number int, line []byte, limit int) error {
+func ingestLine(ctx context.Context, ingestion broker.Ingestion, number int, line []byte, limit int) error {
 	line = bytes.Trim(line, " \t\r")
 	switch {
 	case len(line) == 0:

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 )
@@ -17,13 +18,13 @@ var limitNames = []string{"max_channels", "max_channels_per_client", "max_memory
 // limitOf returns the setting for whose sake an error refuses a request, or "".
 func limitOf(err error) string {
 	switch {
-	case errors.Is(err, ErrChannelLimit):
+	case errors.Is(err, broker.ErrChannelLimit):
 		return "max_channels"
-	case errors.Is(err, ErrClientLimit):
+	case errors.Is(err, broker.ErrClientLimit):
 		return "max_channels_per_client"
-	case errors.Is(err, ErrMemoryLimit):
+	case errors.Is(err, broker.ErrMemoryLimit):
 		return "max_memory"
-	case errors.Is(err, ErrReaderLimit):
+	case errors.Is(err, broker.ErrReaderLimit):
 		return "max_readers"
 	}
 	return ""
@@ -35,7 +36,7 @@ func (h *Handler) noteLimit(err error, n int) {
 	if limit == "" || n == 0 {
 		return
 	}
-	s := h.app.shared
+	s := h.app.registry
 	s.metrics.limitHits[limit].Add(float64(n))
 	if n := s.warnings[limit].due(n); n > 0 {
 		h.logger.Warn("a limit was reached, requests are refused", zap.String("setting", limit), zap.Int64("refused", n))

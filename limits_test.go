@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-megaphone/megaphone"
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // wantLimit checks a reply that refuses because of a limit.
@@ -116,7 +116,7 @@ func TestWebhookConfigurations(t *testing.T) {
 func TestLimitRefusalsOfAnIngestAreAllCounted(t *testing.T) {
 	s := serve(t, "megaphone {\nmax_memory 1000\nhold 0s\n}", "megaphone")
 	s.write(s.create(), `"`+strings.Repeat("x", 1000)+`"`)
-	const n = megaphone.MaxIngestFailures + 100
+	const n = broker.MaxIngestFailures + 100
 	var lines strings.Builder
 	for range n {
 		fmt.Fprintf(&lines, `{"channel":%q,"streamId":"s","body":1}`+"\n", s.create().ProducerAddress)

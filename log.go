@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -29,7 +30,7 @@ type record struct {
 	address   string // of write and read
 	transport string // of a read
 	messages  int    // that were accepted, or sent
-	resumed   Resume
+	resumed   broker.Resume
 	endedBy   string // why a read ended
 	code      string // of the error that was the answer
 }
@@ -51,7 +52,7 @@ func (rec *record) channel() string {
 	if rec.address == "" {
 		return ""
 	}
-	return RedactAddress(rec.address)
+	return broker.RedactAddress(rec.address)
 }
 
 // ended notes why a read is over.

@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"strconv"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // A channelState is what may be known of a channel by who has one of its addresses (protocol.md 2.9).
@@ -60,7 +58,7 @@ func timeOrNull(t time.Time) *time.Time {
 // serveHealth tells a load balancer whether new clients should be sent here: not while the server is drained, nor
 // in the time that it is given to shut down.
 func (h *Handler) serveHealth(w http.ResponseWriter) error {
-	if !h.app.shared.healthy() {
+	if !h.app.registry.healthy() {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 		writeJSON(w, http.StatusServiceUnavailable, statusDraining)
 		return nil
@@ -70,6 +68,3 @@ func (h *Handler) serveHealth(w http.ResponseWriter) error {
 }
 
 var statusDraining = []byte(`{"status":"DRAINING"}`)
-
-// healthy reports whether new clients are welcome.
-func (s *shared) healthy() bool { return !s.drain.active.Load() && !s.isClosed() && !caddy.Exiting() }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -40,7 +41,7 @@ func metricName(name string) string {
 	return prometheus.BuildFQName(metricsNamespace, metricsSubsystem, name)
 }
 
-func newMetrics(r *Registry) *metrics {
+func newMetrics(b broker.Broker) *metrics {
 	readers := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: metricName("readers"),
 		Help: "Reads that are open now.",
@@ -98,16 +99,18 @@ func newMetrics(r *Registry) *metrics {
 		m.limitHits[name] = limitHits.WithLabelValues(name)
 	}
 	m.collectors = []prometheus.Collector{
-		registryCollector{r},
 		readers, readDuration, limitHits, m.refused, m.detached, m.direct,
 		m.webhooks.queued, m.webhooks.delivered, m.webhooks.lost, m.webhooks.failures,
+	}
+	if b, ok := b.(broker.Statser); ok {
+		m.collectors = append(m.collectors, brokerCollector{b})
 	}
 	return m
 }
 
 // register makes a configuration's metrics endpoint show the metrics, and its limits; and again under the old names,
 // if there are any.
-func (m *metrics) register(registry prometheus.Registerer, l Limits, old map[string]string) error {
+func (m *metrics) register(registry prometheus.Registerer, l broker.Limits, old map[string]string) error {
 	ours := append(limitGauges(l), m.collectors...)
 	for _, c := range ours {
 		err := registry.Register(c)
@@ -125,7 +128,7 @@ func (m *metrics) register(registry prometheus.Registerer, l Limits, old map[str
 }
 
 // limitGauges show a configuration's limits, so that alerts can compare with them.
-func limitGauges(l Limits) []prometheus.Collector {
+func limitGauges(l broker.Limits) []prometheus.Collector {
 	limit := func(name, help string, value float64) prometheus.Collector {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: metricName(name), Help: help})
 		g.Set(value)
@@ -148,46 +151,45 @@ func (m *metrics) reading(kind transportKind) (ended func()) {
 	}
 }
 
-// A registryCollector collects the totals of a registry. That takes the same time whatever the registry holds, and
-// no locks.
-type registryCollector struct{ registry *Registry }
+// A brokerCollector collects what a Broker counts.
+type brokerCollector struct{ broker broker.Statser }
 
-// A registryMetric is a metric that shows one of the totals.
-type registryMetric struct {
+// A brokerMetric is a metric that shows one of the totals.
+type brokerMetric struct {
 	desc *prometheus.Desc
 	kind prometheus.ValueType
-	of   func(*Totals) float64
+	of   func(*broker.Stats) float64
 }
 
-func gauge(name, help string, of func(*Totals) float64) registryMetric {
-	return registryMetric{prometheus.NewDesc(metricName(name), help, nil, nil), prometheus.GaugeValue, of}
+func gauge(name, help string, of func(*broker.Stats) float64) brokerMetric {
+	return brokerMetric{prometheus.NewDesc(metricName(name), help, nil, nil), prometheus.GaugeValue, of}
 }
 
-func counter(name, help string, of func(*Totals) uint64) registryMetric {
-	return registryMetric{
+func counter(name, help string, of func(*broker.Stats) uint64) brokerMetric {
+	return brokerMetric{
 		prometheus.NewDesc(metricName(name), help, nil, nil), prometheus.CounterValue,
-		func(t *Totals) float64 { return float64(of(t)) },
+		func(t *broker.Stats) float64 { return float64(of(t)) },
 	}
 }
 
-var registryMetrics = []registryMetric{
-	gauge("channels", "Channels that there are now.", func(t *Totals) float64 { return float64(t.Channels) }),
-	gauge("channels_read", "Channels that are being read now.", func(t *Totals) float64 { return float64(t.Readers) }),
-	gauge("messages_pending", "Messages that wait to be sent.", func(t *Totals) float64 { return float64(t.Pending) }),
+var brokerMetrics = []brokerMetric{
+	gauge("channels", "Channels that there are now.", func(t *broker.Stats) float64 { return float64(t.Channels) }),
+	gauge("channels_read", "Channels that are being read now.", func(t *broker.Stats) float64 { return float64(t.Readers) }),
+	gauge("messages_pending", "Messages that wait to be sent.", func(t *broker.Stats) float64 { return float64(t.Pending) }),
 	gauge("messages_in_flight", "Messages that were sent and are kept to be sent again.",
-		func(t *Totals) float64 { return float64(t.InFlight) }),
+		func(t *broker.Stats) float64 { return float64(t.InFlight) }),
 	gauge("buffered_bytes", "Memory that messages in channels take, each counted once.",
-		func(t *Totals) float64 { return float64(t.BufferedBytes) }),
+		func(t *broker.Stats) float64 { return float64(t.BufferedBytes) }),
 	gauge("held_bytes", "Memory that messages take whose producers wait for room.",
-		func(t *Totals) float64 { return float64(t.HeldBytes) }),
-	gauge("held_producers", "Writes to a channel that wait for room.", func(t *Totals) float64 { return float64(t.HeldProducers) }),
-	counter("messages_accepted_total", "Messages that a channel has taken.", func(t *Totals) uint64 { return t.Accepted }),
+		func(t *broker.Stats) float64 { return float64(t.HeldBytes) }),
+	gauge("held_producers", "Writes to a channel that wait for room.", func(t *broker.Stats) float64 { return float64(t.HeldProducers) }),
+	counter("messages_accepted_total", "Messages that a channel has taken.", func(t *broker.Stats) uint64 { return t.Accepted }),
 	counter("messages_repeated_total", "Messages that were dropped because their channel had them already, by their key.",
-		func(t *Totals) uint64 { return t.Repeated }),
-	counter("messages_sent_total", "Messages that a reader was sent, repeats included.", func(t *Totals) uint64 { return t.Sent }),
-	counter("messages_redelivered_total", "Messages that a reader was sent again.", func(t *Totals) uint64 { return t.Redelivered }),
-	counter("messages_settled_total", "Messages that were let go as received.", func(t *Totals) uint64 { return t.Settled }),
-	counter("channels_created_total", "Channels that were created.", func(t *Totals) uint64 { return t.Created }),
+		func(t *broker.Stats) uint64 { return t.Duplicates }),
+	counter("messages_sent_total", "Messages that a reader was sent, repeats included.", func(t *broker.Stats) uint64 { return t.Sent }),
+	counter("messages_redelivered_total", "Messages that a reader was sent again.", func(t *broker.Stats) uint64 { return t.Redelivered }),
+	counter("messages_settled_total", "Messages that were let go as received.", func(t *broker.Stats) uint64 { return t.Settled }),
+	counter("channels_created_total", "Channels that were created.", func(t *broker.Stats) uint64 { return t.Created }),
 }
 
 var (
@@ -206,8 +208,8 @@ var (
 )
 
 // Describe implements [prometheus.Collector].
-func (registryCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, m := range registryMetrics {
+func (brokerCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, m := range brokerMetrics {
 		descs <- m.desc
 	}
 	for _, d := range []*prometheus.Desc{
@@ -218,15 +220,15 @@ func (registryCollector) Describe(descs chan<- *prometheus.Desc) {
 }
 
 // Collect implements [prometheus.Collector].
-func (c registryCollector) Collect(metrics chan<- prometheus.Metric) {
-	t := c.registry.Totals()
-	for _, m := range registryMetrics {
+func (c brokerCollector) Collect(metrics chan<- prometheus.Metric) {
+	t := c.broker.Stats()
+	for _, m := range brokerMetrics {
 		metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(&t))
 	}
 	count := func(desc *prometheus.Desc, n uint64, label string) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), label)
 	}
-	for _, why := range EndReasons {
+	for _, why := range broker.EndReasons {
 		count(undeliveredDesc, t.Undelivered[why], why.String())
 		count(deletedDesc, t.Deleted[why], why.String())
 	}
@@ -237,7 +239,7 @@ func (c registryCollector) Collect(metrics chan<- prometheus.Metric) {
 	metrics <- constHistogram(channelLifeDesc, t.ChannelLife)
 }
 
-func constHistogram(desc *prometheus.Desc, h Histogram) prometheus.Metric {
+func constHistogram(desc *prometheus.Desc, h broker.Histogram) prometheus.Metric {
 	buckets := make(map[float64]uint64, len(h.Bounds))
 	for i, bound := range h.Bounds {
 		buckets[bound.Seconds()] = h.Cumulative[i]

@@ -2,17 +2,19 @@
 // backend creates a channel, hands a client its address to read, and writes messages to it with HTTP POSTs; the
 // module holds the long-lived connections, the buffer and the back-pressure.
 //
-// The package has two parts. The engine ([Broker], [Registry], [Message]) keeps channels and knows neither HTTP
+// The package has two parts. The engine ([broker.Broker], [memory.Broker], [broker.Message]) keeps channels and knows neither HTTP
 // nor Caddy. The Caddy modules [App] and [Handler] make it a server.
 package megaphone
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -95,22 +97,27 @@ type App struct {
 	// Default: none.
 	MetricsCompat map[string]string `json:"metrics_compat,omitempty"`
 
+	// Which broker keeps the channels: a module of the namespace `megaphone.brokers`. Configurations with the same broker
+	// share its channels. Default: `memory`, which keeps them in this process.
+	BrokerRaw json.RawMessage `json:"broker,omitempty" caddy:"namespace=megaphone.brokers inline_key=module"`
+
 	ctx    caddy.Context
 	logger *zap.Logger
 	events *caddyevents.App
 	// eventsStarted tells that all apps have started, so the one of events too: until then it cannot be asked.
 	eventsStarted atomic.Bool
 	eventsLogged  bool // the log has all events
-	shared        *shared
-	broker        Broker
-	limits        Limits
+	registry      *registry
+	broker        broker.Broker
+	limits        broker.Limits
 
-	acquired bool          // whether this App has a reference in the pool
-	finishes bool          // whether Stop waits for handlers of Caddy's event that no other configuration has
-	unloaded chan struct{} // closed when another configuration takes the place of this one, or none
-	unload   func()        // closes it
-	streams  moves         // is told then
-	direct   directConns
+	brokerKey string        // of the registry in registries, if acquired
+	acquired  bool          // whether this App has a reference there
+	finishes  bool          // whether Stop waits for handlers of Caddy's event that no other configuration has
+	unloaded  chan struct{} // closed when another configuration takes the place of this one, or none
+	unload    func()        // closes it
+	streams   moves         // is told then
+	direct    directConns
 }
 
 // CaddyModule returns the Caddy module information. Caddy asks for it with each event, while the App may change, so it
@@ -132,7 +139,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.Agent, err = caddy.NewReplacer().ReplaceOrErr(a.Agent, true, true); err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
-	a.limits = Limits{
+	a.limits = broker.Limits{
 		Buffer:      a.Buffer,
 		InFlight:    a.InFlight,
 		Hold:        time.Duration(*a.Hold),
@@ -156,15 +163,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 
-	pooled, _, err := pool.LoadOrNew(poolKey, func() (caddy.Destructor, error) {
-		return newShared(), nil
-	})
-	if err != nil {
-		return err
+	if err := a.acquireRegistry(ctx); err != nil {
+		return fmt.Errorf("broker: %w", err)
 	}
-	a.shared, a.acquired = pooled.(*shared), true
-	a.broker = a.shared.Registry
-	if err := a.shared.metrics.register(ctx.GetMetricsRegistry(), a.limits, a.MetricsCompat); err != nil {
+	if err := a.registry.metrics.register(ctx.GetMetricsRegistry(), a.limits, a.MetricsCompat); err != nil {
 		return err
 	}
 	return a.provisionWebhooks()
@@ -175,7 +177,7 @@ func (a *App) isOver() bool {
 	select {
 	case <-a.unloaded:
 		return true
-	case <-a.shared.closing.Done():
+	case <-a.registry.closing.Done():
 		return true
 	default:
 		return false
@@ -184,7 +186,7 @@ func (a *App) isOver() bool {
 
 // close ends all reads and waits.
 func (a *App) close() {
-	a.shared.Close()
+	a.registry.Close()
 	a.direct.end()
 }
 
@@ -217,16 +219,16 @@ func (a *App) finishDeletions() bool {
 	defer limit.Stop()
 	look := time.NewTicker(10 * time.Millisecond)
 	defer look.Stop()
-	reached := a.shared.deletions.mark()
+	reached := a.registry.deletions.mark()
 	for exits := false; ; {
 		if !exits && caddy.Exiting() {
 			exits = true
-			limit.Reset(a.shared.exitTime(maxExitEvents))
+			limit.Reset(a.registry.exitTime(maxExitEvents))
 		}
 		select {
 		case <-reached:
 			return true
-		case <-a.shared.deletions.done:
+		case <-a.registry.deletions.done:
 			return true
 		case <-limit.C:
 			return false
@@ -243,12 +245,12 @@ func (a *App) Cleanup() error {
 	a.acquired = false
 	a.unload()
 	if caddy.Exiting() {
-		a.shared.awaitSockets()
+		a.registry.awaitSockets()
 	}
-	last, err := pool.Delete(poolKey)
+	last, err := registries.Delete(a.brokerKey)
 	a.stopAnnouncing()
 	if last {
-		if n := a.shared.Totals().Undelivered[EndClosed]; n > 0 {
+		if n := a.registry.stats().Undelivered[broker.EndClosed]; n > 0 {
 			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
 		}
 	}
@@ -303,7 +305,7 @@ func (a *App) watchExit() {
 			return
 		case <-look.C:
 			if caddy.Exiting() {
-				a.shared.Close()
+				a.registry.Close()
 				return
 			}
 		}

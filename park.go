@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"github.com/caddy-megaphone/megaphone/broker"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,7 @@ import (
 // does no harm, since it is no more than a look. So what was registered for one wait need not be taken back before the next.
 type parking struct {
 	resume func() // goes on with the read, and is called in a goroutine of its own; nil if the read cannot be parked
-	sub    Notifier
+	sub    broker.Notifier
 	wake   func()        // is feed.wake
 	check  time.Duration // how often it is looked whether the read is idle; 0 if it always is, or cannot be parked
 	state  atomic.Int32
@@ -32,7 +33,7 @@ const (
 // mayPark makes a read one that can be parked, if its subscription allows that. The transport must call wake when its
 // client is gone.
 func (f *feed) mayPark(resume func()) {
-	if sub, ok := f.sub.(Notifier); ok {
+	if sub, ok := f.sub.(broker.Notifier); ok {
 		p := &f.parking // wake may be called already
 		p.resume, p.sub, p.wake, p.check = resume, sub, f.wake, idleCheck
 	}

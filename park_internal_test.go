@@ -14,6 +14,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -102,7 +105,7 @@ func TestAParkedReadEndsByWhateverEndsOne(t *testing.T) {
 		"deadline":        {func(*feedTest) {}, transport.Complete, time.Hour},
 		"channel deleted": {func(f *feedTest) { _ = f.registry.Delete(f.Context(), f.addresses.Producer) }, transport.Deleted, 0},
 		"taken over": {func(f *feedTest) {
-			_, _ = f.registry.Subscribe(f.Context(), f.addresses.Consumer, SubscribeOptions{Limits: f.limits, TakeOver: true})
+			_, _ = f.registry.Subscribe(f.Context(), f.addresses.Consumer, broker.SubscribeOptions{Limits: f.limits, TakeOver: true})
 		}, transport.TakenOver, 0},
 		"process exits": {func(f *feedTest) { f.registry.Close() }, transport.GoingAway, 0},
 		"configuration replaced": {func(f *feedTest) {
@@ -115,7 +118,7 @@ func TestAParkedReadEndsByWhateverEndsOne(t *testing.T) {
 			time.Sleep(2 * idleCheck)
 			f.mustBeParked("after a message")
 			f.registry.Drain(0)
-		}, transport.GoingAway, 2*idleCheck + drainPause + minDrained},
+		}, transport.GoingAway, 2*idleCheck + 50*time.Millisecond + minDrained},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testFeed(t, func(f *feedTest) {
@@ -129,7 +132,7 @@ func TestAParkedReadEndsByWhateverEndsOne(t *testing.T) {
 					t.Errorf("it has ended after %v, want %v at the latest", took, test.within)
 				}
 				f.streams.remove(&f.feed)
-				f.feed.sub.End(EndClean)
+				f.feed.sub.End(broker.EndClean)
 			})
 		})
 	}
@@ -199,7 +202,7 @@ func TestAParkedReadIsWokenByAnAcknowledgement(t *testing.T) {
 }
 
 // A remoteSubscription is one of a Broker that has no way to call a function.
-type remoteSubscription struct{ Subscription }
+type remoteSubscription struct{ broker.Subscription }
 
 func TestAReadIsNotParkedWhoseSubscriptionCannotWakeIt(t *testing.T) {
 	testFeed(t, func(f *feedTest) {
@@ -250,9 +253,9 @@ func (c *listClient) Flush() error {
 // reason, takeovers, ends by time, clients that go, and configurations that are replaced. Each channel's consumer must see
 // every message, in order, and every read must end by itself.
 func TestParkingLosesNothing(t *testing.T) {
-	registry := NewRegistry()
+	registry := memory.New()
 	defer registry.Close()
-	limits := testLimits
+	limits := brokerfixture.Limits
 	limits.Buffer, limits.InFlight, limits.Hold = 5, 1000, time.Minute
 	var all sync.WaitGroup
 	for n := range 40 {
@@ -276,7 +279,7 @@ func spin(random *rand.Rand, limit int) func() {
 }
 
 // parkAtRandom reads a channel by one read after the other, while a producer writes to it now and then.
-func parkAtRandom(t *testing.T, registry *Registry, limits Limits, random *rand.Rand) error {
+func parkAtRandom(t *testing.T, registry *memory.Broker, limits broker.Limits, random *rand.Rand) error {
 	addresses, err := registry.Create(t.Context(), "main", limits)
 	if err != nil {
 		return err
@@ -293,7 +296,7 @@ func parkAtRandom(t *testing.T, registry *Registry, limits Limits, random *rand.
 		defer close(produced)
 		for _, pause := range pauses {
 			pause()
-			m := newMessage(t)
+			m := brokerfixture.Message(t)
 			accepted = append(accepted, m.ID())
 			if failed = registry.Publish(t.Context(), addresses.Producer, m, limits); failed != nil {
 				return
@@ -328,8 +331,8 @@ func parkAtRandom(t *testing.T, registry *Registry, limits Limits, random *rand.
 }
 
 // readAtRandom reads until something ends the read, which is told by nothing else: whatever wakes it must not be lost.
-func readAtRandom(t *testing.T, registry *Registry, addresses Addresses, limits Limits, cursor string, random *rand.Rand, produced <-chan struct{}) (*listClient, error) {
-	o := SubscribeOptions{Limits: limits, Follow: true, After: cursor}
+func readAtRandom(t *testing.T, registry *memory.Broker, addresses broker.Addresses, limits broker.Limits, cursor string, random *rand.Rand, produced <-chan struct{}) (*listClient, error) {
+	o := broker.SubscribeOptions{Limits: limits, Follow: true, After: cursor}
 	sub, err := registry.Subscribe(t.Context(), addresses.Consumer, o)
 	if err != nil {
 		return nil, err
@@ -349,7 +352,7 @@ func readAtRandom(t *testing.T, registry *Registry, addresses Addresses, limits 
 			o := o
 			o.TakeOver = true
 			if sub, err := registry.Subscribe(t.Context(), addresses.Consumer, o); err == nil {
-				sub.End(EndFault)
+				sub.End(broker.EndFault)
 			}
 		},
 		nil,
@@ -415,13 +418,13 @@ func BenchmarkWake(b *testing.B) {
 	}{{"parked", 0}, {"with a goroutine", time.Hour}} {
 		b.Run(bench.name, func(b *testing.B) {
 			b.ReportAllocs()
-			registry := NewRegistry()
+			registry := memory.New()
 			defer registry.Close()
-			addresses, err := registry.Create(b.Context(), "main", testLimits)
+			addresses, err := registry.Create(b.Context(), "main", brokerfixture.Limits)
 			if err != nil {
 				b.Fatal(err)
 			}
-			sub, err := registry.Subscribe(b.Context(), addresses.Consumer, SubscribeOptions{Limits: testLimits})
+			sub, err := registry.Subscribe(b.Context(), addresses.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -434,7 +437,7 @@ func BenchmarkWake(b *testing.B) {
 				b.Fatal("the read is not parked")
 			}
 			for b.Loop() {
-				if err := registry.Publish(b.Context(), addresses.Producer, newMessage(b), testLimits); err != nil {
+				if err := registry.Publish(b.Context(), addresses.Producer, brokerfixture.Message(b), brokerfixture.Limits); err != nil {
 					b.Fatal(err)
 				}
 				<-client.flushed

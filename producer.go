@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/caddy-megaphone/megaphone/broker"
 	"net/http"
 	"slices"
 )
@@ -86,7 +87,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 	if err != nil {
 		return err
 	}
-	m, err := NewMessage(streamID, body.Bytes(), key)
+	m, err := broker.NewMessage(streamID, body.Bytes(), key)
 	freeBody(body)
 	if err != nil {
 		return err
@@ -101,27 +102,18 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 	return nil
 }
 
+var errKey = errors.New("a key is 1 to 255 visible ASCII characters")
+
 // idempotencyKey returns the key by which a write may be repeated (protocol.md 2.11), or "".
 func idempotencyKey(h http.Header) (string, error) {
 	values := h.Values("Idempotency-Key")
 	switch {
 	case len(values) == 0:
 		return "", nil
-	case len(values) > 1 || !validKey(values[0]):
+	case len(values) > 1 || !broker.ValidKey(values[0]):
 		return "", badRequest("Idempotency-Key: " + errKey.Error())
 	}
 	return values[0], nil
-}
-
-var errKey = errors.New("a key is 1 to 255 visible ASCII characters")
-
-func validKey(key string) bool {
-	for i := range len(key) {
-		if key[i] < '!' || key[i] > '~' {
-			return false
-		}
-	}
-	return 0 < len(key) && len(key) <= 255
 }
 
 // A batch is the body of a write-batch request.
@@ -172,18 +164,18 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *r
 	if len(b.Messages) > 0 && len(channels) > maxDeliveries/len(b.Messages) {
 		return badRequest(fmt.Sprintf("too many messages to too many channels: their product may be %d", maxDeliveries))
 	}
-	ms := make([]*Message, len(b.Messages))
+	ms := make([]*broker.Message, len(b.Messages))
 	for i, m := range b.Messages {
 		if m.Body == nil {
 			return badRequest(fmt.Sprintf("messages[%d] has no body", i))
 		}
 		key := ""
 		if m.Key != nil {
-			if key = *m.Key; !validKey(key) {
+			if key = *m.Key; !broker.ValidKey(key) {
 				return badRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
 			}
 		}
-		if ms[i], err = NewMessage(m.StreamID, m.Body, key); err != nil {
+		if ms[i], err = broker.NewMessage(m.StreamID, m.Body, key); err != nil {
 			return badRequest(fmt.Sprintf("messages[%d]: %v", i, err))
 		}
 	}
@@ -209,14 +201,14 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *r
 }
 
 // appendFailures appends what the outcome in a channel means for each of n messages.
-func appendFailures(failures []failure, channel string, outcome Outcome, n int) []failure {
+func appendFailures(failures []failure, channel string, outcome broker.Outcome, n int) []failure {
 	if outcome.Err == nil {
 		return failures
 	}
 	reason := toAPIError(outcome.Err).code
 	for i := outcome.Accepted; i < n; i++ {
 		failures = append(failures, failure{channel, i, reason})
-		if !errors.Is(outcome.Err, ErrNotFound) {
+		if !errors.Is(outcome.Err, broker.ErrNotFound) {
 			reason = "SKIPPED"
 		}
 	}
@@ -239,7 +231,7 @@ func (h *Handler) serveChannelsExist(w http.ResponseWriter, r *http.Request) err
 	exist := make(map[string]bool, len(channels))
 	for _, address := range channels {
 		_, err := h.app.broker.State(r.Context(), address)
-		if err != nil && !errors.Is(err, ErrNotFound) {
+		if err != nil && !errors.Is(err, broker.ErrNotFound) {
 			return err
 		}
 		exist[address] = err == nil

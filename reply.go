@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
 // An apiError is the reply to a request that cannot be served (protocol.md 1.2).
@@ -47,27 +50,27 @@ func toAPIError(err error) *apiError {
 	switch {
 	case errors.As(err, &e):
 		return e
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, broker.ErrNotFound):
 		return &apiError{status: http.StatusNotFound, code: "NOT_FOUND", message: "no such channel: it has expired, was deleted, or never was"}
-	case errors.Is(err, ErrBusy):
+	case errors.Is(err, broker.ErrBusy):
 		return &apiError{status: http.StatusConflict, code: "BUSY", message: "another consumer is reading this channel"}
-	case errors.Is(err, ErrMessage):
+	case errors.Is(err, broker.ErrMessage):
 		return &apiError{status: http.StatusBadRequest, code: "BAD_REQUEST", message: err.Error()}
-	case errors.Is(err, ErrTimeout), errors.Is(err, context.DeadlineExceeded): // the latter by another handler of the site
+	case errors.Is(err, broker.ErrTimeout), errors.Is(err, context.DeadlineExceeded): // the latter by another handler of the site
 		return &apiError{status: http.StatusServiceUnavailable, code: "TIMEOUT", message: "the channel is full, and its consumer made no room in time"}
-	case errors.Is(err, ErrSkipped):
+	case errors.Is(err, broker.ErrSkipped):
 		return &apiError{status: http.StatusServiceUnavailable, code: "SKIPPED", message: err.Error()}
-	case errors.Is(err, ErrClosed):
+	case errors.Is(err, broker.ErrClosed):
 		return &apiError{status: http.StatusServiceUnavailable, code: "TIMEOUT", message: "the server is shutting down", hangUp: true}
-	case errors.Is(err, ErrChannelLimit):
+	case errors.Is(err, broker.ErrChannelLimit):
 		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server has as many channels as it may", retryAfter: retryAfter}
-	case errors.Is(err, ErrDraining):
+	case errors.Is(err, broker.ErrDraining):
 		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server is being drained: it takes no new channels", retryAfter: retryAfter}
-	case errors.Is(err, ErrReaderLimit):
+	case errors.Is(err, broker.ErrReaderLimit):
 		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server has as many readers as it may", retryAfter: retryAfter}
-	case errors.Is(err, ErrClientLimit):
+	case errors.Is(err, broker.ErrClientLimit):
 		return &apiError{status: http.StatusTooManyRequests, code: "LIMIT_REACHED", message: "this client has as many channels as it may", retryAfter: retryAfter}
-	case errors.Is(err, ErrMemoryLimit):
+	case errors.Is(err, broker.ErrMemoryLimit):
 		return &apiError{status: http.StatusServiceUnavailable, code: "LIMIT_REACHED", message: "the server holds as many messages as it may", retryAfter: retryAfter}
 	}
 	return &apiError{status: http.StatusInternalServerError, code: codeFault, message: "a fault of the server; its log says more", cause: err}
@@ -142,10 +145,10 @@ func newDirectReply(header http.Header) (r directReply, ok bool) {
 	return r, true
 }
 
-// append appends the reply at a time on messageClock that has just come.
+// append appends the reply at a time on the clock of clock.Now that has just come.
 func (r *directReply) append(dst []byte, at time.Duration, hangUp bool) []byte {
-	if second, _ := wallClock(at); second.unix != r.unix {
-		r.unix, r.date = second.unix, time.Unix(second.unix, 0).UTC().AppendFormat(r.date[:0], http.TimeFormat)
+	if second, _ := clock.Wall(at); second.Unix != r.unix {
+		r.unix, r.date = second.Unix, time.Unix(second.Unix, 0).UTC().AppendFormat(r.date[:0], http.TimeFormat)
 	}
 	dst = append(dst, r.begin...)
 	dst = append(dst, r.date...)

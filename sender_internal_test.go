@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
@@ -70,7 +72,7 @@ func testSender(t *testing.T, event string, change func(*Webhook), answer func(a
 	if err := w.provision(); err != nil {
 		t.Fatal(err)
 	}
-	registry := NewRegistry()
+	registry := memory.New()
 	registry.Close()
 	m := &newMetrics(registry).webhooks
 	s := newSender(w, m)
@@ -335,7 +337,7 @@ func TestWebhookSettingsAreChecked(t *testing.T) {
 
 // TestEventData has what handlers of Caddy's events get.
 func TestEventData(t *testing.T) {
-	n := notice{channel: "main.a", reason: EndDeleted, undelivered: 3, transport: "sse", endedBy: "complete", messages: 7}
+	n := notice{channel: "main.a", reason: broker.EndDeleted, undelivered: 3, transport: "sse", endedBy: "complete", messages: 7}
 	for event, want := range map[string]map[string]any{
 		channelCreated:     {"channel": "main.a"},
 		channelDeleted:     {"channel": "main.a", "reason": "deleted", "undelivered": 3},

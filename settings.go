@@ -1,12 +1,15 @@
 package megaphone
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // maxDuration is the longest that a duration may be set to. Longer ones are of no use, and a time that is some of them
@@ -41,6 +44,9 @@ func (a *App) UnmarshalJSON(data []byte) error {
 	if written.Agent == "" {
 		return fmt.Errorf("agent: %w", checkAgent(""))
 	}
+	if string(written.BrokerRaw) == "null" {
+		return errors.New("broker is null: leave it out for memory")
+	}
 	if i := slices.Index(written.Webhooks, nil); i >= 0 {
 		return fmt.Errorf("webhook %d is null: leave it out", i+1)
 	}
@@ -50,6 +56,9 @@ func (a *App) UnmarshalJSON(data []byte) error {
 // setDefaults fills in what is not configured.
 func (a *App) setDefaults() {
 	setDefault(&a.Agent, "main")
+	if a.BrokerRaw == nil {
+		a.BrokerRaw = json.RawMessage(`{"module":"memory"}`)
+	}
 	if a.Hold == nil {
 		hold := caddy.Duration(10 * time.Second)
 		a.Hold = &hold
@@ -132,7 +141,7 @@ func (a *App) checkNumbers() error {
 }
 
 func checkAgent(name string) error {
-	if !ValidAgent(name) {
+	if !broker.ValidAgent(name) {
 		return fmt.Errorf("%q is no name for a server: use letters, digits, _ and - only", name)
 	}
 	return nil

@@ -2,19 +2,25 @@ package megaphone
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// shared is what outlives configurations: the channels, and what is counted over all of them.
-type shared struct {
-	*Registry
+// A registry holds what outlives configurations: the Broker that keeps the channels, and what is counted beside it.
+type registry struct {
+	broker broker.Broker
 
 	metrics   *metrics
 	warnings  warnings
@@ -22,7 +28,8 @@ type shared struct {
 	deletions deletionQueue
 	heap      heapGuard
 
-	closing  context.Context // ends when Close is called
+	ends     chan struct{}   // closed when Close is called
+	closing  context.Context // ends when the Broker is closed
 	close    context.CancelFunc
 	closedAt atomic.Pointer[time.Time]
 
@@ -30,41 +37,164 @@ type shared struct {
 	sockets atomic.Int32 // WebSockets and detached reads, which Caddy does not wait for when it exits
 }
 
-// pool holds the one shared under poolKey, which is the same whatever the settings are.
-var pool = caddy.NewUsagePool()
+// registries holds a registry for each Broker that a configuration uses, by the Broker's key.
+var registries = caddy.NewUsagePool()
 
-const poolKey = "memory"
-
-func newShared() *shared {
-	r := NewRegistry()
-	s := &shared{Registry: r, metrics: newMetrics(r), warnings: newWarnings(limitNames)}
+func newRegistry(b broker.Broker) *registry {
+	s := &registry{broker: b, metrics: newMetrics(b), warnings: newWarnings(limitNames), ends: make(chan struct{})}
 	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
 	s.closing, s.close = context.WithCancel(context.Background())
-	s.heap.messages = func() int64 { return r.memory.buffered.Load() + r.memory.held.Load() }
-	r.OnDeletions(s.announceDeletions)
+	if b, ok := b.(broker.MemoryUser); ok {
+		s.heap.messages = b.MemoryUsed
+	}
+	if b, ok := b.(broker.DeletionSource); ok {
+		b.OnDeletions(s.announceDeletions)
+	}
 	go s.emitDeletions()
 	return s
 }
 
-// Close ends all reads and waits, as the process exits or the module is no longer configured.
-func (s *shared) Close() {
+// acquireRegistry finds or makes the registry of the configured Broker.
+func (a *App) acquireRegistry(ctx caddy.Context) error {
+	guest, err := ctx.LoadModule(a, "BrokerRaw")
+	if err != nil {
+		return err
+	}
+	provider, ok := guest.(broker.Provider)
+	id := guest.(caddy.Module).CaddyModule().ID
+	if !ok {
+		return fmt.Errorf("the module %s provides no broker: name another module of %s", id, brokerNamespace)
+	}
+	key := string(id) + " " + provider.BrokerKey()
+	pooled, _, err := registries.LoadOrNew(key, func() (caddy.Destructor, error) {
+		b, err := provider.OpenBroker()
+		if err != nil {
+			return nil, err
+		}
+		return newRegistry(b), nil
+	})
+	if err != nil {
+		return err
+	}
+	a.registry, a.brokerKey, a.acquired = pooled.(*registry), key, true
+	a.broker = a.registry.broker
+	return nil
+}
+
+// brokerNamespace is where guest modules are that provide a Broker.
+const brokerNamespace = "megaphone.brokers"
+
+func init() { caddy.RegisterModule(new(MemoryBroker)) }
+
+// MemoryBroker keeps channels and messages in the memory of this process. They outlive configuration reloads. A restart of
+// the process loses them.
+type MemoryBroker struct{}
+
+// CaddyModule returns the Caddy module information.
+func (*MemoryBroker) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: brokerNamespace + ".memory", New: func() caddy.Module { return new(MemoryBroker) }}
+}
+
+// BrokerKey implements [broker.Provider]. There is one Broker in memory.
+func (*MemoryBroker) BrokerKey() string { return "" }
+
+// OpenBroker implements [broker.Provider].
+func (*MemoryBroker) OpenBroker() (broker.Broker, error) { return memory.New(), nil }
+
+// UnmarshalCaddyfile sets up the broker from Caddyfile tokens. Syntax, in the global option:
+//
+//	megaphone {
+//		broker memory
+//	}
+func (*MemoryBroker) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the broker's name
+	if d.NextArg() {
+		return d.Errf("the broker memory takes no argument, but has %q: leave it out", d.Val())
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		return d.Errf("the broker memory has no setting %q: leave out its block", d.Val())
+	}
+	return nil
+}
+
+// unmarshalBroker sets up the guest module from the setting broker.
+func (a *App) unmarshalBroker(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.Err("broker takes the name of a module: write for example broker memory")
+	}
+	name := d.Val()
+	module, err := caddy.GetModule(brokerNamespace + "." + name)
+	if err != nil {
+		return d.Errf("there is no broker %q: name one of %s", name, strings.Join(brokerNames(), ", "))
+	}
+	if _, ok := module.New().(broker.Provider); !ok {
+		return d.Errf("the module %s provides no broker: name one of %s", module.ID, strings.Join(brokerNames(), ", "))
+	}
+	guest, err := caddyfile.UnmarshalModule(d, string(module.ID))
+	if err != nil {
+		return err
+	}
+	a.BrokerRaw = caddyconfig.JSONModuleObject(guest, "module", name, nil)
+	return nil
+}
+
+// brokerNames are the names of all guest modules.
+func brokerNames() []string {
+	var names []string
+	for _, module := range caddy.GetModules(brokerNamespace) {
+		names = append(names, module.ID.Name())
+	}
+	return names
+}
+
+// Close ends all reads and waits, because the process exits or no configuration uses the Broker any more.
+func (s *registry) Close() {
 	now := time.Now()
-	s.closedAt.CompareAndSwap(nil, &now)
-	s.Registry.Close()
+	if s.closedAt.CompareAndSwap(nil, &now) {
+		close(s.ends)
+	}
+	s.broker.Close()
 	s.close()
 }
 
-// Destruct implements [caddy.Destructor]. It is called when the last configuration is gone.
-func (s *shared) Destruct() error {
+// isClosed reports whether Close has been called.
+func (s *registry) isClosed() bool { return s.closedAt.Load() != nil }
+
+// Destruct implements [caddy.Destructor]. Caddy calls it when the last configuration that uses the Broker is gone.
+func (s *registry) Destruct() error {
 	s.Close()
 	return nil
 }
+
+// stats returns what the Broker counts, or zeros if it does not count.
+func (s *registry) stats() broker.Stats {
+	if b, ok := s.broker.(broker.Statser); ok {
+		return b.Stats()
+	}
+	return broker.Stats{}
+}
+
+// flushDeletions has the Broker report at once what was deleted until now.
+func (s *registry) flushDeletions() {
+	if b, ok := s.broker.(broker.DeletionSource); ok {
+		b.FlushDeletions()
+	}
+}
+
+// drains reports whether the Broker is being drained.
+func (s *registry) drains() bool {
+	b, ok := s.broker.(broker.Drainer)
+	return ok && b.DrainState().Active
+}
+
+// healthy reports whether new clients are welcome.
+func (s *registry) healthy() bool { return !s.drains() && !s.isClosed() && !caddy.Exiting() }
 
 // maxExit is how long all waits of the exit may take together, so that the process is gone within a second.
 const maxExit = 900 * time.Millisecond
 
 // exitTime is how much of a time the exit has left for a wait.
-func (s *shared) exitTime(limit time.Duration) time.Duration {
+func (s *registry) exitTime(limit time.Duration) time.Duration {
 	if closedAt := s.closedAt.Load(); closedAt != nil {
 		limit = min(limit, maxExit-time.Since(*closedAt))
 	}
@@ -78,7 +208,7 @@ const maxFarewell = socket.MaxFarewell
 const maxFarewells = 700 * time.Millisecond
 
 // awaitSockets waits until all connections are closed that Caddy does not wait for, within bounds.
-func (s *shared) awaitSockets() {
+func (s *registry) awaitSockets() {
 	began, limit := time.Now(), s.exitTime(maxFarewells)
 	left, progress := s.sockets.Load(), began
 	for left > 0 && time.Since(progress) < maxFarewell && time.Since(began) < limit {
@@ -91,7 +221,7 @@ func (s *shared) awaitSockets() {
 
 // slowDown makes a client wait that would otherwise repeat its request in a loop: existing clients do that when
 // a read is refused (protocol.md, part 3). Not too many at once are made to wait.
-func (s *shared) slowDown(ctx context.Context) {
+func (s *registry) slowDown(ctx context.Context) {
 	defer s.slowed.Add(-1)
 	if s.slowed.Add(1) > maxSlowed {
 		return
@@ -101,7 +231,7 @@ func (s *shared) slowDown(ctx context.Context) {
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
-	case <-s.Closed():
+	case <-s.ends:
 	}
 }
 
@@ -110,14 +240,14 @@ const maxSlowed = 1000
 
 // cutOffReading makes the reading of a request's body fail when the process exits, since Caddy would wait for its
 // end. The returned function must be called when the body is no longer read.
-func (s *shared) cutOffReading(w http.ResponseWriter) (stop func()) {
+func (s *registry) cutOffReading(w http.ResponseWriter) (stop func()) {
 	control := http.NewResponseController(innermost(w))
 	return s.whenClosed(0, func() error { return control.SetReadDeadline(time.Unix(1, 0)) })
 }
 
 // cutOffWriting does the same for what is written to a client that takes nothing, after some time for those that do.
 // On HTTP/2 that ends the stream only if its connection takes something, which is closed otherwise.
-func (s *shared) cutOffWriting(w http.ResponseWriter, r *http.Request) (stop func()) {
+func (s *registry) cutOffWriting(w http.ResponseWriter, r *http.Request) (stop func()) {
 	control, conn := http.NewResponseController(innermost(w)), connOf(r)
 	var began time.Time
 	return s.whenClosed(maxFarewell, func() error {
@@ -133,7 +263,7 @@ func (s *shared) cutOffWriting(w http.ResponseWriter, r *http.Request) (stop fun
 
 // whenClosed calls cut some time after Close, and again and again until the returned function is called: Caddy's own
 // writers set deadlines too. They may only be used by the handler's goroutine, so what is cut is below them.
-func (s *shared) whenClosed(after time.Duration, cut func() error) (stop func()) {
+func (s *registry) whenClosed(after time.Duration, cut func() error) (stop func()) {
 	ended := make(chan struct{})
 	var cutting sync.WaitGroup
 	cutting.Add(1)
@@ -171,3 +301,9 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 		w = wrapped.Unwrap()
 	}
 }
+
+// Interface guards.
+var (
+	_ broker.Provider       = (*MemoryBroker)(nil)
+	_ caddyfile.Unmarshaler = (*MemoryBroker)(nil)
+)

@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,7 +10,7 @@ import (
 // However many waits the exit has one after the other, all are over within a second.
 func TestTheWaitsOfTheExitShareTheirTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newShared()
+		s := newRegistry(memory.New())
 		time.Sleep(time.Minute)
 		s.Close()
 		began := time.Now()

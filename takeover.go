@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-megaphone/megaphone/internal/clock"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 	"github.com/caddy-megaphone/megaphone/internal/repeat"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
@@ -66,7 +67,7 @@ func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
 		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
 		timeout: h.writeTimeout(r), reply: reply,
 		buffer: slices.Clone(early), end: len(early),
-		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: messageClock(),
+		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: clock.Now(),
 	}
 	c.writer = socket.NewWriter(bare)
 	c.out = c.reply.append(c.out, c.last, false)

@@ -7,6 +7,7 @@ import (
 	"embed"
 	"encoding/base64"
 	"encoding/json"
+	"github.com/caddy-megaphone/megaphone/broker"
 	"net/http"
 	"path"
 	"sync"
@@ -179,17 +180,18 @@ func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 
 // uiServer says how the server does.
 func (a *App) uiServer(ctx context.Context) (*uiServer, error) {
-	page, err := a.broker.List(ctx, ListOptions{Limit: uiListed})
+	page, err := a.broker.List(ctx, broker.ListOptions{Limit: uiListed})
 	if err != nil {
 		return nil, err
 	}
+	stats := a.registry.stats()
 	server := &uiServer{
-		Channels:      a.shared.Len(),
+		Channels:      stats.Channels,
 		MaxChannels:   a.MaxChannels,
-		BufferedBytes: a.shared.MemoryUsed(),
+		BufferedBytes: stats.BufferedBytes,
 		MaxMemory:     a.MaxMemory,
-		Undelivered:   a.shared.Undelivered(),
-		Draining:      a.shared.DrainState().Active,
+		Undelivered:   int(stats.AllUndelivered()), //nolint:gosec // far below the limit
+		Draining:      a.registry.drains(),
 		List:          make([]uiChannel, 0, len(page.Channels)),
 	}
 	for _, c := range page.Channels {

@@ -14,6 +14,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 )
@@ -29,7 +32,7 @@ type pipeServer struct {
 	handler *Handler
 	conns   chan net.Conn
 	ended   chan time.Time // when a request's handler has returned
-	channel Addresses
+	channel broker.Addresses
 }
 
 const (
@@ -43,10 +46,10 @@ func newPipeServer(t *testing.T) *pipeServer {
 	app := &App{
 		Agent: "main", ReadDuration: caddy.Duration(testRead), StreamDuration: caddy.Duration(testStream),
 		Heartbeat: caddy.Duration(time.Hour), WriteTimeout: caddy.Duration(testWriteTime), MaxMessageSize: 1 << 20,
-		limits: testLimits, shared: newShared(), unloaded: make(chan struct{}),
+		limits: brokerfixture.Limits, registry: newRegistry(memory.New()), unloaded: make(chan struct{}),
 	}
 	app.limits.Buffer = 1
-	app.broker = app.shared.Registry
+	app.broker = app.registry.broker
 	s := &pipeServer{T: t, handler: &Handler{app: app, logger: zap.NewNop()}, conns: make(chan net.Conn), ended: make(chan time.Time, 2000)}
 	for e := range endpointCount {
 		s.handler.serves[e] = true
@@ -62,7 +65,7 @@ func newPipeServer(t *testing.T) *pipeServer {
 	})}
 	go func() { _ = server.Serve(pipeListener{s.conns}) }()
 	t.Cleanup(func() {
-		app.shared.Close()
+		app.registry.Close()
 		_ = server.Close()
 	})
 	var err error
@@ -138,7 +141,7 @@ func (s *pipeServer) reply(client net.Conn) <-chan int {
 
 func (s *pipeServer) fill() {
 	s.Helper()
-	if err := s.handler.app.broker.Publish(s.Context(), s.channel.Producer, newMessage(s), s.handler.app.limits); err != nil {
+	if err := s.handler.app.broker.Publish(s.Context(), s.channel.Producer, brokerfixture.Message(s), s.handler.app.limits); err != nil {
 		s.Fatal(err)
 	}
 }
@@ -191,7 +194,7 @@ var waits = map[string]wait{
 			s.fill()
 			return s.post("/write/"+s.channel.Producer+"/s", "application/json", `"body"`)
 		},
-		deadline: testLimits.Hold, unloaded: testLimits.Hold, status: [3]int{503, 404, 503},
+		deadline: brokerfixture.Limits.Hold, unloaded: brokerfixture.Limits.Hold, status: [3]int{503, 404, 503},
 	},
 	"held batch": {
 		start: func(s *pipeServer) net.Conn {
@@ -199,14 +202,14 @@ var waits = map[string]wait{
 			return s.post("/write-batch", "application/json",
 				fmt.Sprintf(`{"channels":[%q],"messages":[{"streamId":"s","body":1}]}`, s.channel.Producer))
 		},
-		deadline: testLimits.Hold, unloaded: testLimits.Hold, status: [3]int{201, 201, 201},
+		deadline: brokerfixture.Limits.Hold, unloaded: brokerfixture.Limits.Hold, status: [3]int{201, 201, 201},
 	},
 	"ingest": {
 		start: func(s *pipeServer) net.Conn {
 			s.fill()
 			return s.post("/write", "application/x-ndjson", fmt.Sprintf(`{"channel":%q,"streamId":"s","body":1}`, s.channel.Producer))
 		},
-		deadline: testLimits.Hold, unloaded: testLimits.Hold, status: [3]int{201, 201, 201},
+		deadline: brokerfixture.Limits.Hold, unloaded: brokerfixture.Limits.Hold, status: [3]int{201, 201, 201},
 	},
 	"ingest whose client sends nothing": { // its deadline is Caddy's read_idle
 		start: func(s *pipeServer) net.Conn {
@@ -258,7 +261,7 @@ func TestEveryWaitEnds(t *testing.T) {
 			"deadline":               {func(*pipeServer, net.Conn) {}, wait.deadline, wait.status[0]},
 			"channel deleted":        {func(s *pipeServer, _ net.Conn) { s.delete() }, wait.deleted, wait.status[1]},
 			"configuration replaced": {func(s *pipeServer, _ net.Conn) { close(s.handler.app.unloaded) }, wait.unloaded, wait.status[0]},
-			"process exits":          {func(s *pipeServer, _ net.Conn) { s.handler.app.shared.Close() }, wait.exit, wait.status[2]},
+			"process exits":          {func(s *pipeServer, _ net.Conn) { s.handler.app.registry.Close() }, wait.exit, wait.status[2]},
 		} {
 			if test.within == none {
 				continue
@@ -303,7 +306,7 @@ func TestExitWaitsForWebSockets(t *testing.T) {
 		client := s.get("/read/"+s.channel.Consumer, handshake...)
 		s.skipHeader(client)
 		synctest.Wait()
-		shared := s.handler.app.shared
+		shared := s.handler.app.registry
 		shared.Close()
 
 		// The client is told that the server goes away (RFC 6455, 7.4.1), and agrees.
@@ -334,7 +337,7 @@ func TestExitWaitsForWebSockets(t *testing.T) {
 
 func TestNotTooManyRefusedReadsWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		shared := newShared()
+		shared := newRegistry(memory.New())
 		defer shared.Close()
 		const more = 10
 		var waited, refused atomic.Int32

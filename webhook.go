@@ -61,7 +61,7 @@ func (a *App) provisionWebhooks() error {
 	for _, w := range a.Webhooks {
 		w.logger = a.logger
 		pooled, _, err := senders.LoadOrNew(w.key(), func() (caddy.Destructor, error) {
-			return newSender(w, &a.shared.metrics.webhooks), nil
+			return newSender(w, &a.registry.metrics.webhooks), nil
 		})
 		if err != nil {
 			return err
@@ -74,15 +74,15 @@ func (a *App) provisionWebhooks() error {
 // stopAnnouncing gives up the queues. Those that no other configuration has are finished; when the process exits,
 // that is waited for.
 func (a *App) stopAnnouncing() {
-	a.shared.active.remove(a)
-	a.shared.guardHeap()
+	a.registry.active.remove(a)
+	a.registry.guardHeap()
 	for _, w := range a.Webhooks {
 		if w.sender != nil {
 			_, _ = senders.Delete(w.key()) // Destruct never fails
 		}
 	}
 	if caddy.Exiting() {
-		lingering.wait(a.shared.exitTime(maxExitLinger))
+		lingering.wait(a.registry.exitTime(maxExitLinger))
 	}
 }
 

@@ -1,4 +1,4 @@
-// Small helpers for what is on the page.
+// Small helpers to build the page.
 
 /** Makes an element with properties and children. Strings become text, never HTML. */
 export function node(name, properties = {}, ...children) {
@@ -7,7 +7,7 @@ export function node(name, properties = {}, ...children) {
 	return element;
 }
 
-/** Shows named values in a <dl>. A value may be an object of value, state and title. */
+/** Shows named values in a <dl>. A value may also be an object with value, state and title. */
 export function figures(list, values) {
 	list.replaceChildren(...Object.entries(values).map(([name, entry]) => {
 		const { value, state, title } = Object(entry) === entry ? entry : { value: entry };
@@ -17,7 +17,7 @@ export function figures(list, values) {
 	}));
 }
 
-/** Writes a duration in milliseconds for people. */
+/** Formats a duration, given in milliseconds, for people. */
 export function shortDuration(ms) {
 	if (ms < 0.1) {
 		return "< 0.1 ms";
@@ -31,7 +31,7 @@ export function shortDuration(ms) {
 	return ms < 120_000 ? `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s` : `${Math.round(ms / 60_000)} min`;
 }
 
-/** Writes a number of bytes for people. */
+/** Formats a number of bytes for people. */
 export function shortSize(bytes) {
 	let unit = 0;
 	for (; bytes >= 1024 && unit < 3; unit++) {

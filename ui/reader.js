@@ -1,14 +1,14 @@
-// One of the cards that read: it reads again and again, and shows what comes.
+// A card that reads a channel: it reads again and again, and shows what arrives.
 
 import { figures, node, shortDuration } from "./page.js";
 import { timeOf } from "./site.js";
 import { Refusal, transports } from "./transports.js";
 
-/** How many events a card shows, and how many ids it remembers. */
+/** How many events a card shows. How many event ids and latencies it remembers. */
 const shown = 200;
 const remembered = 2000;
 
-/** How long a read without a message lasts at least, with the wait for the next one, in milliseconds. */
+/** The least time in milliseconds from the start of a read without a message to the start of the next read. */
 const shortest = 1000;
 
 export class Reader {
@@ -23,7 +23,10 @@ export class Reader {
 	#counts = {};
 	#abort;
 
-	/** @param kind of transports; clock knows the server's time */
+	/**
+	 * @param kind a key of transports
+	 * @param clock knows the server's time
+	 */
 	constructor(kind, clock) {
 		this.#kind = kind;
 		this.#transport = transports[kind];
@@ -60,7 +63,7 @@ export class Reader {
 		this.#abort?.abort();
 	}
 
-	/** Reads until it is stopped, or the channel is gone. */
+	/** Reads until stop is called or the channel is gone. */
 	async start() {
 		if (this.#abort || !this.#channel) {
 			return;
@@ -70,7 +73,7 @@ export class Reader {
 		while (!signal.aborted) {
 			const began = performance.now();
 			const { messages } = this.#counts;
-			// A poll that waits has not been replied to.
+			// While a poll waits, it has no reply yet.
 			this.#status(this.#kind === "poll" ? "open" : "wait", this.#kind === "poll" ? "polling" : "connecting");
 			try {
 				const how = await this.#transport.read({
@@ -83,7 +86,8 @@ export class Reader {
 				if (this.#kind !== "poll" || performance.now() - began > 15000) {
 					this.#note(`The read ${how === "ended cleanly" ? how : `ended: ${how}`}, after ${shortDuration(performance.now() - began)}.`);
 				}
-				// Readers of one channel take it from each other: about once a second, so that people can see it.
+				// Readers of one channel take over from each other. The pause slows that to about once a second, so that
+				// people can see it.
 				if (this.#counts.messages === messages) {
 					await pause(shortest - (performance.now() - began), signal);
 				}
@@ -112,7 +116,7 @@ export class Reader {
 		if (this.#transport.query) {
 			query.push(this.#transport.query);
 		}
-		// A poll without a cursor would get again what the last one got; with an empty one it would take over.
+		// A poll without a cursor gets the messages of the last poll again. An empty cursor makes it take over.
 		if (this.#follows && (this.#kind !== "poll" || this.#cursor)) {
 			query.push(`after=${encodeURIComponent(this.#cursor)}`);
 		}
@@ -215,7 +219,7 @@ export class Reader {
 	}
 }
 
-/** Waits, unless it is stopped. */
+/** Waits for a number of milliseconds, or until the signal aborts. */
 function pause(time, signal) {
 	return new Promise((resolve) => {
 		const done = () => {

@@ -1,4 +1,4 @@
-// The site that serves this page, by its endpoints. Addresses are relative to the page's: the site may be served
+// Calls the endpoints of the site that serves this page. URLs are relative to the page's URL, because the site may be
 // below some path.
 
 /** Sends a request and returns the JSON of its reply. Throws an error with the server's words if it is refused. */
@@ -18,25 +18,25 @@ export async function call(path, method = "GET", body, headers = {}) {
 	return reply;
 }
 
-/** Knows the server's time, from replies that tell it. */
+/** Knows the server's time. It learns the time from replies and messages. */
 export class Clock {
 	#offset = 0;
 	#best = Infinity;
 
-	/** The server's time in milliseconds since 1970. */
+	/** Returns the server's time in milliseconds since 1970. */
 	now = () => local() + this.#offset;
 
-	/** Learns from a message that has just come: it was not sent in the future. */
+	/** Learns from the time of a message that has just arrived, since the server did not send it in the future. */
 	saw(time) {
 		this.#offset = Math.max(this.#offset, time - local());
 	}
 
-	/** Fetches something that has `now`. The quickest of the last replies is the most exact. */
+	/** Fetches JSON that has `now`, and learns from that. The quickest of the last replies is the most exact. */
 	async fetch(path) {
 		const sent = local();
 		const reply = await call(path);
 		const received = local();
-		this.#best *= 1.1; // an old one counts less: clocks drift
+		this.#best *= 1.1; // an old reply counts less, because clocks drift
 		if (received - sent < this.#best) {
 			this.#best = received - sent;
 			this.#offset = timeOf(reply.now) - (sent + received) / 2;
@@ -47,7 +47,7 @@ export class Clock {
 
 const local = () => performance.timeOrigin + performance.now();
 
-/** A timestamp of the server in milliseconds. It has nanoseconds, and Date.parse knows whole milliseconds only. */
+/** Converts a timestamp of the server to milliseconds. It has nanoseconds, but Date.parse drops fractions of a millisecond. */
 export function timeOf(timestamp) {
 	const digits = /\.\d{3}(\d+)/.exec(timestamp)?.[1];
 	return Date.parse(timestamp) + (digits ? Number(`0.${digits}`) : 0);

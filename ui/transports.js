@@ -1,7 +1,8 @@
-// The ways to read a channel, as plainly as browsers allow. Each function reads once, from the request to the end
-// of the reply, and returns in words how it ended. It throws a Refusal, or what fetch throws when the connection breaks.
+// The ways to read a channel, as plainly as browsers allow. Each function reads once, from the request to the end of the
+// reply. It returns in words how the read ended. If the server refuses the read, it throws a Refusal. If the connection
+// breaks, it throws an error.
 
-/** A reply that is no stream of messages. */
+/** A reply that is not a stream of messages. */
 export class Refusal extends Error {
 	constructor(status, code) {
 		super(`${status} ${code}`);
@@ -36,8 +37,8 @@ export const transports = {
 };
 
 /**
- * Reads a reply by fetch.
- * @param request url, opened(resume) for the start of a read, message(json) for each message, signal to end it
+ * Reads a reply with fetch. It calls opened(resume) when the read begins, and message(json) for each message.
+ * @param request has url, opened, message, and a signal that ends the read
  */
 async function stream({ url, opened, message, signal }, accept, parse) {
 	const response = await fetch(url, { headers: { Accept: accept }, cache: "no-store", signal });
@@ -65,12 +66,12 @@ function lines(message) {
 	return (line) => message(line);
 }
 
-/** Server-sent events: the server writes one `data:` line for each message, which has the event's id too. */
+/** Server-sent events: the server writes one `data:` line for each message. The message has the event id too. */
 function events(message) {
 	return (line) => line.startsWith("data:") && message(line.slice(5));
 }
 
-/** What close codes mean. */
+/** What close codes mean: each of these ends a read without an error. */
 const closings = {
 	1000: "ended cleanly",
 	1001: "the server goes away, or has a new configuration",
@@ -105,7 +106,7 @@ function socket({ url, opened, message, signal, acknowledges }) {
 			} else if (closings[code]) {
 				resolve(closings[code]);
 			} else {
-				// Browsers do not tell scripts the status by which an upgrade is refused.
+				// Browsers hide from scripts the status with which a server refuses an upgrade.
 				reject(new Error(open ? "the connection broke" : "refused, perhaps because another reader is there"));
 			}
 		};

@@ -1,16 +1,16 @@
-// The page to look inside: what its buttons do. What the cards do that read is in reader.js.
+// The inspector: what its buttons do. The cards that read channels are in reader.js.
 
 import { figures, node, shortDuration, shortSize } from "./page.js";
 import { Reader } from "./reader.js";
 import { call, Clock, timeOf } from "./site.js";
 import { transports } from "./transports.js";
 
-/** How often the state of channels and server is asked for, in milliseconds. */
+/** How often the page asks for the state of its channels and the server, in milliseconds. */
 const stateInterval = 2000;
 
 const $ = (id) => document.getElementById(id);
 const clock = new Clock();
-/** The channels of this page: addresses, the kinds of transport that read it, and its row in the table. */
+/** The channels of this page. Each has its addresses, the kinds of transport that read it, and its row in the table. */
 let channels = [];
 let readers = new Map();
 let site = { endpoints: [], transports: [] };
@@ -61,7 +61,7 @@ function serves(endpoint) {
 	return site.endpoints.includes(endpoint);
 }
 
-/** Makes a listener of a form's submission. What it throws is shown. */
+/** Makes a listener for a form's submission. The page shows what submit throws. */
 function handle(submit) {
 	return async (event) => {
 		event.preventDefault();
@@ -97,7 +97,7 @@ function useExisting() {
 	use([{ consumerAddress: consumer.trim(), producerAddress: producer.trim(), kinds: [...readers.keys()] }]);
 }
 
-/** Works with these channels from now on. */
+/** Uses these channels from now on. */
 function use(these) {
 	channels = these;
 	for (const channel of channels) {
@@ -132,7 +132,7 @@ async function removeChannel(channel) {
 	refresh();
 }
 
-/** Writes the form's message so many times, one after the other. */
+/** Writes the form's message a number of times, one after the other. */
 async function write(times) {
 	const began = performance.now();
 	const { stream, body, key } = Object.fromEntries(new FormData($("write")));
@@ -167,7 +167,7 @@ async function write(times) {
 
 const numbered = (body, n) => body.replaceAll("{n}", n);
 
-/** Writes a message to all channels. Returns the reasons of those that refused it. */
+/** Writes a message to all channels. Returns the reasons why channels refused it. */
 async function writeOne(stream, text, key) {
 	const addresses = producers();
 	if (addresses.length === 1) {
@@ -179,7 +179,7 @@ async function writeOne(stream, text, key) {
 	return failures.map(({ channel, reason }) => `${reason} by ${channelName(channel)}`);
 }
 
-/** The body of write-batch, with the message's text as it was written. */
+/** Returns the body of a write-batch request. The message keeps its text unchanged. */
 function batch(addresses, stream, text, key) {
 	return `{"channels":${JSON.stringify(addresses)},"messages":[{"streamId":${JSON.stringify(stream)},` +
 		`${key ? `"key":${JSON.stringify(key)},` : ""}"body":${text}}]}`;
@@ -196,7 +196,7 @@ function toggleSteady() {
 		return;
 	}
 	$("steady").setAttribute("aria-pressed", "true");
-	let busy = false; // a full channel holds the write: the next one waits for that
+	let busy = false; // a full channel holds the write, and the next write waits for it
 	steady = setInterval(async () => {
 		if (!busy) {
 			busy = true;
@@ -228,16 +228,16 @@ function showCurl() {
 	).join(" \\\n  ");
 }
 
-/** Quotes for a shell. */
+/** Quotes a text for a shell. */
 const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-/** Asks for the state of what is on the page. */
+/** Fetches and shows the state of the server and of the page's channels. */
 async function refresh() {
 	try {
 		site = await clock.fetch("ui/state.json");
 		showServer();
 	} catch {
-		// The readers tell that the server is gone.
+		// The readers show that the server is gone.
 	}
 	if (serves("manage")) {
 		await Promise.all(channels.map(showState));
@@ -254,7 +254,7 @@ async function showState({ consumerAddress, state }) {
 	}
 }
 
-/** Shows the server's figures and channels, where the site tells them. */
+/** Shows the server's figures and channels, if the site reports them. */
 function showServer() {
 	const { server } = site;
 	$("server").hidden = !server;

@@ -1,0 +1,39 @@
+package broker
+
+import "context"
+
+// An Ingestion is one producer's stream of writes to many channels (protocol.md 2.6). A channel without room holds back
+// its own messages only. An Ingestion is for one goroutine at a time.
+type Ingestion interface {
+	// Write appends a message to the channel of a producer address, as [Broker].Publish does, but does not wait for room.
+	// It waits only while the ingestion holds back as much as it may, and fails with the error of ctx if that ends
+	// meanwhile. Finish tells, under the given number, what became of the message.
+	Write(ctx context.Context, number int, producer []byte, m *Message) error
+
+	// Fail notes a message that could not be written.
+	Fail(number int, producer string, err error)
+
+	// Finish waits until nothing is held back any more, at most the hold time for each message, and tells what became of
+	// all messages. If ctx ends, it withdraws what is held back. The caller must call it exactly once.
+	Finish(ctx context.Context) IngestResult
+}
+
+// An IngestResult says what became of the messages of an [Ingestion].
+type IngestResult struct {
+	// Written is how many messages the channels have taken.
+	Written int
+	// Failures are the others, by number. At most [MaxIngestFailures] are listed.
+	Failures []IngestFailure
+	// FailuresTotal counts all failures. RefusedMemory counts those with [ErrMemoryLimit].
+	FailuresTotal, RefusedMemory int
+}
+
+// MaxIngestFailures is how many failures an [IngestResult] lists.
+const MaxIngestFailures = 1000
+
+// An IngestFailure is a message that was not written. Err is as for [Broker].Publish, or [ErrSkipped].
+type IngestFailure struct {
+	Number   int
+	Producer string
+	Err      error
+}

@@ -1,0 +1,73 @@
+package memory
+
+import (
+	"iter"
+	"sync"
+)
+
+// A channelList has every channel of a registry in a place of its own, so that a walk over all of them is fast
+// and holds up nobody: it locks a small part at a time. Its zero value is empty.
+type channelList struct {
+	mu     sync.RWMutex
+	chunks []*chunk
+	free   []int // places without a channel
+}
+
+type chunk [256]*channel
+
+func (l *channelList) add(c *channel) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.free) == 0 {
+		first := len(l.chunks) * len(chunk{})
+		l.chunks = append(l.chunks, new(chunk))
+		for i := range len(chunk{}) {
+			l.free = append(l.free, first+len(chunk{})-1-i)
+		}
+	}
+	c.place = l.free[len(l.free)-1]
+	l.free = l.free[:len(l.free)-1]
+	l.chunks[c.place/len(chunk{})][c.place%len(chunk{})] = c
+}
+
+func (l *channelList) remove(c *channel) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.chunks[c.place/len(chunk{})][c.place%len(chunk{})] = nil
+	l.free = append(l.free, c.place)
+}
+
+// at returns the channel in a place, or nil.
+func (l *channelList) at(place int) *channel {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if place/len(chunk{}) >= len(l.chunks) {
+		return nil
+	}
+	return l.chunks[place/len(chunk{})][place%len(chunk{})]
+}
+
+// all walks over the channels. Those that are added or removed meanwhile may be missed or seen.
+func (l *channelList) all() iter.Seq[*channel] { return l.from(0) }
+
+// from is like all, and begins at a place.
+func (l *channelList) from(place int) iter.Seq[*channel] {
+	return func(yield func(*channel) bool) {
+		first := place % len(chunk{})
+		for i := place / len(chunk{}); ; i++ {
+			l.mu.RLock()
+			if i >= len(l.chunks) {
+				l.mu.RUnlock()
+				return
+			}
+			part := *l.chunks[i]
+			l.mu.RUnlock()
+			for _, c := range part[first:] {
+				if c != nil && !yield(c) {
+					return
+				}
+			}
+			first = 0
+		}
+	}
+}

@@ -1,0 +1,31 @@
+package memory
+
+import "github.com/puzpuzpuz/xsync/v4"
+
+// quotas counts the live channels of each client, so that no client can use up what all share. A client is whatever
+// text tells clients apart. Only clients with channels take memory.
+type quotas struct {
+	channels *xsync.Map[string, int]
+}
+
+// reserve counts one more channel of a client, unless it has as many as it may.
+func (q *quotas) reserve(client string, limit int) (ok bool) {
+	q.channels.Compute(client, func(n int, _ bool) (int, xsync.ComputeOp) {
+		if n >= limit {
+			return n, xsync.CancelOp
+		}
+		ok = true
+		return n + 1, xsync.UpdateOp
+	})
+	return ok
+}
+
+// release counts one channel less.
+func (q *quotas) release(client string) {
+	q.channels.Compute(client, func(n int, _ bool) (int, xsync.ComputeOp) {
+		if n <= 1 {
+			return 0, xsync.DeleteOp
+		}
+		return n - 1, xsync.UpdateOp
+	})
+}

@@ -1,0 +1,221 @@
+package memory
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/clock"
+)
+
+// A subscription is a [broker.Subscription] to a channel of a [Broker]. The channel's lock guards it; it has an
+// effect only as long as it is the channel's reader.
+type subscription struct {
+	channel *channel
+	ready   chan struct{}
+	done    chan struct{}
+	err     error  // why it is over, written before done is closed
+	notify  func() // is called at the next wake or over, once; may be nil
+
+	limits broker.Limits
+	acks   bool // nothing leaves the window that is not settled
+	resume broker.Resume
+
+	next    int  // the place in the queue of the message to take next; at most queue.inFlight
+	arrived int  // the first so many of the queue have reached the client's machine on this connection
+	taken   int  // how many messages Take has returned
+	full    bool // the last Take was stopped by the window
+}
+
+// subscribe makes the caller the channel's reader.
+func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != nil {
+		return nil, c.closed
+	}
+	if c.reader != nil {
+		if !o.TakeOver {
+			return nil, broker.ErrBusy
+		}
+		c.reader.finish(broker.ErrTakenOver)
+		c.reader = nil
+	} else if n := c.registry.readers.Add(1); o.MaxReaders > 0 && n > int64(o.MaxReaders) {
+		c.registry.readers.Add(-1)
+		return nil, broker.ErrReaderLimit
+	}
+	s := &subscription{
+		channel: c,
+		ready:   make(chan struct{}, 1),
+		done:    make(chan struct{}),
+		limits:  o.Limits,
+		acks:    o.Acknowledged || o.MayAcknowledge && c.acks,
+	}
+	c.follows = c.follows || o.Follow
+	if o.After != "" {
+		s.resume = broker.ResumeGap
+		if id, ok := broker.ParseEventID(o.After); ok && c.settleUpTo(id) {
+			s.resume = broker.ResumeComplete
+		}
+	}
+	c.reader = s
+	c.lastRead = c.registry.now()
+	c.expires.Store(never)
+	if c.queue.len > 0 {
+		s.wake()
+	}
+	return s, nil
+}
+
+// settleUpTo lets go everything in flight up to and including an event, and reports whether the event is known:
+// in flight, or the one last let go. The lock is held.
+func (c *channel) settleUpTo(id broker.EventID) bool {
+	if i := c.queue.find(id, c.queue.inFlight); i >= 0 {
+		c.settle(i + 1)
+		return true
+	}
+	return id == c.settled && id != uuid.Nil
+}
+
+func (s *subscription) Ready() <-chan struct{} { return s.ready }
+func (s *subscription) Done() <-chan struct{}  { return s.done }
+func (s *subscription) Resume() broker.Resume  { return s.resume }
+
+func (s *subscription) Err() error {
+	select {
+	case <-s.done:
+		return s.err
+	default:
+		return nil
+	}
+}
+
+// wake tells the reader that there may be something to take. The lock is held.
+func (s *subscription) wake() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+	s.callNotify()
+}
+
+// callNotify calls what Notify was given. The lock is held, so it has a goroutine of its own.
+func (s *subscription) callNotify() {
+	if s.notify != nil {
+		go s.notify()
+		s.notify = nil
+	}
+}
+
+// Notify implements [broker.Notifier].
+func (s *subscription) Notify(f func()) bool {
+	s.channel.mu.Lock()
+	defer s.channel.mu.Unlock()
+	s.notify = nil
+	if len(s.ready) > 0 || s.err != nil {
+		return false
+	}
+	s.notify = f
+	return true
+}
+
+// finish tells the reader that it is the channel's reader no more. The lock is held.
+func (s *subscription) finish(why error) {
+	s.err = why
+	close(s.done)
+	s.callNotify()
+}
+
+func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.Message, full bool) {
+	c := s.channel
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reader != s {
+		return dst, false
+	}
+	q := &c.queue
+	again := 0            // messages that were sent before
+	var now time.Duration // is looked at once
+	for size := 0; s.next < q.len && size < maxBytes; {
+		if s.next == q.inFlight {
+			if q.inFlight >= s.limits.InFlight {
+				if s.acks || s.arrived == 0 {
+					full = true
+					break
+				}
+				c.settle(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
+			}
+			q.inFlight++
+			if now == 0 {
+				now = clock.Now()
+			}
+			c.counters.delay.observe(delayBounds, now-q.at(s.next).Accepted(), 1)
+		} else {
+			again++
+		}
+		m := q.at(s.next)
+		s.next++
+		s.taken++
+		size += len(m.Line())
+		dst = append(dst, m)
+	}
+	if again > 0 {
+		c.counters.redelivered.Add(uint64(again))
+	}
+	s.full = full
+	if s.next < q.len && !full {
+		s.wake()
+	}
+	if c.held.first != nil {
+		c.admitHeld()
+	}
+	return dst, full
+}
+
+// shift follows the removal of the oldest n messages. The lock is held.
+func (s *subscription) shift(n int) {
+	s.next = max(0, s.next-n)
+	s.arrived = max(0, s.arrived-n)
+}
+
+func (s *subscription) Received(n int) {
+	c := s.channel
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.arrived = max(s.arrived, s.next-(s.taken-n))
+	if s.full {
+		s.wake()
+	}
+}
+
+func (s *subscription) Settle(id broker.EventID) bool {
+	c := s.channel
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reader != s {
+		return false
+	}
+	s.acks, c.acks, c.follows = true, true, true
+	found := c.settleUpTo(id)
+	if s.full {
+		s.wake()
+	}
+	return found
+}
+
+func (s *subscription) End(how broker.End) {
+	c := s.channel
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reader != s {
+		return
+	}
+	if how == broker.EndClean && !c.follows {
+		c.settle(s.arrived)
+	}
+	c.reader = nil
+	c.registry.readers.Add(-1)
+	c.lastRead = c.registry.now()
+	c.expires.Store(int64(c.lastRead + s.limits.TTL))
+}

@@ -1,0 +1,109 @@
+package broker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
+)
+
+// The clock of messages is the system's, although it is not asked for each.
+func TestMessagesHaveTheTimeOfDay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, later := range []time.Duration{
+			0, 1, 999_999_998, 1, time.Second - 1, 1, time.Second, 123_456_789 * time.Nanosecond, time.Hour, 24 * time.Hour,
+		} {
+			time.Sleep(later)
+			m, err := NewMessage("s", []byte("1"), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got struct{ TS string }
+			if err := json.Unmarshal(m.Line(), &got); err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now().UTC()
+			if want := now.Format("2006-01-02T15:04:05.000000000Z"); got.TS != want {
+				t.Errorf("%s is told as %s", want, got.TS)
+			}
+			if sec, nsec := m.ID().Time().UnixTime(); sec != now.Unix() || nsec/1e6 != int64(now.Nanosecond())/1e6 {
+				t.Errorf("the id has %d.%09d, not %s", sec, nsec, now)
+			}
+		}
+	})
+}
+
+func FuzzMessage(f *testing.F) {
+	f.Add("stream", []byte(`{"a": [1, 2.50, "é", null]}`), "")
+	f.Add("a\"b\\c\nd", []byte("\t1e400 "), "key")
+	f.Fuzz(func(t *testing.T, streamID string, body []byte, key string) {
+		m, err := NewMessage(streamID, body, key)
+		if err != nil {
+			if !errors.Is(err, ErrMessage) {
+				t.Errorf("error %v", err)
+			}
+			return
+		}
+		var got struct {
+			SID  string          `json:"sid"`
+			EID  EventID         `json:"eid"`
+			TS   time.Time       `json:"ts"`
+			Body json.RawMessage `json:"body"`
+		}
+		if err := json.Unmarshal(m.JSON(), &got); err != nil {
+			t.Fatalf("%q: %v", m.JSON(), err)
+		}
+		if got.SID != streamID || got.EID != m.ID() || got.TS.IsZero() {
+			t.Errorf("line %q", m.Line())
+		}
+		if line := m.Line(); countByte(line, '\n') != 1 || line[len(line)-1] != '\n' {
+			t.Errorf("line %q", line)
+		}
+		if key != "" && m.ID() != KeyedEventID(key) || key == "" && m.ID().Version() != 7 {
+			t.Errorf("event id %v", m.ID())
+		}
+		if id, ok := ParseEventID(m.ID().String()); !ok || id != m.ID() {
+			t.Errorf("event id %v is read as %v", m.ID(), id)
+		}
+	})
+}
+
+func countByte(p []byte, b byte) (n int) {
+	for _, c := range p {
+		if c == b {
+			n++
+		}
+	}
+	return n
+}
+
+// White space that is removed from a body takes no memory.
+func TestAMessageTakesNoMoreMemoryThanItCounts(t *testing.T) {
+	for _, body := range []string{
+		fmt.Sprintf("%1000000s", "1"),
+		"{\n    \"name\": \"value\",\n    \"list\": [\n        1,\n        2,\n        3\n    ]\n}",
+	} {
+		m, err := NewMessage("s", []byte(body), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if unused := cap(m.line) - len(m.line); unused > len(m.line)/4 && unused > messageOverhead {
+			t.Errorf("%d bytes are kept for a line of %d", cap(m.line), len(m.line))
+		}
+	}
+}
+
+// What a consumer cannot read is refused: the body stands in the line's object.
+func TestTheLineOfAMessageIsNotTooDeep(t *testing.T) {
+	for depth, valid := range map[int]bool{jsontext.MaxDepth - 1: true, jsontext.MaxDepth: false} {
+		m, err := NewMessage("stream", []byte(strings.Repeat("[", depth)+strings.Repeat("]", depth)), "")
+		if (err == nil) != valid || err == nil && !json.Valid(m.Line()) {
+			t.Errorf("depth %d: %v", depth, err)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package broker
+
+import "time"
+
+// A Notifier is a [Subscription] that can call a function instead of sending on a channel. Its reader then needs no
+// goroutine while it waits.
+type Notifier interface {
+	Subscription
+
+	// Notify makes the subscription call f once, in a goroutine of its own, when Ready has a value or Done is closed. If
+	// one of these holds already, Notify returns false and never calls f. A later Notify replaces an earlier one, unless the
+	// earlier call has begun. So f may be called after its reader has found out by itself.
+	Notify(f func()) bool
+}
+
+// A Drainer is a [Broker] that can be emptied, so that its process can stop without losing anything. Draining concerns
+// this process only: where several servers share the channels, the others go on.
+type Drainer interface {
+	// Drain begins to empty the Broker, or begins again with another time. From now on Create fails with [ErrDraining]. One
+	// after the other, spread over the given time, channels take no more messages: their producers get [ErrNotFound], and
+	// their readers get what the channel holds, then see [Subscription].Drained. A channel is deleted once everything in it
+	// is settled, or when it expires. Drain lasts until Undrain.
+	Drain(over time.Duration) DrainState
+
+	// Undrain ends a drain. Channels that are still there take messages again.
+	Undrain()
+
+	// DrainState tells how far the drain has come. It is zero if there is none.
+	DrainState() DrainState
+}
+
+// A DrainState tells how far a drain has come.
+type DrainState struct {
+	// Active tells that Create refuses. Done tells that all channels of the drain are gone.
+	Active, Done bool
+	// Started is when the drain began, and Over the time over which it is spread.
+	Started time.Time
+	Over    time.Duration
+	// Channels is how many channels there were at the start, and Remaining how many of them are left.
+	Channels, Remaining int
+	// Undelivered is how many messages were let go since the start because their channel expired or was deleted.
+	Undelivered int
+}
+
+// A Statser is a [Broker] that counts.
+type Statser interface {
+	// Stats returns what happened since the Broker was made, and what it holds now. It takes no longer with many channels
+	// than with few, and delays no other call.
+	Stats() Stats
+}
+
+// A MemoryUser is a [Broker] that keeps messages in this process's memory.
+type MemoryUser interface {
+	// MemoryUsed returns how many bytes all messages take, those that wait for room included. Each message counts once.
+	// It takes no lock.
+	MemoryUsed() int64
+}
+
+// A DeletionSource is a [Broker] that reports deletions as they happen.
+type DeletionSource interface {
+	// OnDeletions makes the Broker call report with the channels that are deleted from now on: about once a second if there
+	// are any, and when it closes. Calls come one after the other. They should be short, for they delay the expiry of
+	// channels. A batch has at most 10,000 deletions, and the slice is report's to keep. Close deletes channels without
+	// reporting them.
+	OnDeletions(report func([]Deletion))
+
+	// FlushDeletions reports at once what was deleted until now, and returns after that.
+	FlushDeletions()
+}
+
+// A Deletion is a channel that was deleted, by age or by a call.
+type Deletion struct {
+	// Agent and Secret are the two parts of the channel's consumer address.
+	Agent  string
+	Secret Secret
+	// Undelivered is how many messages the channel held.
+	Undelivered int
+	Reason      EndReason
+}
+
+// Consumer returns the channel's consumer address.
+func (d Deletion) Consumer() string { return FormatAddress(d.Agent, d.Secret) }

@@ -1,0 +1,14 @@
+package broker
+
+// A Provider opens a [Broker] for the configuration that it belongs to. Guest modules in Caddy's namespace
+// megaphone.brokers implement it.
+type Provider interface {
+	// BrokerKey identifies the Broker among those that the module can open. Configurations whose keys are equal share one
+	// Broker, which the first of them opens, so channels outlive a reload. The key must contain every setting that decides
+	// where channels are kept.
+	BrokerKey() string
+
+	// OpenBroker opens the Broker. The caller closes it when no configuration uses it any more. Checking a configuration
+	// calls it too, so it must not connect to other servers, open files or listen.
+	OpenBroker() (Broker, error)
+}

@@ -1,0 +1,22 @@
+package brokerfixture
+
+import (
+	"github.com/caddy-megaphone/megaphone/broker"
+	"testing"
+	"time"
+)
+
+// Limits are limits that most tests never reach.
+var Limits = broker.Limits{
+	Buffer: 100, InFlight: 100, Hold: 10 * time.Second, TTL: time.Minute, MaxChannels: 10_000_000, MaxMemory: 1 << 30,
+}
+
+// Message makes a message.
+func Message(tb testing.TB) *broker.Message {
+	tb.Helper()
+	m, err := broker.NewMessage("stream", []byte(`"body"`), "")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return m
+}

@@ -1,0 +1,56 @@
+package megaphone
+
+import (
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// scraper returns a function that collects all metrics of a Broker with a million channels.
+func scraper(tb testing.TB) (scrape func()) {
+	tb.Helper()
+	b := memory.New()
+	tb.Cleanup(b.Close)
+	for range 1_000_000 {
+		if _, err := b.Create(tb.Context(), "main", brokerfixture.Limits); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	registry := prometheus.NewPedanticRegistry()
+	if err := newMetrics(b).register(registry, brokerfixture.Limits, nil); err != nil {
+		tb.Fatal(err)
+	}
+	return func() {
+		if _, err := registry.Gather(); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkScrape: all metrics, with a million channels. Target: 100 ms.
+func BenchmarkScrape(b *testing.B) {
+	scrape := scraper(b)
+	for b.Loop() {
+		scrape()
+	}
+}
+
+func TestAScrapeWithAMillionChannelsIsFast(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while")
+	}
+	scrape := scraper(t)
+	// The fastest of several runs, since other things run on this machine.
+	fastest := time.Hour
+	for range 10 {
+		start := time.Now()
+		scrape()
+		fastest = min(fastest, time.Since(start))
+	}
+	if fastest > 100*time.Millisecond {
+		t.Errorf("a scrape takes %v", fastest)
+	}
+}

@@ -1,0 +1,76 @@
+package megaphone
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+	"go.uber.org/zap"
+)
+
+// BenchmarkServeWrite: a write as the handler sees it, without what Caddy and net/http do before and after.
+func BenchmarkServeWrite(b *testing.B) {
+	b.ReportAllocs()
+	serve := writer(b)
+	for b.Loop() {
+		serve()
+	}
+}
+
+// writer returns a function that serves one write to a channel, and takes the message.
+func writer(tb testing.TB) func() {
+	tb.Helper()
+	app := &App{MaxMessageSize: 1 << 20, limits: brokerfixture.Limits, registry: newRegistry(memory.New())}
+	app.broker = app.registry.broker
+	tb.Cleanup(app.registry.Close)
+	a, err := app.broker.Create(tb.Context(), "main", brokerfixture.Limits)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sub, err := app.broker.Subscribe(tb.Context(), a.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	h := &Handler{app: app, logger: zap.NewNop()}
+	h.serves[writeEndpoint] = true
+	body := bytes.NewReader(nil)
+	text := []byte(`"` + strings.Repeat("x", 98) + `"`)
+	r := httptest.NewRequest(http.MethodPost, "/write/"+a.Producer+"/stream", body)
+	r.Header.Set("Content-Type", "application/json")
+	r.ContentLength = int64(len(text))
+	w := discardResponse{}
+	var ms []*broker.Message
+	taken := 0
+	return func() {
+		body.Reset(text)
+		if err := h.ServeHTTP(w, r, nil); err != nil {
+			tb.Fatal(err)
+		}
+		<-sub.Ready()
+		ms, _ = sub.Take(ms[:0], maxTake)
+		taken += len(ms)
+		sub.Received(taken)
+	}
+}
+
+// A discardResponse is where a reply goes that nobody looks at.
+type discardResponse http.Header
+
+func (w discardResponse) Header() http.Header { return http.Header(w) }
+
+func (discardResponse) Write(p []byte) (int, error) { return len(p), nil }
+
+func (discardResponse) WriteHeader(int) {}
+
+func TestServeWriteAllocatesLittle(t *testing.T) {
+	serve := writer(t)
+	// The message, its line, and what a garbage collection takes from the pool of buffers.
+	if allocations := testing.AllocsPerRun(1000, serve); allocations > 3 {
+		t.Errorf("%v allocations for each write", allocations)
+	}
+}
