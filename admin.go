@@ -11,8 +11,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
 func init() { caddy.RegisterModule(adminAPI{}) }
@@ -78,7 +80,7 @@ func adminRoute(methods map[string]adminFunc) caddy.AdminHandlerFunc {
 		if err != nil {
 			return err
 		}
-		writeJSON(w, status, append(body, '\n'))
+		httpjson.Write(w, status, append(body, '\n'))
 		return nil
 	}
 }
@@ -95,8 +97,8 @@ func toAdminError(err error) error {
 	if _, ok := errors.AsType[caddy.APIError](err); ok {
 		return err
 	}
-	e := toAPIError(err)
-	return caddy.APIError{HTTPStatus: e.status, Err: err, Message: e.message}
+	e := httpjson.ErrorOf(err)
+	return caddy.APIError{HTTPStatus: e.Status, Err: err, Message: e.Message}
 }
 
 // An adminChannel is what the admin API shows of a channel.

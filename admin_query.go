@@ -9,8 +9,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 const (

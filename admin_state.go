@@ -4,8 +4,9 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // adminTotals is what the admin API shows of the whole server.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -135,7 +136,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // read and exists, and without a block it offers all transports:
 //
 //	megaphone [<matcher>] [create] [write] [megaphone.read] [exists] [manage] [health] [ui] {
-//		transports            [ndjson] [sse] [websocket] [poll]
+//		transports            [transport.KindNDJSON] [transport.KindSSE] [websocket] [transport.KindPoll]
 //		cors_origins          <origin...>
 //		websocket_compression
 //	}
@@ -152,9 +153,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		switch name {
 		case "transports":
 			repeated, h.Transports = h.Transports != nil, args
-			err = checkNames("transport", args, transportNames)
+			err = checkNames("transport", args, transport.KindNames)
 			if len(args) == 0 {
-				err = fmt.Errorf("transports takes one value or more, of %s: leave it out for all", strings.Join(transportNames, ", "))
+				err = fmt.Errorf("transports takes one value or more, of %s: leave it out for all", strings.Join(transport.KindNames, ", "))
 			}
 		case "cors_origins":
 			repeated, h.CORSOrigins = h.CORSOrigins != nil, args

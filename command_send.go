@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
@@ -131,7 +132,7 @@ func (s *site) sendAll(ctx context.Context, producer, streamID string, bodies []
 
 // send writes one message.
 func (s *site) send(ctx context.Context, producer, streamID, body string, text bool, key string) error {
-	header := http.Header{"Content-Type": jsonType}
+	header := http.Header{"Content-Type": httpjson.JSONType}
 	if key != "" {
 		header.Set("Idempotency-Key", key)
 	}

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"text/tabwriter"
 
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/spf13/cobra"
 )
 
@@ -126,7 +127,7 @@ func (s *site) do(ctx context.Context, method, path string, header http.Header, 
 
 // text is like do for a reply of JSON, and returns it.
 func (s *site) text(ctx context.Context, method, path string, header http.Header, body io.Reader) ([]byte, error) {
-	response, err := s.do(ctx, method, path, header, body, jsonType[0])
+	response, err := s.do(ctx, method, path, header, body, httpjson.JSONType[0])
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"io"
 	"net/http"
 	"net/http/httptrace"
@@ -51,7 +52,7 @@ func (s *ingestStub) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.requests = append(s.requests, body.String())
 	status, reply := s.reply(len(s.requests), body.String())
 	return &http.Response{
-		StatusCode: status, Header: http.Header{"Content-Type": jsonType}, Request: r,
+		StatusCode: status, Header: http.Header{"Content-Type": httpjson.JSONType}, Request: r,
 		Body: io.NopCloser(strings.NewReader(reply)),
 	}, nil
 }

@@ -6,11 +6,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 // exercised returns metrics of which every one has a value.
@@ -113,7 +115,7 @@ func TestOldHistogramsAreSumsBucketForBucket(t *testing.T) {
 	for _, b := range h.GetBucket() {
 		got[b.GetUpperBound()] = b.GetCumulativeCount()
 	}
-	if h.GetSampleCount() != count || h.GetSampleSum() != sum || !maps.Equal(got, buckets) || count != 15*uint64(transportCount) {
+	if h.GetSampleCount() != count || h.GetSampleSum() != sum || !maps.Equal(got, buckets) || count != 15*uint64(transport.KindCount) {
 		t.Errorf("%v observations in %v, sum %v; want %v in %v, sum %v", h.GetSampleCount(), got, h.GetSampleSum(), count, buckets, sum)
 	}
 }

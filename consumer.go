@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -20,7 +22,7 @@ import (
 // A readRequest is what a request on /read asks for.
 type readRequest struct {
 	consumer string
-	kind     transportKind
+	kind     transport.Kind
 	// cursor is what the client has, if hasCursor: it knows of cursors, even with an empty one.
 	cursor    string
 	hasCursor bool
@@ -61,23 +63,23 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 	if r.Method == http.MethodHead {
 		return nil, h.serveReadHead(w, r, read)
 	}
-	if read.kind == webSocket {
+	if read.kind == transport.KindWebSocket {
 		if err := h.checkUpgrade(w, r); err != nil {
 			return nil, err
 		}
 	}
-	follows := read.hasCursor || read.kind == sse || read.kind == poll
+	follows := read.hasCursor || read.kind == transport.KindSSE || read.kind == transport.KindPoll
 	sub, err := h.app.broker.Subscribe(r.Context(), consumer, broker.SubscribeOptions{
 		Limits:       h.app.limits,
 		Follow:       follows,
 		After:        read.cursor,
-		TakeOver:     read.hasCursor || read.kind == sse,
-		Acknowledged: read.kind == poll,
+		TakeOver:     read.hasCursor || read.kind == transport.KindSSE,
+		Acknowledged: read.kind == transport.KindPoll,
 
-		MayAcknowledge: read.kind == webSocket,
+		MayAcknowledge: read.kind == transport.KindWebSocket,
 	})
 	if err != nil {
-		if read.kind == ndjson && (errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrBusy) || errors.Is(err, broker.ErrReaderLimit)) {
+		if read.kind == transport.KindNDJSON && (errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrBusy) || errors.Is(err, broker.ErrReaderLimit)) {
 			h.app.registry.slowDown(r.Context())
 		}
 		return nil, err
@@ -94,7 +96,7 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 		rec.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
 	}
-	if read.kind == poll {
+	if read.kind == transport.KindPoll {
 		defer h.app.registry.cutOffWriting(w, r)()
 		h.servePoll(w, r, sub, read.poll, rec)
 		return nil, nil
@@ -108,7 +110,7 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 // start begins the response. If the read can do without its handler it goes on by itself, and start returns nil.
 func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 	shared, f := o.handler.app.registry, o.feed
-	socket.LimitUnsent(connOf(r))
+	socket.LimitUnsent(conn.Of(r))
 	// A server that shuts down tells the client that the connection ends, but not the handler.
 	if f.start() == nil && !o.handler.app.isOver() && detach(f.transport, w, r, f.wake) {
 		shared.sockets.Add(1)
@@ -129,7 +131,7 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 		}
 		return nil
 	}
-	if o.read.kind == webSocket {
+	if o.read.kind == transport.KindWebSocket {
 		shared.sockets.Add(1)
 		o.release = func() { shared.sockets.Add(-1) }
 	} else {
@@ -139,7 +141,7 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 }
 
 // newFeed returns what passes the messages of a subscription on.
-func (h *Handler) newFeed(w http.ResponseWriter, r *http.Request, kind transportKind, sub broker.Subscription, follows bool) *feed {
+func (h *Handler) newFeed(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription, follows bool) *feed {
 	t, duration := h.newTransport(w, r, kind, sub)
 	f := &feed{
 		sub:          sub,
@@ -151,7 +153,7 @@ func (h *Handler) newFeed(w http.ResponseWriter, r *http.Request, kind transport
 		unloaded:     h.app.unloaded,
 		follows:      follows,
 	}
-	if kind == ndjson {
+	if kind == transport.KindNDJSON {
 		f.heartbeat, f.unloaded = 0, nil
 	}
 	return f
@@ -211,7 +213,7 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 		return err
 	}
 	contentType := transport.NDJSONType
-	if read.kind == sse {
+	if read.kind == transport.KindSSE {
 		contentType = transport.SSEType
 	}
 	transport.SetStreamHeader(w.Header(), contentType)
@@ -220,15 +222,15 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 }
 
 // newTransport returns how messages leave, and for how long.
-func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transportKind, sub broker.Subscription) (transport.Transport, time.Duration) {
+func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription) (transport.Transport, time.Duration) {
 	switch kind {
-	case sse:
+	case transport.KindSSE:
 		return transport.NewSSE(w, r, h.bounds(r)), time.Duration(h.app.StreamDuration)
-	case webSocket:
+	case transport.KindWebSocket:
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
 			Timeout:     time.Duration(h.app.WriteTimeout),
-			Conn:        connOf(r),
-			Bare:        bareConn,
+			Conn:        conn.Of(r),
+			Bare:        conn.Bare,
 			Compression: h.Compression,
 			Acknowledge: func(id string) {
 				event, _ := broker.ParseEventID(id)
@@ -242,13 +244,13 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 
 // bounds says how long a client may take nothing.
 func (h *Handler) bounds(r *http.Request) transport.Bounds {
-	return transport.Bounds{Timeout: h.writeTimeout(r), Conn: connOf(r), Exit: h.app.registry.closing.Done()}
+	return transport.Bounds{Timeout: h.writeTimeout(r), Conn: conn.Of(r), Exit: h.app.registry.closing.Done()}
 }
 
 // writeTimeout is how long a client may take nothing, which the server may limit, too.
 func (h *Handler) writeTimeout(r *http.Request) time.Duration {
 	limit := time.Duration(h.app.WriteTimeout)
-	if server := serverOf(r); server != nil && server.WriteIdleTimeout > 0 {
+	if server := conn.ServerOf(r); server != nil && server.WriteIdleTimeout > 0 {
 		limit = min(limit, time.Duration(server.WriteIdleTimeout))
 	}
 	return limit
@@ -264,7 +266,7 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	lastEventID := r.Header.Values("Last-Event-ID")
 	if len(query["after"]) > 1 || len(query["poll"]) > 1 || len(lastEventID) > 1 {
 		// Which of them counts is not known, and a wrong cursor would lose messages.
-		return read, badRequest("after, poll and Last-Event-ID may be given once each")
+		return read, httpjson.BadRequest("after, poll and Last-Event-ID may be given once each")
 	}
 	if query.Has("after") {
 		read.cursor, read.hasCursor = query.Get("after"), true
@@ -274,16 +276,16 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	}
 	switch {
 	case transport.IsUpgrade(r):
-		read.kind = webSocket
+		read.kind = transport.KindWebSocket
 	case query.Has("poll"):
-		read.kind = poll
+		read.kind = transport.KindPoll
 		wait, err := caddy.ParseDuration(query.Get("poll"))
 		if err != nil || wait < 0 {
-			return read, badRequest("poll takes how long to wait for a message, such as 0, 5s or 20s")
+			return read, httpjson.BadRequest("poll takes how long to wait for a message, such as 0, 5s or 20s")
 		}
 		read.poll = min(wait, time.Duration(h.app.ReadDuration))
-	case prefersSSE(r.Header.Values("Accept"), h.offers):
-		read.kind = sse
+	case transport.PrefersSSE(r.Header.Values("Accept"), h.offers):
+		read.kind = transport.KindSSE
 	}
 	if !h.offers[read.kind] {
 		return read, h.notOffered(read.kind)
@@ -291,44 +293,25 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	return read, nil
 }
 
-// A transportKind is one of the ways in which messages leave.
-type transportKind int
-
-const (
-	ndjson transportKind = iota
-	sse
-	webSocket
-	poll
-	transportCount
-)
-
-// transportNames are the names of the transports in the configuration.
-var transportNames = []string{"ndjson", "sse", "websocket", "poll"}
-
-// protocolNames are the names of the transports on the wire (protocol.md 1.3, 2.10).
-var protocolNames = []string{transport.NDJSONName, transport.SSEName, transport.WebSocketName, transport.PollName}
-
-func (k transportKind) String() string { return transportNames[k] }
-
 // notOffered is the reply to a request for a transport that this site does not offer.
-func (h *Handler) notOffered(kind transportKind) error {
+func (h *Handler) notOffered(kind transport.Kind) error {
 	var offered []string
-	for k, name := range transportNames {
+	for k, name := range transport.KindNames {
 		if h.offers[k] {
 			offered = append(offered, name)
 		}
 	}
-	e := &apiError{
-		status: http.StatusNotAcceptable, code: "NOT_ACCEPTABLE",
-		message: fmt.Sprintf("%s is not offered here; there is %s", kind, strings.Join(offered, ", ")),
+	e := &httpjson.Error{
+		Status: http.StatusNotAcceptable, Code: "NOT_ACCEPTABLE",
+		Message: fmt.Sprintf("%s is not offered here; there is %s", kind, strings.Join(offered, ", ")),
 	}
 	switch {
-	case kind == webSocket:
-		e.status = http.StatusNotFound
-	case kind == poll:
-		e.status = http.StatusBadRequest
-	case slices.Equal(offered, []string{webSocket.String()}):
-		e.status, e.upgrade = http.StatusUpgradeRequired, true
+	case kind == transport.KindWebSocket:
+		e.Status = http.StatusNotFound
+	case kind == transport.KindPoll:
+		e.Status = http.StatusBadRequest
+	case slices.Equal(offered, []string{transport.KindWebSocket.String()}):
+		e.Status, e.Upgrade = http.StatusUpgradeRequired, true
 	}
 	return e
 }
@@ -337,10 +320,10 @@ func (h *Handler) notOffered(kind transportKind) error {
 func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 	if status, problem := transport.CheckUpgrade(r); problem != "" {
 		w.Header().Set("Sec-WebSocket-Version", "13")
-		return &apiError{status: status, code: "BAD_REQUEST", message: problem, upgrade: status == http.StatusUpgradeRequired}
+		return &httpjson.Error{Status: status, Code: "BAD_REQUEST", Message: problem, Upgrade: status == http.StatusUpgradeRequired}
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && !sameOrigin(origin, r.Host) && !h.origins.allow(origin) {
-		return &apiError{status: http.StatusForbidden, code: "FORBIDDEN", message: "pages of this origin may not connect here"}
+		return &httpjson.Error{Status: http.StatusForbidden, Code: "FORBIDDEN", Message: "pages of this origin may not connect here"}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package megaphone
 import (
 	"sync"
 
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"go.uber.org/zap"
 )
 
@@ -14,7 +15,7 @@ type deletionQueue struct {
 	waiting int           // deletions in them
 	wake    chan struct{} // receives a value when there are batches
 	done    chan struct{} // closed when none will be taken any more
-	full    warning
+	full    warning.Limiter
 	app     *App // that was told last that the queue is full
 }
 
@@ -39,7 +40,7 @@ func (q *deletionQueue) add(batch deletionBatch) {
 	}
 	q.mu.Unlock()
 	if !room {
-		q.tellLost(batch.app, q.full.due(len(batch.notices)))
+		q.tellLost(batch.app, q.full.Due(len(batch.notices)))
 		return
 	}
 	select {
@@ -60,7 +61,7 @@ func (q *deletionQueue) tellRest() {
 	q.mu.Lock()
 	a := q.app
 	q.mu.Unlock()
-	q.tellLost(a, q.full.rest())
+	q.tellLost(a, q.full.Rest())
 }
 
 // take removes what is in the queue first.

@@ -5,9 +5,10 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-megaphone/megaphone/broker/memory"
 )
 
 // TestAllDeletionsThatAreLostAreLogged: a line in ten seconds is enough while handlers are too slow, but in the end the

@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/repeat"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
@@ -32,7 +33,7 @@ const (
 )
 
 // largeBuffers are for requests that are larger than that, but not so large that their length is not trusted.
-var largeBuffers = sync.Pool{New: func() any { return new([maxKeptBody]byte) }}
+var largeBuffers = sync.Pool{New: func() any { return new([httpjson.MaxKeptBody]byte) }}
 
 // A directConn is the connection of a producer that was taken over from net/http, because it writes one message after the
 // other and nothing in the configuration could tell (isAlone). That spares what net/http and Caddy do for each
@@ -238,7 +239,7 @@ func (c *directConn) makeRoom() {
 			c.resize(maxDirectHead)
 		}
 	}
-	need := min(c.length, maxKeptBody)
+	need := min(c.length, httpjson.MaxKeptBody)
 	switch {
 	case c.end < len(c.buffer) && c.begin+need <= len(c.buffer):
 	case c.begin > 0 && need <= len(c.buffer):
@@ -252,15 +253,15 @@ func (c *directConn) makeRoom() {
 // resize takes another buffer.
 func (c *directConn) resize(size int) {
 	old := c.buffer
-	if maxKeptDirect < size && size <= maxKeptBody {
-		c.buffer = largeBuffers.Get().(*[maxKeptBody]byte)[:]
+	if maxKeptDirect < size && size <= httpjson.MaxKeptBody {
+		c.buffer = largeBuffers.Get().(*[httpjson.MaxKeptBody]byte)[:]
 	} else {
 		c.buffer = make([]byte, size)
 	}
 	c.end = copy(c.buffer, old[c.begin:c.end])
 	c.begin = 0
-	if len(old) == maxKeptBody {
-		largeBuffers.Put((*[maxKeptBody]byte)(old))
+	if len(old) == httpjson.MaxKeptBody {
+		largeBuffers.Put((*[httpjson.MaxKeptBody]byte)(old))
 	}
 }
 

@@ -2,15 +2,16 @@ package megaphone
 
 import (
 	"fmt"
-	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/broker/memory"
-	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"net"
 	"net/http"
 	"runtime"
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
 // directWriter returns a function that serves one direct write to a channel, with a body of a size, and takes the message.

@@ -10,10 +10,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/memory"
 )
 
 // metricNames returns the names of all metrics, those of histograms with what Prometheus puts behind them.

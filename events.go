@@ -6,8 +6,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // The names of what is announced (protocol.md 2.7). Caddy's events have "megaphone." before them.

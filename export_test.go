@@ -1,5 +1,7 @@
 package megaphone
 
+import "github.com/caddy-megaphone/megaphone/internal/conn"
+
 // HeldBytes returns how many bytes of messages wait in line, in the channels that configurations share.
 func HeldBytes() (n int64) {
 	registries.Range(func(_, pooled any) bool {
@@ -22,4 +24,4 @@ func Started() (n int) {
 }
 
 // ConnOf returns the connection of a request as Megaphone knows it.
-var ConnOf = connOf
+var ConnOf = conn.Of

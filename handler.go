@@ -8,10 +8,14 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 // Handler serves the endpoints by which backends create channels and write messages, and clients read them. What
@@ -51,7 +55,7 @@ type Handler struct {
 	app     *App
 	logger  *zap.Logger
 	serves  [endpointCount]bool
-	offers  [transportCount]bool
+	offers  [transport.KindCount]bool
 	origins origins
 }
 
@@ -76,12 +80,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			h.serves[e] = true
 		}
 	}
-	for _, name := range orAll(h.Transports, transportNames) {
-		h.offers[slices.Index(transportNames, name)] = true
+	for _, name := range orAll(h.Transports, transport.KindNames) {
+		h.offers[slices.Index(transport.KindNames, name)] = true
 	}
 	h.origins = parseOrigins(h.CORSOrigins)
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		server.RegisterConnContext(withConn)
+		server.RegisterConnContext(conn.With)
 	}
 	return nil
 }
@@ -101,7 +105,7 @@ func (h *Handler) validate() error {
 		without string
 	}{
 		{"endpoints", h.Endpoints, strings.Join(standardPermissions, ", ")},
-		{"transports", h.Transports, strings.Join(transportNames, ", ")},
+		{"transports", h.Transports, strings.Join(transport.KindNames, ", ")},
 		{"cors_origins", h.CORSOrigins, "none but the site's own"},
 	} {
 		if list.values != nil && len(list.values) == 0 {
@@ -111,7 +115,7 @@ func (h *Handler) validate() error {
 	if err := checkNames("endpoint", h.Endpoints, permissionNames); err != nil {
 		return err
 	}
-	if err := checkNames("transport", h.Transports, transportNames); err != nil {
+	if err := checkNames("transport", h.Transports, transport.KindNames); err != nil {
 		return err
 	}
 	return checkOrigins(h.CORSOrigins)
@@ -153,9 +157,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, rec *r
 		if r.Method == http.MethodConnect {
 			message = "WebSockets are served over HTTP/1.1, not over HTTP/2 or HTTP/3"
 		}
-		return &apiError{
-			status: http.StatusMethodNotAllowed, code: "METHOD_NOT_ALLOWED",
-			message: message, allow: strings.Join(methods, ", "),
+		return &httpjson.Error{
+			Status: http.StatusMethodNotAllowed, Code: "METHOD_NOT_ALLOWED",
+			Message: message, Allow: strings.Join(methods, ", "),
 		}
 	}
 	switch t.endpoint {
@@ -191,20 +195,20 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, rec *record, er
 		w.WriteHeader(statusClientClosedRequest)
 		return
 	}
-	h.noteRefusal(rec, err).write(w, r)
+	h.noteRefusal(rec, err).Write(w, r)
 }
 
 // noteRefusal counts and logs that a request failed, and returns what it is answered.
-func (h *Handler) noteRefusal(rec *record, err error) *apiError {
-	e := toAPIError(err)
-	rec.code = e.code
-	h.app.registry.metrics.refused.WithLabelValues(rec.endpoint.String(), e.code).Inc()
+func (h *Handler) noteRefusal(rec *record, err error) *httpjson.Error {
+	e := httpjson.ErrorOf(err)
+	rec.code = e.Code
+	h.app.registry.metrics.refused.WithLabelValues(rec.endpoint.String(), e.Code).Inc()
 	h.noteLimit(err, 1)
-	if e.status >= http.StatusInternalServerError && e.cause != nil {
+	if e.Status >= http.StatusInternalServerError && e.Cause != nil {
 		h.logger.Error("request failed", zap.Stringer("endpoint", rec.endpoint), zap.Error(err))
 	} else if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
 		c.Write(zap.Stringer("endpoint", rec.endpoint), zap.String("address", broker.RedactAddress(rec.address)),
-			zap.String("code", e.code), zap.String("reason", e.message))
+			zap.String("code", e.Code), zap.String("reason", e.Message))
 	}
 	return e
 }

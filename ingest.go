@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -19,9 +20,9 @@ import (
 // 2.6).
 func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *record) error {
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != transport.NDJSONType {
-		return &apiError{
-			status: http.StatusUnsupportedMediaType, code: "UNSUPPORTED_MEDIA_TYPE",
-			message: "a stream of messages must have Content-Type: " + transport.NDJSONType,
+		return &httpjson.Error{
+			Status: http.StatusUnsupportedMediaType, Code: "UNSUPPORTED_MEDIA_TYPE",
+			Message: "a stream of messages must have Content-Type: " + transport.NDJSONType,
 		}
 	}
 	ingestion := h.app.broker.Ingest(h.app.limits)
@@ -44,7 +45,7 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 	if gone := ctx.Err(); gone != nil && !errors.Is(err, broker.ErrClosed) {
 		return gone
 	}
-	var refusal *apiError
+	var refusal *httpjson.Error
 	if err != nil {
 		refusal = h.noteRefusal(rec, err)
 		if r.ProtoMajor == 1 {
@@ -55,7 +56,7 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 }
 
 // writeIngestResult tells what became of all lines. If the request itself was refused, that is told with it.
-func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusal *apiError) error {
+func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusal *httpjson.Error) error {
 	reply := struct {
 		Code          string    `json:"code,omitempty"`
 		Message       string    `json:"message,omitempty"`
@@ -64,17 +65,17 @@ func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusa
 		FailuresTotal int       `json:"failuresTotal"`
 	}{Written: result.Written, Failures: []failure{}, FailuresTotal: result.FailuresTotal}
 	for _, f := range result.Failures {
-		reply.Failures = append(reply.Failures, failure{f.Producer, f.Number, toAPIError(f.Err).code})
+		reply.Failures = append(reply.Failures, failure{f.Producer, f.Number, httpjson.ErrorOf(f.Err).Code})
 	}
 	status := http.StatusCreated
 	if refusal != nil {
-		status, reply.Code, reply.Message = refusal.status, refusal.code, refusal.message
+		status, reply.Code, reply.Message = refusal.Status, refusal.Code, refusal.Message
 	}
 	body, err := json.Marshal(reply)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, status, body)
+	httpjson.Write(w, status, body)
 	return nil
 }
 
@@ -113,9 +114,9 @@ func ingestLines(ctx context.Context, stream io.Reader, ingestion broker.Ingesti
 		case errors.Is(err, io.EOF):
 			return ingestLine(ctx, ingestion, number, buffer[begin:end], limit)
 		case err != nil:
-			return bodyError(err)
+			return httpjson.BodyError(err)
 		case end-begin > limit:
-			return errBodyTooLarge
+			return httpjson.ErrTooLarge
 		case begin > 0:
 			end = copy(buffer, buffer[begin:end])
 			begin = 0
@@ -132,11 +133,11 @@ func ingestLine(ctx context.Context, ingestion broker.Ingestion, number int, lin
 	case len(line) == 0:
 		return nil
 	case len(line) > limit:
-		return errBodyTooLarge
+		return httpjson.ErrTooLarge
 	}
 	e, err := parseEnvelope(line)
 	if err != nil {
-		ingestion.Fail(number, string(e.channel), badRequest(err.Error()))
+		ingestion.Fail(number, string(e.channel), httpjson.BadRequest(err.Error()))
 		return nil
 	}
 	m, err := e.message()

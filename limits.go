@@ -4,12 +4,12 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
-	"sync/atomic"
-	"time"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 )
 
 // limitNames are the settings that limit what all clients use together.
@@ -38,44 +38,21 @@ func (h *Handler) noteLimit(err error, n int) {
 	}
 	s := h.app.registry
 	s.metrics.limitHits[limit].Add(float64(n))
-	if n := s.warnings[limit].due(n); n > 0 {
+	if n := s.warnings[limit].Due(n); n > 0 {
 		h.logger.Warn("a limit was reached, requests are refused", zap.String("setting", limit), zap.Int64("refused", n))
 	}
 }
 
 // warnings are the warnings about limits, by the setting's name.
-type warnings map[string]*warning
+type warnings map[string]*warning.Limiter
 
 func newWarnings(names []string) warnings {
 	w := warnings{}
 	for _, name := range names {
-		w[name] = new(warning)
+		w[name] = new(warning.Limiter)
 	}
 	return w
 }
-
-// A warning is a line in the log that is not written each time there is reason to.
-type warning struct {
-	next  atomic.Int64 // when it may be written again, in nanoseconds of Unix time
-	count atomic.Int64
-}
-
-// warningInterval is the time between two warnings of a kind.
-const warningInterval = 10 * time.Second
-
-// due counts n reasons for the warning. If it is to be written now, due returns how many there were since it was
-// written last, and 0 otherwise.
-func (w *warning) due(n int) int64 {
-	w.count.Add(int64(n))
-	now, next := time.Now(), w.next.Load()
-	if now.UnixNano() < next || !w.next.CompareAndSwap(next, now.Add(warningInterval).UnixNano()) {
-		return 0
-	}
-	return w.count.Swap(0)
-}
-
-// rest returns how many reasons there were since the warning was written last.
-func (w *warning) rest() int64 { return w.count.Swap(0) }
 
 // clientOf tells clients apart, for the limit on each one's channels: by Caddy's client IP, which is the one that a
 // trusted proxy reports. IPv6 clients have a whole /64 network each. Clients without an IP address, on a Unix

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
@@ -40,14 +41,14 @@ func (ListenerWrapper) CaddyModule() caddy.ModuleInfo {
 func (w *ListenerWrapper) Provision(ctx caddy.Context) error {
 	w.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if w.server != nil {
-		w.server.RegisterConnState(func(conn net.Conn, state http.ConnState) {
-			if c, ok := bareConn(conn).(*handover.Conn); ok {
-				c.Changed(state)
+		w.server.RegisterConnState(func(c net.Conn, state http.ConnState) {
+			if h, ok := conn.Bare(c).(*handover.Conn); ok {
+				h.Changed(state)
 			}
 		})
-		w.server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
-			if c, ok := bareConn(conn).(*handover.Conn); ok {
-				return c.Context(ctx)
+		w.server.RegisterConnContext(func(ctx context.Context, c net.Conn) context.Context {
+			if h, ok := conn.Bare(c).(*handover.Conn); ok {
+				return h.Context(ctx)
 			}
 			return ctx
 		})

@@ -2,6 +2,7 @@ package megaphone
 
 import (
 	"encoding/json"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"net/http"
 	"strconv"
 	"time"
@@ -24,7 +25,7 @@ func (h *Handler) serveManage(w http.ResponseWriter, r *http.Request, address st
 		if err := h.app.broker.Delete(r.Context(), address); err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, statusOK)
+		httpjson.Write(w, http.StatusOK, httpjson.OK)
 		return nil
 	}
 	state, err := h.app.broker.State(r.Context(), address)
@@ -43,7 +44,7 @@ func (h *Handler) serveManage(w http.ResponseWriter, r *http.Request, address st
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, reply)
+	httpjson.Write(w, http.StatusOK, reply)
 	return nil
 }
 
@@ -59,11 +60,11 @@ func timeOrNull(t time.Time) *time.Time {
 // in the time that it is given to shut down.
 func (h *Handler) serveHealth(w http.ResponseWriter) error {
 	if !h.app.registry.healthy() {
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
-		writeJSON(w, http.StatusServiceUnavailable, statusDraining)
+		w.Header().Set("Retry-After", strconv.Itoa(httpjson.RetryAfter))
+		httpjson.Write(w, http.StatusServiceUnavailable, statusDraining)
 		return nil
 	}
-	writeJSON(w, http.StatusOK, statusOK)
+	httpjson.Write(w, http.StatusOK, httpjson.OK)
 	return nil
 }
 

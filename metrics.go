@@ -4,8 +4,11 @@ import (
 	"errors"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 // metrics is what Prometheus is told: the totals of the registry, and what the handlers count. Like the channels
@@ -13,8 +16,8 @@ import (
 //
 // No label has a value that clients can choose.
 type metrics struct {
-	readers      [transportCount]prometheus.Gauge
-	readDuration [transportCount]prometheus.Observer
+	readers      [transport.KindCount]prometheus.Gauge
+	readDuration [transport.KindCount]prometheus.Observer
 	detached     prometheus.Gauge
 	direct       prometheus.Gauge
 	refused      *prometheus.CounterVec // by endpoint and code
@@ -88,12 +91,12 @@ func newMetrics(b broker.Broker) *metrics {
 			}, []string{"event"}),
 		},
 	}
-	for kind, name := range transportNames {
+	for kind, name := range transport.KindNames {
 		m.readers[kind] = readers.WithLabelValues(name)
 		m.readDuration[kind] = readDuration.WithLabelValues(name)
 	}
 	for e := range endpointCount {
-		m.refused.WithLabelValues(e.String(), codeFault) // alerts see no increase in what comes with its first value
+		m.refused.WithLabelValues(e.String(), httpjson.CodeFault) // alerts see no increase in what comes with its first value
 	}
 	for _, name := range limitNames {
 		m.limitHits[name] = limitHits.WithLabelValues(name)
@@ -142,7 +145,7 @@ func limitGauges(l broker.Limits) []prometheus.Collector {
 }
 
 // reading counts a read from now on; the returned function counts its end.
-func (m *metrics) reading(kind transportKind) (ended func()) {
+func (m *metrics) reading(kind transport.Kind) (ended func()) {
 	start := time.Now()
 	m.readers[kind].Inc()
 	return func() {

@@ -1,11 +1,12 @@
 package megaphone
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // A parking is how a read that has no handler any more waits without a goroutine, which would be most of what an idle

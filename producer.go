@@ -4,12 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/caddy-megaphone/megaphone/broker"
 	"net/http"
 	"slices"
-)
 
-var statusOK = []byte(`{"status":"OK"}`)
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	"github.com/caddy-megaphone/megaphone/internal/transport"
+)
 
 // serveCreate creates a channel (protocol.md 1.3).
 func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
@@ -36,7 +37,7 @@ func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, reply)
+	httpjson.Write(w, http.StatusOK, reply)
 	return nil
 }
 
@@ -46,15 +47,15 @@ const maxCreateBody = 64 << 10
 // grantProtocols returns which of the protocols that a create request asks for are served. A body that cannot be
 // understood asks for none.
 func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
-	standard := protocolNames[:1]
+	standard := transport.Protocols[:1]
 	if r.ContentLength == 0 {
 		return standard, nil
 	}
-	body, err := readBody(r, maxCreateBody)
+	body, err := httpjson.ReadBody(r, maxCreateBody)
 	if err != nil {
 		return standard, nil // asks for none
 	}
-	defer freeBody(body)
+	defer httpjson.FreeBody(body)
 	var asked struct {
 		Protocols []string `json:"protocols"`
 	}
@@ -63,32 +64,32 @@ func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
 	}
 	var granted []string
 	for _, name := range asked.Protocols {
-		kind := slices.Index(protocolNames, name)
+		kind := slices.Index(transport.Protocols, name)
 		if kind >= 0 && h.offers[kind] && !slices.Contains(granted, name) {
 			granted = append(granted, name)
 		}
 	}
 	if len(granted) == 0 {
-		return nil, badRequest("none of the protocols asked for is served here")
+		return nil, httpjson.BadRequest("none of the protocols asked for is served here")
 	}
 	return granted, nil
 }
 
 // serveWrite writes one message (protocol.md 1.4).
 func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string, rec *record) error {
-	if err := checkJSONType(r); err != nil {
+	if err := httpjson.CheckJSONType(r); err != nil {
 		return err
 	}
 	key, err := idempotencyKey(r.Header)
 	if err != nil {
 		return err
 	}
-	body, err := readBody(r, h.app.MaxMessageSize)
+	body, err := httpjson.ReadBody(r, h.app.MaxMessageSize)
 	if err != nil {
 		return err
 	}
 	m, err := broker.NewMessage(streamID, body.Bytes(), key)
-	freeBody(body)
+	httpjson.FreeBody(body)
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 	}
 	rec.messages = 1
 	if !h.takeOverWrites(w, r) {
-		writeJSON(w, http.StatusCreated, statusOK)
+		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
 	return nil
 }
@@ -111,7 +112,7 @@ func idempotencyKey(h http.Header) (string, error) {
 	case len(values) == 0:
 		return "", nil
 	case len(values) > 1 || !broker.ValidKey(values[0]):
-		return "", badRequest("Idempotency-Key: " + errKey.Error())
+		return "", httpjson.BadRequest("Idempotency-Key: " + errKey.Error())
 	}
 	return values[0], nil
 }
@@ -151,7 +152,7 @@ const maxDeliveries = 1 << 18
 // serveWriteBatch writes all of some messages to each of some channels (protocol.md 1.5).
 func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *record) error {
 	var b batch
-	if err := readJSON(r, h.app.MaxMessageSize, &b); err != nil {
+	if err := httpjson.ReadJSON(r, h.app.MaxMessageSize, &b); err != nil {
 		return err
 	}
 	channels, err := channelSet(b.Channels, b.ChannelIDs)
@@ -159,24 +160,24 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *r
 		return err
 	}
 	if b.Messages == nil {
-		return badRequest("the list of messages is missing")
+		return httpjson.BadRequest("the list of messages is missing")
 	}
 	if len(b.Messages) > 0 && len(channels) > maxDeliveries/len(b.Messages) {
-		return badRequest(fmt.Sprintf("too many messages to too many channels: their product may be %d", maxDeliveries))
+		return httpjson.BadRequest(fmt.Sprintf("too many messages to too many channels: their product may be %d", maxDeliveries))
 	}
 	ms := make([]*broker.Message, len(b.Messages))
 	for i, m := range b.Messages {
 		if m.Body == nil {
-			return badRequest(fmt.Sprintf("messages[%d] has no body", i))
+			return httpjson.BadRequest(fmt.Sprintf("messages[%d] has no body", i))
 		}
 		key := ""
 		if m.Key != nil {
 			if key = *m.Key; !broker.ValidKey(key) {
-				return badRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
+				return httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
 			}
 		}
 		if ms[i], err = broker.NewMessage(m.StreamID, m.Body, key); err != nil {
-			return badRequest(fmt.Sprintf("messages[%d]: %v", i, err))
+			return httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, err))
 		}
 	}
 
@@ -196,7 +197,7 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *r
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusCreated, reply)
+	httpjson.Write(w, http.StatusCreated, reply)
 	return nil
 }
 
@@ -205,7 +206,7 @@ func appendFailures(failures []failure, channel string, outcome broker.Outcome, 
 	if outcome.Err == nil {
 		return failures
 	}
-	reason := toAPIError(outcome.Err).code
+	reason := httpjson.ErrorOf(outcome.Err).Code
 	for i := outcome.Accepted; i < n; i++ {
 		failures = append(failures, failure{channel, i, reason})
 		if !errors.Is(outcome.Err, broker.ErrNotFound) {
@@ -221,7 +222,7 @@ func (h *Handler) serveChannelsExist(w http.ResponseWriter, r *http.Request) err
 		Channels   []string `json:"channels"`
 		ChannelIDs []string `json:"channelIds"`
 	}
-	if err := readJSON(r, h.app.MaxMessageSize, &asked); err != nil {
+	if err := httpjson.ReadJSON(r, h.app.MaxMessageSize, &asked); err != nil {
 		return err
 	}
 	channels, err := channelSet(asked.Channels, asked.ChannelIDs)
@@ -242,7 +243,7 @@ func (h *Handler) serveChannelsExist(w http.ResponseWriter, r *http.Request) err
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, reply)
+	httpjson.Write(w, http.StatusOK, reply)
 	return nil
 }
 
@@ -250,9 +251,9 @@ func (h *Handler) serveChannelsExist(w http.ResponseWriter, r *http.Request) err
 func channelSet(channels, channelIDs []string) ([]string, error) {
 	switch {
 	case channels == nil && channelIDs == nil:
-		return nil, badRequest("the list of channels is missing")
+		return nil, httpjson.BadRequest("the list of channels is missing")
 	case channels != nil && channelIDs != nil:
-		return nil, badRequest("channels and channelIds are the same: give one of them")
+		return nil, httpjson.BadRequest("channels and channelIds are the same: give one of them")
 	case channels == nil:
 		channels = channelIDs
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/receipt"
 )
 
@@ -49,9 +50,9 @@ func newReceipts(r *http.Request, window int) receipts {
 	if r.ProtoMajor > 2 {
 		return rc
 	}
-	if conn := connOf(r); conn != nil {
-		if conn := receipt.Of(conn); conn != nil {
-			rc.conn = conn
+	if c := conn.Of(r); c != nil {
+		if c := receipt.Of(c); c != nil {
+			rc.conn = c
 		}
 	}
 	if r.ProtoMajor == 2 {

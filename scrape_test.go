@@ -4,9 +4,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // scraper returns a function that collects all metrics of a Broker with a million channels.

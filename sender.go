@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
@@ -33,7 +34,7 @@ type sender struct {
 	queue   []notice
 	ended   bool          // nobody takes from the queue any more
 	wake    chan struct{} // receives a value when the queue is not empty
-	dropped warning
+	dropped warning.Limiter
 
 	steady context.Context // ends with errHurry when no configuration has the webhook any more
 	hurry  context.CancelCauseFunc
@@ -89,7 +90,7 @@ func (s *sender) enqueue(notices []notice) {
 	}
 	if lost := len(notices) - room; lost > 0 {
 		s.metrics.lost.WithLabelValues(s.event).Add(float64(lost))
-		if lost := s.dropped.due(lost); lost > 0 {
+		if lost := s.dropped.Due(lost); lost > 0 {
 			why := "the queue of a webhook is full: announcements are lost"
 			if ended {
 				why = "a webhook is not configured any more: announcements are lost"

@@ -54,7 +54,7 @@ func TestLossesAreAddedUp(t *testing.T) {
 		for range 3 {
 			s.enqueue(deletions(15))
 		}
-		time.Sleep(warningInterval)
+		time.Sleep(10 * time.Second)
 		s.enqueue(deletions(15))
 		var lost []any
 		for _, entry := range logger.FilterMessageSnippet("full").All() {

@@ -7,10 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
-	"go.uber.org/zap"
 )
 
 // BenchmarkServeWrite: a write as the handler sees it, without what Caddy and net/http do before and after.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
@@ -83,7 +84,7 @@ func TestSettingsOfTheServerAreDocumented(t *testing.T) {
 
 func TestSettingsOfASiteAreDocumented(t *testing.T) {
 	docs := documented(t, "One site")
-	defaults := map[string][]string{"endpoints": standardPermissions, "transports": transportNames}
+	defaults := map[string][]string{"endpoints": standardPermissions, "transports": transport.KindNames}
 	for name, value := range fields(&Handler{}) {
 		text, ok := docs[name]
 		delete(docs, name)

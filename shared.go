@@ -15,6 +15,8 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
@@ -26,7 +28,7 @@ type registry struct {
 	warnings  warnings
 	active    activeApps
 	deletions deletionQueue
-	heap      heapGuard
+	heap      heaplimit.Guard
 
 	ends     chan struct{}   // closed when Close is called
 	closing  context.Context // ends when the Broker is closed
@@ -45,7 +47,7 @@ func newRegistry(b broker.Broker) *registry {
 	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
 	s.closing, s.close = context.WithCancel(context.Background())
 	if b, ok := b.(broker.MemoryUser); ok {
-		s.heap.messages = b.MemoryUsed
+		s.heap.Messages = b.MemoryUsed
 	}
 	if b, ok := b.(broker.DeletionSource); ok {
 		b.OnDeletions(s.announceDeletions)
@@ -241,21 +243,21 @@ const maxSlowed = 1000
 // cutOffReading makes the reading of a request's body fail when the process exits, since Caddy would wait for its
 // end. The returned function must be called when the body is no longer read.
 func (s *registry) cutOffReading(w http.ResponseWriter) (stop func()) {
-	control := http.NewResponseController(innermost(w))
+	control := http.NewResponseController(conn.Innermost(w))
 	return s.whenClosed(0, func() error { return control.SetReadDeadline(time.Unix(1, 0)) })
 }
 
 // cutOffWriting does the same for what is written to a client that takes nothing, after some time for those that do.
 // On HTTP/2 that ends the stream only if its connection takes something, which is closed otherwise.
 func (s *registry) cutOffWriting(w http.ResponseWriter, r *http.Request) (stop func()) {
-	control, conn := http.NewResponseController(innermost(w)), connOf(r)
+	control, c := http.NewResponseController(conn.Innermost(w)), conn.Of(r)
 	var began time.Time
 	return s.whenClosed(maxFarewell, func() error {
 		if began.IsZero() {
 			began = time.Now()
 		}
-		if r.ProtoMajor == 2 && conn != nil && time.Since(began) > maxFarewell {
-			return conn.Close()
+		if r.ProtoMajor == 2 && c != nil && time.Since(began) > maxFarewell {
+			return c.Close()
 		}
 		return control.SetWriteDeadline(time.Unix(1, 0))
 	})
@@ -291,19 +293,17 @@ func (s *registry) whenClosed(after time.Duration, cut func() error) (stop func(
 	}
 }
 
-// innermost returns the server's own writer, without what was put around it.
-func innermost(w http.ResponseWriter) http.ResponseWriter {
-	for {
-		wrapped, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return w
-		}
-		w = wrapped.Unwrap()
-	}
-}
-
 // Interface guards.
 var (
 	_ broker.Provider       = (*MemoryBroker)(nil)
 	_ caddyfile.Unmarshaler = (*MemoryBroker)(nil)
 )
+
+// guardHeap has the guard hold the max_memory of the configuration that is active.
+func (s *registry) guardHeap() {
+	if a := s.active.current.Load(); a != nil {
+		s.heap.Set(a.MaxMemory)
+	} else {
+		s.heap.Set(0)
+	}
+}

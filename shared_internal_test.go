@@ -1,10 +1,11 @@
 package megaphone
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker/memory"
 )
 
 // However many waits the exit has one after the other, all are over within a second.

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-megaphone/megaphone/internal/clock"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 	"github.com/caddy-megaphone/megaphone/internal/repeat"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
@@ -29,23 +30,24 @@ const directPrefix = "/write/"
 // takeOverWrites is called for a write that was accepted. It takes its connection over if it is time to, and reports
 // whether it has. The reply is sent then, too.
 func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
-	conn := clientConnOf(r)
-	if conn == nil || r.ProtoMajor != 1 || conn.stays {
+	client := conn.ClientOf(r)
+	if client == nil || r.ProtoMajor != 1 || client.Stays {
 		return false
 	}
-	if !repeat.Same(conn.header, r.Header) {
-		conn.writes, conn.header = 0, r.Header
+	if !repeat.Same(client.Header, r.Header) {
+		client.Writes, client.Header = 0, r.Header
 	}
-	if conn.writes++; conn.writes < conn.patience {
+	patience := cmp.Or(client.Patience, minWrites)
+	if client.Writes++; client.Writes < patience {
 		return false
 	}
-	conn.writes = 0
-	if r.TLS != nil || !isBare(w, r) || !h.isAlone(r) {
-		conn.stays, conn.header = true, nil
+	client.Writes = 0
+	if r.TLS != nil || !conn.IsBare(w, r) || !h.isAlone(r) {
+		client.Stays, client.Header = true, nil
 		return false
 	}
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
-	bare := handover.Socket(conn.Conn)
+	bare := handover.Socket(client.Conn)
 	if server == nil || bare == nil || !mayRepeat(r) || h.app.isOver() {
 		return false
 	}
@@ -63,7 +65,7 @@ func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
 	}
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // they are there
 	c := &directConn{
-		handler: h, origin: conn.Conn, socket: bare, server: server, patience: conn.patience,
+		handler: h, origin: client.Conn, socket: bare, server: server, patience: patience,
 		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
 		timeout: h.writeTimeout(r), reply: reply,
 		buffer: slices.Clone(early), end: len(early),
@@ -88,7 +90,7 @@ func mayRepeat(r *http.Request) bool {
 // sites that have this handler first. Functions that modules have registered for a server's connections are not known;
 // they are told what net/http tells them of a connection that is taken over, and given back.
 func (h *Handler) isAlone(r *http.Request) bool {
-	server := serverOf(r)
+	server := conn.ServerOf(r)
 	switch {
 	case server == nil, server.Metrics != nil, server.Logs != nil && server.Logs.Trace:
 		return false // an access log of this Host shows around the response: see isBare

@@ -7,11 +7,14 @@ import (
 	"embed"
 	"encoding/base64"
 	"encoding/json"
-	"github.com/caddy-megaphone/megaphone/broker"
 	"net/http"
 	"path"
 	"sync"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 // The page to look inside: it creates channels, writes, and reads over each transport side by side. It uses the
@@ -152,7 +155,7 @@ func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 	state := uiState{
 		Agent:      h.app.Agent,
 		Endpoints:  orAll(h.Endpoints, standardPermissions),
-		Transports: orAll(h.Transports, transportNames),
+		Transports: orAll(h.Transports, transport.KindNames),
 		Settings: uiSettings{
 			Buffer:         h.app.Buffer,
 			InFlight:       h.app.InFlight,
@@ -174,7 +177,7 @@ func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, reply)
+	httpjson.Write(w, http.StatusOK, reply)
 	return nil
 }
 

@@ -14,11 +14,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
-	"github.com/caddyserver/caddy/v2"
-	"go.uber.org/zap"
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 // Every wait ends when its client is gone, at its deadline, when its channel is deleted, when its configuration is
@@ -54,7 +56,7 @@ func newPipeServer(t *testing.T) *pipeServer {
 	for e := range endpointCount {
 		s.handler.serves[e] = true
 	}
-	for k := range transportCount {
+	for k := range transport.KindCount {
 		s.handler.offers[k] = true
 	}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
