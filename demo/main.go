@@ -1,5 +1,6 @@
-// Command demo is a chat in the browser. Without arguments it runs all of it: Caddy with Megaphone by demo/Caddyfile,
-// and the chat's backend. `demo backend` runs the backend alone; with other arguments it is Caddy's command.
+// Command demo is a chat in the browser. Without arguments it runs everything: Caddy with Megaphone, configured by
+// demo/Caddyfile, and the chat's backend. `demo backend` runs only the backend. With other arguments it is Caddy's
+// command.
 package main
 
 import (
@@ -39,7 +40,8 @@ func main() {
 	}
 }
 
-// setting returns a setting of the environment, which has the same name and default in the Caddyfile.
+// setting returns an environment variable, or a default if it is unset or empty. The Caddyfile uses the same names and
+// defaults.
 func setting(name, otherwise string) string {
 	if value := os.Getenv(name); value != "" {
 		return value
@@ -49,7 +51,7 @@ func setting(name, otherwise string) string {
 
 func megaphone() string { return setting("DEMO_MEGAPHONE", "127.0.0.1:3000") }
 
-// serveBackend runs the chat's backend, for ever.
+// serveBackend runs the chat's backend. It never returns.
 func serveBackend() {
 	folder, err := os.UserCacheDir()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// TestMain is the demo itself when a test has started it.
+// TestMain runs the demo itself if a test has started this process.
 func TestMain(m *testing.M) {
 	if os.Getenv("DEMO_UNDER_TEST") != "" {
 		main()
@@ -102,7 +102,7 @@ func TestTheDemoRuns(t *testing.T) {
 		}
 	}
 	if status, _ := get(site + "/ui/"); status != http.StatusNotFound {
-		t.Errorf("the public site serves the page to look inside: %d", status)
+		t.Errorf("the public site serves the inspector: %d", status)
 	}
 
 	ask := func(what, body string, reply any) {

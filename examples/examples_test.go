@@ -1,4 +1,4 @@
-// Package examples tests that the examples work as they are.
+// Package examples tests that the examples work unchanged.
 package examples
 
 import (

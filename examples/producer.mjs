@@ -1,4 +1,5 @@
-// Creates a channel and writes to it, with Node's own fetch. The package in client/js does more: it repeats what had no answer.
+// Creates a channel and writes to it, with Node's own fetch. The package in client/js does more: it repeats requests
+// that got no answer.
 
 const url = process.env.MEGAPHONE_URL ?? "http://127.0.0.1:3000";
 
@@ -15,5 +16,5 @@ const channel = await post("/create");
 await post(`/write/${channel.producerAddress}/news`, { text: "hello" });
 await post(`/write/${channel.producerAddress}/${encodeURIComponent("news")}`, { text: "world" });
 
-// Whoever is to get the messages reads at /read/ and this address.
+// A consumer reads the messages at /read/ plus this address.
 console.log(channel.consumerAddress);

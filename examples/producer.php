@@ -1,5 +1,5 @@
 <?php
-// Creates a channel and writes to it, with PHP alone.
+// Creates a channel and writes to it, with plain PHP.
 
 $url = getenv('MEGAPHONE_URL') ?: 'http://127.0.0.1:3000';
 
@@ -16,4 +16,4 @@ function post(string $address, mixed $body = null): array
 $channel = post("$url/create");
 post("$url/write/{$channel['producerAddress']}/news", ['text' => 'hello']);
 post("$url/write/{$channel['producerAddress']}/news", ['text' => 'world']);
-echo $channel['consumerAddress'], "\n"; // whoever is to get the messages reads at /read/ and this address
+echo $channel['consumerAddress'], "\n"; // a consumer reads the messages at /read/ plus this address

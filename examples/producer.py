@@ -17,4 +17,4 @@ post(f"/write/{channel['producerAddress']}/news", {"text": "hello"})
 messages = [{"streamId": "news", "body": {"text": "world"}}]
 result = post("/write-batch", {"channels": [channel["producerAddress"]], "messages": messages})
 assert not result["failures"], result
-print(channel["consumerAddress"])  # whoever is to get the messages reads at /read/ and this address
+print(channel["consumerAddress"])  # a consumer reads the messages at /read/ plus this address

@@ -10,5 +10,5 @@ consumer=$(expr "$channel" : '.*"consumerAddress":"\([^"]*\)"')
 curl -fsS -o /dev/null --json '{"text":"hello"}' "$url/write/$producer/news"
 curl -fsS -o /dev/null --json '{"text":"world"}' -H 'Idempotency-Key: greeting-2' --retry 3 "$url/write/$producer/news"
 
-# Whoever is to get the messages reads here: curl -N "$url/read/$consumer"
+# A consumer reads the messages with: curl -N "$url/read/$consumer"
 echo "$consumer"

@@ -12,12 +12,12 @@ import (
 	"github.com/coder/websocket"
 )
 
-// BenchmarkIdleReaders reports what a reader costs the server that gets no message: goroutines, and KB of heap and stacks.
+// BenchmarkIdleReaders reports what an idle reader costs the server: goroutines, and KB of heap and stacks.
 func BenchmarkIdleReaders(b *testing.B) {
 	const readers = 500
-	for name, connect := range map[string]func(ctx context.Context, n *network, c *http.Client, m mailbox) (io.Closer, error){
-		"sse": func(ctx context.Context, n *network, c *http.Client, m mailbox) (io.Closer, error) {
-			r, err := http.NewRequestWithContext(ctx, http.MethodGet, n.http+"/read/"+m.ConsumerAddress, nil)
+	for name, connect := range map[string]func(ctx context.Context, n *network, c *http.Client, ch channel) (io.Closer, error){
+		"sse": func(ctx context.Context, n *network, c *http.Client, ch channel) (io.Closer, error) {
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, n.http+"/read/"+ch.ConsumerAddress, nil)
 			if err != nil {
 				return nil, err
 			}
@@ -28,8 +28,8 @@ func BenchmarkIdleReaders(b *testing.B) {
 			}
 			return response.Body, nil
 		},
-		"websocket": func(ctx context.Context, n *network, c *http.Client, m mailbox) (io.Closer, error) {
-			conn, _, err := websocket.Dial(ctx, n.http+"/read/"+m.ConsumerAddress, &websocket.DialOptions{HTTPClient: c})
+		"websocket": func(ctx context.Context, n *network, c *http.Client, ch channel) (io.Closer, error) {
+			conn, _, err := websocket.Dial(ctx, n.http+"/read/"+ch.ConsumerAddress, &websocket.DialOptions{HTTPClient: c})
 			return closer(func() error { return conn.CloseNow() }), err
 		},
 	} {
@@ -61,29 +61,18 @@ type closer func() error
 
 func (c closer) Close() error { return c() }
 
-// usage returns the server's goroutines, and bytes of heap and stacks, after a collection of garbage.
+// usage collects garbage in the server. Then it returns the server's goroutines, and its bytes of heap and stacks.
 func (n *network) usage(tb testing.TB) (goroutines, memory float64) {
 	tb.Helper()
-	get := func(path string) string {
-		response, err := n.Admin().Get("http://localhost" + path)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		defer response.Body.Close()
-		text, err := io.ReadAll(response.Body)
-		if err != nil || response.StatusCode != http.StatusOK {
-			tb.Fatalf("%s: %s %v", path, response.Status, err)
-		}
-		return string(text)
-	}
-	get("/debug/pprof/heap?gc=1")
-	metrics := get("/metrics")
+	admin := n.Admin()
+	fetch(tb, admin, "http://localhost/debug/pprof/heap?gc=1")
+	metrics := fetch(tb, admin, "http://localhost/metrics")
 	value := func(name string) float64 {
-		match := regexp.MustCompile(`(?m)^` + name + ` (.*)$`).FindStringSubmatch(metrics)
+		match := regexp.MustCompile(`(?m)^` + name + ` (.*)$`).FindSubmatch(metrics)
 		if match == nil {
 			tb.Fatalf("there is no metric %s", name)
 		}
-		v, err := strconv.ParseFloat(match[1], 64)
+		v, err := strconv.ParseFloat(string(match[1]), 64)
 		if err != nil {
 			tb.Fatal(fmt.Errorf("%s: %w", name, err))
 		}

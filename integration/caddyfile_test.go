@@ -22,13 +22,14 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-var update = flag.Bool("update", false, "write what is as what is expected into the golden files")
+var update = flag.Bool("update", false, "write the current results into the golden files")
 
-// separator stands in a golden file between a Caddyfile and what it becomes: JSON, or the text of an error.
+// separator separates the two parts of a golden file: a Caddyfile, and what it adapts to. That is JSON, or the text of
+// an error.
 const separator = "----------\n"
 
-// TestCaddyfiles adapts each Caddyfile of the folder caddyfile. The files whose name begins with mistake have one,
-// which is told with its line and the remedy.
+// TestCaddyfiles adapts each Caddyfile in the folder caddyfile. If a file's name begins with mistake, the file has one.
+// The error names the line and the remedy.
 func TestCaddyfiles(t *testing.T) {
 	files, err := filepath.Glob("caddyfile/*.caddytest")
 	if err != nil || len(files) == 0 {
@@ -43,7 +44,7 @@ func TestCaddyfiles(t *testing.T) {
 			}
 			config, want, ok := strings.Cut(string(text), separator)
 			if !ok {
-				t.Fatal("there is no separator")
+				t.Fatal("the file has no separator")
 			}
 			got := adapted(t, config, strings.HasPrefix(name, "mistake"))
 			if *update {
@@ -59,7 +60,7 @@ func TestCaddyfiles(t *testing.T) {
 	}
 }
 
-// adapted returns what a Caddyfile becomes, or the error if it has a mistake.
+// adapted returns what a Caddyfile adapts to. If it must have a mistake, adapted returns the text of the error.
 func adapted(t *testing.T, config string, mistake bool) string {
 	t.Helper()
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
@@ -73,14 +74,15 @@ func adapted(t *testing.T, config string, mistake bool) string {
 		}
 		return indented.String()
 	case err == nil:
-		t.Fatalf("the mistake is not found:\n%s", adapted)
+		t.Fatalf("the adapter does not find the mistake:\n%s", adapted)
 	case !regexp.MustCompile(`, at Caddyfile:\d+`).MatchString(err.Error()):
-		t.Fatalf("the error does not tell where: %v", err)
+		t.Fatalf("the error does not name the line: %v", err)
 	}
 	return err.Error()
 }
 
-// What a Caddyfile becomes is what the modules read, and nothing is lost on the way there and back.
+// TestCaddyfileAndJSONAgree checks that the modules read all the JSON that a Caddyfile adapts to, and write the same
+// JSON.
 func TestCaddyfileAndJSONAgree(t *testing.T) {
 	for _, name := range []string{"good_all_settings", "good_agent_placeholder", "good_all_options", "good_defaults"} {
 		text, err := os.ReadFile("caddyfile/" + name + ".caddytest")
@@ -97,13 +99,13 @@ func TestCaddyfileAndJSONAgree(t *testing.T) {
 			keepsAll(t, app, new(megaphone.App))
 		}
 		for _, handler := range handlers(apps) {
-			delete(handler, "handler") // is Caddy's
+			delete(handler, "handler") // belongs to Caddy
 			keepsAll(t, handler, new(megaphone.Handler))
 		}
 	}
 }
 
-// handlers returns the megaphone handlers anywhere in a configuration.
+// handlers returns all megaphone handlers in a configuration, at any depth.
 func handlers(config any) (found []map[string]any) {
 	switch v := config.(type) {
 	case map[string]any:
@@ -121,7 +123,7 @@ func handlers(config any) (found []map[string]any) {
 	return found
 }
 
-// keepsAll checks that a module reads all of its configuration, and would write the same.
+// keepsAll checks that a module reads all of its configuration and writes the same.
 func keepsAll(t *testing.T, config, module any) {
 	t.Helper()
 	before, err := json.Marshal(config)
@@ -144,7 +146,7 @@ func keepsAll(t *testing.T, config, module any) {
 	}
 }
 
-// Mistakes that only JSON can have, and those that only loading shows, are told too.
+// TestMistakesInJSON has mistakes that only JSON can have, and mistakes that show only when a configuration is loaded.
 func TestMistakesInJSON(t *testing.T) {
 	app := func(settings string) string { return `"megaphone":` + settings }
 	site := func(options string) string {
@@ -183,7 +185,8 @@ func TestMistakesInJSON(t *testing.T) {
 	}
 }
 
-// A zero that is written out is no default, in JSON as in a Caddyfile. Leaving a setting out, or null, is.
+// TestZeroInJSON checks that an explicit zero is not a default, in JSON as in a Caddyfile. A setting has its default if
+// it is left out or null.
 func TestZeroInJSON(t *testing.T) {
 	app := func(settings string) string { return `"megaphone":{` + settings + `}` }
 	webhook := func(settings string) string {
@@ -196,7 +199,7 @@ func TestZeroInJSON(t *testing.T) {
 		wantRefused(t, app(`"`+name+`":0`), name+" must be greater than zero: leave it out for ")
 		wantRefused(t, app(`"`+name+`":-1`), name+" must be greater than zero: leave it out for ")
 	}
-	wantRefused(t, app(`"BUFFER":0`), "buffer must be greater than zero") // names are told apart as Go does
+	wantRefused(t, app(`"BUFFER":0`), "buffer must be greater than zero") // field names are matched without regard to case, as in encoding/json
 	wantRefused(t, app(`"ttl":"0s"`), "ttl must be greater than zero")
 	wantRefused(t, app(`"agent":""`), `agent: "" is no name for a server`)
 	for _, name := range []string{"timeout", "give_up", "queue"} {
@@ -213,7 +216,8 @@ func TestZeroInJSON(t *testing.T) {
 	}
 }
 
-// No duration may be so long that the time at its end cannot be told.
+// TestLongDurationsInJSON checks that a duration cannot be so long that the time at its end has no
+// representation.
 func TestLongDurationsInJSON(t *testing.T) {
 	for _, name := range []string{"hold", "ttl", "read_duration", "stream_duration", "heartbeat", "write_timeout"} {
 		wantRefused(t, `"megaphone":{"`+name+`":9223372036854775807}`, name+": 2562047h47m16.854775807s is too long: use at most 3650d")
@@ -227,7 +231,7 @@ func TestLongDurationsInJSON(t *testing.T) {
 	}
 }
 
-// validate does what caddy validate does with apps in JSON.
+// validate checks apps in JSON as caddy validate does.
 func validate(t *testing.T, apps string) error {
 	t.Helper()
 	var config caddy.Config
@@ -250,7 +254,7 @@ func TestExampleIsAModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	if formatted := caddyfile.Format(example); !bytes.Equal(formatted, example) {
-		t.Errorf("caddy fmt would make it\n%s", formatted)
+		t.Errorf("caddy fmt changes the example to\n%s", formatted)
 	}
 	_, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt(example, nil)
 	if err != nil || len(warnings) > 0 {
@@ -258,14 +262,15 @@ func TestExampleIsAModel(t *testing.T) {
 	}
 }
 
-// Validating a configuration listens nowhere, and leaves no file and no process behind.
+// TestExampleValidateOpensNothing checks that validating a configuration listens nowhere, and leaves behind no file and
+// no process.
 func TestExampleValidateOpensNothing(t *testing.T) {
 	example, err := filepath.Abs("../example.Caddyfile")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := testserver.New(t)
-	// The ports are taken, so whoever would listen on them would fail.
+	// The port is taken, so validate fails if it tries to listen there.
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -282,7 +287,7 @@ func TestExampleValidateOpensNothing(t *testing.T) {
 	}
 	left, err := os.ReadDir(s.Dir)
 	if err != nil || len(left) > 0 {
-		t.Errorf("it left %v, %v", left, err)
+		t.Errorf("validate left behind %v, %v", left, err)
 	}
 
 	output, err := s.Command("validate", "--config", example).CombinedOutput()
@@ -294,7 +299,7 @@ func TestExampleValidateOpensNothing(t *testing.T) {
 	}
 }
 
-// A mistake is told on the command line with file, line and remedy.
+// TestMistakeOnTheCommandLine checks that the command line reports a mistake with file, line and remedy.
 func TestMistakeOnTheCommandLine(t *testing.T) {
 	s := testserver.New(t)
 	file := filepath.Join(s.Dir, "Caddyfile")
@@ -302,7 +307,7 @@ func TestMistakeOnTheCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	output, err := s.Command("validate", "--config", file, "--adapter", "caddyfile").CombinedOutput()
-	want := `unrecognized setting \"bufer\" of megaphone: there are agent, buffer,` // as the log has it
+	want := `unrecognized setting \"bufer\" of megaphone: there are agent, buffer,` // quoted as in the log
 	if err == nil || !bytes.Contains(output, []byte(want)) || !bytes.Contains(output, []byte(file+":3")) {
 		t.Errorf("%v\n%s", err, output)
 	}

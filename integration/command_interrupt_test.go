@@ -17,10 +17,10 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// interrupted is the exit status of a command that was.
+// interrupted is the exit status of an interrupted command.
 const interrupted = 130
 
-// A startedCommand is a call of `caddy megaphone` that goes on.
+// A startedCommand is a running call of `caddy megaphone`.
 type startedCommand struct {
 	*testing.T
 	*exec.Cmd
@@ -29,7 +29,7 @@ type startedCommand struct {
 	out, err bytes.Buffer
 }
 
-// startCommand starts a command whose standard input stays open.
+// startCommand starts a command. Its standard input stays open. After a minute, the command is killed.
 func startCommand(t *testing.T, cmd *exec.Cmd) *startedCommand {
 	t.Helper()
 	c := &startedCommand{T: t, Cmd: cmd}
@@ -46,7 +46,7 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *startedCommand {
 	return c
 }
 
-// ends waits for the end, which must come with a status.
+// ends waits until the command exits, which must be with this status. It returns the command's output.
 func (c *startedCommand) ends(status int) (stdout, stderr string) {
 	c.Helper()
 	if got := exitStatus(c.T, c.Wait()); got != status {
@@ -62,7 +62,7 @@ func (c *startedCommand) signal(s os.Signal) {
 	}
 }
 
-// silentServer accepts connections and never answers. What it returns has a value for each of them.
+// silentServer accepts connections and never answers. It sends a value to the returned channel for each connection.
 func silentServer(t *testing.T, network, address string) <-chan struct{} {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), network, address)
@@ -107,7 +107,7 @@ func TestInterruptedDeleteDeletesNothing(t *testing.T) {
 	}
 	listed, _ := s.run(0, "", "list", "--json")
 	c := startCommand(t, s.command("delete", "-"))
-	// When more than a pipe holds is written, the command is there to be interrupted.
+	// The input is more than a pipe holds. So when the write returns, the command is running and can be interrupted.
 	if _, err := io.WriteString(c.input, listed+strings.Repeat("\n", 1<<18)); err != nil {
 		t.Fatal(err)
 	}
@@ -116,11 +116,11 @@ func TestInterruptedDeleteDeletesNothing(t *testing.T) {
 		t.Errorf("delete: %s%s", stdout, stderr)
 	}
 	if now, _ := s.run(0, "", "list", "--json"); strings.Count(now, "\n") != 3 {
-		t.Errorf("what is left: %s", now)
+		t.Errorf("the channels that are left: %s", now)
 	}
 }
 
-// An adminStub answers for the admin API, until it is to hang.
+// adminStub serves requests in place of the admin API.
 func adminStub(t *testing.T, socket string, serve http.HandlerFunc) {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", socket)
@@ -156,7 +156,7 @@ func TestInterruptedDeleteTellsHowFarItCame(t *testing.T) {
 	var requests int
 	asked := make(chan struct{}, 10)
 	adminStub(t, s.Socket("admin"), func(w http.ResponseWriter, r *http.Request) {
-		if requests++; requests > 1 { // the command makes one after the other
+		if requests++; requests > 1 { // no lock: the command sends one request after the other
 			_, _ = io.Copy(io.Discard, r.Body)
 			asked <- struct{}{}
 			<-r.Context().Done()

@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// A siteStub is a site that answers as a test wants.
+// siteStub starts a site that answers as a test wants. It returns the site's URL.
 func siteStub(t *testing.T, serve http.HandlerFunc) (url string) {
 	t.Helper()
 	server := httptest.NewServer(serve)
@@ -58,7 +58,7 @@ func TestSendTellsWhatIsNotKnown(t *testing.T) {
 	var silent, lost http.HandlerFunc = func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = r.Body.Read(make([]byte, 1))
 		read <- struct{}{}
-		_, _ = io.Copy(io.Discard, r.Body) // only then net/http sees that the client goes
+		_, _ = io.Copy(io.Discard, r.Body) // net/http notices that the client has left only after the body is read
 		<-r.Context().Done()
 	}, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = r.Body.Read(make([]byte, 1))
@@ -83,7 +83,7 @@ func TestSendTellsWhatIsNotKnown(t *testing.T) {
 			t.Errorf("%v: %s%s", args, stdout, stderr)
 		}
 
-		// Where there is no connection, nothing was written.
+		// Without a connection, nothing was written.
 		c = startCommand(t, s.Command(append(args, "--url", fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t)))...))
 		fmt.Fprintln(c.input, 1)
 		_ = c.input.Close()
@@ -140,8 +140,8 @@ func TestCommandsEscapeWhatServersSay(t *testing.T) {
 		cmd.Stdin = strings.NewReader("{}\n")
 		var output bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &output, &output
-		_ = cmd.Run() // what it thinks of that is not the point
-		// Where standard error is no terminal, Caddy's logger escapes it too.
+		_ = cmd.Run() // may fail: only the output matters
+		// If standard error is not a terminal, Caddy's logger escapes the text once more.
 		if text := strings.ReplaceAll(output.String(), `\\`, `\`); strings.ContainsAny(text, "\x1b\u009b") || !strings.Contains(text, `\u001b[2J`) {
 			t.Errorf("%v: %q", args, text)
 		}

@@ -37,7 +37,7 @@ func (s *commandServer) site(directive string) string {
 	return s.url + " {\nbind 127.0.0.1\n" + directive + "\n}"
 }
 
-// command returns a call of `caddy megaphone` for the server.
+// command returns a call of `caddy megaphone` with the flag for this server's site or admin endpoint.
 func (s *commandServer) command(args ...string) *exec.Cmd {
 	s.Helper()
 	switch args[0] {
@@ -49,7 +49,7 @@ func (s *commandServer) command(args ...string) *exec.Cmd {
 	return s.Command(append([]string{"megaphone"}, args...)...)
 }
 
-// run calls `caddy megaphone`, which must exit with a status, and returns what it prints.
+// run calls `caddy megaphone`, which must exit with this status. It returns what the command prints.
 func (s *commandServer) run(status int, input string, args ...string) (stdout, stderr string) {
 	s.Helper()
 	cmd := s.command(args...)
@@ -77,7 +77,7 @@ func exitStatus(t *testing.T, err error) int {
 	return 0
 }
 
-// decode reads a line of JSON.
+// decode decodes a line of JSON.
 func decode[T any](t *testing.T, line string) (v T) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(line), &v); err != nil {
@@ -86,14 +86,13 @@ func decode[T any](t *testing.T, line string) (v T) {
 	return v
 }
 
-type addresses struct{ ProducerAddress, ConsumerAddress string }
-
-func (s *commandServer) create() addresses {
+func (s *commandServer) create() channel {
 	s.Helper()
 	out, _ := s.run(0, "", "create", "--json")
-	return decode[addresses](s.T, out)
+	return decode[channel](s.T, out)
 }
 
+// shown is the JSON of a channel, as list and show print it.
 type shown struct {
 	ID, Agent, Producer, Consumer string
 	Connected                     bool
@@ -173,19 +172,16 @@ func TestCommandsForMessages(t *testing.T) {
 	out, _ := s.run(0, "", "tail", "--json", "--count", "5", a.ConsumerAddress)
 	var got []string
 	for line := range strings.Lines(out) {
-		m := decode[struct {
-			SID  string
-			Body json.RawMessage
-		}](t, line)
+		m := decode[message](t, line)
 		got = append(got, m.SID+" "+string(m.Body))
 	}
 	want := []string{`s/1 "a \"b\"\n"`, "s 1", `s {"x":1}`, "s 2", "s 5"}
 	if strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("tail printed %q, want %q", got, want)
 	}
-	// What was printed is settled, and does not come again.
+	// The printed messages are settled, so tail does not get them again.
 	s.run(0, "last\u009b31m", "send", "--text", a.ProducerAddress, "s\x1b[2J")
-	// What could command a terminal is escaped.
+	// tail escapes control characters.
 	if out, _ := s.run(0, "", "tail", "--count", "1", a.ConsumerAddress); !strings.HasSuffix(out, `  s\u001b[2J  "last\u009b31m"`+"\n") {
 		t.Errorf("tail: %s", out)
 	}
@@ -281,7 +277,7 @@ func TestTailFollowsOverARestartOfTheRead(t *testing.T) {
 	if err := send.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 4 { // one sender, whose lines arrive while it goes on
+	for i := range 4 { // each line must arrive while the sender is still running
 		if _, err := fmt.Fprintln(writer, i); err != nil {
 			t.Fatal(err)
 		}
@@ -298,7 +294,7 @@ func TestTailFollowsOverARestartOfTheRead(t *testing.T) {
 	if err := send.Wait(); err != nil {
 		t.Error(err)
 	}
-	// When the channel is deleted, tail says so by its status.
+	// When the channel is deleted, tail exits with the status for that.
 	s.run(0, "", "delete", a.ConsumerAddress)
 	if status := exitStatus(t, cmd.Wait()); status != 4 {
 		t.Errorf("tail ended with %d", status)

@@ -6,34 +6,25 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-
-	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// TestOldNamesOnMetricsPages: Prometheus finds the old names as they are written, from the admin endpoint and from a
-// site, in its own format and in OpenMetrics.
+// TestOldNamesOnMetricsPages checks that Prometheus finds the old names exactly as they are configured. They are on the
+// admin endpoint and on a site, in Prometheus' own format and in OpenMetrics.
 func TestOldNamesOnMetricsPages(t *testing.T) {
-	s := testserver.New(t)
-	site, sites := s.Socket("site"), s.Socket("metrics")
-	s.Start(`megaphone {
+	s, metrics := startWithMetrics(t, `megaphone {
 		metrics_compat {
 			old_created       caddy_megaphone_channels_created_total
 			old_deleted_total caddy_megaphone_channels_deleted_total
 			old_life          caddy_megaphone_channel_life_seconds
 		}
-	}`, "http:// {\nbind unix/"+site+"\nmegaphone create\n}\nhttp://metrics {\nbind unix/"+sites+"\nmetrics\n}")
-	response, err := testserver.UnixClient(t, site).Post("http://localhost/create", "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	response.Body.Close()
+	}`)
 	for _, test := range []struct {
 		url, accept, format string
 		client              *http.Client
 	}{
 		{"http://localhost/metrics", "", "text/plain", s.Admin()},
-		{"http://metrics/metrics", "", "text/plain", testserver.UnixClient(t, sites)},
-		{"http://metrics/metrics", "application/openmetrics-text;version=1.0.0", "application/openmetrics-text", testserver.UnixClient(t, sites)},
+		{"http://metrics/metrics", "", "text/plain", metrics},
+		{"http://metrics/metrics", "application/openmetrics-text;version=1.0.0", "application/openmetrics-text", metrics},
 	} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, test.url, nil)
 		if err != nil {

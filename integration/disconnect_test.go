@@ -13,26 +13,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// startTCP starts a server whose site listens on TCP, for what only that can do.
-func startTCP(t *testing.T, settings string) (c *client, address string) {
-	t.Helper()
-	s := testserver.New(t)
-	port := testserver.FreePort(t)
-	s.Start("megaphone {\n"+settings+"\n}", fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nmegaphone\n}", port))
-	return loadClient(t, port, false), fmt.Sprintf("127.0.0.1:%d", port)
-}
-
-// A tcpRead is an open read on a connection of its own, whose machine takes little that is not asked for.
+// A tcpRead is an open read with its own connection. The client's machine buffers only little.
 type tcpRead struct {
 	conn  *net.TCPConn
 	lines *bufio.Reader
 }
 
-// openTCPRead opens a read, again and again as long as the channel has another reader.
+// openTCPRead opens a read. It tries again while the channel has another reader.
 func openTCPRead(t *testing.T, address string, from channel) *tcpRead {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
@@ -61,17 +50,17 @@ func openTCPRead(t *testing.T, address string, from channel) *tcpRead {
 		switch response.StatusCode {
 		case http.StatusOK:
 			return &tcpRead{conn.(*net.TCPConn), bufio.NewReaderSize(response.Body, 512)}
-		case http.StatusConflict: // the server has not noticed yet
+		case http.StatusConflict: // the server still has the last reader
 			conn.Close()
 		default:
 			t.Fatal(response.Status)
 		}
 	}
-	t.Fatal("the channel is not given free")
+	t.Fatal("the channel keeps its last reader")
 	return nil
 }
 
-// reset ends the connection as a machine that crashes does, or a network that forgets.
+// reset ends the connection with a TCP reset, as after a crash of the machine or a failure of the network.
 func (r *tcpRead) reset(t *testing.T) {
 	t.Helper()
 	if err := r.conn.SetLinger(0); err != nil {
@@ -82,13 +71,13 @@ func (r *tcpRead) reset(t *testing.T) {
 	}
 }
 
-// A reader that is reset in the middle of a backlog, again and again, loses nothing.
+// TestResetInTheMiddleOfABacklog resets a reader in the middle of a backlog, again and again. The reader loses nothing.
 func TestResetInTheMiddleOfABacklog(t *testing.T) {
 	const messages = 1500
-	// What has reached the client's machine, but not the client, is lost with the connection. The window of 100 messages
-	// makes up for that, so there are never more that the client has not read.
+	// A reset loses the messages that have reached the client's machine but not the client. The window of 100 messages
+	// makes up for that, so the client never has more than 100 unread messages.
 	unread := make(chan struct{}, 100)
-	c, address := startTCP(t, "in_flight 100")
+	_, c, address := startTCP(t, "megaphone {\nin_flight 100\n}", "megaphone")
 	channel := c.create()
 	producing := make(chan error, 1)
 	go func() {
@@ -120,7 +109,7 @@ func TestResetInTheMiddleOfABacklog(t *testing.T) {
 		}
 		read.reset(t)
 		resets++
-		time.Sleep(20 * time.Millisecond) // the server notices, most likely: a read that is refused takes a second
+		time.Sleep(20 * time.Millisecond) // usually the server has noticed then; otherwise it refuses the read after a second
 	}
 	if err := <-producing; err != nil {
 		t.Error(err)
@@ -128,15 +117,15 @@ func TestResetInTheMiddleOfABacklog(t *testing.T) {
 	t.Logf("%d resets", resets)
 }
 
-// A reader that stops reading without closing delays nobody. It is cut off after write_timeout, and what
-// does not reach its machine is the next reader's.
+// TestAStalledReaderDelaysNobody has a reader that stops reading but keeps its connection. It delays nobody else. The
+// server cuts it off after write_timeout. The next reader gets the messages that have not reached the stalled machine.
 func TestAStalledReaderDelaysNobody(t *testing.T) {
 	const writeTimeout = time.Second
-	c, address := startTCP(t, "write_timeout 1s\nhold 100ms")
+	_, c, address := startTCP(t, "megaphone {\nwrite_timeout 1s\nhold 100ms\n}", "megaphone")
 	stalled, other := c.create(), c.create()
-	stalls := openTCPRead(t, address, stalled) // and nothing is read of it
+	stalls := openTCPRead(t, address, stalled) // nothing reads from it yet
 
-	// One producer writes to both as fast as it can. What the stalled channel does not take is its own affair.
+	// One producer writes to both channels as fast as it can, until the stalled channel is full.
 	read := openTCPRead(t, address, other)
 	consumer := newConsumer()
 	var accepted, refused int
@@ -163,16 +152,16 @@ func TestAStalledReaderDelaysNobody(t *testing.T) {
 		}
 		slowest = max(slowest, time.Since(start))
 	}
-	t.Logf("accepted %d until it was full, in %v; the slowest message of the other channel has taken %v", accepted, time.Since(began), slowest)
+	t.Logf("accepted %d messages until the channel was full, in %v; the slowest message of the other channel took %v", accepted, time.Since(began), slowest)
 	if slowest > time.Second {
-		t.Errorf("a message of another channel has taken %v", slowest)
+		t.Errorf("a message of another channel took %v", slowest)
 	}
 
-	next := openTCPRead(t, address, stalled) // waits until the stalled one is cut off
+	next := openTCPRead(t, address, stalled) // waits until the server has cut off the stalled reader
 	if took := time.Since(began); took < writeTimeout || took > 8*writeTimeout {
 		t.Errorf("the stalled reader was cut off after %v", took)
 	}
-	// What was sent to the stalled reader is there, or comes again.
+	// The stalled reader has got each message, or the next reader gets it.
 	again := newConsumer()
 	for {
 		line, err := stalls.lines.ReadBytes('\n')
@@ -183,7 +172,7 @@ func TestAStalledReaderDelaysNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("%d messages were on their way to it", again.next)
+	t.Logf("%d messages were on their way to the stalled reader", again.next)
 	for again.next < accepted {
 		line, err := next.lines.ReadBytes('\n')
 		if err == nil {

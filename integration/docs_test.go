@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// pages returns the pages for people, by their paths.
+// pages returns the texts of all documentation pages, by path.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	var paths []string
@@ -58,13 +58,13 @@ func TestLinksInDocsLeadSomewhere(t *testing.T) {
 				continue
 			}
 			if anchor != "" && !hasAnchor(texts[file], anchor) {
-				t.Errorf("%s: %s: there is no such heading", path, link[1])
+				t.Errorf("%s: %s: the page has no such heading", path, link[1])
 			}
 		}
 	}
 }
 
-// hasAnchor reports whether a page has the heading to which an anchor leads.
+// hasAnchor reports whether a page has the heading that an anchor names.
 func hasAnchor(text, anchor string) bool {
 	for _, heading := range headingPattern.FindAllStringSubmatch(text, -1) {
 		words := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(heading[1]), "")
@@ -78,16 +78,16 @@ func hasAnchor(text, anchor string) bool {
 func TestCaddyfilesInDocsAreUnderstood(t *testing.T) {
 	for path, text := range pages(t) {
 		if strings.Contains(path, "recipes") {
-			continue // are run as they stand
+			continue // other tests run these unchanged
 		}
 		for _, block := range blockPattern.FindAllStringSubmatch(text, -1) {
 			config := strings.ReplaceAll("\n"+block[2], "\n"+block[1], "\n")
 			if strings.HasPrefix(config, "\nlog ") || strings.HasPrefix(config, "\nmegaphone ") {
-				config = "http:// {" + config + "}" // a part of a site
+				config = "http:// {" + config + "}" // the block is a part of a site
 			}
 			_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 			if err != nil && strings.Contains(err.Error(), "module not registered: events.handlers.exec") {
-				continue // a module that the page says is to be built in
+				continue // the page says that this module must be built in
 			}
 			if err != nil {
 				t.Errorf("%s: %v in\n%s", path, err, config)
@@ -105,7 +105,7 @@ func TestCommandsInDocsAreUnderstood(t *testing.T) {
 			if words[2] == "…" {
 				continue
 			}
-			// With --help a command does nothing, but an unknown flag or command is an error all the same.
+			// With --help a command does nothing. But an unknown flag or command is still an error.
 			output, err := s.Command(append(words[1:], "--help")...).CombinedOutput()
 			if err != nil || !strings.Contains(string(output), "caddy megaphone "+words[2]) {
 				t.Errorf("%s: %s: %v\n%s", path, words, err, output)
@@ -114,6 +114,6 @@ func TestCommandsInDocsAreUnderstood(t *testing.T) {
 		}
 	}
 	if checked < 10 {
-		t.Errorf("only %d commands were found", checked)
+		t.Errorf("the docs have only %d commands", checked)
 	}
 }

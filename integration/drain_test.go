@@ -19,12 +19,12 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// A drainClient is one channel with its producer and its consumer, of the drain test.
+// A drainClient is one channel of the drain test, with its producer and its consumer.
 type drainClient struct {
-	addresses
+	channel
 
-	accepted []string            // bodies that were answered with 201, in order
-	received map[string]struct{} // bodies that the consumer has seen
+	accepted []string            // the bodies of writes with a 201, in order
+	received map[string]struct{} // the bodies that the consumer has received
 }
 
 func TestDrainUnderLoadLosesNothing(t *testing.T) {
@@ -37,7 +37,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	for i := range clients {
 		c := &drainClient{received: map[string]struct{}{}}
 		reply := s.request(ctx, http.MethodPost, "/create", nil, "")
-		if err := json.NewDecoder(reply.Body).Decode(&c.addresses); err != nil {
+		if err := json.NewDecoder(reply.Body).Decode(&c.channel); err != nil {
 			t.Fatal(err)
 		}
 		reply.Body.Close()
@@ -49,7 +49,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 			all.Go(func() { c.consume(ctx, s, mode) })
 		}
 	}
-	time.Sleep(500 * time.Millisecond) // of load
+	time.Sleep(500 * time.Millisecond) // under load
 
 	out, _ := s.run(0, "", "drain", "--over", "2s", "--wait", "--timeout", "90s", "--json")
 	state := decode[struct {
@@ -59,7 +59,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	if !state.Draining || !state.Done || state.Channels != len(clients) || state.Remaining != 0 || state.Undelivered != 0 {
 		t.Errorf("state %s", out)
 	}
-	all.Wait() // all have been told that their channel is gone
+	all.Wait() // all have learned that their channel is gone
 	for i, c := range clients {
 		for n, body := range c.accepted {
 			if _, ok := c.received[body]; !ok {
@@ -96,7 +96,7 @@ func TestDrainTimesOutWhereNobodyReads(t *testing.T) {
 	s.run(0, "", "send", a.ProducerAddress, "s", "2")
 }
 
-// request makes a request to the server's site, whose context ends it.
+// request sends a request to the server's site. The context can end it. On an error, it fails the test and returns nil.
 func (s *commandServer) request(ctx context.Context, method, path string, header http.Header, body string) *http.Response {
 	s.Helper()
 	r, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))
@@ -139,7 +139,7 @@ func (c *drainClient) produce(ctx context.Context, s *commandServer) {
 	}
 }
 
-// consume reads until the channel is gone, as clients of different kinds do.
+// consume reads until the channel is gone. mode says which kind of client it is.
 func (c *drainClient) consume(ctx context.Context, s *commandServer, mode string) {
 	for cursor := ""; ; {
 		path, header := "/read/"+c.ConsumerAddress, http.Header{}
@@ -168,10 +168,7 @@ func (c *drainClient) consume(ctx context.Context, s *commandServer, mode string
 			if !bytes.HasPrefix(line, []byte("{")) {
 				continue
 			}
-			var m struct {
-				EID  string
-				Body json.RawMessage
-			}
+			var m message
 			if err := json.Unmarshal(line, &m); err != nil {
 				s.Errorf("%q: %v", line, err)
 				return
@@ -186,7 +183,7 @@ func (c *drainClient) consume(ctx context.Context, s *commandServer, mode string
 	}
 }
 
-// consumeSocket is like consume, over WebSockets with acknowledgements.
+// consumeSocket is like consume, but over WebSockets with acknowledgements.
 func (c *drainClient) consumeSocket(ctx context.Context, s *commandServer) {
 	for cursor := ""; ; {
 		conn, reply, err := websocket.Dial(ctx, s.url+"/read/"+c.ConsumerAddress+"?after="+cursor, nil)
@@ -204,17 +201,14 @@ func (c *drainClient) consumeSocket(ctx context.Context, s *commandServer) {
 				}
 				break
 			}
-			var m struct {
-				EID  string
-				Body json.RawMessage
-			}
+			var m message
 			if err := json.Unmarshal(text, &m); err != nil {
 				s.Errorf("%q: %v", text, err)
 				return
 			}
 			cursor = m.EID
 			c.received[string(m.Body)] = struct{}{}
-			_ = conn.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"ack":%q}`, m.EID)) // or it is gone
+			_ = conn.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"ack":%q}`, m.EID)) // fails if the connection is gone
 		}
 		_ = conn.CloseNow()
 	}

@@ -17,43 +17,53 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// TestExampleServesWhatItSays runs example.Caddyfile as it is, but for its ports and where the admin endpoint listens.
-func TestExampleServesWhatItSays(t *testing.T) {
+// examplePorts maps each port of example.Caddyfile to the free port that a test uses instead.
+type examplePorts map[string]int
+
+// replacer replaces all ports in a text at once, because a free port may contain the digits of another port.
+func (p examplePorts) replacer() *strings.Replacer {
+	var pairs []string
+	for port, free := range p {
+		pairs = append(pairs, port, strconv.Itoa(free))
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// startExample runs example.Caddyfile. It only changes the ports and the address of the admin endpoint. It returns when
+// the public site has its certificate.
+func startExample(t *testing.T) (*testserver.Server, examplePorts) {
+	t.Helper()
 	example, err := os.ReadFile("../example.Caddyfile")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := testserver.New(t)
-	text := strings.Replace(string(example), "{\n", fmt.Sprintf("{\n\tadmin unix/%s\n", s.Socket("admin")), 1)
-	ports := map[string]string{}
-	var replacements []string
+	ports := examplePorts{}
 	for _, port := range []string{"8443", "8080", "8081", "3000"} {
-		if !strings.Contains(text, port) {
+		if !strings.Contains(string(example), port) {
 			t.Fatalf("the example has no port %s", port)
 		}
-		ports[port] = strconv.Itoa(testserver.FreePort(t))
-		replacements = append(replacements, port, ports[port])
+		ports[port] = testserver.FreePort(t)
 	}
-	// All at once: a port may have another one's digits in it.
-	s.StartFile(strings.NewReplacer(replacements...).Replace(text))
-	port, err := strconv.Atoi(ports["8443"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	awaitCertificate(t, s, "localhost", port)
+	s := testserver.New(t)
+	text := ports.replacer().Replace(string(example))
+	s.StartFile(strings.Replace(text, "{\n", fmt.Sprintf("{\n\tadmin unix/%s\n", s.Socket("admin")), 1))
+	awaitCertificate(t, s, "localhost", ports["8443"])
+	return s, ports
+}
 
-	public := &client{tb: t, base: "https://localhost:" + ports["8443"], http: &http.Client{Transport: &http.Transport{
+func TestExampleServesWhatItSays(t *testing.T) {
+	s, ports := startExample(t)
+	public := &client{tb: t, base: fmt.Sprintf("https://localhost:%d", ports["8443"]), http: &http.Client{Transport: &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: s.Roots()},
 		ForceAttemptHTTP2: true,
 	}}}
 	t.Cleanup(public.http.CloseIdleConnections)
-	private := loadClient(t, 0, false)
-	private.base = "http://127.0.0.1:" + ports["3000"]
+	private := loadClient(t, ports["3000"], false)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 
 	get := func(path string) (*http.Response, error) { return public.do(ctx, http.MethodGet, path, nil, "") }
-	// The site is the backend's …
+	// The backend serves the site …
 	for _, path := range []string{"/", "/any/other/path", "/read"} {
 		response, err := get(path)
 		if err != nil {
@@ -65,7 +75,7 @@ func TestExampleServesWhatItSays(t *testing.T) {
 			t.Errorf("%s: %s %s %q %v", path, response.Proto, response.Status, body, err)
 		}
 	}
-	// … and so is whatever only backends may do: nobody outside creates a channel, or writes.
+	// … and also the paths that only backends may use: nobody outside can create a channel or write.
 	c := private.create()
 	for _, path := range []string{"/create", "/write/" + c.ProducerAddress + "/s", "/write-batch", "/channelsExists"} {
 		if status, text, err := public.post(path, "1"); err != nil || status != http.StatusOK || text != "Hello from the backend.\n" {
@@ -73,7 +83,7 @@ func TestExampleServesWhatItSays(t *testing.T) {
 		}
 	}
 
-	// Beside it, what the backend writes is read through TLS.
+	// The same site serves reads through TLS.
 	response, err := get("/read/" + c.ConsumerAddress)
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +117,7 @@ func TestExampleServesWhatItSays(t *testing.T) {
 		t.Errorf("exists: %d %s %v", status, reply, err)
 	}
 
-	// A second reader is refused, by the site that reads only as by the other.
+	// Both sites refuse a second reader.
 	for _, site := range []*client{public, private} {
 		response, err := site.do(ctx, http.MethodGet, "/read/"+c.ConsumerAddress+"?poll=0", nil, "")
 		if err != nil {

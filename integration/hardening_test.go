@@ -1,18 +1,14 @@
 package integration
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"regexp"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,25 +16,64 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
-
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// hostileRequests is how many malformed requests the server gets.
+// hostileRequests is the least number of malformed requests that the server gets. In short mode it is a tenth of that.
 const hostileRequests = 10_000
 
+// TestMalformedRequestsHarmNobody attacks a server with malformed requests while normal clients use it. All their
+// messages are accepted and arrive. After that, the server has released what it used for the attack, and its log has no
+// faults.
 func TestMalformedRequestsHarmNobody(t *testing.T) {
+	h := startHostile(t)
+	before := h.usage()
+	var reading, writing sync.WaitGroup
+	stop := make(chan struct{})
+	clients := make([]*drainClient, 8)
+	for i := range clients {
+		c := &drainClient{channel: h.create(), received: map[string]struct{}{}}
+		clients[i] = c
+		reading.Go(func() { c.consume(t.Context(), h.commandServer, []string{"ndjson", "sse", "poll", "cursor"}[i%4]) })
+		writing.Go(func() { h.normal(c, stop) })
+	}
+	h.attackWith(48, 20*int64(len(clients)))
+	close(stop)
+	writing.Wait()
+	h.run(0, "", "drain", "--over", "0s", "--wait", "--timeout", "60s")
+	h.run(0, "", "drain", "--undo")
+	reading.Wait()
+	for _, c := range clients {
+		if len(c.accepted) < 10 || len(c.accepted) != len(c.received) {
+			t.Errorf("a channel accepted %d messages, and its consumer got %d", len(c.accepted), len(c.received))
+		}
+	}
+	t.Logf("the replies by status: %v", h.counts())
+
+	http.DefaultClient.CloseIdleConnections()
+	var after usage
+	h.Await("the server has released everything", func() bool {
+		after = h.usage()
+		return after.goroutines <= before.goroutines+5 && after.heap <= before.heap+16<<20
+	})
+	t.Logf("goroutines %d and %d after, heap %d KiB and %d KiB after", before.goroutines, after.goroutines, before.heap>>10, after.heap>>10)
+	if log := h.Log(); strings.Contains(log, "panic") || strings.Contains(log, "request failed") {
+		t.Error("the log has faults")
+	}
+}
+
+// startHostile starts a server with and without TLS, and creates a channel to attack.
+func startHostile(t *testing.T) *hostile {
+	t.Helper()
 	s := &commandServer{testserver.New(t), t, ""}
 	port, tlsPort := testserver.FreePort(t), testserver.FreePort(t)
 	s.url = fmt.Sprintf("http://127.0.0.1:%d", port)
-	// A site for any host, since most of the requests name none that is right.
-	plain := fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nmegaphone create write read exists manage health\n}\n", port)
-	secure := fmt.Sprintf("https://localhost:%d {\nbind 127.0.0.1\nmegaphone create write read exists manage health\n}", tlsPort)
-	s.Start("megaphone {\nttl 5s\nhold 1s\nmax_message_size 100KB\n}", plain+secure)
-
-	h := &hostile{
+	const directive = "megaphone create write read exists manage health"
+	// The site without TLS serves any host, because most of the requests have a wrong host.
+	secure := fmt.Sprintf("https://localhost:%d {\nbind 127.0.0.1\n%s\n}", tlsPort, directive)
+	s.Start("megaphone {\nttl 5s\nhold 1s\nmax_message_size 100KB\n}", tcpSite(port, directive)+secure)
+	awaitCertificate(t, s.Server, "localhost", tlsPort)
+	return &hostile{
 		commandServer: s,
 		plain:         fmt.Sprintf("127.0.0.1:%d", port),
 		secure:        fmt.Sprintf("localhost:%d", tlsPort),
@@ -47,342 +82,29 @@ func TestMalformedRequestsHarmNobody(t *testing.T) {
 		admin:         s.Admin(),
 		statuses:      map[int]int{},
 	}
-	s.Await("there is a certificate", func() bool {
-		conn, err := tls.Dial("tcp", h.secure, h.tls)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	})
-	var reading, writing sync.WaitGroup
-	stop := make(chan struct{})
-	before := h.usage()
-	clients := make([]*drainClient, 8)
-	for i := range clients {
-		c := &drainClient{addresses: s.create(), received: map[string]struct{}{}}
-		clients[i] = c
-		reading.Go(func() { c.consume(t.Context(), s, []string{"ndjson", "sse", "poll", "cursor"}[i%4]) })
-		writing.Go(func() { h.normal(c, stop) })
-	}
+}
 
-	var attack sync.WaitGroup
+// attackWith runs this many attackers at once. They send hostileRequests requests. They go on until the normal clients
+// have also written this many more messages, so that the test sees how the attack affects those.
+func (h *hostile) attackWith(attackers int, messages int64) {
 	var left atomic.Int64
 	left.Store(hostileRequests)
 	if testing.Short() {
 		left.Store(hostileRequests / 10)
 	}
-	// There are so many, and so long that it can be seen how the others fare.
-	enough := h.written.Load() + 20*int64(len(clients))
-	for range 48 {
+	enough := h.written.Load() + messages
+	var attack sync.WaitGroup
+	for range attackers {
 		attack.Go(func() {
-			for (left.Add(-1) >= 0 || h.written.Load() < enough) && !t.Failed() {
+			for (left.Add(-1) >= 0 || h.written.Load() < enough) && !h.Failed() {
 				h.attacks()[rand.N(len(h.attacks()))]()
 			}
 		})
 	}
 	attack.Wait()
-	close(stop)
-	writing.Wait()
-	s.run(0, "", "drain", "--over", "0s", "--wait", "--timeout", "60s")
-	s.run(0, "", "drain", "--undo")
-	reading.Wait()
-	for _, c := range clients {
-		if len(c.accepted) < 10 || len(c.accepted) != len(c.received) {
-			t.Errorf("a channel has taken %d messages, and its consumer got %d", len(c.accepted), len(c.received))
-		}
-	}
-	t.Logf("the replies by status: %v", h.counts())
-
-	http.DefaultClient.CloseIdleConnections()
-	var after usage
-	s.Await("the server has let go of everything", func() bool {
-		after = h.usage()
-		return after.goroutines <= before.goroutines+5 && after.heap <= before.heap+16<<20
-	})
-	t.Logf("goroutines %d and %d after, heap %d KiB and %d KiB after", before.goroutines, after.goroutines, before.heap>>10, after.heap>>10)
-	if log := s.Log(); strings.Contains(log, "panic") || strings.Contains(log, "request failed") {
-		t.Error("the log has faults")
-	}
 }
 
-// A hostile sends requests that no client should.
-type hostile struct {
-	*commandServer
-
-	plain, secure string
-	tls           *tls.Config
-	victim        addresses
-	admin         *http.Client
-	written       atomic.Int64 // messages of the normal clients
-
-	mu       sync.Mutex
-	statuses map[int]int
-}
-
-func (h *hostile) attacks() []func() {
-	return []func(){
-		h.mutatedBody, h.mutatedBody, h.mutatedBody, h.wrongMethod, h.strangePath, h.strangePath, h.hugeNumber, h.garbage,
-		h.garbage, h.headerFlood, h.slowBody, h.vanishing, h.badUpgrade, func() { h.resets(20) },
-	}
-}
-
-// bodies are what the parsers expect, to be spoiled.
-func (h *hostile) bodies() [][3]string {
-	write := "/write/" + h.victim.ProducerAddress + "/s"
-	return [][3]string{
-		{write, "application/json", `{"a":[1,2.5e3,"é\u00e9",null,true],"b":{"c":{}}}`},
-		{write, "text/plain", `hello`},
-		{"/write-batch", "application/json", `{"channels":["` + h.victim.ProducerAddress + `"],"messages":[{"streamId":"s","body":{"x":1}}]}`},
-		{"/channelsExists", "application/json", `{"channels":["` + h.victim.ConsumerAddress + `","main.x"]}`},
-		{"/write", "application/x-ndjson", `{"channel":"` + h.victim.ProducerAddress + `","streamId":"s","body":[1]}` + "\n{}\nnot JSON\n"},
-		{"/create", "application/json", `{"protocols":["HTTP_STREAM_SSE_V1"]}`},
-	}
-}
-
-func (h *hostile) mutatedBody() {
-	bodies := h.bodies()
-	b := bodies[rand.N(len(bodies))]
-	h.raw(request("POST", b[0], "Content-Type: "+b[1], spoil(b[2])))
-}
-
-// spoil changes a text in one of the ways that break parsers.
-func spoil(text string) string {
-	if text == "" {
-		return text
-	}
-	i := rand.N(len(text))
-	switch rand.N(8) {
-	case 0:
-		return text[:i]
-	case 1:
-		return text[:i] + string([]byte{byte(rand.N(256))}) + text[i+1:]
-	case 2:
-		return text[:i] + text + text[i:]
-	case 3:
-		return strings.Repeat("[", 1+rand.N(50_000))
-	case 4:
-		return strings.Repeat(`{"a":`, 1+rand.N(10_000)) + "1"
-	case 5:
-		return text[:i] + "\xff\xfe\x00\u2028" + text[i:]
-	case 6:
-		return text + strings.Repeat(" ", rand.N(200_000)) // over the limit half of the time
-	default:
-		return strings.ReplaceAll(text, "1", strings.Repeat("9", rand.N(50_000))+"e"+strings.Repeat("9", 9))
-	}
-}
-
-func (h *hostile) wrongMethod() {
-	methods := []string{"GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "HEAD", "BREW", "get"}
-	paths := []string{"/create", "/write/x/y", "/write", "/write-batch", "/channelsExists", "/health", "/channel/x"}
-	h.raw(request(methods[rand.N(len(methods))], paths[rand.N(len(paths))], "X: y", ""))
-}
-
-func (h *hostile) strangePath() {
-	paths := []string{
-		"/read/../../../etc/passwd", "/read/%2e%2e%2f%2e%2e%2fetc%2fpasswd", "/read/%00", "/read/main.%ff%fe", "/read//", "//read/x",
-		"/write/" + h.victim.ProducerAddress + "/", "/write/" + h.victim.ProducerAddress + "/%2f%00", "/write/a/b/c",
-		"/read/" + strings.Repeat("a", 50_000), "/read/" + h.victim.ProducerAddress, "/channel/..%2f..%2fdrain",
-		"/read/%", "/read/" + h.victim.ConsumerAddress + "%0d%0aX-Injected:%20y", "*", "http://other/create",
-		"/channel/" + h.victim.ConsumerAddress + "/../x", "/READ/x", "/write-batch/x", "/megaphone/stats", "/;/read/x",
-	}
-	method := []string{"HEAD", "POST"}[rand.N(2)] // a GET that finds no channel is answered late, on purpose
-	h.raw(request(method, paths[rand.N(len(paths))], "Content-Type: application/json", "1"))
-}
-
-func (h *hostile) hugeNumber() {
-	digits := strings.Repeat("9", 1+rand.N(400))
-	read := "/read/" + h.victim.ConsumerAddress
-	requests := []string{
-		request("GET", read+"?poll="+digits+"h", "X: y", ""),
-		request("GET", read+"?poll=-"+digits+"s", "X: y", ""),
-		request("GET", read+"?poll=0&after="+digits, "X: y", ""),
-		request("GET", read+"?poll=0", "Last-Event-ID: "+digits, ""),
-		"POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: " + digits + "\r\n\r\n",
-		"POST /write-batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9223372036854775807\r\n\r\n{}",
-		"POST /write HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n" + digits + "\r\n",
-		request("GET", "/read/x", "Accept: text/event-stream;q="+digits, ""),
-	}
-	h.raw(requests[rand.N(len(requests))])
-}
-
-func (h *hostile) garbage() {
-	switch rand.N(6) {
-	case 0:
-		noise := make([]byte, 1+rand.N(2000))
-		for i := range noise {
-			noise[i] = byte(rand.N(256))
-		}
-		h.raw(string(noise) + "\r\n\r\n")
-	case 1:
-		h.raw("GET /read/x HTTP/9.9\r\nHost: x\r\n\r\n")
-	case 2:
-		h.raw("POST /create HTTP/1.1\r\n\r\n") // no Host
-	case 3:
-		h.raw("POST /create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nzz\r\n")
-	case 4:
-		h.raw("POST /create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")
-	default:
-		h.raw("POST /create HTTP/1.0\r\nContent-Length: 2\r\nContent-Length: 3\r\nHost: x\r\n\r\n{}\r\n")
-	}
-}
-
-func (h *hostile) headerFlood() {
-	var fields strings.Builder
-	for i := range 1 + rand.N(2000) {
-		fmt.Fprintf(&fields, "X-%d: %s\r\n", i, strings.Repeat("v", rand.N(100)))
-	}
-	h.raw("POST /create HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + fields.String() + "Idempotency-Key: " + strings.Repeat("k", 5000) + "\r\n\r\n")
-}
-
-// slowBody sends a part of a body, and the rest never.
-func (h *hostile) slowBody() {
-	b := h.bodies()[rand.N(6)]
-	h.dial(func(conn net.Conn) {
-		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", b[0], b[1], len(b[2]))
-		for i := range 3 {
-			_, _ = io.WriteString(conn, b[2][i:i+1])
-			time.Sleep(20 * time.Millisecond)
-		}
-	})
-}
-
-// vanishing begins to read, and is gone.
-func (h *hostile) vanishing() {
-	h.dial(func(conn net.Conn) {
-		accept := []string{"*/*", "text/event-stream"}[rand.N(2)]
-		_, _ = io.WriteString(conn, request("GET", "/read/"+h.victim.ConsumerAddress+"?after=", "Accept: "+accept, ""))
-		if tcp, ok := conn.(*net.TCPConn); ok && rand.N(2) == 0 {
-			_ = tcp.SetLinger(0) // a reset
-		}
-	})
-}
-
-func (h *hostile) badUpgrade() {
-	key := []string{"dGhlIHNhbXBsZSBub25jZQ==", "short", ""}[rand.N(3)]
-	version := []string{"13", "12", "999999999999999999999"}[rand.N(3)]
-	upgrade := "GET /read/" + h.victim.ConsumerAddress + "?after= HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-		"Sec-WebSocket-Key: " + key + "\r\nSec-WebSocket-Version: " + version + "\r\n\r\n"
-	frames := []string{
-		"\x81\x05hello", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff....",
-		"\x89\xfe\x00\x7e....", "\x88\x80....", "\x81\x85....hello", strings.Repeat("\x01\x80....", 1000),
-	}
-	h.raw(upgrade + frames[rand.N(len(frames))])
-}
-
-// resets opens streams on one connection of HTTP/2, and resets them at once.
-func (h *hostile) resets(streams int) {
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 30 * time.Second}, "tcp", h.secure, h.tls)
-	if err != nil {
-		h.Error(err)
-		return
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
-	_, _ = io.WriteString(conn, http2.ClientPreface)
-	framer := http2.NewFramer(conn, conn)
-	_ = framer.WriteSettings()
-	var block bytes.Buffer
-	encoder := hpack.NewEncoder(&block)
-	for i := range streams {
-		block.Reset()
-		method, path := "POST", "/write/"+h.victim.ProducerAddress+"/s"
-		if i%2 == 0 {
-			method, path = "GET", "/read/"+h.victim.ConsumerAddress+"?after="
-		}
-		for _, f := range [][2]string{{":method", method}, {":scheme", "https"}, {":authority", h.secure}, {":path", path}, {"content-type", "application/json"}} {
-			_ = encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
-		}
-		id := uint32(2*i + 1)
-		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: method == "GET"})
-		if method == "POST" {
-			_ = framer.WriteData(id, false, []byte(`{"a":`))
-		}
-		_ = framer.WriteRSTStream(id, http2.ErrCodeCancel)
-	}
-	_ = framer.WritePing(false, [8]byte{})
-	for {
-		frame, err := framer.ReadFrame()
-		if err != nil {
-			return // the server has had enough, which is its right
-		}
-		if ping, ok := frame.(*http2.PingFrame); ok && ping.IsAck() {
-			return
-		}
-	}
-}
-
-func request(method, path, field, body string) string {
-	return fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s\r\nContent-Length: %d\r\n\r\n%s", method, path, field, len(body), body)
-}
-
-// dial opens a connection for a while.
-func (h *hostile) dial(use func(net.Conn)) {
-	conn, err := net.DialTimeout("tcp", h.plain, 30*time.Second)
-	if err != nil {
-		h.Error(err)
-		return
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
-	use(conn)
-}
-
-// raw sends bytes and looks at what is answered, if anything.
-func (h *hostile) raw(text string) {
-	h.dial(func(conn net.Conn) {
-		sent := make(chan struct{})
-		go func() {
-			defer close(sent)
-			_, _ = io.WriteString(conn, text)
-			if tcp, ok := conn.(*net.TCPConn); ok {
-				_ = tcp.CloseWrite()
-			}
-		}()
-		defer func() { <-sent }()
-		defer conn.Close()
-		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
-			h.count(0)
-			return
-		}
-		defer response.Body.Close()
-		body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-		h.count(response.StatusCode)
-		if response.StatusCode < 500 || ofGo(response.StatusCode, string(body)) {
-			return
-		}
-		var refused struct{ Code string }
-		_ = json.Unmarshal(body, &refused)
-		if refused.Code != "TIMEOUT" && refused.Code != "LIMIT_REACHED" {
-			h.Errorf("%.300q was answered with %d %.300s", text, response.StatusCode, body)
-		}
-	})
-}
-
-// ofGo reports whether a reply is one of Go's server, before any handler: it says 501 to an encoding that it does
-// not know, and 505 to a version.
-func ofGo(status int, body string) bool {
-	return (status == http.StatusNotImplemented || status == http.StatusHTTPVersionNotSupported) && !strings.HasPrefix(body, "{")
-}
-
-func (h *hostile) count(status int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.statuses[status]++
-}
-
-func (h *hostile) counts() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var text []string
-	for status, n := range h.statuses {
-		text = append(text, fmt.Sprintf("%d: %d", status, n))
-	}
-	slices.Sort(text)
-	return strings.Join(text, ", ")
-}
-
-// normal writes messages until it is stopped. Each must be accepted, soon.
+// normal writes messages until stop is closed. The server must accept each of them within 10 seconds.
 func (h *hostile) normal(c *drainClient, stop <-chan struct{}) {
 	header := http.Header{"Content-Type": {"application/json"}}
 	for n := 0; ; n++ {
@@ -407,7 +129,7 @@ func (h *hostile) normal(c *drainClient, stop <-chan struct{}) {
 	}
 }
 
-// A usage is what a server uses.
+// A usage says what a server uses.
 type usage struct {
 	goroutines int
 	heap       int64 // bytes in use after a garbage collection
@@ -417,31 +139,16 @@ var goroutineTotal = regexp.MustCompile(`goroutine profile: total (\d+)`)
 
 func (h *hostile) usage() (u usage) {
 	h.Helper()
-	h.fetch("/debug/pprof/heap?gc=1")
+	fetch(h.T, h.admin, "http://localhost/debug/pprof/heap?gc=1")
 	var vars struct{ Memstats runtime.MemStats }
-	if err := json.Unmarshal(h.fetch("/debug/vars"), &vars); err != nil {
+	if err := json.Unmarshal(fetch(h.T, h.admin, "http://localhost/debug/vars"), &vars); err != nil {
 		h.Fatal(err)
 	}
 	u.heap = int64(vars.Memstats.HeapAlloc)
-	total := goroutineTotal.FindSubmatch(h.fetch("/debug/pprof/goroutine?debug=1"))
+	total := goroutineTotal.FindSubmatch(fetch(h.T, h.admin, "http://localhost/debug/pprof/goroutine?debug=1"))
 	if total == nil {
-		h.Fatal("there is no goroutine profile")
+		h.Fatal("the goroutine profile has no total")
 	}
 	u.goroutines, _ = strconv.Atoi(string(total[1]))
 	return u
-}
-
-// fetch reads a page of the admin endpoint.
-func (h *hostile) fetch(path string) []byte {
-	h.Helper()
-	response, err := h.admin.Get("http://localhost" + path)
-	if err != nil {
-		h.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil || response.StatusCode != http.StatusOK {
-		h.Fatalf("%s: %s %v", path, response.Status, err)
-	}
-	return text
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// middlewares are what may stand before the handler, as directives of a site.
+// middlewares has what may come before the handler, as directives of a site.
 var middlewares = map[string]string{
 	"nothing":      "",
 	"gzip":         "encode gzip",
@@ -27,12 +27,12 @@ var middlewares = map[string]string{
 	"log":          "log {\noutput discard\n}",
 	"request-body": "request_body {\nmax_size 1MB\n}",
 	"timeouts":     "timeouts {\nread_timeout 5s\nwrite_timeout 5s 1\n}",
-	"metrics":      "", // is an option of the whole server
-	"wrapper":      "", // is one, too
+	"metrics":      "", // an option of the whole server
+	"wrapper":      "", // another option of the whole server
 }
 
-// transports are the ways to read. Each function reads a channel and writes to it, and fails unless the header and
-// each message arrive at once, which ctx bounds.
+// transports has the ways to read. Each function reads a channel and writes to it. It fails unless the header and each
+// message arrive at once. ctx limits how long that may take.
 var transports = map[string]func(context.Context, *testing.T, *client, protocol){
 	"ndjson":    readLines,
 	"sse":       readEvents,
@@ -40,11 +40,12 @@ var transports = map[string]func(context.Context, *testing.T, *client, protocol)
 	"poll":      readPoll,
 }
 
-// soon is what at once means on a machine that is busy with other things. All that buffers would last longer: reads
-// last 20 s.
+// soon is what "at once" means on a busy machine. If something buffered the messages, they would take longer, because
+// reads last 20 s.
 const soon = 10 * time.Second
 
-// Whatever stands before the handler, by whatever protocol, the header and each message of a read arrive at once.
+// TestEverythingArrivesAtOnce checks that the header and each message of a read arrive at once, whatever comes before
+// the handler, and with every protocol.
 func TestEverythingArrivesAtOnce(t *testing.T) {
 	ports := map[bool]int{true: testserver.FreePort(t), false: testserver.FreePort(t)}
 	var sites strings.Builder
@@ -54,7 +55,7 @@ func TestEverythingArrivesAtOnce(t *testing.T) {
 	}
 	const options = "servers {\nprotocols h1 h2 h2c h3\n}\n"
 	s := testserver.New(t)
-	s.Start(options, sites.String(), "GODEBUG=http2xconnect=1") // so that HTTP/2 clients may ask for WebSockets at all
+	s.Start(options, sites.String(), "GODEBUG=http2xconnect=1") // allows HTTP/2 clients to ask for WebSockets
 	roots := s.Roots()
 	test := func(middleware string) {
 		awaitCertificate(t, s, middleware+".localhost", ports[true])
@@ -90,10 +91,10 @@ func TestEverythingArrivesAtOnce(t *testing.T) {
 	test("wrapper")
 }
 
-// openRead opens a read and checks what came of it.
+// openRead opens a read and checks the header of the reply.
 func openRead(ctx context.Context, t *testing.T, c *client, p protocol, path, accept string) *bufio.Reader {
 	t.Helper()
-	// A client that would take anything compressed.
+	// The client accepts compression, which the server must not use.
 	header := http.Header{"Accept": {accept}, "Accept-Encoding": {"gzip, zstd"}}
 	response, err := c.do(ctx, http.MethodGet, path, header, "")
 	if err != nil {
@@ -148,7 +149,7 @@ func readEvents(ctx context.Context, t *testing.T, c *client, p protocol) {
 
 func readPoll(ctx context.Context, t *testing.T, c *client, p protocol) {
 	channel := c.create()
-	writing := time.AfterFunc(20*time.Millisecond, func() { // when the poll waits, most likely
+	writing := time.AfterFunc(20*time.Millisecond, func() { // the poll most likely waits by then
 		_, _, _ = c.post("/write/"+channel.ProducerAddress+"/s", "1")
 	})
 	defer writing.Stop()
@@ -171,7 +172,8 @@ func readWebSocket(ctx context.Context, t *testing.T, c *client, _ protocol) {
 	}
 }
 
-// WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are refused in words, rather than by a broken stream.
+// refuseWebSocket asks for a WebSocket over HTTP/2 or HTTP/3 (RFC 8441, RFC 9220). The server must refuse it with an
+// error message, not with a broken stream.
 func refuseWebSocket(ctx context.Context, t *testing.T, c *client, connect http.RoundTripper) {
 	channel := c.create()
 	r, err := http.NewRequestWithContext(ctx, http.MethodConnect, c.base+"/read/"+channel.ConsumerAddress, nil)

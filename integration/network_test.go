@@ -19,7 +19,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// A network is a server that is reached over TCP, with and without TLS, by clients that the network treats badly.
+// A network has a server on TCP, with and without TLS, and a bad network between the server and its clients.
 type network struct {
 	*testserver.Server
 	*testing.T
@@ -29,7 +29,7 @@ type network struct {
 	dial        func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// newNetwork starts a server with settings of the global option megaphone.
+// newNetwork starts a server. The settings go into the global option megaphone.
 func newNetwork(tb testing.TB, settings string, env ...string) *network {
 	tb.Helper()
 	n := &network{Server: testserver.New(tb), dial: new(net.Dialer).DialContext}
@@ -62,17 +62,14 @@ func (n *network) start(tb testing.TB, settings string, env ...string) {
 	})
 }
 
-// A mailbox has the addresses of a channel.
-type mailbox struct{ ProducerAddress, ConsumerAddress string }
-
-func (n *network) create(tb testing.TB) mailbox {
+func (n *network) create(tb testing.TB) channel {
 	tb.Helper()
-	var m mailbox
+	var ch channel
 	status, body := n.post(tb, "/create", "application/json", "{}")
-	if err := json.Unmarshal(body, &m); err != nil || status != http.StatusOK {
+	if err := json.Unmarshal(body, &ch); err != nil || status != http.StatusOK {
 		tb.Fatalf("create: %d %s", status, body)
 	}
-	return m
+	return ch
 }
 
 func (n *network) post(tb testing.TB, path, contentType, body string) (status int, reply []byte) {
@@ -90,20 +87,20 @@ func (n *network) post(tb testing.TB, path, contentType, body string) (status in
 	return response.StatusCode, reply
 }
 
-// write writes a message and returns the status.
-func (n *network) write(tb testing.TB, m mailbox, body string) int {
+// write writes a message. It returns the status of the reply.
+func (n *network) write(tb testing.TB, ch channel, body string) int {
 	tb.Helper()
-	status, _ := n.post(tb, "/write/"+m.ProducerAddress+"/s", "application/json", body)
+	status, _ := n.post(tb, "/write/"+ch.ProducerAddress+"/s", "application/json", body)
 	return status
 }
 
-// writeMany writes the numbers from 0 to count as messages, as fast as the consumer takes them.
-func (n *network) writeMany(tb testing.TB, m mailbox, count int) {
+// writeMany writes count messages, the numbers from 0, as fast as the consumer takes them.
+func (n *network) writeMany(tb testing.TB, ch channel, count int) {
 	tb.Helper()
 	const batch = 50
 	for i := 0; i < count; i += batch {
 		var text bytes.Buffer
-		fmt.Fprintf(&text, `{"channels":[%q],"messages":[`, m.ProducerAddress)
+		fmt.Fprintf(&text, `{"channels":[%q],"messages":[`, ch.ProducerAddress)
 		for j := i; j < i+batch; j++ {
 			fmt.Fprintf(&text, `{"streamId":"s","body":%d},`, j)
 		}
@@ -116,13 +113,7 @@ func (n *network) writeMany(tb testing.TB, m mailbox, count int) {
 	}
 }
 
-// An event is a message as a consumer gets it.
-type event struct {
-	EID  string
-	Body json.RawMessage
-}
-
-// A view is what a consumer has seen, without repeats.
+// A view has the bodies of the messages that a consumer has received, without repeats, and its cursor.
 type view struct {
 	seen   map[string]bool
 	bodies []string
@@ -131,21 +122,21 @@ type view struct {
 
 func newView() *view { return &view{seen: map[string]bool{}} }
 
-func (v *view) add(tb testing.TB, line []byte) event {
+func (v *view) add(tb testing.TB, line []byte) message {
 	tb.Helper()
-	var e event
-	if err := json.Unmarshal(line, &e); err != nil {
+	var m message
+	if err := json.Unmarshal(line, &m); err != nil {
 		tb.Fatalf("%q: %v", line, err)
 	}
-	v.cursor = e.EID
-	if !v.seen[e.EID] {
-		v.seen[e.EID] = true
-		v.bodies = append(v.bodies, string(e.Body))
+	v.cursor = m.EID
+	if !v.seen[m.EID] {
+		v.seen[m.EID] = true
+		v.bodies = append(v.bodies, string(m.Body))
 	}
-	return e
+	return m
 }
 
-// isWhole checks that the view is the numbers from 0 to count, in order.
+// isWhole checks that the view has exactly count messages, the numbers from 0, in order.
 func (v *view) isWhole(tb testing.TB, count int) {
 	tb.Helper()
 	for i, body := range v.bodies {
@@ -158,14 +149,17 @@ func (v *view) isWhole(tb testing.TB, count int) {
 	}
 }
 
-// plainConnections are the ways a plain reader is connected by.
-var plainConnections = map[string]struct{ secure, http2 bool }{
+// A connection says how a plain reader connects.
+type connection struct{ secure, http2 bool }
+
+// plainConnections has all ways to connect a plain reader.
+var plainConnections = map[string]connection{
 	"HTTP/1.1": {false, false},
 	"TLS":      {true, false},
 	"HTTP/2":   {true, true},
 }
 
-// A link is a client's connection, on which nothing is read while it is stalled, and which can be reset.
+// A link is a client's connection. A test can stall it, so that the client reads nothing, and can reset it.
 type link struct {
 	*net.TCPConn
 
@@ -174,16 +168,16 @@ type link struct {
 	stuck bool
 }
 
-// A linkClient is an HTTP client with links.
+// A linkClient is an HTTP client whose connections are links.
 type linkClient struct {
 	*http.Client
 
-	link atomic.Pointer[link] // the newest
+	link atomic.Pointer[link] // the newest link
 }
 
 const smallBuffer = 16 << 10
 
-// linkClient returns a client whose machine has little room for what it does not read.
+// linkClient returns a client whose machine buffers only little unread data.
 func (n *network) linkClient(tb testing.TB, http2 bool) *linkClient {
 	tb.Helper()
 	c := &linkClient{}
@@ -220,7 +214,7 @@ func (l *link) Read(p []byte) (int, error) {
 	return l.TCPConn.Read(p)
 }
 
-// stall stops reading, or goes on.
+// stall makes the client stop reading, or go on.
 func (l *link) stall(stuck bool) {
 	l.mu.Lock()
 	l.stuck = stuck
@@ -228,14 +222,14 @@ func (l *link) stall(stuck bool) {
 	l.moves.Broadcast()
 }
 
-// reset breaks the connection as a crash does.
+// reset breaks the connection as a crash of the client does.
 func (l *link) reset() {
 	_ = l.SetLinger(0)
 	l.Close()
 	l.stall(false)
 }
 
-// open begins a read, and returns when the header of its reply is there.
+// open begins a read. It returns when the header of the reply has arrived.
 func open(tb testing.TB, c *http.Client, url string) *http.Response {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
@@ -252,15 +246,44 @@ func open(tb testing.TB, c *http.Client, url string) *http.Response {
 	return response
 }
 
-// drain polls until there is nothing more, and adds it to the view.
-func (n *network) drain(tb testing.TB, m mailbox, v *view) {
+// openAccepted is like open, but the server must accept the read.
+func openAccepted(tb testing.TB, c *http.Client, url string) *http.Response {
+	tb.Helper()
+	response := open(tb, c, url)
+	if response.StatusCode != http.StatusOK {
+		tb.Fatalf("%s: %s", url, response.Status)
+	}
+	return response
+}
+
+// plainReader begins a plain read. It returns the link of the read, on which the test reads nothing.
+func (n *network) plainReader(tb testing.TB, ch channel, how connection) *link {
+	tb.Helper()
+	client, url := n.linkClient(tb, how.http2), n.http
+	if how.secure {
+		url = n.https
+	}
+	response := openAccepted(tb, client.Client, url+"/read/"+ch.ConsumerAddress)
+	if (response.ProtoMajor == 2) != how.http2 {
+		tb.Fatal(response.Proto)
+	}
+	return client.link.Load()
+}
+
+// stalledReader begins a plain read and stalls it.
+func (n *network) stalledReader(tb testing.TB, ch channel, how connection) *link {
+	tb.Helper()
+	l := n.plainReader(tb, ch, how)
+	l.stall(true)
+	return l
+}
+
+// pollAll polls until nothing is left, and adds the messages to the view.
+func (n *network) pollAll(tb testing.TB, ch channel, v *view) {
 	tb.Helper()
 	query := ""
 	for {
-		response := open(tb, n.producer, n.http+"/read/"+m.ConsumerAddress+"?poll=100ms"+query)
-		if response.StatusCode != http.StatusOK {
-			tb.Fatalf("poll: %s", response.Status)
-		}
+		response := openAccepted(tb, n.producer, n.http+"/read/"+ch.ConsumerAddress+"?poll=100ms"+query)
 		scanner := bufio.NewScanner(response.Body)
 		scanner.Buffer(nil, 1<<20)
 		got := false

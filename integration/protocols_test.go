@@ -16,14 +16,15 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// A protocol is a version of HTTP as a client speaks it.
+// A protocol is a version of HTTP, as a client uses it.
 type protocol struct {
 	name  string
 	major int
 	tls   bool
-	// roundTripper returns how requests are sent, to the address whatever the host of their URL is.
+	// roundTripper returns what sends requests. It sends them to the address, whatever the host in their URL.
 	roundTripper func(t *testing.T, address string, roots *x509.CertPool) http.RoundTripper
-	// connect is the same for extended CONNECT requests (RFC 8441), which net/http does not send. nil: there are none.
+	// connect is the same for extended CONNECT requests (RFC 8441), which net/http does not send. It is nil if the
+	// protocol has none.
 	connect func(t *testing.T, address string, roots *x509.CertPool) http.RoundTripper
 }
 
@@ -50,7 +51,7 @@ func tcpTransport(enable func(*http.Protocols, bool)) func(*testing.T, string, *
 	}
 }
 
-// http2Transport is for extended CONNECT, which [http.Transport] does not send.
+// http2Transport returns a transport for extended CONNECT requests, which [http.Transport] does not send.
 func http2Transport(encrypted bool) func(*testing.T, string, *x509.CertPool) http.RoundTripper {
 	return func(t *testing.T, address string, roots *x509.CertPool) http.RoundTripper {
 		t.Helper()
@@ -81,7 +82,7 @@ func http3Transport(t *testing.T, address string, roots *x509.CertPool) http.Rou
 	return transport
 }
 
-// client returns a client for the site of a host.
+// client returns a client for the site of a host. ports has the port with TLS (true) and the one without (false).
 func (p protocol) client(t *testing.T, host string, ports map[bool]int, roots *x509.CertPool) *client {
 	t.Helper()
 	scheme := map[bool]string{true: "https", false: "http"}[p.tls]
@@ -94,7 +95,7 @@ func (p protocol) client(t *testing.T, host string, ports map[bool]int, roots *x
 
 func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// awaitCertificate waits until a site has its certificate, which it gets after it has begun to serve.
+// awaitCertificate waits until a site has its certificate. A site gets it only after it has begun to serve.
 func awaitCertificate(t *testing.T, s *testserver.Server, host string, port int) {
 	t.Helper()
 	dialer := tls.Dialer{Config: &tls.Config{RootCAs: s.Roots(), ServerName: host}}

@@ -3,26 +3,22 @@ package integration
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"reflect"
 	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
 	_ "github.com/caddy-megaphone/megaphone"
-	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// readmeBlock returns the first fenced block of a language in the README.
+// readmeBlock returns the README's first fenced block in a language.
 func readmeBlock(t *testing.T, language string) string {
 	t.Helper()
 	readme, err := os.ReadFile("../README.md")
@@ -49,7 +45,7 @@ func TestReadmeShowsTheSameConfigurationTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(fromCaddyfile, fromJSON) {
-		t.Errorf("the README's JSON differs from its Caddyfile, which is\n%s", adapted)
+		t.Errorf("the README's JSON differs from its Caddyfile, which adapts to\n%s", adapted)
 	}
 }
 
@@ -59,30 +55,12 @@ func TestReadmeTourRunsAsItStands(t *testing.T) {
 			t.Skipf("%s is not installed", tool)
 		}
 	}
-	example, err := os.ReadFile("../example.Caddyfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := testserver.New(t)
-	// Nothing is changed but the ports, and where certificates are kept.
-	site := fmt.Sprint(testserver.FreePort(t))
-	ports := strings.NewReplacer(
-		"8443", site, "3000", fmt.Sprint(testserver.FreePort(t)),
-		"8081", fmt.Sprint(testserver.FreePort(t)), "8080", fmt.Sprint(testserver.FreePort(t)))
-	s.StartFile(strings.Replace(ports.Replace(string(example)), "{\n", fmt.Sprintf("{\n\tadmin unix/%s\n", s.Socket("admin")), 1))
-	s.Await("the site has its certificate", func() bool {
-		dialer := tls.Dialer{Config: &tls.Config{RootCAs: s.Roots()}}
-		conn, err := dialer.DialContext(t.Context(), "tcp", "localhost:"+site)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	_, ports := startExample(t)
 
-	// The reader is ended once it has the message, instead of after its 20 seconds.
+	// The test ends the reader once it has the message, instead of waiting for its 20 seconds.
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-c", ports.Replace(readmeBlock(t, "sh"))+"\nread; kill %1\n")
+	cmd := exec.CommandContext(ctx, "bash", "-c", ports.replacer().Replace(readmeBlock(t, "sh"))+"\nread; kill %1\n")
 	input, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

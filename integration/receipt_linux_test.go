@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Plain readers know of no cursors, so what the server lets go must have reached their machine (protocol.md 2.1).
+// Plain readers do not know cursors. So the server may only release messages that have reached the reader's machine
+// (protocol.md 2.1).
 
-// flood writes numbers as messages of about a kilobyte, as fast as it can, until they are held. It returns how many
-// were accepted.
-func (n *network) flood(tb testing.TB, m mailbox) int {
+// flood writes numbered messages of about a kilobyte as fast as it can, until the server holds and then refuses them.
+// It returns how many the server has accepted.
+func (n *network) flood(tb testing.TB, ch channel) int {
 	tb.Helper()
 	var number, accepted atomic.Int64
 	var all sync.WaitGroup
@@ -23,7 +24,7 @@ func (n *network) flood(tb testing.TB, m mailbox) int {
 		all.Go(func() {
 			for {
 				body := fmt.Sprintf(`{"n":%d,"text":%q}`, number.Add(1), strings.Repeat("x", 1000))
-				if status := n.write(tb, m, body); status != http.StatusCreated {
+				if status := n.write(tb, ch, body); status != http.StatusCreated {
 					if status != http.StatusServiceUnavailable {
 						tb.Errorf("write: %d", status)
 					}
@@ -38,7 +39,7 @@ func (n *network) flood(tb testing.TB, m mailbox) int {
 }
 
 func TestAStalledPlainReaderLosesNothing(t *testing.T) {
-	const held = 100 + 100 // buffer and window
+	const capacity = 100 + 100 // buffer and window
 	for name, connection := range plainConnections {
 		for end, test := range map[string]struct {
 			settings string
@@ -55,31 +56,22 @@ func TestAStalledPlainReaderLosesNothing(t *testing.T) {
 			t.Run(name+" "+end, func(t *testing.T) {
 				t.Parallel()
 				n := newNetwork(t, "hold 300ms\n"+test.settings)
-				m := n.create(t)
-				url := n.http
-				if connection.secure {
-					url = n.https
-				}
-				client := n.linkClient(t, connection.http2)
-				response := open(t, client.Client, url+"/read/"+m.ConsumerAddress)
-				if response.StatusCode != http.StatusOK || (response.ProtoMajor == 2) != connection.http2 {
-					t.Fatalf("%s %s", response.Status, response.Proto)
-				}
-				l := client.link.Load()
-				l.stall(true)
-				accepted := n.flood(t, m)
-				// What was accepted beyond buffer and window is on the client's machine, which may not lose it.
+				ch := n.create(t)
+				l := n.stalledReader(t, ch, connection)
+				accepted := n.flood(t, ch)
+				// Buffer and window hold capacity messages. All other accepted messages must be on the client's
+				// machine, which may not lose them.
 				unread := l.unread(t)
 				most := unread/1000 + 1
-				if accepted < held || accepted > held+most {
-					t.Errorf("%d messages were accepted with %d bytes received", accepted, unread)
+				if accepted < capacity || accepted > capacity+most {
+					t.Errorf("the server accepted %d messages, but the client's machine has only %d bytes", accepted, unread)
 				}
 				test.end(t, n, l)
 				v := newView()
-				n.awaitFree(t, m)
-				n.drain(t, m, v)
+				n.awaitFree(t, ch)
+				n.pollAll(t, ch, v)
 				if missing := accepted - len(v.bodies); missing > most {
-					t.Errorf("%d of %d messages are missing, %d may be on the client's machine", missing, accepted, most)
+					t.Errorf("%d of %d messages are missing; at most %d can be on the client's machine", missing, accepted, most)
 				}
 				l.reset()
 			})
@@ -88,16 +80,16 @@ func TestAStalledPlainReaderLosesNothing(t *testing.T) {
 }
 
 // awaitFree waits until the channel has no reader.
-func (n *network) awaitFree(tb testing.TB, m mailbox) {
+func (n *network) awaitFree(tb testing.TB, ch channel) {
 	tb.Helper()
 	n.Await("the channel is free", func() bool {
-		response := open(tb, n.producer, n.http+"/read/"+m.ConsumerAddress+"?poll=0")
+		response := open(tb, n.producer, n.http+"/read/"+ch.ConsumerAddress+"?poll=0")
 		response.Body.Close()
 		return response.StatusCode == http.StatusOK
 	})
 }
 
-// unread is how many bytes the client's machine has received that the client has not read.
+// unread returns how many bytes the client's machine has received and the client has not read.
 func (l *link) unread(tb testing.TB) (n int) {
 	tb.Helper()
 	raw, err := l.SyscallConn()

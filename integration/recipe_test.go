@@ -22,19 +22,19 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// A recipe is a page of docs/recipes. Its configurations and commands run as they stand, but for ports and paths.
+// A recipe is a page of docs/recipes. Its configurations and commands run unchanged, except for ports and paths.
 type recipe struct {
 	*testing.T
 
 	text    string
-	dir     string // HOME of the sessions, and their working directory
+	dir     string // HOME and the working directory of the sessions
 	ports   *strings.Replacer
-	https   int // where sites with a name listen
+	https   int // the port of the sites with a name
 	backend *backend
 	env     []string
 }
 
-// openRecipe reads a page, and starts the backend that it presumes.
+// openRecipe reads a page. It also starts the backend that the page assumes.
 func openRecipe(t *testing.T, name string) *recipe {
 	t.Helper()
 	text, err := os.ReadFile("../docs/recipes/" + name + ".md")
@@ -55,7 +55,7 @@ func openRecipe(t *testing.T, name string) *recipe {
 	return r
 }
 
-// blocks returns the fenced blocks of a kind in a page.
+// blocks returns the fenced blocks of one kind in a page.
 func blocks(page, kind string) []string {
 	var blocks []string
 	for _, match := range regexp.MustCompile("(?ms)^```"+kind+"\n(.*?)^```$").FindAllStringSubmatch(page, -1) {
@@ -64,20 +64,21 @@ func blocks(page, kind string) []string {
 	return blocks
 }
 
-// block returns the block of a kind that comes after so many others.
+// block returns a block of one kind, which comes after this many others of that kind.
 func (r *recipe) block(kind string, after int) string {
 	r.Helper()
 	blocks := blocks(r.text, kind)
 	if len(blocks) <= after {
-		r.Fatalf("the page has %d blocks of %s", len(blocks), kind)
+		r.Fatalf("the page has only %d blocks of %s", len(blocks), kind)
 	}
 	return r.ports.Replace(blocks[after])
 }
 
-// setenv sets a variable of the environment of all sessions and servers.
+// setenv sets an environment variable for all sessions and servers.
 func (r *recipe) setenv(name, value string) { r.env = append(r.env, name+"="+value) }
 
-// start runs a configuration of the page. Its sites get certificates that sessions trust.
+// start runs a configuration of the page, which comes after this many others. The sessions trust the certificates of
+// its sites.
 func (r *recipe) start(after int) *testserver.Server {
 	r.Helper()
 	sites, options := r.block("caddyfile", after), ""
@@ -88,15 +89,7 @@ func (r *recipe) start(after int) *testserver.Server {
 	s.Start(fmt.Sprintf("https_port %d\nhttp_port %d\ndefault_bind 127.0.0.1\n%s", r.https, testserver.FreePort(r), options), sites, r.env...)
 	hosts := regexp.MustCompile(`(?m)^(\w+\.example\.com) \{`).FindAllStringSubmatch(sites, -1)
 	for _, host := range hosts {
-		s.Await(host[1]+" has its certificate", func() bool {
-			conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", r.https))
-			if err != nil {
-				return false
-			}
-			defer conn.Close()
-			client := tls.Client(conn, &tls.Config{RootCAs: s.Roots(), ServerName: host[1]})
-			return client.HandshakeContext(r.Context()) == nil
-		})
+		awaitCertificate(r.T, s, host[1], r.https)
 	}
 	if len(hosts) > 0 {
 		curlrc := fmt.Sprintf("connect-to = \":443:127.0.0.1:%d\"\ncacert = \"%s\"\n", r.https, filepath.Join(s.Dir, "storage/pki/authorities/local/root.crt"))
@@ -107,7 +100,7 @@ func (r *recipe) start(after int) *testserver.Server {
 	return s
 }
 
-// run runs a block of commands and returns what they say.
+// run runs a block of commands and returns their output.
 func (r *recipe) run(commands string) string {
 	r.Helper()
 	for _, tool := range []string{"bash", "curl"} {
@@ -126,7 +119,7 @@ func (r *recipe) run(commands string) string {
 	return string(output)
 }
 
-// session runs the page's session, in whose output these patterns must be found, one after the other.
+// session runs the page's session. Its output must match these patterns, one after the other.
 func (r *recipe) session(patterns ...string) {
 	r.Helper()
 	output := r.run(r.block("sh", 0))
@@ -140,7 +133,7 @@ func (r *recipe) session(patterns ...string) {
 	}
 }
 
-// client returns a client that finds the page's sites, and trusts them.
+// client returns a client that reaches the page's sites and trusts them.
 func (r *recipe) client(s *testserver.Server, certificates ...tls.Certificate) *http.Client {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -155,7 +148,8 @@ func (r *recipe) client(s *testserver.Server, certificates ...tls.Certificate) *
 	return &http.Client{Transport: transport}
 }
 
-// get sends a request whose header is given as pairs, and returns the reply, which ends with the test.
+// get sends a request. The header is a list of names and values in turn. The body of the reply is closed when the test
+// ends.
 func (r *recipe) get(client *http.Client, url string, header ...string) *http.Response {
 	r.Helper()
 	ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
@@ -175,7 +169,7 @@ func (r *recipe) get(client *http.Client, url string, header ...string) *http.Re
 	return response
 }
 
-// wantStatus checks the status of a request as get sends it.
+// wantStatus sends a request like get and checks the status of the reply.
 func (r *recipe) wantStatus(status int, client *http.Client, url string, header ...string) {
 	r.Helper()
 	if response := r.get(client, url, header...); response.StatusCode != status {
@@ -184,13 +178,13 @@ func (r *recipe) wantStatus(status int, client *http.Client, url string, header 
 	}
 }
 
-// line returns the next line of a reply that begins with the prefix.
+// line returns the rest of the next line that begins with the prefix, without surrounding spaces.
 func (r *recipe) line(body *bufio.Reader, prefix string) string {
 	r.Helper()
 	for {
 		line, err := body.ReadString('\n')
 		if err != nil {
-			r.Fatalf("no line with %q: %v", prefix, err)
+			r.Fatalf("no line begins with %q: %v", prefix, err)
 		}
 		if rest, ok := strings.CutPrefix(line, prefix); ok {
 			return strings.TrimSpace(rest)
@@ -198,27 +192,25 @@ func (r *recipe) line(body *bufio.Reader, prefix string) string {
 	}
 }
 
-// A backend stands in for an application: it has a channel for each of its users.
+// A backend stands in for an application. It has a channel for each user's session.
 type backend struct {
 	*httptest.Server
 
 	t       *testing.T
-	private string // the site on which it creates channels and writes
+	private string // the URL of the site where it creates channels and writes
 
 	mu       sync.Mutex
-	channels map[string]backendChannel // by the session's cookie
+	channels map[string]channel // by the value of the session cookie
 }
 
-type backendChannel struct{ ProducerAddress, ConsumerAddress string }
-
 func newBackend(t *testing.T, private string) *backend {
-	b := &backend{t: t, private: private, channels: map[string]backendChannel{}}
+	b := &backend{t: t, private: private, channels: map[string]channel{}}
 	b.Server = httptest.NewServer(b)
 	t.Cleanup(b.Close)
 	return b
 }
 
-// ServeHTTP answers the requests that the recipes speak of.
+// ServeHTTP answers the requests that the recipes use.
 func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	session, err := r.Cookie("session")
 	if err != nil {
@@ -247,8 +239,8 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// channel returns the channel of a session, and creates it if there is none.
-func (b *backend) channel(session string) backendChannel {
+// channel returns the channel of a session. It creates the channel if there is none.
+func (b *backend) channel(session string) channel {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	channel, ok := b.channels[session]
@@ -267,7 +259,7 @@ func (b *backend) channel(session string) backendChannel {
 	return channel
 }
 
-func (b *backend) write(channel backendChannel, body string) {
+func (b *backend) write(channel channel, body string) {
 	response, err := http.Post(b.private+"/write/"+channel.ProducerAddress+"/chat", "application/json", strings.NewReader(body))
 	if err != nil {
 		b.t.Error(err)

@@ -63,7 +63,7 @@ func TestRecipeForwardAuth(t *testing.T) {
 	channel := r.backend.channel("alice")
 	read := site + "/read/" + channel.ConsumerAddress
 	stream := bufio.NewReader(r.get(client, read+"?after=", "Cookie", "session=alice", "Accept", events).Body)
-	r.line(stream, "data: ") // what the session has read, without a cursor
+	r.line(stream, "data: ") // the message that the session has read without a cursor
 	r.backend.write(channel, "1")
 	if data := r.line(stream, "data: "); !strings.HasSuffix(data, `"body":1}`) {
 		t.Error(data)
@@ -101,7 +101,7 @@ func TestRecipeOwnAddress(t *testing.T) {
 			t.Fatalf("%s: %s", url, response.Status)
 		}
 		if strings.Contains(fmt.Sprint(response.Header), channel.ConsumerAddress) {
-			t.Errorf("the reply's header tells the address: %v", response.Header)
+			t.Errorf("the reply's header has the address: %v", response.Header)
 		}
 		return bufio.NewReader(response.Body)
 	}
@@ -132,13 +132,13 @@ func TestRecipeOwnAddress(t *testing.T) {
 		t.Errorf("%s %v", text, err)
 	}
 
-	// There is no second endpoint, and no header of a client opens anything.
+	// There is no other endpoint, and a header from the client gives no access.
 	r.wantStatus(404, client, site+"/read/"+channel.ConsumerAddress, "Cookie", "session=bob")
 	r.wantStatus(200, client, site+"/", "Cookie", "session=alice", "Megaphone-Channel", channel.ConsumerAddress)
 	r.wantStatus(401, client, site+"/events", "Megaphone-Channel", channel.ConsumerAddress)
-	s.Await("the access log tells of the reads", func() bool { return strings.Contains(s.Log(), `"uri":"/events?after=`) })
+	s.Await("the access log has the reads", func() bool { return strings.Contains(s.Log(), `"uri":"/events?after=`) })
 	if log := regexp.MustCompile(`"Megaphone-Channel":\["[^"]*"\]|"uri":"/read/[^"]*"`).ReplaceAllString(s.Log(), ""); strings.Contains(log, channel.ConsumerAddress) {
-		t.Error("the log tells the address") // other than what this test has sent itself
+		t.Error("the log has the address") // apart from what this test has sent itself
 	}
 }
 
@@ -170,7 +170,7 @@ func TestRecipeClientCertificates(t *testing.T) {
 	s := r.start(0)
 	r.session(`\{"status":"OK"\}`, hello, "^\nrefused\n$")
 
-	// Neither a certificate of another authority lets in, nor the name of another site.
+	// A certificate of another authority gives no access. Neither does the name of another site.
 	r.run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj '/CN=billing' -keyout stranger.key -out stranger.pem")
 	stranger, err := tls.LoadX509KeyPair(filepath.Join(r.dir, "stranger.pem"), filepath.Join(r.dir, "stranger.key"))
 	if err != nil {
@@ -178,7 +178,7 @@ func TestRecipeClientCertificates(t *testing.T) {
 	}
 	if response, err := r.client(s, stranger).Post("https://producers.example.com/create", "", nil); err == nil {
 		response.Body.Close()
-		t.Errorf("a stranger's certificate: %s", response.Status)
+		t.Errorf("with a stranger's certificate: %s", response.Status)
 	}
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, site+"/create", nil)
 	if err != nil {
@@ -191,7 +191,7 @@ func TestRecipeClientCertificates(t *testing.T) {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusMisdirectedRequest {
-		t.Errorf("by way of another site: %s", response.Status)
+		t.Errorf("through another site: %s", response.Status)
 	}
 }
 
@@ -208,7 +208,7 @@ func TestRecipeSeveralServers(t *testing.T) {
 	exchange := func(agent string) string {
 		return `(?s)(\{"status":"OK"\}\{"failures":\[\]\}\{[^\n]*"body":"to ` + agent + `"\}\n\{[^\n]*"body":"batch"\}\n)`
 	}
-	// The channels are created on the servers in turn, beginning with any.
+	// The servers create the channels in turn. Any server may be the first.
 	output := r.run(r.block("sh", 0))
 	for _, agent := range []string{"a", "b"} {
 		if !regexp.MustCompile(exchange(agent)).MatchString(output) {
@@ -217,16 +217,16 @@ func TestRecipeSeveralServers(t *testing.T) {
 	}
 
 	client := r.client(front)
-	var channels []backendChannel // of a, then of b
+	var channels []channel // of a, then of b
 	for _, session := range []string{"alice", "bob"} {
 		channels = append(channels, r.backend.channel(session))
 	}
-	slices.SortFunc(channels, func(x, y backendChannel) int { return strings.Compare(x.ConsumerAddress, y.ConsumerAddress) })
+	slices.SortFunc(channels, func(x, y channel) int { return strings.Compare(x.ConsumerAddress, y.ConsumerAddress) })
 	for _, channel := range channels {
 		stream := bufio.NewReader(r.get(client, site+"/read/"+channel.ConsumerAddress, "Accept", events).Body)
 		r.line(stream, "retry: ")
 		r.backend.write(channel, "1")
-		r.line(stream, "data: ") // at once, though the front is in between
+		r.line(stream, "data: ") // at once, despite the front server in between
 		conn, _, err := websocket.Dial(t.Context(), site+"/read/"+channel.ConsumerAddress+"?after=", &websocket.DialOptions{HTTPClient: client})
 		if err != nil {
 			t.Fatal(err)
@@ -237,7 +237,7 @@ func TestRecipeSeveralServers(t *testing.T) {
 		conn.CloseNow()
 	}
 
-	// A batch that was not split is not lost silently.
+	// If a batch is not split, the server reports the messages that it cannot deliver.
 	batch := fmt.Sprintf(`{"channels":[%q,%q],"messages":[{"streamId":"chat","body":2}]}`, channels[0].ProducerAddress, channels[1].ProducerAddress)
 	response, err := http.Post(r.backend.private+"/a/write-batch", "application/json", strings.NewReader(batch))
 	if err != nil {
@@ -250,9 +250,9 @@ func TestRecipeSeveralServers(t *testing.T) {
 	}
 	r.wantStatus(404, client, site+"/read/c.x?poll=0")
 	r.wantStatus(404, client, site+"/read/nothing?poll=0")
-	r.wantStatus(401, client, site+"/create") // goes to the application, which wants a session
+	r.wantStatus(401, client, site+"/create") // goes to the application, which asks for a session
 
-	// When a server is gone, channels are created on the other.
+	// When a server is down, the other one creates the channels.
 	agents["a"].Stop()
 	for i := range 4 {
 		if channel := r.backend.channel(fmt.Sprint("user ", i)); !strings.HasPrefix(channel.ConsumerAddress, "b.") {
@@ -328,7 +328,7 @@ http {
 	}
 	r.session(`\{"status":"OK"\}`, "data: "+hello)
 
-	// Each message comes at once, on every transport, and the header before there is any.
+	// On every transport, the header arrives before there is a message, and each message arrives at once.
 	read := "http://" + address + "/read/"
 	for _, accept := range []string{events, "application/x-ndjson"} {
 		channel := r.backend.channel(accept)

@@ -17,28 +17,29 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// Producers and consumers do not notice reloads: every request gets its answer, and every message arrives, in order,
-// once after dropping repeats. The listener wrapper sees to the requests.
+// TestReloadUnderFullLoad checks that producers and consumers do not notice reloads. Every request gets its answer.
+// Every message arrives in order, and once after dropping repeats. The listener wrapper takes care of the requests.
 func TestReloadUnderFullLoad(t *testing.T) {
 	reloadUnderFullLoad(t, "servers {\nlistener_wrappers {\nmegaphone\n}\n}", func(c *client) sender { return c.do })
 }
 
-// Without the listener wrapper, net/http closes connections without an answer when it reads a request after a server has
-// begun to shut down, and Linux those that wait to be accepted. Such a request is sent again here, as HTTP lets clients
-// do with what is safe to repeat (RFC 9110, 9.2.2): reads, and writes with a key. All else holds.
+// TestReloadUnderFullLoadWithoutTheListenerWrapper does the same without the listener wrapper. If net/http reads a
+// request after its server has begun to shut down, it closes the connection without an answer. Linux closes connections
+// that nobody has accepted yet. The client repeats such requests if that is safe: reads, and writes with a key. HTTP
+// allows that (RFC 9110, 9.2.2). Everything else holds as with the wrapper.
 func TestReloadUnderFullLoadWithoutTheListenerWrapper(t *testing.T) {
 	reloadUnderFullLoad(t, "", func(c *client) sender { return c.insist })
 }
 
-// A sender is how a client sends one.
+// A sender sends a request, as client.do does.
 type sender func(ctx context.Context, method, path string, header http.Header, body string) (*http.Response, error)
 
 func reloadUnderFullLoad(t *testing.T, options string, send func(*client) sender) {
 	const channels, reloads = 200, 20
 	s := testserver.New(t)
 	port := testserver.FreePort(t)
-	site := fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nmegaphone\n}", port)
-	settings := func(i int) string { // differ each time, or the reload would be none
+	site := tcpSite(port, "megaphone")
+	settings := func(i int) string { // differs each time, because Caddy ignores a reload without a change
 		return fmt.Sprintf("%s\nmegaphone {\nread_duration 500ms\nbuffer %d\n}", options, 100+i%2)
 	}
 	s.Start(settings(0), site)
@@ -51,7 +52,7 @@ func reloadUnderFullLoad(t *testing.T, options string, send func(*client) sender
 	var done sync.WaitGroup
 	var messages atomic.Int64
 	for i := range channels {
-		// Half of the producers open a connection for each request, the other half keep theirs; so do consumers.
+		// Half of the producers open a connection for each request. The other half keep theirs. Consumers do the same.
 		producer, consumer := keeps, opens
 		if i%2 == 0 {
 			producer = opens
@@ -84,13 +85,13 @@ func reloadUnderFullLoad(t *testing.T, options string, send func(*client) sender
 	}
 	stop.Store(true)
 	done.Wait()
-	t.Logf("%d messages, %d requests sent again", messages.Load(), keeps.again.Load()+opens.again.Load())
+	t.Logf("%d messages, %d repeated requests", messages.Load(), keeps.again.Load()+opens.again.Load())
 	if messages.Load() < channels*reloads {
-		t.Errorf("only %d messages were sent", messages.Load())
+		t.Errorf("only %d messages have arrived", messages.Load())
 	}
 }
 
-// loadClient returns a client for many connections at once.
+// loadClient returns a client for many connections at once. If closes is set, each request has its own connection.
 func loadClient(t *testing.T, port int, closes bool) *client {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{}).DialContext,
@@ -101,7 +102,8 @@ func loadClient(t *testing.T, port int, closes bool) *client {
 	return &client{tb: t, http: &http.Client{Transport: transport}, base: fmt.Sprintf("http://127.0.0.1:%d", port)}
 }
 
-// insist sends a request again when its connection was closed before there was an answer, for about a second.
+// insist sends a request. If the connection closes before there is an answer, it repeats the request for about a
+// second.
 func (c *client) insist(ctx context.Context, method, path string, header http.Header, body string) (*http.Response, error) {
 	for tries := 1; ; tries++ {
 		response, err := c.do(ctx, method, path, header, body)
@@ -113,7 +115,8 @@ func (c *client) insist(ctx context.Context, method, path string, header http.He
 	}
 }
 
-// produce writes one message after the other, with a key if they are to be safe to repeat, and returns how many.
+// produce writes one message after the other until stop is set. If keys is set, each has a key, so that repeating it is
+// safe. produce returns how many messages it has written.
 func produce(ctx context.Context, send sender, to channel, keys bool, stop *atomic.Bool) (n int, err error) {
 	for ; !stop.Load(); n++ {
 		header := http.Header{"Content-Type": {"application/json"}}
@@ -133,7 +136,7 @@ func produce(ctx context.Context, send sender, to channel, keys bool, stop *atom
 	return n, nil
 }
 
-// consume reads again and again, until it has as many messages as were written.
+// consume reads again and again until it has all written messages. It returns how many it has.
 func consume(ctx context.Context, send sender, from channel, written <-chan int) (int, error) {
 	consumer := newConsumer()
 	total := -1
@@ -157,7 +160,7 @@ func consume(ctx context.Context, send sender, from channel, written <-chan int)
 		}
 	}
 	if consumer.next != total {
-		return consumer.next, fmt.Errorf("%d messages were written", total)
+		return consumer.next, fmt.Errorf("the producer wrote only %d messages", total)
 	}
 	return consumer.next, nil
 }

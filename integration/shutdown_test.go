@@ -24,24 +24,24 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// On SIGTERM, with the grace period of a server that has set none, which is for ever: every open read ends cleanly,
-// every held write gets its answer, and the process is gone within a second. That holds for reads whose handlers wait, as
-// they do when metrics observe them, and for those that were taken over from net/http.
+// TestShutdownAnswersEverybodyAtOnce sends SIGTERM to a server without a grace period, so the grace period is
+// unlimited. Every open read ends cleanly, every held write gets its answer, and the process ends within a second. That
+// holds for reads whose handlers wait, as they do when metrics observe them, and for reads on hijacked connections.
 func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
-	for name, listen := range map[string]func(s *testserver.Server) (options, bind, network, address string){
-		"Unix socket with metrics": func(s *testserver.Server) (options, bind, network, address string) {
-			return "metrics", "http:// {\nbind unix/" + s.Socket("site"), "unix", s.Socket("site")
+	for name, listen := range map[string]func(s *testserver.Server) (options, site, network, address string){
+		"Unix socket with metrics": func(s *testserver.Server) (options, site, network, address string) {
+			return "metrics", unixSite(s, "megaphone"), "unix", s.Socket("site")
 		},
-		"TCP": func(*testserver.Server) (options, bind, network, address string) {
+		"TCP": func(*testserver.Server) (options, site, network, address string) {
 			port := testserver.FreePort(t)
-			return "", fmt.Sprintf("http://:%d {\nbind 127.0.0.1", port), "tcp", fmt.Sprintf("127.0.0.1:%d", port)
+			return "", tcpSite(port, "megaphone"), "tcp", fmt.Sprintf("127.0.0.1:%d", port)
 		},
 	} {
 		for transport, read := range shutdownReads {
 			t.Run(name+", "+transport, func(t *testing.T) {
 				s := testserver.New(t)
-				options, bind, network, address := listen(s)
-				s.Start(options+"\nmegaphone {\nbuffer 1\nhold 1m\nread_duration 1m\n}", bind+"\nmegaphone\n}")
+				options, site, network, address := listen(s)
+				s.Start(options+"\nmegaphone {\nbuffer 1\nhold 1m\nread_duration 1m\n}", site)
 				dialer := &http.Client{Transport: &http.Transport{
 					DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 						return new(net.Dialer).DialContext(ctx, network, address)
@@ -50,7 +50,7 @@ func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
 				t.Cleanup(dialer.CloseIdleConnections)
 				reads := 100
 				if name == "TCP" {
-					reads = 1000 // which have no goroutine
+					reads = 1000 // these reads need no goroutine
 				}
 				shutsDownAtOnce(t, s, &client{tb: t, http: dialer, base: "http://localhost"}, reads, read)
 			})
@@ -58,7 +58,8 @@ func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
 	}
 }
 
-// A shutdownRead opens a read, and returns when its first message has come. What it returns waits for a clean end.
+// A shutdownRead opens a read. It returns when the first message has arrived. The returned function waits for the end
+// of the read, and returns an error unless the end is clean.
 type shutdownRead func(ctx context.Context, c *client, from channel) (ended func() error, err error)
 
 var shutdownReads = map[string]shutdownRead{
@@ -71,7 +72,7 @@ var shutdownReads = map[string]shutdownRead{
 	"WebSocket": openSocket,
 }
 
-// openStream opens a read whose response ends with a chunk of its own: without it, reading the body fails.
+// openStream opens a read over HTTP/1.1. A clean end is a final chunk: without it, reading the body fails.
 func openStream(ctx context.Context, c *client, from channel, accept string) (ended func() error, err error) {
 	response, err := c.do(ctx, http.MethodGet, "/read/"+from.ConsumerAddress, http.Header{"Accept": {accept}}, "")
 	if err != nil {
@@ -90,7 +91,7 @@ func openStream(ctx context.Context, c *client, from channel, accept string) (en
 	return func() error {
 		rest, err := io.ReadAll(lines)
 		if err == nil && strings.Contains(string(rest), "body") {
-			err = fmt.Errorf("it ends with %q", rest)
+			err = fmt.Errorf("the read ends with %q", rest)
 		}
 		return err
 	}, nil
@@ -108,7 +109,7 @@ func openSocket(ctx context.Context, c *client, from channel) (ended func() erro
 	return func() error {
 		_, text, err := conn.Read(ctx)
 		if websocket.CloseStatus(err) != websocket.StatusGoingAway {
-			return fmt.Errorf("it ends with %q, %w", text, err)
+			return fmt.Errorf("the read ends with %q, %w", text, err)
 		}
 		return nil
 	}, nil
@@ -147,7 +148,7 @@ func shutsDownAtOnce(t *testing.T, s *testserver.Server, c *client, reads int, r
 
 	start := time.Now()
 	gone := make(chan time.Duration, 1)
-	go func() { // the clients, which see to their ends below, may take longer
+	go func() { // checking the clients below may take longer
 		<-s.Done()
 		gone <- time.Since(start)
 	}()
@@ -156,7 +157,7 @@ func shutsDownAtOnce(t *testing.T, s *testserver.Server, c *client, reads int, r
 		a := <-answers
 		var e struct{ Code string }
 		if a.err != nil || a.status != http.StatusServiceUnavailable || json.Unmarshal([]byte(a.text), &e) != nil || e.Code != "TIMEOUT" {
-			t.Errorf("a held write: %d %s %v", a.status, a.text, a.err)
+			t.Errorf("a held write got %d %s %v", a.status, a.text, a.err)
 		}
 	}
 	for _, ended := range ends {
@@ -167,19 +168,19 @@ func shutsDownAtOnce(t *testing.T, s *testserver.Server, c *client, reads int, r
 	select {
 	case took := <-gone:
 		if took > time.Second {
-			t.Errorf("the process was gone after %v", took)
+			t.Errorf("the process ended after %v", took)
 		}
 	case <-time.After(patience):
 		t.Fatal("the process does not end")
 	}
 }
 
-// awaitMetric waits until the sum of a gauge over its labels has a value.
+// awaitMetric waits until the sum of a gauge over its labels is the wanted value.
 func awaitMetric(s *testserver.Server, name string, want int) {
 	s.Await(fmt.Sprintf("%s is %d", name, want), func() bool { return sumOfMetric(s, name) == want })
 }
 
-// sumOfMetric returns the sum of a gauge over its labels, or -1 if it is not known.
+// sumOfMetric returns the sum of a gauge over its labels, or -1 if the metrics cannot be read.
 func sumOfMetric(s *testserver.Server, name string) (sum int) {
 	response, err := s.Admin().Get("http://localhost/metrics")
 	if err != nil {
@@ -197,8 +198,9 @@ func sumOfMetric(s *testserver.Server, name string) (sum int) {
 	return sum
 }
 
-// TestExitClosesConnectionsOfProducers: as net/http closes those without a request, so that clients use them no more. It
-// does not delay the exit if a request had begun to come.
+// TestExitClosesConnectionsOfProducers checks that the exit closes hijacked connections of producers, as net/http
+// closes idle connections, so that clients no longer use them. A request that has only partly arrived does not delay
+// the exit.
 func TestExitClosesConnectionsOfProducers(t *testing.T) {
 	t.Parallel()
 	s := testserver.New(t)
@@ -207,8 +209,7 @@ func TestExitClosesConnectionsOfProducers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer upstream.Close()
-	s.Start("megaphone", "http:// {\nbind unix/"+s.Socket("site")+"\nmegaphone\nreverse_proxy unix/"+s.Socket("upstream")+"\n}")
-	c := &client{tb: t, http: testserver.UnixClient(t, s.Socket("site")), base: "http://localhost"}
+	c := startSite(t, s, "megaphone", "megaphone\nreverse_proxy unix/"+s.Socket("upstream"))
 	to := c.create()
 	request := fmt.Sprintf("POST /write/%s/s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n1", to.ProducerAddress)
 	producers := map[string]net.Conn{"idle": nil, "with the begin of a request": nil}
@@ -240,7 +241,7 @@ func TestExitClosesConnectionsOfProducers(t *testing.T) {
 	}
 	awaitMetric(s, "caddy_megaphone_direct_connections", 1)
 	go func() { _, _, _ = c.post("/another", "") }()
-	held, err := upstream.Accept() // Caddy waits for this
+	held, err := upstream.Accept() // Caddy waits for the answer to this request
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,22 +256,19 @@ func TestExitClosesConnectionsOfProducers(t *testing.T) {
 	}
 	select {
 	case <-s.Done():
-		t.Error("the process has not waited for a request")
+		t.Error("the process did not wait for a request")
 	default:
 	}
 	held.Close()
-	select {
-	case <-s.Done():
-	case <-time.After(patience):
-		t.Fatal("the process does not end")
-	}
+	awaitExit(t, s)
 	if took := time.Since(start); took > 4*time.Second {
-		t.Errorf("the process was gone after %v", took)
+		t.Errorf("the process ended after %v", took)
 	}
 }
 
-// TestExitDoesNotWaitForTheEndOfResponses: a client that stalls may have left room for all messages, but none for the end
-// of the response, which net/http writes when the handler has returned. At which message that is depends on the system.
+// TestExitDoesNotWaitForTheEndOfResponses has clients that stall. A client's socket may have room for all messages but
+// not for the end of the response, which net/http writes after the handler has returned. The number of messages that
+// fit depends on the system, so the test tries many numbers.
 func TestExitDoesNotWaitForTheEndOfResponses(t *testing.T) {
 	t.Parallel()
 	const least, most = 30, 70
@@ -282,9 +280,7 @@ func TestExitDoesNotWaitForTheEndOfResponses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := testserver.New(t)
-			s.Start("servers {\nprotocols h1 h2c\n}\nmegaphone {\nread_duration 3s\n}",
-				"http:// {\nbind unix/"+s.Socket("site")+"\nlog {\noutput discard\n}\nmegaphone\n}")
-			c := &client{tb: t, http: testserver.UnixClient(t, s.Socket("site")), base: "http://localhost"}
+			c := startSite(t, s, "servers {\nprotocols h1 h2c\n}\nmegaphone {\nread_duration 3s\n}", "log {\noutput discard\n}\nmegaphone")
 			requests := make([]string, most-least)
 			for i := range requests {
 				from := c.create()
@@ -305,22 +301,19 @@ func TestExitDoesNotWaitForTheEndOfResponses(t *testing.T) {
 				}
 			}
 			awaitMetric(s, "caddy_megaphone_readers", most-least)
-			s.Await("some have ended by themselves", func() bool { return sumOfMetric(s, "caddy_megaphone_channels_read") < most-least })
+			s.Await("some reads have ended by themselves", func() bool { return sumOfMetric(s, "caddy_megaphone_channels_read") < most-least })
 			start := time.Now()
 			s.Signal(syscall.SIGTERM)
-			select {
-			case <-s.Done():
-			case <-time.After(patience):
-				t.Fatal("the process does not end")
-			}
+			awaitExit(t, s)
 			if took := time.Since(start); took > promptly {
-				t.Errorf("the process was gone after %v", took)
+				t.Errorf("the process ended after %v", took)
 			}
 		})
 	}
 }
 
-// http2Request is a request over HTTP/2 with prior knowledge, of a client that has room for any response.
+// http2Request returns the bytes of a request over HTTP/2 with prior knowledge. The client's flow-control window has
+// room for any response.
 func http2Request(t *testing.T, path string) string {
 	t.Helper()
 	var text, header bytes.Buffer
@@ -339,13 +332,12 @@ func http2Request(t *testing.T, path string) string {
 	return text.String()
 }
 
-// TestExitTellsWhatItLeavesBehind: the messages in channels when the process exits are logged, and not those of channels
-// that were deleted long before.
+// TestExitTellsWhatItLeavesBehind checks that the exit logs how many messages are left in channels. Messages of
+// channels that were deleted before do not count.
 func TestExitTellsWhatItLeavesBehind(t *testing.T) {
 	for undelivered, want := range map[int]string{0: "", 2: `"undelivered":2}`} {
 		s := testserver.New(t)
-		s.Start("megaphone", "http:// {\nbind unix/"+s.Socket("site")+"\nmegaphone create write manage\n}")
-		c := &client{tb: t, http: testserver.UnixClient(t, s.Socket("site")), base: "http://localhost"}
+		c := startSite(t, s, "megaphone", "megaphone create write manage")
 		deleted, left := c.create(), c.create()
 		for range 5 {
 			c.write(deleted, "0")
@@ -359,22 +351,20 @@ func TestExitTellsWhatItLeavesBehind(t *testing.T) {
 			c.write(left, "0")
 		}
 		s.Stop()
-		if told := strings.Contains(s.Log(), "messages in them"); told != (want != "") || !strings.Contains(s.Log(), want) {
+		if logged := strings.Contains(s.Log(), "messages in them"); logged != (want != "") || !strings.Contains(s.Log(), want) {
 			t.Errorf("with %d messages left, the log has\n%s", undelivered, s.Log())
 		}
 	}
 }
 
-// TestExitInTheMiddleOfAReload: whether the process is told to exit before a reload, in the midst of one, or after it,
-// reads end and the process is gone. The time between differs from try to try; in each there are a few reads that stay
-// in their handlers, as they do when there is an access log.
+// TestExitInTheMiddleOfAReload sends SIGTERM before, during and after a reload: the time between the two differs from
+// try to try. Each time, the reads end and the process exits. The read stays in its handler, because there is an access
+// log.
 func TestExitInTheMiddleOfAReload(t *testing.T) {
-	const site = "log {\noutput discard\n}\nmegaphone\n}"
+	const directives = "log {\noutput discard\n}\nmegaphone"
 	for after := time.Duration(0); after <= 5*time.Millisecond; after += 500 * time.Microsecond {
 		s := testserver.New(t)
-		address := "http:// {\nbind unix/" + s.Socket("site") + "\n"
-		s.Start("megaphone", address+site)
-		c := &client{tb: t, http: testserver.UnixClient(t, s.Socket("site")), base: "http://localhost"}
+		c := startSite(t, s, "megaphone", directives)
 		from := c.create()
 		c.write(from, "0")
 		ended, err := openStream(t.Context(), c, from, "text/event-stream")
@@ -382,17 +372,17 @@ func TestExitInTheMiddleOfAReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		reloaded := make(chan error, 1)
-		go func() { reloaded <- s.Reload("megaphone {\nbuffer 7\n}", address+site) }()
+		go func() { reloaded <- s.Reload("megaphone {\nbuffer 7\n}", unixSite(s, directives)) }()
 		time.Sleep(after)
 		s.Signal(syscall.SIGTERM)
 		select {
 		case <-s.Done():
 		case <-time.After(5 * time.Second):
-			t.Fatalf("told to exit %v after a reload began, the process does not end", after)
+			t.Fatalf("the process does not exit after a SIGTERM %v after the start of a reload", after)
 		}
 		if err := ended(); err != nil {
 			t.Errorf("the read: %v", err)
 		}
-		<-reloaded // may have succeeded or not
+		<-reloaded // the reload may have succeeded or failed
 	}
 }

@@ -17,8 +17,6 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
-
-	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 const streams = 1000
@@ -35,7 +33,7 @@ func TestAThousandStreamsOverAFewConnections(t *testing.T) {
 			return func(int) *http.Client { return c }
 		},
 		"HTTP/3": func(t *testing.T, n *network) func(int) *http.Client {
-			clients := make([]*http.Client, 16) // each has a connection, with at most 100 streams
+			clients := make([]*http.Client, 16) // each has one connection, with at most 100 streams
 			for i := range clients {
 				transport := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: n.Roots(), MinVersion: tls.VersionTLS13}}
 				t.Cleanup(func() { transport.Close() })
@@ -50,15 +48,15 @@ func TestAThousandStreamsOverAFewConnections(t *testing.T) {
 			var producers []string
 			var all sync.WaitGroup
 			got := make(chan error, streams)
-			limit := make(chan struct{}, 50) // handshakes at once
+			limit := make(chan struct{}, 50) // limits how many handshakes run at once
 			for i := range streams {
-				m := n.create(t)
-				producers = append(producers, m.ProducerAddress)
+				ch := n.create(t)
+				producers = append(producers, ch.ProducerAddress)
 				limit <- struct{}{}
 				response := make(chan *http.Response, 1)
 				all.Go(func() {
 					defer func() { <-limit }()
-					r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.https+"/read/"+m.ConsumerAddress, nil)
+					r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.https+"/read/"+ch.ConsumerAddress, nil)
 					if err != nil {
 						got <- err
 						return
@@ -92,7 +90,7 @@ func TestAThousandStreamsOverAFewConnections(t *testing.T) {
 	}
 }
 
-// hasEvent waits for the event on a stream.
+// hasEvent waits for a message on a stream of server-sent events.
 func hasEvent(ctx context.Context, opened <-chan *http.Response, proto string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -115,13 +113,14 @@ func hasEvent(ctx context.Context, opened <-chan *http.Response, proto string) e
 	}
 }
 
-// TestExtendedConnectIsRefused: a WebSocket over HTTP/2 (RFC 8441) or HTTP/3 (RFC 9220) is told where there are some.
+// TestExtendedConnectIsRefused asks for WebSockets over HTTP/2 (RFC 8441) and HTTP/3 (RFC 9220). The refusal says which
+// HTTP version has them.
 func TestExtendedConnectIsRefused(t *testing.T) {
 	n := newNetwork(t, "", "GODEBUG=http2xconnect=1")
-	m := n.create(t)
+	ch := n.create(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodConnect, n.https+"/read/"+m.ConsumerAddress, nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodConnect, n.https+"/read/"+ch.ConsumerAddress, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,19 +153,15 @@ func TestExtendedConnectIsRefused(t *testing.T) {
 	refused("HTTP/3", response, err)
 }
 
-// A client that takes a little all the time is not cut off, however long the kernel wants to wait until it takes more.
+// TestASlowClientThatTakesSomethingIsNotCutOff has a client that reads a little all the time. The server does not cut
+// it off, however long the kernel waits until it lets the server send more.
 func TestASlowClientThatTakesSomethingIsNotCutOff(t *testing.T) {
 	t.Parallel()
 	for name, log := range map[string]string{"alone": "", "with its handler": "log {\noutput discard\n}\n"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const lasts, pause, piece = 4 * time.Second, 50 * time.Millisecond, 20 << 10
-			s := testserver.New(t)
-			port := testserver.FreePort(t)
-			address := fmt.Sprintf("127.0.0.1:%d", port)
-			s.Start("megaphone {\nwrite_timeout 1s\n}", fmt.Sprintf("http://:%d {\nbind 127.0.0.1\n%smegaphone\n}", port, log))
-			c := &client{tb: t, http: &http.Client{}, base: "http://" + address}
-			t.Cleanup(c.http.CloseIdleConnections)
+			s, c, address := startTCP(t, "megaphone {\nwrite_timeout 1s\n}", log+"megaphone")
 			from := c.create()
 			for range 80 {
 				c.write(from, `"`+strings.Repeat("x", 100<<10)+`"`)

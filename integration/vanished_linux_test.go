@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
@@ -15,19 +14,19 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// TestAVanishedPlainReaderLosesNothing lets the client's machine vanish, as in a tunnel: nothing is acknowledged from
-// then on, and no connection breaks. Server and client have a network namespace each, joined by a link that is taken
-// down. That needs root and iproute2, so it is run on demand:
+// TestAVanishedPlainReaderLosesNothing makes the client's machine vanish, as in a tunnel. From then on, the machine
+// acknowledges nothing, and no connection breaks. Server and client each have a network namespace. A link joins them,
+// and the test takes it down. That needs root and iproute2, so the test only runs on demand:
 //
 //	MEGAPHONE_NETNS=1 go test -run Vanished ./integration
 func TestAVanishedPlainReaderLosesNothing(t *testing.T) {
 	if os.Getenv("MEGAPHONE_NETNS") == "" {
-		t.Skip("needs root and iproute2, and is enabled by MEGAPHONE_NETNS=1")
+		t.Skip("needs root and iproute2; set MEGAPHONE_NETNS=1 to run it")
 	}
 	for name, connection := range plainConnections {
 		for end, settings := range map[string]string{
 			`"reason":"complete"`: "read_duration 3s\nwrite_timeout 30s", // the server ends the read cleanly
-			`"reason":"broken"`:   "read_duration 1m\nwrite_timeout 1s",  // the client is cut off
+			`"reason":"broken"`:   "read_duration 1m\nwrite_timeout 1s",  // the server cuts off the client
 		} {
 			t.Run(name+" "+end, func(t *testing.T) {
 				server, client := newNamespaces(t)
@@ -35,9 +34,9 @@ func TestAVanishedPlainReaderLosesNothing(t *testing.T) {
 				if err := server.do(func() { n.start(t, "hold 300ms\n"+settings) }); err != nil {
 					t.Fatal(err)
 				}
-				m := n.create(t)
+				ch := n.create(t)
 
-				// The client comes over the link.
+				// The client connects over the link.
 				reader := *n
 				reader.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 					_, port, err := net.SplitHostPort(address)
@@ -46,34 +45,27 @@ func TestAVanishedPlainReaderLosesNothing(t *testing.T) {
 					}
 					return client.dial(ctx, network, net.JoinHostPort(serverIP, port))
 				}
-				url := n.http
-				if connection.secure {
-					url = n.https
-				}
-				response := open(t, reader.linkClient(t, connection.http2).Client, url+"/read/"+m.ConsumerAddress)
-				if response.StatusCode != http.StatusOK || (response.ProtoMajor == 2) != connection.http2 {
-					t.Fatalf("%s %s", response.Status, response.Proto)
-				}
+				reader.plainReader(t, ch, connection)
 				run(t, "ip", "-n", client.name, "link", "set", "mp1", "down")
-				accepted := 50 // fewer than the window holds: the server's writes succeed, and nothing looks wrong
+				accepted := 50 // less than the window, so the server's writes succeed and nothing looks wrong
 				if strings.Contains(end, "broken") {
-					accepted = n.flood(t, m)
+					accepted = n.flood(t, ch)
 				} else {
-					n.writeMany(t, m, accepted)
+					n.writeMany(t, ch, accepted)
 				}
 				n.Await("the read is over", func() bool { return strings.Contains(n.Log(), end) })
-				n.awaitFree(t, m)
+				n.awaitFree(t, ch)
 				v := newView()
-				n.drain(t, m, v)
+				n.pollAll(t, ch, v)
 				if len(v.bodies) != accepted {
-					t.Errorf("%d messages have come again, %d were accepted", len(v.bodies), accepted)
+					t.Errorf("%d messages were sent again, but the server had accepted %d", len(v.bodies), accepted)
 				}
 			})
 		}
 	}
 }
 
-// A namespace is a network of its own.
+// A namespace is a network namespace.
 type namespace struct {
 	name string
 	fd   int
@@ -81,7 +73,7 @@ type namespace struct {
 
 const serverIP, clientIP = "10.213.77.1", "10.213.77.2"
 
-// newNamespaces makes two that are joined by a link.
+// newNamespaces makes two namespaces and a link between them.
 func newNamespaces(t *testing.T) (server, client *namespace) {
 	t.Helper()
 	server, client = newNamespace(t, "mp-server"), newNamespace(t, "mp-client")
@@ -106,7 +98,7 @@ func newNamespace(t *testing.T, name string) *namespace {
 	return &namespace{name, fd}
 }
 
-// do runs f in the namespace: sockets and processes that f makes itself stay there. The thread is not used again.
+// do runs f in the namespace. Sockets and processes that f itself makes stay there. The thread is not used again.
 func (ns *namespace) do(f func()) error {
 	done := make(chan error)
 	go func() {
@@ -123,7 +115,7 @@ func (ns *namespace) do(f func()) error {
 
 func (ns *namespace) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	failed := ns.do(func() {
-		// Not localhost, for whose addresses other goroutines are started.
+		// Dialing localhost would start goroutines on threads outside the namespace.
 		address = strings.Replace(address, "localhost", "127.0.0.1", 1)
 		conn, err = new(net.Dialer).DialContext(ctx, network, address)
 	})

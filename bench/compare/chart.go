@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Sizes of the chart, in its own units.
+// Sizes in the chart's own units.
 const (
 	chartWidth  = 760
 	labelWidth  = 110
@@ -16,12 +16,12 @@ const (
 	groupGap    = 14
 )
 
-// barColors are those of the servers, of equal weight on a light and a dark ground.
+// barColors has a color for each server. All stand out equally on a light and on a dark background.
 var barColors = map[string]string{
 	"respond": "#8a8f98", "wait": "#8a8f98", "relay": "#b0b4ba", "megaphone": "#2f7de1", "mercure": "#d9822b", "nchan": "#3f9b5f",
 }
 
-// chart draws a group of bars for each measure that several servers have.
+// chart draws a group of bars for each measure that has results of several servers or is shown as a ratio.
 func (r results) chart(ws []*work, ps []*peer) string {
 	var b strings.Builder
 	y := 0
@@ -39,7 +39,7 @@ func (r results) chart(ws []*work, ps []*peer) string {
 `, chartWidth, y, b.String())
 }
 
-// group draws the bars of a measure from y on, and returns where the next ones begin.
+// group draws the bars of a measure, starting at y. It returns the y at which the next group begins.
 func (r results) group(b *strings.Builder, m measure, ps []*peer, y int) int {
 	hint := "more is better"
 	if m.lessIsBest {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// shorten makes the options those of the short form, which CI runs: the works that have a guard, by Megaphone and the
+// shorten sets the options for the short run that CI does: only the works that have a guard, only for Megaphone and the
 // floor.
 func (o *options) shorten() {
 	var keys []string
@@ -23,10 +23,10 @@ func (o *options) shorten() {
 	o.rounds, o.duration = 3, time.Second
 }
 
-// guarded is the server that the guards are for.
+// guarded is the server that the guards apply to.
 const guarded = "megaphone"
 
-// check tells which guards do not hold.
+// check returns an error that lists the guards that do not hold, or nil.
 func (r results) check(ws []*work) error {
 	var errs []error
 	for _, w := range ws {

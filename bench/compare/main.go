@@ -1,12 +1,12 @@
-// Command compare measures Megaphone beside its peers and beside Caddy's own floor, and prints one table. Run it in
-// the folder bench:
+// Command compare measures Megaphone, its peers, and the least that Caddy itself costs (the floor). It prints one
+// table. Run it in the folder bench:
 //
 //	go run ./compare                  # everything, with a chart for the README
-//	go run ./compare -short           # a minute: fails when Megaphone has become slow or large
+//	go run ./compare -short           # takes a minute; fails if Megaphone has become slow or large
 //	go run ./compare -work write,batch -peers respond,megaphone -rounds 3
 //
-// Each server runs on one core and the load on another. What counts is done for each second of the server's CPU time,
-// so that the load's speed does not matter. Needs Linux.
+// Each server runs on one core, and the load on another. Rates count the work per second of the server's CPU time, so
+// the speed of the load does not matter. It needs Linux.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// options are what the command line says.
+// options holds the command line's flags.
 type options struct {
 	rounds   int
 	duration time.Duration
@@ -42,13 +42,13 @@ func main() {
 
 func run() error {
 	var o options
-	flag.IntVar(&o.rounds, "rounds", 5, "how often each work is done; the table shows the median")
-	flag.DurationVar(&o.duration, "duration", 3*time.Second, "how long each work is measured")
-	flag.StringVar(&o.works, "work", "", "which works, with commas; all if empty")
-	flag.StringVar(&o.peers, "peers", "", "which servers, with commas; all if empty")
+	flag.IntVar(&o.rounds, "rounds", 5, "how often to do each work; the table shows the median")
+	flag.DurationVar(&o.duration, "duration", 3*time.Second, "how long to measure each work")
+	flag.StringVar(&o.works, "work", "", "the works to do, separated by commas; empty for all")
+	flag.StringVar(&o.peers, "peers", "", "the servers to measure, separated by commas; empty for all")
 	flag.StringVar(&o.chart, "chart", "", "the SVG file to write, such as ../docs/bench.svg")
-	flag.StringVar(&o.profiles, "profiles", "", "a folder for CPU and allocation profiles of Megaphone, for go tool pprof")
-	flag.BoolVar(&o.short, "short", false, "check that Megaphone keeps within its bounds, in a minute")
+	flag.StringVar(&o.profiles, "profiles", "", "a folder for CPU and allocation profiles of the Caddy servers, for go tool pprof")
+	flag.BoolVar(&o.short, "short", false, "only check that Megaphone stays within its bounds; takes a minute")
 	flag.Parse()
 	if err := pinSelf(loadCore); err != nil {
 		return err
@@ -85,12 +85,12 @@ func run() error {
 		return r.check(ws)
 	}
 	if o.chart != "" {
-		return os.WriteFile(o.chart, []byte(r.chart(ws, ps)), 0o644) //nolint:gosec // a picture for all
+		return os.WriteFile(o.chart, []byte(r.chart(ws, ps)), 0o644) //nolint:gosec // everyone may read the picture
 	}
 	return nil
 }
 
-// choose returns the items whose names are listed, in their own order.
+// choose returns the items that names lists, in the order of all. If names is empty, it returns all of them.
 func choose[T any](all []T, names string, name func(T) string) ([]T, error) {
 	if names == "" {
 		return all, nil
@@ -103,19 +103,19 @@ func choose[T any](all []T, names string, name func(T) string) ([]T, error) {
 	})
 	for _, n := range list {
 		if !slices.Contains(known, n) {
-			return nil, fmt.Errorf("there is no %q; there is %s", n, strings.Join(known, ", "))
+			return nil, fmt.Errorf("there is no %q; choose from %s", n, strings.Join(known, ", "))
 		}
 	}
 	return chosen, nil
 }
 
-// build gets the servers ready. Those that are not installed are left out.
+// build builds the servers. It leaves out those that are not installed.
 func build(ps []*peer, dir string) ([]*peer, error) {
 	var ready []*peer
 	for _, p := range ps {
 		var err error
 		if p.binary, err = p.build(dir); errors.Is(err, errMissing) {
-			fmt.Printf("%s is left out: %v\n", p.name, err)
+			fmt.Printf("leaving out %s: %v\n", p.name, err)
 			continue
 		} else if err != nil {
 			return nil, fmt.Errorf("building %s: %w", p.name, err)
@@ -125,7 +125,7 @@ func build(ps []*peer, dir string) ([]*peer, error) {
 	return ready, nil
 }
 
-// measureAll does all works with all servers, in rounds, so that what disturbs the machine for a while disturbs all
+// measureAll does all works with all servers. The servers take turns, so that a disturbance of the machine affects all
 // of them.
 func measureAll(ctx context.Context, ws []*work, ps []*peer, o options) (results, error) {
 	r := results{}

@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/bench/load"
 )
 
-// pace sends requests at a constant rate, without waiting for replies, over some connections in turn. Each must have
-// a reply of success in the end.
+// pace sends requests at a constant rate and does not wait for replies in between. It uses several connections in turn.
+// At the end it fails unless every reply was a success.
 func (s *session) pace(ctx context.Context, rate, total int, request func(i int) load.Request) error {
 	const connections = 20
 	conns := make([]*load.Conn, connections)
@@ -37,7 +37,7 @@ func (s *session) pace(ctx context.Context, rate, total int, request func(i int)
 			}
 		})
 	}
-	// Go's timers round to a millisecond when nothing else is to do, so the clock is the kernel's.
+	// An idle Go program rounds its timers to a millisecond, so the kernel does the waiting.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	interval := time.Second / time.Duration(rate)

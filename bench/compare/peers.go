@@ -11,26 +11,27 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/caddy-megaphone/megaphone/bench/load"
 )
 
-// settings are what a work needs of a server's configuration.
+// settings says what a work needs from a server's configuration.
 type settings struct {
 	h2c     bool   // HTTP/2 without TLS
-	profile bool   // with Caddy's administration endpoint, which serves profiles
-	admin   string // its address
+	profile bool   // with Caddy's admin endpoint, which serves profiles
+	admin   string // the address of the admin endpoint
 }
 
-// A channel is what one consumer reads, and how to write to it.
+// A channel says what one consumer reads and how to write to it.
 type channel struct {
-	address string // how a request for many channels names it
-	path    string // what a consumer reads
+	address string // its name in a request for many channels
+	path    string // the path that a consumer reads
 	post    func(body string) load.Request
 }
 
-// A peer is a server that is measured.
+// A peer is a server to measure.
 type peer struct {
 	name   string
 	about  string
@@ -39,22 +40,22 @@ type peer struct {
 	args   func(config string) []string
 	config func(address string, s settings) string
 
-	// channels makes n channels. It is nil for what serves none.
+	// channels makes n channels. It is nil if the server has none.
 	channels func(address string, n int) ([]channel, error)
 	// batch writes a body to many channels.
 	batch func(cs []channel, body string) load.Request
-	// floor marks what is no broker, but the least that something costs.
+	// floor marks a server that is not a broker but shows the least that something costs.
 	floor bool
-	// ingest and create are for what only Megaphone does.
+	// ingest and create mark what only Megaphone can do.
 	ingest, create bool
-	// headers ask for a transport when a channel is read, by its name.
+	// headers maps the name of a transport to the request headers that ask for it when a channel is read.
 	headers map[string][]string
 }
 
 // errMissing marks a peer that is not installed.
 var errMissing = errors.New("not installed")
 
-const tags = "nobadger,nomysql,nopgx" // as xcaddy sets
+const tags = "nobadger,nomysql,nopgx" // the tags that xcaddy sets
 
 func goBuild(from string) func(dir string) (string, error) {
 	return func(dir string) (string, error) {
@@ -72,7 +73,7 @@ func runCaddy(config string) []string {
 	return []string{"run", "--adapter", "caddyfile", "--config", config}
 }
 
-// caddyfile is a configuration with one private site.
+// caddyfile returns a configuration with one private site.
 func caddyfile(address string, s settings, global, site string) string {
 	_, port, _ := strings.Cut(address, ":")
 	admin, protocols := "admin off", "h1 h2"
@@ -98,7 +99,7 @@ http://:%s {
 `, admin, protocols, global, port, site)
 }
 
-// megaphoneSettings let channels and reads last as long as a work.
+// megaphoneSettings makes channels and reads outlive any work.
 const megaphoneSettings = "megaphone {\n\t\tttl 10m\n\t\tread_duration 10m\n\t}"
 
 func upgrade() []string {
@@ -107,8 +108,13 @@ func upgrade() []string {
 
 const acceptSSE = "Accept: text/event-stream"
 
-// peers are all that is measured, the servers that others are compared with first.
+// peers returns all servers to measure. Those that the others are compared with come first.
 func peers() []*peer {
+	return slices.Concat(floors(), ours(), brokers())
+}
+
+// floors returns the servers that show the least that something costs under Caddy.
+func floors() []*peer {
 	return []*peer{
 		{
 			name: "respond", about: "Caddy's respond handler, status 201: the least that one POST costs under Caddy",
@@ -145,6 +151,12 @@ func peers() []*peer {
 			},
 			headers: map[string][]string{"http": nil}, floor: true,
 		},
+	}
+}
+
+// ours returns Megaphone in several configurations.
+func ours() []*peer {
+	return []*peer{
 		{
 			name: "megaphone", about: "this module",
 			build: goBuild("server"), args: runCaddy,
@@ -155,13 +167,19 @@ func peers() []*peer {
 			headers: map[string][]string{"http": nil, "h2": nil, "sse": {acceptSSE}, "websocket": upgrade()},
 		},
 		{
-			name: "observed", about: "this module with an access log, which keeps connections with net/http",
+			name: "observed", about: "this module with an access log, so that net/http keeps all connections",
 			build: goBuild("server"), args: runCaddy,
 			config: func(address string, s settings) string {
 				return caddyfile(address, s, megaphoneSettings, "log {\n\t\toutput discard\n\t}\n\tmegaphone")
 			},
 			channels: createChannels, headers: map[string][]string{"http": nil},
 		},
+	}
+}
+
+// brokers returns the brokers of others.
+func brokers() []*peer {
+	return []*peer{
 		{
 			name: "mercure", about: "Mercure, in Caddy, with its transport in memory",
 			build: goBuild("peers/mercure"), args: runCaddy,
@@ -182,7 +200,7 @@ func peers() []*peer {
 
 const jsonType = "Content-Type: application/json"
 
-// createChannels makes channels of Megaphone.
+// createChannels creates channels in Megaphone.
 func createChannels(address string, n int) ([]channel, error) {
 	conn, err := load.Dial(address)
 	if err != nil {
@@ -220,7 +238,7 @@ func writeBatch(cs []channel, body string) load.Request {
 
 const mercureKey = "!ChangeThisMercureHubJWTSecretKey!"
 
-// mercureToken lets a publisher publish to all topics (RFC 7519, HMAC with SHA-256).
+// mercureToken is a token that allows publishing to all topics (RFC 7519, HMAC with SHA-256).
 var mercureToken = func() string {
 	text := base64.RawURLEncoding
 	signed := text.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." +
@@ -270,7 +288,8 @@ func findNginx(string) (string, error) {
 	return binary, nil
 }
 
-// nginxConfig runs nginx as one process, so that its CPU time and memory are those of the process that was started.
+// nginxConfig returns a configuration that runs nginx as one process. So the CPU time and memory of the started process
+// are those of nginx.
 func nginxConfig(address string, _ settings) string {
 	return `load_module ` + nchanModule + `;
 daemon off;

@@ -25,19 +25,19 @@ const (
 	loadCore   = 1
 )
 
-// bothCores is the value of onCore for a process that may use all.
+// bothCores stands in for a core's number if a process may use both cores.
 const bothCores = -1
 
-// pinSelf restarts this process on the core of the load, so that all of its threads are there.
+// pinSelf restarts this process on the load's core, so that all of its threads run there.
 func pinSelf(core int) error {
 	const pinned = "MEGAPHONE_BENCH_PINNED"
 	if os.Getenv(pinned) != "" {
 		return nil
 	}
 	if runtime.NumCPU() < 2 {
-		return errors.New("two cores are needed: one for the server, one for the load")
+		return errors.New("this needs two cores: one for the server, one for the load")
 	}
-	runtime.LockOSThread() // for good: exec keeps the affinity of the thread that calls it
+	runtime.LockOSThread() // never unlocked: exec keeps the affinity of the thread that calls it
 	if err := setAffinity(core); err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func pinSelf(core int) error {
 	return syscall.Exec(self, os.Args, append(os.Environ(), pinned+"=1")) //nolint:gosec // itself
 }
 
-// setAffinity binds the calling thread to a core, or to all.
+// setAffinity binds the calling thread to a core, or to both cores.
 func setAffinity(core int) error {
 	var set unix.CPUSet
 	if core == bothCores {
@@ -60,16 +60,16 @@ func setAffinity(core int) error {
 	return unix.SchedSetaffinity(0, &set)
 }
 
-// A process is a server that runs.
+// A process is a running server.
 type process struct {
 	cmd     *exec.Cmd
 	address string
-	admin   string // Caddy's administration endpoint, a unix socket; only when profiles are taken
+	admin   string // the Unix socket of Caddy's admin endpoint; only set when profiles are taken
 	output  *bytes.Buffer
 	exited  chan struct{}
 }
 
-// start runs a server on a core and waits until it takes connections.
+// start runs a server on a core and waits until it accepts connections.
 func start(ctx context.Context, p *peer, s settings, core int, dir string) (*process, error) {
 	address, err := freeAddress()
 	if err != nil {
@@ -85,7 +85,7 @@ func start(ctx context.Context, p *peer, s settings, core int, dir string) (*pro
 	if err := os.WriteFile(config, []byte(p.config(address, s)), 0o600); err != nil {
 		return nil, err
 	}
-	server.cmd = exec.CommandContext(ctx, p.binary, p.args(config)...) //nolint:gosec // built by us
+	server.cmd = exec.CommandContext(ctx, p.binary, p.args(config)...) //nolint:gosec // we built the binary
 	server.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
 	server.cmd.Stdout, server.cmd.Stderr = server.output, server.output
 	if err := server.spawn(core); err != nil {
@@ -98,11 +98,12 @@ func start(ctx context.Context, p *peer, s settings, core int, dir string) (*pro
 	return server, nil
 }
 
-// onCore calls what starts a process, which then runs on a core: it has the affinity of the thread that makes it.
+// onCore calls start, which must start a process. The process runs on the core, because it inherits the affinity of the
+// thread that starts it.
 func onCore(core int, start func() error) error {
 	started := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked, so that the thread ends with this goroutine
+		runtime.LockOSThread() // never unlocked, so that the thread ends with this goroutine
 		err := setAffinity(core)
 		if err == nil {
 			err = start()
@@ -152,16 +153,17 @@ func freeAddress() (string, error) {
 	return listener.Addr().String(), nil
 }
 
-// clockTick is the unit of times in /proc/PID/stat: USER_HZ, which is 100 on every Linux that Go runs on.
+// clockTick is the unit of the times in /proc/PID/stat. It is 1/USER_HZ, and USER_HZ is 100 on every Linux that Go runs
+// on.
 const clockTick = time.Second / 100
 
-// cpu is the CPU time that the process, or its worker, has used.
+// cpu returns the CPU time that the process has used.
 func (s *process) cpu() (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	// The second field is a name in brackets; utime and stime are the 14th and the 15th (proc(5)).
+	// The second field is a name in parentheses. The 14th and 15th fields are utime and stime (proc(5)).
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	ticks := 0
 	for _, field := range fields[11:13] {
@@ -174,7 +176,7 @@ func (s *process) cpu() (time.Duration, error) {
 	return time.Duration(ticks) * clockTick, nil
 }
 
-// rss is the memory of the process in bytes.
+// rss returns the resident memory of the process in bytes.
 func (s *process) rss() (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", s.cmd.Process.Pid))
 	if err != nil {
@@ -184,7 +186,7 @@ func (s *process) rss() (int64, error) {
 	return pages * int64(os.Getpagesize()), err
 }
 
-// profile fetches a profile of a Caddy into a file.
+// profile fetches a profile from Caddy's admin endpoint and writes it to a file.
 func (s *process) profile(ctx context.Context, name, file string) error {
 	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", s.admin)

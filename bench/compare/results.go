@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// results are the values of all rounds, by measure and server.
+// results has the values of all rounds, by measure and by server.
 type results map[string]map[string][]float64
 
 func (r results) add(w *work, p *peer, values []float64) {
@@ -19,7 +19,7 @@ func (r results) add(w *work, p *peer, values []float64) {
 	}
 }
 
-// median returns the median of a server's values, and whether there is one.
+// median returns the median of a server's values for a measure. It reports whether there are any values.
 func (r results) median(m measure, peer string) (float64, bool) {
 	values := slices.Sorted(slices.Values(r[m.name][peer]))
 	if len(values) == 0 {
@@ -28,14 +28,15 @@ func (r results) median(m measure, peer string) (float64, bool) {
 	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2, true
 }
 
-// ratio returns a server's median as a multiple of that of the floor.
+// ratio returns a server's median as a multiple of the floor's. It reports whether both exist.
 func (r results) ratio(m measure, peer string) (float64, bool) {
 	v, ok := r.median(m, peer)
 	base, hasBase := r.floor(m)
 	return v / base, ok && hasBase && base > 0
 }
 
-// floor is the median that ratios are to. The works that have no floor of their own are compared with single POSTs.
+// floor returns the median that the ratios of a measure refer to. If the floor did not do the work of the measure, that
+// is the floor's median for single POSTs. floor reports whether there is one.
 func (r results) floor(m measure) (float64, bool) {
 	if m.ratio == "" {
 		return 0, false
@@ -46,7 +47,7 @@ func (r results) floor(m measure) (float64, bool) {
 	return r.median(works()[0].measures[0], m.ratio)
 }
 
-// table returns the medians as a table in Markdown.
+// table returns the medians as a Markdown table.
 func (r results) table(ws []*work, ps []*peer) string {
 	var b strings.Builder
 	b.WriteString("| work | unit |")
@@ -78,7 +79,7 @@ func (r results) cell(m measure, peer string) string {
 	return text
 }
 
-// number writes a number with about three digits.
+// number formats a number with about three digits.
 func number(v float64) string {
 	switch {
 	case v >= 100_000:

@@ -14,12 +14,12 @@ import (
 	"github.com/caddy-megaphone/megaphone/bench/load"
 )
 
-// A session is one run of one work against one server, which is started for it.
+// A session is one run of one work against one server. Each session starts its own server.
 type session struct {
 	peer     *peer
 	server   *process
-	duration time.Duration // of what is measured
-	profiles string        // where profiles of the run go, if not empty
+	duration time.Duration // how long to measure
+	profiles string        // the path prefix of the run's profiles; empty for none
 
 	counter *load.Counter
 	open    []io.Closer
@@ -31,18 +31,18 @@ func (s *session) close() {
 	}
 }
 
-// body is what messages carry: a text of 100 bytes, as JSON, with the mark that they are counted by.
+// body returns the body of a message: 100 bytes of JSON with the mark by which messages are counted.
 func body() string {
 	const text = `{"user":"ada","text":"the quick brown fox jumps over the lazy dog, and the dog does not mind","~":1}`
 	return text
 }
 
-// stampedBody is a body with the time.
+// stampedBody returns a body that has the time it was made.
 func stampedBody() string {
 	return `{"user":"ada","text":"the quick brown fox jumps over the lazy dog","~` + load.Stamp() + `":1}`
 }
 
-// dial opens a connection that is closed with the session.
+// dial opens a connection. The session closes it at its end.
 func (s *session) dial() (*load.Conn, error) {
 	conn, err := load.Dial(s.server.address)
 	if err != nil {
@@ -52,7 +52,7 @@ func (s *session) dial() (*load.Conn, error) {
 	return conn, nil
 }
 
-// read makes n channels with a reader each over HTTP/1.1, which count what arrives.
+// read makes n channels and opens a reader over HTTP/1.1 for each. The readers count what arrives.
 func (s *session) read(n int) ([]channel, error) {
 	if s.peer.channels == nil {
 		return nil, nil
@@ -81,7 +81,7 @@ func (s *session) subscribe(cs []channel, transport string) error {
 	return nil
 }
 
-// streamsPerConn is how many streams of HTTP/2 share a connection.
+// streamsPerConn is how many HTTP/2 streams share a connection.
 const streamsPerConn = 100
 
 func (s *session) subscribeH2(cs []channel) error {
@@ -102,10 +102,11 @@ func (s *session) subscribeH2(cs []channel) error {
 	return nil
 }
 
-// A loop makes a request, over and over again, on a connection of its own. It returns how many units of work that was.
+// A loop makes one request and returns how many units of work that was. It is called again and again with the same
+// connection, which no other loop uses.
 type loop func(conn *load.Conn) (int64, error)
 
-// repeat returns a loop of one request whose reply has a status of success.
+// repeat returns a loop that makes the same request each time. It fails unless the reply's status is a success.
 func repeat(r load.Request, units int64) loop {
 	return func(conn *load.Conn) (int64, error) {
 		status, body, err := conn.Do(r)
@@ -116,12 +117,12 @@ func repeat(r load.Request, units int64) loop {
 	}
 }
 
-// A closedLoop is loops that run at once, each as fast as it gets its replies.
+// A closedLoop runs several loops at once, each as fast as its replies arrive.
 type closedLoop struct {
 	session *session
 	running sync.WaitGroup
 	stopped atomic.Bool
-	done    atomic.Int64 // units of work that were replied to
+	done    atomic.Int64 // units of work that have a reply
 
 	once  sync.Once
 	fault error
@@ -148,17 +149,17 @@ func (s *session) run(loops []loop) (*closedLoop, error) {
 	return l, nil
 }
 
-// stop ends the loops.
+// stop ends the loops, waits for them, and returns the first error.
 func (l *closedLoop) stop() error {
 	l.stopped.Store(true)
 	l.running.Wait()
 	return l.fault
 }
 
-// warmUp is how long a load runs before it is measured.
+// warmUp is how long a load runs before the measurement begins.
 const warmUp = 500 * time.Millisecond
 
-// perCPU runs loops, and returns how many of what count counts were done for each second of the server's CPU.
+// perCPU runs loops. It returns by how much count grows per second of the server's CPU time.
 func (s *session) perCPU(ctx context.Context, loops []loop, count func(*closedLoop) int64) (float64, error) {
 	l, err := s.run(loops)
 	if err != nil {
@@ -172,7 +173,7 @@ func (s *session) perCPU(ctx context.Context, loops []loop, count func(*closedLo
 	return float64(n) / cpu.Seconds(), nil
 }
 
-// measure returns how much CPU time the server uses over the session's duration, and how much the count grows.
+// measure returns how much CPU time the server uses during the session's duration, and by how much count grows.
 func (s *session) measure(ctx context.Context, count func() int64) (time.Duration, int64, error) {
 	var taken sync.WaitGroup
 	if s.profiles != "" {
@@ -193,7 +194,7 @@ func (s *session) measure(ctx context.Context, count func() int64) (time.Duratio
 	return after - cpu, n, err
 }
 
-// settle waits until the server has nothing left to do from what was before, such as collecting garbage.
+// settle waits until the server has finished earlier work, such as collecting garbage.
 func (s *session) settle() error {
 	const look, idle = 500 * time.Millisecond, 20 * time.Millisecond
 	before, err := s.server.cpu()
@@ -211,14 +212,14 @@ func (s *session) settle() error {
 	return errors.New("the server does not come to rest")
 }
 
-// profile takes a profile of the server.
+// profile takes a profile of the server. If that fails, it only prints the error.
 func (s *session) profile(ctx context.Context, name, path string) {
 	if err := s.server.profile(ctx, path, s.profiles+"."+name+".pprof"); err != nil {
 		fmt.Println("no profile:", err)
 	}
 }
 
-// delivered waits until as many messages have arrived as were written.
+// delivered waits until all written messages have arrived. It fails after 5 seconds.
 func (s *session) delivered(written int64) error {
 	for deadline := time.Now().Add(5 * time.Second); s.counter.N() != written; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -12,25 +12,25 @@ import (
 	"github.com/caddy-megaphone/megaphone/bench/load"
 )
 
-// A work is something that servers are measured at.
+// A work is a task at which servers are measured.
 type work struct {
 	key       string
 	settings  settings
-	bothCores bool // the server may use the core of the load, too
-	steady    bool // what it measures does not vary, so that the short form does it once
+	bothCores bool // the server may use the load's core too
+	steady    bool // the results do not vary, so the short run does it once
 	applies   func(p *peer) bool
 	run       func(ctx context.Context, s *session) ([]float64, error)
-	measures  []measure // what the values are that run returns
+	measures  []measure // describes the values that run returns, in the same order
 }
 
-// A measure is one number that a work gives.
+// A measure is one number that a work yields.
 type measure struct {
 	name, unit string
 	lessIsBest bool
-	// ratio tells that the number is to be read as a multiple of the peer of that name, if not empty.
+	// ratio is the name of a peer. If it is set, the number is shown as a multiple of that peer's number.
 	ratio string
-	// guard is what Megaphone must reach in the short form, or not exceed if less is best; 0 for what is not looked at.
-	// If there is a ratio, it is the ratio's. It is far enough from what is usual that noise does not trip it.
+	// guard is what Megaphone must reach in the short run, or must not exceed if lessIsBest. 0 means no check. If ratio
+	// is set, guard applies to the ratio. Usual results are so far from it that noise does not trip it.
 	guard float64
 }
 
@@ -42,17 +42,23 @@ const (
 func serves(transport string) func(p *peer) bool {
 	return func(p *peer) bool {
 		_, ok := p.headers[transport]
-		return ok && p.name != "relay" // which does not notice when its readers are gone
+		return ok && p.name != "relay" // relay does not notice when its readers leave
 	}
 }
 
 func isBroker(p *peer) bool { return !p.floor }
 
-// takesWrites is true of all brokers, and of what shows the least that a write costs.
+// takesWrites reports whether a peer is a broker or shows the least that a write costs.
 func takesWrites(p *peer) bool { return p.name == floor || p.name == "relay" || isBroker(p) }
 
+// works returns all works, in the order in which they are done.
 func works() []*work {
-	all := []*work{
+	return slices.Concat(singleWorks(), idleWorks(), liveWorks())
+}
+
+// singleWorks returns the works that have no variant for each transport or number of channels.
+func singleWorks() []*work {
+	return []*work{
 		{
 			key: "write", run: singleWrites(producers), applies: takesWrites,
 			measures: []measure{{name: "single writes to 64 channels, delivered", unit: perSecond, ratio: floor, guard: 1.5}},
@@ -91,6 +97,10 @@ func works() []*work {
 			measures: []measure{{name: "memory of an idle channel", unit: "KB", lessIsBest: true, guard: 1.1}},
 		},
 	}
+}
+
+// idleWorks returns a work for each transport that measures idle readers.
+func idleWorks() (all []*work) {
 	for _, transport := range []struct {
 		key, name string
 		guard     float64
@@ -103,6 +113,11 @@ func works() []*work {
 			measures: []measure{{name: "memory of an idle reader, " + transport.name, unit: "KB", lessIsBest: true, guard: transport.guard}},
 		})
 	}
+	return all
+}
+
+// liveWorks returns works that measure messages to a growing number of channels.
+func liveWorks() (all []*work) {
 	for _, n := range []int{1, 100, 10_000, 100_000} {
 		all = append(all, &work{
 			key: fmt.Sprintf("live-%d", n), run: liveChannels(n), applies: func(p *peer) bool { return p.create },
@@ -113,11 +128,11 @@ func works() []*work {
 	return all
 }
 
-// producers is how many connections write at once.
+// producers is the number of connections that write at once.
 const producers = 64
 
-// singleWrites: each producer writes one message after the other, and waits for the reply each time. They share the
-// channels, each of which a consumer reads.
+// singleWrites returns a work: each producer writes one message after the other and waits for each reply. The producers
+// share the channels. Each channel has a consumer that reads it.
 func singleWrites(channels int) func(context.Context, *session) ([]float64, error) {
 	return func(ctx context.Context, s *session) ([]float64, error) {
 		loops, err := s.singleWriters(channels)
@@ -136,7 +151,8 @@ func singleWrites(channels int) func(context.Context, *session) ([]float64, erro
 	}
 }
 
-// progress is what was delivered; of a server that delivers nothing, what was answered.
+// progress returns how many messages were delivered. If the server delivers nothing, it returns how many requests were
+// answered.
 func (s *session) progress(l *closedLoop) int64 {
 	if s.peer.channels == nil {
 		return l.done.Load()
@@ -160,7 +176,7 @@ func (s *session) singleWriters(channels int) ([]loop, error) {
 	return loops, nil
 }
 
-// bothCoresWrites: the same by the clock.
+// bothCoresWrites is a work like singleWrites. It measures writes per second of real time, not of CPU time.
 func bothCoresWrites(_ context.Context, s *session) ([]float64, error) {
 	loops, err := s.singleWriters(producers)
 	if err != nil {
@@ -177,7 +193,7 @@ func bothCoresWrites(_ context.Context, s *session) ([]float64, error) {
 	return []float64{rate}, l.stop()
 }
 
-// batchWrites: one message to 100 channels with one request.
+// batchWrites is a work: each request writes one message to 100 channels.
 func batchWrites(ctx context.Context, s *session) ([]float64, error) {
 	const channels, writers = 100, 8
 	cs, err := s.read(channels)
@@ -199,14 +215,14 @@ func batchWrites(ctx context.Context, s *session) ([]float64, error) {
 	return []float64{n}, err
 }
 
-// ingest: messages for many channels in a stream that does not end. Each channel's buffer may run full, so the
-// server takes as much as its readers do.
+// ingest is a work: endless streams carry messages for many channels. The buffers of the channels may be full, so the
+// server takes messages only as fast as its readers do.
 func ingest(ctx context.Context, s *session) ([]float64, error) {
 	cs, err := s.read(producers)
 	if err != nil {
 		return nil, err
 	}
-	// Each write is a chunk with several lines for each channel.
+	// Each write sends one chunk with several lines for each channel.
 	var lines strings.Builder
 	for range 8 {
 		for _, c := range cs {
@@ -238,7 +254,7 @@ func ingest(ctx context.Context, s *session) ([]float64, error) {
 
 var ingestHead = []byte("POST /write HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
 
-// create makes channels.
+// create is a work: it creates channels.
 func create(ctx context.Context, s *session) ([]float64, error) {
 	loops := make([]loop, producers)
 	for i := range loops {
@@ -248,8 +264,8 @@ func create(ctx context.Context, s *session) ([]float64, error) {
 	return []float64{n}, err
 }
 
-// latency: messages at a constant rate, whatever the server does, each timed from right before it is sent to when
-// its consumer has it.
+// latency is a work: it sends messages at a constant rate, whatever the server does. Each message is timed from right
+// before it is sent until its consumer has it.
 func latency(ctx context.Context, s *session) ([]float64, error) {
 	const rate, channels = 2000, 20
 	warm := rate / 2
@@ -273,7 +289,7 @@ func latency(ctx context.Context, s *session) ([]float64, error) {
 	return []float64{quantile(0.5), quantile(0.99), quantile(0.999)}, nil
 }
 
-// idleReaders: what a reader takes that waits, with its channel.
+// idleReaders returns a work that measures the memory of a waiting reader together with its channel.
 func idleReaders(transport string) func(context.Context, *session) ([]float64, error) {
 	return func(ctx context.Context, s *session) ([]float64, error) {
 		const readers = 5000
@@ -292,7 +308,8 @@ func idleReaders(transport string) func(context.Context, *session) ([]float64, e
 	}
 }
 
-// grown returns by how many KB the server's memory has grown for each of n things, once it has come to rest.
+// grown waits until the server has come to rest. It returns by how many KB the server's memory has grown per thing, for
+// n things.
 func (s *session) grown(ctx context.Context, before int64, n int) ([]float64, error) {
 	time.Sleep(2 * time.Second)
 	after, err := s.server.rss()
@@ -304,7 +321,7 @@ func (s *session) grown(ctx context.Context, before int64, n int) ([]float64, er
 	return []float64{float64(after-before) / float64(n) / 1000}, err
 }
 
-// idleChannels: what a channel takes that is created and not used.
+// idleChannels is a work that measures the memory of an unused channel.
 func idleChannels(ctx context.Context, s *session) ([]float64, error) {
 	const channels = 50_000
 	before, err := s.server.rss()
@@ -317,7 +334,8 @@ func idleChannels(ctx context.Context, s *session) ([]float64, error) {
 	return s.grown(ctx, before, channels)
 }
 
-// liveChannels: what a message costs at a constant rate, to random ones of n channels with a reader each.
+// liveChannels returns a work that measures the CPU time per message. Messages go at a constant rate to random channels
+// out of n. Each channel has a reader.
 func liveChannels(n int) func(context.Context, *session) ([]float64, error) {
 	return func(ctx context.Context, s *session) ([]float64, error) {
 		const rate = 4000

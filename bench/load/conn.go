@@ -1,5 +1,5 @@
-// Package load is a client for benchmarks: raw connections and prepared requests, so that it costs less than the
-// servers it measures. It understands only as much of HTTP as they need, and trusts them.
+// Package load is a client for benchmarks. It uses raw connections and prepared requests, so that it costs less than
+// the servers it measures. It understands only as much HTTP as those servers need, and it trusts them.
 package load
 
 import (
@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// timeout is how long a server may take for anything that a load waits for.
+// timeout is how long a load waits for anything from a server.
 const timeout = 20 * time.Second
 
-// A Request is the bytes of an HTTP/1.1 request.
+// A Request has the bytes of an HTTP/1.1 request.
 type Request []byte
 
-// Get returns a GET request. The headers are whole lines without their line ends.
+// Get returns a GET request. Each header is a whole line without its line end.
 func Get(path string, headers ...string) Request { return request("GET", path, "", headers) }
 
-// Post returns a POST request with a body.
+// Post returns a POST request with a body. Each header is a whole line without its line end.
 func Post(path, body string, headers ...string) Request {
 	return request("POST", path, body, append(headers, "Content-Length: "+strconv.Itoa(len(body))))
 }
@@ -34,11 +34,11 @@ func request(method, path, body string, headers []string) Request {
 	return b.Bytes()
 }
 
-// A Conn is a kept-alive connection that makes one request after the other.
+// A Conn is a keep-alive connection that makes one request after the other.
 type Conn struct {
 	net.Conn
 	buffer []byte
-	read   int // how much of the buffer is read, and belongs to no reply yet
+	read   int // how many bytes at the start of the buffer were received and belong to no reply yet
 }
 
 // Dial connects to a server.
@@ -50,7 +50,7 @@ func Dial(address string) (*Conn, error) {
 	return &Conn{Conn: conn, buffer: make([]byte, 4<<10)}, nil
 }
 
-// Do makes a request. The reply's body is good until the next call.
+// Do makes a request and reads the reply. The reply's body is valid until the next call.
 func (c *Conn) Do(r Request) (status int, body []byte, err error) {
 	if _, err := c.Write(r); err != nil {
 		return 0, nil, err
@@ -58,7 +58,7 @@ func (c *Conn) Do(r Request) (status int, body []byte, err error) {
 	return c.Reply()
 }
 
-// Reply reads the reply to the oldest request that has none yet. It must have a Content-Length.
+// Reply reads the reply to the oldest request that has no reply yet. The reply must have a Content-Length.
 func (c *Conn) Reply() (status int, body []byte, err error) {
 	head, err := c.head()
 	if err != nil {
@@ -80,7 +80,7 @@ func (c *Conn) Reply() (status int, body []byte, err error) {
 
 var headEnd = []byte("\r\n\r\n")
 
-// head reads the header of a reply and returns its length.
+// head reads the header of a reply and returns the header's length.
 func (c *Conn) head() (int, error) {
 	for {
 		if i := bytes.Index(c.buffer[:c.read], headEnd); i >= 0 {
@@ -108,14 +108,14 @@ var contentLength = []byte("\r\nContent-Length: ")
 
 func parseHead(head []byte) (status, length int, err error) {
 	if len(head) < 12 {
-		return 0, 0, fmt.Errorf("this is no reply: %q", head)
+		return 0, 0, fmt.Errorf("not a reply: %q", head)
 	}
 	if status, err = strconv.Atoi(string(head[9:12])); err != nil {
-		return 0, 0, fmt.Errorf("this is no reply: %q", head)
+		return 0, 0, fmt.Errorf("not a reply: %q", head)
 	}
 	_, rest, ok := bytes.Cut(head, contentLength)
 	if !ok {
-		return 0, 0, fmt.Errorf("a reply without Content-Length: %q", head)
+		return 0, 0, fmt.Errorf("the reply has no Content-Length: %q", head)
 	}
 	text, _, _ := bytes.Cut(rest, []byte("\r"))
 	length, err = strconv.Atoi(string(text))

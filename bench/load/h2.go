@@ -10,11 +10,12 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// window is the flow-control window of HTTP/2 in bytes: large enough that no stream of a benchmark waits for it.
+// window is the HTTP/2 flow-control window in bytes. It is so large that no stream of a benchmark waits for it.
 const window = 1 << 30
 
-// StreamsH2 opens a connection with a stream of HTTP/2 for each path, without TLS and with prior knowledge (RFC 9113,
-// 3.3), waits for the header of all, and counts their messages in the background until the connection is closed.
+// StreamsH2 opens an HTTP/2 connection without TLS, with prior knowledge (RFC 9113, 3.3). It opens a stream for each
+// path and waits for the headers of all of them. It counts their messages in the background until the connection is
+// closed.
 func StreamsH2(address string, paths []string, counter *Counter) (net.Conn, error) {
 	conn, err := net.DialTimeout("tcp", address, timeout)
 	if err != nil {
@@ -31,7 +32,7 @@ func openH2(conn net.Conn, paths []string, counter *Counter) error {
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	// All frames of the beginning leave in one write.
+	// One write sends all the first frames.
 	var begin bytes.Buffer
 	begin.WriteString(http2.ClientPreface)
 	framer := http2.NewFramer(&begin, conn)
@@ -81,10 +82,10 @@ func openH2(conn net.Conn, paths []string, counter *Counter) error {
 type h2Streams struct {
 	framer  *http2.Framer
 	counter *Counter
-	open    int // streams whose header has come
+	open    int // the streams whose header has arrived
 }
 
-// next deals with the next frame.
+// next reads and handles the next frame.
 func (s *h2Streams) next() error {
 	frame, err := s.framer.ReadFrame()
 	if err != nil {
@@ -93,7 +94,7 @@ func (s *h2Streams) next() error {
 	switch f := frame.(type) {
 	case *http2.MetaHeadersFrame:
 		if status := f.PseudoValue("status"); status != "200" {
-			return fmt.Errorf("no stream: status %s", status)
+			return fmt.Errorf("a stream was refused with status %s", status)
 		}
 		s.open++
 	case *http2.DataFrame:

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Mark stands once in the body of every message, and nowhere else in a stream: messages are counted by it.
+// Mark is in the body of every message exactly once, and nowhere else in a stream. The Counter counts marks.
 const Mark = '~'
 
 // stampLength is the number of digits of a Stamp.
@@ -15,28 +15,28 @@ const stampLength = 19
 
 var epoch = time.Now()
 
-// Stamp returns the time in digits, to stand right after the mark in a message's body.
+// Stamp returns the time in digits. It must be right after the mark in a message's body.
 func Stamp() string { return fmt.Sprintf("%0*d", stampLength, time.Since(epoch)) }
 
-// A Counter counts the messages that arrive on any number of streams, and keeps how long those with a stamp took.
+// A Counter counts the messages that arrive on any number of streams. It also keeps how long stamped messages took.
 type Counter struct {
 	n       atomic.Int64
 	Stamped bool
 	took    chan time.Duration
 }
 
-// NewCounter returns a counter of messages without stamps.
+// NewCounter returns a counter for messages without stamps.
 func NewCounter() *Counter { return new(Counter) }
 
-// NewStopwatch returns a counter of up to so many messages with stamps.
+// NewStopwatch returns a counter for messages with stamps. It keeps the times of at most that many messages.
 func NewStopwatch(messages int) *Counter {
 	return &Counter{Stamped: true, took: make(chan time.Duration, messages)}
 }
 
-// N is the number of messages that have arrived.
+// N returns the number of messages that have arrived.
 func (c *Counter) N() int64 { return c.n.Load() }
 
-// Took returns how long messages with stamps have taken.
+// Took returns how long the stamped messages took, and forgets these times.
 func (c *Counter) Took() []time.Duration {
 	all := make([]time.Duration, 0, len(c.took))
 	for len(c.took) > 0 {
@@ -45,7 +45,7 @@ func (c *Counter) Took() []time.Duration {
 	return all
 }
 
-// Stream sends a request whose response is a stream, waits for its header, and counts its messages in the
+// Stream sends a request whose response is a stream, and waits for its header. It counts the stream's messages in the
 // background until the connection is closed.
 func (c *Conn) Stream(r Request, counter *Counter) error {
 	if err := c.Open(r); err != nil {
@@ -65,10 +65,10 @@ func (c *Conn) Open(r Request) error {
 	}
 	head, err := c.head()
 	if err != nil {
-		return fmt.Errorf("no header of a stream: %w", err)
+		return fmt.Errorf("reading the header of a stream: %w", err)
 	}
 	if status := string(c.buffer[9:12]); status != "200" && status != "101" {
-		return fmt.Errorf("no stream: %q", c.buffer[:c.read])
+		return fmt.Errorf("a stream was refused: %q", c.buffer[:c.read])
 	}
 	c.read = copy(c.buffer, c.buffer[head:c.read])
 	return c.SetReadDeadline(time.Time{})
@@ -100,7 +100,7 @@ func (c *Counter) add(p []byte) {
 	}
 }
 
-// addStamped returns how much at the end of p may be a part of a stamp.
+// addStamped counts the messages in p. It returns how many bytes at the end of p may be the beginning of a stamp.
 func (c *Counter) addStamped(p []byte) (unread int) {
 	now := time.Since(epoch)
 	for {
@@ -118,7 +118,7 @@ func (c *Counter) addStamped(p []byte) (unread int) {
 		c.n.Add(1)
 		select {
 		case c.took <- now - sent:
-		default: // more than were expected: the count tells
+		default: // more messages than expected: the count shows it
 		}
 		p = p[stampLength+1:]
 	}

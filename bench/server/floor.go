@@ -27,7 +27,7 @@ func register(directive string, handler func() caddyhttp.MiddlewareHandler) {
 	httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "respond")
 }
 
-// Wait is the least that a waiting reader costs: it sends a header and waits for the client to go.
+// Wait shows the least that a waiting reader costs. It sends a header and waits until the client leaves.
 type Wait struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -45,10 +45,10 @@ func (Wait) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handle
 	return nil
 }
 
-// Relay is the least that a delivered message costs: a POST is written right to the connection of the GET for the same
-// path, without a queue, a check, an envelope, or a limit to how long that takes.
+// Relay shows the least that a delivered message costs. It writes the body of a POST right to the connection of the GET
+// for the same path. It has no queue, no check, no envelope, and no time limit.
 type Relay struct {
-	readers sync.Map // path to net.Conn
+	readers sync.Map // from path to net.Conn
 }
 
 // CaddyModule returns the Caddy module information.

@@ -1,5 +1,5 @@
-// Command server is Caddy with Megaphone and two handlers that do the least that Caddy and net/http let a handler do:
-// what Megaphone is compared with.
+// Command server is Caddy with Megaphone and two more handlers. These do as little as Caddy and net/http let a handler
+// do. Megaphone is compared with them.
 package main
 
 import (

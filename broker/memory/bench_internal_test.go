@@ -2,18 +2,19 @@ package memory
 
 import (
 	"bytes"
-	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
-// The targets that stand beside the benchmarks hold for one core of a small server.
+// The targets in the comments are for one core of a small server.
 
-// BenchmarkPublishDeliver: a message of 100 bytes from its body to its reader. Target: 1 µs, 3 allocations.
+// BenchmarkPublishDeliver takes a message of 100 bytes from its body to its reader. Target: 1 µs, 3 allocations.
 func BenchmarkPublishDeliver(b *testing.B) {
 	b.ReportAllocs()
 	deliver, stop := deliverer(b)
@@ -23,15 +24,15 @@ func BenchmarkPublishDeliver(b *testing.B) {
 	}
 }
 
-// deliverer returns a function that publishes one message and takes it.
+// deliverer returns a function that publishes one message and takes it, and one that closes the Broker.
 func deliverer(tb testing.TB) (deliver, stop func()) {
 	tb.Helper()
-	r := New()
-	a, err := r.Create(tb.Context(), "main", brokerfixture.Limits)
+	b := New()
+	a, err := b.Create(tb.Context(), "main", brokerfixture.Limits)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	sub, err := r.Subscribe(tb.Context(), a.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits})
+	sub, err := b.Subscribe(tb.Context(), a.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -43,14 +44,14 @@ func deliverer(tb testing.TB) (deliver, stop func()) {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		if err := r.Publish(tb.Context(), a.Producer, m, brokerfixture.Limits); err != nil {
+		if err := b.Publish(tb.Context(), a.Producer, m, brokerfixture.Limits); err != nil {
 			tb.Fatal(err)
 		}
 		<-sub.Ready()
 		ms, _ = sub.Take(ms[:0], 64<<10)
 		taken += len(ms)
 		sub.Received(taken)
-	}, r.Close
+	}, b.Close
 }
 
 func TestPublishAndDeliverAllocateLittle(t *testing.T) {
@@ -61,31 +62,31 @@ func TestPublishAndDeliverAllocateLittle(t *testing.T) {
 	}
 }
 
-// BenchmarkCreate. Target: 2 µs.
+// BenchmarkCreate creates channels, and keeps them all. Target: 2 µs.
 func BenchmarkCreate(b *testing.B) {
-	r := New()
-	defer r.Close()
+	br := New()
+	defer br.Close()
 	for b.Loop() {
-		if _, err := r.Create(b.Context(), "main", brokerfixture.Limits); err != nil {
+		if _, err := br.Create(b.Context(), "main", brokerfixture.Limits); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
-// BenchmarkCreateAmongMany: the same, beside a hundred thousand others, as channels come and go. The map does not grow.
+// BenchmarkCreateAmongMany creates channels beside 100,000 others, and deletes them again. So the map does not grow.
 func BenchmarkCreateAmongMany(b *testing.B) {
-	r, _ := million(b, 100_000)
-	defer r.Close()
+	br, _ := brokerWith(b, 100_000)
+	defer br.Close()
 	var made []string
 	for b.Loop() {
-		a, err := r.Create(b.Context(), "main", brokerfixture.Limits)
+		a, err := br.Create(b.Context(), "main", brokerfixture.Limits)
 		if err != nil {
 			b.Fatal(err)
 		}
 		if made = append(made, a.Producer); len(made) == 1000 {
 			b.StopTimer()
 			for _, address := range made {
-				if err := r.Delete(b.Context(), address); err != nil {
+				if err := br.Delete(b.Context(), address); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -95,17 +96,17 @@ func BenchmarkCreateAmongMany(b *testing.B) {
 	}
 }
 
-// million makes a registry with a million channels, and reports the heap that each takes.
-func million(tb testing.TB, channels int) (r *Broker, bytesPerChannel float64) {
+// brokerWith returns a Broker with so many channels, and the heap that each of them takes.
+func brokerWith(tb testing.TB, channels int) (b *Broker, bytesPerChannel float64) {
 	tb.Helper()
-	r = New()
+	b = New()
 	before := heap()
 	for range channels {
-		if _, err := r.Create(tb.Context(), "main", brokerfixture.Limits); err != nil {
+		if _, err := b.Create(tb.Context(), "main", brokerfixture.Limits); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	return r, float64(heap()-before) / float64(channels)
+	return b, float64(heap()-before) / float64(channels)
 }
 
 func heap() int64 {
@@ -116,55 +117,55 @@ func heap() int64 {
 }
 
 func TestIdleChannelIsSmall(t *testing.T) {
-	r, size := million(t, 100_000)
-	defer r.Close()
+	b, size := brokerWith(t, 100_000)
+	defer b.Close()
 	if size > 1<<10 {
 		t.Errorf("an idle channel takes %.0f bytes", size)
 	}
 }
 
-// BenchmarkSweep: one pass of the reaper over a million channels. Target: 100 ms, and 1 KiB for an idle channel.
+// BenchmarkSweep sweeps a million channels. Target: 100 ms, and 1 KiB for an idle channel.
 func BenchmarkSweep(b *testing.B) {
-	r, size := million(b, 1_000_000)
-	defer r.Close()
+	br, size := brokerWith(b, 1_000_000)
+	defer br.Close()
 	for b.Loop() {
-		r.sweep()
+		br.sweep()
 	}
 	b.ReportMetric(size, "B/channel")
 }
 
-// TestASweepOfAMillionChannelsDelaysNobody: with a million channels, a sweep and the sums take 100 ms at most, and calls
-// made meanwhile do not wait for them.
-func TestASweepOfAMillionChannelsDelaysNobody(t *testing.T) {
+// TestSweepOfAMillionChannelsDelaysNoCall checks that a sweep and Stats take 100 ms at most with a million channels,
+// and that calls made meanwhile do not wait for them.
+func TestSweepOfAMillionChannelsDelaysNoCall(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes a while")
+		t.Skip("makes a million channels")
 	}
-	r, _ := million(t, 1_000_000)
-	defer r.Close()
-	a, err := r.Create(t.Context(), "main", brokerfixture.Limits)
+	b, _ := brokerWith(t, 1_000_000)
+	defer b.Close()
+	a, err := b.Create(t.Context(), "main", brokerfixture.Limits)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The fastest of several runs, since other things run on this machine.
+	// The fastest of several runs counts, because other programs run too.
 	fastest := time.Hour
 	for range 10 {
 		start := time.Now()
-		r.sweep()
-		_ = r.Stats()
+		b.sweep()
+		_ = b.Stats()
 		fastest = min(fastest, time.Since(start))
 	}
 	if fastest > 100*time.Millisecond {
-		t.Errorf("a sweep takes %v", fastest)
+		t.Errorf("a sweep and Stats take %v", fastest)
 	}
 
-	// A call during a sweep takes no longer than a part of it, whatever lock it needs.
+	// A call during a sweep takes no longer than a part of the sweep, whatever lock it needs.
 	sweeping := make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
 		defer close(sweeping)
 		for range 3 {
-			r.sweep()
-			_ = r.Stats()
+			b.sweep()
+			_ = b.Stats()
 		}
 	})
 	var took []time.Duration
@@ -175,10 +176,10 @@ func TestASweepOfAMillionChannelsDelaysNobody(t *testing.T) {
 		default:
 		}
 		start := time.Now()
-		if _, err := r.Create(t.Context(), "main", brokerfixture.Limits); err != nil {
+		if _, err := b.Create(t.Context(), "main", brokerfixture.Limits); err != nil {
 			t.Fatal(err)
 		}
-		_ = r.Publish(t.Context(), a.Producer, brokerfixture.Message(t), broker.Limits{Buffer: 1 << 30, MaxMemory: 1 << 40})
+		_ = b.Publish(t.Context(), a.Producer, brokerfixture.Message(t), broker.Limits{Buffer: 1 << 30, MaxMemory: 1 << 40})
 		took = append(took, time.Since(start))
 	}
 	all.Wait()

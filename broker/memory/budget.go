@@ -1,85 +1,87 @@
 package memory
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker"
 	"sync"
 	"sync/atomic"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// A budget counts the bytes of all messages that a registry's channels hold, and knows which channels have
-// producers that wait for some to be freed. A message that many channels hold is counted once.
+// A budget counts the bytes of all messages that a Broker's channels hold. A message that many channels hold counts
+// once. The budget also has a list of the channels whose producers wait for memory.
 //
-// What waits in line is counted apart from what is buffered, and may be a sixteenth of the limit, so that
-// producers who are held do not use up what readers would free.
+// Messages that wait for room count separately from buffered ones, and may take a sixteenth of the limit. So held
+// producers do not use up the memory that readers free.
 type budget struct {
-	buffered, held atomic.Int64
+	buffered, held atomic.Int64 // bytes
 
-	// waiting is the length of channels, to be read without the lock.
+	// waiting is the length of channels. It can be read without the lock.
 	waiting  atomic.Int32
 	mu       sync.Mutex
 	channels []*channel
 
-	// freed receives a value when some of the channels may go on.
+	// freed receives a value when memory was freed and channels wait for it.
 	freed chan struct{}
 }
 
-// hasRoom reports whether another message may be buffered. The one that crosses the limit is let in, so that no
-// message is too large for an empty broker.
-func (mem *budget) hasRoom(limit int64) bool { return mem.buffered.Load() < limit }
+// hasRoom reports whether a channel may buffer another message. A message may cross the limit, so no message is too
+// large for an empty Broker.
+func (b *budget) hasRoom(limit int64) bool { return b.buffered.Load() < limit }
 
-// hasHeldRoom reports whether another message may wait in line.
-func (mem *budget) hasHeldRoom(limit int64) bool { return mem.held.Load() < limit/16 }
+// hasHeldRoom reports whether another message may wait for room.
+func (b *budget) hasHeldRoom(limit int64) bool { return b.held.Load() < limit/16 }
 
 // reserve counts one more channel that has the message in its queue.
-func (mem *budget) reserve(m *broker.Message) {
+func (b *budget) reserve(m *broker.Message) {
 	if m.Uses().Buffered.Add(1) == 1 {
-		mem.buffered.Add(m.Size())
+		b.buffered.Add(m.Size())
 	}
 }
 
-// release is the opposite of buffer.
-func (mem *budget) release(m *broker.Message) {
+// release undoes reserve. If that frees memory and channels wait for it, it sends on freed.
+func (b *budget) release(m *broker.Message) {
 	if m.Uses().Buffered.Add(-1) > 0 {
 		return
 	}
-	mem.buffered.Add(-m.Size())
-	if mem.waiting.Load() > 0 {
+	b.buffered.Add(-m.Size())
+	if b.waiting.Load() > 0 {
 		select {
-		case mem.freed <- struct{}{}:
+		case b.freed <- struct{}{}:
 		default:
 		}
 	}
 }
 
-// reserveHeld counts one more channel that has the message in its line.
-func (mem *budget) reserveHeld(m *broker.Message) {
+// reserveHeld counts one more channel in which the message waits for room.
+func (b *budget) reserveHeld(m *broker.Message) {
 	if m.Uses().Held.Add(1) == 1 {
-		mem.held.Add(m.Size())
+		b.held.Add(m.Size())
 	}
 }
 
-// releaseHeld is the opposite of hold.
-func (mem *budget) releaseHeld(m *broker.Message) {
+// releaseHeld undoes reserveHeld.
+func (b *budget) releaseHeld(m *broker.Message) {
 	if m.Uses().Held.Add(-1) == 0 {
-		mem.held.Add(-m.Size())
+		b.held.Add(-m.Size())
 	}
 }
 
-// await registers a channel to be told when memory is freed.
-func (mem *budget) await(c *channel) {
-	mem.mu.Lock()
-	mem.channels = append(mem.channels, c)
-	mem.mu.Unlock()
-	mem.waiting.Add(1)
+// register adds a channel to the list of those that retryAll retries when memory is freed.
+func (b *budget) register(c *channel) {
+	b.mu.Lock()
+	b.channels = append(b.channels, c)
+	b.mu.Unlock()
+	b.waiting.Add(1)
 }
 
-// retryAll lets the producers of all registered channels try again. Channels that find no memory register again.
-func (mem *budget) retryAll() {
-	mem.mu.Lock()
-	channels := mem.channels
-	mem.channels = nil
-	mem.mu.Unlock()
-	mem.waiting.Add(-int32(len(channels))) //nolint:gosec // there are far fewer channels
+// retryAll empties the list and lets the producers of its channels try again. A channel that finds no memory registers
+// again.
+func (b *budget) retryAll() {
+	b.mu.Lock()
+	channels := b.channels
+	b.channels = nil
+	b.mu.Unlock()
+	b.waiting.Add(-int32(len(channels))) //nolint:gosec // there are far fewer channels
 	for _, c := range channels {
 		c.memoryFreed()
 	}

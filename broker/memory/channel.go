@@ -2,33 +2,35 @@ package memory
 
 import (
 	"errors"
-	"github.com/caddy-megaphone/megaphone/broker"
 	"math"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// A channel is one mailbox of a [Broker]: what it holds, the producers that wait for room, and its one reader.
-// It knows neither HTTP nor Caddy.
+// A channel is one channel of a [Broker]: the messages that it holds, the producers that wait for room, and its one
+// reader. It knows neither HTTP nor Caddy.
 //
-// Everything below mu is guarded by it. Nothing is called out to, and no other channel's lock is taken, while
-// it is held.
+// The lock mu guards every field below it. Code that holds it calls nothing outside the package that could wait or call
+// back, and takes no other channel's lock.
 type channel struct {
-	registry           *Broker
+	broker             *Broker
 	agent              string
 	producer, consumer broker.Secret
-	client             string // whose quota it takes; may be empty
-	place              int    // in the registry's list
+	client             string // the client whose quota counts the channel; may be empty
+	place              int    // in the Broker's list
 	tag                uint32 // random: see id
 	counters           *counters
 	created            time.Duration
 
-	// expires is when the channel dies, on the registry's clock; never while it has a reader.
+	// expires is when the channel expires, on the Broker's clock. While the channel has a reader, it is the constant
+	// never.
 	expires atomic.Int64
 
-	// sealed tells that the channel takes no more messages, and is deleted once it holds none: see drain. It is
-	// set under the lock.
+	// sealed says that the channel takes no more messages, and is deleted once it holds none: see drain. It becomes
+	// true only under the lock.
 	sealed atomic.Bool
 
 	mu       sync.Mutex
@@ -36,14 +38,14 @@ type channel struct {
 	queue    queue
 	held     waitList
 	reader   *subscription
-	lastRead time.Duration // on the registry's clock; 0 when it was never read
-	// settled is the newest message that was let go: a cursor that shows it is still good.
+	lastRead time.Duration // on the Broker's clock; 0 if it was never read
+	// settled is the newest message that was let go. A cursor that shows it leaves no gap.
 	settled broker.EventID
-	// letGoKeys has the keyed messages that were let go last; nil before the first of them.
+	// letGoKeys has the keyed messages that were let go last. It is nil until the first one.
 	letGoKeys *keyWindow
-	follows   bool // it was read by a reader that knows of cursors
+	follows   bool // the channel follows cursors: a reader knew of them
 	acks      bool // a reader has acknowledged
-	// awaitsMemory tells that the registry has it in its list of channels to look at when memory is freed.
+	// awaitsMemory says that the budget has the channel in its list, and retries it when memory is freed.
 	awaitsMemory bool
 }
 
@@ -53,10 +55,10 @@ func (c *channel) addresses() broker.Addresses {
 	}
 }
 
-// never is the time at which a channel with a reader expires.
+// never is when a channel with a reader expires.
 const never = math.MaxInt64
 
-// publishNow takes a message, or drops it as a repeat, if that needs no wait. It reports whether it did.
+// publishNow takes a message, or drops it as a duplicate, if that needs no wait. It reports whether it did.
 func (c *channel) publishNow(m *broker.Message, l broker.Limits) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,73 +75,74 @@ func (c *channel) publishNow(m *broker.Message, l broker.Limits) bool {
 	return true
 }
 
-// publish takes the messages that p still has to publish, as far as there is room, and keeps p in line for the
-// rest. It reports whether p is done, by success or by an error.
-func (c *channel) publish(p *waiter) (done bool) {
+// publish takes as many of w's messages as there is room for, and enqueues w if any are left. It reports whether w is
+// finished. If it is, w.err says how: nil if the channel has all messages.
+func (c *channel) publish(w *waiter) (finished bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed != nil {
-		p.err = c.closed
+		w.err = c.closed
 		return true
 	}
-	c.dropDuplicates(p) // which have their place already, and need not wait for another
-	if len(p.ms) == 0 {
+	c.dropDuplicates(w) // the channel has these already, so they need not wait
+	if len(w.ms) == 0 {
 		return true
 	}
 	if c.sealed.Load() {
-		p.err = broker.ErrNotFound
+		w.err = broker.ErrNotFound
 		return true
 	}
-	if c.held.first == nil && c.admit(p) {
+	if c.held.first == nil && c.admit(w) {
 		return true
 	}
-	if p.limits.Hold <= 0 {
-		p.err = c.refusal(p)
+	if w.limits.Hold <= 0 {
+		w.err = c.refusal(w)
 		return true
 	}
-	if !c.registry.budget.hasHeldRoom(p.limits.MaxMemory) {
-		p.err = c.refuse(p, memoryFull)
+	if !c.broker.budget.hasHeldRoom(w.limits.MaxMemory) {
+		w.err = c.refuse(w, memoryFull)
 		return true
 	}
-	c.enqueue(p)
+	c.enqueue(w)
 	return false
 }
 
-// admit moves messages of p into the queue as far as there is room, and reports whether p is done. The lock is held.
-func (c *channel) admit(p *waiter) (done bool) {
-	for c.dropDuplicates(p); len(p.ms) > 0; c.dropDuplicates(p) {
-		if !c.hasRoom(&p.limits) {
+// admit moves messages of w into the queue while there is room. It reports whether it has moved all of them. The lock
+// is held.
+func (c *channel) admit(w *waiter) (all bool) {
+	for c.dropDuplicates(w); len(w.ms) > 0; c.dropDuplicates(w) {
+		if !c.hasRoom(&w.limits) {
 			return false
 		}
-		c.put(p.ms[0])
-		if p.waiting {
-			c.counters.wait.observe(waitBounds, c.registry.now()-p.since, 1)
+		c.put(w.ms[0])
+		if w.waiting {
+			c.counters.wait.observe(waitBounds, c.broker.now()-w.since, 1)
 		}
-		c.accept(p)
+		c.accept(w)
 	}
 	return true
 }
 
-// dropDuplicates drops the next messages of p that the channel has already. The lock is held.
-func (c *channel) dropDuplicates(p *waiter) {
-	for len(p.ms) > 0 && c.isDuplicate(p.ms[0]) {
+// dropDuplicates drops messages from the front of w while they are duplicates. The lock is held.
+func (c *channel) dropDuplicates(w *waiter) {
+	for len(w.ms) > 0 && c.isDuplicate(w.ms[0]) {
 		c.counters.duplicates.Add(1)
-		c.accept(p)
+		c.accept(w)
 	}
 }
 
-// accept notes that the next message of p is taken. The lock is held.
-func (c *channel) accept(p *waiter) {
-	if p.waiting {
-		c.registry.budget.releaseHeld(p.ms[0])
+// accept marks the next message of w as accepted. The lock is held.
+func (c *channel) accept(w *waiter) {
+	if w.waiting {
+		c.broker.budget.releaseHeld(w.ms[0])
 	}
-	p.ms = p.ms[1:]
-	p.accepted++
+	w.ms = w.ms[1:]
+	w.accepted++
 }
 
 // put appends a message and wakes the reader. The lock is held.
 func (c *channel) put(m *broker.Message) {
-	c.registry.budget.reserve(m)
+	c.broker.budget.reserve(m)
 	c.counters.accepted.Add(1)
 	c.queue.push(m)
 	if c.reader != nil {
@@ -147,100 +150,105 @@ func (c *channel) put(m *broker.Message) {
 	}
 }
 
-// hasRoom reports whether the channel may take another pending message. If it is for want of memory that it may
-// not, it will be told when some is freed. The lock is held.
+// hasRoom reports whether the channel may take another pending message. If only memory is missing, the budget will call
+// memoryFreed when some is freed. The lock is held.
 func (c *channel) hasRoom(l *broker.Limits) bool {
-	mem := &c.registry.budget
+	budget := &c.broker.budget
 	if c.queue.pending() >= l.Buffer {
 		return false
 	}
-	if mem.hasRoom(l.MaxMemory) {
+	if budget.hasRoom(l.MaxMemory) {
 		return true
 	}
 	if !c.awaitsMemory {
 		c.awaitsMemory = true
-		mem.await(c)
+		budget.register(c)
 	}
-	return mem.hasRoom(l.MaxMemory) // some may have been freed before the channel was registered
+	return budget.hasRoom(l.MaxMemory) // some may have been freed before the channel was registered
 }
 
-// isDuplicate reports whether a message has the key of one that the channel holds, or has let go not long ago. Were a late
-// repeat taken, it would stand behind newer messages with the id of an older one, and a cursor or an acknowledgement
-// that shows the older one would settle those in between, which nobody has seen.
+// isDuplicate reports whether a message has the key of one that the channel holds, or has let go not long ago. The lock
+// is held.
+//
+// A late duplicate has the id of an old message. If the channel took it, it would stand behind newer messages. A cursor
+// or an acknowledgement that shows the old message would then settle the messages in between, which nobody has seen.
 func (c *channel) isDuplicate(m *broker.Message) bool {
 	return m.Keyed() && (c.letGoKeys.has(m.ID()) || c.queue.find(m.ID(), c.queue.len) >= 0)
 }
 
-// refusal is the error for a producer that gets no room any more. The lock is held.
-func (c *channel) refusal(p *waiter) error {
-	if c.queue.pending() < p.limits.Buffer && !c.registry.budget.hasRoom(p.limits.MaxMemory) {
-		return c.refuse(p, memoryFull)
+// refusal counts the messages that w has left as refused, and returns the error for it: ErrMemoryLimit if memory is all
+// that is missing, otherwise ErrTimeout. The lock is held.
+func (c *channel) refusal(w *waiter) error {
+	if c.queue.pending() < w.limits.Buffer && !c.broker.budget.hasRoom(w.limits.MaxMemory) {
+		return c.refuse(w, memoryFull)
 	}
-	return c.refuse(p, channelFull)
+	return c.refuse(w, channelFull)
 }
 
-// refuse counts what p has not published, and returns the error for it.
-func (c *channel) refuse(p *waiter, why noRoom) error {
-	c.counters.refused[why].Add(uint64(len(p.ms)))
-	if why == memoryFull {
+// refuse counts the messages that w has left as refused, and returns the error for it. The lock is held.
+func (c *channel) refuse(w *waiter, reason noRoom) error {
+	c.counters.refused[reason].Add(uint64(len(w.ms)))
+	if reason == memoryFull {
 		return broker.ErrMemoryLimit
 	}
 	return broker.ErrTimeout
 }
 
-// enqueue puts p in line. The lock is held.
-func (c *channel) enqueue(p *waiter) {
-	for _, m := range p.ms {
-		c.registry.budget.reserveHeld(m)
+// enqueue appends w to the waiting producers. The lock is held.
+func (c *channel) enqueue(w *waiter) {
+	for _, m := range w.ms {
+		c.broker.budget.reserveHeld(m)
 	}
-	c.registry.producers.Add(1)
-	p.since = c.registry.now()
-	c.held.push(p)
+	c.broker.waiters.Add(1)
+	w.since = c.broker.now()
+	c.held.push(w)
 }
 
-// dequeue takes p out of the line and ends its wait. The lock is held.
-func (c *channel) dequeue(p *waiter, err error) {
-	for _, m := range p.ms {
-		c.registry.budget.releaseHeld(m)
+// dequeue removes w from the waiting producers and finishes it with err, which is nil if the channel has all messages
+// of w. The lock is held.
+func (c *channel) dequeue(w *waiter, err error) {
+	for _, m := range w.ms {
+		c.broker.budget.releaseHeld(m)
 	}
-	c.registry.producers.Add(-1)
-	c.held.remove(p)
-	p.err = err
-	p.call.finished()
+	c.broker.waiters.Add(-1)
+	c.held.remove(w)
+	w.err = err
+	w.owner.finished()
 }
 
-// admitHeld lets waiting producers in, first come first served. The lock is held.
+// admitHeld admits waiting producers while there is room, first come first served. The lock is held.
 func (c *channel) admitHeld() {
-	for p := c.held.first; p != nil && c.admit(p); p = c.held.first {
-		c.dequeue(p, nil)
+	for w := c.held.first; w != nil && c.admit(w); w = c.held.first {
+		c.dequeue(w, nil)
 	}
 }
 
-// withdraw takes a waiting producer out of the line, unless it is done already, and reports whether that is a failure.
-func (c *channel) withdraw(p *waiter, err error) (failed bool) {
+// withdraw finishes w with err, if it still waits, and reports whether w has failed. There are two exceptions. If all
+// messages that w has left are duplicates, w has not failed. If err is ErrTimeout, w gets the error of refusal.
+func (c *channel) withdraw(w *waiter, err error) (failed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !p.waiting {
-		return p.err != nil
+	if !w.waiting {
+		return w.err != nil
 	}
-	if c.dropDuplicates(p); len(p.ms) == 0 {
-		err = nil // the first writing got in meanwhile, by another call
+	if c.dropDuplicates(w); len(w.ms) == 0 {
+		err = nil // another call has written the same messages meanwhile
 	}
 	switch {
 	case errors.Is(err, broker.ErrTimeout):
-		err = c.refusal(p)
+		err = c.refusal(w)
 	case errors.Is(err, broker.ErrSkipped):
-		_ = c.refuse(p, channelFull) // the line before it waited for the same room
+		_ = c.refuse(w, channelFull) // the line before it waited for the same room
 	}
-	first := c.held.first == p
-	c.dequeue(p, err)
+	first := c.held.first == w
+	c.dequeue(w, err)
 	if first {
-		c.admitHeld() // the next one may have a larger buffer, by a newer configuration
+		c.admitHeld() // the next waiter may have a larger buffer, from a newer configuration
 	}
 	return err != nil
 }
 
-// memoryFreed is called by the registry for a channel that was in its list.
+// memoryFreed retries the waiting producers. The budget calls it for a channel that it has taken from its list.
 func (c *channel) memoryFreed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -248,7 +256,7 @@ func (c *channel) memoryFreed() {
 	c.admitHeld()
 }
 
-// settle lets go of the oldest n messages, all of them in flight, as received. The lock is held.
+// settle lets go of the oldest n messages as settled. All of them are in flight. The lock is held.
 func (c *channel) settle(n int) {
 	if n == 0 {
 		return
@@ -257,7 +265,7 @@ func (c *channel) settle(n int) {
 	c.letGo(n)
 }
 
-// letGo removes the oldest n messages, all of them in flight. The lock is held.
+// letGo removes the oldest n messages. All of them are in flight. The lock is held.
 func (c *channel) letGo(n int) {
 	for range n {
 		m := c.queue.popInFlight()
@@ -265,14 +273,14 @@ func (c *channel) letGo(n int) {
 		if m.Keyed() {
 			c.rememberKey(m.ID())
 		}
-		c.registry.budget.release(m)
+		c.broker.budget.release(m)
 	}
 	if c.reader != nil {
 		c.reader.shift(n)
 	}
 }
 
-// rememberKey notes a keyed message that is let go. The lock is held.
+// rememberKey remembers a keyed message that is let go. The lock is held.
 func (c *channel) rememberKey(id broker.EventID) {
 	if c.letGoKeys == nil {
 		c.letGoKeys = new(keyWindow)
@@ -280,30 +288,31 @@ func (c *channel) rememberKey(id broker.EventID) {
 	c.letGoKeys.add(id)
 }
 
-// close ends the channel's life: its reader is told why, its producers get the error, and what it holds is let
-// go. It returns how many messages that were, and false if the channel was closed before.
-func (c *channel) close(why broker.EndReason) (undelivered int, ok bool) {
+// close closes the channel: it ends the reader's subscription and the waiting producers with c.closed, lets go of all
+// messages, and returns how many those were. It returns false if the channel is closed already. With EndExpired, it
+// also returns false if the channel has a reader or is not expired.
+func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil || why == broker.EndExpired && (c.reader != nil || !c.expired(c.registry.now())) {
-		return 0, false // the latter when a reader has come meanwhile
+	if c.closed != nil || reason == broker.EndExpired && (c.reader != nil || !c.expired(c.broker.now())) {
+		return 0, false // closed already, or a reader has come meanwhile
 	}
 	c.closed = broker.ErrNotFound
-	if why == broker.EndClosed {
+	if reason == broker.EndClosed {
 		c.closed = broker.ErrClosed
 	}
-	for p := c.held.first; p != nil; p = c.held.first {
-		c.dequeue(p, c.closed)
+	for w := c.held.first; w != nil; w = c.held.first {
+		c.dequeue(w, c.closed)
 	}
 	if c.reader != nil {
 		c.reader.finish(c.closed)
 		c.reader = nil
-		c.registry.readers.Add(-1)
+		c.broker.readers.Add(-1)
 	}
-	c.counters.deleted[why].Add(1)
-	c.counters.life.observe(lifeBounds, c.registry.now()-c.created, 1)
-	c.counters.undelivered[why].inFlight.Add(uint64(c.queue.inFlight)) //nolint:gosec // not negative
-	c.counters.undelivered[why].pending.Add(uint64(c.queue.pending())) //nolint:gosec // not negative
+	c.counters.deleted[reason].Add(1)
+	c.counters.life.observe(lifeBounds, c.broker.now()-c.created, 1)
+	c.counters.undelivered[reason].inFlight.Add(uint64(c.queue.inFlight)) //nolint:gosec // not negative
+	c.counters.undelivered[reason].pending.Add(uint64(c.queue.pending())) //nolint:gosec // not negative
 	undelivered = c.queue.len
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)
@@ -314,6 +323,7 @@ func (c *channel) close(why broker.EndReason) (undelivered int, ok bool) {
 // expired reports whether nobody has read the channel for too long.
 func (c *channel) expired(now time.Duration) bool { return c.expires.Load() <= int64(now) }
 
+// state returns the channel's state. It fails with c.closed.
 func (c *channel) state() (broker.State, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -324,13 +334,13 @@ func (c *channel) state() (broker.State, error) {
 		Connected: c.reader != nil,
 		Pending:   c.queue.pending(),
 		InFlight:  c.queue.inFlight,
-		Created:   c.registry.wallTime(c.created),
+		Created:   c.broker.wallTime(c.created),
 	}
 	if c.lastRead != 0 {
-		s.LastRead = c.registry.wallTime(c.lastRead)
+		s.LastRead = c.broker.wallTime(c.lastRead)
 	}
 	if c.reader == nil {
-		s.Expires = c.registry.wallTime(time.Duration(c.expires.Load()))
+		s.Expires = c.broker.wallTime(time.Duration(c.expires.Load()))
 	}
 	return s, nil
 }

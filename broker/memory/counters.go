@@ -1,38 +1,41 @@
 package memory
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// A counters counts what happens in a part of a registry's channels. Each channel counts in one of several tallies,
-// so that processors do not contend for the counters. Counters only grow; what there is now is the difference of
-// some of them, so that nobody has to walk over the channels to know it.
+// counters is one shard of what a [Broker] counts. Each channel counts in one shard, so processors do not contend for
+// the same counters. A counter only grows. What the Broker holds now is the difference of counters, so nobody has to
+// visit all channels to know it.
 type counters struct {
 	accepted    atomic.Uint64 // messages that a channel has taken
-	duplicates  atomic.Uint64 // messages that were dropped since the channel had them, by their key
+	duplicates  atomic.Uint64 // messages that a channel dropped, because it had one with the same key
 	redelivered atomic.Uint64 // messages that a reader was given again
 	settled     atomic.Uint64
-	refused     [2]atomic.Uint64 // messages for which there was no room in time: see noRoom
+	refused     [2]atomic.Uint64 // messages that found no room in time, by noRoom
 
 	undelivered [broker.EndReasonCount]undelivered
 	created     atomic.Uint64
 	deleted     [broker.EndReasonCount]atomic.Uint64
 
-	wait  histogram // of accepted messages that had to wait, from the call to the channel
-	delay histogram // of messages, from their timestamp until a reader is given them for the first time; counts those too
-	life  histogram // of channels that are gone
+	wait histogram // how long messages waited, of those that were accepted after a wait
+	// delay is the time from a message's timestamp until a reader is given it for the first time. Its count is how many
+	// messages were sent, each counted once.
+	delay histogram
+	life  histogram // how long deleted channels had lived
 
-	_ [64]byte // the next tally is on another cache line
+	_ [64]byte // keeps the next shard off this cache line
 }
 
-// undelivered counts messages that were in a channel when it was deleted.
+// undelivered counts the messages that channels held when they were deleted.
 type undelivered struct {
 	pending, inFlight atomic.Uint64
 }
 
-// noRoom is why there was no room for a message.
+// noRoom says why there was no room for a message.
 type noRoom int
 
 const (
@@ -40,10 +43,10 @@ const (
 	memoryFull
 )
 
-// counterShards is how many tallies a registry has.
+// counterShards is how many shards of counters a Broker has.
 const counterShards = 16
 
-// Bounds of the histograms: the last bucket has what is beyond.
+// Bounds of the histograms. A last bucket has all longer durations.
 var (
 	waitBounds = []time.Duration{
 		time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond,
@@ -60,7 +63,7 @@ var (
 	}
 )
 
-// maxBuckets is the number of bounds of the longest histogram, and one.
+// maxBuckets is the number of bounds of the longest histogram, plus one.
 const maxBuckets = 13
 
 // A histogram counts durations by their size.
@@ -79,15 +82,15 @@ func (h *histogram) observe(bounds []time.Duration, d time.Duration, n int) {
 	h.sum.Add(int64(d) * int64(n))
 }
 
-// histogramOf adds up one histogram of all tallies.
-func (r *Broker) histogramOf(bounds []time.Duration, of func(*counters) *histogram) broker.Histogram {
+// histogramOf adds up one histogram of all shards.
+func (b *Broker) histogramOf(bounds []time.Duration, of func(*counters) *histogram) broker.Histogram {
 	h := broker.Histogram{Bounds: bounds, Cumulative: make([]uint64, len(bounds))}
-	for i := range r.counters {
-		part := of(&r.counters[i])
+	for shard := range b.counters {
+		part := of(&b.counters[shard])
 		var count uint64
-		for b := range bounds {
-			count += part.counts[b].Load()
-			h.Cumulative[b] += count
+		for i := range bounds {
+			count += part.counts[i].Load()
+			h.Cumulative[i] += count
 		}
 		h.Count += count + part.counts[len(bounds)].Load()
 		h.Sum += time.Duration(part.sum.Load())
@@ -95,50 +98,51 @@ func (r *Broker) histogramOf(bounds []time.Duration, of func(*counters) *histogr
 	return h
 }
 
-// Stats adds up. It takes no locks, and no longer with many channels than with few.
-func (r *Broker) Stats() broker.Stats {
-	t := broker.Stats{
-		Channels:      r.Len(),
-		Readers:       int(r.readers.Load()),
-		HeldProducers: int(r.producers.Load()),
-		BufferedBytes: r.budget.buffered.Load(),
-		HeldBytes:     r.budget.held.Load(),
-		PublishWait:   r.histogramOf(waitBounds, func(t *counters) *histogram { return &t.wait }),
-		ChannelLife:   r.histogramOf(lifeBounds, func(t *counters) *histogram { return &t.life }),
+// Stats implements [broker.Statser]. It takes no lock.
+func (b *Broker) Stats() broker.Stats {
+	s := broker.Stats{
+		Channels:      b.Len(),
+		Readers:       int(b.readers.Load()),
+		HeldProducers: int(b.waiters.Load()),
+		BufferedBytes: b.budget.buffered.Load(),
+		HeldBytes:     b.budget.held.Load(),
+		PublishWait:   b.histogramOf(waitBounds, func(c *counters) *histogram { return &c.wait }),
+		ChannelLife:   b.histogramOf(lifeBounds, func(c *counters) *histogram { return &c.life }),
 	}
 	sum := func(of func(*counters) *atomic.Uint64) (n uint64) {
-		for i := range r.counters {
-			n += of(&r.counters[i]).Load()
+		for i := range b.counters {
+			n += of(&b.counters[i]).Load()
 		}
 		return n
 	}
-	// Counted meanwhile: so a counter is read before the one that is never behind it, and no difference is negative.
+	// Channels go on counting meanwhile. So read a counter before any other that is never smaller than it. Then no
+	// difference is negative.
 	var lostInFlight, lostPending uint64
-	for _, why := range broker.EndReasons {
-		inFlight := sum(func(t *counters) *atomic.Uint64 { return &t.undelivered[why].inFlight })
-		pending := sum(func(t *counters) *atomic.Uint64 { return &t.undelivered[why].pending })
-		t.Undelivered[why] = inFlight + pending
+	for _, reason := range broker.EndReasons {
+		inFlight := sum(func(c *counters) *atomic.Uint64 { return &c.undelivered[reason].inFlight })
+		pending := sum(func(c *counters) *atomic.Uint64 { return &c.undelivered[reason].pending })
+		s.Undelivered[reason] = inFlight + pending
 		lostInFlight += inFlight
 		lostPending += pending
-		t.Deleted[why] = sum(func(t *counters) *atomic.Uint64 { return &t.deleted[why] })
+		s.Deleted[reason] = sum(func(c *counters) *atomic.Uint64 { return &c.deleted[reason] })
 	}
-	t.Settled = sum(func(t *counters) *atomic.Uint64 { return &t.settled })
-	t.Redelivered = sum(func(t *counters) *atomic.Uint64 { return &t.redelivered })
-	t.DeliveryDelay = r.histogramOf(delayBounds, func(t *counters) *histogram { return &t.delay })
-	sent := t.DeliveryDelay.Count
-	t.Accepted = sum(func(t *counters) *atomic.Uint64 { return &t.accepted })
-	t.Duplicates = sum(func(t *counters) *atomic.Uint64 { return &t.duplicates })
-	t.RefusedFull = sum(func(t *counters) *atomic.Uint64 { return &t.refused[channelFull] })
-	t.RefusedMemory = sum(func(t *counters) *atomic.Uint64 { return &t.refused[memoryFull] })
-	t.Created = sum(func(t *counters) *atomic.Uint64 { return &t.created })
-	t.Sent = sent + t.Redelivered
-	t.InFlight = sent - t.Settled - lostInFlight
-	t.Pending = t.Accepted - sent - lostPending
-	// What did not wait is not observed, to save the time.
-	immediate := t.Accepted - t.PublishWait.Count
-	for i := range t.PublishWait.Cumulative {
-		t.PublishWait.Cumulative[i] += immediate
+	s.Settled = sum(func(c *counters) *atomic.Uint64 { return &c.settled })
+	s.Redelivered = sum(func(c *counters) *atomic.Uint64 { return &c.redelivered })
+	s.DeliveryDelay = b.histogramOf(delayBounds, func(c *counters) *histogram { return &c.delay })
+	sent := s.DeliveryDelay.Count
+	s.Accepted = sum(func(c *counters) *atomic.Uint64 { return &c.accepted })
+	s.Duplicates = sum(func(c *counters) *atomic.Uint64 { return &c.duplicates })
+	s.RefusedFull = sum(func(c *counters) *atomic.Uint64 { return &c.refused[channelFull] })
+	s.RefusedMemory = sum(func(c *counters) *atomic.Uint64 { return &c.refused[memoryFull] })
+	s.Created = sum(func(c *counters) *atomic.Uint64 { return &c.created })
+	s.Sent = sent + s.Redelivered
+	s.InFlight = sent - s.Settled - lostInFlight
+	s.Pending = s.Accepted - sent - lostPending
+	// Channels observe only messages that waited, to save time. Those that did not wait belong in every bucket.
+	immediate := s.Accepted - s.PublishWait.Count
+	for i := range s.PublishWait.Cumulative {
+		s.PublishWait.Cumulative[i] += immediate
 	}
-	t.PublishWait.Count = t.Accepted
-	return t
+	s.PublishWait.Count = s.Accepted
+	return s
 }

@@ -1,67 +1,66 @@
 package memory
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker"
 	"sync"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// deletionLog collects deletions and tells of them in batches. Its zero value tells nobody.
+// A deletionLog collects deletions and reports them in batches. Its zero value collects nothing.
 type deletionLog struct {
 	mu        sync.Mutex
 	deletions []broker.Deletion
 	report    func([]broker.Deletion)
 }
 
-// maxDeletionBatch is how many deletions are told at once.
+// maxDeletionBatch is how many deletions one call reports at most.
 const maxDeletionBatch = 10_000
 
-// OnDeletions has the registry call tell for what is deleted from now on: about once each second, if there is
-// anything to tell, and when the registry is closed. Calls come one after the other, from the registry's goroutine,
-// and should not take long: no channel expires meanwhile. The slice is tell's to keep, and has at most 10,000
-// deletions. What the closing of the registry deletes is not told.
-func (r *Broker) OnDeletions(tell func([]broker.Deletion)) {
-	r.deletions.mu.Lock()
-	defer r.deletions.mu.Unlock()
-	r.deletions.report = tell
+// OnDeletions implements [broker.DeletionSource]. The Broker's goroutine calls report. While report runs, the Broker
+// does not look for expired channels.
+func (b *Broker) OnDeletions(report func([]broker.Deletion)) {
+	b.deletions.mu.Lock()
+	defer b.deletions.mu.Unlock()
+	b.deletions.report = report
 }
 
-// FlushDeletions has what was deleted until now told at once, and waits for that.
-func (r *Broker) FlushDeletions() {
-	told := make(chan struct{})
+// FlushDeletions implements [broker.DeletionSource]. It returns without a report if the Broker's goroutine has ended.
+func (b *Broker) FlushDeletions() {
+	flushed := make(chan struct{})
 	select {
-	case r.flushes <- told:
-		<-told
-	case <-r.stopped:
+	case b.flushes <- flushed:
+		<-flushed
+	case <-b.stopped:
 	}
 }
 
-func (n *deletionLog) add(d broker.Deletion) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.report != nil {
-		n.deletions = append(n.deletions, d)
+func (l *deletionLog) add(d broker.Deletion) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.report != nil {
+		l.deletions = append(l.deletions, d)
 	}
 }
 
-// flushIfMany tells what there is if it is a full batch.
-func (n *deletionLog) flushIfMany() {
-	n.mu.Lock()
-	many := len(n.deletions) >= maxDeletionBatch
-	n.mu.Unlock()
+// flushIfMany flushes the log if it has a full batch.
+func (l *deletionLog) flushIfMany() {
+	l.mu.Lock()
+	many := len(l.deletions) >= maxDeletionBatch
+	l.mu.Unlock()
 	if many {
-		n.flush()
+		l.flush()
 	}
 }
 
-// flush tells what there is.
-func (n *deletionLog) flush() {
-	n.mu.Lock()
-	deletions, tell := n.deletions, n.report
-	n.deletions = nil
-	n.mu.Unlock()
+// flush reports all deletions in the log and empties it.
+func (l *deletionLog) flush() {
+	l.mu.Lock()
+	deletions, report := l.deletions, l.report
+	l.deletions = nil
+	l.mu.Unlock()
 	for len(deletions) > 0 {
 		batch := deletions[:min(len(deletions), maxDeletionBatch)]
 		deletions = deletions[len(batch):]
-		tell(batch)
+		report(batch)
 	}
 }

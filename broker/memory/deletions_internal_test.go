@@ -1,98 +1,115 @@
 package memory
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
-// TestDeletionsAreToldInBatches: one call for each sweep, never an empty one, and none too large.
-func TestDeletionsAreToldInBatches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := New()
-		type call struct {
-			at    time.Duration
-			count int
-		}
-		var mu sync.Mutex
-		var calls []call
-		told := map[string]broker.Deletion{}
-		start := time.Now()
-		r.OnDeletions(func(ds []broker.Deletion) {
-			mu.Lock()
-			defer mu.Unlock()
-			calls = append(calls, call{time.Since(start), len(ds)})
-			for _, d := range ds {
-				told[d.Consumer()] = d
-			}
-		})
-		create := func(n int) (all []broker.Addresses) {
-			for range n {
-				a, err := r.Create(t.Context(), "main", brokerfixture.Limits)
-				if err != nil {
-					t.Fatal(err)
-				}
-				all = append(all, a)
-			}
-			return all
-		}
-		wants := func(want ...int) {
-			t.Helper()
-			synctest.Wait()
-			mu.Lock()
-			defer mu.Unlock()
-			if len(calls) != len(want) {
-				t.Fatalf("calls %v, want %v", calls, want)
-			}
-			for i, n := range want {
-				if calls[i].count != n {
-					t.Errorf("calls %v, want %v", calls, want)
-				}
-			}
-			calls = nil
-		}
+// A reportedBatch is one call of the function that OnDeletions was given.
+type reportedBatch struct {
+	at    time.Duration // since the recorder's start
+	count int
+}
 
-		expiring := create(100)
+// A deletionRecorder records reported deletions.
+type deletionRecorder struct {
+	start time.Time
+
+	mu       sync.Mutex
+	batches  []reportedBatch
+	reported map[string]broker.Deletion // by consumer address
+}
+
+func (r *deletionRecorder) report(ds []broker.Deletion) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.batches = append(r.batches, reportedBatch{time.Since(r.start), len(ds)})
+	for _, d := range ds {
+		r.reported[d.Consumer()] = d
+	}
+}
+
+// expectBatches checks the sizes of the batches that were reported since it was called last.
+func (r *deletionRecorder) expectBatches(t *testing.T, want ...int) {
+	t.Helper()
+	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.batches) != len(want) {
+		t.Fatalf("batches %v, want %v", r.batches, want)
+	}
+	for i, n := range want {
+		if r.batches[i].count != n {
+			t.Errorf("batches %v, want %v", r.batches, want)
+		}
+	}
+	r.batches = nil
+}
+
+// expectDeletion checks how the deletion of a channel was reported.
+func (r *deletionRecorder) expectDeletion(t *testing.T, a broker.Addresses, reason broker.EndReason, undelivered int) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := r.reported[a.Consumer]; d.Reason != reason || d.Undelivered != undelivered {
+		t.Errorf("reported is %+v, want reason %v and %d undelivered", d, reason, undelivered)
+	}
+}
+
+// createMany creates n channels.
+func createMany(t *testing.T, b *Broker, n int) (all []broker.Addresses) {
+	t.Helper()
+	for range n {
+		all = append(all, mustCreate(t, b, brokerfixture.Limits))
+	}
+	return all
+}
+
+// TestDeletionsAreReportedInBatches checks that each sweep reports its deletions in one call, that no report is empty,
+// and that none is too large.
+func TestDeletionsAreReportedInBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New()
+		r := &deletionRecorder{start: time.Now(), reported: map[string]broker.Deletion{}}
+		b.OnDeletions(r.report)
+
+		expiring := createMany(t, b, 100)
 		time.Sleep(500 * time.Millisecond)
-		byHand := create(3)
-		for _, a := range byHand {
-			if err := r.Publish(t.Context(), a.Producer, brokerfixture.Message(t), brokerfixture.Limits); err != nil {
+		deleted := createMany(t, b, 3)
+		for _, a := range deleted {
+			if err := b.Publish(t.Context(), a.Producer, brokerfixture.Message(t), brokerfixture.Limits); err != nil {
 				t.Fatal(err)
 			}
-			if err := r.Delete(t.Context(), a.Consumer); err != nil {
+			if err := b.Delete(t.Context(), a.Consumer); err != nil {
 				t.Fatal(err)
 			}
 		}
-		wants() // not yet
+		r.expectBatches(t) // not yet
 		time.Sleep(500 * time.Millisecond)
-		wants(3)
+		r.expectBatches(t, 3)
 		time.Sleep(brokerfixture.Limits.TTL - sweepInterval)
 		synctest.Wait()
-		wants(100)
+		r.expectBatches(t, 100)
 		time.Sleep(10 * time.Second)
-		wants()
-		mu.Lock()
-		if d := told[byHand[0].Consumer]; d.Reason != broker.EndDeleted || d.Undelivered != 1 {
-			t.Errorf("a channel that was deleted by hand is told as %+v", d)
-		}
-		if d := told[expiring[0].Consumer]; d.Reason != broker.EndExpired || d.Undelivered != 0 {
-			t.Errorf("a channel that has expired is told as %+v", d)
-		}
-		mu.Unlock()
+		r.expectBatches(t)
+		r.expectDeletion(t, deleted[0], broker.EndDeleted, 1)
+		r.expectDeletion(t, expiring[0], broker.EndExpired, 0)
 
-		create(2*maxDeletionBatch + 1)
+		createMany(t, b, 2*maxDeletionBatch+1)
 		time.Sleep(brokerfixture.Limits.TTL + sweepInterval)
-		wants(maxDeletionBatch, maxDeletionBatch, 1)
+		r.expectBatches(t, maxDeletionBatch, maxDeletionBatch, 1)
 
-		// The closing tells what was not told yet, and not what it deletes itself.
-		create(5)
-		if err := r.Delete(t.Context(), create(1)[0].Producer); err != nil {
+		// Close reports the deletions before it, and none of its own.
+		createMany(t, b, 5)
+		if err := b.Delete(t.Context(), createMany(t, b, 1)[0].Producer); err != nil {
 			t.Fatal(err)
 		}
-		r.Close()
-		wants(1)
+		b.Close()
+		r.expectBatches(t, 1)
 	})
 }

@@ -4,25 +4,26 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
-	"github.com/caddy-megaphone/megaphone/broker"
 	"strconv"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// maxExamined is how many channels are looked at for one page, so that it is there in a few milliseconds however
-// few of the channels are wanted.
+// maxExamined is how many channels List examines for one page at most. So a page takes a few milliseconds, however few
+// channels match.
 const maxExamined = 20_000
 
 // List implements [broker.Broker].
-func (r *Broker) List(_ context.Context, o broker.ListOptions) (broker.ChannelPage, error) {
-	if r.isClosed() {
+func (b *Broker) List(_ context.Context, o broker.ListOptions) (broker.ChannelPage, error) {
+	if b.isClosed() {
 		return broker.ChannelPage{}, broker.ErrClosed
 	}
 	place, err := parseCursor(o.After)
 	if err != nil {
 		return broker.ChannelPage{}, err
 	}
-	page, now, examined := broker.ChannelPage{Channels: []broker.ChannelInfo{}}, r.now(), 0
-	for c := range r.list.from(place) {
+	page, now, examined := broker.ChannelPage{Channels: []broker.ChannelInfo{}}, b.now(), 0
+	for c := range b.list.from(place) {
 		if examined == maxExamined || len(page.Channels) >= o.Limit {
 			page.Next = strconv.Itoa(c.place)
 			break
@@ -38,14 +39,16 @@ func (r *Broker) List(_ context.Context, o broker.ListOptions) (broker.ChannelPa
 	return page, nil
 }
 
-// matches reports whether the channel is as the options say that change with its use. A state costs more.
+// matches reports whether the channel matches those options that depend on its use: MinPending and Connected. It is
+// cheaper than state.
 func (c *channel) matches(o *broker.ListOptions) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.queue.pending() >= o.MinPending && (o.Connected == nil || (c.reader != nil) == *o.Connected)
 }
 
-// A cursor is the place in the list of the channel that comes next. A channel never changes its place.
+// parseCursor returns the place in the list where a page begins. The cursor is the place of the next channel. A channel
+// never changes its place.
 func parseCursor(cursor string) (place int, err error) {
 	if cursor == "" {
 		return 0, nil
@@ -58,14 +61,14 @@ func parseCursor(cursor string) (place int, err error) {
 }
 
 // Find implements [broker.Broker].
-func (r *Broker) Find(_ context.Context, name string) (broker.ChannelInfo, error) {
-	if r.isClosed() {
+func (b *Broker) Find(_ context.Context, name string) (broker.ChannelInfo, error) {
+	if b.isClosed() {
 		return broker.ChannelInfo{}, broker.ErrClosed
 	}
-	c := r.byID(name)
+	c := b.byID(name)
 	if c == nil {
 		var err error
-		if c, err = r.lookup(name, producerKind|consumerKind); err != nil {
+		if c, err = b.lookup(name, producerKind|consumerKind); err != nil {
 			return broker.ChannelInfo{}, err
 		}
 	}
@@ -77,8 +80,8 @@ func (r *Broker) Find(_ context.Context, name string) (broker.ChannelInfo, error
 }
 
 // Peek implements [broker.Broker].
-func (r *Broker) Peek(_ context.Context, address string, limit int) ([]*broker.Message, error) {
-	c, err := r.lookup(address, producerKind|consumerKind)
+func (b *Broker) Peek(_ context.Context, address string, limit int) ([]*broker.Message, error) {
+	c, err := b.lookup(address, producerKind|consumerKind)
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +94,8 @@ func (r *Broker) Peek(_ context.Context, address string, limit int) ([]*broker.M
 	return ms, nil
 }
 
-// id spells a channel's place in the list, by which it is found, and its tag, by which it is told from all others
-// that had or will have the place.
+// id returns the channel's id: its place in the list and its tag. The place finds the channel. The tag distinguishes it
+// from the channels that have had that place or will have it.
 func (c *channel) id() string {
 	var id [8]byte
 	binary.BigEndian.PutUint32(id[:], uint32(c.place)) //nolint:gosec // there are far fewer channels
@@ -100,14 +103,14 @@ func (c *channel) id() string {
 	return hex.EncodeToString(id[:])
 }
 
-// byID returns the live channel with an id, or nil.
-func (r *Broker) byID(id string) *channel {
+// byID returns the live channel with an id, or nil if there is none.
+func (b *Broker) byID(id string) *channel {
 	decoded, err := hex.DecodeString(id)
 	if err != nil || len(decoded) != 8 {
 		return nil
 	}
-	c := r.list.at(int(binary.BigEndian.Uint32(decoded)))
-	if c == nil || c.id() != id || c.expired(r.now()) {
+	c := b.list.at(int(binary.BigEndian.Uint32(decoded)))
+	if c == nil || c.id() != id || c.expired(b.now()) {
 		return nil
 	}
 	return c

@@ -1,30 +1,31 @@
 package memory
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
 const pageSize = 1000
 
-func TestPagesOfAMillionChannels(t *testing.T) {
+func TestListPagesOfAMillionChannels(t *testing.T) {
 	if testing.Short() {
 		t.Skip("makes a million channels")
 	}
-	r := New()
-	defer r.Close()
+	b := New()
+	defer b.Close()
 	const channels = 1_000_000
 	l := brokerfixture.Limits
 	l.TTL = time.Hour
 	for i := range channels {
-		a, err := r.Create(t.Context(), "main", l)
+		a, err := b.Create(t.Context(), "main", l)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if i%1000 == 0 {
-			if err := r.Publish(t.Context(), a.Producer, brokerfixture.Message(t), l); err != nil {
+			if err := b.Publish(t.Context(), a.Producer, brokerfixture.Message(t), l); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -34,15 +35,15 @@ func TestPagesOfAMillionChannels(t *testing.T) {
 		o    broker.ListOptions
 		want int
 	}{
-		"all":                {broker.ListOptions{Limit: pageSize}, 20 * pageSize},
-		"few":                {broker.ListOptions{Limit: pageSize, MinPending: 1}, channels / 1000},
-		"none":               {broker.ListOptions{Limit: pageSize, Connected: &yes}, 0},
-		"none, told at once": {broker.ListOptions{Limit: pageSize, Agent: "other"}, 0},
+		"all":            {broker.ListOptions{Limit: pageSize}, 20 * pageSize},
+		"few":            {broker.ListOptions{Limit: pageSize, MinPending: 1}, channels / 1000},
+		"none":           {broker.ListOptions{Limit: pageSize, Connected: &yes}, 0},
+		"none, by agent": {broker.ListOptions{Limit: pageSize, Agent: "other"}, 0},
 	} {
 		listed, pages, slow := 0, 0, 0
 		for o := test.o; ; {
 			start := time.Now()
-			page, err := r.List(t.Context(), o)
+			page, err := b.List(t.Context(), o)
 			if time.Since(start) > 100*time.Millisecond {
 				slow++
 			}
@@ -65,28 +66,28 @@ func TestPagesOfAMillionChannels(t *testing.T) {
 	}
 }
 
-func TestAWalkOverTheChannelsHoldsUpNobody(t *testing.T) {
-	r := New()
-	defer r.Close()
+func TestIterationHoldsNoLock(t *testing.T) {
+	b := New()
+	defer b.Close()
 	var created []broker.Addresses
 	for range 1000 {
-		a, err := r.Create(t.Context(), "main", brokerfixture.Limits)
+		a, err := b.Create(t.Context(), "main", brokerfixture.Limits)
 		if err != nil {
 			t.Fatal(err)
 		}
 		created = append(created, a)
 	}
-	for c := range r.list.all() {
-		// Everything goes on in the middle of the walk: it holds no lock.
+	for c := range b.list.all() {
+		// All calls work in the middle of the iteration.
 		a := broker.FormatAddress(c.agent, c.producer)
-		if err := r.Publish(t.Context(), a, brokerfixture.Message(t), brokerfixture.Limits); err != nil {
+		if err := b.Publish(t.Context(), a, brokerfixture.Message(t), brokerfixture.Limits); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Delete(t.Context(), a); err != nil {
+		if err := b.Delete(t.Context(), a); err != nil {
 			t.Fatal(err)
 		}
 		if len(created) > 0 {
-			if _, err := r.Create(t.Context(), "main", brokerfixture.Limits); err != nil {
+			if _, err := b.Create(t.Context(), "main", brokerfixture.Limits); err != nil {
 				t.Fatal(err)
 			}
 			created = created[1:]
@@ -95,10 +96,10 @@ func TestAWalkOverTheChannelsHoldsUpNobody(t *testing.T) {
 }
 
 func BenchmarkListPage(b *testing.B) {
-	r := New()
-	defer r.Close()
+	br := New()
+	defer br.Close()
 	for range 2 * maxExamined {
-		if _, err := r.Create(b.Context(), "main", brokerfixture.Limits); err != nil {
+		if _, err := br.Create(b.Context(), "main", brokerfixture.Limits); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -106,7 +107,7 @@ func BenchmarkListPage(b *testing.B) {
 	for name, o := range map[string]broker.ListOptions{"all": {Limit: pageSize}, "none": {Limit: pageSize, Connected: &yes}} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				if _, err := r.List(b.Context(), o); err != nil {
+				if _, err := br.List(b.Context(), o); err != nil {
 					b.Fatal(err)
 				}
 			}

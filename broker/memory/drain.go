@@ -1,83 +1,85 @@
 package memory
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// A drain empties a registry so that its process can be stopped and nothing is lost. No channel is created any
-// more. One after the other, spread over a given time, the channels are sealed: a sealed channel takes no more
-// messages, its producers are told that it is gone; its reader gets what it holds, and ends. It is deleted when
-// all of it is settled, or when it expires as any other. Its client then finds it gone, and gets a new channel
-// from another server.
+// A drain empties a Broker, so that its process can stop without losing anything. While it is active, Create makes no
+// channels. The drain seals the channels one after the other, spread over a given time. A sealed channel takes no more
+// messages: its producers get ErrNotFound. Its reader takes what it holds, and ends. The drain deletes the channel once
+// all its messages are settled. Until then it may expire like any other. Its client then finds no channel, and creates
+// a new one on another server.
 type drain struct {
-	active atomic.Bool // no channels are created
+	active atomic.Bool // Create fails with ErrDraining
 
 	mu    sync.Mutex
-	state broker.DrainState
-	left  atomic.Int64 // channels of the drain that are not gone
-	stop  chan struct{}
-	ended chan struct{}
+	state broker.DrainState // as of the start: Undelivered is the Broker's count then
+	left  atomic.Int64      // channels of the drain that still exist
+	stop  chan struct{}     // ends the goroutine; nil if there is none
+	ended chan struct{}     // is closed when the goroutine has ended
 }
 
-// Drain begins to empty the registry, or begins anew with another time. It goes on until Undrain is called.
-func (r *Broker) Drain(over time.Duration) broker.DrainState {
-	d := &r.drain
+// Drain implements [broker.Drainer].
+func (b *Broker) Drain(over time.Duration) broker.DrainState {
+	d := &b.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if r.isClosed() {
+	if b.isClosed() {
 		return d.state
 	}
 	d.end()
 	d.active.Store(true)
-	channels := slices.Collect(r.list.all())
+	channels := slices.Collect(b.list.all())
 	d.state = broker.DrainState{
 		Active: true, Started: time.Now().Round(0), Over: over,
-		Channels: len(channels), Remaining: len(channels), Undelivered: r.Undelivered(),
+		Channels: len(channels), Remaining: len(channels), Undelivered: b.Undelivered(),
 	}
 	d.left.Store(int64(len(channels)))
 	d.stop, d.ended = make(chan struct{}), make(chan struct{})
-	go r.seal(channels, over, d.stop, d.ended)
-	return r.drainState()
+	go b.sealAll(channels, over, d.stop, d.ended)
+	return b.drainState()
 }
 
-// Undrain ends a drain. Channels that are still there take messages again.
-func (r *Broker) Undrain() {
-	d := &r.drain
+// Undrain implements [broker.Drainer].
+func (b *Broker) Undrain() {
+	d := &b.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.active.Load() {
 		return
 	}
 	d.end()
-	for c := range r.list.all() {
+	for c := range b.list.all() {
 		c.sealed.Store(false)
 	}
 	d.state = broker.DrainState{}
 	d.active.Store(false)
 }
 
-// DrainState tells how far the drain has come; the zero value if there is none.
-func (r *Broker) DrainState() broker.DrainState {
-	r.drain.mu.Lock()
-	defer r.drain.mu.Unlock()
-	return r.drainState()
+// DrainState implements [broker.Drainer].
+func (b *Broker) DrainState() broker.DrainState {
+	b.drain.mu.Lock()
+	defer b.drain.mu.Unlock()
+	return b.drainState()
 }
 
-func (r *Broker) drainState() broker.DrainState {
-	s := r.drain.state
+// drainState returns how far the drain has come. The drain's lock is held.
+func (b *Broker) drainState() broker.DrainState {
+	s := b.drain.state
 	if s.Active {
-		s.Remaining = int(r.drain.left.Load())
+		s.Remaining = int(b.drain.left.Load())
 		s.Done = s.Remaining == 0
-		s.Undelivered = r.Undelivered() - s.Undelivered
+		s.Undelivered = b.Undelivered() - s.Undelivered
 	}
 	return s
 }
 
-// end stops the goroutine of a drain. The lock is held.
+// end stops the drain's goroutine, if there is one. The lock is held.
 func (d *drain) end() {
 	if d.stop == nil {
 		return
@@ -87,11 +89,12 @@ func (d *drain) end() {
 	d.stop = nil
 }
 
-// drainPause is the time between two looks at the channels that are sealed.
+// drainPause is how long a drain waits, at least, before it looks at the sealed channels again.
 const drainPause = 50 * time.Millisecond
 
-// seal seals the channels one after the other, and deletes those that are settled.
-func (r *Broker) seal(channels []*channel, over time.Duration, stop, ended chan struct{}) {
+// sealAll is the drain's goroutine. It seals the channels one after the other, and deletes those whose messages are all
+// settled.
+func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended chan struct{}) {
 	defer close(ended)
 	all, sealed, start := len(channels), 0, time.Now()
 	var waiting []*channel
@@ -105,40 +108,41 @@ func (r *Broker) seal(channels []*channel, over time.Duration, stop, ended chan 
 			waiting = append(waiting, channels[sealed])
 			channels[sealed] = nil
 		}
-		waiting = slices.DeleteFunc(waiting, r.settled)
+		waiting = slices.DeleteFunc(waiting, b.removeIfEmpty)
 		left := all - sealed + len(waiting)
-		r.drain.left.Store(int64(left))
+		b.drain.left.Store(int64(left))
 		if left == 0 {
 			return
 		}
 		select {
-		case <-time.After(max(drainPause, 9*time.Since(begin))): // a tenth of one core at most
+		case <-time.After(max(drainPause, 9*time.Since(begin))): // takes at most a tenth of one core
 		case <-stop:
 			return
-		case <-r.stop:
+		case <-b.stop:
 			return
 		}
 	}
 }
 
-// settled reports whether a sealed channel is gone, which it is from now on if it holds nothing.
-func (r *Broker) settled(c *channel) bool {
+// removeIfEmpty removes a sealed channel if it holds no messages. It reports whether the channel is gone.
+func (b *Broker) removeIfEmpty(c *channel) bool {
 	c.mu.Lock()
-	closed, held := c.closed != nil, c.queue.len
+	closed, left := c.closed != nil, c.queue.len
 	c.mu.Unlock()
-	if !closed && held == 0 {
-		r.remove(c, broker.EndDeleted)
+	if !closed && left == 0 {
+		b.remove(c, broker.EndDeleted)
 	}
-	return closed || held == 0
+	return closed || left == 0
 }
 
-// seal makes the channel take no more messages. Its reader learns that it should take the rest, and end.
+// seal stops the channel from taking messages. Its held producers get ErrNotFound. Its reader wakes, to take the rest
+// and end.
 func (c *channel) seal() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sealed.Store(true)
-	for p := c.held.first; p != nil; p = c.held.first {
-		c.dequeue(p, broker.ErrNotFound)
+	for w := c.held.first; w != nil; w = c.held.first {
+		c.dequeue(w, broker.ErrNotFound)
 	}
 	if c.reader != nil {
 		c.reader.wake()
@@ -149,7 +153,7 @@ func (c *channel) seal() {
 func (s *subscription) Drained() bool {
 	c := s.channel
 	if !c.sealed.Load() {
-		return false // without the lock: it is asked after every message
+		return false // without the lock, for readers ask after every message
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

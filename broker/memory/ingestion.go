@@ -4,43 +4,45 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"github.com/caddy-megaphone/megaphone/broker"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 const (
-	// maxHeldBack is how many bytes of messages an ingestion holds back before Write waits.
-	maxHeldBack = 1 << 20
-	// maxDone is how many lines that are done it keeps behind one that is not, if more than half are.
+	// maxHeldBytes is how many bytes of messages an ingestion holds back before Write waits.
+	maxHeldBytes = 1 << 20
+	// maxDone is how many finished lines an ingestion keeps behind one that is not finished. It keeps more only while
+	// at most half of all its lines are finished.
 	maxDone = 64
 )
 
 // Ingest implements [broker.Broker].
-func (r *Broker) Ingest(l broker.Limits) broker.Ingestion {
-	return &ingestion{registry: r, limits: l, freed: make(chan struct{}, 1)}
+func (b *Broker) Ingest(l broker.Limits) broker.Ingestion {
+	return &ingestion{broker: b, limits: l, freed: make(chan struct{}, 1)}
 }
 
-// An ingestion is an [broker.Ingestion] to the channels of a [Broker].
+// An ingestion is the [broker.Ingestion] of a [Broker].
 type ingestion struct {
-	registry *Broker
-	limits   broker.Limits
-	direct   int           // messages that were taken at once
-	freed    chan struct{} // receives a value when less is held back
+	broker    *Broker
+	limits    broker.Limits
+	immediate int           // messages that a channel has taken at once
+	freed     chan struct{} // receives a value when a line is finished
 
-	mu       sync.Mutex  // taken with a channel's lock held, never the other way round
-	held     []*heldLine // in the order of their numbers; some may be done
-	done     int         // how many of them are
-	timer    *time.Timer // runs out for the oldest of held
-	back     int64       // bytes held back
-	admitted int         // messages that were held back and then taken
-	failures []broker.IngestFailure
-	failed   int
-	refused  int // for want of memory
+	mu            sync.Mutex  // may be taken with a channel's lock held; no channel's lock is taken with it held
+	held          []*heldLine // in the order of Write; some may be done
+	done          int         // how many of held are done
+	timer         *time.Timer // fires when the oldest of held is due, or earlier
+	heldBytes     int64       // of the messages that are held back
+	admitted      int         // messages that were held back, and then taken
+	failures      []broker.IngestFailure
+	failed        int // all failures
+	refusedMemory int // failures with ErrMemoryLimit
 }
 
-// A heldLine is a message that is held back.
+// A heldLine is a message that is held back. It owns its waiter.
 type heldLine struct {
 	waiter
 
@@ -53,26 +55,27 @@ type heldLine struct {
 	done      bool
 }
 
+// Write implements [broker.Ingestion].
 func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *broker.Message) error {
-	c, err := in.registry.lookup(string(producer), producerKind)
+	c, err := in.broker.lookup(string(producer), producerKind)
 	if err != nil {
 		in.Fail(number, string(producer), err)
 		return nil
 	}
 	if c.publishNow(m, in.limits) {
-		in.direct++
+		in.immediate++
 		return nil
 	}
 	line := &heldLine{
 		ingestion: in, number: number, producer: string(producer),
 		message: [1]*broker.Message{m}, size: m.Size(), due: time.Now().Add(in.limits.Hold),
 	}
-	line.waiter = waiter{channel: c, ms: line.message[:], limits: in.limits, call: line}
+	line.waiter = waiter{channel: c, ms: line.message[:], limits: in.limits, owner: line}
 	in.hold(line)
 	if c.publish(&line.waiter) {
 		line.finished()
 	}
-	for in.heldBack() > maxHeldBack {
+	for in.bytes() > maxHeldBytes {
 		select {
 		case <-in.freed:
 		case <-ctx.Done():
@@ -82,12 +85,12 @@ func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *
 	return nil
 }
 
-// hold notes a line that may be held back from now on.
+// hold adds a line. The line counts as held back until it is finished.
 func (in *ingestion) hold(line *heldLine) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.held = append(in.held, line)
-	in.back += line.size
+	in.heldBytes += line.size
 	if in.timer == nil {
 		in.timer = time.AfterFunc(in.limits.Hold, in.expire)
 	} else if len(in.held) == 1 {
@@ -95,20 +98,21 @@ func (in *ingestion) hold(line *heldLine) {
 	}
 }
 
-func (in *ingestion) heldBack() int64 {
+// bytes returns how many bytes of messages are held back.
+func (in *ingestion) bytes() int64 {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.back
+	return in.heldBytes
 }
 
-// finished is told that the line is held back no more.
+// finished implements [owner]. The line is not held back any more.
 func (line *heldLine) finished() {
 	in := line.ingestion
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	line.done = true
-	line.message[0], line.ms = nil, nil // the channel's, if anybody's
-	in.back -= line.size
+	line.message[0], line.ms = nil, nil // if the message is still needed, the channel has it
+	in.heldBytes -= line.size
 	in.done++
 	if line.err == nil {
 		in.admitted++
@@ -130,8 +134,8 @@ func (line *heldLine) finished() {
 	}
 }
 
-// expire withdraws the lines that have been held back for too long, and with each those that wait behind it for
-// the same channel: they would only be in its place.
+// expire withdraws the lines that have been held back for too long. If such a line fails, expire also withdraws the
+// lines behind it for the same channel, which would only take its place.
 func (in *ingestion) expire() {
 	now := time.Now()
 	skipped := map[*channel]bool{}
@@ -163,24 +167,27 @@ func (in *ingestion) heldLines() []*heldLine {
 	return lines
 }
 
+// Fail implements [broker.Ingestion].
 func (in *ingestion) Fail(number int, producer string, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.fail(number, producer, err)
 }
 
+// fail notes a failure. The lock is held.
 func (in *ingestion) fail(number int, producer string, err error) {
 	in.failed++
 	if errors.Is(err, broker.ErrMemoryLimit) {
-		in.refused++
+		in.refusedMemory++
 	}
 	if len(in.failures) < broker.MaxIngestFailures {
 		in.failures = append(in.failures, broker.IngestFailure{Number: number, Producer: producer, Err: err})
 	}
 }
 
+// Finish implements [broker.Ingestion].
 func (in *ingestion) Finish(ctx context.Context) broker.IngestResult {
-	for in.heldBack() > 0 && ctx.Err() == nil {
+	for in.bytes() > 0 && ctx.Err() == nil {
 		select {
 		case <-in.freed:
 		case <-ctx.Done():
@@ -196,6 +203,6 @@ func (in *ingestion) Finish(ctx context.Context) broker.IngestResult {
 	}
 	slices.SortFunc(in.failures, func(a, b broker.IngestFailure) int { return cmp.Compare(a.Number, b.Number) })
 	return broker.IngestResult{
-		Written: in.direct + in.admitted, Failures: in.failures, FailuresTotal: in.failed, RefusedMemory: in.refused,
+		Written: in.immediate + in.admitted, Failures: in.failures, FailuresTotal: in.failed, RefusedMemory: in.refusedMemory,
 	}
 }

@@ -3,38 +3,39 @@ package memory
 import (
 	"context"
 	"fmt"
-	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
-// A mailbox is a channel whose reader takes a message at a time.
-type mailbox struct {
+// A readChannel is a channel whose reader takes one message at a time.
+type readChannel struct {
 	broker.Addresses
 	sub   broker.Subscription
 	taken int
 }
 
-func newMailbox(t *testing.T, r *Broker, l broker.Limits) *mailbox {
+func newReadChannel(t *testing.T, b *Broker, l broker.Limits) *readChannel {
 	t.Helper()
-	a, err := r.Create(t.Context(), "main", l)
+	a, err := b.Create(t.Context(), "main", l)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sub, err := r.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: l})
+	sub, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: l})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &mailbox{Addresses: a, sub: sub}
+	return &readChannel{Addresses: a, sub: sub}
 }
 
-func (m *mailbox) take() {
-	ms, _ := m.sub.Take(nil, 1)
-	m.taken += len(ms)
-	m.sub.Received(m.taken)
+func (c *readChannel) take() {
+	ms, _ := c.sub.Take(nil, 1)
+	c.taken += len(ms)
+	c.sub.Received(c.taken)
 }
 
 func keyedMessage(t *testing.T, body, key string) *broker.Message {
@@ -46,17 +47,18 @@ func keyedMessage(t *testing.T, body, key string) *broker.Message {
 	return m
 }
 
-// What other channels have taken is not kept because one holds its line back.
-func TestAnIngestionKeepsNothingOfLinesThatAreDone(t *testing.T) {
+// TestIngestionDropsFinishedLines checks that a line which is held back does not make the ingestion keep the messages
+// that other channels have taken meanwhile.
+func TestIngestionDropsFinishedLines(t *testing.T) {
 	const lines = 10_000
-	r := New()
-	defer r.Close()
+	b := New()
+	defer b.Close()
 	l := brokerfixture.Limits
 	l.Buffer = 1
-	stuck, busy := newMailbox(t, r, l), newMailbox(t, r, l)
-	in := r.Ingest(l).(*ingestion)
+	stuck, busy := newReadChannel(t, b, l), newReadChannel(t, b, l)
+	in := b.Ingest(l).(*ingestion)
 	number := 0
-	write := func(to *mailbox) {
+	write := func(to *readChannel) {
 		if err := in.Write(t.Context(), number, []byte(to.Producer), keyedMessage(t, strconv.Itoa(number), "")); err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +77,7 @@ func TestAnIngestionKeepsNothingOfLinesThatAreDone(t *testing.T) {
 	}
 	for _, line := range in.held {
 		if line.done && (line.message[0] != nil || line.ms != nil) {
-			t.Error("the message of a line that is done is kept")
+			t.Error("the ingestion keeps the message of a finished line")
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -85,31 +87,32 @@ func TestAnIngestionKeepsNothingOfLinesThatAreDone(t *testing.T) {
 	}
 }
 
-// A line that turns out to be a repeat has not failed, so the next one has its whole time.
-func TestALineBehindARepeatIsNotSkipped(t *testing.T) {
+// TestLineBehindDuplicateIsNotSkipped checks that a line which turns out to be a duplicate has not failed. So the line
+// behind it waits for its whole hold time.
+func TestLineBehindDuplicateIsNotSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := New()
-		defer r.Close()
+		b := New()
+		defer b.Close()
 		l := brokerfixture.Limits
 		l.Buffer = 1
-		m := newMailbox(t, r, l)
+		c := newReadChannel(t, b, l)
 		publish := func(body, key string, hold time.Duration) {
 			l := l
 			l.Hold = hold
-			go func() { _ = r.Publish(context.Background(), m.Producer, keyedMessage(t, body, key), l) }()
+			go func() { _ = b.Publish(context.Background(), c.Producer, keyedMessage(t, body, key), l) }()
 			synctest.Wait()
 		}
 		publish("0", "", l.Hold)
 		publish("1", "key", time.Hour) // is held
-		publish("2", "", time.Hour)    // is in front of the lines
-		in := r.Ingest(l)
+		publish("2", "", time.Hour)    // is held, in front of the lines
+		in := b.Ingest(l)
 		for number, key := range []string{"key", ""} {
-			if err := in.Write(t.Context(), number, []byte(m.Producer), keyedMessage(t, "1", key)); err != nil {
+			if err := in.Write(t.Context(), number, []byte(c.Producer), keyedMessage(t, "1", key)); err != nil {
 				t.Fatal(err)
 			}
 			if number == 0 {
 				time.Sleep(l.Hold / 2)
-				m.take() // the first with the key gets in
+				c.take() // the channel takes the first message with the key
 			}
 		}
 		began := time.Now()
@@ -117,7 +120,7 @@ func TestALineBehindARepeatIsNotSkipped(t *testing.T) {
 		if took := time.Since(began); took != l.Hold {
 			t.Errorf("the last line was held for %v", took)
 		}
-		if got, want := fmt.Sprint(result), fmt.Sprint(broker.IngestResult{Written: 1, Failures: []broker.IngestFailure{{Number: 1, Producer: m.Producer, Err: broker.ErrTimeout}}, FailuresTotal: 1}); got != want {
+		if got, want := fmt.Sprint(result), fmt.Sprint(broker.IngestResult{Written: 1, Failures: []broker.IngestFailure{{Number: 1, Producer: c.Producer, Err: broker.ErrTimeout}}, FailuresTotal: 1}); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	})

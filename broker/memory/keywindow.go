@@ -1,15 +1,16 @@
 package memory
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker"
 	"slices"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// A keyWindow has the event ids of the keyed messages that a channel has let go last. It grows with what it has, to
-// 4 KiB. Its zero value is empty, and a nil one is too.
+// A keyWindow has the event ids of the last [broker.KeyWindow] keyed messages that a channel has let go. It grows as it
+// fills, up to 4 KiB. Its zero value is empty, and so is a nil one.
 type keyWindow struct {
 	ids  []broker.EventID
-	next int // the place of the oldest, once all places are taken
+	next int // the index of the oldest, once the window is full
 }
 
 func (w *keyWindow) add(id broker.EventID) {

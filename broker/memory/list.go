@@ -5,14 +5,15 @@ import (
 	"sync"
 )
 
-// A channelList has every channel of a registry in a place of its own, so that a walk over all of them is fast
-// and holds up nobody: it locks a small part at a time. Its zero value is empty.
+// A channelList gives every channel of a Broker a place of its own. So iterating over all channels is fast and delays
+// no other call: it holds the lock only while it copies one chunk. Its zero value is empty.
 type channelList struct {
 	mu     sync.RWMutex
 	chunks []*chunk
 	free   []int // places without a channel
 }
 
+// A chunk is a part of a channelList. A place without a channel is nil.
 type chunk [256]*channel
 
 func (l *channelList) add(c *channel) {
@@ -37,7 +38,7 @@ func (l *channelList) remove(c *channel) {
 	l.free = append(l.free, c.place)
 }
 
-// at returns the channel in a place, or nil.
+// at returns the channel in a place, or nil if there is none.
 func (l *channelList) at(place int) *channel {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -47,10 +48,11 @@ func (l *channelList) at(place int) *channel {
 	return l.chunks[place/len(chunk{})][place%len(chunk{})]
 }
 
-// all walks over the channels. Those that are added or removed meanwhile may be missed or seen.
+// all iterates over all channels, without holding the lock while it yields one. It may yield or miss channels that are
+// added or removed meanwhile.
 func (l *channelList) all() iter.Seq[*channel] { return l.from(0) }
 
-// from is like all, and begins at a place.
+// from is like all, but begins at a place.
 func (l *channelList) from(place int) iter.Seq[*channel] {
 	return func(yield func(*channel) bool) {
 		first := place % len(chunk{})

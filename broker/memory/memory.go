@@ -1,3 +1,25 @@
+// Package memory keeps channels and their messages in the memory of this process. Its [Broker] implements
+// [broker.Broker] and the optional interfaces of package broker. Its subscriptions implement [broker.Notifier].
+//
+// A message moves through the package like this:
+//
+//   - A write looks up the channel by its address. The channel takes the message if no producer waits in it, its queue
+//     has room, and the budget has memory left. The message is then pending, the budget counts it, and the channel
+//     wakes its reader.
+//   - Otherwise, if the producer may wait, the message becomes part of a waiter in the channel's waitList, and the
+//     producer is held. The channel admits its waiters in order: when its reader takes pending messages, when memory is
+//     freed, and when the first waiter gives up. A waiter gives up when its hold time or its context ends. It fails
+//     when the channel is deleted or drained, and when the Broker closes.
+//   - The reader's subscription takes messages from the queue. A message that was taken stays in the queue, in flight,
+//     until it is settled or leaves the window. Then the queue drops it, and the budget releases its memory.
+//   - A channel that is deleted drops everything that it holds, and counts it as undelivered.
+//
+// Each channel has one lock. It guards the channel's queue, its waiters and its reader. No code takes a second
+// channel's lock while it holds one, so calls for different channels do not wait for each other. All channels share a
+// concurrent map from addresses to channels, atomic counters, and a few small locks: those of the channel list, the
+// deletion log, the drain and the budget. An ingestion has a lock too. The locks of the budget and of an ingestion may
+// be taken with a channel's lock held, never the other way round. The others are never taken with a channel's lock
+// held.
 package memory
 
 import (
@@ -6,24 +28,25 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/puzpuzpuz/xsync/v4"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // A Broker is the [broker.Broker] in this process's memory. Make one with [New].
 type Broker struct {
-	epoch     time.Time // the zero of its clock, which is monotonic
+	epoch     time.Time // the zero of the Broker's clock, which is monotonic
 	channels  *xsync.Map[broker.Secret, *channel]
 	list      channelList
-	count     atomic.Int64
+	count     atomic.Int64 // channels
 	budget    budget
 	drain     drain
 	quotas    quotas
 	deletions deletionLog
 
-	readers   atomic.Int64 // channels with a reader
-	producers atomic.Int64 // publications that wait for room
-	counters  [counterShards]counters
+	readers  atomic.Int64 // channels with a reader
+	waiters  atomic.Int64 // waiters in all channels
+	counters [counterShards]counters
 
 	closed  atomic.Bool
 	flushes chan chan struct{} // see FlushDeletions
@@ -33,13 +56,12 @@ type Broker struct {
 
 var _ broker.Broker = (*Broker)(nil)
 
-// sweepInterval is how often the registry looks for channels that have expired. A call for such a channel finds
-// it expired before that.
+// sweepInterval is how often the Broker looks for expired channels. A call for an expired channel finds out at once.
 const sweepInterval = time.Second
 
-// New returns an empty registry, with the goroutine that removes expired channels. Close stops it.
+// New returns an empty Broker and starts its goroutine. Close stops the goroutine.
 func New() *Broker {
-	r := &Broker{
+	b := &Broker{
 		epoch:    time.Now(),
 		channels: xsync.NewMap[broker.Secret, *channel](),
 		budget:   budget{freed: make(chan struct{}, 1)},
@@ -48,111 +70,113 @@ func New() *Broker {
 		stop:     make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
-	go r.run()
-	return r
+	go b.run()
+	return b
 }
 
-// now is the time on the registry's clock. It is never zero.
-func (r *Broker) now() time.Duration { return time.Since(r.epoch) + 1 }
+// now returns the time on the Broker's clock. It is never zero.
+func (b *Broker) now() time.Duration { return time.Since(b.epoch) + 1 }
 
-// wallTime is the time of day for a time on the registry's clock.
-func (r *Broker) wallTime(t time.Duration) time.Time { return r.epoch.Add(t - 1).Round(0) }
+// wallTime returns the time of day for a time on the Broker's clock.
+func (b *Broker) wallTime(t time.Duration) time.Time { return b.epoch.Add(t - 1).Round(0) }
 
-// run does what must be done in the background: it removes expired channels, and lets producers in that wait
+// run does the work in the background: it removes expired channels, reports deletions, and admits producers that wait
 // for memory.
-func (r *Broker) run() {
-	defer close(r.stopped)
-	defer r.deletions.flush()
+func (b *Broker) run() {
+	defer close(b.stopped)
+	defer b.deletions.flush()
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			r.sweep()
-			r.deletions.flush()
-		case told := <-r.flushes:
-			r.deletions.flush()
-			close(told)
-		case <-r.budget.freed:
-			r.budget.retryAll()
-		case <-r.stop:
+			b.sweep()
+			b.deletions.flush()
+		case flushed := <-b.flushes:
+			b.deletions.flush()
+			close(flushed)
+		case <-b.budget.freed:
+			b.budget.retryAll()
+		case <-b.stop:
 			return
 		}
 	}
 }
 
-// sweep removes the channels that have expired. It takes the lock of those only.
-func (r *Broker) sweep() {
-	now := r.now()
-	for c := range r.list.all() {
+// sweep removes the expired channels. It locks only those.
+func (b *Broker) sweep() {
+	now := b.now()
+	for c := range b.list.all() {
 		if c.expired(now) {
-			r.remove(c, broker.EndExpired)
-			r.deletions.flushIfMany()
+			b.remove(c, broker.EndExpired)
+			b.deletions.flushIfMany()
 		}
 	}
 }
 
-// remove ends a channel's life; with EndExpired, only if it is still expired once it is locked.
-func (r *Broker) remove(c *channel, why broker.EndReason) bool {
-	undelivered, ok := c.close(why)
+// remove closes a channel and removes it from the Broker. It reports whether it did. It returns false if the channel is
+// closed already. It also returns false if the reason is EndExpired and the channel, once locked, is not expired any
+// more.
+func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
+	undelivered, ok := c.close(reason)
 	if !ok {
 		return false
 	}
 	if c.client != "" {
-		r.quotas.release(c.client)
+		b.quotas.release(c.client)
 	}
-	if why != broker.EndClosed {
-		r.deletions.add(broker.Deletion{Agent: c.agent, Secret: c.consumer, Undelivered: undelivered, Reason: why})
+	if reason != broker.EndClosed {
+		b.deletions.add(broker.Deletion{Agent: c.agent, Secret: c.consumer, Undelivered: undelivered, Reason: reason})
 	}
-	r.channels.Delete(c.producer)
-	r.channels.Delete(c.consumer)
-	r.list.remove(c)
-	r.count.Add(-1)
+	b.channels.Delete(c.producer)
+	b.channels.Delete(c.consumer)
+	b.list.remove(c)
+	b.count.Add(-1)
 	return true
 }
 
-// Close ends every subscription and every wait with [broker.ErrClosed], and stops the registry's goroutine. From then
-// on all calls fail with ErrClosed. What channels held counts as undelivered.
-func (r *Broker) Close() {
-	if r.closed.Swap(true) {
-		<-r.stopped
+// Close ends every subscription and every wait with [broker.ErrClosed], and stops the Broker's goroutine. From then on
+// all calls fail with ErrClosed. The messages that channels held count as undelivered.
+func (b *Broker) Close() {
+	if b.closed.Swap(true) {
+		<-b.stopped
 		return
 	}
-	close(r.stop)
-	for c := range r.list.all() {
-		r.remove(c, broker.EndClosed)
+	close(b.stop)
+	for c := range b.list.all() {
+		b.remove(c, broker.EndClosed)
 	}
-	<-r.stopped
-	r.drain.mu.Lock()
-	defer r.drain.mu.Unlock()
-	r.drain.end()
+	<-b.stopped
+	b.drain.mu.Lock()
+	defer b.drain.mu.Unlock()
+	b.drain.end()
 }
 
-// Closed is closed when Close is called.
-func (r *Broker) Closed() <-chan struct{} { return r.stop }
+// Closed returns a channel that is closed when Close is called.
+func (b *Broker) Closed() <-chan struct{} { return b.stop }
 
-func (r *Broker) isClosed() bool { return r.closed.Load() }
+func (b *Broker) isClosed() bool { return b.closed.Load() }
 
 // Len returns the number of channels.
-func (r *Broker) Len() int { return int(r.count.Load()) }
+func (b *Broker) Len() int { return int(b.count.Load()) }
 
-// Undelivered returns how many messages were let go, since the registry was made, because their channel was
-// deleted before they were settled.
-func (r *Broker) Undelivered() int {
+// Undelivered returns how many messages were let go unsettled, because their channel was deleted, since the Broker was
+// made.
+func (b *Broker) Undelivered() int {
 	var n uint64
-	for i := range r.counters {
-		for why := range broker.EndReasons {
-			u := &r.counters[i].undelivered[why]
+	for i := range b.counters {
+		for reason := range broker.EndReasons {
+			u := &b.counters[i].undelivered[reason]
 			n += u.pending.Load() + u.inFlight.Load()
 		}
 	}
 	return int(n)
 }
 
-// MemoryUsed returns the bytes of the messages that channels hold, each counted once.
-func (r *Broker) MemoryUsed() int64 { return r.budget.buffered.Load() }
+// MemoryUsed returns how many bytes the messages in channels take. Each message counts once.
+func (b *Broker) MemoryUsed() int64 { return b.budget.buffered.Load() }
 
-// kind is which of its two addresses names a channel.
+// kind says which of a channel's two addresses names it.
 type kind int
 
 const (
@@ -160,95 +184,96 @@ const (
 	consumerKind
 )
 
-// lookup finds the live channel that an address of one of the kinds names.
-func (r *Broker) lookup(address string, kinds kind) (*channel, error) {
-	if r.isClosed() {
+// lookup returns the live channel that an address of one of the given kinds names. It removes the channel if it has
+// expired. It fails with ErrNotFound and ErrClosed.
+func (b *Broker) lookup(address string, kinds kind) (*channel, error) {
+	if b.isClosed() {
 		return nil, broker.ErrClosed
 	}
 	agent, s, ok := broker.ParseAddress(address)
 	if !ok {
 		return nil, broker.ErrNotFound
 	}
-	c, ok := r.channels.Load(s)
+	c, ok := b.channels.Load(s)
 	if !ok || c.agent != agent ||
 		s == c.producer && kinds&producerKind == 0 ||
 		s == c.consumer && kinds&consumerKind == 0 {
 		return nil, broker.ErrNotFound
 	}
-	if c.expires.Load() != never && c.expired(r.now()) {
-		r.remove(c, broker.EndExpired)
+	if c.expires.Load() != never && c.expired(b.now()) {
+		b.remove(c, broker.EndExpired)
 		return nil, broker.ErrNotFound
 	}
 	return c, nil
 }
 
 // Create implements [broker.Broker].
-func (r *Broker) Create(_ context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
-	if r.isClosed() {
+func (b *Broker) Create(_ context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
+	if b.isClosed() {
 		return broker.Addresses{}, broker.ErrClosed
 	}
-	if r.drain.active.Load() {
+	if b.drain.active.Load() {
 		return broker.Addresses{}, broker.ErrDraining
 	}
-	if r.count.Add(1) > int64(l.MaxChannels) {
-		r.count.Add(-1)
+	if b.count.Add(1) > int64(l.MaxChannels) {
+		b.count.Add(-1)
 		return broker.Addresses{}, broker.ErrChannelLimit
 	}
-	c := &channel{registry: r, agent: agent, created: r.now(), tag: rand.Uint32()} //nolint:gosec // no secret
+	c := &channel{broker: b, agent: agent, created: b.now(), tag: rand.Uint32()} //nolint:gosec // no secret
 	if l.MaxChannelsPerClient > 0 && l.Client != "" {
-		if !r.quotas.reserve(l.Client, l.MaxChannelsPerClient) {
-			r.count.Add(-1)
+		if !b.quotas.reserve(l.Client, l.MaxChannelsPerClient) {
+			b.count.Add(-1)
 			return broker.Addresses{}, broker.ErrClientLimit
 		}
 		c.client = l.Client
 	}
 	c.producer, c.consumer = broker.NewSecrets()
 	c.expires.Store(int64(c.created + l.TTL))
-	c.counters = &r.counters[c.producer[0]%counterShards]
+	c.counters = &b.counters[c.producer[0]%counterShards]
 	c.counters.created.Add(1)
-	r.channels.Store(c.producer, c)
-	r.channels.Store(c.consumer, c)
-	r.list.add(c)     // from now on it may be deleted
-	if r.isClosed() { // and Close may not have seen it
-		r.remove(c, broker.EndClosed)
+	b.channels.Store(c.producer, c)
+	b.channels.Store(c.consumer, c)
+	b.list.add(c)     // from now on, other goroutines may delete it
+	if b.isClosed() { // Close may have missed it
+		b.remove(c, broker.EndClosed)
 		return broker.Addresses{}, broker.ErrClosed
 	}
-	if r.drain.active.Load() { // and Drain may not have seen it
-		r.remove(c, broker.EndClosed) // tells nobody, for nobody knows of it
+	if b.drain.active.Load() { // Drain may have missed it
+		b.remove(c, broker.EndClosed) // which reports no deletion: nobody knows of the channel yet
 		return broker.Addresses{}, broker.ErrDraining
 	}
 	return c.addresses(), nil
 }
 
 // Publish implements [broker.Broker].
-func (r *Broker) Publish(ctx context.Context, producer string, m *broker.Message, l broker.Limits) error {
-	c, err := r.lookup(producer, producerKind)
+func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message, l broker.Limits) error {
+	c, err := b.lookup(producer, producerKind)
 	if err != nil {
 		return err
 	}
 	if c.publishNow(m, l) {
 		return nil
 	}
-	return r.publish(ctx, []*channel{c}, []*broker.Message{m}, l)[0].Err
+	return b.publish(ctx, []*channel{c}, []*broker.Message{m}, l)[0].Err
 }
 
 // PublishNow implements [broker.Broker].
-func (r *Broker) PublishNow(producer string, m *broker.Message, l broker.Limits) bool {
-	c, err := r.lookup(producer, producerKind)
+func (b *Broker) PublishNow(producer string, m *broker.Message, l broker.Limits) bool {
+	c, err := b.lookup(producer, producerKind)
 	return err == nil && c.publishNow(m, l)
 }
 
 // PublishBatch implements [broker.Broker].
-func (r *Broker) PublishBatch(ctx context.Context, producers []string, ms []*broker.Message, l broker.Limits) []broker.Outcome {
+func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*broker.Message, l broker.Limits) []broker.Outcome {
 	outcomes := make([]broker.Outcome, len(producers))
 	channels := make([]*channel, 0, len(producers))
 	for i, address := range producers {
 		var c *channel
-		if c, outcomes[i].Err = r.lookup(address, producerKind); c != nil {
+		if c, outcomes[i].Err = b.lookup(address, producerKind); c != nil {
 			channels = append(channels, c)
 		}
 	}
-	published := r.publish(ctx, channels, ms, l)
+	published := b.publish(ctx, channels, ms, l)
 	for i := range outcomes {
 		if outcomes[i].Err == nil {
 			outcomes[i], published = published[0], published[1:]
@@ -257,31 +282,31 @@ func (r *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 	return outcomes
 }
 
-// publish writes ms to each of the channels, waiting for those that have no room.
-func (r *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.Message, l broker.Limits) []broker.Outcome {
-	publications := make([]waiter, len(channels))
-	waits := &call{done: make(chan struct{})}
-	waits.waiting.Store(1) // this loop
+// publish writes ms to each of the channels, and waits for those that have no room.
+func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.Message, l broker.Limits) []broker.Outcome {
+	waiters := make([]waiter, len(channels))
+	group := &waitGroup{done: make(chan struct{})}
+	group.remaining.Store(1) // this loop
 	for i, c := range channels {
-		p := &publications[i]
-		*p = waiter{channel: c, ms: ms, limits: l, call: waits}
-		waits.waiting.Add(1)
-		if c.publish(p) {
-			waits.finished()
+		w := &waiters[i]
+		*w = waiter{channel: c, ms: ms, limits: l, owner: group}
+		group.remaining.Add(1)
+		if c.publish(w) {
+			group.finished()
 		}
 	}
-	waits.finished()
-	waits.wait(ctx, l.Hold, publications)
+	group.finished()
+	group.wait(ctx, l.Hold, waiters)
 	outcomes := make([]broker.Outcome, len(channels))
-	for i := range publications {
-		outcomes[i] = broker.Outcome{Accepted: publications[i].accepted, Err: publications[i].err}
+	for i := range waiters {
+		outcomes[i] = broker.Outcome{Accepted: waiters[i].accepted, Err: waiters[i].err}
 	}
 	return outcomes
 }
 
 // Subscribe implements [broker.Broker].
-func (r *Broker) Subscribe(_ context.Context, consumer string, o broker.SubscribeOptions) (broker.Subscription, error) {
-	c, err := r.lookup(consumer, consumerKind)
+func (b *Broker) Subscribe(_ context.Context, consumer string, o broker.SubscribeOptions) (broker.Subscription, error) {
+	c, err := b.lookup(consumer, consumerKind)
 	if err != nil {
 		return nil, err
 	}
@@ -293,8 +318,8 @@ func (r *Broker) Subscribe(_ context.Context, consumer string, o broker.Subscrib
 }
 
 // State implements [broker.Broker].
-func (r *Broker) State(_ context.Context, address string) (broker.State, error) {
-	c, err := r.lookup(address, producerKind|consumerKind)
+func (b *Broker) State(_ context.Context, address string) (broker.State, error) {
+	c, err := b.lookup(address, producerKind|consumerKind)
 	if err != nil {
 		return broker.State{}, err
 	}
@@ -302,12 +327,12 @@ func (r *Broker) State(_ context.Context, address string) (broker.State, error) 
 }
 
 // Delete implements [broker.Broker].
-func (r *Broker) Delete(_ context.Context, address string) error {
-	c, err := r.lookup(address, producerKind|consumerKind)
+func (b *Broker) Delete(_ context.Context, address string) error {
+	c, err := b.lookup(address, producerKind|consumerKind)
 	if err != nil {
 		return err
 	}
-	if !r.remove(c, broker.EndDeleted) {
+	if !b.remove(c, broker.EndDeleted) {
 		return broker.ErrNotFound
 	}
 	return nil

@@ -2,45 +2,49 @@ package memory
 
 import (
 	"errors"
-	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
+
+// mustCreate creates a channel.
+func mustCreate(t *testing.T, b *Broker, l broker.Limits) broker.Addresses {
+	t.Helper()
+	a, err := b.Create(t.Context(), "main", l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
 
 func TestCloseEndsEveryWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := New()
+		b := New()
 		l := brokerfixture.Limits
 		l.Buffer, l.MaxMemory = 1, 1
-		full, err := r.Create(t.Context(), "main", l)
+		full, read := mustCreate(t, b, l), mustCreate(t, b, l)
+		sub, err := b.Subscribe(t.Context(), read.Consumer, broker.SubscribeOptions{Limits: l})
 		if err != nil {
 			t.Fatal(err)
 		}
-		read, err := r.Create(t.Context(), "main", l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sub, err := r.Subscribe(t.Context(), read.Consumer, broker.SubscribeOptions{Limits: l})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := r.Publish(t.Context(), full.Producer, brokerfixture.Message(t), l); err != nil {
+		if err := b.Publish(t.Context(), full.Producer, brokerfixture.Message(t), l); err != nil {
 			t.Fatal(err)
 		}
 		l.MaxMemory = 1 << 20
 		ended := make(chan error)
-		go func() { ended <- r.Publish(t.Context(), full.Producer, brokerfixture.Message(t), l) }()
+		go func() { ended <- b.Publish(t.Context(), full.Producer, brokerfixture.Message(t), l) }()
 		go func() {
 			l := l
 			l.MaxMemory = 1
-			ended <- r.Publish(t.Context(), read.Producer, brokerfixture.Message(t), l)
+			ended <- b.Publish(t.Context(), read.Producer, brokerfixture.Message(t), l)
 		}()
 		go func() {
-			in := r.Ingest(l)
+			in := b.Ingest(l)
 			if err := in.Write(t.Context(), 0, []byte(full.Producer), brokerfixture.Message(t)); err != nil {
 				t.Error(err)
 			}
@@ -52,8 +56,8 @@ func TestCloseEndsEveryWait(t *testing.T) {
 		}()
 		synctest.Wait()
 		start := time.Now()
-		r.Close()
-		r.Close()
+		b.Close()
+		b.Close()
 		for range 3 {
 			if err := <-ended; !errors.Is(err, broker.ErrClosed) && !errors.Is(err, broker.ErrMemoryLimit) {
 				t.Errorf("a wait ended with %v", err)
@@ -63,13 +67,13 @@ func TestCloseEndsEveryWait(t *testing.T) {
 		if time.Since(start) != 0 {
 			t.Errorf("the waits ended after %v", time.Since(start))
 		}
-		if r.Undelivered() != 1 || r.Len() != 0 || r.MemoryUsed() != 0 {
-			t.Errorf("%d undelivered, %d channels and %d bytes left", r.Undelivered(), r.Len(), r.MemoryUsed())
+		if b.Undelivered() != 1 || b.Len() != 0 || b.MemoryUsed() != 0 {
+			t.Errorf("%d undelivered, %d channels and %d bytes left", b.Undelivered(), b.Len(), b.MemoryUsed())
 		}
-		if _, err := r.Create(t.Context(), "main", l); !errors.Is(err, broker.ErrClosed) {
+		if _, err := b.Create(t.Context(), "main", l); !errors.Is(err, broker.ErrClosed) {
 			t.Errorf("create after close: %v", err)
 		}
-		if _, err := r.Subscribe(t.Context(), read.Consumer, broker.SubscribeOptions{Limits: l}); !errors.Is(err, broker.ErrClosed) {
+		if _, err := b.Subscribe(t.Context(), read.Consumer, broker.SubscribeOptions{Limits: l}); !errors.Is(err, broker.ErrClosed) {
 			t.Errorf("subscribe after close: %v", err)
 		}
 	})
@@ -77,54 +81,75 @@ func TestCloseEndsEveryWait(t *testing.T) {
 
 func TestExpiredChannelsAreRemovedWithinASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := New()
-		defer r.Close()
+		b := New()
+		defer b.Close()
 		const channels = 10_000
 		for range channels {
-			a, err := r.Create(t.Context(), "main", brokerfixture.Limits)
+			a, err := b.Create(t.Context(), "main", brokerfixture.Limits)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := r.Publish(t.Context(), a.Producer, brokerfixture.Message(t), brokerfixture.Limits); err != nil {
+			if err := b.Publish(t.Context(), a.Producer, brokerfixture.Message(t), brokerfixture.Limits); err != nil {
 				t.Fatal(err)
 			}
 		}
 		time.Sleep(brokerfixture.Limits.TTL - time.Nanosecond)
-		if r.Len() != channels {
-			t.Errorf("%d channels before their time", r.Len())
+		if b.Len() != channels {
+			t.Errorf("%d channels are left before their time", b.Len())
 		}
 		time.Sleep(sweepInterval)
 		synctest.Wait()
-		if r.Len() != 0 || r.Undelivered() != channels || r.MemoryUsed() != 0 || r.channels.Size() != 0 {
-			t.Errorf("%d channels, %d undelivered, %d bytes, %d addresses after it",
-				r.Len(), r.Undelivered(), r.MemoryUsed(), r.channels.Size())
+		if b.Len() != 0 || b.Undelivered() != channels || b.MemoryUsed() != 0 || b.channels.Size() != 0 {
+			t.Errorf("%d channels, %d undelivered, %d bytes, %d addresses after their time",
+				b.Len(), b.Undelivered(), b.MemoryUsed(), b.channels.Size())
 		}
 	})
 }
 
-// TestEverythingAcceptedIsTakenOrCounted lets producers, readers, deletions and expiry race, and adds up.
-func TestEverythingAcceptedIsTakenOrCounted(t *testing.T) {
-	r := New()
+// TestAcceptedMessagesAreSettledOrUndelivered races producers, readers and deletions, and adds up the messages.
+func TestAcceptedMessagesAreSettledOrUndelivered(t *testing.T) {
+	b := New()
 	l := brokerfixture.Limits
 	l.Buffer, l.InFlight, l.Hold, l.MaxMemory = 3, 2, time.Millisecond, 5_000
-	var (
-		addresses []broker.Addresses
-		mu        sync.Mutex
-		accepted  int
-		settled   int
-	)
+	var addresses []broker.Addresses
 	for range 20 {
-		a, err := r.Create(t.Context(), "main", l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		addresses = append(addresses, a)
+		addresses = append(addresses, mustCreate(t, b, l))
 	}
+	accepted, settled := raceCalls(t, b, addresses, l)
+	var pending, inFlight uint64
+	for c := range b.list.all() {
+		pending += uint64(c.queue.pending())
+		inFlight += uint64(c.queue.inFlight)
+	}
+	totals := b.Stats()
+	if totals.Pending != pending || totals.InFlight != inFlight || totals.Readers != 0 || totals.HeldProducers != 0 {
+		t.Errorf("%+v, but the channels hold %d pending and %d in flight", totals, pending, inFlight)
+	}
+	if totals.Accepted != uint64(accepted) || totals.Settled != uint64(settled) || totals.Created != 20 || totals.Deleted[broker.EndDeleted] != 10 {
+		t.Errorf("%+v, but %d were accepted and %d settled", totals, accepted, settled)
+	}
+	b.Close()
+	if n := b.Stats(); n.Pending+n.InFlight != 0 || n.Deleted[broker.EndClosed] != 10 {
+		t.Errorf("%+v after Close", n)
+	}
+	if accepted == 0 || settled == 0 || accepted != settled+b.Undelivered() {
+		t.Errorf("accepted %d, settled %d, undelivered %d", accepted, settled, b.Undelivered())
+	}
+	if b.MemoryUsed() != 0 || b.budget.held.Load() != 0 {
+		t.Errorf("%d bytes buffered and %d bytes held are left", b.MemoryUsed(), b.budget.held.Load())
+	}
+}
+
+// raceCalls publishes to the channels, reads them, deletes the first ten and calls Stats, all at once. It returns how
+// many messages were accepted and how many were settled.
+func raceCalls(t *testing.T, b *Broker, addresses []broker.Addresses, l broker.Limits) (accepted, settled int) {
+	t.Helper()
+	var mu sync.Mutex
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
 			for range 2000 {
-				if r.Publish(t.Context(), addresses[rand.N(len(addresses))].Producer, brokerfixture.Message(t), l) == nil {
+				if b.Publish(t.Context(), addresses[rand.N(len(addresses))].Producer, brokerfixture.Message(t), l) == nil {
 					mu.Lock()
 					accepted++
 					mu.Unlock()
@@ -133,7 +158,7 @@ func TestEverythingAcceptedIsTakenOrCounted(t *testing.T) {
 		})
 		all.Go(func() {
 			for range 1000 {
-				n := readSome(t, r, addresses[rand.N(len(addresses))].Consumer, l)
+				n := readSome(t, b, addresses[rand.N(len(addresses))].Consumer, l)
 				mu.Lock()
 				settled += n
 				mu.Unlock()
@@ -142,52 +167,28 @@ func TestEverythingAcceptedIsTakenOrCounted(t *testing.T) {
 	}
 	all.Go(func() {
 		for _, a := range addresses[:10] {
-			if err := r.Delete(t.Context(), a.Producer); err != nil {
+			if err := b.Delete(t.Context(), a.Producer); err != nil {
 				t.Error(err)
 			}
 			time.Sleep(time.Millisecond)
 		}
 	})
-	counted := make(chan struct{})
-	go func() { // while it goes on, no difference is negative
-		defer close(counted)
+	all.Go(func() {
 		for range 1000 {
-			if now := r.Stats(); now.Pending > 8000 || now.InFlight > 8000 {
+			if now := b.Stats(); now.Pending > 8000 || now.InFlight > 8000 { // a negative difference would be huge
 				t.Errorf("%d pending and %d in flight of %d", now.Pending, now.InFlight, now.Accepted)
 				return
 			}
 		}
-	}()
+	})
 	all.Wait()
-	<-counted
-	var pending, inFlight uint64
-	for c := range r.list.all() {
-		pending += uint64(c.queue.pending())
-		inFlight += uint64(c.queue.inFlight)
-	}
-	totals := r.Stats()
-	if totals.Pending != pending || totals.InFlight != inFlight || totals.Readers != 0 || totals.HeldProducers != 0 {
-		t.Errorf("%+v, but there are %d pending and %d in flight", totals, pending, inFlight)
-	}
-	if totals.Accepted != uint64(accepted) || totals.Settled != uint64(settled) || totals.Created != 20 || totals.Deleted[broker.EndDeleted] != 10 {
-		t.Errorf("%+v, but accepted were %d and settled %d", totals, accepted, settled)
-	}
-	r.Close()
-	if n := r.Stats(); n.Pending+n.InFlight != 0 || n.Deleted[broker.EndClosed] != 10 {
-		t.Errorf("%+v in the end", n)
-	}
-	if accepted == 0 || settled == 0 || accepted != settled+r.Undelivered() {
-		t.Errorf("accepted %d, settled %d, undelivered %d", accepted, settled, r.Undelivered())
-	}
-	if r.MemoryUsed() != 0 || r.budget.held.Load() != 0 {
-		t.Errorf("%d bytes buffered and %d held are left", r.MemoryUsed(), r.budget.held.Load())
-	}
+	return accepted, settled
 }
 
-// readSome reads a channel for a moment and returns how many messages it has settled.
-func readSome(t *testing.T, r *Broker, consumer string, l broker.Limits) (settled int) {
+// readSome takes from a channel a few times, and returns how many messages it has settled.
+func readSome(t *testing.T, b *Broker, consumer string, l broker.Limits) (settled int) {
 	t.Helper()
-	sub, err := r.Subscribe(t.Context(), consumer, broker.SubscribeOptions{Limits: l, Acknowledged: true})
+	sub, err := b.Subscribe(t.Context(), consumer, broker.SubscribeOptions{Limits: l, Acknowledged: true})
 	if err != nil {
 		return 0
 	}
@@ -201,23 +202,23 @@ func readSome(t *testing.T, r *Broker, consumer string, l broker.Limits) (settle
 	return settled
 }
 
-func TestAChannelDoesNotExpireUnderAReaderThatHasJustCome(t *testing.T) {
+func TestChannelWithNewReaderDoesNotExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := New()
-		defer r.Close()
-		a, err := r.Create(t.Context(), "main", brokerfixture.Limits)
+		b := New()
+		defer b.Close()
+		a, err := b.Create(t.Context(), "main", brokerfixture.Limits)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := r.lookup(a.Consumer, consumerKind)
+		c, err := b.lookup(a.Consumer, consumerKind)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits}); err != nil {
+		if _, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits}); err != nil {
 			t.Fatal(err)
 		}
-		if r.remove(c, broker.EndExpired) || r.Len() != 1 {
-			t.Error("a channel that is read has expired")
+		if b.remove(c, broker.EndExpired) || b.Len() != 1 {
+			t.Error("a channel with a reader has expired")
 		}
 	})
 }

@@ -12,22 +12,22 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 )
 
-// TestChannelModel drives a channel with random calls beside a model that is a plain slice, and checks that the
-// consumer's view, without repeats, is always the accepted sequence: in order, each message once, and nothing
-// missing but where a gap was told. Producers wait for room and go, readers come, take over and go, and the channel is
-// deleted now and then.
+// TestChannelModel makes random calls to a channel, and compares it with a model that is a plain slice. What the
+// consumer sees, without duplicates, must always be the accepted sequence: in order, each message once, and none
+// missing unless the read reported a gap. Producers wait for room and give up, readers begin, take over and end, and
+// the channel is deleted now and then.
 func TestChannelModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for range 30 { // of a hundred checks each
-			// Without T.Deadline, which may not be called in a bubble.
+		for range 30 { // a hundred checks each
+			// The struct hides T.Deadline, which must not be called in a bubble.
 			rapid.Check(struct{ testing.TB }{t}, checkChannel)
 		}
 	})
 }
 
 func checkChannel(t *rapid.T) {
-	registry := memory.New()
-	defer registry.Close()
+	b := memory.New()
+	defer b.Close()
 	limits := broker.Limits{
 		Buffer:      rapid.IntRange(1, 5).Draw(t, "buffer"),
 		InFlight:    rapid.IntRange(1, 5).Draw(t, "in flight"),
@@ -35,83 +35,83 @@ func checkChannel(t *rapid.T) {
 		MaxChannels: 1,
 		MaxMemory:   1 << 20,
 	}
-	addresses, err := registry.Create(t.Context(), "agent", limits)
+	addresses, err := b.Create(t.Context(), "agent", limits)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &model{registry: registry, limits: limits, addresses: addresses, consumed: -1}
+	m := &model{broker: b, limits: limits, addresses: addresses, consumed: -1}
 	t.Repeat(map[string]func(*rapid.T){
-		"publish":   m.publish,
-		"hold":      m.hold,
-		"go":        m.leave,
-		"delete":    m.delete,
-		"subscribe": m.subscribe,
-		"take":      m.take,
-		"received":  m.received,
-		"settle":    m.settle,
-		"end":       m.end,
-		"":          m.check,
+		"publish":      m.publish,
+		"publish held": m.publishHeld,
+		"cancel":       m.cancel,
+		"delete":       m.delete,
+		"subscribe":    m.subscribe,
+		"take":         m.take,
+		"received":     m.received,
+		"settle":       m.settle,
+		"end":          m.end,
+		"":             m.check,
 	})
 	m.drain(t)
 }
 
 // A model is what a channel should hold, and what its consumer has seen of it.
 type model struct {
-	registry  *memory.Broker
+	broker    *memory.Broker
 	limits    broker.Limits
 	addresses broker.Addresses
 
 	accepted []*broker.Message
-	keys     int // so many keyed messages were written
-	released int // so many of accepted are let go
-	inFlight int // so many after them are in flight
+	keys     int // how many keyed messages were made
+	letGo    int // how many of accepted are let go, from the first
+	inFlight int // how many after them are in flight
 	follows  bool
-	held     []*held // producers that wait, in line
+	held     []*heldProducer // first come first
 
-	// Of the present reader; sub is nil if there is none.
+	// These are of the present reader. If there is none, sub is nil.
 	sub     broker.Subscription
 	acks    bool
-	taken   []int // the places in accepted of what it was given
-	next    int   // the place of what it is to be given next
-	arrived int   // so many of taken have been reported as received
+	taken   []int // the places in accepted of the messages that it was given
+	next    int   // the place of the message that it will be given next
+	arrived int   // how many of taken are reported as received
 
 	consumed int // the place of the newest message that a consumer has seen
 
-	// Of the channels before too.
-	total, undelivered, repeated uint64
+	// These count earlier channels too.
+	total, undelivered, duplicates uint64
 }
 
-// delete deletes the channel, and goes on with a new one.
+// delete deletes the channel, and continues with a new one.
 func (m *model) delete(t *rapid.T) {
-	undelivered := m.registry.Undelivered()
-	if err := m.registry.Delete(t.Context(), m.addresses.Producer); err != nil {
+	undelivered := m.broker.Undelivered()
+	if err := m.broker.Delete(t.Context(), m.addresses.Producer); err != nil {
 		t.Fatal(err)
 	}
-	if got := m.registry.Undelivered() - undelivered; got != len(m.accepted)-m.released {
-		t.Fatalf("%d messages are undelivered, want %d", got, len(m.accepted)-m.released)
+	if got := m.broker.Undelivered() - undelivered; got != len(m.accepted)-m.letGo {
+		t.Fatalf("%d messages are undelivered, want %d", got, len(m.accepted)-m.letGo)
 	}
-	m.undelivered += uint64(len(m.accepted) - m.released)
+	m.undelivered += uint64(len(m.accepted) - m.letGo)
 	synctest.Wait()
 	for _, h := range m.held {
-		h.returns(t, broker.ErrNotFound)
+		h.expect(t, broker.ErrNotFound)
 	}
 	if m.sub != nil {
 		select {
 		case <-m.sub.Done():
 		default:
-			t.Fatal("a read goes on without its channel")
+			t.Fatal("a subscription outlives its channel")
 		}
 		if ms, _ := m.sub.Take(nil, 1<<20); len(ms) > 0 || !errors.Is(m.sub.Err(), broker.ErrNotFound) {
-			t.Fatalf("took %d, error %v after the channel's end", len(ms), m.sub.Err())
+			t.Fatalf("took %d messages, error %v after the channel was deleted", len(ms), m.sub.Err())
 		}
 	}
-	addresses, err := m.registry.Create(t.Context(), "agent", m.limits)
+	addresses, err := m.broker.Create(t.Context(), "agent", m.limits)
 	if err != nil {
 		t.Fatal(err)
 	}
 	*m = model{
-		registry: m.registry, limits: m.limits, addresses: addresses, keys: m.keys, consumed: -1,
-		total: m.total, undelivered: m.undelivered, repeated: m.repeated,
+		broker: m.broker, limits: m.limits, addresses: addresses, keys: m.keys, consumed: -1,
+		total: m.total, undelivered: m.undelivered, duplicates: m.duplicates,
 	}
 }
 
@@ -128,7 +128,7 @@ func (m *model) subscribe(t *rapid.T) {
 		cursor = rapid.IntRange(max(0, m.consumed-4), m.consumed).Draw(t, "after")
 		o.After, o.Follow = m.accepted[cursor].ID().String(), true
 	}
-	sub, err := m.registry.Subscribe(t.Context(), m.addresses.Consumer, o)
+	sub, err := m.broker.Subscribe(t.Context(), m.addresses.Consumer, o)
 	if m.sub != nil && !o.TakeOver {
 		if err == nil {
 			t.Fatal("two readers at once")
@@ -141,18 +141,18 @@ func (m *model) subscribe(t *rapid.T) {
 	want := broker.ResumeNone
 	if cursor >= 0 {
 		want = broker.ResumeGap
-		if cursor >= m.released-1 {
+		if cursor >= m.letGo-1 {
 			want = broker.ResumeComplete
 		}
 	}
 	if sub.Resume() != want {
 		t.Fatalf("resume %q, want %q", sub.Resume(), want)
 	}
-	if cursor >= m.released {
-		m.release(cursor + 1)
+	if cursor >= m.letGo {
+		m.letGoUpTo(cursor + 1)
 	}
 	m.sub, m.acks, m.follows = sub, o.Acknowledged, m.follows || o.Follow
-	m.taken, m.next, m.arrived = nil, m.released, 0
+	m.taken, m.next, m.arrived = nil, m.letGo, 0
 }
 
 func (m *model) take(t *rapid.T) {
@@ -161,7 +161,7 @@ func (m *model) take(t *rapid.T) {
 	}
 	ms, full := m.sub.Take(nil, rapid.SampledFrom([]int{1, 300, 1 << 20}).Draw(t, "bytes"))
 	for _, message := range ms {
-		if m.next == m.released+m.inFlight {
+		if m.next == m.letGo+m.inFlight {
 			if m.inFlight >= m.limits.InFlight {
 				m.leaveWindow(t)
 			}
@@ -172,27 +172,28 @@ func (m *model) take(t *rapid.T) {
 		}
 		m.taken = append(m.taken, m.next)
 		if m.next > m.consumed+1 {
-			t.Fatalf("the consumer has seen %d, and is given %d", m.consumed, m.next)
+			t.Fatalf("the consumer has seen message %d, and is given %d", m.consumed, m.next)
 		}
 		m.consumed = max(m.consumed, m.next)
 		m.next++
 	}
-	if full && m.mayGoOn() {
-		t.Fatal("the window is said to be full")
+	if full && m.mayTake() {
+		t.Fatal("Take reports a full window that has room")
 	}
 	m.admit(t)
 }
 
-// leaveWindow lets the oldest message go that is in flight, which must have been received.
+// leaveWindow lets go of the oldest message in flight, which must have been received.
 func (m *model) leaveWindow(t *rapid.T) {
-	if m.acks || m.receivedUpTo() <= m.released {
-		t.Fatal("a message has left the window that was not received")
+	if m.acks || m.receivedUpTo() <= m.letGo {
+		t.Fatal("a message has left the window before it was received")
 	}
-	m.release(m.released + 1)
+	m.letGoUpTo(m.letGo + 1)
 }
 
-func (m *model) mayGoOn() bool {
-	return m.inFlight < m.limits.InFlight || !m.acks && m.receivedUpTo() > m.released
+// mayTake reports whether the window lets another message out.
+func (m *model) mayTake() bool {
+	return m.inFlight < m.limits.InFlight || !m.acks && m.receivedUpTo() > m.letGo
 }
 
 // receivedUpTo is the place after the newest message that has been received on this connection.
@@ -216,13 +217,13 @@ func (m *model) settle(t *rapid.T) {
 		return
 	}
 	place := rapid.IntRange(0, m.consumed).Draw(t, "event")
-	known := place >= m.released-1
+	known := place >= m.letGo-1
 	if found := m.sub.Settle(m.accepted[place].ID()); found != known {
-		t.Fatalf("settle has found %v, want %v", found, known)
+		t.Fatalf("settle returns %v, want %v", found, known)
 	}
 	m.acks, m.follows = true, true
-	if place >= m.released {
-		m.release(place + 1)
+	if place >= m.letGo {
+		m.letGoUpTo(place + 1)
 	}
 }
 
@@ -233,45 +234,46 @@ func (m *model) end(t *rapid.T) {
 	how := rapid.SampledFrom([]broker.End{broker.EndClean, broker.EndFault}).Draw(t, "how")
 	m.sub.End(how)
 	if how == broker.EndClean && !m.follows {
-		m.release(max(m.released, m.receivedUpTo()))
+		m.letGoUpTo(max(m.letGo, m.receivedUpTo()))
 	}
 	m.sub = nil
 }
 
-// release lets everything before a place go.
-func (m *model) release(place int) {
-	m.inFlight -= place - m.released
-	m.released = place
+// letGoUpTo lets go of all messages before a place.
+func (m *model) letGoUpTo(place int) {
+	m.inFlight -= place - m.letGo
+	m.letGo = place
 	m.next = max(m.next, place)
 }
 
+// check compares the channel's state and the Broker's counters with the model.
 func (m *model) check(t *rapid.T) {
-	state, err := m.registry.State(t.Context(), m.addresses.Consumer)
+	state, err := m.broker.State(t.Context(), m.addresses.Consumer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pending := len(m.accepted) - m.released - m.inFlight
+	pending := len(m.accepted) - m.letGo - m.inFlight
 	if state.Pending != pending || state.InFlight != m.inFlight || state.Connected != (m.sub != nil) {
 		t.Fatalf("state %+v, want %d pending and %d in flight", state, pending, m.inFlight)
 	}
-	totals := m.registry.Stats()
-	settled := m.total - m.undelivered - uint64(len(m.accepted)-m.released)
-	if totals.Accepted != m.total || totals.Settled != settled || totals.Duplicates != m.repeated {
-		t.Fatalf("%d accepted, %d settled and %d repeated, want %d, %d and %d",
-			totals.Accepted, totals.Settled, totals.Duplicates, m.total, settled, m.repeated)
+	totals := m.broker.Stats()
+	settled := m.total - m.undelivered - uint64(len(m.accepted)-m.letGo)
+	if totals.Accepted != m.total || totals.Settled != settled || totals.Duplicates != m.duplicates {
+		t.Fatalf("%d accepted, %d settled and %d duplicates, want %d, %d and %d",
+			totals.Accepted, totals.Settled, totals.Duplicates, m.total, settled, m.duplicates)
 	}
 }
 
-// drain reads everything, as a consumer that has seen nothing yet of what is held.
+// drain reads everything that the channel holds, as a consumer that has seen none of it.
 func (m *model) drain(t *rapid.T) {
 	for len(m.held) > 0 {
-		m.leave(t)
+		m.cancel(t)
 	}
-	sub, err := m.registry.Subscribe(t.Context(), m.addresses.Consumer, broker.SubscribeOptions{Limits: m.limits, TakeOver: true})
+	sub, err := m.broker.Subscribe(t.Context(), m.addresses.Consumer, broker.SubscribeOptions{Limits: m.limits, TakeOver: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for place, total := m.released, 0; place < len(m.accepted); {
+	for place, total := m.letGo, 0; place < len(m.accepted); {
 		ms, _ := sub.Take(nil, 1<<20)
 		if len(ms) == 0 {
 			t.Fatalf("messages from %d on are missing", place)

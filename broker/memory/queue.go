@@ -2,23 +2,25 @@ package memory
 
 import "github.com/caddy-megaphone/megaphone/broker"
 
-// A queue holds what a channel keeps, oldest first: the messages in flight, then the pending ones. Its zero
-// value is empty and has no memory; the ring is allocated on first use, doubles, and is freed when it is empty
-// and has grown large, so that a channel without messages costs nothing.
+// A queue holds a channel's messages, oldest first: those in flight, then the pending ones. Its zero value is empty.
+//
+// The ring is allocated when the first message comes. It doubles when it is full, and is freed when it is empty and has
+// more than keepRing places. So a channel without messages takes little memory.
 type queue struct {
-	ring     []*broker.Message // its length is a power of two, or zero
+	ring     []*broker.Message // its length is zero or a power of two
 	head     int
 	len      int
-	inFlight int // the first so many are in flight
+	inFlight int // how many messages are in flight, from the first
 }
 
 const (
 	minRing  = 4
-	keepRing = 16 // an empty ring of up to so many places is kept for the next message
+	keepRing = 16 // an empty ring with at most so many places is kept for the next message
 )
 
 func (q *queue) pending() int { return q.len - q.inFlight }
 
+// at returns message i, counted from the oldest.
 func (q *queue) at(i int) *broker.Message { return q.ring[(q.head+i)&(len(q.ring)-1)] }
 
 func (q *queue) push(m *broker.Message) {
@@ -33,7 +35,7 @@ func (q *queue) push(m *broker.Message) {
 	q.len++
 }
 
-// popInFlight removes the oldest message, which must be in flight.
+// popInFlight removes and returns the oldest message, which must be in flight.
 func (q *queue) popInFlight() *broker.Message {
 	m := q.at(0)
 	q.ring[q.head] = nil
@@ -46,7 +48,7 @@ func (q *queue) popInFlight() *broker.Message {
 	return m
 }
 
-// find returns the place of an event among the first n messages, or -1.
+// find returns the index of the message with an event id among the first n messages, or -1.
 func (q *queue) find(id broker.EventID, n int) int {
 	for i := range n {
 		if q.at(i).ID() == id {

@@ -2,13 +2,13 @@ package memory
 
 import "github.com/puzpuzpuz/xsync/v4"
 
-// quotas counts the live channels of each client, so that no client can use up what all share. A client is whatever
-// text tells clients apart. Only clients with channels take memory.
+// quotas counts the live channels of each client, so that no client can use up the channels that all share. Any text
+// can name a client. Only clients that have channels take memory.
 type quotas struct {
-	channels *xsync.Map[string, int]
+	channels *xsync.Map[string, int] // by client
 }
 
-// reserve counts one more channel of a client, unless it has as many as it may.
+// reserve counts one more channel of a client, unless the client has reached the limit. It reports whether it did.
 func (q *quotas) reserve(client string, limit int) (ok bool) {
 	q.channels.Compute(client, func(n int, _ bool) (int, xsync.ComputeOp) {
 		if n >= limit {
@@ -20,7 +20,7 @@ func (q *quotas) reserve(client string, limit int) (ok bool) {
 	return ok
 }
 
-// release counts one channel less.
+// release counts one channel of a client less.
 func (q *quotas) release(client string) {
 	q.channels.Compute(client, func(n int, _ bool) (int, xsync.ComputeOp) {
 		if n <= 1 {

@@ -9,26 +9,26 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
-// A subscription is a [broker.Subscription] to a channel of a [Broker]. The channel's lock guards it; it has an
-// effect only as long as it is the channel's reader.
+// A subscription is the [broker.Subscription] of a channel's reader. The channel's lock guards it. It has an effect
+// only as long as it is the channel's reader.
 type subscription struct {
 	channel *channel
 	ready   chan struct{}
 	done    chan struct{}
-	err     error  // why it is over, written before done is closed
-	notify  func() // is called at the next wake or over, once; may be nil
+	err     error  // why it is over; set before done is closed
+	notify  func() // the next wake or finish calls it once; may be nil
 
 	limits broker.Limits
-	acks   bool // nothing leaves the window that is not settled
+	acks   bool // messages leave the window only by being settled
 	resume broker.Resume
 
-	next    int  // the place in the queue of the message to take next; at most queue.inFlight
-	arrived int  // the first so many of the queue have reached the client's machine on this connection
+	next    int  // the index in the queue of the message to take next; at most queue.inFlight
+	arrived int  // how many messages, from the first of the queue, this connection has brought to the client's machine
 	taken   int  // how many messages Take has returned
-	full    bool // the last Take was stopped by the window
+	full    bool // the window stopped the last Take
 }
 
-// subscribe makes the caller the channel's reader.
+// subscribe makes the caller the channel's reader, as [broker.Broker].Subscribe does.
 func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -41,8 +41,8 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 		}
 		c.reader.finish(broker.ErrTakenOver)
 		c.reader = nil
-	} else if n := c.registry.readers.Add(1); o.MaxReaders > 0 && n > int64(o.MaxReaders) {
-		c.registry.readers.Add(-1)
+	} else if n := c.broker.readers.Add(1); o.MaxReaders > 0 && n > int64(o.MaxReaders) {
+		c.broker.readers.Add(-1)
 		return nil, broker.ErrReaderLimit
 	}
 	s := &subscription{
@@ -60,7 +60,7 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 		}
 	}
 	c.reader = s
-	c.lastRead = c.registry.now()
+	c.lastRead = c.broker.now()
 	c.expires.Store(never)
 	if c.queue.len > 0 {
 		s.wake()
@@ -68,8 +68,8 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 	return s, nil
 }
 
-// settleUpTo lets go everything in flight up to and including an event, and reports whether the event is known:
-// in flight, or the one last let go. The lock is held.
+// settleUpTo settles everything in flight up to and including an event. It reports whether it knows the event: it is in
+// flight, or was the last one to be let go. The lock is held.
 func (c *channel) settleUpTo(id broker.EventID) bool {
 	if i := c.queue.find(id, c.queue.inFlight); i >= 0 {
 		c.settle(i + 1)
@@ -91,7 +91,7 @@ func (s *subscription) Err() error {
 	}
 }
 
-// wake tells the reader that there may be something to take. The lock is held.
+// wake notifies the reader that there may be something to take. The lock is held.
 func (s *subscription) wake() {
 	select {
 	case s.ready <- struct{}{}:
@@ -100,7 +100,8 @@ func (s *subscription) wake() {
 	s.callNotify()
 }
 
-// callNotify calls what Notify was given. The lock is held, so it has a goroutine of its own.
+// callNotify calls the function that Notify was given, if there is one. The lock is held, so the function gets a
+// goroutine of its own.
 func (s *subscription) callNotify() {
 	if s.notify != nil {
 		go s.notify()
@@ -120,9 +121,9 @@ func (s *subscription) Notify(f func()) bool {
 	return true
 }
 
-// finish tells the reader that it is the channel's reader no more. The lock is held.
-func (s *subscription) finish(why error) {
-	s.err = why
+// finish ends the subscription for a reason, and notifies the reader. The lock is held.
+func (s *subscription) finish(reason error) {
+	s.err = reason
 	close(s.done)
 	s.callNotify()
 }
@@ -135,8 +136,8 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 		return dst, false
 	}
 	q := &c.queue
-	again := 0            // messages that were sent before
-	var now time.Duration // is looked at once
+	again := 0            // messages that a reader was given before
+	var now time.Duration // read once, when it is needed
 	for size := 0; s.next < q.len && size < maxBytes; {
 		if s.next == q.inFlight {
 			if q.inFlight >= s.limits.InFlight {
@@ -173,7 +174,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 	return dst, full
 }
 
-// shift follows the removal of the oldest n messages. The lock is held.
+// shift adjusts the subscription after the oldest n messages have left the queue. The lock is held.
 func (s *subscription) shift(n int) {
 	s.next = max(0, s.next-n)
 	s.arrived = max(0, s.arrived-n)
@@ -215,7 +216,7 @@ func (s *subscription) End(how broker.End) {
 		c.settle(s.arrived)
 	}
 	c.reader = nil
-	c.registry.readers.Add(-1)
-	c.lastRead = c.registry.now()
+	c.broker.readers.Add(-1)
+	c.lastRead = c.broker.now()
 	c.expires.Store(int64(c.lastRead + s.limits.TTL))
 }

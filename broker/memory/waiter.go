@@ -2,13 +2,14 @@ package memory
 
 import (
 	"context"
-	"github.com/caddy-megaphone/megaphone/broker"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// A waiter is what one producer writes to one channel. While the channel has no room for all of it, it
-// stands in the channel's line. The channel's lock guards it until it is done.
+// A waiter is what one producer writes to one channel. While the channel has no room for all of it, the waiter is in
+// the channel's waitList. The channel's lock guards it until it is finished.
 type waiter struct {
 	channel  *channel
 	ms       []*broker.Message // what the channel has not taken yet
@@ -16,61 +17,62 @@ type waiter struct {
 	accepted int
 	err      error
 
-	call       caller        // whom to tell when it is done
-	waiting    bool          // it stands in line
-	since      time.Duration // when it came there, on the registry's clock
+	owner      owner
+	waiting    bool          // it is in the waitList
+	since      time.Duration // when it entered the waitList, on the Broker's clock
 	prev, next *waiter
 }
 
-// A waitList is a channel's line of waiting producers. Its zero value is empty.
+// A waitList is a channel's waiting producers, first come first. Its zero value is empty.
 type waitList struct {
 	first, last *waiter
 }
 
-func (l *waitList) push(p *waiter) {
-	p.waiting, p.prev = true, l.last
+func (l *waitList) push(w *waiter) {
+	w.waiting, w.prev = true, l.last
 	if l.last == nil {
-		l.first = p
+		l.first = w
 	} else {
-		l.last.next = p
+		l.last.next = w
 	}
-	l.last = p
+	l.last = w
 }
 
-func (l *waitList) remove(p *waiter) {
-	if p.prev == nil {
-		l.first = p.next
+func (l *waitList) remove(w *waiter) {
+	if w.prev == nil {
+		l.first = w.next
 	} else {
-		p.prev.next = p.next
+		w.prev.next = w.next
 	}
-	if p.next == nil {
-		l.last = p.prev
+	if w.next == nil {
+		l.last = w.prev
 	} else {
-		p.next.prev = p.prev
+		w.next.prev = w.prev
 	}
-	p.waiting, p.prev, p.next = false, nil, nil
+	w.waiting, w.prev, w.next = false, nil, nil
 }
 
-// A caller is told that a publication which stood in line does so no more. The channel's lock is held.
-type caller interface{ finished() }
+// An owner waits for its waiters. When a waiter leaves its waitList, the channel calls finished, with its lock held. If
+// the waiter never entered the waitList, the code that published it calls finished, without the lock.
+type owner interface{ finished() }
 
-// A call is a producer's call that waits for its publications, one for each channel.
-type call struct {
-	waiting atomic.Int32
-	done    chan struct{}
+// A waitGroup is the owner of one call's waiters, one for each channel.
+type waitGroup struct {
+	remaining atomic.Int32  // waiters that are not finished
+	done      chan struct{} // is closed when remaining becomes zero
 }
 
-// finished implements [caller].
-func (w *call) finished() {
-	if w.waiting.Add(-1) == 0 {
-		close(w.done)
+// finished implements [owner].
+func (g *waitGroup) finished() {
+	if g.remaining.Add(-1) == 0 {
+		close(g.done)
 	}
 }
 
-// wait waits until all of ps are done, withdrawing those that are not in time.
-func (w *call) wait(ctx context.Context, hold time.Duration, ps []waiter) {
+// wait waits until all waiters are finished. Once the hold time or ctx ends, it withdraws those that are not.
+func (g *waitGroup) wait(ctx context.Context, hold time.Duration, waiters []waiter) {
 	select {
-	case <-w.done:
+	case <-g.done:
 		return
 	default:
 	}
@@ -78,14 +80,14 @@ func (w *call) wait(ctx context.Context, hold time.Duration, ps []waiter) {
 	defer timer.Stop()
 	var err error
 	select {
-	case <-w.done:
+	case <-g.done:
 		return
 	case <-timer.C:
 		err = broker.ErrTimeout
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	for i := range ps {
-		ps[i].channel.withdraw(&ps[i], err)
+	for i := range waiters {
+		waiters[i].channel.withdraw(&waiters[i], err)
 	}
 }

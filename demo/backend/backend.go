@@ -1,4 +1,4 @@
-// Package backend is the backend of the demo: a chat with rooms. All it knows of Megaphone is HTTP: it creates a
+// Package backend is the backend of the demo, a chat with rooms. It talks to Megaphone by HTTP only: it creates a
 // channel for each page, and writes to the channels of everybody in a room.
 package backend
 
@@ -19,34 +19,34 @@ import (
 	"time"
 )
 
-const maxMessages, maxHistory = 5000, 200 // of a room; and that a page gets when it comes
+const maxMessages, maxHistory = 5000, 200 // per room; that a page gets when it joins
 var validRoom, validID = regexp.MustCompile(`^[a-z0-9-]{1,30}$`), regexp.MustCompile(`^[a-zA-Z0-9-]{8,64}$`)
 
-// A message is numbered in its room, from 1, so that a page knows when it has missed some.
+// A message has a number in its room, counted from 1. So a page knows when it has missed messages.
 type message struct {
 	N    int       `json:"n"`
-	ID   string    `json:"id"` // the page's: it repeats a message under the same one until it gets an answer
+	ID   string    `json:"id"` // from the page, which repeats a message with the same id until it gets an answer
 	User string    `json:"user"`
 	Name string    `json:"name"`
 	Text string    `json:"text"`
 	At   time.Time `json:"at"`
 }
 
-// A session is a page: whose it is, in which room, and its channel, as Megaphone has named it.
+// A session is a page: its user, its room, and the addresses that Megaphone gave its channel.
 type session struct{ User, Name, Room, ProducerAddress, ConsumerAddress string }
 
 // A Chat serves pages below /api/.
 type Chat struct {
 	*http.ServeMux
-	megaphone, file string     // Megaphone's URL; and where the memory is kept for the next start
-	mu              sync.Mutex // held over calls to Megaphone too, so that messages go out in the order of their numbers
+	megaphone, file string     // Megaphone's URL; the file that keeps the memory for the next start
+	mu              sync.Mutex // held during calls to Megaphone too, so that messages go out in the order of their numbers
 	memory          struct {
 		Rooms    map[string][]message
-		Sessions map[string]session // by consumer addresses, each a secret that only its page has
+		Sessions map[string]session // by consumer address, a secret that only the page itself knows
 	}
 }
 
-// New returns the chat. It reaches Megaphone at a URL, and keeps what it must not forget in a file.
+// New returns the chat. It reaches Megaphone at the URL, and keeps rooms and sessions in the file.
 func New(url, file string) (*Chat, error) {
 	c := &Chat{ServeMux: http.NewServeMux(), megaphone: url, file: file}
 	c.memory.Rooms, c.memory.Sessions = map[string][]message{}, map[string]session{}
@@ -61,7 +61,7 @@ func New(url, file string) (*Chat, error) {
 	return c, nil
 }
 
-// Run tells pages every 5 seconds who is there, until the context ends. So it finds out who has gone without a word.
+// Run sends all pages a list of who is there every 5 seconds, until ctx ends. So it notices pages that left silently.
 func (c *Chat) Run(ctx context.Context) {
 	for ; ctx.Err() == nil; time.Sleep(5 * time.Second) {
 		c.mu.Lock()
@@ -72,13 +72,13 @@ func (c *Chat) Run(ctx context.Context) {
 	}
 }
 
-// A request is what a page asks for. After is the number of the newest message that the page has.
+// A request comes from a page. After is the number of the newest message that the page has.
 type request struct {
 	Session, User, Name, Room, ID, Text string
 	After                               int
 }
 
-// serve lets one page at a time join, say, or leave.
+// serve handles join, say and leave, one request at a time.
 func (c *Chat) serve(w http.ResponseWriter, r *http.Request) {
 	var asked request
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 16<<10)).Decode(&asked)
@@ -93,7 +93,7 @@ func (c *Chat) serve(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(reply)
 }
 
-// join brings a page into a room, and gives it a channel unless it has one. Pages also call it for what they missed.
+// join brings a page into a room, and gives it a channel if it has none. Pages also call it to get what they missed.
 func (c *Chat) join(r request) (status int, reply any) {
 	if !validID.MatchString(r.User) || r.Name == "" || len(r.Name) > 120 {
 		return http.StatusBadRequest, nil
@@ -104,7 +104,7 @@ func (c *Chat) join(r request) (status int, reply any) {
 	}
 	left, messages := s.Room, c.memory.Rooms[r.Room]
 	s.User, s.Name, s.Room = r.User, r.Name, r.Room
-	c.memory.Sessions[s.ConsumerAddress], c.memory.Rooms[r.Room] = s, messages // a room exists once somebody has come
+	c.memory.Sessions[s.ConsumerAddress], c.memory.Rooms[r.Room] = s, messages // the first page makes the room
 	c.save()
 	_ = c.tell(left, "people", message{})
 	_ = c.tell(r.Room, "people", message{})
@@ -112,8 +112,8 @@ func (c *Chat) join(r request) (status int, reply any) {
 	return http.StatusOK, map[string]any{"consumerAddress": s.ConsumerAddress, "messages": missed, "newest": len(messages)}
 }
 
-// say sends a message to everybody in a room; without a text, that somebody is typing. The page repeats a message
-// until that has worked; its id is its key too, so that nobody gets it twice.
+// say sends a message to everybody in a room. A message without a text says that its user is typing. The page repeats a
+// message until say succeeds. The message's id is also its key, so nobody gets it twice.
 func (c *Chat) say(r request) (status int, reply any) {
 	s, known := c.memory.Sessions[r.Session]
 	messages := c.memory.Rooms[r.Room]
@@ -123,7 +123,7 @@ func (c *Chat) say(r request) (status int, reply any) {
 	case !known:
 		return http.StatusNotFound, nil
 	case m.Text == "":
-		_ = c.tell(r.Room, "typing", m) // nobody misses it
+		_ = c.tell(r.Room, "typing", m) // it may be lost
 		return http.StatusOK, nil
 	case repeated >= 0:
 		m = messages[repeated]
@@ -145,10 +145,10 @@ func (c *Chat) leave(r request) (status int, reply any) {
 	return http.StatusOK, nil
 }
 
-// tell sends to everybody in a room what has happened, who is there, and how many messages there are. The stream is
-// named after the room. Whose channel is gone has left.
+// tell sends everybody in a room what has happened, who is there, and how many messages there are. The room is the
+// stream id. If a channel is gone, its page has left.
 func (c *Chat) tell(room, kind string, m message) error {
-	people, sessions := map[string]string{}, map[string]string{} // names by users; consumer by producer addresses
+	people, sessions := map[string]string{}, map[string]string{} // from user to name; from producer to consumer address
 	for _, s := range c.memory.Sessions {
 		if s.Room == room {
 			people[s.User] = s.Name
@@ -187,7 +187,7 @@ func (c *Chat) post(path string, body, reply any) error {
 	return json.NewDecoder(response.Body).Decode(reply)
 }
 
-// save keeps messages and sessions for the next start.
+// save writes messages and sessions to the file, for the next start.
 func (c *Chat) save() {
 	text, _ := json.Marshal(c.memory) // cannot fail
 	err := os.WriteFile(c.file+".new", text, 0o600)

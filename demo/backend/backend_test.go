@@ -12,14 +12,14 @@ import (
 	"testing"
 )
 
-// A fakeMegaphone takes what the chat sends.
+// A fakeMegaphone accepts and records what the chat sends.
 type fakeMegaphone struct {
 	*httptest.Server
 
 	down    bool
 	created int
-	gone    map[string]bool // producer addresses of channels that are no more
-	sent    []string        // as "channel kind key"
+	gone    map[string]bool // producer addresses of channels that no longer exist
+	sent    []string        // the sent messages, as "channel stream key"
 }
 
 func newMegaphone(t *testing.T) *fakeMegaphone {
@@ -60,7 +60,7 @@ func newMegaphone(t *testing.T) *fakeMegaphone {
 	return m
 }
 
-// wantSent checks what was sent since the last look.
+// wantSent checks what the chat has sent since the last check.
 func (m *fakeMegaphone) wantSent(t *testing.T, want ...string) {
 	t.Helper()
 	if !slices.Equal(m.sent, want) {
@@ -70,12 +70,12 @@ func (m *fakeMegaphone) wantSent(t *testing.T, want ...string) {
 }
 
 type joined struct {
-	ConsumerAddress string // names the session, too
+	ConsumerAddress string // also identifies the session
 	Messages        []message
 	Newest          int
 }
 
-// ask sends a request as a page does, and returns the status of the reply.
+// ask sends a request as a page does. It returns the status of the reply.
 func ask(t *testing.T, c *Chat, what, body string, reply any) int {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -119,7 +119,7 @@ func TestMessagesGoToTheRoom(t *testing.T) {
 	}
 	m.wantSent(t, "a lobby message-1", "b lobby message-1")
 
-	// A repeat is the same message; its key lets Megaphone and pages drop it.
+	// A repeat is the same message with the same key, so Megaphone and pages can drop it.
 	var again message
 	ask(t, c, "say", say, &again)
 	m.wantSent(t, "a lobby message-1", "b lobby message-1")
@@ -157,7 +157,7 @@ func TestWhoseChannelIsGoneHasLeft(t *testing.T) {
 	ask(t, c, "say", `{"session":"`+ann.ConsumerAddress+`","room":"lobby","id":"message-1","text":"hello"}`, nil)
 	say := `{"session":"` + bob.ConsumerAddress + `","room":"lobby","id":"message-2","text":"hello"}`
 	if status := ask(t, c, "say", say, nil); status != http.StatusNotFound {
-		t.Errorf("say of who has left: %d", status)
+		t.Errorf("say after the page has left: %d", status)
 	}
 	if j := join(t, c, `,"session":"`+bob.ConsumerAddress+`","renew":true`); j.ConsumerAddress != "read-c" || len(j.Messages) != 1 {
 		t.Errorf("%+v", j)
@@ -211,7 +211,7 @@ func TestMalformedRequestsAreRefused(t *testing.T) {
 	}
 }
 
-// TestTheBackendIsShort keeps it what it is for: to be read at one sitting.
+// TestTheBackendIsShort keeps the backend short enough to be read in one sitting.
 func TestTheBackendIsShort(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {

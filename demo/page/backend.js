@@ -1,6 +1,6 @@
-// The chat's backend, and what is on its way to it.
+// Requests to the chat's backend, and messages that are on their way to it.
 
-/** Sends a request to the backend. Throws an error with the status of a refusal. */
+/** Sends a request to the backend. If the backend refuses it, throws an error with the status. */
 export async function ask(what, body, options = {}) {
 	const response = await fetch(`/api/${what}`, {
 		method: "POST",
@@ -14,7 +14,7 @@ export async function ask(what, body, options = {}) {
 	return response.json();
 }
 
-/** Waits so many milliseconds, or until the browser is online again. */
+/** Waits for a number of milliseconds, or until the browser is online again. */
 export function pause(time) {
 	return new Promise((resolve) => {
 		const timer = setTimeout(done, time);
@@ -28,8 +28,8 @@ export function pause(time) {
 }
 
 /**
- * Messages on their way: one after the other, each until the backend has it, however long that takes. They outlive
- * a reload of the page. A message has an id, by which the backend knows it again.
+ * Messages on their way. It sends one after the other, and repeats each until the backend has it, however long that
+ * takes. Messages survive a reload of the page. The backend recognizes a repeated message by its id.
  */
 export class Outbox {
 	#messages = JSON.parse(sessionStorage.getItem("outbox") ?? "[]");
@@ -38,7 +38,11 @@ export class Outbox {
 	#refused;
 	#running = false;
 
-	/** @param send sends a message; changed is called with the messages that are left, refused with one that never will be sent */
+	/**
+	 * @param send sends a message
+	 * @param changed is called with the messages that are left
+	 * @param refused is called with a message that will never be sent
+	 */
 	constructor(send, changed, refused) {
 		this.#send = send;
 		this.#changed = changed;

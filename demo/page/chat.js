@@ -1,4 +1,4 @@
-// The chat's page. What the backend sends comes by Megaphone's client; what the page says goes to the backend.
+// The chat's page. Megaphone's client delivers what the backend sends. The page sends its own messages to the backend.
 
 import { Megaphone } from "/client/megaphone.js";
 import { ask, Outbox, pause } from "./backend.js";
@@ -7,21 +7,24 @@ import { face, node, Timeline, unsent } from "./timeline.js";
 
 const $ = (id) => document.getElementById(id);
 
-/** Rooms that are offered. Any other is there as soon as somebody goes to it. */
+/** The rooms that the page offers. Any other room exists as soon as somebody enters it. */
 const rooms = ["lobby", "kitchen", "workshop"];
-/** The backend tells who is there every 5 seconds. When that stops, it has forgotten this page. */
+/**
+ * The backend sends a list of who is there every 5 seconds. If nothing arrives for this many milliseconds, the backend
+ * has forgotten this page.
+ */
 const silence = 20_000;
 const typingPause = 3000;
 
 const user = (localStorage.user ??= crypto.randomUUID());
 let name = (localStorage.name ??= `Guest ${Math.floor(Math.random() * 900 + 100)}`);
 let room = roomOfAddress();
-let session = ""; // the channel that the backend has given, by whose address it knows this page
-let reading; // the one that the client reads
-let gone; // the one that is no more
+let session = ""; // the channel that the backend has given this page; its address identifies the page
+let reading; // the channel that the client reads
+let gone; // the channel that no longer exists
 let heard = performance.now();
-const typists = new Map(); // by users
-let told = -typingPause; // when the others were told that this page's user is typing
+const typists = new Map(); // by user
+let told = -typingPause; // when this page last told the others that its user is typing
 
 const timeline = new Timeline($("messages"), $("scroll"), user);
 const connection = new Connection();
@@ -34,7 +37,7 @@ megaphone.subscribe(({ sid, body }) => sid === room && receive(body));
 showRoom();
 outbox.run();
 
-/** Gives the client a channel: first, and whenever the last one is gone. */
+/** Gives the client a channel, at first and whenever the last one is gone. */
 async function createChannel() {
 	if (!session || session === gone) {
 		await join();
@@ -44,7 +47,7 @@ async function createChannel() {
 
 let lastJoin = Promise.resolve();
 
-/** Tells the backend that this page is in the room, and takes what it has missed there. One at a time. */
+/** Tells the backend that this page is in the room, and gets what it missed there. Only one call runs at a time. */
 function join() {
 	return (lastJoin = lastJoin.catch(() => {}).then(joinNow));
 }
@@ -58,13 +61,13 @@ async function joinNow() {
 		connection.count("channels");
 	}
 	if (there !== room) {
-		return; // somebody was quick: rejoin joins the other one
+		return; // the user has already moved to another room, and rejoin joins that one
 	}
 	heard = performance.now();
 	if (reply.newest < after) { // the backend has lost its memory
 		timeline.clear();
 	}
-	if (timeline.complete < after) { // or somebody has been to another room meanwhile
+	if (timeline.complete < after) { // or the user has visited another room meanwhile
 		await joinNow();
 		return;
 	}
@@ -79,7 +82,7 @@ async function joinNow() {
 
 let joining;
 
-/** Joins again until that works. The client goes on with another channel if the backend has given this page one. */
+/** Joins again until that works. If the backend has given this page another channel, the client goes on with that. */
 function rejoin() {
 	joining ??= (async () => {
 		for (let as; as !== `${room} ${name}`; ) {
@@ -99,7 +102,7 @@ function rejoin() {
 	return joining;
 }
 
-/** Takes what the backend has sent to the room: what has happened, who is there, and how many messages there are. */
+/** Handles an event from the backend: what has happened in the room, who is there, and how many messages there are. */
 function receive({ kind, what, people, newest }) {
 	heard = performance.now();
 	if (kind === "message") {
@@ -112,11 +115,11 @@ function receive({ kind, what, people, newest }) {
 	}
 	showPeople(people);
 	if (timeline.complete < newest) {
-		rejoin(); // there are some that have not come
+		rejoin(); // some messages have not arrived
 	}
 }
 
-/** Sends a message to the backend. It throws until that has worked. */
+/** Sends a message to the backend. Throws if that fails. */
 async function say({ id, room: there, text }) {
 	try {
 		const message = await ask("say", { session, room: there, id, text });
@@ -136,7 +139,7 @@ function roomOfAddress() {
 	return roomName(location.hash.slice(1)) || rooms[0];
 }
 
-/** Makes a text the name of a room. */
+/** Turns a text into the name of a room. */
 function roomName(text) {
 	return text.trim().toLowerCase().replace(/[^a-z0-9-]+/g, "-").slice(0, 30);
 }
@@ -169,7 +172,7 @@ function showUnsent(messages) {
 	timeline.toEnd();
 }
 
-/** Gives a message back that the backend will never take: the room is full. */
+/** Gives back a message that the backend will never accept, because the room is full for example. */
 function giveBack({ text }) {
 	connection.tell("the backend has refused a message");
 	$("text").value ||= text;
@@ -237,7 +240,7 @@ $("text").onkeydown = (event) => {
 $("text").oninput = () => {
 	if (performance.now() - told > typingPause && $("text").value.trim()) {
 		told = performance.now();
-		ask("say", { session, room }).catch(() => {}); // a hint, no more
+		ask("say", { session, room }).catch(() => {}); // it is only a hint and may be lost
 	}
 };
 

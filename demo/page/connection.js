@@ -1,14 +1,14 @@
-// What the page shows of its connection.
+// Shows the page's connection.
 
 import { node } from "./timeline.js";
 
 const $ = (id) => document.getElementById(id);
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
-/** How many lines the log has. */
+/** How many lines the log has at most. */
 const maxLines = 50;
 
-/** In words, and how that looks. */
+/** The words for each state, and their look. */
 const states = {
 	idle: ["connecting", "wait"],
 	connecting: ["connecting", "wait"],
@@ -20,7 +20,7 @@ const states = {
 
 const names = { websocket: "WebSocket", sse: "server-sent events", ndjson: "NDJSON", poll: "long polling" };
 
-/** Why a server closes a WebSocket (protocol.md 2.4). */
+/** Why a server closes a WebSocket, by close code (protocol.md 2.4). */
 const closings = {
 	1000: "it has lasted its time",
 	1001: "the server has a new configuration, or stops",
@@ -29,12 +29,12 @@ const closings = {
 	4409: "another page reads the channel",
 };
 
-/** Shows how the connection of a client does, and what happens to it. */
+/** Shows the state of a client's connection, and a log of what happens to it. */
 export class Connection {
 	#counts = { connections: 0, channels: 0, messages: 0, fetched: 0 };
 	#client;
 
-	/** A WebSocket whose ends are told, for the client to use. */
+	/** A WebSocket class for the client to use. It logs when a connection opens and closes. */
 	get WebSocket() {
 		const connection = this;
 		return class extends WebSocket {
@@ -73,7 +73,7 @@ export class Connection {
 		}
 	}
 
-	/** Tells of what was thrown: by the backend, by the client, or by the browser without a connection. */
+	/** Logs an error of the backend or the client. Any other error comes from the browser: there is no connection. */
 	fault(error) {
 		this.tell(error.status || error.code ? error.message : "no connection");
 	}

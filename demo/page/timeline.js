@@ -1,4 +1,4 @@
-// The messages of a room, in the order of their numbers.
+// Shows the messages of a room, in the order of their numbers.
 
 /** Makes an element. Strings become text, never HTML. */
 export const node = (name, properties, ...children) => {
@@ -7,14 +7,14 @@ export const node = (name, properties, ...children) => {
 	return element;
 };
 
-/** Within how many milliseconds messages of one person stand together. */
+/** Messages of one person that are fewer milliseconds apart than this are shown as one group. */
 const together = 5 * 60_000;
 
 export class Timeline {
 	#list;
 	#scroll;
 	#user;
-	#items = new Map(); // by the numbers of messages
+	#items = new Map(); // by message number
 	#complete = 0;
 
 	constructor(list, scroll, user) {
@@ -38,7 +38,7 @@ export class Timeline {
 		this.#complete = 0;
 	}
 
-	/** Adds messages that it does not have. Returns how many they were. */
+	/** Adds the messages that it does not have yet. Returns how many it has added. */
 	add(messages) {
 		const before = this.#items.size;
 		const atEnd = this.#scroll.scrollHeight - this.#scroll.scrollTop - this.#scroll.clientHeight < 80;
@@ -54,7 +54,7 @@ export class Timeline {
 		return this.#items.size - before;
 	}
 
-	/** Takes notice that nothing is missing up to that number. */
+	/** Notes that no message up to number n is missing. */
 	completeTo(n) {
 		this.#complete = Math.max(this.#complete, n);
 		while (this.#items.has(this.#complete + 1)) {
@@ -85,7 +85,7 @@ export class Timeline {
 	}
 }
 
-/** Puts a message together with the one before, if that is the same person's. */
+/** Groups a message with the one before, if the same person sent both within that time. */
 function group(item) {
 	const before = item.previousElementSibling;
 	item.classList.toggle("goes-on", before?.dataset.user === item.dataset.user && item.dataset.at - before.dataset.at < together);
@@ -113,7 +113,7 @@ export function unsent({ text }) {
 	return node("li", { className: "message mine" }, node("div", { className: "text" }, text), node("div", { className: "by" }, "sending …"));
 }
 
-/** A person's initials on a colour. */
+/** Returns a person's initials on a colored background. */
 export function face(user, name) {
 	const initials = name.split(/\s+/).slice(0, 2).map((word) => [...word][0] ?? "").join("").toUpperCase();
 	const element = node("span", { className: "face", ariaHidden: "true" }, initials);

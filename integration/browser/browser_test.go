@@ -1,14 +1,13 @@
 //go:build browser && unix
 
-// Package browser lets a real browser read through a network that fails:
+// Package browser tests with a real browser that reads through a failing network:
 //
 //	go test -v -tags browser ./integration/browser
 //
-// It needs a Chromium, and says that it is skipped where there is none.
+// It needs Chromium. Without it, the tests say that they are skipped.
 package browser
 
 import (
-	"crypto/tls"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -29,19 +28,19 @@ var html []byte
 
 const (
 	messages = 1000
-	// pace is the time between two messages of a channel, so that all take some twelve seconds.
+	// pace is the time between two messages of a channel. All messages together take some twelve seconds.
 	pace = 12 * time.Millisecond
-	// ahead is how many messages a producer is ahead of a page at most. A page that does not acknowledge is
-	// promised what the in-flight window holds, 100 messages; what it was sent before that, and has lost between the
-	// kernel's buffer and the script, is gone.
+	// ahead is the most messages that a producer may be ahead of a page. If a page does not acknowledge, the server
+	// only guarantees the messages in the in-flight window, the last 100. Earlier messages may be lost between the
+	// kernel's buffer and the script.
 	ahead = 90
-	// rounds is how many troubles there are, one in a second or two.
+	// rounds is how many faults the test causes, one every second or so.
 	rounds = 10
-	// limit is how long it all may take on a slow machine. Some 25 seconds are usual.
+	// limit is how long the whole test may take on a slow machine. It usually takes some 25 seconds.
 	limit = 90 * time.Second
 )
 
-// options make streams end by themselves, too, a few times in the test.
+// options makes streams also end by themselves a few times during the test.
 const options = "megaphone {\n stream_duration 3s\n read_duration 2s\n heartbeat 500ms\n}\n"
 
 func TestPagesGetEveryMessageOnceOverFaults(t *testing.T) {
@@ -74,14 +73,7 @@ http:// {
 	megaphone create write
 }`, port, server.Dir, server.Socket("backend"))
 	server.Start(settings, sites)
-	server.Await("the site has its certificate", func() bool {
-		dialer := tls.Dialer{Config: &tls.Config{RootCAs: server.Roots()}}
-		conn, err := dialer.DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	awaitCertificate(t, server, "127.0.0.1", port)
 	backend := backend{t, testserver.UnixClient(t, server.Socket("backend"))}
 	network := newNetwork(t, fmt.Sprintf("127.0.0.1:%d", port))
 
@@ -107,11 +99,11 @@ http:// {
 		r.check(t)
 	}
 	if network.broken() < 20 {
-		t.Errorf("only %d connections were broken", network.broken())
+		t.Errorf("the network broke only %d connections", network.broken())
 	}
 }
 
-// trouble breaks connections, reloads the configuration, and takes pages off the network and back.
+// trouble breaks connections, reloads the configuration, and takes pages offline and online again.
 func trouble(t *testing.T, server *testserver.Server, settings, sites string, network *network, readers []*reader) {
 	for round := range rounds {
 		time.Sleep(500*time.Millisecond + rand.N(time.Second))
@@ -119,7 +111,7 @@ func trouble(t *testing.T, server *testserver.Server, settings, sites string, ne
 		case 0, 2:
 			network.breakAll()
 		case 1:
-			// The heartbeat differs, so that the configuration is a new one.
+			// The heartbeat changes each time, so that the configuration is a new one.
 			changed := strings.Replace(settings, "heartbeat 500ms", fmt.Sprintf("heartbeat %dms", 500+round), 1)
 			if err := server.Reload(changed, sites); err != nil {
 				t.Error(err)
@@ -133,10 +125,10 @@ func trouble(t *testing.T, server *testserver.Server, settings, sites string, ne
 						err = r.page.evaluate("navigator.onLine", &online)
 					}
 					if err != nil || online == offline {
-						t.Errorf("%s: online is %v, offline was asked to be %v: %v", r.transport, online, offline, err)
+						t.Errorf("%s: online is %v after setting offline to %v: %v", r.transport, online, offline, err)
 					}
 				}
-				// WebSockets do not know of the page's being offline, so the network is down, too.
+				// The browser's offline mode does not affect WebSockets, so the network goes down too.
 				network.setDown(offline)
 				if offline {
 					time.Sleep(time.Second)
@@ -151,10 +143,10 @@ type reader struct {
 	page      *page
 	transport string
 	producer  string
-	ends      time.Time // when it must have seen everything
+	ends      time.Time // the deadline for all messages
 }
 
-// seen is what a page has seen.
+// seen says what a page has seen.
 type seen struct {
 	Count, Repeats, Connections int
 	Failed                      string
@@ -169,7 +161,7 @@ func (r *reader) seen(t *testing.T) (s seen, ok bool) {
 	return s, true
 }
 
-// await waits until the page has seen so many messages, and reports whether it has.
+// await waits until the page has seen this many messages. It reports whether the page has.
 func (r *reader) await(t *testing.T, count int) bool {
 	for ; ; time.Sleep(20 * time.Millisecond) {
 		s, ok := r.seen(t)
@@ -183,7 +175,7 @@ func (r *reader) await(t *testing.T, count int) bool {
 	}
 }
 
-// produce writes the messages, which are the numbers from 0, and waits until the page has seen them.
+// produce writes the messages, the numbers from 0, and waits until the page has seen them.
 func (r *reader) produce(t *testing.T, backend backend) {
 	ticker := time.NewTicker(pace)
 	defer ticker.Stop()
@@ -196,7 +188,7 @@ func (r *reader) produce(t *testing.T, backend backend) {
 	r.await(t, messages)
 }
 
-// check checks that the page has seen every message once and in order, over several connections.
+// check checks that the page has seen every message once and in order, and has used several connections.
 func (r *reader) check(t *testing.T) {
 	var bodies []int
 	if err := r.page.evaluate("seen.bodies", &bodies); err != nil {
@@ -205,7 +197,7 @@ func (r *reader) check(t *testing.T) {
 	}
 	for i := range messages {
 		if i >= len(bodies) || bodies[i] != i {
-			t.Errorf("%s: message %d is not where it should be: %v", r.transport, i, bodies[max(0, i-5):min(len(bodies), i+5)])
+			t.Errorf("%s: message %d is not in its place: %v", r.transport, i, bodies[max(0, i-5):min(len(bodies), i+5)])
 			break
 		}
 	}
@@ -219,7 +211,7 @@ func (r *reader) check(t *testing.T) {
 	t.Logf("%s: %d messages over %d connections, %d repeats dropped", r.transport, s.Count, s.Connections, s.Repeats)
 }
 
-// A backend creates channels and writes.
+// A backend creates channels and writes messages.
 type backend struct {
 	t      *testing.T
 	client *http.Client
@@ -241,8 +233,8 @@ func (b backend) create() (c channel) {
 	return c
 }
 
-// write writes a message, and reports whether it was accepted. A request that comes just when the configuration is
-// replaced may get no answer; it is repeated, with the same key, so that it takes effect once.
+// write writes a message. It reports whether the server has accepted it. A request may get no answer if it arrives
+// during a reload. Then write repeats it with the same key, so that it takes effect once.
 func (b backend) write(producer string, body int) bool {
 	for attempt := 0; ; attempt++ {
 		r, err := http.NewRequestWithContext(b.t.Context(), http.MethodPost, "http://localhost/write/"+producer+"/numbers", strings.NewReader(fmt.Sprint(body)))

@@ -4,7 +4,6 @@ package browser
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -19,8 +18,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// TestTheChat has two browsers chat while everything is restarted under them: each message is shown once, in the
-// same order on both sides.
+// TestTheChat has two browsers chat while the test restarts everything below them. Both sides show each message once
+// and in the same order.
 func TestTheChat(t *testing.T) {
 	chromium := findChromium(t)
 	demo := startDemo(t)
@@ -59,7 +58,7 @@ func TestTheChat(t *testing.T) {
 	ann.await("Bob types", `document.querySelector("#typing").innerText === "Bob is typing …"`)
 	bob.run(`document.querySelector("#text").value = ""`)
 
-	// caddy reload. Streams of the old configuration end within 20 seconds.
+	// Reload Caddy. Streams of the old configuration end within 20 seconds.
 	demo.reload()
 	for i := range 10 {
 		say(ann, fmt.Sprintf("during the reload %d", i))
@@ -71,18 +70,18 @@ func TestTheChat(t *testing.T) {
 	}
 	settled("after the reload")
 
-	// The backend is restarted.
+	// Restart the backend.
 	demo.stopBackend()
 	say(ann, "while the backend was away")
 	say(bob, "me too")
 	ann.await("a message is on its way", `document.querySelector("#unsent li")`)
 	ann.do("Page.reload", nil)
-	ann.await("it still is after a reload of the page", `document.querySelector("#unsent li")`)
+	ann.await("the message is still on its way after a reload of the page", `document.querySelector("#unsent li")`)
 	demo.startBackend()
 	say(ann, "once it was back")
 	settled("after the backend's restart")
 
-	// The network is down.
+	// Take the network down.
 	demo.offline(true, ann, bob)
 	ann.await("Ann's page knows", `document.querySelector("#state").innerText === "offline"`)
 	say(ann, "offline")
@@ -93,24 +92,24 @@ func TestTheChat(t *testing.T) {
 	settled("after the offline period")
 	pushed := demo.network.broken()
 
-	// Caddy itself is restarted: its channels are gone.
+	// Restart Caddy itself, so that its channels are gone.
 	demo.server.Stop()
 	say(ann, "while Caddy was away")
 	say(bob, "this one, too")
 	demo.startCaddy()
 	settled("after the restart of Caddy")
 	for _, p := range []*page{ann, bob} {
-		p.await("there is a new channel", `document.querySelector("#figures").textContent.includes("Channels2")`)
+		p.await("the page has a new channel", `document.querySelector("#figures").textContent.includes("Channels2")`)
 	}
 	say(bob, "by the new channel")
 	settled("at last")
 	if pushed == 0 {
-		t.Error("no connection was broken")
+		t.Error("the network broke no connection")
 	}
 	ann.wantNoFaults()
 	bob.wantNoFaults()
 
-	// Who goes to another room and back, while the page asks for what it missed, sees all as before.
+	// Ann goes to another room and back while her page asks for missed messages. She sees everything as before.
 	ann.run(`const { fetch } = window;
 		window.fetch = async (...request) => {
 			await new Promise((done) => setTimeout(done, 500));
@@ -123,7 +122,7 @@ func TestTheChat(t *testing.T) {
 	ann.await("Ann is in the other room", `document.querySelector("#room").innerText === "# kitchen"`)
 	settled("after a look into another room")
 
-	// Somebody who comes later gets the history; who goes is not there any more.
+	// Cleo comes later and gets the history.
 	cleo := demo.enter("Cleo", ann.browser)
 	cleo.await("Cleo sees all", fmt.Sprintf("%s.length === %d", texts, len(said)))
 	if got := cleo.list(texts); !slices.Equal(got, ann.list(texts)) {
@@ -134,10 +133,10 @@ func TestTheChat(t *testing.T) {
 	cleo.enter("#room-name", "A room of one's own")
 	cleo.await("there is another room", `document.querySelector("#room").innerText === "# a-room-of-one-s-own" && !document.querySelector("#empty").hidden`)
 
-	// What the backend refuses for good is given back, and stops nothing.
+	// The page gives back a message that the backend will never accept. This does not stop the next message.
 	cleo.run(`document.querySelector("#text").maxLength = 20000`)
 	cleo.enter("#text", strings.Repeat("long ", 4000))
-	cleo.await("it is given back", `document.querySelector("#text").value.length > 10000 && !document.querySelector("#unsent li")`)
+	cleo.await("the page has given it back", `document.querySelector("#text").value.length > 10000 && !document.querySelector("#unsent li")`)
 	cleo.run(`document.querySelector("#text").value = ""`)
 	cleo.enter("#text", "short")
 	cleo.await("the next one is sent", texts+`[0] === "short"`)
@@ -145,10 +144,10 @@ func TestTheChat(t *testing.T) {
 	conversation(t, ann, bob)
 }
 
-// texts are the messages that a page shows.
+// texts is a script that returns the messages that a page shows.
 const texts = `[...document.querySelectorAll("#messages .text")].map((e) => e.innerText)`
 
-// conversation makes pictures of a room in which people talk.
+// conversation makes pictures of a room where people talk.
 func conversation(t *testing.T, ann, bob *page) {
 	t.Helper()
 	for _, p := range []*page{ann, bob} {
@@ -162,7 +161,7 @@ func conversation(t *testing.T, ann, bob *page) {
 		who := []*page{bob, ann}[i%2]
 		who.enter("#text", text)
 		for _, p := range []*page{ann, bob} {
-			p.await("it is shown", fmt.Sprintf("%s.length === %d", texts, i+1))
+			p.await("the message is shown", fmt.Sprintf("%s.length === %d", texts, i+1))
 		}
 	}
 	bob.run(`document.querySelector("#text").focus()`)
@@ -175,7 +174,7 @@ func conversation(t *testing.T, ann, bob *page) {
 	ann.picture(t, "demo-connection")
 }
 
-// A demo is what `go run ./demo` runs, in parts that can be restarted.
+// A demo has the parts that `go run ./demo` runs. A test can restart them separately.
 type demo struct {
 	t       *testing.T
 	server  *testserver.Server
@@ -204,7 +203,7 @@ func startDemo(t *testing.T) *demo {
 	return d
 }
 
-// env sets what the Caddyfile leaves to the environment.
+// env returns the environment variables that the Caddyfile uses.
 func (d *demo) env() []string {
 	return []string{
 		"DEMO_ADMIN=unix/" + d.server.Socket("admin"), fmt.Sprintf("DEMO_PORT=%d", d.port), "DEMO_MEGAPHONE=" + d.megaphone,
@@ -219,14 +218,7 @@ func (d *demo) startCaddy() {
 		d.t.Fatal(err)
 	}
 	d.server.StartFile(string(caddyfile), d.env()...)
-	d.server.Await("the site has its certificate", func() bool {
-		dialer := tls.Dialer{Config: &tls.Config{RootCAs: d.server.Roots(), ServerName: "localhost"}}
-		conn, err := dialer.DialContext(d.t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", d.port))
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	awaitCertificate(d.t, d.server, "localhost", d.port)
 }
 
 func (d *demo) reload() {
@@ -238,7 +230,7 @@ func (d *demo) reload() {
 	}
 }
 
-// startBackend starts the backend with what it has kept.
+// startBackend starts the backend. It continues with the rooms and sessions of the file.
 func (d *demo) startBackend() {
 	d.t.Helper()
 	room, err := chat.New("http://"+d.megaphone, d.memory)
@@ -259,7 +251,7 @@ func (d *demo) startBackend() {
 	}
 }
 
-// enter opens the chat under a name.
+// enter opens the chat and sets a name.
 func (d *demo) enter(name string, browser *browser) *page {
 	d.t.Helper()
 	_, port, _ := net.SplitHostPort(d.network.address())
@@ -270,7 +262,7 @@ func (d *demo) enter(name string, browser *browser) *page {
 	return p
 }
 
-// offline takes the network away from pages, or gives it back.
+// offline takes the network down for pages, or brings it up again.
 func (d *demo) offline(offline bool, pages ...*page) {
 	d.t.Helper()
 	d.network.setDown(offline)

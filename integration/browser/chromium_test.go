@@ -17,9 +17,9 @@ import (
 	"time"
 )
 
-// A browser is a headless Chromium, driven by the DevTools protocol
-// (https://chromedevtools.github.io/devtools-protocol/) through two pipes. When the test process dies, the pipes
-// close, and the browser ends too.
+// A browser is a headless Chromium. The test controls it with the DevTools protocol
+// (https://chromedevtools.github.io/devtools-protocol/) through two pipes. If the test process dies, the pipes close
+// and the browser ends too.
 type browser struct {
 	tb testing.TB
 	to io.Writer
@@ -29,7 +29,7 @@ type browser struct {
 	replies map[int]chan reply
 }
 
-// A reply is what comes back for a command.
+// A reply is the browser's answer to a command.
 type reply struct {
 	ID     int
 	Result json.RawMessage
@@ -39,8 +39,8 @@ type reply struct {
 // patience is how long a command may take.
 const patience = 30 * time.Second
 
-// findChromium returns the path of the browser. Without one the test is skipped, or fails if the environment has
-// MEGAPHONE_REQUIRE_BROWSER. CHROMIUM names one that is in no usual place.
+// findChromium returns the path of the browser. Without a browser it skips the test, or fails it if the environment has
+// MEGAPHONE_REQUIRE_BROWSER. The environment variable CHROMIUM can name a browser in an unusual place.
 func findChromium(tb testing.TB) string {
 	tb.Helper()
 	names := []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
@@ -52,7 +52,7 @@ func findChromium(tb testing.TB) string {
 			return path
 		}
 	}
-	const missing = "there is no Chromium: install it (Debian: apt-get install chromium), or name it in the environment as CHROMIUM"
+	const missing = "Chromium is missing: install it (Debian: apt-get install chromium), or set CHROMIUM to its path"
 	if os.Getenv("MEGAPHONE_REQUIRE_BROWSER") != "" {
 		tb.Fatal(missing)
 	}
@@ -85,10 +85,10 @@ func startBrowser(tb testing.TB, path string, flags ...string) *browser {
 		"--disable-background-timer-throttling", "--disable-renderer-backgrounding",
 		"--log-level=3", "--remote-debugging-pipe", "--user-data-dir=" + profile,
 	}, flags...)...)
-	cmd.ExtraFiles = []*os.File{commands, events} // 3 and 4, as the flag of the pipe wants
+	cmd.ExtraFiles = []*os.File{commands, events} // file descriptors 3 and 4, as --remote-debugging-pipe needs
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "HOME="+profile)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that its helpers can be ended with it
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that the test can kill its helper processes with it
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func startBrowser(tb testing.TB, path string, flags ...string) *browser {
 	return b
 }
 
-// listen passes on what the browser says, until it ends.
+// listen passes on the browser's replies until the browser ends.
 func (b *browser) listen(from io.Reader) {
 	for messages := bufio.NewReader(from); ; {
 		text, err := messages.ReadBytes(0)
@@ -128,7 +128,7 @@ func (b *browser) listen(from io.Reader) {
 			return
 		}
 		b.mu.Lock()
-		waiting := b.replies[r.ID] // nil for events, which have no number
+		waiting := b.replies[r.ID] // nil for events, which have no id
 		delete(b.replies, r.ID)
 		b.mu.Unlock()
 		if waiting != nil {
@@ -137,7 +137,7 @@ func (b *browser) listen(from io.Reader) {
 	}
 }
 
-// call sends a command, to the page of a session if that is not empty, and decodes its result.
+// call sends a command and decodes its result. If session is not empty, the command goes to the page of that session.
 func (b *browser) call(session, method string, params, result any) error {
 	waiting := make(chan reply, 1)
 	b.mu.Lock()
@@ -180,7 +180,7 @@ type page struct {
 	session string
 }
 
-// open opens a page, and returns when it is loaded.
+// open opens a page. It returns when the page has loaded.
 func (b *browser) open(url string) *page {
 	b.tb.Helper()
 	var target struct{ TargetID string }
@@ -228,7 +228,7 @@ func (p *page) evaluate(expression string, value any) error {
 	return json.Unmarshal(evaluated.Result.Value, value)
 }
 
-// setOffline takes the page's network away, or gives it back.
+// setOffline takes the page offline, or online again.
 func (p *page) setOffline(offline bool) error {
 	return p.browser.call(p.session, "Network.emulateNetworkConditions", map[string]any{
 		"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1,

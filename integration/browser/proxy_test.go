@@ -3,13 +3,17 @@
 package browser
 
 import (
+	"crypto/tls"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// A network stands between the browser and the server, and can break what goes through it.
+// A network is between the browser and the server. It can break the connections that go through it.
 type network struct {
 	listener net.Listener
 	server   string
@@ -17,10 +21,10 @@ type network struct {
 	mu    sync.Mutex
 	down  bool
 	conns map[*net.TCPConn]struct{}
-	went  int // connections that were broken
+	went  int // how many connections it has broken
 }
 
-// newNetwork returns a network that leads to the server's address, until the test ends.
+// newNetwork returns a network to the server's address. It works until the test ends.
 func newNetwork(tb testing.TB, server string) *network {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,10 +50,10 @@ func newNetwork(tb testing.TB, server string) *network {
 	return n
 }
 
-// address is where the browser is to connect to.
+// address returns the address that the browser must connect to.
 func (n *network) address() string { return n.listener.Addr().String() }
 
-// pass carries a connection until either side ends it, or it is broken.
+// pass carries a connection until one side ends it or the network breaks it.
 func (n *network) pass(client *net.TCPConn) {
 	conn, err := net.Dial("tcp", n.server)
 	if err != nil {
@@ -80,11 +84,11 @@ func (n *network) pass(client *net.TCPConn) {
 	server.Close()
 }
 
-// latency is how long data is under way.
+// latency is how long data takes to the other side.
 const latency = 50 * time.Millisecond
 
-// carry passes on what comes from one side to the other, and lets it be under way for a while. Meanwhile the sender
-// has it acknowledged, and the receiver has not got it.
+// carry passes data from one side to the other, after the latency. During that time, the sender has an acknowledgement,
+// but the receiver does not have the data.
 func carry(to, from *net.TCPConn) {
 	for buffer := make([]byte, 64<<10); ; {
 		n, err := from.Read(buffer)
@@ -98,8 +102,8 @@ func carry(to, from *net.TCPConn) {
 	}
 }
 
-// reset breaks all connections, in the way of a peer that has crashed: with a TCP reset, and what is under way lost.
-// The lock is held.
+// reset breaks all connections with a TCP reset, as a crashed peer does. Data on its way is lost. The caller must hold
+// the lock.
 func (n *network) reset() {
 	for conn := range n.conns {
 		_ = conn.SetLinger(0)
@@ -116,7 +120,7 @@ func (n *network) breakAll() {
 	n.reset()
 }
 
-// setDown makes the network reset every connection, those of the present and all that come, or ends that.
+// setDown takes the network down or brings it up. While it is down, the network resets all current and new connections.
 func (n *network) setDown(down bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -126,9 +130,22 @@ func (n *network) setDown(down bool) {
 	}
 }
 
-// broken returns how many connections were broken, counted on both sides.
+// broken returns how many connections the network has broken. Each counts twice, once per side.
 func (n *network) broken() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.went
+}
+
+// awaitCertificate waits until a site has its certificate. A site gets it only after it has begun to serve.
+func awaitCertificate(t *testing.T, server *testserver.Server, host string, port int) {
+	t.Helper()
+	dialer := tls.Dialer{Config: &tls.Config{RootCAs: server.Roots(), ServerName: host}}
+	server.Await("the site has its certificate", func() bool {
+		conn, err := dialer.DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// TestTheUI uses the page to look inside as people do.
+// TestTheUI uses the inspector as people do.
 func TestTheUI(t *testing.T) {
 	browser := startBrowser(t, findChromium(t))
 	server := testserver.New(t)
@@ -34,7 +34,7 @@ http://127.0.0.1:%d {
 	p.click("#create button")
 	p.await("there are four channels", `document.querySelectorAll("#channels tbody tr").length === 4`)
 	p.click("#read-all")
-	p.await("all read", `document.querySelectorAll(".status[data-state=open]").length === 4`)
+	p.await("all cards read", `document.querySelectorAll(".status[data-state=open]").length === 4`)
 	p.click("#write button[value='10']")
 	p.await("ten messages are written", written+`.startsWith("10 messages accepted")`)
 	for i, transport := range []string{"NDJSON", "Server-sent events", "WebSocket", "Long polling"} {
@@ -50,7 +50,7 @@ http://127.0.0.1:%d {
 	p.await("a read has ended cleanly", `document.querySelector("#readers .note")?.innerText.startsWith("The read ended cleanly")`)
 	p.pictures(t, "ui")
 
-	// One channel for all: the readers take it from each other, or are refused.
+	// With one channel for all, the readers take over from each other, or the server refuses them.
 	p.click("input[value=one]")
 	p.click("#create button")
 	p.await("there is one channel", `document.querySelectorAll("#channels tbody tr").length === 1`)
@@ -64,14 +64,15 @@ http://127.0.0.1:%d {
 	p.click("#stop-all")
 	p.await("nobody reads", `!document.querySelector(".status:is([data-state=open], [data-state=wait])")`)
 
-	// All at once, they take it from each other without end, but not as fast as they can.
+	// If all read at once, they take over from each other endlessly, but not as fast as they can.
 	p.click("#read-all")
 	time.Sleep(3 * time.Second)
 	p.run(`document.querySelector("#stop-all").click()`)
 	p.await("there were a few reads each", `[...document.querySelectorAll("#readers .figures div:first-child dd")].every((dd) => Number(dd.innerText) < 15)`)
 	p.await("nobody reads", `!document.querySelector(".status:is([data-state=open], [data-state=wait])")`)
 
-	// A reader without cursors lets go what the other one has not seen, which is a gap there.
+	// A reader without cursors makes the server release messages that the other reader has not seen. That one gets a
+	// gap.
 	p.click("#readers article:nth-child(1) input[type=checkbox]")
 	p.click("#readers article:nth-child(1) .toggle")
 	for range 2 {
@@ -83,21 +84,21 @@ http://127.0.0.1:%d {
 	p.click("#stop-all")
 	p.click(events + ".toggle")
 	p.await("there is a gap", eventsFigure("Gaps", "1"))
-	p.await("it is told", `[...document.querySelectorAll("`+events+`.note")].some((n) => n.innerText.startsWith("Gap:"))`)
+	p.await("the page reports the gap", `[...document.querySelectorAll("`+events+`.note")].some((n) => n.innerText.startsWith("Gap:"))`)
 
 	p.click("#channels .small")
 	p.await("the channel is gone", `document.querySelector("td.state").innerText === "is gone"`)
-	p.await("its reader is told", `document.querySelector("`+events+`.status").innerText === "channel is gone"`)
+	p.await("its reader knows that", `document.querySelector("`+events+`.status").innerText === "channel is gone"`)
 
-	// Mistakes are told.
+	// The page reports mistakes.
 	p.run(`document.querySelector("[name=body]").value = "{"`)
 	p.click("#write button")
 	p.await("the body is refused", written+`.startsWith("The body is not JSON")`)
 	p.wantNoFaults()
 
-	// A site that serves less.
+	// Another site has fewer endpoints and transports.
 	p = browser.show(fmt.Sprintf("http://127.0.0.1:%d/reading/ui/", port), views[0])
-	p.await("what is missing is told", `document.querySelector("#notice").innerText.startsWith("This site does not serve create, write:")`)
+	p.await("the page reports what is missing", `document.querySelector("#notice").innerText.startsWith("This site does not serve create, write:")`)
 	p.await("two transports are offered", `document.querySelectorAll("#readers article").length === 2`)
 	p.run(`document.querySelector("details").open = true; document.querySelector("[name=consumer]").value = "main.unknown"`)
 	p.click("#existing button")
@@ -110,7 +111,7 @@ http://127.0.0.1:%d {
 // events is the card that reads server-sent events.
 const events = "#readers article:nth-child(2) "
 
-// eventsFigure is a condition on a figure of that card.
+// eventsFigure returns a script that reports whether a figure of that card has a value.
 func eventsFigure(name, value string) string {
 	return fmt.Sprintf(`[...document.querySelectorAll("%s.figures div")].some((d) => d.textContent === %q)`, events, name+value)
 }

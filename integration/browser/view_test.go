@@ -11,28 +11,28 @@ import (
 	"time"
 )
 
-// faults keeps what goes wrong in a page, for page.faults.
+// faults is a script that collects a page's faults in window.faults.
 const faults = `
 window.faults = [];
 addEventListener("error", (e) => faults.push(String(e.message ?? e.target.src ?? e.target.href)), true);
 addEventListener("unhandledrejection", (e) => faults.push(String(e.reason)));
 addEventListener("securitypolicyviolation", (e) => faults.push(e.violatedDirective + " " + e.blockedURI));`
 
-// A view is how large a page is, and in which colours.
+// A view says how large a page is, and whether its colors are light or dark.
 type view struct {
 	name          string
 	width, height int
 	dark          bool
 }
 
-// views are those of which there are pictures.
+// views has the views that the pictures show.
 var views = []view{
 	{"light", 1280, 800, false},
 	{"dark", 1280, 800, true},
 	{"phone", 390, 844, false},
 }
 
-// show opens a page that keeps its faults.
+// show opens a page that collects its faults.
 func (b *browser) show(url string, v view) *page {
 	b.tb.Helper()
 	p := b.open("about:blank")
@@ -51,7 +51,7 @@ func (p *page) do(method string, params any) {
 	}
 }
 
-// look changes how the page is looked at.
+// look changes the page's view.
 func (p *page) look(v view) {
 	p.browser.tb.Helper()
 	scheme := "light"
@@ -87,7 +87,7 @@ func (p *page) click(selector string) {
 	p.run(fmt.Sprintf("document.querySelector(%q).click()", selector))
 }
 
-// run runs JavaScript for what it does.
+// run runs JavaScript and ignores its value.
 func (p *page) run(script string) {
 	p.browser.tb.Helper()
 	var done bool
@@ -108,7 +108,7 @@ func (p *page) enter(selector, text string) {
 	}
 }
 
-// list returns an array of strings.
+// list evaluates a JavaScript expression, which must be an array of strings.
 func (p *page) list(expression string) []string {
 	p.browser.tb.Helper()
 	var list []string
@@ -118,7 +118,7 @@ func (p *page) list(expression string) []string {
 	return list
 }
 
-// wantNoFaults checks that nothing has gone wrong in the page, and that nobody is kept from using it.
+// wantNoFaults checks that the page has no faults and no barriers.
 func (p *page) wantNoFaults() {
 	p.browser.tb.Helper()
 	for _, fault := range append(p.list("faults"), p.list(barriers)...) {
@@ -126,8 +126,8 @@ func (p *page) wantNoFaults() {
 	}
 }
 
-// barriers finds what keeps people from using a page: controls without a name, text of too little contrast
-// (WCAG 2.2, 1.4.3), ids that are there twice, and a page that is wider than the screen.
+// barriers is a script that finds what keeps people from using a page: controls without a name, text with too little
+// contrast (WCAG 2.2, 1.4.3), duplicate ids, a missing language or title, and a page that is wider than the screen.
 const barriers = `(() => {
 	const found = [];
 	const visible = (e) => e.checkVisibility({ visibilityProperty: true, opacityProperty: true });
@@ -138,7 +138,7 @@ const barriers = `(() => {
 	const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
 	ids.filter((id, i) => ids.indexOf(id) !== i).forEach((id) => found.push("twice: #" + id));
 	if (!document.documentElement.lang || !document.title) found.push("no language, or no title");
-	// innerWidth grows on phones with what is too wide.
+	// Not innerWidth, which on phones grows with content that is too wide.
 	if (document.documentElement.scrollWidth > document.documentElement.clientWidth) found.push("wider than the screen: " + document.documentElement.scrollWidth);
 
 	const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
@@ -169,19 +169,19 @@ const barriers = `(() => {
 	return found;
 })()`
 
-// pictures makes pictures of the page in all views, and checks in each that it can be used. They are kept if the
-// environment names a folder for them as MEGAPHONE_PICTURES.
+// pictures makes pictures of the page in all views. In each view, it checks that the page has no faults. It keeps the
+// pictures only if the environment variable MEGAPHONE_PICTURES names a folder for them.
 func (p *page) pictures(t *testing.T, name string) {
 	t.Helper()
 	for _, v := range views {
 		p.look(v)
-		time.Sleep(200 * time.Millisecond) // for the layout
+		time.Sleep(200 * time.Millisecond) // waits for the layout
 		p.wantNoFaults()
 		p.picture(t, fmt.Sprintf("%s-%s", name, v.name))
 	}
 }
 
-// picture makes a picture of the page; on a wide screen, of all of it.
+// picture makes a picture of the page. Except for phones, it shows the whole page and not just the screen.
 func (p *page) picture(t *testing.T, name string) {
 	t.Helper()
 	folder := os.Getenv("MEGAPHONE_PICTURES")

@@ -1,5 +1,5 @@
-// Package clients tests the built binary with clients in other languages: those of the original broker, which must
-// work as they are, and this project's own.
+// Package clients tests the built binary with clients in other languages: those of the original broker, which must work
+// unchanged, and this project's own.
 package clients
 
 import (
@@ -23,13 +23,13 @@ import (
 
 const (
 	messages = 300
-	// options make reads so short that some begin and end while the messages are written.
+	// options makes reads so short that some begin and end while the test writes messages.
 	options = "debug\nmegaphone {\nread_duration 700ms\nstream_duration 1500ms\n}"
-	// patience is how long one client may take, on a machine that is busy with other things.
+	// patience is how long one client may take. It allows for a busy machine.
 	patience = 2 * time.Minute
 )
 
-// TestOriginalJavaScriptClient runs a stand-in for the original's client, which is in no registry.
+// TestOriginalJavaScriptClient runs a stand-in for the original's client, because no registry has that client.
 func TestOriginalJavaScriptClient(t *testing.T) {
 	node := tool(t, "node")
 	readsAcrossBoundariesAndAReload(t, func(ctx context.Context, url, consumer, stream string, count int) *exec.Cmd {
@@ -37,8 +37,8 @@ func TestOriginalJavaScriptClient(t *testing.T) {
 	})
 }
 
-// TestOriginalRustClient runs the original's published client, unmodified. It takes minutes to compile, so it is run
-// only where MEGAPHONE_RUST is set.
+// TestOriginalRustClient runs the original's published client, unmodified. The client takes minutes to compile, so the
+// test runs only if MEGAPHONE_RUST is set.
 func TestOriginalRustClient(t *testing.T) {
 	cargo := tool(t, "cargo")
 	if os.Getenv("MEGAPHONE_RUST") == "" {
@@ -59,15 +59,15 @@ func TestOriginalRustClient(t *testing.T) {
 		}
 	}
 	if binary == "" {
-		t.Fatalf("cargo has made no binary:\n%s", output)
+		t.Fatalf("cargo did not make a binary:\n%s", output)
 	}
 	readsAcrossBoundariesAndAReload(t, func(ctx context.Context, url, consumer, stream string, count int) *exec.Cmd {
 		return exec.CommandContext(ctx, binary, url+"/read", consumer, stream, strconv.Itoa(count))
 	})
 }
 
-// readsAcrossBoundariesAndAReload writes numbers while a client reads them, which must print them all, each once and
-// in order, although its reads end several times and the configuration is replaced.
+// readsAcrossBoundariesAndAReload writes numbers while a client reads them. Meanwhile the client's reads end several
+// times, and the configuration is reloaded. The client must print all numbers, each once and in order.
 func readsAcrossBoundariesAndAReload(t *testing.T, command func(ctx context.Context, url, consumer, stream string, count int) *exec.Cmd) {
 	t.Helper()
 	s, url := start(t)
@@ -86,16 +86,16 @@ func readsAcrossBoundariesAndAReload(t *testing.T, command func(ctx context.Cont
 	}
 	client.printsTheNumbers(t)
 	if ends := strings.Count(s.Log(), "read ended"); ends < 3 {
-		t.Errorf("only %d reads have ended: the test has shown nothing", ends)
+		t.Errorf("only %d reads have ended, so the test shows nothing", ends)
 	}
 }
 
-// TestOwnJavaScriptClient lets connections break all the time, and replaces the configuration.
+// TestOwnJavaScriptClient breaks the client's connections all the time and reloads the configuration.
 func TestOwnJavaScriptClient(t *testing.T) {
 	ownJavaScriptClient(t, tool(t, "node"))
 }
 
-// TestOwnJavaScriptClientInDeno does the same with the other runtime that the client is for.
+// TestOwnJavaScriptClientInDeno does the same in Deno, the other runtime that the client supports.
 func TestOwnJavaScriptClientInDeno(t *testing.T) {
 	ownJavaScriptClient(t, tool(t, "deno"), "run", "--quiet", "--no-config", "--allow-net")
 }
@@ -110,7 +110,7 @@ func ownJavaScriptClient(t *testing.T, runtime string, args ...string) {
 			defer cancel()
 			args := append(slices.Clone(args), "ours.mjs", url, link.url, transports, strconv.Itoa(messages))
 			client := run(t, exec.CommandContext(ctx, runtime, args...))
-			// The server is loaded anew while the client runs, and the link is cut more often than that.
+			// While the client runs, the test cuts the link often, and sometimes reloads the configuration.
 			for cuts := 1; !client.ended(); cuts++ {
 				time.Sleep(130 * time.Millisecond)
 				link.cut()
@@ -119,17 +119,18 @@ func ownJavaScriptClient(t *testing.T, runtime string, args ...string) {
 				}
 			}
 			if exit := new(exec.ExitError); errors.As(client.err, &exit) && exit.ExitCode() == 77 {
-				t.Skip("this Node has no WebSocket: run npm ci in client/js, which installs one")
+				t.Skip("this Node has no WebSocket: run npm ci in client/js to install one")
 			}
 			client.printsTheNumbers(t)
 			if n := link.broken(); n < 5 {
-				t.Errorf("only %d connections were cut: the test has shown nothing", n)
+				t.Errorf("the test cut only %d connections, so it shows nothing", n)
 			}
 		})
 	}
 }
 
-// tool returns the path of a program, without which the test is skipped, as it is where tests are to be short.
+// tool returns the path of a program. If the program is not installed, it skips the test. It also skips the test in
+// short mode.
 func tool(t *testing.T, name string) string {
 	t.Helper()
 	if testing.Short() {
@@ -150,7 +151,7 @@ func start(t *testing.T) (s *testserver.Server, url string) {
 	return s, url
 }
 
-// site is a configuration that differs by its mark.
+// site returns the configuration of a site. A different mark makes it a different configuration.
 func site(url, mark string) string {
 	return fmt.Sprintf("%s {\nheader Mark %s\nmegaphone\n}", url, mark)
 }
@@ -186,9 +187,9 @@ func post(t *testing.T, url, body string, status int, reply any) {
 	}
 }
 
-// A process is a client that runs.
+// A process is a running client.
 type process struct {
-	lines []string // what it has printed, once done is closed
+	lines []string // the printed lines; read it only after done is closed
 	err   error
 	done  chan struct{}
 }
@@ -227,7 +228,7 @@ func (p *process) ended() bool {
 	}
 }
 
-// printsTheNumbers waits for the end of the client, which must have printed each number once, in order.
+// printsTheNumbers waits until the client ends. The client must have printed each number once and in order.
 func (p *process) printsTheNumbers(t *testing.T) {
 	t.Helper()
 	<-p.done
@@ -240,6 +241,6 @@ func (p *process) printsTheNumbers(t *testing.T) {
 		}
 	}
 	if len(p.lines) != messages {
-		t.Errorf("%d messages arrived of %d", len(p.lines), messages)
+		t.Errorf("%d of %d messages have arrived", len(p.lines), messages)
 	}
 }

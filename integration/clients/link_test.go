@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// A link passes connections on to a server, until it is cut.
+// A link passes connections on to a server. A test can cut them.
 type link struct {
 	url string
 
@@ -63,7 +63,7 @@ func (l *link) pass(client net.Conn, address string) {
 	l.mu.Unlock()
 }
 
-// cut resets all connections.
+// cut resets all current connections.
 func (l *link) cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -74,9 +74,9 @@ func (l *link) cut() {
 	}
 }
 
-// broken returns how many connections have been cut.
+// broken returns how many connections the test has cut.
 func (l *link) broken() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.cuts / 2 // one on each side
+	return l.cuts / 2 // each was counted on both sides
 }

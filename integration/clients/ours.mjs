@@ -1,7 +1,7 @@
-// Writes messages with this project's producer and reads them with its client. Prints the body of each.
+// Writes messages with this project's producer and reads them with its client. Prints the body of each message.
 //
-// Arguments: the URL to write to, the URL to read from, the transports to use with commas between, how many messages.
-// Exits with 77 where there is no WebSocket and one is asked for.
+// Arguments: the URL to write to, the URL to read from, the transports to use (separated by commas), how many messages.
+// Exits with 77 if the transports include websocket and there is no WebSocket.
 
 import { Megaphone } from "../../client/js/dist/megaphone.js";
 import { Producer } from "../../client/js/dist/producer.js";
@@ -30,12 +30,12 @@ let left = Number(count);
 megaphone.subscribe("numbers", ({ body }) => {
   console.log(JSON.stringify(body));
   if (--left === 0) {
-    megaphone.close(); // with that, nothing keeps the process
+    megaphone.close(); // after that, nothing keeps the process running
   }
 });
 
-// A server that loads another configuration closes connections that are idle, perhaps when a request is on its way:
-// the producer repeats that, but for an ingest, which is up to its caller. The keys make it safe.
+// During a reload, the server closes idle connections, and a request may be on its way on one of them. The producer
+// repeats such a request, unless it is an ingest. The caller must repeat an ingest. Keys make that safe.
 async function ingest(messages) {
   for (;;) {
     try {
@@ -48,7 +48,7 @@ async function ingest(messages) {
   }
 }
 
-// Each way to write in its turn.
+// Uses each way to write in turn.
 for (let n = 0; n < count; n += 3) {
   await producer.write(channel, "numbers", n);
   const failures = await producer.writeBatch([channel], [{ streamId: "numbers", body: n + 1 }]);

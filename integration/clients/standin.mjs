@@ -1,5 +1,5 @@
-// Reads as the original broker's JavaScript client does: every chunk is trimmed, split at line feeds, and each piece
-// parsed; a clean end is followed by the next read at once; any fault is final. Prints the body of each message.
+// Reads as the original broker's JavaScript client does. It trims every chunk, splits it at line feeds, and parses each
+// piece. After a clean end it reads again at once. Any fault is final. Prints the body of each message.
 //
 // Arguments: the base URL, the consumer address, the stream id, how many messages.
 

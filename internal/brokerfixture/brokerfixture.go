@@ -1,9 +1,11 @@
+// Package brokerfixture has limits and messages for tests of package broker and of its users.
 package brokerfixture
 
 import (
-	"github.com/caddy-megaphone/megaphone/broker"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // Limits are limits that most tests never reach.
@@ -11,7 +13,7 @@ var Limits = broker.Limits{
 	Buffer: 100, InFlight: 100, Hold: 10 * time.Second, TTL: time.Minute, MaxChannels: 10_000_000, MaxMemory: 1 << 30,
 }
 
-// Message makes a message.
+// Message returns a new message without a key.
 func Message(tb testing.TB) *broker.Message {
 	tb.Helper()
 	m, err := broker.NewMessage("stream", []byte(`"body"`), "")

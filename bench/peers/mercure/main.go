@@ -1,5 +1,5 @@
-// Command mercure is Caddy with the Mercure module, which Megaphone is compared with. It is a module of its own, so
-// that nobody else needs what Mercure needs.
+// Command mercure is Caddy with the Mercure module. Megaphone is compared with it. It is a Go module of its own, so
+// that nothing else depends on what Mercure needs.
 package main
 
 import (

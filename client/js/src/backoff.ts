@@ -1,6 +1,9 @@
 // How long to wait after a fault.
 
-/** Waits that double, each drawn at random from the upper half, so that clients do not all come back at once. */
+/**
+ * Waits after faults. The limit of the wait doubles with each fault. Each wait is drawn at random from the upper half
+ * of the limit, so that clients do not all come back at once.
+ */
 export class Backoff {
   #min: number;
   #max: number;
@@ -17,7 +20,7 @@ export class Backoff {
     return (ceiling * (1 + Math.random())) / 2;
   }
 
-  /** Forgets the faults: something has worked. */
+  /** Forgets the faults. Call it after something has worked. */
   reset(): void {
     this.#faults = 0;
   }

@@ -1,14 +1,17 @@
-// Which channel is read.
+// Which channel to read.
 
 import { MegaphoneError } from "./errors.js";
 
-/** A channel: its consumer address, or the reply of `create`, of which only that is used. */
+/** A channel: its consumer address, or the reply of `create`. Of the reply, the client uses only `consumerAddress`. */
 export type Channel = string | { consumerAddress: string };
 
-/** A channel, or a function that creates one, perhaps later: it is called again when the channel is gone. */
+/**
+ * A channel, or a function that creates one and returns it or a promise of it. The client calls the function again when
+ * the channel is gone.
+ */
 export type ChannelSource = Channel | (() => Channel | Promise<Channel>);
 
-/** Returns the consumer address of a channel, which is created if need be. */
+/** Returns the consumer address of a channel. If the source is a function, calls it to create the channel. */
 export async function resolve(source: ChannelSource): Promise<string> {
   let channel: Channel | undefined;
   let cause: unknown;
@@ -19,12 +22,13 @@ export async function resolve(source: ChannelSource): Promise<string> {
   }
   const address = typeof channel === "string" ? channel : channel?.consumerAddress;
   if (typeof address !== "string") {
-    throw new MegaphoneError("NO_CHANNEL", "there is no channel: it needs a consumerAddress", { cause });
+    const message = "there is no channel: give an address, or an object with consumerAddress";
+    throw new MegaphoneError("NO_CHANNEL", message, { cause });
   }
   return address;
 }
 
-/** Waits until the signal aborts, for ever if it does not. */
+/** Waits until the signal aborts. If the signal never aborts, waits forever. */
 export function aborted(signal: AbortSignal): Promise<undefined> {
   return new Promise((resolve) => signal.addEventListener("abort", () => resolve(undefined)));
 }

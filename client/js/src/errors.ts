@@ -1,18 +1,19 @@
-// What can go wrong, as one kind of error.
+// The error class for everything that can go wrong.
 
 export interface ErrorDetails {
-  /** The status of the reply, where there was one. */
+  /** The status of the reply, if there was a reply. */
   status?: number | undefined;
-  /** How many milliseconds the server asks to wait. */
+  /** How many milliseconds the server asks the client to wait. */
   retryAfter?: number | undefined;
   cause?: unknown;
 }
 
 /**
- * A fault in reading or writing. `code` is the server's (`NOT_FOUND`, `BUSY`, …), or one of this library's own:
- * `NETWORK` (no connection, or it broke), `STALLED` (nothing was heard for too long), `NO_START` (the transport
- * does not get through), `UNREADABLE` (what came is no message), `TAKEN_OVER` (another consumer reads the channel),
- * `NO_CHANNEL` (the page's function has made none), `HTTP` (a reply that no Megaphone server has written).
+ * A fault in reading or writing. `code` comes from the server (`NOT_FOUND`, `BUSY`, …) or is one of this library's own:
+ * `NETWORK` (no connection, or the connection broke), `STALLED` (the connection was silent for too long), `NO_START`
+ * (the transport does not get through), `UNREADABLE` (the server sent something that is not a message), `TAKEN_OVER`
+ * (another consumer reads the channel), `NO_CHANNEL` (the page's function did not create a channel), `HTTP` (the reply
+ * does not come from a Megaphone server).
  */
 export class MegaphoneError extends Error {
   readonly code: string;
@@ -28,7 +29,7 @@ export class MegaphoneError extends Error {
   }
 }
 
-/** Makes the error of a reply that refuses. */
+/** Makes an error from a reply that refuses a request. */
 export async function refusal(response: Response): Promise<MegaphoneError> {
   let code = "HTTP";
   let message = `the server replied with status ${response.status}`;
@@ -39,7 +40,7 @@ export async function refusal(response: Response): Promise<MegaphoneError> {
       message = `${body.message} (${code})`;
     }
   } catch {
-    // Not from Megaphone: a proxy's page, perhaps. The status says enough.
+    // The reply is not from Megaphone. It may be a proxy's page. The status says enough.
   }
   const seconds = Number(response.headers.get("Retry-After") ?? NaN);
   return new MegaphoneError(code, message, {
@@ -48,7 +49,7 @@ export async function refusal(response: Response): Promise<MegaphoneError> {
   });
 }
 
-/** Makes an error of whatever was thrown while a connection was used. */
+/** Makes an error from anything that was thrown while a connection was in use. */
 export function asFault(error: unknown): MegaphoneError {
   if (error instanceof MegaphoneError) {
     return error;

@@ -1,16 +1,16 @@
-// Reading over HTTP: server-sent events, NDJSON and polls, all by fetch.
+// Reading over HTTP: server-sent events, NDJSON and polls. All use fetch.
 
 import { MegaphoneError, refusal } from "./errors.js";
 import { NDJSON, SSE } from "./lines.js";
 import { Watchdog } from "./timer.js";
 import type { Sink, Target, Transport } from "./transport.js";
 
-/** How long a poll waits at the server. */
+/** How long a poll waits at the server, in seconds. */
 const pollTime = 20;
 
 /**
- * EventSource is not used: it tells neither the status of a refusal nor the heartbeats, and cannot be made to read
- * more slowly. A server that knows no server-sent events may reply with NDJSON.
+ * This does not use EventSource. An EventSource hides the status of a refusal and the heartbeats, and it cannot read
+ * more slowly. A server without server-sent events may reply with NDJSON.
  */
 export const sse = transport("text/event-stream, application/x-ndjson;q=0.5", "");
 export const ndjson = transport("application/x-ndjson", "");
@@ -25,13 +25,13 @@ function transport(accept: string, query: string): Transport {
     let started = false;
     const watchdog = new Watchdog(() => {
       fault = started
-        ? new MegaphoneError("STALLED", `nothing was heard for ${target.silence / 1000} s`)
+        ? new MegaphoneError("STALLED", `the server was silent for ${target.silence / 1000} s`)
         : new MegaphoneError("NO_START", `no reply within ${target.timeout / 1000} s`);
       stop();
     });
     try {
       watchdog.touch(target.timeout + (query ? pollTime * 1000 : 0));
-      const { fetch } = target; // browsers refuse it as a method of another object
+      const { fetch } = target; // browsers refuse to call fetch as a method of another object
       const response = await fetch(target.url + query, {
         headers: { Accept: accept },
         cache: "no-store",
@@ -51,12 +51,12 @@ function transport(accept: string, query: string): Transport {
     } finally {
       watchdog.stop();
       signal.removeEventListener("abort", stop);
-      stop(); // whatever is left of the response is not wanted
+      stop(); // discards the rest of the response
     }
   };
 }
 
-/** Passes what comes on to the sink, no faster than that takes it. */
+/** Passes messages from the response to the sink. Reads no faster than the sink takes them. */
 async function pass(
   response: Response,
   target: Target,
@@ -80,14 +80,15 @@ async function pass(
     watchdog.touch(target.silence);
   }
   const reader = response.body!.getReader();
-  // A read that waits is not ended everywhere, or always, when the request is aborted (Node 20).
+  // Aborting the request does not always end a waiting read on every platform (Node 20).
   signal.addEventListener("abort", () => reader.cancel().catch(() => {}));
   for (;;) {
     const { done, value } = await reader.read();
     if (signal.aborted) {
       return;
     }
-    // The first bytes of server-sent events come at once. If they do not, something on the way holds them back.
+    // A server sends the first bytes of server-sent events at once. If they do not arrive, something on the way holds
+    // them back.
     begin();
     for (const text of done ? parser.end() : parser.push(value)) {
       sink.take(text);
@@ -107,7 +108,10 @@ async function pass(
   }
 }
 
-/** Finds out why a WebSocket was refused, which the browser does not tell. */
+/**
+ * Finds out why the server refused a WebSocket, since the browser hides that. Returns undefined if the server does not
+ * refuse a plain request.
+ */
 export async function probe(
   { url, fetch, timeout }: Target,
   signal: AbortSignal,
@@ -118,7 +122,7 @@ export async function probe(
   const watchdog = new Watchdog(stop);
   watchdog.touch(timeout);
   try {
-    // HEAD consumes nothing.
+    // A HEAD request consumes no messages.
     const response = await fetch(url, { method: "HEAD", cache: "no-store", signal: abort.signal });
     return response.ok ? undefined : await refusal(response);
   } finally {

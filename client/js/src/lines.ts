@@ -1,19 +1,19 @@
-// Text that arrives in chunks, cut anywhere, becomes the JSON texts of messages.
+// Parsers that turn chunks of text, cut anywhere, into the JSON texts of messages.
 
 import { MegaphoneError } from "./errors.js";
 
-/** The longest line, in characters. A server that sends more without a line feed is not one of ours. */
+/** The longest line, in characters. A Megaphone server never sends a longer one. */
 const maxLine = 64 << 20;
 
-/** A parser of a stream of bytes. */
+/** A parser for a stream of bytes. */
 export interface Parser {
   /** Returns the texts that this chunk completes. */
   push(chunk: Uint8Array): string[];
-  /** Returns what is left at a clean end. */
+  /** Returns the texts that are left at a clean end of the stream. */
   end(): string[];
 }
 
-/** Splits at line feeds; a carriage return before one belongs to it. */
+/** Splits text at line feeds. A carriage return before a line feed belongs to the line end. */
 class Splitter {
   #decoder = new TextDecoder();
   #rest = "";
@@ -21,9 +21,9 @@ class Splitter {
   push(chunk?: Uint8Array): string[] {
     const text = this.#decoder.decode(chunk, { stream: chunk !== undefined });
     if (!text.includes("\n")) {
-      this.#rest += text; // without a look at what is there already: it may be long
+      this.#rest += text; // does not search the rest again, because it may be long
       if (this.#rest.length > maxLine) {
-        throw new MegaphoneError("UNREADABLE", "a line without an end");
+        throw new MegaphoneError("UNREADABLE", "a line is too long: it has no line feed");
       }
       return [];
     }
@@ -38,7 +38,7 @@ class Splitter {
   }
 }
 
-/** One message on each line. */
+/** NDJSON: each line is a message. */
 export class NDJSON implements Parser {
   #splitter = new Splitter();
 
@@ -46,13 +46,13 @@ export class NDJSON implements Parser {
     return this.#splitter.push(chunk).filter((line) => line.trim());
   }
 
-  /** A last line without its line feed is whole if it is JSON, which the reader of the text finds out. */
+  /** Returns the last line even without a line feed. The caller finds out whether it is complete: then it is JSON. */
   end(): string[] {
     return [this.#splitter.end()].filter((line) => line.trim());
   }
 }
 
-/** Server-sent events (WHATWG HTML, 9.2.6), of which only the data matters: it has the event's id too. */
+/** Server-sent events (WHATWG HTML, 9.2.6). Only the data matters, because it has the event id too. */
 export class SSE implements Parser {
   #splitter = new Splitter();
   #data: string[] = [];
@@ -72,7 +72,7 @@ export class SSE implements Parser {
     return events;
   }
 
-  /** An event without its blank line does not count. */
+  /** Returns nothing: an event without its blank line does not count. */
   end(): string[] {
     return [];
   }

@@ -1,9 +1,10 @@
-// The client: one channel, read for as long as it is wanted, whatever happens to connections.
+// The client. It reads one channel until it is closed, whatever happens to connections.
 
 import { Backoff } from "./backoff.js";
 import { aborted, resolve, type ChannelSource } from "./channel.js";
 import { MegaphoneError, asFault } from "./errors.js";
 import { ndjson, poll, probe, sse } from "./http.js";
+import type { Events, Options, State } from "./options.js";
 import { watchPage } from "./page.js";
 import { Seen } from "./seen.js";
 import { Streams, type Listener, type Message } from "./streams.js";
@@ -11,55 +12,15 @@ import { Pause } from "./timer.js";
 import type { Sink, Target, Transport, TransportName } from "./transport.js";
 import { websocket } from "./websocket.js";
 
-/**
- * How the connection does. `idle`: nobody has subscribed yet; `connecting`: for the first time, or to another
- * channel; `open`: messages come as they are written; `waiting`: after a fault, until the next attempt; `gone`: the
- * channel is no more, see `use`; `closed`: by `close`.
- */
-export type State = "idle" | "connecting" | "open" | "waiting" | "gone" | "closed";
-
-/** What `on` tells, and with what. */
-export interface Events {
-  /** The state has changed. */
-  state: State;
-  /** The channel has expired, was deleted, or the server has restarted: create another one. */
-  gone: MegaphoneError;
-  /** Messages may have been lost since the last one: fetch afresh what depends on them. */
-  gap: undefined;
-  /** A fault. The client goes on by itself. */
-  error: MegaphoneError;
-}
-
-export interface Options {
-  /** Transports to use, the best first. Default: `["websocket", "sse", "ndjson", "poll"]`. */
-  transports?: readonly TransportName[];
-  /** The event id to continue after, as `cursor` had it earlier. */
-  after?: string;
-  /** Ends everything, as `close` does. */
-  signal?: AbortSignal;
-  /** A fetch of your own, which adds a header for example. */
-  fetch?: typeof fetch;
-  /** A constructor of WebSockets, for Node before 22. */
-  WebSocket?: unknown;
-  /** The first and the longest wait after faults, in milliseconds. Default: `[500, 30000]`. */
-  backoff?: readonly [number, number];
-  /** How long the start of a read may take, in milliseconds. Default: 10000. */
-  timeout?: number;
-  /** How long a connection may be silent before it is made anew, in milliseconds. Default: 45000; WebSocket: 120000. */
-  silence?: number;
-  /** About how many bytes of messages wait in iterators before reading pauses. Default: 4 MiB. */
-  buffer?: number;
-}
-
 const transports: Record<TransportName, Transport> = { websocket, sse, ndjson, poll };
 
-/** How long a transport is not tried again that failed where another one worked, in milliseconds. */
+/** If a transport failed and another one worked, the client avoids the first for this long, in milliseconds. */
 const avoidTime = 300_000;
 
-/** The longest wait that a server may ask for, in milliseconds. */
+/** The longest time that a server can make the client wait, in milliseconds. */
 const longest = 300_000;
 
-/** A read that lasted so long, in milliseconds, is followed by the next at once. */
+/** If a read lasts at least this long, in milliseconds, the next one follows at once. */
 const shortest = 1000;
 
 export class Megaphone {
@@ -72,28 +33,28 @@ export class Megaphone {
   #state: State = "idle";
   #transport: TransportName | undefined;
   #address: string | undefined;
-  #located: Promise<string> | undefined; // the same, perhaps not known yet
+  #located: Promise<string> | undefined; // the same address, which may not be known yet
   #cursor: string;
   #seen = new Seen();
   #streams: Streams;
   #listeners: { [E in keyof Events]?: ((value: Events[E]) => void)[] } = {};
 
   #backoff: Backoff;
-  #due = 0; // when the next read may begin, on the clock of performance.now
-  #asked = 0; // when the server wants it to begin, at the earliest
+  #due = 0; // the earliest time for the next read, on the clock of performance.now
+  #asked = 0; // the earliest time that the server asks for
   #pause = new Pause();
   #connection: AbortController | undefined;
-  #worked = false; // whether a connection to the present channel was worth something
-  #fresh = 0; // how many new messages the present connection has brought
-  #avoided = new Map<TransportName, number>(); // until when
+  #worked = false; // whether any connection to the current channel was good
+  #fresh = 0; // how many new messages the current connection has brought
+  #avoided = new Map<TransportName, number>(); // the time until which to avoid each transport
   #unwatch = () => {};
   #close = () => this.close();
 
   /**
-   * Reading begins with the first `subscribe` or `messages`.
+   * Reading begins with the first call of `subscribe` or `messages`.
    *
-   * @param url where `/read/…` is found, without that: `https://app.example.com`, or `/` on a page of the same site
-   * @param channel the channel, or a function that creates it, and the next one when it is gone
+   * @param url the URL before `/read/…`: `https://app.example.com`, or `/` on a page of the same site
+   * @param channel the channel, or a function that creates it. When the channel is gone, the client calls it again
    */
   constructor(url: string | URL, channel: ChannelSource, options: Options = {}) {
     this.#base = new URL(url, globalThis.location?.href).href.replace(/[?#].*/, "").replace(/\/+$/, "");
@@ -110,22 +71,22 @@ export class Megaphone {
     }
   }
 
-  /** How the connection does. */
+  /** The state of the connection. */
   get state(): State {
     return this.#state;
   }
 
-  /** The transport of the present connection, or of the last. */
+  /** The transport of the current connection, or of the last one. */
   get transport(): TransportName | undefined {
     return this.#transport;
   }
 
-  /** The event id of the newest message: keep it to continue after it in another page or process. */
+  /** The event id of the newest message. Keep it to continue after that message in another page or process. */
   get cursor(): string {
     return this.#cursor;
   }
 
-  /** Calls a listener for each event of a kind. Returns a function that ends this. */
+  /** Calls a listener for each event of a kind. Returns a function that removes the listener. */
   on<E extends keyof Events>(event: E, listener: (value: Events[E]) => void): () => void {
     const list: ((value: Events[E]) => void)[] = (this.#listeners[event] ??= []);
     list.push(listener);
@@ -138,8 +99,8 @@ export class Megaphone {
   }
 
   /**
-   * Calls a listener for each message of a stream, or of all. Returns a function that ends this. The newest 100
-   * messages of streams that nobody listens to wait for a listener.
+   * Calls a listener for each message of a stream, or of all streams. Returns a function that removes the listener. If
+   * a stream has no listener, its messages wait for one. Only the newest 100 such messages are kept.
    */
   subscribe<Body = any>(listener: Listener<Body>): () => void;
   subscribe<Body = any>(streamId: string, listener: Listener<Body>): () => void;
@@ -151,15 +112,16 @@ export class Megaphone {
   }
 
   /**
-   * Returns the messages of a stream, or of all, one after the other. It ends with the client, by its signal, or
-   * when the loop over it is left. While it holds as much as `buffer` says, nothing more is read.
+   * Returns an iterator over the messages of a stream, or of all streams. It ends when the client closes, when its
+   * signal aborts, or when you leave the loop over it. While iterators hold as many bytes as `buffer` allows, the
+   * client reads nothing more.
    */
   messages<Body = any>(streamId?: string, options?: { signal?: AbortSignal }): AsyncIterableIterator<Message<Body>> {
     this.#start();
     return this.#streams.iterate(streamId, options?.signal);
   }
 
-  /** Goes on with another channel, after `gone` for example. Who listens to which stream stays. */
+  /** Goes on with another channel, after `gone` for example. All listeners and iterators stay. */
   use(channel: ChannelSource): void {
     this.#source = channel;
     this.#forget();
@@ -170,7 +132,7 @@ export class Megaphone {
     this.#pause.end();
   }
 
-  /** Ends everything, for good. Iterators end after what they hold. */
+  /** Closes the client for good. Iterators still return the messages that they hold. */
   close(): void {
     this.#connection?.abort();
     this.#set("closed");
@@ -196,20 +158,20 @@ export class Megaphone {
         this.#pause.end();
       }
       if (renew) {
-        this.#connection?.abort(); // or an attempt that was begun before
+        this.#connection?.abort(); // may also be an attempt to connect
       }
     });
     queueMicrotask(() => void this.#run());
   }
 
-  /** Reads, until the client is closed. */
+  /** Reads until the client is closed. */
   async #run(): Promise<void> {
     while (!this.#over) {
       await this.#streams.room();
       if (this.#over) {
         return;
       }
-      const wait = this.#source ? this.#due - performance.now() : Infinity; // without a channel: until use
+      const wait = this.#source ? this.#due - performance.now() : Infinity; // without a channel, wait for use
       if (wait > 0) {
         await this.#pause.wait(wait);
         continue;
@@ -220,7 +182,7 @@ export class Megaphone {
       try {
         await this.#read(connection.signal);
         if (!connection.signal.aborted && !this.#good(began)) {
-          this.#delay(Math.min(this.#backoff.next(), shortest)); // no loop over reads that end at once
+          this.#delay(Math.min(this.#backoff.next(), shortest)); // prevents a busy loop if reads end at once
         }
       } catch (error) {
         if (!connection.signal.aborted) {
@@ -231,7 +193,7 @@ export class Megaphone {
     }
   }
 
-  /** Reports whether the last connection was worth something, and forgets earlier faults then. */
+  /** Reports whether the last connection was good: it brought messages, or it lasted. If so, forgets earlier faults. */
   #good(began: number): boolean {
     const good = this.#fresh > 0 || (this.#state === "open" && performance.now() - began >= shortest);
     if (good) {
@@ -241,16 +203,16 @@ export class Megaphone {
     return good;
   }
 
-  /** Has the next read begin in so many milliseconds at the earliest. */
+  /** Delays the next read by at least this many milliseconds. */
   #delay(wait: number): void {
     this.#due = performance.now() + wait;
   }
 
-  /** Tells about a fault. */
+  /** Plans the next read after a fault, and emits the fault. */
   #handle(fault: MegaphoneError): void {
     const gone = this.#address !== undefined && (fault.status === 404 || fault.status === 410);
     if (gone && this.#worked) {
-      this.#backoff.reset(); // the server is there, whatever was before: nobody waits long for the next channel
+      this.#backoff.reset(); // the server answers, so earlier faults must not delay the next channel
     }
     this.#delay(this.#backoff.next());
     this.#asked = performance.now() + Math.min(fault.retryAfter ?? 0, longest);
@@ -268,16 +230,16 @@ export class Megaphone {
     this.#emit("gone", fault);
   }
 
-  /** Forgets the channel, and where in it the client is. */
+  /** Forgets the channel and the cursor. */
   #forget(): void {
     this.#address = this.#located = undefined;
     this.#cursor = "";
     this.#worked = false;
   }
 
-  /** Returns the address of the channel, or undefined if the signal aborts the wait for it. */
+  /** Returns the address of the channel, or undefined if the signal aborts before it is known. */
   async #locate(signal: AbortSignal): Promise<string | undefined> {
-    // What is under way is not begun again: each would be a channel of its own.
+    // A running call is shared, because each call would create another channel.
     const located = (this.#located ??= resolve(this.#source!));
     try {
       return await Promise.race([located, aborted(signal)]);
@@ -289,7 +251,7 @@ export class Megaphone {
     }
   }
 
-  /** Reads once, by the best transport that works. */
+  /** Reads once, with the best transport that works. */
   async #read(signal: AbortSignal): Promise<void> {
     const address = this.#address ?? (await this.#locate(signal));
     if (address === undefined || signal.aborted) {
@@ -298,7 +260,7 @@ export class Megaphone {
     this.#address = address;
     const failed: TransportName[] = [];
     const candidates = this.#candidates();
-    let held = false; // something on the way holds back what is streamed, perhaps not the headers
+    let held = false; // something on the way holds back streams, though it may pass on the headers
     for (const name of candidates) {
       if (held && name === "ndjson" && name !== candidates.at(-1)) {
         failed.push(name);
@@ -330,7 +292,7 @@ export class Megaphone {
           throw fault;
         }
         if (this.#state === "open") {
-          this.#set("waiting"); // the last connection is no more
+          this.#set("waiting"); // the last connection has ended
         }
         held ||= name === "sse" && fault.code === "NO_START";
         failed.push(name);
@@ -341,7 +303,7 @@ export class Megaphone {
     }
   }
 
-  /** The transports to try, in their order. */
+  /** Returns the transports to try, in order. */
   #candidates(): readonly TransportName[] {
     const all = this.#options.transports ?? (Object.keys(transports) as TransportName[]);
     const usable = all.filter(
@@ -358,7 +320,7 @@ export class Megaphone {
     }
   }
 
-  /** Takes a message, and returns its event id. */
+  /** Takes the JSON text of a message and returns its event id. */
   #take(text: string, signal: AbortSignal): string {
     let message: Message | undefined;
     try {
@@ -367,7 +329,7 @@ export class Megaphone {
       // Reported below.
     }
     if (typeof message?.eid !== "string" || typeof message.sid !== "string") {
-      throw new MegaphoneError("UNREADABLE", `what came is no message: ${String(text).slice(0, 80)}`);
+      throw new MegaphoneError("UNREADABLE", `not a message: ${String(text).slice(0, 80)}`);
     }
     if (!signal.aborted) {
       this.#cursor = message.eid;
@@ -397,12 +359,12 @@ export class Megaphone {
   }
 }
 
-/** Reports whether another transport may work where one has failed to start. */
+/** Reports whether another transport may work after this fault at the start of a read. */
 function elsewhere(fault: MegaphoneError): boolean {
   return fault.code === "NO_START" || [400, 405, 406, 426, 501].includes(fault.status ?? 0);
 }
 
-/** Reports what a listener has thrown, as the platform reports it elsewhere. */
+/** Reports an error that a listener has thrown, in the way the platform reports uncaught errors. */
 function report(error: unknown): void {
   (globalThis.reportError ?? console.error)(error);
 }

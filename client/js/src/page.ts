@@ -1,11 +1,11 @@
-// What a browser tells about the page and the network.
+// What a browser reports about the page and the network.
 
-/** How long a page may be hidden before its connection is not trusted any more, in milliseconds. */
+/** If a page was hidden for longer than this, in milliseconds, its connection may be dead. */
 const longHidden = 30_000;
 
 /**
- * Calls back when there is a reason to try at once: with true if the present connection is likely dead too. Returns
- * a function that ends this. Outside of a browser nothing is ever called.
+ * Calls wake when there is a reason to connect at once. renew is true if the current connection is probably dead. It
+ * returns a function that ends this. Outside a browser, it never calls wake.
  */
 export function watchPage(wake: (renew: boolean) => void): () => void {
   const target = globalThis as Partial<Pick<Window, "addEventListener" | "removeEventListener" | "document">>;
@@ -15,9 +15,10 @@ export function watchPage(wake: (renew: boolean) => void): () => void {
   }
   let hidden = page.hidden ? Date.now() : 0;
   const online = () => wake(true);
-  // A page that comes back from the browser's memory had its connections closed without a word.
+  // A browser can keep a page in memory and show it again later. It silently closes the connections of such a page.
   const shown = (event: Event) => (event as PageTransitionEvent).persisted && wake(true);
-  // The wall clock counts the time that a machine sleeps. If it jumps, a connection is made anew for nothing.
+  // This needs the wall clock, because it counts the time that a machine sleeps. If the clock jumps, the client only
+  // makes a new connection without need.
   const visibility = () => {
     if (page.hidden) {
       hidden = Date.now();

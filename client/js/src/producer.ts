@@ -1,4 +1,4 @@
-// The other side: a backend that creates channels and writes to them.
+// The producer: a backend uses it to create channels and write to them.
 
 import { Backoff } from "./backoff.js";
 import { MegaphoneError, asFault, refusal } from "./errors.js";
@@ -9,26 +9,26 @@ export { MegaphoneError } from "./errors.js";
 /** The reply of `create`. */
 export interface CreatedChannel {
   producerAddress: string;
-  /** What the client gets to know. */
+  /** The address to give to the client. */
   consumerAddress: string;
   agentName: string;
   protocols: string[];
 }
 
-/** Where to write to: a producer address, or the reply of `create`. */
+/** The channel to write to: a producer address, or the reply of `create`. */
 export type Target = string | { producerAddress: string };
 
 export interface OutgoingMessage {
   streamId: string;
   body: unknown;
-  /** Names the message, so that it takes effect once however often it is written. Default: a random one. */
+  /** Identifies the message, so that it takes effect once however often you write it. Default: a random key. */
   key?: string;
 }
 
-/** A message that a channel has not taken. */
+/** A message that a channel has not accepted. */
 export interface Failure {
   channel: string;
-  /** Which of the messages, from 0. */
+  /** The position of the message among those written, from 0. */
   index: number;
   reason: string;
 }
@@ -40,22 +40,22 @@ export interface IngestResult {
 }
 
 export interface ProducerOptions {
-  /** How often a write is tried when there is no answer. Default: 3. */
+  /** How often to try a request that gets no answer. Default: 3. */
   attempts?: number;
-  /** How long one attempt may take, in milliseconds. The server may hold a write for 10 s. Default: 30000. */
+  /** How long one attempt may take, in milliseconds. A server may hold a write for 10 s. Default: 30000. */
   timeout?: number;
-  /** A fetch of your own, which adds a header for example. */
+  /** A fetch of your own, for example one that adds a header. */
   fetch?: typeof fetch;
 }
 
-/** Writes to channels. Every method throws a `MegaphoneError` when it is refused. */
+/** Writes to channels. Every method throws a `MegaphoneError` if the server refuses the request or it fails. */
 export class Producer {
   #base: string;
   #attempts: number;
   #timeout: number;
   #fetch: typeof fetch;
 
-  /** @param url where `/create`, `/write` and so on are found, such as `http://127.0.0.1:3000` */
+  /** @param url the URL before `/create`, `/write` and so on, such as `http://127.0.0.1:3000` */
   constructor(url: string | URL, { attempts = 3, timeout = 30_000, fetch = globalThis.fetch }: ProducerOptions = {}) {
     this.#base = String(url).replace(/\/+$/, "");
     this.#attempts = attempts;
@@ -68,12 +68,12 @@ export class Producer {
     return this.#post("/create", protocols && { protocols });
   }
 
-  /** Writes one message. It is in the channel's buffer when this returns. */
+  /** Writes one message. When this returns, the message is in the channel's buffer. */
   async write(channel: Target, streamId: string, body: unknown, key: string = crypto.randomUUID()): Promise<void> {
     await this.#post(`/write/${addressOf(channel)}/${encodeURIComponent(streamId)}`, body, { "Idempotency-Key": key });
   }
 
-  /** Writes each message to each channel. Returns what was not taken. */
+  /** Writes each message to each channel. Returns the messages that channels have not accepted. */
   async writeBatch(channels: readonly Target[], messages: readonly OutgoingMessage[]): Promise<Failure[]> {
     const reply = await this.#post("/write-batch", {
       channels: channels.map(addressOf),
@@ -82,14 +82,14 @@ export class Producer {
     return reply.failures;
   }
 
-  /** Tells which channels there are, by their addresses. */
+  /** Reports for each address whether its channel exists. */
   async exist(addresses: readonly string[]): Promise<Record<string, boolean>> {
     return (await this.#post("/channelsExists", { channels: addresses })).channels;
   }
 
   /**
-   * Writes messages to any channels for as long as they come, in one request. Repeats nothing by itself. For Node
-   * and Deno: browsers do not stream requests everywhere.
+   * Writes messages to any channels in one request, until the iterable ends. Does not repeat anything by itself. Use it
+   * in Node and Deno: not every browser can stream requests.
    */
   async ingest(
     messages: AsyncIterable<OutgoingMessage & { channel: Target }> | Iterable<OutgoingMessage & { channel: Target }>,
@@ -109,11 +109,11 @@ export class Producer {
     try {
       return await this.#reply("/write", request);
     } finally {
-      source.return().catch(() => {}); // not every platform tells the source when the request is over
+      source.return().catch(() => {}); // not every platform ends the source when the request ends
     }
   }
 
-  /** Posts JSON, again if there was no answer: with a key a message takes effect once. */
+  /** Posts JSON. Repeats the request if there was no answer, because a message with a key takes effect only once. */
   async #post(path: string, body: unknown, headers: Record<string, string> = {}): Promise<any> {
     const backoff = new Backoff(200, 5000);
     for (let attempt = 1; ; attempt++) {
@@ -152,7 +152,7 @@ function addressOf(channel: Target): string {
   return typeof channel === "string" ? channel : channel.producerAddress;
 }
 
-/** Makes a stream of bytes from messages, no faster than they are sent. */
+/** Turns messages into a stream of bytes, no faster than the request sends them. */
 function lines(source: AsyncGenerator<OutgoingMessage & { channel: Target }>): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   return new ReadableStream({

@@ -1,6 +1,6 @@
-// Messages that come again.
+// Recognizes messages that are sent again.
 
-/** How many event ids are remembered: more than a server keeps in flight (100 by default). */
+/** How many event ids to remember. A server keeps fewer messages in flight (100 by default). */
 const memory = 1024;
 
 /** Remembers the newest event ids. */
@@ -14,7 +14,7 @@ export class Seen {
     }
     this.#ids.add(id);
     if (this.#ids.size > memory) {
-      this.#ids.delete(this.#ids.values().next().value!); // the oldest: a set keeps the order
+      this.#ids.delete(this.#ids.values().next().value!); // the oldest, because a set keeps the order
     }
     return true;
   }

@@ -1,31 +1,31 @@
-// Messages on their way to the page: who listens to which stream, and what waits for somebody.
+// Messages on their way to the page: the listeners of each stream, and the messages that wait for a listener.
 
-/** A message, as the server sends it. */
+/** A message as the server sends it. */
 export interface Message<Body = any> {
-  /** The stream that it was written to. */
+  /** The id of its stream. */
   sid: string;
   /** The event id, unique for each message. */
   eid: string;
-  /** When the server accepted it: RFC 3339, UTC. */
+  /** When the server accepted it, in RFC 3339 format, in UTC. */
   ts: string;
   body: Body;
 }
 
 export type Listener<Body = any> = (message: Message<Body>) => void;
 
-/** How many messages wait of streams that nobody listens to yet. */
+/** How many messages are kept for streams without a listener. */
 const maxUnclaimed = 100;
 
-/** About what a message costs in memory beside its text, in bytes. */
+/** About how much memory a message needs besides its text, in bytes. */
 const overhead = 256;
 
 interface Subscriber {
   listener: Listener;
-  /** What it has to be given first, until that is done. */
+  /** The messages that the listener must get first. It is undefined once the listener has them. */
   backlog: Message[] | undefined;
 }
 
-/** Everything on its way to the page. */
+/** All messages on their way to the page. */
 export class Streams {
   #all: Subscriber[] = [];
   #subscribers = new Map<string, Subscriber[]>();
@@ -37,13 +37,16 @@ export class Streams {
   #fail: (error: unknown) => void;
   #closed = false;
 
-  /** limit: about how many bytes wait in iterators before reading pauses; fail: takes what listeners throw. */
+  /**
+   * @param limit about how many bytes wait in iterators before reading pauses
+   * @param fail is called with errors that listeners throw
+   */
   constructor(limit: number, fail: (error: unknown) => void) {
     this.#limit = limit;
     this.#fail = fail;
   }
 
-  /** Adds a listener to a stream, or to all of them. Returns a function that removes it. */
+  /** Adds a listener for a stream, or for all streams. Returns a function that removes it. */
   subscribe(sid: string | undefined, listener: Listener): () => void {
     let list = sid === undefined ? this.#all : this.#subscribers.get(sid);
     if (!list) {
@@ -51,7 +54,7 @@ export class Streams {
     }
     const subscriber: Subscriber = { listener, backlog: this.#claim(sid) };
     list.push(subscriber);
-    // The caller first gets to know that it has subscribed.
+    // The listener runs only after subscribe has returned.
     queueMicrotask(() => {
       for (let message; (message = subscriber.backlog!.shift());) {
         this.#call(subscriber, message);
@@ -71,7 +74,7 @@ export class Streams {
     };
   }
 
-  /** Returns an iterator of the messages of a stream, or of all. */
+  /** Returns an iterator over the messages of a stream, or of all streams. */
   iterate(sid: string | undefined, signal?: AbortSignal): AsyncIterableIterator<Message> {
     const iteration = new Iteration((bytes) => this.#release(bytes));
     if (this.#closed || signal?.aborted) {
@@ -95,7 +98,7 @@ export class Streams {
     return iteration;
   }
 
-  /** Passes a message on, whose text has so many characters. */
+  /** Passes a message on. Its text has length characters. */
   dispatch(message: Message, length: number): void {
     sizes.set(message, length + overhead);
     const subscribers = [...(this.#subscribers.get(message.sid) ?? []), ...this.#all];
@@ -112,7 +115,7 @@ export class Streams {
     }
   }
 
-  /** Waits while too much is buffered; undefined if it is not. */
+  /** Returns a promise to wait for while too much is buffered, or undefined if there is room. */
   room(): Promise<void> | undefined {
     if (this.#buffered >= this.#limit && !this.#room) {
       let resolve!: () => void;
@@ -121,24 +124,27 @@ export class Streams {
     return this.#room?.promise;
   }
 
-  /** Ends all iterators, after what they hold. */
+  /** Ends all iterators. They still return the messages that they hold. */
   close(): void {
     this.#closed = true;
     this.#iterators.forEach((iteration) => iteration.finish());
     this.#room?.resolve();
   }
 
-  /** Takes the messages of a stream, or all, that nobody has listened to. */
+  /** Removes and returns the waiting messages of a stream, or of all streams. */
   #claim(sid: string | undefined): Message[] {
     const claimed = this.#unclaimed.filter((message) => sid === undefined || message.sid === sid);
     this.#unclaimed = this.#unclaimed.filter((message) => !claimed.includes(message));
     return claimed;
   }
 
-  /** Takes back what somebody leaves who listens no more. It waits for the next one, unless others have it. */
+  /**
+   * Takes back the messages that a leaving listener has not handled. They wait for the next listener, unless another
+   * listener has got them.
+   */
   #leave(messages: Message[]): void {
     const unclaimed = messages.filter(({ sid }) => !this.#all.length && !this.#subscribers.get(sid)?.length);
-    this.#unclaimed = [...unclaimed, ...this.#unclaimed]; // all, in case that the next one is about to come
+    this.#unclaimed = [...unclaimed, ...this.#unclaimed]; // keeps all of them, in case the next listener comes soon
   }
 
   #release(bytes: number): void {
@@ -158,12 +164,12 @@ export class Streams {
   }
 }
 
-/** What messages cost in memory, in bytes. */
+/** How much memory each message needs, in bytes. */
 const sizes = new WeakMap<Message, number>();
 
 /** Messages that wait until the page asks for them. */
 class Iteration implements AsyncIterableIterator<Message> {
-  /** Is told what nobody has asked for at the end, if that is not kept for who does. */
+  /** Is called at the end with the messages that the page has not asked for, unless the iterator still returns them. */
   onend = (_left: Message[]) => {};
   #queue: { message: Message; bytes: number }[] = [];
   #waiting: ((result: IteratorResult<Message>) => void)[] = [];
@@ -184,14 +190,14 @@ class Iteration implements AsyncIterableIterator<Message> {
     }
   }
 
-  /** Ends after what is queued. */
+  /** Ends the iterator. It still returns the messages in its queue. */
   finish(): void {
     this.#finished = true;
     this.#waiting.splice(0).forEach((waiting) => waiting({ done: true, value: undefined }));
     this.onend([]);
   }
 
-  /** Ends at once. */
+  /** Ends the iterator at once. */
   end(): void {
     this.finish();
     const left = this.#queue.splice(0);

@@ -1,6 +1,6 @@
-// Waiting, on the clock that does not jump.
+// Waiting, on a clock that does not jump.
 
-/** Calls back when it was not touched for a time. */
+/** Calls back if it is not touched for some time. */
 export class Watchdog {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #callback: () => void;
@@ -9,7 +9,7 @@ export class Watchdog {
     this.#callback = callback;
   }
 
-  /** Waits from now on for so many milliseconds. */
+  /** Restarts the wait, with this many milliseconds. */
   touch(time: number): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(this.#callback, time);
@@ -20,11 +20,11 @@ export class Watchdog {
   }
 }
 
-/** A wait that can be cut short. */
+/** A wait that can end early. */
 export class Pause {
   #end: (() => void) | undefined;
 
-  /** Waits for so many milliseconds, or until it is ended. */
+  /** Waits for this many milliseconds, or until end is called. Infinity waits for end only. */
   async wait(time: number): Promise<void> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     await new Promise<void>((resolve) => {

@@ -1,11 +1,11 @@
-// What transports and the client know of each other.
+// The interface between transports and the client.
 
 /** The ways to read. */
 export type TransportName = "websocket" | "sse" | "ndjson" | "poll";
 
 /** Where and how to read. */
 export interface Target {
-  /** The address of the channel's reads, with the cursor in its query. */
+  /** The URL to read from, with the cursor in its query. */
   url: string;
   cursor: string;
   fetch: typeof fetch;
@@ -16,18 +16,18 @@ export interface Target {
   silence: number;
 }
 
-/** What takes the messages of one connection. */
+/** Takes the messages of one connection. */
 export interface Sink {
-  /** The read has begun; gap: messages after the cursor may have been lost. */
+  /** Called when the read has begun. gap means that messages after the cursor may have been lost. */
   opened(gap: boolean): void;
-  /** Takes the JSON text of a message and returns its event id. Throws when it is no message. */
+  /** Takes the JSON text of a message and returns its event id. Throws if the text is not a message. */
   take(text: string): string;
-  /** Waits while the page has more unconsumed messages than it may; undefined if it has not. */
+  /** Returns a promise to wait for while the page has too many unconsumed messages, or undefined if there is room. */
   room(): Promise<void> | undefined;
 }
 
 /**
- * Reads until the server ends the read cleanly, or the signal aborts it. Throws on faults, of whatever kind.
- * Nothing is taken by the sink after the end.
+ * Reads until the server ends the read cleanly, or the signal aborts. Throws on any fault. After it returns or throws,
+ * it passes nothing more to the sink.
  */
 export type Transport = (target: Target, sink: Sink, signal: AbortSignal) => Promise<void>;

@@ -1,4 +1,4 @@
-// Which channel is read, and who made it.
+// Which channel the client reads, and how it gets one.
 
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
@@ -9,7 +9,7 @@ import { begin, client, frames, nextAfter, refuse, serve, take, text, until } fr
 
 const options = { transports: ["ndjson"] as const };
 
-test("use goes on with another channel though the function for the last one has not returned", async (t) => {
+test("use goes on with another channel while the function for the last one is still running", async (t) => {
   const { url } = await serve(t, ({ response, after }) => {
     begin(response, "ndjson");
     response.write(frames.ndjson.frame(text(nextAfter(after))));
@@ -22,17 +22,17 @@ test("use goes on with another channel though the function for the last one has 
   });
   megaphone.on("error", assert.fail);
   const messages = megaphone.messages("s");
-  await until("it is called", () => called);
+  await until("the function is called", () => called);
   megaphone.use("main.other");
   assert.equal((await messages.next()).value.body, 0);
-  fail(new Error("nobody waits for this any more"));
+  fail(new Error("nobody waits for this anymore"));
 });
 
 for (const [what, end] of [
   ["use", (megaphone: Megaphone) => megaphone.use("main.other")],
   ["a stall", () => {}],
 ] as const) {
-  test(`a response that does not end when it is aborted holds up nothing: ${what}`, async (t) => {
+  test(`a response that does not end when it is aborted delays nothing: ${what}`, async (t) => {
     let reads = 0;
     let cancelled = false;
     const megaphone = client(t, "http://localhost", {
@@ -55,7 +55,7 @@ for (const [what, end] of [
   });
 }
 
-test("a channel that is gone after a long outage is followed by the next soon", async (t) => {
+test("if a channel is gone after a long outage, the next one follows soon", async (t) => {
   let away = false;
   let created = 0;
   const { url } = await serve(t, ({ response, address, after }) => {
@@ -86,7 +86,7 @@ test("a channel that is gone after a long outage is followed by the next soon", 
   assert.ok(performance.now() - began < 500, `${performance.now() - began} ms`);
 });
 
-test("a signal that outlives its clients does not keep them", async (t) => {
+test("a signal that outlives its clients does not keep them in memory", async (t) => {
   const { url } = await serve(t, ({ response, after }) => {
     begin(response, "ndjson");
     response.write(frames.ndjson.frame(text(nextAfter(after))));
@@ -95,5 +95,5 @@ test("a signal that outlives its clients does not keep them", async (t) => {
   const megaphone = client(t, url, { ...options, signal });
   await take(megaphone, 1);
   megaphone.close();
-  await until("it is let go", () => getEventListeners(signal, "abort").length === 0, 1000);
+  await until("the signal has no listener", () => getEventListeners(signal, "abort").length === 0, 1000);
 });

@@ -1,4 +1,4 @@
-// The client reads what comes over HTTP, however it is cut into chunks, and wherever it is cut off.
+// The client reads streams over HTTP correctly, however they are split into chunks, and wherever they break off.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -9,20 +9,20 @@ for (const transport of httpTransports) {
   const { frame, type } = frames[transport];
   const options = { transports: [transport] };
 
-  test(`${transport}: chunks cut at every byte`, async (t) => {
+  test(`${transport}: a stream cut in two chunks, at every byte`, async (t) => {
     const bytes = new TextEncoder().encode([0, 1, 2].map((n) => frame(text(n, n === 1 ? "ü🎉" : n))).join(""));
     for (let cut = 1; cut < bytes.length; cut++) {
       const chunks = [bytes.subarray(0, cut), bytes.subarray(cut)];
       const megaphone = client(t, "http://localhost", {
         ...options,
         fetch: async (url) => {
-          assert.ok(new URL(String(url)).searchParams.get("after") === "", "there was a fault");
+          assert.ok(new URL(String(url)).searchParams.get("after") === "", "a fault made the client read again");
           const body = new ReadableStream({
             pull: (controller) => {
               const chunk = chunks.shift();
               if (chunk) {
                 controller.enqueue(chunk);
-              } // and then silence
+              } // then the server is silent
             },
           });
           return new Response(body, { headers: { "Content-Type": type } });
@@ -33,7 +33,7 @@ for (const transport of httpTransports) {
     }
   });
 
-  test(`${transport}: one byte in a packet`, async (t) => {
+  test(`${transport}: one byte per packet`, async (t) => {
     const { url } = await serve(t, async ({ response, after }) => {
       begin(response, transport);
       response.socket!.setNoDelay(true);
@@ -46,7 +46,7 @@ for (const transport of httpTransports) {
     assert.deepEqual(await take(client(t, url, options), 3), numbers(3));
   });
 
-  test(`${transport}: connections cut off in the middle of a message`, async (t) => {
+  test(`${transport}: connections that break in the middle of a message`, async (t) => {
     const { url, cursors } = await serve(t, ({ response, after }) => {
       begin(response, transport);
       const n = nextAfter(after);
@@ -56,7 +56,7 @@ for (const transport of httpTransports) {
     assert.deepEqual(cursors, ["", ...numbers(9).map((n) => `e${n}`)]);
   });
 
-  test(`${transport}: chunked bodies that are cut off at every byte`, async (t) => {
+  test(`${transport}: chunked bodies that break off, at every byte`, async (t) => {
     const whole = (n: number) => {
       const data = frame(text(n)) + frame(text(n + 1));
       const head = `HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\nTransfer-Encoding: chunked\r\n\r\n`;

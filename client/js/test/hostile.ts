@@ -1,4 +1,4 @@
-// A server for the tests, which does to the client whatever a test wants.
+// A server for the tests. It does to the client whatever a test wants.
 
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -11,7 +11,7 @@ import { Megaphone, type Options } from "../src/index.js";
 export interface Read {
   request: IncomingMessage;
   response: ServerResponse;
-  /** Which request it is, from 0. */
+  /** The number of the request, from 0. */
   number: number;
   address: string;
   after: string;
@@ -19,11 +19,11 @@ export interface Read {
 
 export interface Hostile {
   url: string;
-  /** The `after` of each request. */
+  /** The cursor (`after`) of each request. */
   cursors: string[];
 }
 
-/** Serves reads, and WebSockets if there is a function for them, until the test ends. */
+/** Serves reads until the test ends. Also serves WebSockets if there is a function for them. */
 export async function serve(
   t: TestContext,
   read: (read: Read) => void,
@@ -60,7 +60,7 @@ function parse(request: IncomingMessage): { address: string; after: string } {
   return { address: url.pathname.split("/")[2]!, after: url.searchParams.get("after")! };
 }
 
-/** Makes a client that is quick to act, and is closed when the test ends. */
+/** Makes a client with short waits after faults. It is closed when the test ends. */
 export function client(
   t: TestContext,
   url: string,
@@ -72,12 +72,12 @@ export function client(
   return megaphone;
 }
 
-/** The JSON text of message n. */
+/** Returns the JSON text of message n. */
 export function text(n: number, body: unknown = n): string {
   return JSON.stringify({ sid: "s", eid: `e${n}`, ts: "2026-01-01T00:00:00.000000000Z", body });
 }
 
-/** The number of the message after a cursor. */
+/** Returns the number of the message after a cursor. */
 export function nextAfter(cursor: string): number {
   return cursor === "" ? 0 : Number(cursor.slice(1)) + 1;
 }
@@ -91,14 +91,14 @@ export const frames = {
 export type HTTPTransport = keyof typeof frames;
 export const httpTransports = Object.keys(frames) as HTTPTransport[];
 
-/** Begins a reply. */
+/** Begins the reply to a read. */
 export function begin(response: ServerResponse, transport: HTTPTransport): void {
   response.writeHead(200, { "Content-Type": frames[transport].type });
   response.write(transport === "sse" ? "retry: 1000\n\n" : "");
   response.flushHeaders();
 }
 
-/** Replies with an error as the server would. */
+/** Replies with an error, as a Megaphone server does. */
 export function refuse(
   response: ServerResponse,
   status: number,
@@ -122,7 +122,7 @@ export function sleep(time: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, time));
 }
 
-/** Takes the bodies of the next messages from a client, which must be these. */
+/** Returns the bodies of the next messages on stream s. */
 export async function take(megaphone: Megaphone, count: number): Promise<unknown[]> {
   const bodies: unknown[] = [];
   if (count > 0) {
@@ -135,7 +135,7 @@ export async function take(megaphone: Megaphone, count: number): Promise<unknown
   return bodies;
 }
 
-/** The numbers from 0. */
+/** Returns the numbers from 0 to count, without count itself. */
 export function numbers(count: number): number[] {
   return Array.from({ length: count }, (_, n) => n);
 }

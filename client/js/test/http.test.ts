@@ -1,4 +1,4 @@
-// The client against a server that misbehaves over HTTP.
+// Tests of the client against a server that misbehaves over HTTP.
 
 import assert from "node:assert/strict";
 import type { ServerResponse } from "node:http";
@@ -24,7 +24,7 @@ for (const transport of httpTransports) {
   const { frame, type } = frames[transport];
   const options = { transports: [transport] };
 
-  test(`${transport}: what is no message is a fault, and nothing is lost`, async (t) => {
+  test(`${transport}: anything that is not a message is a fault, and nothing is lost`, async (t) => {
     const garbage = ["not JSON", "1", "null", '{"sid":1,"eid":2}', "[]", '{"eid":"e9"}'];
     const { url } = await serve(t, ({ response, after, number }) => {
       begin(response, transport);
@@ -38,7 +38,7 @@ for (const transport of httpTransports) {
     assert.ok(errors.length >= 11 && errors.every(({ code }) => code === "UNREADABLE"), String(errors));
   });
 
-  test(`${transport}: what comes again is dropped`, async (t) => {
+  test(`${transport}: the client drops messages that are sent again`, async (t) => {
     const { url } = await serve(t, ({ response, after, number }) => {
       begin(response, transport);
       const n = nextAfter(after);
@@ -53,7 +53,7 @@ for (const transport of httpTransports) {
     assert.deepEqual(await take(client(t, url, options), 20), numbers(20));
   });
 
-  test(`${transport}: a clean end is followed by the next read at once`, async (t) => {
+  test(`${transport}: after a clean end, the next read follows at once`, async (t) => {
     const { url } = await serve(t, ({ response, after }) => {
       begin(response, transport);
       response.end(frame(text(nextAfter(after))));
@@ -63,7 +63,7 @@ for (const transport of httpTransports) {
     assert.ok(performance.now() - began < 8000);
   });
 
-  test(`${transport}: reads that end at once with nothing make no hot loop`, async (t) => {
+  test(`${transport}: empty reads that end at once cause no busy loop`, async (t) => {
     const { url, cursors } = await serve(t, ({ response }) => {
       begin(response, transport);
       response.end();
@@ -74,7 +74,7 @@ for (const transport of httpTransports) {
     assert.ok(cursors.length > 2 && cursors.length < 10, `${cursors.length} reads`);
   });
 
-  test(`${transport}: a server that is broken for good makes no hot loop`, async (t) => {
+  test(`${transport}: a server that stays broken causes no busy loop`, async (t) => {
     const faults: ((response: ServerResponse) => void)[] = [
       (response) => response.destroy(),
       (response) => refuse(response, 500, "INTERNAL_SERVER_ERROR"),
@@ -95,7 +95,7 @@ for (const transport of httpTransports) {
     );
   });
 
-  test(`${transport}: 409 is tried again`, async (t) => {
+  test(`${transport}: after a 409, the client tries again`, async (t) => {
     const { url } = await serve(t, ({ response, after, number }) => {
       if (number < 3) {
         return refuse(response, 409, "BUSY");
@@ -110,7 +110,7 @@ for (const transport of httpTransports) {
     assert.deepEqual(codes, ["BUSY", "BUSY", "BUSY"]);
   });
 
-  test(`${transport}: Retry-After is respected`, async (t) => {
+  test(`${transport}: the client respects Retry-After`, async (t) => {
     const times: number[] = [];
     const { url } = await serve(t, ({ response, number }) => {
       times.push(performance.now());
@@ -124,7 +124,7 @@ for (const transport of httpTransports) {
     assert.ok(times[1]! - times[0]! >= 990, `${times[1]! - times[0]!} ms`);
   });
 
-  test(`${transport}: a channel that is gone is told, and the client waits for another`, async (t) => {
+  test(`${transport}: when a channel is gone, the client reports it and waits for another`, async (t) => {
     const { url, cursors } = await serve(t, ({ response, address, after }) => {
       if (address === "main.old" && after !== "") {
         return refuse(response, 404, "NOT_FOUND");
@@ -143,14 +143,14 @@ for (const transport of httpTransports) {
     assert.equal(megaphone.state, "gone");
     const reads = cursors.length;
     await sleep(200);
-    assert.equal(cursors.length, reads, "a channel that is gone is not asked for again");
+    assert.equal(cursors.length, reads, "the client asked again for a channel that is gone");
     megaphone.use("main.new");
     assert.equal((await messages.next()).value.body, 1);
-    assert.equal(cursors[reads], "", "the cursor belongs to the old channel");
+    assert.equal(cursors[reads], "", "the client used the cursor of the old channel");
     assert.deepEqual(states, ["connecting", "open", "gone", "connecting", "open"]);
   });
 
-  test(`${transport}: a function makes the next channel, without a hot loop if that is gone too`, async (t) => {
+  test(`${transport}: a function creates the next channel, without a busy loop if that is gone too`, async (t) => {
     let created = 0;
     const { url } = await serve(t, ({ response }) => refuse(response, 404, "NOT_FOUND"));
     const megaphone = client(t, url, { ...options, backoff: [50, 30_000] }, async () => `main.c${++created}`);
@@ -159,7 +159,7 @@ for (const transport of httpTransports) {
     assert.ok(created >= 2 && created <= 6, `${created} channels`);
   });
 
-  test(`${transport}: a page that calls use on gone makes no hot loop`, async (t) => {
+  test(`${transport}: a page that calls use on gone causes no busy loop`, async (t) => {
     const { url, cursors } = await serve(t, ({ response }) => refuse(response, 404, "NOT_FOUND"));
     const megaphone = client(t, url, { ...options, backoff: [50, 30_000] });
     megaphone.on("gone", () => megaphone.use("main.next"));
@@ -168,7 +168,7 @@ for (const transport of httpTransports) {
     assert.ok(cursors.length >= 2 && cursors.length <= 6, `${cursors.length} reads`);
   });
 
-  test(`${transport}: a function that fails is called again`, async (t) => {
+  test(`${transport}: the client calls a function that fails again`, async (t) => {
     let calls = 0;
     const { url } = await serve(t, ({ response, after }) => {
       begin(response, transport);
@@ -188,17 +188,17 @@ for (const transport of httpTransports) {
     assert.equal((await fault).code, "NO_CHANNEL");
   });
 
-  test(`${transport}: a stalled connection is given up`, async (t) => {
+  test(`${transport}: the client gives up a stalled connection`, async (t) => {
     const { url, cursors } = await serve(t, ({ response, after }) => {
       begin(response, transport);
-      response.write(frame(text(nextAfter(after)))); // and then nothing, for ever
+      response.write(frame(text(nextAfter(after)))); // then the server is silent forever
     });
     const megaphone = client(t, url, { ...options, silence: 100 });
     assert.deepEqual(await take(megaphone, 4), numbers(4));
     assert.ok(cursors.length >= 4);
   });
 
-  test(`${transport}: close ends a read, and what waits for one`, async (t) => {
+  test(`${transport}: close ends a read and the iterators that wait for it`, async (t) => {
     let open = 0;
     const { url } = await serve(t, ({ response }) => {
       open++;
@@ -219,7 +219,7 @@ for (const transport of httpTransports) {
     assert.equal(open, 0);
   });
 
-  test(`${transport}: its signal ends a client, also before it begins`, async (t) => {
+  test(`${transport}: the signal closes a client, even before the client begins`, async (t) => {
     let open = 0;
     const { url } = await serve(t, ({ response }) => {
       open++;
@@ -237,7 +237,7 @@ for (const transport of httpTransports) {
     assert.equal(client(t, url, { ...options, signal: abort.signal }).state, "closed");
   });
 
-  test(`${transport}: a page that does not consume stops the server, and loses nothing`, async (t) => {
+  test(`${transport}: a page that does not consume stops the server and loses nothing`, async (t) => {
     const body = "x".repeat(10_000);
     const total = 3000;
     let written = 0;
@@ -259,15 +259,15 @@ for (const transport of httpTransports) {
       stable = written;
       return written > 100 && before === written;
     });
-    await sleep(800); // longer than the silence: a client that does not listen hears nothing
-    assert.ok(written < 2000, `${written} of ${total} messages of 10 kB were taken`);
+    await sleep(800); // longer than silence, which does not count while the client is not reading
+    assert.ok(written < 2000, `the client took ${written} of ${total} messages of 10 kB`);
     for (let n = 0; n < total; n++) {
       assert.equal((await messages.next()).value.body, n + body);
     }
   });
 }
 
-test("a gap is told", async (t) => {
+test("the client reports a gap", async (t) => {
   const { url } = await serve(t, ({ response, after }) => {
     response.writeHead(200, { "Content-Type": "application/x-ndjson", "Megaphone-Resume": after ? "gap" : "complete" });
     response.end(frames.ndjson.frame(text(nextAfter(after))));
@@ -290,7 +290,7 @@ test("a client continues after the cursor of another", async (t) => {
   assert.match(megaphone.cursor, /^e\d+$/);
 });
 
-test("what a listener does in the middle of a chunk is respected", async (t) => {
+test("the client does at once what a listener asks in the middle of a chunk", async (t) => {
   const { url, cursors } = await serve(t, ({ response, address, after }) => {
     begin(response, "ndjson");
     if (address === "main.c") {
@@ -315,7 +315,7 @@ test("what a listener does in the middle of a chunk is respected", async (t) => 
   assert.deepEqual(cursors, ["", ""]);
 });
 
-test("clocks that jump change nothing", async (t) => {
+test("a wall clock that jumps changes nothing", async (t) => {
   const { now } = Date;
   t.after(() => (Date.now = now));
   let jump = 0;

@@ -62,7 +62,7 @@ test("an event without its blank line does not count", () => {
   assert.deepEqual(parser.end(), []);
 });
 
-test("a line without an end is refused before it fills the memory", () => {
+test("a line without an end is refused before it fills memory", () => {
   const parser = new NDJSON();
   const chunk = new Uint8Array(8 << 20).fill(0x20);
   assert.throws(

@@ -1,4 +1,4 @@
-// What is published.
+// Tests of the published package.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -16,7 +16,7 @@ test("the built client is at most 6 KB, gzipped, and is what the sources make", 
   assert.ok(size <= 6000, `${size} bytes`);
 });
 
-test("the package has what it names, depends on nothing, and works when installed", (t) => {
+test("the package has the files it names, depends on nothing, and works when installed", (t) => {
   assert.equal(manifest.dependencies, undefined);
   assert.equal(manifest.license, "Apache-2.0");
   const dir = mkdtempSync(join(tmpdir(), "megaphone-"));

@@ -1,4 +1,4 @@
-// What a browser tells, by stand-ins for its window and document.
+// Tests of what a browser reports about the page. They use stand-ins for window and document.
 
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
@@ -18,7 +18,7 @@ function page(t: TestContext): {
   globals.addEventListener = window.addEventListener.bind(window);
   globals.removeEventListener = window.removeEventListener.bind(window);
   t.after(() => {
-    // Clients are closed after this, and still remove their listeners.
+    // Clients close later and then remove their listeners, so removeEventListener stays.
     delete globals.document;
     delete globals.addEventListener;
   });
@@ -29,7 +29,7 @@ function page(t: TestContext): {
   return { window, document, show };
 }
 
-test("coming online, or being shown, ends the wait after faults", async (t) => {
+test("the wait after faults ends when the browser comes online or the page is shown", async (t) => {
   const { window, show } = page(t);
   const { url, cursors } = await serve(t, ({ response }) => response.destroy());
   const megaphone = client(t, url, { transports: ["ndjson"], backoff: [60_000, 60_000] });
@@ -44,7 +44,7 @@ test("coming online, or being shown, ends the wait after faults", async (t) => {
   await until("it has tried again", () => cursors.length === 3);
 });
 
-test("a connection from before the page was online is made anew; one of a page that was hidden for a moment is not", async (t) => {
+test("coming online replaces a connection; hiding the page for a moment does not", async (t) => {
   const { window, show } = page(t);
   const { url, cursors } = await serve(t, ({ response, after }) => {
     begin(response, "ndjson");
@@ -61,19 +61,19 @@ test("a connection from before the page was online is made anew; one of a page t
   assert.equal(cursors.length, 1);
 
   window.dispatchEvent(new Event("online"));
-  await until("it reads anew", () => got.length === 2);
+  await until("it reads again", () => got.length === 2);
   window.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
-  await until("it reads anew", () => got.length === 3);
+  await until("it reads again", () => got.length === 3);
   show(true);
   const { now } = Date;
   t.after(() => (Date.now = now));
   Date.now = () => now() + 60_000; // the machine slept
   show(false);
-  await until("it reads anew", () => got.length === 4);
+  await until("it reads again", () => got.length === 4);
   assert.deepEqual(got, numbers(4));
 });
 
-test("coming online renews an attempt that was begun before", async (t) => {
+test("coming online replaces an attempt that began before", async (t) => {
   const { window } = page(t);
   const { url } = await serve(t, ({ response, after, number }) => {
     if (number === 0) {
@@ -82,7 +82,7 @@ test("coming online renews an attempt that was begun before", async (t) => {
     if (number > 1) {
       begin(response, "ndjson");
       response.write(frames.ndjson.frame(text(nextAfter(after))));
-    } // else: never a word
+    } // else: the server never replies
   });
   const megaphone = client(t, url, { transports: ["ndjson"], timeout: 60_000 });
   const got: number[] = [];
@@ -110,7 +110,7 @@ test("coming online does not shorten the time that the server asks for", async (
   assert.ok(times[1]! - times[0]! >= 990, `${times[1]! - times[0]!} ms`);
 });
 
-test("a wait after faults is also ended where use has named another channel meanwhile", async (t) => {
+test("the wait after faults also ends if use has set another channel meanwhile", async (t) => {
   const { window } = page(t);
   const { url } = await serve(t, ({ response, address, after }) => {
     if (address === "main.c") {
@@ -128,7 +128,7 @@ test("a wait after faults is also ended where use has named another channel mean
   await until("it reads", () => got.length === 1, 5000);
 });
 
-test("coming online while a channel is created makes no second one", async (t) => {
+test("coming online while a channel is created does not create a second one", async (t) => {
   const { window } = page(t);
   const { url, addresses } = await serveAddresses(t);
   let created = 0;
@@ -146,7 +146,7 @@ test("coming online while a channel is created makes no second one", async (t) =
   assert.deepEqual(addresses, ["main.c1"]);
 });
 
-test("a page that was opened in the background, and is shown much later, makes its connection anew", async (t) => {
+test("a page that opens in the background and is shown much later replaces its connection", async (t) => {
   const { document, show } = page(t);
   document.hidden = true;
   const { url, addresses } = await serveAddresses(t);
@@ -157,10 +157,10 @@ test("a page that was opened in the background, and is shown much later, makes i
   t.after(() => (Date.now = now));
   Date.now = () => now() + 60_000;
   show(false);
-  await until("it reads anew", () => addresses.length === 2, 5000);
+  await until("it reads again", () => addresses.length === 2, 5000);
 });
 
-/** Serves reads in which nothing comes, and keeps the addresses that were read. */
+/** Serves reads without messages. Keeps the addresses that were read. */
 async function serveAddresses(t: TestContext): Promise<{ url: string; addresses: string[] }> {
   const addresses: string[] = [];
   const { url } = await serve(t, ({ response, address }) => {
@@ -170,7 +170,7 @@ async function serveAddresses(t: TestContext): Promise<{ url: string; addresses:
   return { url, addresses };
 }
 
-test("a client that is closed listens to the page no more", async (t) => {
+test("a closed client no longer listens to the page", async (t) => {
   const { window } = page(t);
   const { url, cursors } = await serve(t, ({ response, after }) => {
     begin(response, "ndjson");

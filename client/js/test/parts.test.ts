@@ -5,7 +5,7 @@ import { Backoff } from "../src/backoff.js";
 import { Seen } from "../src/seen.js";
 import { Streams, type Message } from "../src/streams.js";
 
-test("waits double up to the longest, differ, and begin anew after a success", () => {
+test("waits double up to the longest, are random, and start over after a success", () => {
   const waits = (backoff: Backoff) => [0, 1, 2, 3, 4, 5].map(() => backoff.next());
   const backoff = new Backoff(100, 1000);
   const drawn = new Set<number>();
@@ -17,10 +17,10 @@ test("waits double up to the longest, differ, and begin anew after a success", (
     });
     backoff.reset();
   }
-  assert.ok(drawn.size > 500, "waits are drawn at random");
+  assert.ok(drawn.size > 500, "waits are not random");
 });
 
-test("a thousand event ids are remembered, and no more", () => {
+test("about a thousand event ids are remembered, and no more", () => {
   const seen = new Seen();
   for (let i = 0; i < 5000; i++) {
     assert.equal(seen.add(`e${i}`), true);
@@ -39,7 +39,7 @@ function message(sid: string, n: number): Message {
   return { sid, eid: `${sid}${n}`, ts: "", body: n };
 }
 
-test("each stream's messages go to who listens to it, and all of them to who listens to all", async () => {
+test("listeners get the messages of their stream, or of all streams", async () => {
   const streams = new Streams(1000, never);
   const got: string[] = [];
   const end = streams.subscribe("a", ({ eid }) => got.push(`a:${eid}`));
@@ -54,16 +54,16 @@ test("each stream's messages go to who listens to it, and all of them to who lis
   assert.deepEqual(got, ["a:a1", "again:a1", "all:a1", "all:b1", "again:a2", "all:a2"]);
 });
 
-test("messages wait for their first listener, the newest 100, and keep their order", async () => {
+test("the newest 100 messages wait for their first listener, in order", async () => {
   const streams = new Streams(1000, never);
   for (let n = 0; n < 150; n++) {
     streams.dispatch(message("a", n), 1);
   }
   const got: number[] = [];
-  streams.subscribe("b", () => assert.fail("of another stream"));
+  streams.subscribe("b", () => assert.fail("a message of another stream"));
   streams.subscribe("a", ({ body }) => got.push(body));
-  streams.subscribe("a", () => assert.fail("the first listener has taken them"))();
-  assert.deepEqual(got, [], "the listener is not called before subscribe returns");
+  streams.subscribe("a", () => assert.fail("the first listener has got the messages"))();
+  assert.deepEqual(got, [], "subscribe called the listener before it returned");
   streams.dispatch(message("a", 150), 1);
   await Promise.resolve();
   streams.dispatch(message("a", 151), 1);
@@ -73,11 +73,11 @@ test("messages wait for their first listener, the newest 100, and keep their ord
   );
 });
 
-test("what a listener or an iterator leaves, waits for the next one", async () => {
+test("messages that a listener or an iterator leaves behind wait for the next one", async () => {
   const streams = new Streams(1000, never);
   const got: number[] = [];
   [1, 2, 3].forEach((n) => streams.dispatch(message("a", n), 1));
-  streams.subscribe("a", () => assert.fail("it was gone before"))();
+  streams.subscribe("a", () => assert.fail("the listener was removed before"))();
   const end = streams.subscribe("a", ({ body }) => {
     got.push(body);
     end();
@@ -101,7 +101,7 @@ test("what a listener or an iterator leaves, waits for the next one", async () =
   assert.deepEqual(got, [1, 4, 5]);
 });
 
-test("a loop that is left and begun anew misses nothing, however much there was", async () => {
+test("if you leave a loop and begin another one, it misses nothing, however much was waiting", async () => {
   const streams = new Streams(1e6, never);
   const left = streams.iterate("a");
   await Promise.resolve();
@@ -117,11 +117,11 @@ test("a loop that is left and begun anew misses nothing, however much there was"
     streams.dispatch(message("a", n), 1);
   }
   await anew.return!();
-  streams.dispatch(message("a", 1000), 1); // nobody has come
+  streams.dispatch(message("a", 1000), 1); // nobody listens
   assert.equal((await streams.iterate("a").next()).value.body, 901);
 });
 
-test("what another has got does not wait for anyone", async () => {
+test("a message that another listener has got does not wait", async () => {
   const streams = new Streams(1000, never);
   const left = streams.iterate("a");
   streams.subscribe(undefined, () => {});
@@ -132,7 +132,7 @@ test("what another has got does not wait for anyone", async () => {
   await Promise.resolve();
 });
 
-test("a listener that throws harms no other", () => {
+test("a listener that throws does not affect the others", () => {
   const errors: unknown[] = [];
   const streams = new Streams(1000, (error) => errors.push(error));
   const got: number[] = [];
@@ -147,7 +147,7 @@ test("a listener that throws harms no other", () => {
   });
 });
 
-test("an iterator gives what it holds before it ends, and makes room when it is left", async () => {
+test("an iterator returns what it holds before it ends, and makes room when you leave it", async () => {
   const streams = new Streams(3 * 300, never);
   const read = streams.iterate("a");
   const left = streams.iterate("a");
@@ -166,7 +166,7 @@ test("an iterator gives what it holds before it ends, and makes room when it is 
   assert.equal((await read.next()).done, true);
 });
 
-test("an iterator ends by its signal, also while it waits", async () => {
+test("the signal ends an iterator, even while it waits", async () => {
   const streams = new Streams(1000, never);
   const abort = new AbortController();
   const waiting = streams.iterate("a", abort.signal).next();

@@ -12,7 +12,7 @@ interface Request {
   body: string;
 }
 
-/** Serves, and keeps what was asked. */
+/** Serves requests and keeps them. */
 async function serve(
   t: TestContext,
   reply: (response: ServerResponse, number: number) => void,
@@ -25,7 +25,7 @@ async function serve(
         body += chunk;
       }
     } catch {
-      return; // the client has gone
+      return; // the client has left
     }
     reply(response, requests.push({ path: request.url!, headers: request.headers, body }) - 1);
   });
@@ -41,7 +41,7 @@ function json(response: ServerResponse, status: number, body: unknown): void {
   response.writeHead(status, { "Content-Type": "application/json" }).end(JSON.stringify(body));
 }
 
-test("what is asked of the server", async (t) => {
+test("the requests that the producer sends", async (t) => {
   const channel = { producerAddress: "main.p", consumerAddress: "main.c", agentName: "main", protocols: [] };
   const replies = [
     channel,
@@ -81,12 +81,12 @@ test("what is asked of the server", async (t) => {
   assert.deepEqual(batch.messages[1], { streamId: "s", body: 2, key: "k2" });
 });
 
-test("a write without an answer is repeated with its key", async (t) => {
+test("a write that gets no answer is repeated with the same key", async (t) => {
   const { url, requests } = await serve(t, (response, number) => {
     if (number === 0) {
       response.destroy();
     } else if (number === 1) {
-      response.writeHead(201, { "Content-Length": 100 }).write("{"); // and breaks
+      response.writeHead(201, { "Content-Length": 100 }).write("{"); // then the connection breaks
       setTimeout(() => response.destroy(), 20);
     } else {
       json(response, 201, { status: "OK" });
@@ -102,14 +102,14 @@ test("a write without an answer is repeated with its key", async (t) => {
   });
 });
 
-test("a message of a batch whose key is undefined gets one", async (t) => {
+test("a message of a batch gets a key if its key is undefined", async (t) => {
   const { url, requests } = await serve(t, (response) => json(response, 201, { failures: [] }));
   const message: { streamId: string; body: number; key?: any } = { streamId: "s", body: 1, key: undefined };
   await new Producer(url).writeBatch(["main.p"], [message]);
   assert.match(JSON.parse(requests[0]!.body).messages[0].key, /^[\x21-\x7e]{16,255}$/);
 });
 
-test("a refusal is thrown as it is, and not repeated", async (t) => {
+test("the producer throws a refusal and does not repeat the request", async (t) => {
   const { url, requests } = await serve(t, (response) => refuse(response, 404, "NOT_FOUND"));
   await assert.rejects(new Producer(url).write("main.p", "s", 1), {
     name: "MegaphoneError",
@@ -121,7 +121,7 @@ test("a refusal is thrown as it is, and not repeated", async (t) => {
   await assert.rejects(new Producer(page.url).create(), { code: "HTTP", status: 502 });
 });
 
-test("messages are ingested as they come", async (t) => {
+test("ingest sends messages as they come", async (t) => {
   let seen = "";
   const server = createServer(async (request, response) => {
     assert.equal(request.headers["content-type"], "application/x-ndjson");
@@ -135,7 +135,7 @@ test("messages are ingested as they come", async (t) => {
   async function* messages() {
     yield { channel: "main.p", streamId: "s", body: 1 };
     while (!seen.includes("\n")) {
-      await sleep(2); // the first has to be there before the second is made
+      await sleep(2); // the server must have the first message before the second one is made
     }
     yield { channel: { producerAddress: "main.q" }, streamId: "t", body: { a: "ü" }, key: "k" };
   }
@@ -147,7 +147,7 @@ test("messages are ingested as they come", async (t) => {
   );
 });
 
-test("an ingest whose source fails, or that is aborted, fails", async (t) => {
+test("an ingest fails if its source fails or it is aborted", async (t) => {
   const { url } = await serve(t, (response) => json(response, 201, { written: 0, failures: [], failuresTotal: 0 }));
   async function* failing() {
     yield { channel: "main.p", streamId: "s", body: 1 };
@@ -168,5 +168,5 @@ test("an ingest whose source fails, or that is aborted, fails", async (t) => {
   await assert.rejects(new Producer(url).ingest(endless(), { signal: AbortSignal.timeout(50) }), {
     name: "MegaphoneError",
   });
-  await until("the source is told", () => ended);
+  await until("the source has ended", () => ended);
 });

@@ -1,4 +1,4 @@
-// The client against a server that keeps the protocol, over connections that fail in every way at random.
+// Tests of the client against a server that follows the protocol. The connections fail at random, in every way.
 
 import assert from "node:assert/strict";
 import type { ServerResponse } from "node:http";
@@ -11,7 +11,7 @@ import { begin, client, frames, nextAfter, numbers, refuse, serve, text, type HT
 const total = 400;
 const all: readonly TransportName[] = ["websocket", "sse", "ndjson", "poll"];
 
-/** A generator of numbers from 0 to 1 that gives the same ones for the same seed. */
+/** Returns a generator of numbers from 0 to 1. The same seed gives the same numbers. */
 function random(seed: number): () => number {
   return () => {
     seed = (Math.imul(seed, 1664525) + 1013904223) | 0;
@@ -19,7 +19,7 @@ function random(seed: number): () => number {
   };
 }
 
-/** Writes some messages from the cursor on, and some that were sent before, then ends in some way. */
+/** Refuses the read, or writes some messages after the cursor and some from before it. Then ends in some way. */
 function misbehave(draw: () => number, transport: HTTPTransport, after: string, response: ServerResponse): void {
   const { frame, type } = frames[transport];
   switch (Math.floor(draw() * 8)) {
@@ -30,9 +30,9 @@ function misbehave(draw: () => number, transport: HTTPTransport, after: string, 
     case 2:
       return void response.destroy();
     case 3:
-      return void response.writeHead(200, { "Content-Type": type }).flushHeaders(); // and stalls
+      return void response.writeHead(200, { "Content-Type": type }).flushHeaders(); // then stalls
   }
-  const first = Math.max(0, nextAfter(after) - Math.floor(draw() * 10)); // as after a cursor that was not found
+  const first = Math.max(0, nextAfter(after) - Math.floor(draw() * 10)); // as if the server had not found the cursor
   const last = Math.min(total, nextAfter(after) + Math.floor(draw() * 20));
   const lines = numbers(last)
     .slice(first)
@@ -49,11 +49,11 @@ function misbehave(draw: () => number, transport: HTTPTransport, after: string, 
     response.end();
   } else if (end < 0.8) {
     setTimeout(() => response.destroy(), draw() * 10);
-  } // or stalls
+  } // else: stalls
 }
 
 for (const transports of [...all.map((name) => [name]), all]) {
-  test(`${transports}: faults at random, and every message comes once, in order`, async (t) => {
+  test(`${transports}: despite random faults, every message arrives once and in order`, async (t) => {
     const seed = Date.now() & 0xffff;
     t.diagnostic(`seed ${seed}`);
     const draw = random(seed);

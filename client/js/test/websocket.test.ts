@@ -1,4 +1,4 @@
-// The client against a server that misbehaves on WebSockets, and where there are none.
+// Tests of the client against a server that misbehaves on WebSockets, and of platforms without WebSockets.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -8,9 +8,9 @@ import type { MegaphoneError, State } from "../src/index.js";
 import { begin, client, frames, nextAfter, numbers, refuse, serve, sleep, take, text, until } from "./hostile.js";
 
 const options = { WebSocket, transports: ["websocket"] as const };
-const noHTTP = () => assert.fail("there was a request that is no WebSocket");
+const noHTTP = () => assert.fail("a request was not for a WebSocket");
 
-test("messages come, and are acknowledged", async (t) => {
+test("messages arrive, and the client acknowledges them", async (t) => {
   const acks: string[] = [];
   const { url } = await serve(t, noHTTP, (socket, after) => {
     socket.on("message", (data) => acks.push(JSON.parse(String(data)).ack));
@@ -21,7 +21,8 @@ test("messages come, and are acknowledged", async (t) => {
   const megaphone = client(t, url, options);
   assert.deepEqual(await take(megaphone, 200), numbers(200));
   await until("all is acknowledged", () => acks.at(-1) === "e199");
-  assert.equal(acks[0], "e0", "the first is acknowledged at once: from then on the server waits for more");
+  // From the first acknowledgement on, the server waits for acknowledgements.
+  assert.equal(acks[0], "e0", "the client must acknowledge the first message at once");
   assert.deepEqual(
     acks,
     [...acks].sort((a, b) => nextAfter(a) - nextAfter(b)),
@@ -29,7 +30,7 @@ test("messages come, and are acknowledged", async (t) => {
   assert.equal(megaphone.transport, "websocket");
 });
 
-test("a client that continues acknowledges what it has", async (t) => {
+test("a client that continues after a cursor acknowledges that cursor", async (t) => {
   const acks: string[] = [];
   const { url } = await serve(t, noHTTP, (socket) => {
     socket.on("message", (data) => acks.push(JSON.parse(String(data)).ack));
@@ -53,7 +54,7 @@ for (const code of [
     assert.deepEqual(await take(megaphone, 5), numbers(5));
     const code409 = errors.some((error) => error.code === "TAKEN_OVER");
     assert.equal(code409, code === 4409);
-    assert.equal(errors.length === 0, code === 1000 || code === 1001, "a clean end is no error");
+    assert.equal(errors.length === 0, code === 1000 || code === 1001, "a clean end is not an error");
   });
 }
 
@@ -66,7 +67,7 @@ test("closed with 4404: the channel is gone", async (t) => {
   const states: State[] = [];
   megaphone.on("state", (state) => states.push(state));
   await take(megaphone, 1);
-  await until("it is told", () => megaphone.state === "gone");
+  await until("the client reports it", () => megaphone.state === "gone");
   assert.deepEqual(states, ["connecting", "open", "gone"]);
   assert.equal(cursors.length, 1);
 });
@@ -75,7 +76,7 @@ test("connections that break: nothing is lost", async (t) => {
   const { url } = await serve(t, noHTTP, (socket, after, number) => {
     socket.send(text(nextAfter(after)));
     if (number % 2) {
-      socket.send('{"sid":"s","eid":'); // no JSON
+      socket.send('{"sid":"s","eid":'); // not JSON
       socket.send(text(nextAfter(after) + 1));
     } else {
       setTimeout(() => socket.terminate(), 5);
@@ -98,7 +99,7 @@ test("a binary message is a fault", async (t) => {
   );
 });
 
-test("closed at once, for ever: no hot loop", async (t) => {
+test("if the server always closes at once, there is no busy loop", async (t) => {
   for (const code of [1000, 1011, 4409]) {
     const { url, cursors } = await serve(t, noHTTP, (socket) => socket.close(code));
     const megaphone = client(t, url, { ...options, backoff: [100, 30_000] });
@@ -110,7 +111,7 @@ test("closed at once, for ever: no hot loop", async (t) => {
   }
 });
 
-test("a silent connection is made anew, without an error", async (t) => {
+test("the client replaces a silent connection without an error", async (t) => {
   const { url, cursors } = await serve(t, noHTTP, (socket, after) => socket.send(text(nextAfter(after))));
   const megaphone = client(t, url, { ...options, silence: 100 });
   megaphone.on("error", assert.fail);
@@ -118,7 +119,7 @@ test("a silent connection is made anew, without an error", async (t) => {
   assert.ok(cursors.length >= 4);
 });
 
-test("a page that does not consume acknowledges nothing more, and loses nothing", async (t) => {
+test("a page that does not consume stops acknowledging and loses nothing", async (t) => {
   const window = 100;
   let sent = 0;
   const { url, cursors } = await serve(t, noHTTP, (socket, after) => {
@@ -140,15 +141,15 @@ test("a page that does not consume acknowledges nothing more, and loses nothing"
   const messages = megaphone.messages("s");
   let before = -1;
   await until("the server waits", () => sent > 0 && before === (before = sent));
-  await sleep(800); // longer than the silence, which is the client's own here
-  assert.ok(sent < 600, `${sent} messages of some 350 bytes were sent`);
+  await sleep(800); // longer than silence, but here the client itself causes the silence
+  assert.ok(sent < 600, `the server sent ${sent} messages of some 350 bytes`);
   assert.equal(cursors.length, 1);
   for (let n = 0; n < 2000; n++) {
     assert.equal((await messages.next()).value.body, n);
   }
 });
 
-test("close ends the connection, also while it is made", async (t) => {
+test("close ends the connection, even while it is being made", async (t) => {
   let open = 0;
   const { url } = await serve(t, noHTTP, (socket) => {
     open++;
@@ -165,7 +166,7 @@ test("close ends the connection, also while it is made", async (t) => {
   await until("it is closed", () => open === 0);
 });
 
-test("a WebSocket that is refused because the channel is gone is told as such", async (t) => {
+test("if the server refuses a WebSocket because the channel is gone, the client reports that", async (t) => {
   const { url } = await serve(t, ({ request, response }) => {
     assert.equal(request.method, "HEAD");
     refuse(response, 404, "NOT_FOUND");
@@ -175,7 +176,7 @@ test("a WebSocket that is refused because the channel is gone is told as such", 
   await until("it is gone", () => megaphone.state === "gone");
 });
 
-test("a server that refuses a WebSocket, and then says nothing, is not waited for", async (t) => {
+test("the client does not wait for a server that refuses a WebSocket and then is silent", async (t) => {
   const { url } = await serve(t, ({ request }) => assert.equal(request.method, "HEAD"));
   const megaphone = client(t, url, { ...options, timeout: 100 });
   const codes: string[] = [];
@@ -189,7 +190,7 @@ for (const [status, code] of [
   [409, "BUSY"],
   [503, "LIMIT_REACHED"],
 ] as const) {
-  test(`a WebSocket that is refused with ${status} is tried again, when the server says`, async (t) => {
+  test(`after a refusal of a WebSocket with ${status}, the client tries again when the server says`, async (t) => {
     const times: number[] = [];
     const { url } = await serve(t, ({ response }) => {
       times.push(performance.now());
@@ -205,7 +206,7 @@ for (const [status, code] of [
   });
 }
 
-test("where there is no WebSocket, the next transport is used, and the first is left alone", async (t) => {
+test("if the server has no WebSocket, the client uses the next transport and does not try again", async (t) => {
   const tried: string[] = [];
   const { url } = await serve(t, ({ request, response, after }) => {
     tried.push(request.headers.accept!);
@@ -230,7 +231,7 @@ test("where there is no WebSocket, the next transport is used, and the first is 
   );
 });
 
-test("where a WebSocket must not be made, as by a content security policy, the next transport is used", async (t) => {
+test("if a content security policy forbids WebSockets, the client uses the next transport", async (t) => {
   const { url } = await serve(t, ({ response, after }) => {
     begin(response, "sse");
     response.end(frames.sse.frame(text(nextAfter(after))));
@@ -246,7 +247,7 @@ test("where a WebSocket must not be made, as by a content security policy, the n
   assert.equal(megaphone.transport, "sse");
 });
 
-test("a site that offers only polls is polled", async (t) => {
+test("if a site offers only polls, the client polls", async (t) => {
   const { url } = await serve(t, ({ request, response, after }) => {
     if (!request.url!.includes("poll=")) {
       return refuse(response, 406, "NOT_ACCEPTABLE");
@@ -260,21 +261,21 @@ test("a site that offers only polls is polled", async (t) => {
   assert.equal(megaphone.transport, "poll");
 });
 
-test("a proxy that holds streams back is got around with polls", async (t) => {
+test("if a proxy holds back streams, the client polls", async (t) => {
   const { url } = await serve(t, ({ request, response, after }) => {
     if (request.url!.includes("poll=")) {
       begin(response, "poll");
       response.end(frames.poll.frame(text(nextAfter(after))));
     } else if (request.headers.accept!.startsWith("text/event-stream")) {
       response.writeHead(200, { "Content-Type": "text/event-stream" }).flushHeaders();
-    } // and of the NDJSON response not even the header
+    } // else: even the header of the NDJSON response never arrives
   });
   const megaphone = client(t, url, { WebSocket, timeout: 150 });
   assert.deepEqual(await take(megaphone, 5), numbers(5));
   assert.equal(megaphone.transport, "poll");
 });
 
-test("where a proxy passes on headers, and holds back what follows, there are polls, too", async (t) => {
+test("if a proxy passes on headers and holds back bodies, the client polls too", async (t) => {
   const { url, cursors } = await serve(t, ({ request, response, after }) => {
     if (request.url!.includes("poll=")) {
       begin(response, "poll");
@@ -290,10 +291,10 @@ test("where a proxy passes on headers, and holds back what follows, there are po
   assert.ok(cursors.length <= 7, `${cursors.length} requests`);
 });
 
-test("while a connection that was lost is not made again, it is not said to be open", async (t) => {
+test("after a connection is lost, the state is not open until there is another one", async (t) => {
   const { url } = await serve(
     t,
-    () => {}, // never a word
+    () => {}, // never replies
     (socket, after) => {
       socket.send(text(nextAfter(after)));
       setTimeout(() => socket.close(1000), 20);
@@ -314,7 +315,7 @@ test("while a connection that was lost is not made again, it is not said to be o
   await until("it says so", () => megaphone.state === "waiting", 4000);
 });
 
-test("a server that is away is found by the best transport when it is back", async (t) => {
+test("when a server comes back, the client uses the best transport", async (t) => {
   let away = true;
   const { url } = await serve(
     t,
@@ -331,7 +332,7 @@ test("a server that is away is found by the best transport when it is back", asy
   assert.equal(megaphone.transport, "websocket");
 });
 
-test("all transports refused: no hot loop, and the reason is told", async (t) => {
+test("if the server refuses all transports, there is no busy loop, and the client reports the reason", async (t) => {
   const { url, cursors } = await serve(t, ({ response }) => refuse(response, 406, "NOT_ACCEPTABLE"));
   const megaphone = client(t, url, { WebSocket, backoff: [200, 30_000] });
   const errors: MegaphoneError[] = [];

@@ -1,6 +1,6 @@
-//! Reads messages of a stream with the original broker's published client, and prints the body of each.
+//! Reads messages of a stream with the original broker's published client. Prints the body of each message.
 //!
-//! Arguments: the URL that reads are below, the consumer address, the stream id, how many messages.
+//! Arguments: the URL of reads without the consumer address, the consumer address, the stream id, how many messages.
 
 use futures::StreamExt;
 use megaphone::client::{model::StreamSpec, MegaphoneClient};
@@ -13,7 +13,7 @@ async fn main() -> anyhow::Result<()> {
         anyhow::bail!("arguments: <url> <consumer address> <stream id> <count>");
     };
     let mut client = MegaphoneClient::new(url, 1000);
-    // As a user of the client does it: the initializer would ask a backend for the channel.
+    // A user's initializer asks a backend for the channel. This one already knows it.
     let stream = client
         .new_unbounded_stream(|_open_channel| async {
             anyhow::Ok(StreamSpec {
