@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+	"github.com/caddy-megaphone/megaphone/internal/delivery"
 )
 
 // directWriter returns a function that serves one direct write to a channel, with a body of a size, and takes the message.
@@ -48,7 +49,7 @@ func directWriter(tb testing.TB, size int) func() {
 			}
 		}
 		<-sub.Ready()
-		ms, _ = sub.Take(ms[:0], maxTake)
+		ms, _ = sub.Take(ms[:0], delivery.MaxTake)
 		taken += len(ms)
 		sub.Received(taken)
 	}

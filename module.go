@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/delivery"
 )
 
 func init() {
@@ -112,12 +113,12 @@ type App struct {
 	broker        broker.Broker
 	limits        broker.Limits
 
-	brokerKey string        // of the registry in registries, if acquired
-	acquired  bool          // whether this App has a reference there
-	finishes  bool          // whether Stop waits for handlers of Caddy's event that no other configuration has
-	unloaded  chan struct{} // closed when another configuration takes the place of this one, or none
-	unload    func()        // closes it
-	streams   moves         // is told then
+	brokerKey string                   // of the registry in registries, if acquired
+	acquired  bool                     // whether this App has a reference there
+	finishes  bool                     // whether Stop waits for handlers of Caddy's event that no other configuration has
+	unloaded  chan struct{}            // closed when another configuration takes the place of this one, or none
+	unload    func()                   // closes it
+	streams   delivery.DetachedStreams // is told then
 	direct    directConns
 }
 
@@ -132,7 +133,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.unloaded = ctx, ctx.Logger(), make(chan struct{})
 	a.unload = sync.OnceFunc(func() {
 		close(a.unloaded)
-		go a.streams.wake()
+		go a.streams.Wake()
 		a.direct.end()
 	})
 	a.setDefaults()
