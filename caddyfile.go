@@ -9,13 +9,14 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/caddy-megaphone/megaphone/internal/transport"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 func init() {

@@ -14,8 +14,9 @@ import (
 	"sync/atomic"
 	"text/tabwriter"
 
-	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
 // standardURL is the site that commands use where nothing else is said: the private one of example.Caddyfile.

@@ -221,16 +221,7 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 
 // bounds says how long a client may take nothing.
 func (h *Handler) bounds(r *http.Request) transport.Bounds {
-	return transport.Bounds{Timeout: h.writeTimeout(r), Conn: conn.Of(r), Exit: h.app.registry.closing.Done()}
-}
-
-// writeTimeout is how long a client may take nothing, which the server may limit, too.
-func (h *Handler) writeTimeout(r *http.Request) time.Duration {
-	limit := time.Duration(h.app.WriteTimeout)
-	if server := conn.ServerOf(r); server != nil && server.WriteIdleTimeout > 0 {
-		limit = min(limit, time.Duration(server.WriteIdleTimeout))
-	}
-	return limit
+	return transport.Bounds{Timeout: conn.WriteTimeout(r, time.Duration(h.app.WriteTimeout)), Conn: conn.Of(r), Exit: h.app.registry.closing.Done()}
 }
 
 // parseRead reads what a request on /read asks for.

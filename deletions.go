@@ -3,8 +3,9 @@ package megaphone
 import (
 	"sync"
 
-	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"go.uber.org/zap"
+
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 )
 
 // A deletionQueue has the deletions that wait for handlers of Caddy's event: these may take their time, and the

@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
+	"github.com/caddy-megaphone/megaphone/internal/direct"
 )
 
 func init() {
@@ -119,7 +120,7 @@ type App struct {
 	unloaded  chan struct{}            // closed when another configuration takes the place of this one, or none
 	unload    func()                   // closes it
 	streams   delivery.DetachedStreams // is told then
-	direct    directConns
+	direct    direct.Conns
 }
 
 // CaddyModule returns the Caddy module information. Caddy asks for it with each event, while the App may change, so it
@@ -134,7 +135,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.unload = sync.OnceFunc(func() {
 		close(a.unloaded)
 		go a.streams.Wake()
-		a.direct.end()
+		a.direct.End()
 	})
 	a.setDefaults()
 	var err error
@@ -189,7 +190,7 @@ func (a *App) isOver() bool {
 // close ends all reads and waits.
 func (a *App) close() {
 	a.registry.Close()
-	a.direct.end()
+	a.direct.End()
 }
 
 // Start implements [caddy.App].

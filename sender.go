@@ -14,12 +14,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.uber.org/zap"
+
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 )
 
 // A sender has the queue of one webhook, and brings what is in it to the receiver, in order, a batch at a time. All
