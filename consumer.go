@@ -115,12 +115,12 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 	// A server that shuts down tells the client that the connection ends, but not the handler.
 	if f.Start() == nil && !app.isOver() && f.Detach(w, r) {
 		app.registry.sockets.Add(1)
-		app.registry.metrics.detached.Inc()
+		app.registry.metrics.Detached.Inc()
 		app.streams.Add(f)
 		own := *o.rec // the other one belongs to the request, which is over
 		o.rec, o.release = &own, func() {
 			app.registry.sockets.Add(-1)
-			app.registry.metrics.detached.Dec()
+			app.registry.metrics.Detached.Dec()
 			app.streams.Remove(f)
 		}
 		f.MayPark(o.deliverDetached)

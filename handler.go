@@ -103,7 +103,7 @@ func (h *Handler) directOptions() direct.Options {
 		WriteTimeout:   time.Duration(h.app.WriteTimeout),
 		Logger:         h.logger,
 		Conns:          &h.app.direct,
-		Count:          h.app.registry.metrics.direct,
+		Count:          h.app.registry.metrics.Direct,
 		Over:           h.app.isOver,
 		First: func(handler caddyhttp.MiddlewareHandler) direct.Answer {
 			other, ok := handler.(*Handler)
@@ -232,7 +232,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, rec *record, er
 func (h *Handler) noteRefusal(rec *record, err error) *httpjson.Error {
 	e := httpjson.ErrorOf(err)
 	rec.code = e.Code
-	h.app.registry.metrics.refused.WithLabelValues(rec.endpoint.String(), e.Code).Inc()
+	h.app.registry.metrics.Refused.WithLabelValues(rec.endpoint.String(), e.Code).Inc()
 	h.noteLimit(err, 1)
 	if e.Status >= http.StatusInternalServerError && e.Cause != nil {
 		h.logger.Error("request failed", zap.Stringer("endpoint", rec.endpoint), zap.Error(err))

@@ -169,7 +169,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.acquireRegistry(ctx); err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
-	if err := a.registry.metrics.register(ctx.GetMetricsRegistry(), a.limits, a.MetricsCompat); err != nil {
+	if err := a.registry.metrics.Register(ctx.GetMetricsRegistry(), a.limits, a.MetricsCompat); err != nil {
 		return err
 	}
 	return a.provisionWebhooks()
