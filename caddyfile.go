@@ -9,13 +9,15 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/caddy-megaphone/megaphone/internal/transport"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-megaphone/megaphone/internal/metrics"
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 func init() {
@@ -182,6 +184,33 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err := noBlock(d, name); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// unmarshalMetricsCompat sets up the old names from their setting in the global option.
+func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
+	const example = "caddy_megaphone_channels_created_total"
+	if d.NextArg() {
+		return d.Errf("metrics_compat takes a block and no value: write lines such as <old name> %s into its block, and leave %q out",
+			example, d.Val())
+	}
+	a.MetricsCompat = map[string]string{}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		if _, ok := a.MetricsCompat[name]; ok {
+			return errRepeated(d, name)
+		}
+		old := setting{func(metric string) error {
+			a.MetricsCompat[name] = metric
+			return metrics.CheckOldName(name, metric, a.MetricsCompat)
+		}, example}
+		if err := old.parse(d, name); err != nil {
+			return err
+		}
+	}
+	if len(a.MetricsCompat) == 0 {
+		return d.Errf("metrics_compat names no metric: write lines such as <old name> %s into its block, or leave it out", example)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package megaphone
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,8 +15,9 @@ import (
 	"sync/atomic"
 	"text/tabwriter"
 
-	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
 // standardURL is the site that commands use where nothing else is said: the private one of example.Caddyfile.
@@ -84,7 +86,7 @@ func (s *site) do(ctx context.Context, method, path string, header http.Header, 
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
 	r, err := http.NewRequestWithContext(traced, method, s.base+path, body)
 	if err != nil {
-		return nil, withoutURL(err)
+		return nil, hideURL(err)
 	}
 	r.Header = s.header.Clone()
 	maps.Copy(r.Header, header)
@@ -94,7 +96,7 @@ func (s *site) do(ctx context.Context, method, path string, header http.Header, 
 	}
 	response, err := s.client.Do(r)
 	if err != nil {
-		err = fmt.Errorf("the site %s is not reachable: %w", s.name, withoutURL(err))
+		err = fmt.Errorf("the site %s is not reachable: %w", s.name, hideURL(err))
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -123,6 +125,14 @@ func (s *site) do(ctx context.Context, method, path string, header http.Header, 
 		err = &uncertainError{err}
 	}
 	return nil, err
+}
+
+// hideURL returns an error of [http.Client] without the URL, which may have a password.
+func hideURL(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return err
 }
 
 // text is like do for a reply of JSON, and returns it.

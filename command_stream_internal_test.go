@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"io"
 	"net/http"
 	"net/http/httptrace"
@@ -14,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
 // An ingestStub takes the place of a site. A request that brings nothing for a minute is cut off there.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/delivery"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
@@ -38,18 +39,18 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 		return err
 	}
 	defer o.close()
-	o.pass()
+	o.delivery.Deliver()
 	return nil
 }
 
 // An openRead is a read that has begun.
 type openRead struct {
-	handler *Handler
-	feed    *feed
-	read    readRequest
-	rec     *record
-	ended   func(*record) // counts its end
-	release func()        // lets go what it holds of the server
+	handler  *Handler
+	delivery *delivery.Delivery
+	read     readRequest
+	rec      *record
+	ended    func(*record) // counts its end
+	release  func()        // lets go what it holds of the server
 }
 
 // openRead begins a read. It returns nil if there was an error, or if the read is nothing to wait for: it is done, or has
@@ -101,66 +102,64 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 		h.servePoll(w, r, sub, read.poll, rec)
 		return nil, nil
 	}
-	o := &openRead{handler: h, feed: h.newFeed(w, r, read.kind, sub, follows), read: read, rec: rec, ended: ended}
+	o := &openRead{handler: h, delivery: h.newDelivery(w, r, read.kind, sub, follows), read: read, rec: rec, ended: ended}
 	waits := o.start(w, r)
 	goesOn = true
 	return waits, nil
 }
 
-// start begins the response. If the read can do without its handler it goes on by itself, and start returns nil.
+// start begins the response. If the read can do without its handler, it goes on by itself and start returns nil.
 func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
-	shared, f := o.handler.app.registry, o.feed
+	app, f := o.handler.app, o.delivery
 	socket.LimitUnsent(conn.Of(r))
 	// A server that shuts down tells the client that the connection ends, but not the handler.
-	if f.start() == nil && !o.handler.app.isOver() && detach(f.transport, w, r, f.wake) {
-		shared.sockets.Add(1)
-		shared.metrics.detached.Inc()
-		streams := &o.handler.app.streams
-		if f.unloaded != nil {
-			streams.add(f)
-		}
-		own := *o.rec // the other is the request's, which is over
+	if f.Start() == nil && !app.isOver() && f.Detach(w, r) {
+		app.registry.sockets.Add(1)
+		app.registry.metrics.Detached.Inc()
+		app.streams.Add(f)
+		own := *o.rec // the other one belongs to the request, which is over
 		o.rec, o.release = &own, func() {
-			shared.sockets.Add(-1)
-			shared.metrics.detached.Dec()
-			streams.remove(f)
+			app.registry.sockets.Add(-1)
+			app.registry.metrics.Detached.Dec()
+			app.streams.Remove(f)
 		}
-		f.mayPark(o.passDetached)
-		if !f.park() {
-			go o.passDetached()
+		f.MayPark(o.deliverDetached)
+		if !f.Park() {
+			go o.deliverDetached()
 		}
 		return nil
 	}
 	if o.read.kind == transport.KindWebSocket {
-		shared.sockets.Add(1)
-		o.release = func() { shared.sockets.Add(-1) }
+		app.registry.sockets.Add(1)
+		o.release = func() { app.registry.sockets.Add(-1) }
 	} else {
-		o.release = shared.cutOffWriting(w, r)
+		o.release = app.registry.cutOffWriting(w, r)
 	}
 	return o
 }
 
-// newFeed returns what passes the messages of a subscription on.
-func (h *Handler) newFeed(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription, follows bool) *feed {
+// newDelivery returns the delivery of a subscription's messages.
+func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription, follows bool) *delivery.Delivery {
 	t, duration := h.newTransport(w, r, kind, sub)
-	f := &feed{
-		sub:          sub,
-		transport:    t,
-		receipts:     newReceipts(r, h.app.limits.InFlight),
-		duration:     duration,
-		heartbeat:    time.Duration(h.app.Heartbeat),
-		writeTimeout: time.Duration(h.app.WriteTimeout),
-		unloaded:     h.app.unloaded,
-		follows:      follows,
+	o := delivery.Options{
+		Subscription: sub,
+		Transport:    t,
+		Request:      r,
+		Window:       h.app.limits.InFlight,
+		Duration:     duration,
+		Heartbeat:    time.Duration(h.app.Heartbeat),
+		WriteTimeout: time.Duration(h.app.WriteTimeout),
+		Unloaded:     h.app.unloaded,
+		Follows:      follows,
 	}
 	if kind == transport.KindNDJSON {
-		f.heartbeat, f.unloaded = 0, nil
+		o.Heartbeat, o.Unloaded = 0, nil
 	}
-	return f
+	return delivery.New(o)
 }
 
-// passDetached does what a handler does that has returned, until the read is parked or has ended.
-func (o *openRead) passDetached() {
+// deliverDetached does the work of a handler that has returned, until the read is parked or has ended.
+func (o *openRead) deliverDetached() {
 	parked := false
 	defer func() {
 		if fault := recover(); fault != nil { // as net/http does for handlers
@@ -170,39 +169,17 @@ func (o *openRead) passDetached() {
 			o.close()
 		}
 	}()
-	parked = o.pass()
-}
-
-// pass passes messages on until the read is parked, which it reports, or has ended.
-func (o *openRead) pass() (parked bool) {
-	f := o.feed
-	why, how := transport.Broken, broker.EndFault // of a panic
-	defer func() {
-		if parked {
-			return // somebody else may have it by now
-		}
-		f.sub.End(how)
-		o.rec.messages = f.sent
-		o.rec.ended(why)
-		f.transport.End(why)
-	}()
-	if why, parked = f.run(); parked {
-		return true
-	}
-	how = f.how(why)
-	o.log(why)
-	return false
-}
-
-func (o *openRead) log(why transport.Reason) {
-	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
-		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
-			zap.Stringer("reason", why), zap.Int("messages", o.feed.sent))
-	}
+	parked = o.delivery.Deliver()
 }
 
 // close follows the end of the read.
 func (o *openRead) close() {
+	o.rec.messages = o.delivery.Sent()
+	o.rec.ended(o.delivery.Reason())
+	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
+		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
+			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()))
+	}
 	o.release()
 	o.ended(o.rec)
 }
@@ -244,16 +221,7 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 
 // bounds says how long a client may take nothing.
 func (h *Handler) bounds(r *http.Request) transport.Bounds {
-	return transport.Bounds{Timeout: h.writeTimeout(r), Conn: conn.Of(r), Exit: h.app.registry.closing.Done()}
-}
-
-// writeTimeout is how long a client may take nothing, which the server may limit, too.
-func (h *Handler) writeTimeout(r *http.Request) time.Duration {
-	limit := time.Duration(h.app.WriteTimeout)
-	if server := conn.ServerOf(r); server != nil && server.WriteIdleTimeout > 0 {
-		limit = min(limit, time.Duration(server.WriteIdleTimeout))
-	}
-	return limit
+	return transport.Bounds{Timeout: conn.WriteTimeout(r, time.Duration(h.app.WriteTimeout)), Conn: conn.Of(r), Exit: h.app.registry.closing.Done()}
 }
 
 // parseRead reads what a request on /read asks for.
@@ -358,7 +326,7 @@ func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub broker.S
 	rec.messages = len(lines)
 	rec.ended(transport.Complete)
 	if err := sub.Err(); err != nil && len(lines) == 0 {
-		rec.ended(overReason(err))
+		rec.ended(delivery.ReasonOf(err))
 	}
 	// Given free before the reply: the client's next poll may come before this call returns.
 	sub.End(broker.EndClean)

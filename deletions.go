@@ -3,8 +3,10 @@ package megaphone
 import (
 	"sync"
 
-	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"go.uber.org/zap"
+
+	"github.com/caddy-megaphone/megaphone/internal/warning"
+	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
 // A deletionQueue has the deletions that wait for handlers of Caddy's event: these may take their time, and the
@@ -22,7 +24,7 @@ type deletionQueue struct {
 // A deletionBatch is some deletions, or a mark that tells how far the handlers are.
 type deletionBatch struct {
 	app     *App // the one that announced at that time
-	notices []notice
+	notices []webhook.Event
 	reached chan<- struct{} // of a mark: is closed
 }
 
@@ -114,7 +116,7 @@ func (s *registry) emitBatch(batch deletionBatch) {
 	}
 	lost := 0
 	for i := range batch.notices {
-		if !s.emit(channelDeleted, &batch.notices[i], batch.app, (*App).emitApart) {
+		if !s.emit(webhook.ChannelDeleted, &batch.notices[i], batch.app, (*App).emitApart) {
 			lost++
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
 // TestAllDeletionsThatAreLostAreLogged: a line in ten seconds is enough while handlers are too slow, but in the end the
@@ -28,7 +29,7 @@ func TestAllDeletionsThatAreLostAreLogged(t *testing.T) {
 		synctest.Wait() // it is waiting for a batch
 		fill(maxDeletions)
 		for n := range 5 {
-			q.add(deletionBatch{app: app, notices: deletions(1 + n)})
+			q.add(deletionBatch{app: app, notices: make([]webhook.Event, 1+n)})
 		}
 		fill(0)
 		<-q.mark()

@@ -23,7 +23,7 @@ func handlerWaits() bool {
 func waitingReads() int {
 	stacks := make([]byte, 1<<20)
 	text := string(stacks[:runtime.Stack(stacks, true)])
-	return strings.Count(text, "(*feed).run(") + strings.Count(text, "(*clientWatch).") + strings.Count(text, "transport.(*listener).")
+	return strings.Count(text, "(*Delivery).run(") + strings.Count(text, "(*clientWatch).") + strings.Count(text, "transport.(*listener).")
 }
 
 func TestADetachedReadThatIsIdleHasNoGoroutine(t *testing.T) {

@@ -466,7 +466,7 @@ func TestAWriteDuringAReloadTakesNothingOver(t *testing.T) {
 	client.writes(c, numbered(0, enough-1)...)
 	request := writeRequest(c.ProducerAddress, "7")
 	client.send(request[:len(request)-1])
-	s.eventually(func() bool { return s.runs("readBody(") })
+	s.eventually(func() bool { return s.runs("ReadBody(") })
 	loaded := make(chan error, 1)
 	go func() { loaded <- s.load("megaphone {\nheartbeat 14s\n}", "megaphone") }()
 	idle.wantsEnd() // the old configuration's server shuts down
@@ -490,5 +490,5 @@ func TestARequestThatIsNotCompleteWhenTheConfigurationIsReplacedDelaysNothing(t 
 		t.Fatal(err)
 	}
 	client.wantsEnd()
-	s.eventually(func() bool { return !s.runs("(*directConn).serve(") })
+	s.eventually(func() bool { return !s.runs("(*producerConn).serve(") })
 }

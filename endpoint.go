@@ -39,9 +39,12 @@ var permissionNames = []string{"create", "write", "read", "exists", "manage", "h
 // standardPermissions are those of a site that names none.
 var standardPermissions = permissionNames[:4]
 
-// String is the endpoint's name in the log.
+// endpointNames are the names of endpoints in logs and metrics.
+var endpointNames = []string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health", "ui"}
+
+// String returns the endpoint's name in logs and metrics.
 func (e endpoint) String() string {
-	return [...]string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health", "ui"}[e]
+	return endpointNames[e]
 }
 
 var (

@@ -9,39 +9,19 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
-// The names of what is announced (protocol.md 2.7). Caddy's events have "megaphone." before them.
-const (
-	channelCreated     = "channel_created"
-	channelDeleted     = "channel_deleted"
-	readerConnected    = "reader_connected"
-	readerDisconnected = "reader_disconnected"
-)
-
-var eventNames = []string{channelCreated, channelDeleted, readerConnected, readerDisconnected}
-
-// A notice is one thing to announce.
-type notice struct {
-	channel     string // its consumer address
-	at          time.Time
-	reason      broker.EndReason // of a deletion
-	undelivered int              // of a deletion
-	transport   string           // of a reader
-	endedBy     string           // of a reader that has left
-	messages    int              // that it was sent
-}
-
-// data is what a handler of Caddy's event gets.
-func (n *notice) data(event string) map[string]any {
-	data := map[string]any{"channel": n.channel}
+// eventData is what a handler of Caddy's event gets.
+func eventData(event string, n *webhook.Event) map[string]any {
+	data := map[string]any{"channel": n.Channel}
 	switch event {
-	case channelDeleted:
-		data["reason"], data["undelivered"] = n.reason.String(), n.undelivered
-	case readerConnected:
-		data["transport"] = n.transport
-	case readerDisconnected:
-		data["transport"], data["ended_by"], data["messages"] = n.transport, n.endedBy, n.messages
+	case webhook.ChannelDeleted:
+		data["reason"], data["undelivered"] = n.Reason.String(), n.Undelivered
+	case webhook.ReaderConnected:
+		data["transport"] = n.Transport
+	case webhook.ReaderDisconnected:
+		data["transport"], data["ended_by"], data["messages"] = n.Transport, n.EndedBy, n.Messages
 	}
 	return data
 }
@@ -90,7 +70,7 @@ func (l *activeApps) choose() {
 	}
 	a := l.apps[0]
 	for _, hook := range a.Webhooks {
-		hook.sender.settings.Store(hook)
+		hook.sender.Configure(hook.settings)
 	}
 	l.current.Store(a)
 }
@@ -98,16 +78,16 @@ func (l *activeApps) choose() {
 // announceDeletions is told by the registry what was deleted.
 func (s *registry) announceDeletions(deletions []broker.Deletion) {
 	a := s.active.current.Load()
-	if a == nil || !a.announces(channelDeleted) {
+	if a == nil || !a.announces(webhook.ChannelDeleted) {
 		return
 	}
 	now := time.Now()
-	notices := make([]notice, len(deletions))
+	notices := make([]webhook.Event, len(deletions))
 	for i, d := range deletions {
-		notices[i] = notice{channel: d.Consumer(), at: now, reason: d.Reason, undelivered: d.Undelivered}
+		notices[i] = webhook.Event{Channel: d.Consumer(), At: now, Reason: d.Reason, Undelivered: d.Undelivered}
 	}
-	a.post(channelDeleted, notices)
-	if a.handles(channelDeleted) {
+	a.post(webhook.ChannelDeleted, notices)
+	if a.handles(webhook.ChannelDeleted) {
 		s.deletions.add(deletionBatch{app: a, notices: notices})
 	}
 }
@@ -124,7 +104,7 @@ func (a *App) leaveAnnouncing() (left bool) {
 	a.registry.flushDeletions()
 	successor := a.registry.active.replace(a)
 	a.registry.guardHeap()
-	a.finishes = a.hasHandlers(channelDeleted) && (successor == nil || !successor.hasHandlers(channelDeleted))
+	a.finishes = a.hasHandlers(webhook.ChannelDeleted) && (successor == nil || !successor.hasHandlers(webhook.ChannelDeleted))
 	return successor != nil
 }
 
@@ -158,16 +138,16 @@ func (a *App) announces(event string) bool {
 }
 
 // emit runs the handlers of Caddy's event, and reports whether they have run before the configuration was unloaded.
-func (a *App) emit(event string, n *notice) (done bool) {
+func (a *App) emit(event string, n *webhook.Event) (done bool) {
 	if !a.handles(event) || a.ctx.Err() != nil {
 		return false
 	}
-	a.events.Emit(a.ctx, "megaphone."+event, n.data(event))
+	a.events.Emit(a.ctx, "megaphone."+event, eventData(event, n))
 	return a.ctx.Err() == nil
 }
 
 // emitApart is like emit, but leaves handlers to themselves that go on when the configuration is unloaded.
-func (a *App) emitApart(event string, n *notice) (done bool) {
+func (a *App) emitApart(event string, n *webhook.Event) (done bool) {
 	ended := make(chan bool, 1)
 	go func() { ended <- a.emit(event, n) }()
 	select {
@@ -184,7 +164,7 @@ func (a *App) emitApart(event string, n *notice) (done bool) {
 
 // emit runs the handlers that the configuration has which announces, or else those of a. If it is unloaded meanwhile,
 // those of the next one run. The function run is App.emit or one like it.
-func (s *registry) emit(event string, n *notice, a *App, run func(*App, string, *notice) bool) (done bool) {
+func (s *registry) emit(event string, n *webhook.Event, a *App, run func(*App, string, *webhook.Event) bool) (done bool) {
 	for {
 		current := s.active.current.Load()
 		lacks := current == nil || !current.hasHandlers(event) && a.hasHandlers(event)
@@ -198,37 +178,37 @@ func (s *registry) emit(event string, n *notice, a *App, run func(*App, string, 
 }
 
 // post gives notices to the webhooks for an event.
-func (a *App) post(event string, notices []notice) {
+func (a *App) post(event string, notices []webhook.Event) {
 	for _, hook := range a.Webhooks {
 		if hook.Event == event {
-			hook.sender.enqueue(notices)
+			hook.sender.Enqueue(notices)
 		}
 	}
 }
 
 // announce tells whoever wants to know.
-func (a *App) announce(event string, n notice) {
+func (a *App) announce(event string, n webhook.Event) {
 	b := a.announcer()
 	if !b.announces(event) {
 		return
 	}
-	n.at = time.Now()
-	b.post(event, []notice{n})
+	n.At = time.Now()
+	b.post(event, []webhook.Event{n})
 	a.registry.emit(event, &n, b, (*App).emit)
 }
 
 func (a *App) announceCreated(consumer string) {
-	a.announce(channelCreated, notice{channel: consumer})
+	a.announce(webhook.ChannelCreated, webhook.Event{Channel: consumer})
 }
 
 // reading counts and announces a read; the returned function does so with its end, of which the record tells.
 func (h *Handler) reading(read readRequest) (ended func(rec *record)) {
-	counted := h.app.registry.metrics.reading(read.kind)
-	h.app.announce(readerConnected, notice{channel: read.consumer, transport: read.kind.String()})
+	counted := h.app.registry.metrics.Reading(read.kind)
+	h.app.announce(webhook.ReaderConnected, webhook.Event{Channel: read.consumer, Transport: read.kind.String()})
 	return func(rec *record) {
 		counted()
-		h.app.announce(readerDisconnected, notice{
-			channel: read.consumer, transport: read.kind.String(), endedBy: rec.endedBy, messages: rec.messages,
+		h.app.announce(webhook.ReaderDisconnected, webhook.Event{
+			Channel: read.consumer, Transport: read.kind.String(), EndedBy: rec.endedBy, Messages: rec.messages,
 		})
 	}
 }

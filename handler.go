@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/direct"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -54,6 +56,7 @@ type Handler struct {
 
 	app     *App
 	logger  *zap.Logger
+	direct  direct.Options
 	serves  [endpointCount]bool
 	offers  [transport.KindCount]bool
 	origins origins
@@ -84,10 +87,37 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.offers[slices.Index(transport.KindNames, name)] = true
 	}
 	h.origins = parseOrigins(h.CORSOrigins)
+	h.direct = h.directOptions()
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		server.RegisterConnContext(conn.With)
 	}
 	return nil
+}
+
+// directOptions are for writes that do without this handler.
+func (h *Handler) directOptions() direct.Options {
+	return direct.Options{
+		Broker:         h.app.broker,
+		Limits:         h.app.limits,
+		MaxMessageSize: h.app.MaxMessageSize,
+		WriteTimeout:   time.Duration(h.app.WriteTimeout),
+		Logger:         h.logger,
+		Conns:          &h.app.direct,
+		Count:          h.app.registry.metrics.Direct,
+		Over:           h.app.isOver,
+		First: func(handler caddyhttp.MiddlewareHandler) direct.Answer {
+			other, ok := handler.(*Handler)
+			switch {
+			case !ok:
+				return direct.Unknown
+			case other == h:
+				return direct.Yes
+			case !other.serves[writeEndpoint]:
+				return direct.No
+			}
+			return direct.Unknown
+		},
+	}
 }
 
 func orAll(chosen, all []string) []string {
@@ -202,7 +232,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, rec *record, er
 func (h *Handler) noteRefusal(rec *record, err error) *httpjson.Error {
 	e := httpjson.ErrorOf(err)
 	rec.code = e.Code
-	h.app.registry.metrics.refused.WithLabelValues(rec.endpoint.String(), e.Code).Inc()
+	h.app.registry.metrics.Refused.WithLabelValues(rec.endpoint.String(), e.Code).Inc()
 	h.noteLimit(err, 1)
 	if e.Status >= http.StatusInternalServerError && e.Cause != nil {
 		h.logger.Error("request failed", zap.Stringer("endpoint", rec.endpoint), zap.Error(err))

@@ -37,7 +37,7 @@ func (h *Handler) noteLimit(err error, n int) {
 		return
 	}
 	s := h.app.registry
-	s.metrics.limitHits[limit].Add(float64(n))
+	s.metrics.LimitHits[limit].Add(float64(n))
 	if n := s.warnings[limit].Due(n); n > 0 {
 		h.logger.Warn("a limit was reached, requests are refused", zap.String("setting", limit), zap.Int64("refused", n))
 	}

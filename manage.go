@@ -2,10 +2,11 @@ package megaphone
 
 import (
 	"encoding/json"
-	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
 // A channelState is what may be known of a channel by who has one of its addresses (protocol.md 2.9).

@@ -20,6 +20,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/delivery"
+	"github.com/caddy-megaphone/megaphone/internal/direct"
 )
 
 func init() {
@@ -112,13 +114,13 @@ type App struct {
 	broker        broker.Broker
 	limits        broker.Limits
 
-	brokerKey string        // of the registry in registries, if acquired
-	acquired  bool          // whether this App has a reference there
-	finishes  bool          // whether Stop waits for handlers of Caddy's event that no other configuration has
-	unloaded  chan struct{} // closed when another configuration takes the place of this one, or none
-	unload    func()        // closes it
-	streams   moves         // is told then
-	direct    directConns
+	brokerKey string                   // of the registry in registries, if acquired
+	acquired  bool                     // whether this App has a reference there
+	finishes  bool                     // whether Stop waits for handlers of Caddy's event that no other configuration has
+	unloaded  chan struct{}            // closed when another configuration takes the place of this one, or none
+	unload    func()                   // closes it
+	streams   delivery.DetachedStreams // is told then
+	direct    direct.Conns
 }
 
 // CaddyModule returns the Caddy module information. Caddy asks for it with each event, while the App may change, so it
@@ -132,8 +134,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.unloaded = ctx, ctx.Logger(), make(chan struct{})
 	a.unload = sync.OnceFunc(func() {
 		close(a.unloaded)
-		go a.streams.wake()
-		a.direct.end()
+		go a.streams.Wake()
+		a.direct.End()
 	})
 	a.setDefaults()
 	var err error
@@ -167,7 +169,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.acquireRegistry(ctx); err != nil {
 		return fmt.Errorf("broker: %w", err)
 	}
-	if err := a.registry.metrics.register(ctx.GetMetricsRegistry(), a.limits, a.MetricsCompat); err != nil {
+	if err := a.registry.metrics.Register(ctx.GetMetricsRegistry(), a.limits, a.MetricsCompat); err != nil {
 		return err
 	}
 	return a.provisionWebhooks()
@@ -188,7 +190,7 @@ func (a *App) isOver() bool {
 // close ends all reads and waits.
 func (a *App) close() {
 	a.registry.Close()
-	a.direct.end()
+	a.direct.End()
 }
 
 // Start implements [caddy.App].

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/direct"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -97,7 +98,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 		return err
 	}
 	rec.messages = 1
-	if !h.takeOverWrites(w, r) {
+	if !direct.Hijack(w, r, &h.direct) {
 		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
 	return nil

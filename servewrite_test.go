@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+	"github.com/caddy-megaphone/megaphone/internal/delivery"
 )
 
 // BenchmarkServeWrite: a write as the handler sees it, without what Caddy and net/http do before and after.
@@ -53,7 +54,7 @@ func writer(tb testing.TB) func() {
 			tb.Fatal(err)
 		}
 		<-sub.Ready()
-		ms, _ = sub.Take(ms[:0], maxTake)
+		ms, _ = sub.Take(ms[:0], delivery.MaxTake)
 		taken += len(ms)
 		sub.Received(taken)
 	}

@@ -91,6 +91,9 @@ func (a *App) Validate() error {
 	if a.Webhooks != nil && len(a.Webhooks) == 0 {
 		return errEmptyList("webhooks", "none")
 	}
+	if a.MetricsCompat != nil && len(a.MetricsCompat) == 0 {
+		return errEmptyList("metrics_compat", "none")
+	}
 	return a.checkNumbers()
 }
 

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-megaphone/megaphone/internal/transport"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
 // documented returns the settings in the tables of a part of docs/settings.md, and their defaults as written there.

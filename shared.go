@@ -17,14 +17,17 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
+	"github.com/caddy-megaphone/megaphone/internal/metrics"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
+	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
 // A registry holds what outlives configurations: the Broker that keeps the channels, and what is counted beside it.
 type registry struct {
 	broker broker.Broker
 
-	metrics   *metrics
+	metrics   *metrics.Metrics
+	webhooks  *webhook.Metrics
 	warnings  warnings
 	active    activeApps
 	deletions deletionQueue
@@ -43,7 +46,10 @@ type registry struct {
 var registries = caddy.NewUsagePool()
 
 func newRegistry(b broker.Broker) *registry {
-	s := &registry{broker: b, metrics: newMetrics(b), warnings: newWarnings(limitNames), ends: make(chan struct{})}
+	hooks := webhook.NewMetrics(metrics.Name)
+	s := &registry{
+		broker: b, metrics: metrics.New(b, endpointNames, limitNames, hooks.Collectors()...), webhooks: hooks, warnings: newWarnings(limitNames), ends: make(chan struct{}),
+	}
 	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
 	s.closing, s.close = context.WithCancel(context.Background())
 	if b, ok := b.(broker.MemoryUser); ok {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
 // However many waits the exit has one after the other, all are over within a second.
@@ -15,7 +16,7 @@ func TestTheWaitsOfTheExitShareTheirTime(t *testing.T) {
 		time.Sleep(time.Minute)
 		s.Close()
 		began := time.Now()
-		for _, limit := range []time.Duration{maxExitEvents, maxFarewells, maxExitLinger} {
+		for _, limit := range []time.Duration{maxExitEvents, maxFarewells, webhook.MaxExitLinger} {
 			time.Sleep(s.exitTime(limit))
 		}
 		if took := time.Since(began); took < maxFarewells || took >= time.Second {

@@ -20,6 +20,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+	"github.com/caddy-megaphone/megaphone/internal/delivery"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -185,7 +186,7 @@ var waits = map[string]wait{
 	},
 	"events": {
 		start:    func(s *pipeServer) net.Conn { return s.get("/read/"+s.channel.Consumer, "Accept: text/event-stream") },
-		deadline: testStream, unloaded: maxSpread, status: [3]int{200, 200, 200},
+		deadline: testStream, unloaded: delivery.MaxSpread, status: [3]int{200, 200, 200},
 	},
 	"poll": {
 		start:    func(s *pipeServer) net.Conn { return s.get("/read/" + s.channel.Consumer + "?poll=15s") },
@@ -248,7 +249,7 @@ var waits = map[string]wait{
 			return client
 		},
 		noReply:  true,
-		deadline: testStream + farewell, deleted: farewell, unloaded: maxSpread + farewell, exit: farewell,
+		deadline: testStream + farewell, deleted: farewell, unloaded: delivery.MaxSpread + farewell, exit: farewell,
 	},
 }
 

@@ -3,15 +3,13 @@ package megaphone
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/internal/webhook"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.uber.org/zap"
 )
 
@@ -37,10 +35,8 @@ type Webhook struct {
 	// How many announcements wait for the receiver at most. Beyond, new ones are lost. Default: 100,000.
 	Queue int `json:"queue,omitempty"`
 
-	url    *url.URL
-	logger *zap.Logger
-	signer *standardwebhooks.Webhook // nil: no signature
-	sender *sender
+	settings *webhook.Settings
+	sender   *webhook.Sender
 }
 
 // senders hold the queues of all webhooks, by event and URL, so that reloads lose nothing.
@@ -59,14 +55,14 @@ func (a *App) provisionWebhooks() error {
 		}
 	}
 	for _, w := range a.Webhooks {
-		w.logger = a.logger
+		w.settings.Logger = func() *zap.Logger { return loadedLogger(a.logger) }
 		pooled, _, err := senders.LoadOrNew(w.key(), func() (caddy.Destructor, error) {
-			return newSender(w, &a.registry.metrics.webhooks), nil
+			return webhook.NewSender(w.Event, w.settings, a.registry.webhooks), nil
 		})
 		if err != nil {
 			return err
 		}
-		w.sender = pooled.(*sender)
+		w.sender = pooled.(*webhook.Sender)
 	}
 	return nil
 }
@@ -82,7 +78,7 @@ func (a *App) stopAnnouncing() {
 		}
 	}
 	if caddy.Exiting() {
-		lingering.wait(a.registry.exitTime(maxExitLinger))
+		webhook.Wait(a.registry.exitTime(webhook.MaxExitLinger))
 	}
 }
 
@@ -143,12 +139,15 @@ func (w *Webhook) provision() error {
 	if err := w.checkNumbers(); err != nil {
 		return err
 	}
+	w.settings = &webhook.Settings{
+		Timeout: time.Duration(w.Timeout), GiveUp: time.Duration(w.GiveUp), Queue: w.Queue,
+	}
 	var err error
-	if w.url, err = parseWebhookURL(w.URL); err != nil {
+	if w.settings.URL, err = webhook.ParseURL(w.URL); err != nil {
 		return err
 	}
 	if w.Secret != "" {
-		if w.signer, err = newSigner(w.Secret); err != nil {
+		if w.settings.Signer, err = webhook.NewSigner(w.Secret); err != nil {
 			return fmt.Errorf("secret: %w", err)
 		}
 	}
@@ -157,36 +156,13 @@ func (w *Webhook) provision() error {
 
 var (
 	errEmptySecret = errors.New("it is empty: leave it out for requests without a signature")
-	errSecret      = errors.New("it is not base64, with or without the prefix whsec_: " + // and stays secret
-		"use for example what `openssl rand -base64 24` prints")
 )
 
-func newSigner(secret string) (*standardwebhooks.Webhook, error) {
-	signer, err := standardwebhooks.NewWebhook(secret)
-	if err != nil || strings.TrimPrefix(secret, "whsec_") == "" {
-		return nil, errSecret
-	}
-	return signer, nil
-}
-
 func checkEvent(name string) error {
-	if !slices.Contains(eventNames, name) {
-		return fmt.Errorf("there is no event %q: name one of %s", name, strings.Join(eventNames, ", "))
+	if !slices.Contains(webhook.EventNames, name) {
+		return fmt.Errorf("there is no event %q: name one of %s", name, strings.Join(webhook.EventNames, ", "))
 	}
 	return nil
-}
-
-func parseWebhookURL(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return nil, errors.New("the URL must be a whole one, such as https://backend.example.com/hook")
-	}
-	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return nil, fmt.Errorf("there is no port %s: name one from 1 to 65535, or leave it out for that of %s", port, u.Scheme)
-		}
-	}
-	return u, nil
 }
 
 // unmarshalWebhook sets up a webhook from its setting in the global option.
@@ -200,7 +176,7 @@ func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 		return d.Errf("webhook: %v", err)
 	}
 	if !strings.Contains(w.URL, "{") {
-		if _, err := parseWebhookURL(w.URL); err != nil {
+		if _, err := webhook.ParseURL(w.URL); err != nil {
 			return d.Errf("webhook: %v", err)
 		}
 	}
@@ -240,6 +216,6 @@ func (w *Webhook) parseSecret(value string) error {
 	if strings.Contains(value, "{") {
 		return nil // has placeholders, which are replaced when the configuration is loaded
 	}
-	_, err := newSigner(value)
+	_, err := webhook.NewSigner(value)
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -103,4 +104,13 @@ func Innermost(w http.ResponseWriter) http.ResponseWriter {
 		}
 		w = wrapped.Unwrap()
 	}
+}
+
+// WriteTimeout returns how long the client of a request may take nothing: the given limit, or that of Caddy's server if it
+// is shorter.
+func WriteTimeout(r *http.Request, limit time.Duration) time.Duration {
+	if server := ServerOf(r); server != nil && server.WriteIdleTimeout > 0 {
+		return min(limit, time.Duration(server.WriteIdleTimeout))
+	}
+	return limit
 }

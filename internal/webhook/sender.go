@@ -1,4 +1,4 @@
-package megaphone
+package webhook
 
 import (
 	"bytes"
@@ -14,24 +14,27 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/internal/warning"
-	"github.com/caddyserver/caddy/v2"
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.uber.org/zap"
+
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 )
 
-// A sender has the queue of one webhook, and brings what is in it to the receiver, in order, a batch at a time. All
+// Configure changes the settings.
+func (s *Sender) Configure(settings *Settings) { s.settings.Store(settings) }
+
+// A Sender has the queue of one webhook, and brings what is in it to the receiver, in order, a batch at a time. All
 // configurations with the webhook share it; the settings are those of the one that announces.
-type sender struct {
+type Sender struct {
 	event    string
-	settings atomic.Pointer[Webhook]
-	metrics  *webhookMetrics
+	settings atomic.Pointer[Settings]
+	metrics  *Metrics
 	client   *http.Client
 
 	mu      sync.Mutex
-	queue   []notice
+	queue   []Event
 	ended   bool          // nobody takes from the queue any more
 	wake    chan struct{} // receives a value when the queue is not empty
 	dropped warning.Limiter
@@ -44,14 +47,12 @@ type sender struct {
 	done   chan struct{}
 }
 
-var _ caddy.Destructor = (*sender)(nil)
-
-// newSender returns a sender with its goroutine, which Destruct ends.
-func newSender(w *Webhook, m *webhookMetrics) *sender {
+// NewSender returns a sender with its goroutine, which Destruct ends.
+func NewSender(event string, settings *Settings, m *Metrics) *Sender {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 1
-	s := &sender{
-		event:   w.Event,
+	s := &Sender{
+		event:   event,
 		metrics: m,
 		client: &http.Client{
 			Transport: transport,
@@ -63,18 +64,18 @@ func newSender(w *Webhook, m *webhookMetrics) *sender {
 	}
 	s.ctx, s.giveUp = context.WithCancelCause(context.Background())
 	s.steady, s.hurry = context.WithCancelCause(s.ctx)
-	s.settings.Store(w)
+	s.settings.Store(settings)
 	// So that they are there from the start, as zero.
-	m.queued.WithLabelValues(s.event)
-	m.delivered.WithLabelValues(s.event)
-	m.lost.WithLabelValues(s.event)
-	m.failures.WithLabelValues(s.event)
+	m.Queued.WithLabelValues(s.event)
+	m.Delivered.WithLabelValues(s.event)
+	m.Lost.WithLabelValues(s.event)
+	m.Failures.WithLabelValues(s.event)
 	go s.run()
 	return s
 }
 
-// enqueue adds what is to be told, as far as there is room in the queue.
-func (s *sender) enqueue(notices []notice) {
+// Enqueue adds what is to be told, as far as there is room in the queue.
+func (s *Sender) Enqueue(notices []Event) {
 	limit := s.settings.Load().Queue
 	s.mu.Lock()
 	ended, room := s.ended, min(len(notices), max(0, limit-len(s.queue)))
@@ -82,14 +83,14 @@ func (s *sender) enqueue(notices []notice) {
 		room = 0
 	}
 	s.queue = append(s.queue, notices[:room]...)
-	s.metrics.queued.WithLabelValues(s.event).Add(float64(room))
+	s.metrics.Queued.WithLabelValues(s.event).Add(float64(room))
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 	if lost := len(notices) - room; lost > 0 {
-		s.metrics.lost.WithLabelValues(s.event).Add(float64(lost))
+		s.metrics.Lost.WithLabelValues(s.event).Add(float64(lost))
 		if lost := s.dropped.Due(lost); lost > 0 {
 			why := "the queue of a webhook is full: announcements are lost"
 			if ended {
@@ -101,21 +102,21 @@ func (s *sender) enqueue(notices []notice) {
 }
 
 // take removes the next batch from the queue.
-func (s *sender) take() []notice {
+func (s *Sender) take() []Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.next()
 }
 
 // takeLast is like take, but ends the queue if it is empty.
-func (s *sender) takeLast() []notice {
+func (s *Sender) takeLast() []Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = len(s.queue) == 0
 	return s.next()
 }
 
-func (s *sender) next() []notice {
+func (s *Sender) next() []Event {
 	n := 0
 	for size := bodyFrame; n < len(s.queue); n++ {
 		if size += s.queue[n].size(s.event); size > maxBody && n > 0 {
@@ -127,11 +128,11 @@ func (s *sender) next() []notice {
 	if len(s.queue) == 0 {
 		s.queue = nil // its memory is the batch's
 	}
-	s.metrics.queued.WithLabelValues(s.event).Sub(float64(len(batch)))
+	s.metrics.Queued.WithLabelValues(s.event).Sub(float64(len(batch)))
 	return batch
 }
 
-func (s *sender) run() {
+func (s *Sender) run() {
 	defer close(s.done)
 	defer s.client.CloseIdleConnections()
 	for {
@@ -152,21 +153,21 @@ func (s *sender) run() {
 }
 
 // deliver brings one batch to the receiver, or gives it up.
-func (s *sender) deliver(batch []notice) {
-	body, err := webhookBody(s.event, batch)
+func (s *Sender) deliver(batch []Event) {
+	body, err := encode(s.event, batch)
 	if err == nil {
 		err = s.send("msg_"+uuid.Must(uuid.NewV7()).String(), body, len(batch))
 	}
 	switch {
 	case err == nil:
-		s.metrics.delivered.WithLabelValues(s.event).Add(float64(len(batch)))
+		s.metrics.Delivered.WithLabelValues(s.event).Add(float64(len(batch)))
 	case errors.Is(err, errTooLarge) && len(batch) > 1:
 		s.logger().Warn("a webhook's request is too large for the receiver: smaller ones follow", zap.Int("announcements", len(batch)))
 		half := len(batch) / 2
 		s.deliver(batch[:half])
 		s.deliver(batch[half:])
 	default:
-		s.metrics.lost.WithLabelValues(s.event).Add(float64(len(batch)))
+		s.metrics.Lost.WithLabelValues(s.event).Add(float64(len(batch)))
 		s.logger().Error("a webhook failed: announcements are lost", zap.Error(err), zap.Int("lost", len(batch)))
 	}
 }
@@ -181,10 +182,10 @@ var (
 )
 
 // send makes one request, and repeats it until the receiver takes it, there is no use in that, or it is given up.
-func (s *sender) send(id string, body []byte, announcements int) error {
-	end := time.Now().Add(time.Duration(s.settings.Load().GiveUp))
+func (s *Sender) send(id string, body []byte, announcements int) error {
+	end := time.Now().Add(s.settings.Load().GiveUp)
 	if s.steady.Err() == nil {
-		err := s.repeat(s.steady, steady, end, id, body, announcements)
+		err := s.retry(s.steady, steady, end, id, body, announcements)
 		if !errors.Is(err, errHurry) {
 			return err
 		}
@@ -193,16 +194,16 @@ func (s *sender) send(id string, body []byte, announcements int) error {
 	if s.until.Before(end) {
 		end = s.until
 	}
-	return s.repeat(s.ctx, hasty, end, id, body, announcements)
+	return s.retry(s.ctx, hasty, end, id, body, announcements)
 }
 
-// repeat makes a request again and again, at least once, until a time or the end of ctx.
-func (s *sender) repeat(ctx context.Context, p pace, end time.Time, id string, body []byte, announcements int) error {
+// retry makes a request again and again, at least once, until a time or the end of ctx.
+func (s *Sender) retry(ctx context.Context, p pace, end time.Time, id string, body []byte, announcements int) error {
 	hastened := false
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := s.post(id, body)
 		if err != nil {
-			s.metrics.failures.WithLabelValues(s.event).Inc()
+			s.metrics.Failures.WithLabelValues(s.event).Inc()
 		}
 		left := time.Until(end)
 		if later, ok := errors.AsType[*backoff.RetryAfterError](err); ok && later.Duration > left && left > 0 && !hastened {
@@ -224,11 +225,11 @@ func (s *sender) repeat(ctx context.Context, p pace, end time.Time, id string, b
 const maxReplyRead = 64 << 10
 
 // post sends one request. Its error is permanent if there is no use in repeating it.
-func (s *sender) post(id string, body []byte) error {
+func (s *Sender) post(id string, body []byte) error {
 	hook := s.settings.Load()
-	ctx, cancel := context.WithTimeout(s.ctx, time.Duration(hook.Timeout))
+	ctx, cancel := context.WithTimeout(s.ctx, hook.Timeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, hook.URL, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, hook.URL.String(), bytes.NewReader(body))
 	if err != nil {
 		return backoff.Permanent(err)
 	}
@@ -238,8 +239,8 @@ func (s *sender) post(id string, body []byte) error {
 	r.Header.Set("Megaphone-Event", s.event)
 	r.Header.Set(standardwebhooks.HeaderWebhookID, id)
 	r.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))
-	if hook.signer != nil {
-		signature, err := hook.signer.Sign(id, now, body)
+	if hook.Signer != nil {
+		signature, err := hook.Signer.Sign(id, now, body)
 		if err != nil {
 			return backoff.Permanent(err)
 		}
@@ -248,7 +249,7 @@ func (s *sender) post(id string, body []byte) error {
 	response, err := s.client.Do(r)
 	if err != nil {
 		if ctx.Err() != nil && s.ctx.Err() == nil {
-			return fmt.Errorf("no answer within %v", time.Duration(hook.Timeout))
+			return fmt.Errorf("no answer within %v", hook.Timeout)
 		}
 		return errors.Join(context.Cause(s.ctx), withoutURL(err))
 	}
@@ -293,15 +294,15 @@ func withoutURL(err error) error {
 	return err
 }
 
-func (s *sender) logger() *zap.Logger {
+func (s *Sender) logger() *zap.Logger {
 	hook := s.settings.Load()
-	return loadedLogger(hook.logger).Named("webhook").With(zap.String("event", s.event), zap.String("host", hook.url.Host))
+	return hook.Logger().Named("webhook").With(zap.String("event", s.event), zap.String("host", hook.URL.Host))
 }
 
 // Destruct implements [caddy.Destructor]: no configuration has the webhook any more. What is in the queue is
 // brought to the receiver all the same, within bounds.
-func (s *sender) Destruct() error {
-	lingering.add(s)
+func (s *Sender) Destruct() error {
+	ending.add(s)
 	s.until = time.Now().Add(maxLinger)
 	s.hurry(errHurry)
 	time.AfterFunc(maxLinger, func() { s.giveUp(errGivenUp) })
@@ -311,8 +312,8 @@ func (s *sender) Destruct() error {
 const (
 	// maxLinger is how long a webhook that is not configured any more may take to finish.
 	maxLinger = 30 * time.Second
-	// maxExitLinger is how long webhooks may take when the process exits, if it has so long.
-	maxExitLinger = 500 * time.Millisecond
+	// MaxExitLinger is how long webhooks may take when the process exits, if it has so long.
+	MaxExitLinger = 500 * time.Millisecond
 )
 
 var (
@@ -320,19 +321,22 @@ var (
 	errHurry   = errors.New("the webhook is not configured any more")
 )
 
-// lingering are the senders that are finishing.
-var lingering lingerers
+// ending are the senders that are finishing.
+var ending finishing
 
-type lingerers struct {
+// Wait waits until all senders that are finishing have finished, within a time. What is left then counts as lost.
+func Wait(limit time.Duration) { ending.wait(limit) }
+
+type finishing struct {
 	mu      sync.Mutex
-	senders map[*sender]struct{}
+	senders map[*Sender]struct{}
 }
 
-func (l *lingerers) add(s *sender) {
+func (l *finishing) add(s *Sender) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.senders == nil {
-		l.senders = map[*sender]struct{}{}
+		l.senders = map[*Sender]struct{}{}
 	}
 	l.senders[s] = struct{}{}
 	go func() {
@@ -344,7 +348,7 @@ func (l *lingerers) add(s *sender) {
 }
 
 // wait waits until all senders have finished, within a time. What is left then counts as lost.
-func (l *lingerers) wait(limit time.Duration) {
+func (l *finishing) wait(limit time.Duration) {
 	l.mu.Lock()
 	senders := slices.Collect(maps.Keys(l.senders))
 	l.mu.Unlock()

@@ -1,4 +1,4 @@
-package megaphone
+package metrics
 
 import (
 	"testing"
@@ -21,7 +21,7 @@ func scraper(tb testing.TB) (scrape func()) {
 		}
 	}
 	registry := prometheus.NewPedanticRegistry()
-	if err := newMetrics(b).register(registry, brokerfixture.Limits, nil); err != nil {
+	if err := New(b, testEndpoints, testLimits).Register(registry, brokerfixture.Limits, nil); err != nil {
 		tb.Fatal(err)
 	}
 	return func() {

@@ -1,7 +1,7 @@
-// Package repeat recognises HTTP/1.1 requests that repeat an earlier one in all but the end of their path, their length
+// Package pattern recognises HTTP/1.1 requests that repeat an earlier one in all but the end of their path, their length
 // and their idempotency key. It is no parser of its own: what a request may look like is up to net/http, which has read
 // one whose other bytes are the same.
-package repeat
+package pattern
 
 import (
 	"bufio"

@@ -1,4 +1,4 @@
-package megaphone
+package delivery
 
 import (
 	"runtime"
@@ -31,9 +31,9 @@ const (
 	parked               // whoever makes it running goes on with it
 )
 
-// mayPark makes a read one that can be parked, if its subscription allows that. The transport must call wake when its
+// MayPark makes a read one that can be parked, if its subscription allows that. The transport must call wake when its
 // client is gone.
-func (f *feed) mayPark(resume func()) {
+func (f *Delivery) MayPark(resume func()) {
 	if sub, ok := f.sub.(broker.Notifier); ok {
 		p := &f.parking // wake may be called already
 		p.resume, p.sub, p.wake, p.check = resume, sub, f.wake, idleCheck
@@ -41,20 +41,20 @@ func (f *feed) mayPark(resume func()) {
 }
 
 // wake lets a read go on that is parked. It must be called in a goroutine of its own.
-func (f *feed) wake() {
+func (f *Delivery) wake() {
 	if p := &f.parking; !p.state.CompareAndSwap(parks, running) && p.state.CompareAndSwap(parked, running) {
 		p.timer.Stop()
 		p.resume()
 	}
 }
 
-// park lets a read wait without a goroutine, and reports whether it does. If so, somebody else may have it already.
-func (f *feed) park() bool {
+// Park lets a read wait without a goroutine, and reports whether it does. If so, somebody else may have it already.
+func (f *Delivery) Park() bool {
 	p := &f.parking
-	if p.resume == nil || !f.looks.IsZero() {
+	if p.resume == nil || !f.checkAt.IsZero() {
 		return false
 	}
-	wait := time.Until(f.next()) // only the goroutine that has the read changes that
+	wait := time.Until(f.nextDue()) // only the goroutine that has the read changes that
 	if wait <= 0 {
 		return false
 	}
@@ -77,7 +77,7 @@ func (f *feed) park() bool {
 }
 
 // waits reports whether none of what ends the read has come, apart from the subscription's end and the time.
-func (f *feed) waits() bool {
+func (f *Delivery) waits() bool {
 	select {
 	case <-f.transport.Gone():
 		return false
@@ -94,14 +94,14 @@ const idleCheck = 2 * time.Second
 
 // An idleness tells when a read is idle. It costs nothing for each message.
 type idleness struct {
-	feed *feed
+	feed *Delivery
 	sent int       // as it was at the last look
 	idle bool      // nothing had been sent then since the look before, or there was none
 	next time.Time // when to look again; zero: never
 }
 
 // newIdleness begins with an idle read: it may have been woken for something else than a message.
-func (f *feed) newIdleness() idleness {
+func (f *Delivery) newIdleness() idleness {
 	i := idleness{feed: f, sent: f.sent, idle: true}
 	if f.parking.check > 0 {
 		i.next = time.Now().Add(f.parking.check)
@@ -113,38 +113,42 @@ func (i *idleness) now() bool {
 	return i.idle && i.feed.sent == i.sent || i.feed.parking.check == 0
 }
 
-func (i *idleness) look(now time.Time) {
+func (i *idleness) check(now time.Time) {
 	if !i.next.IsZero() && !now.Before(i.next) {
 		i.idle, i.sent, i.next = i.feed.sent == i.sent, i.feed.sent, now.Add(i.feed.parking.check)
 	}
 }
 
-// moves is the detached streams of a configuration, which end soon when it is replaced.
-type moves struct {
-	mu    sync.Mutex
-	feeds map[*feed]struct{}
+// DetachedStreams is the detached streams of a configuration, which end soon when it is replaced.
+type DetachedStreams struct {
+	mu      sync.Mutex
+	streams map[*Delivery]struct{}
 }
 
-func (m *moves) add(f *feed) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.feeds == nil {
-		m.feeds = map[*feed]struct{}{}
+// Add adds a delivery, if it is to end when its configuration is replaced.
+func (m *DetachedStreams) Add(f *Delivery) {
+	if f.unloaded == nil {
+		return
 	}
-	m.feeds[f] = struct{}{}
-}
-
-func (m *moves) remove(f *feed) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.feeds, f)
+	if m.streams == nil {
+		m.streams = map[*Delivery]struct{}{}
+	}
+	m.streams[f] = struct{}{}
 }
 
-// wake lets all look at what has come to pass, a few at a time: each has a goroutine for a moment.
-func (m *moves) wake() {
+func (m *DetachedStreams) Remove(f *Delivery) {
 	m.mu.Lock()
-	feeds := make([]*feed, 0, len(m.feeds))
-	for f := range m.feeds {
+	defer m.mu.Unlock()
+	delete(m.streams, f)
+}
+
+// Wake lets all look at what has come to pass, a few at a time: each has a goroutine for a moment.
+func (m *DetachedStreams) Wake() {
+	m.mu.Lock()
+	feeds := make([]*Delivery, 0, len(m.streams))
+	for f := range m.streams {
 		feeds = append(feeds, f)
 	}
 	m.mu.Unlock()

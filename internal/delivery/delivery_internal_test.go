@@ -1,4 +1,4 @@
-package megaphone
+package delivery
 
 import (
 	"errors"
@@ -73,31 +73,31 @@ func (c *fakeClient) State() (acked uint64, queued int, err error) {
 	return c.acked, int(c.written - c.acked), nil
 }
 
-// A feedTest is a channel with a feed to a fake client.
-type feedTest struct {
+// A deliveryTest is a channel with a feed to a fake client.
+type deliveryTest struct {
 	*testing.T
 
 	registry  *memory.Broker
 	limits    broker.Limits
 	addresses broker.Addresses
 	client    *fakeClient
-	feed      feed
+	delivery  Delivery
 	unloaded  chan struct{}
-	streams   moves
+	streams   DetachedStreams
 }
 
-// testFeed runs a test in a bubble. The channel's buffer has room for 4 messages, and its window for 3.
-func testFeed(t *testing.T, test func(*feedTest)) {
+// testDelivery runs a test in a bubble. The channel's buffer has room for 4 messages, and its window for 3.
+func testDelivery(t *testing.T, test func(*deliveryTest)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f := &feedTest{T: t, registry: memory.New(), limits: brokerfixture.Limits, client: newFakeClient(), unloaded: make(chan struct{})}
+		f := &deliveryTest{T: t, registry: memory.New(), limits: brokerfixture.Limits, client: newFakeClient(), unloaded: make(chan struct{})}
 		defer f.registry.Close()
 		f.limits.Buffer, f.limits.InFlight, f.limits.Hold = 4, 3, 0
 		var err error
 		if f.addresses, err = f.registry.Create(t.Context(), "main", f.limits); err != nil {
 			t.Fatal(err)
 		}
-		f.feed = feed{
+		f.delivery = Delivery{
 			sub: f.subscribe(), transport: f.client, receipts: receipts{conn: f.client, patience: 1},
 			duration: time.Hour, writeTimeout: 10 * time.Second, unloaded: f.unloaded,
 		}
@@ -105,7 +105,7 @@ func testFeed(t *testing.T, test func(*feedTest)) {
 	})
 }
 
-func (f *feedTest) subscribe() broker.Subscription {
+func (f *deliveryTest) subscribe() broker.Subscription {
 	f.Helper()
 	sub, err := f.registry.Subscribe(f.Context(), f.addresses.Consumer, broker.SubscribeOptions{Limits: f.limits})
 	if err != nil {
@@ -115,7 +115,7 @@ func (f *feedTest) subscribe() broker.Subscription {
 }
 
 // publish publishes until the channel takes no more, and at most n messages. It returns how many.
-func (f *feedTest) publish(n int) int {
+func (f *deliveryTest) publish(n int) int {
 	f.Helper()
 	for i := range n {
 		err := f.registry.Publish(f.Context(), f.addresses.Producer, brokerfixture.Message(f), f.limits)
@@ -131,17 +131,17 @@ func (f *feedTest) publish(n int) int {
 }
 
 // run starts the feed and returns where its end is told.
-func (f *feedTest) run() <-chan transport.Reason {
+func (f *deliveryTest) run() <-chan transport.Reason {
 	ended := make(chan transport.Reason, 1)
 	go func() {
-		why, _ := f.feed.run()
+		why, _ := f.delivery.run()
 		ended <- why
 	}()
 	synctest.Wait()
 	return ended
 }
 
-func (f *feedTest) ends(ended <-chan transport.Reason, want transport.Reason) {
+func (f *deliveryTest) ends(ended <-chan transport.Reason, want transport.Reason) {
 	f.Helper()
 	if why := <-ended; why != want {
 		f.Errorf("the read ends as %v, want %v", why, want)
@@ -149,7 +149,7 @@ func (f *feedTest) ends(ended <-chan transport.Reason, want transport.Reason) {
 }
 
 // holds checks how many messages the channel has, pending and in flight.
-func (f *feedTest) holds(want int) {
+func (f *deliveryTest) holds(want int) {
 	f.Helper()
 	state, err := f.registry.State(f.Context(), f.addresses.Consumer)
 	if err != nil {
@@ -161,20 +161,20 @@ func (f *feedTest) holds(want int) {
 }
 
 func TestAStalledReaderIsCutOffAndLosesNothing(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
+	testDelivery(t, func(f *deliveryTest) {
 		ended := f.run()
 		if accepted := f.publish(100); accepted != 7 {
 			f.Fatalf("%d messages were accepted, want what buffer and window hold", accepted)
 		}
 		start := time.Now()
 		f.ends(ended, transport.Broken)
-		if took := time.Since(start); took != f.feed.writeTimeout {
+		if took := time.Since(start); took != f.delivery.writeTimeout {
 			f.Errorf("cut off after %v", took)
 		}
 		if f.client.looks > 60 {
 			f.Errorf("%d looks at a connection that stalls", f.client.looks)
 		}
-		f.feed.sub.End(f.feed.how(transport.Broken))
+		f.delivery.sub.End(f.delivery.endOf(transport.Broken))
 		f.holds(7)
 		if ms, _ := f.subscribe().Take(nil, 1<<20); len(ms) != 3 {
 			f.Errorf("%d messages come again", len(ms))
@@ -183,7 +183,7 @@ func TestAStalledReaderIsCutOffAndLosesNothing(t *testing.T) {
 }
 
 func TestAReaderThatAcknowledgesSlowlyIsKept(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
+	testDelivery(t, func(f *deliveryTest) {
 		ended := f.run()
 		accepted := f.publish(100)
 		const rounds = 30
@@ -203,7 +203,7 @@ func TestAReaderThatAcknowledgesSlowlyIsKept(t *testing.T) {
 }
 
 func TestAPlainReaderThatAcknowledgesIsNotSlowedDown(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
+	testDelivery(t, func(f *deliveryTest) {
 		f.client.acksAtOnce = true
 		ended := f.run()
 		start := time.Now()
@@ -217,20 +217,20 @@ func TestAPlainReaderThatAcknowledgesIsNotSlowedDown(t *testing.T) {
 
 func TestTheCleanEndWaitsForTheClientsMachine(t *testing.T) {
 	for name, test := range map[string]struct {
-		then   func(*feedTest) // 100 ms after the end has begun
+		then   func(*deliveryTest) // 100 ms after the end has begun
 		within time.Duration
 		how    broker.End
 	}{
 		"that has it all":        {nil, 0, broker.EndClean},
-		"that acknowledges":      {func(f *feedTest) { f.client.acknowledge(200) }, maxLastLook, broker.EndClean},
-		"that does not in time":  {func(*feedTest) {}, maxLastLook, broker.EndFault},
-		"that misses one":        {func(f *feedTest) { f.client.acknowledge(100) }, maxLastLook, broker.EndFault},
-		"that goes":              {func(f *feedTest) { close(f.client.gone) }, 100 * time.Millisecond, broker.EndFault},
-		"until the process ends": {func(f *feedTest) { f.registry.Close() }, 100 * time.Millisecond, broker.EndClean},
+		"that acknowledges":      {func(f *deliveryTest) { f.client.acknowledge(200) }, maxLastLook, broker.EndClean},
+		"that does not in time":  {func(*deliveryTest) {}, maxLastLook, broker.EndFault},
+		"that misses one":        {func(f *deliveryTest) { f.client.acknowledge(100) }, maxLastLook, broker.EndFault},
+		"that goes":              {func(f *deliveryTest) { close(f.client.gone) }, 100 * time.Millisecond, broker.EndFault},
+		"until the process ends": {func(f *deliveryTest) { f.registry.Close() }, 100 * time.Millisecond, broker.EndClean},
 	} {
 		t.Run(name, func(t *testing.T) {
-			testFeed(t, func(f *feedTest) {
-				f.feed.duration = time.Second
+			testDelivery(t, func(f *deliveryTest) {
+				f.delivery.duration = time.Second
 				f.client.acksAtOnce = test.then == nil
 				ended := f.run()
 				f.publish(2)
@@ -239,16 +239,16 @@ func TestTheCleanEndWaitsForTheClientsMachine(t *testing.T) {
 				if test.then != nil {
 					time.AfterFunc(100*time.Millisecond, func() { test.then(f) })
 				}
-				if how := f.feed.how(transport.Complete); how != test.how {
+				if how := f.delivery.endOf(transport.Complete); how != test.how {
 					t.Errorf("how %v, want %v", how, test.how)
 				}
 				if took := time.Since(start); took > test.within {
 					t.Errorf("it took %v", took)
 				}
-				if errors.Is(f.feed.sub.Err(), broker.ErrClosed) {
+				if errors.Is(f.delivery.sub.Err(), broker.ErrClosed) {
 					return
 				}
-				f.feed.sub.End(test.how)
+				f.delivery.sub.End(test.how)
 				f.holds(map[broker.End]int{broker.EndClean: 0, broker.EndFault: 2}[test.how])
 				time.Sleep(time.Second)
 			})
@@ -257,19 +257,19 @@ func TestTheCleanEndWaitsForTheClientsMachine(t *testing.T) {
 }
 
 func TestAFailedWriteSettlesNothing(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
+	testDelivery(t, func(f *deliveryTest) {
 		f.client.fail = errors.New("broken pipe")
 		ended := f.run()
 		f.publish(2)
 		f.ends(ended, transport.Broken)
-		f.feed.sub.End(f.feed.how(transport.Broken))
+		f.delivery.sub.End(f.delivery.endOf(transport.Broken))
 		f.holds(2)
 	})
 }
 
 func TestHeartbeats(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
-		f.feed.heartbeat, f.feed.duration = 15*time.Second, time.Minute+time.Second
+	testDelivery(t, func(f *deliveryTest) {
+		f.delivery.heartbeat, f.delivery.duration = 15*time.Second, time.Minute+time.Second
 		f.ends(f.run(), transport.Complete)
 		if n := f.client.heartbeats.Load(); n != 4 {
 			f.Errorf("%d heartbeats", n)
@@ -284,21 +284,21 @@ func TestStreamsEndSpreadOverTime(t *testing.T) {
 		const streams = 50
 		times := map[time.Duration]bool{}
 		for range streams {
-			testFeed(t, func(f *feedTest) {
-				f.feed.duration = left + time.Minute
+			testDelivery(t, func(f *deliveryTest) {
+				f.delivery.duration = left + time.Minute
 				ended := f.run()
 				time.Sleep(time.Minute)
 				close(f.unloaded)
 				start := time.Now()
 				f.ends(ended, transport.GoingAway)
 				took := time.Since(start)
-				if took > min(left, maxSpread) {
+				if took > min(left, MaxSpread) {
 					t.Errorf("a stream with %v left has ended after %v", left, took)
 				}
 				times[took] = true
 			})
 		}
-		if left > maxSpread && len(times) < streams/2 {
+		if left > MaxSpread && len(times) < streams/2 {
 			t.Errorf("%d streams have ended at %d times", streams, len(times))
 		}
 	}
@@ -310,7 +310,7 @@ func TestReceiptsOfHTTP2(t *testing.T) {
 		r := receipts{conn: client, patience: 1, settling: settling, slack: slack}
 		looks := func(want int) {
 			t.Helper()
-			if got := r.look(10); got != want {
+			if got := r.update(10); got != want {
 				t.Errorf("%d messages have arrived, want %d", got, want)
 			}
 		}

@@ -1,4 +1,4 @@
-package megaphone
+package webhook
 
 import (
 	"encoding/json"
@@ -12,38 +12,38 @@ const maxBody = 64 << 10
 const bodyFrame = 40
 
 // size is how many bytes a notice takes in a body, at most.
-func (n *notice) size(event string) int {
+func (n *Event) size(event string) int {
 	switch event {
-	case channelCreated:
-		return len(n.channel) + len(`"",`)
-	case channelDeleted:
-		return 2*len(n.channel) + len(`"","":18446744073709551615,`)
+	case ChannelCreated:
+		return len(n.Channel) + len(`"",`)
+	case ChannelDeleted:
+		return 2*len(n.Channel) + len(`"","":18446744073709551615,`)
 	}
-	return 2*len(n.channel) + len(n.transport) + len(n.endedBy) +
+	return 2*len(n.Channel) + len(n.Transport) + len(n.EndedBy) +
 		len(`"",{"channel":"","transport":"","time":"2006-01-02T15:04:05.999999999Z","messages":18446744073709551615,"endedBy":""},`)
 }
 
-// webhookBody is what a request tells. It has all that a batch has, which is never empty (protocol.md 2.7).
-func webhookBody(event string, batch []notice) ([]byte, error) {
+// encode is what a request tells. It has all that a batch has, which is never empty (protocol.md 2.7).
+func encode(event string, batch []Event) ([]byte, error) {
 	channels := make([]string, 0, len(batch))
 	seen := make(map[string]struct{}, len(batch))
 	for _, n := range batch {
-		if _, repeated := seen[n.channel]; !repeated {
-			seen[n.channel] = struct{}{}
-			channels = append(channels, n.channel)
+		if _, repeated := seen[n.Channel]; !repeated {
+			seen[n.Channel] = struct{}{}
+			channels = append(channels, n.Channel)
 		}
 	}
 	switch event {
-	case channelDeleted:
+	case ChannelDeleted:
 		undelivered := make(map[string]int, len(batch))
 		for _, n := range batch {
-			undelivered[n.channel] = n.undelivered
+			undelivered[n.Channel] = n.Undelivered
 		}
 		return json.Marshal(struct {
 			Channels    []string       `json:"channels"`
 			Undelivered map[string]int `json:"undelivered"`
 		}{channels, undelivered})
-	case channelCreated:
+	case ChannelCreated:
 		return json.Marshal(struct {
 			Channels []string `json:"channels"`
 		}{channels})
@@ -57,9 +57,9 @@ func webhookBody(event string, batch []notice) ([]byte, error) {
 	}
 	readers := make([]reader, len(batch))
 	for i, n := range batch {
-		readers[i] = reader{Channel: n.channel, Transport: n.transport, Time: n.at.UTC().Format(time.RFC3339Nano), EndedBy: n.endedBy}
-		if event == readerDisconnected {
-			readers[i].Messages = &batch[i].messages
+		readers[i] = reader{Channel: n.Channel, Transport: n.Transport, Time: n.At.UTC().Format(time.RFC3339Nano), EndedBy: n.EndedBy}
+		if event == ReaderDisconnected {
+			readers[i].Messages = &batch[i].Messages
 		}
 	}
 	return json.Marshal(struct {

@@ -1,4 +1,4 @@
-package megaphone
+package webhook
 
 import (
 	"encoding/json"
@@ -19,30 +19,36 @@ func TestWebhookRequest(t *testing.T) {
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6_000_000, time.UTC)
 	for event, test := range map[string]struct {
-		notices []notice
+		notices []Event
 		want    string
 	}{
-		channelDeleted: {
-			[]notice{{channel: "main.a", undelivered: 2}, {channel: "main.b"}},
+		ChannelDeleted: {
+			[]Event{{Channel: "main.a", Undelivered: 2}, {Channel: "main.b"}},
 			`{"channels":["main.a","main.b"],"undelivered":{"main.a":2,"main.b":0}}`,
 		},
-		channelCreated: {[]notice{{channel: "main.a"}}, `{"channels":["main.a"]}`},
-		readerConnected: {
-			[]notice{{channel: "main.a", transport: "sse", at: at}, {channel: "main.a", transport: "poll", at: at}},
+		ChannelCreated: {[]Event{{Channel: "main.a"}}, `{"channels":["main.a"]}`},
+		ReaderConnected: {
+			[]Event{{Channel: "main.a", Transport: "sse", At: at}, {Channel: "main.a", Transport: "poll", At: at}},
 			`{"channels":["main.a"],"readers":[{"channel":"main.a","transport":"sse","time":"2026-01-02T03:04:05.006Z"},` +
 				`{"channel":"main.a","transport":"poll","time":"2026-01-02T03:04:05.006Z"}]}`,
 		},
-		readerDisconnected: {
-			[]notice{{channel: "main.a", transport: "ndjson", at: at, endedBy: "complete"}},
+		ReaderDisconnected: {
+			[]Event{{Channel: "main.a", Transport: "ndjson", At: at, EndedBy: "complete"}},
 			`{"channels":["main.a"],"readers":[{"channel":"main.a","transport":"ndjson",` +
 				`"time":"2026-01-02T03:04:05.006Z","messages":0,"endedBy":"complete"}]}`,
 		},
 	} {
 		t.Run(event, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, r, _ := testSender(t, event, func(w *Webhook) { w.Secret = secret },
+				s, r, _ := testSender(t, event, func(s *Settings) {
+					signer, err := NewSigner(secret)
+					if err != nil {
+						t.Fatal(err)
+					}
+					s.Signer = signer
+				},
 					func(int, *http.Request) (*http.Response, error) { return status(200) })
-				s.enqueue(test.notices)
+				s.Enqueue(test.notices)
 				s.end(t)
 				if len(r.attempts) != 1 || r.bodies[0] != test.want {
 					t.Fatalf("got %q, want %s", r.bodies, test.want)
@@ -82,15 +88,15 @@ func channelsIn(t *testing.T, bodies []string) (channels [][]string) {
 // TestWebhookBatches: what comes while the receiver is busy goes into as few requests as their size allows, in order.
 func TestWebhookBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, r, m := testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
+		s, r, m := testSender(t, ChannelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
 			time.Sleep(time.Second)
 			return status(200)
 		})
-		s.enqueue(deletions(1))
+		s.Enqueue(deletions(1))
 		synctest.Wait()
-		s.enqueue(deletions(2))
-		s.enqueue(nil)
-		s.enqueue(deletions(10_000))
+		s.Enqueue(deletions(2))
+		s.Enqueue(nil)
+		s.Enqueue(deletions(10_000))
 		s.end(t)
 		var got []string
 		for i, channels := range channelsIn(t, r.bodies) {
@@ -101,7 +107,7 @@ func TestWebhookBatches(t *testing.T) {
 		}
 		want := []string{"main.0"}
 		for _, n := range append(deletions(2), deletions(10_000)...) {
-			want = append(want, n.channel)
+			want = append(want, n.Channel)
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%d channels are told in another order than the %d deletions", len(got), len(want))
@@ -109,29 +115,29 @@ func TestWebhookBatches(t *testing.T) {
 		if len(r.bodies) > 20 {
 			t.Errorf("there are %d requests", len(r.bodies))
 		}
-		m.wants(t, channelDeleted, 3+10_000, 0, 0, 0)
+		m.wants(t, ChannelDeleted, 3+10_000, 0, 0, 0)
 	})
 }
 
 // TestWebhookBodiesAreBounded, whatever they tell.
 func TestWebhookBodiesAreBounded(t *testing.T) {
-	longest := notice{
-		channel: "main." + strings.Repeat("x", 22), undelivered: math.MaxInt, transport: "websocket", endedBy: "taken_over",
-		messages: math.MaxInt, at: time.Date(2026, 1, 2, 3, 4, 5, 123_456_789, time.UTC),
+	longest := Event{
+		Channel: "main." + strings.Repeat("x", 22), Undelivered: math.MaxInt, Transport: "websocket", EndedBy: "taken_over",
+		Messages: math.MaxInt, At: time.Date(2026, 1, 2, 3, 4, 5, 123_456_789, time.UTC),
 	}
-	for _, event := range eventNames {
+	for _, event := range EventNames {
 		t.Run(event, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, r, _ := testSender(t, event, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
-				notices := make([]notice, 2000)
+				notices := make([]Event, 2000)
 				for i := range notices {
 					notices[i] = longest
-					notices[i].channel = fmt.Sprintf("main.%022d", i)
+					notices[i].Channel = fmt.Sprintf("main.%022d", i)
 				}
-				s.enqueue(notices)
+				s.Enqueue(notices)
 				huge := longest
-				huge.channel = strings.Repeat("x", maxBody)
-				s.enqueue([]notice{huge}) // goes alone
+				huge.Channel = strings.Repeat("x", maxBody)
+				s.Enqueue([]Event{huge}) // goes alone
 				s.end(t)
 				last := len(r.bodies) - 1
 				for i, body := range r.bodies[:last] {
@@ -139,7 +145,7 @@ func TestWebhookBodiesAreBounded(t *testing.T) {
 						t.Errorf("request %d has %d bytes", i, len(body))
 					}
 				}
-				if got := channelsIn(t, r.bodies[last:])[0]; len(got) != 1 || got[0] != huge.channel {
+				if got := channelsIn(t, r.bodies[last:])[0]; len(got) != 1 || got[0] != huge.Channel {
 					t.Errorf("the last request tells of %d channels", len(got))
 				}
 			})
@@ -151,7 +157,7 @@ func TestWebhookBodiesAreBounded(t *testing.T) {
 // it does not take alone is lost.
 func TestWebhookThatIsTooLargeIsHalved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, r, m := testSender(t, channelDeleted, nil, nil)
+		s, r, m := testSender(t, ChannelDeleted, nil, nil)
 		var taken []string
 		refused := 0
 		r.answer = func(attempt int, _ *http.Request) (*http.Response, error) {
@@ -163,18 +169,18 @@ func TestWebhookThatIsTooLargeIsHalved(t *testing.T) {
 			taken = append(taken, channels...)
 			return status(200)
 		}
-		s.enqueue(deletions(10))
+		s.Enqueue(deletions(10))
 		s.end(t)
 		var want []string
 		for i, n := range deletions(10) {
 			if i != 5 {
-				want = append(want, n.channel)
+				want = append(want, n.Channel)
 			}
 		}
 		if !slices.Equal(taken, want) {
 			t.Errorf("taken: %v", taken)
 		}
-		m.wants(t, channelDeleted, 9, 1, refused, 0)
+		m.wants(t, ChannelDeleted, 9, 1, refused, 0)
 		ids := map[string]bool{}
 		for _, attempt := range r.attempts {
 			ids[attempt.Header.Get("Webhook-Id")] = true

@@ -1,4 +1,4 @@
-package megaphone
+package metrics
 
 import (
 	"errors"
@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
@@ -27,9 +26,9 @@ type oldMetric struct {
 	kind  dto.MetricType
 }
 
-// metricTypes are the metrics that can be shown under another name. A counter whose labels have no value yet is not
+// types are the metrics that can be shown under another name. A counter whose labels have no value yet is not
 // collected, so what there is cannot be learned from a collection.
-var metricTypes = map[string]dto.MetricType{}
+var types = map[string]dto.MetricType{}
 
 func init() {
 	for kind, names := range map[dto.MetricType][]string{
@@ -48,7 +47,7 @@ func init() {
 		},
 	} {
 		for _, name := range names {
-			metricTypes[metricName(name)] = kind
+			types[Name(name)] = kind
 		}
 	}
 }
@@ -67,7 +66,7 @@ func registerCompat(registry prometheus.Registerer, ours []prometheus.Collector,
 	for _, name := range slices.Sorted(maps.Keys(old)) {
 		metric := old[name]
 		c.old = append(c.old, oldMetric{
-			prometheus.NewDesc(name, "The same as "+metric+", whatever its labels.", nil, nil), metric, metricTypes[metric],
+			prometheus.NewDesc(name, "The same as "+metric+", whatever its labels.", nil, nil), metric, types[metric],
 		})
 	}
 	if err := registry.Register(c); err != nil {
@@ -125,11 +124,8 @@ func (o oldMetric) sum(parts []*dto.Metric) prometheus.Metric {
 
 // checkCompat checks the setting metrics_compat.
 func checkCompat(old map[string]string) error {
-	if len(old) == 0 {
-		return errEmptyList("metrics_compat", "none")
-	}
 	for _, name := range slices.Sorted(maps.Keys(old)) {
-		if err := checkOldName(name, old[name], old); err != nil {
+		if err := CheckOldName(name, old[name], old); err != nil {
 			return fmt.Errorf("metrics_compat: %s: %w", name, err)
 		}
 	}
@@ -145,9 +141,9 @@ var (
 	histogramSuffixes = []string{"_bucket", "_count", "_sum"}
 )
 
-// checkOldName tells what is wrong with an old name that shows a metric, next to other old names.
-func checkOldName(name, metric string, others map[string]string) error {
-	kind, ok := metricTypes[metric]
+// CheckOldName tells what is wrong with an old name that shows a metric, next to other old names.
+func CheckOldName(name, metric string, others map[string]string) error {
+	kind, ok := types[metric]
 	begins := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
 	ends := func(suffix string) bool { return strings.HasSuffix(name, suffix) }
 	switch {
@@ -157,14 +153,14 @@ func checkOldName(name, metric string, others map[string]string) error {
 		return fmt.Errorf("names that begin with %s are Caddy's own: write the old name first, then the metric that it shows",
 			strings.Join(ownPrefixes, ", "))
 	case !ok:
-		return fmt.Errorf("there is no metric %q: name one of %s", metric, names(metricTypes))
+		return fmt.Errorf("there is no metric %q: name one of %s", metric, strings.Join(slices.Sorted(maps.Keys(types)), ", "))
 	case kind == dto.MetricType_HISTOGRAM && slices.ContainsFunc(histogramSuffixes, ends):
 		return fmt.Errorf("%s is a histogram, and its series get their _bucket, _count and _sum: "+
 			"write the old name without that", metric)
 	}
 	for other, shown := range others {
 		for _, suffix := range histogramSuffixes {
-			if name == other+suffix && metricTypes[shown] == dto.MetricType_HISTOGRAM {
+			if name == other+suffix && types[shown] == dto.MetricType_HISTOGRAM {
 				return errSeriesTaken(name, other)
 			}
 			if other == name+suffix && kind == dto.MetricType_HISTOGRAM {
@@ -177,31 +173,4 @@ func checkOldName(name, metric string, others map[string]string) error {
 
 func errSeriesTaken(name, histogram string) error {
 	return fmt.Errorf("the histogram %s has a series %s: leave one of the two out", histogram, name)
-}
-
-// unmarshalMetricsCompat sets up the old names from their setting in the global option.
-func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
-	const example = "caddy_megaphone_channels_created_total"
-	if d.NextArg() {
-		return d.Errf("metrics_compat takes a block and no value: write lines such as <old name> %s into its block, and leave %q out",
-			example, d.Val())
-	}
-	a.MetricsCompat = map[string]string{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
-		if _, ok := a.MetricsCompat[name]; ok {
-			return errRepeated(d, name)
-		}
-		old := setting{func(metric string) error {
-			a.MetricsCompat[name] = metric
-			return checkOldName(name, metric, a.MetricsCompat)
-		}, example}
-		if err := old.parse(d, name); err != nil {
-			return err
-		}
-	}
-	if len(a.MetricsCompat) == 0 {
-		return d.Errf("metrics_compat names no metric: write lines such as <old name> %s into its block, or leave it out", example)
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package megaphone
+package direct
 
 import (
 	"fmt"
@@ -12,10 +12,11 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+	"github.com/caddy-megaphone/megaphone/internal/delivery"
 )
 
-// directWriter returns a function that serves one direct write to a channel, with a body of a size, and takes the message.
-func directWriter(tb testing.TB, size int) func() {
+// writer returns a function that serves one direct write to a channel, with a body of a size, and takes the message.
+func writer(tb testing.TB, size int) func() {
 	tb.Helper()
 	registry := memory.New()
 	tb.Cleanup(registry.Close)
@@ -27,11 +28,11 @@ func directWriter(tb testing.TB, size int) func() {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	reply, _ := newDirectReply(http.Header{"Server": {"Caddy"}})
+	reply, _ := newReply(http.Header{"Server": {"Caddy"}})
 	client := &repeatingConn{request: fmt.Appendf(nil, "POST /write/%s/stream HTTP/1.1\r\nHost: localhost\r\n"+
 		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n\"%0*d\"", a.Producer, size, size-2, 0)}
-	c := &directConn{
-		handler: &Handler{app: &App{MaxMessageSize: 1 << 20, limits: brokerfixture.Limits, broker: registry}},
+	c := &producerConn{
+		options: &Options{MaxMessageSize: 1 << 20, Limits: brokerfixture.Limits, Broker: registry},
 		first: &http.Request{
 			Method: http.MethodPost, Host: "localhost", Proto: "HTTP/1.1",
 			Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(size)}},
@@ -48,7 +49,7 @@ func directWriter(tb testing.TB, size int) func() {
 			}
 		}
 		<-sub.Ready()
-		ms, _ = sub.Take(ms[:0], maxTake)
+		ms, _ = sub.Take(ms[:0], delivery.MaxTake)
 		taken += len(ms)
 		sub.Received(taken)
 	}
@@ -73,14 +74,14 @@ func (*repeatingConn) SetReadDeadline(time.Time) error { return nil }
 // BenchmarkDirectWrite: what BenchmarkServeWrite shows, with the parsing of the request and the making of the reply.
 func BenchmarkDirectWrite(b *testing.B) {
 	b.ReportAllocs()
-	serve := directWriter(b, 100)
+	serve := writer(b, 100)
 	for b.Loop() {
 		serve()
 	}
 }
 
 func TestAllocationsOfADirectWrite(t *testing.T) {
-	if allocations := testing.AllocsPerRun(1000, directWriter(t, 100)); allocations > 3 {
+	if allocations := testing.AllocsPerRun(1000, writer(t, 100)); allocations > 3 {
 		t.Errorf("%v allocations for each write", allocations)
 	}
 }
@@ -88,7 +89,7 @@ func TestAllocationsOfADirectWrite(t *testing.T) {
 // What comes in several reads costs little more memory than the message: its length is known from its header.
 func TestMemoryOfALargeDirectWrite(t *testing.T) {
 	const size, writes = 60_000, 100
-	serve := directWriter(t, size)
+	serve := writer(t, size)
 	serve()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

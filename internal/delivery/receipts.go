@@ -1,4 +1,4 @@
-package megaphone
+package delivery
 
 import (
 	"net/http"
@@ -64,8 +64,8 @@ func newReceipts(r *http.Request, window int) receipts {
 // due reports whether enough was sent since something arrived that it is time for a look.
 func (rc *receipts) due(sent int) bool { return rc.conn == nil || sent-rc.arrived >= rc.patience }
 
-// look looks at the connection and returns how many of the messages sent have arrived.
-func (rc *receipts) look(sent int) (arrived int) {
+// update looks at the connection and returns how many of the messages sent have arrived.
+func (rc *receipts) update(sent int) (arrived int) {
 	if rc.conn == nil {
 		rc.arrived = sent
 		return sent

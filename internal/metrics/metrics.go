@@ -1,4 +1,4 @@
-package megaphone
+package metrics
 
 import (
 	"errors"
@@ -11,28 +11,19 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// metrics is what Prometheus is told: the totals of the registry, and what the handlers count. Like the channels
+// Metrics is what Prometheus is told: the totals of the registry, and what the handlers count. Like the channels
 // it outlives configurations, so that no counter starts anew with a reload. docs/metrics.md describes each.
 //
 // No label has a value that clients can choose.
-type metrics struct {
+type Metrics struct {
 	readers      [transport.KindCount]prometheus.Gauge
 	readDuration [transport.KindCount]prometheus.Observer
-	detached     prometheus.Gauge
-	direct       prometheus.Gauge
-	refused      *prometheus.CounterVec // by endpoint and code
-	limitHits    map[string]prometheus.Counter
-	webhooks     webhookMetrics
+	Detached     prometheus.Gauge
+	Direct       prometheus.Gauge
+	Refused      *prometheus.CounterVec // by endpoint and code
+	LimitHits    map[string]prometheus.Counter
 
-	collectors []prometheus.Collector
-}
-
-// webhookMetrics count announcements, by the name of the event.
-type webhookMetrics struct {
-	queued    *prometheus.GaugeVec
-	delivered *prometheus.CounterVec
-	lost      *prometheus.CounterVec
-	failures  *prometheus.CounterVec
+	Collectors []prometheus.Collector
 }
 
 const (
@@ -40,81 +31,65 @@ const (
 	metricsSubsystem = "megaphone"
 )
 
-func metricName(name string) string {
+func Name(name string) string {
 	return prometheus.BuildFQName(metricsNamespace, metricsSubsystem, name)
 }
 
-func newMetrics(b broker.Broker) *metrics {
+// New returns the metrics of a Broker. It is given the names of all endpoints and limits, and collectors of other
+// packages to show as well.
+func New(b broker.Broker, endpoints, limits []string, more ...prometheus.Collector) *Metrics {
 	readers := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: metricName("readers"),
+		Name: Name("readers"),
 		Help: "Reads that are open now.",
 	}, []string{"transport"})
 	readDuration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    metricName("read_duration_seconds"),
+		Name:    Name("read_duration_seconds"),
 		Help:    "How long reads lasted.",
 		Buckets: []float64{0.01, 0.1, 1, 5, 10, 15, 20, 30, 60, 300, 600, 1800, 3600},
 	}, []string{"transport"})
 	limitHits := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: metricName("limit_refusals_total"),
+		Name: Name("limit_refusals_total"),
 		Help: "Requests, channels of a batch, and lines of an ingest, that were refused because a limit was reached, by the setting's name.",
 	}, []string{"limit"})
-	m := &metrics{
-		detached: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: metricName("detached_readers"),
+	m := &Metrics{
+		Detached: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: Name("detached_readers"),
 			Help: "Reads that are open and do without their handler.",
 		}),
-		direct: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: metricName("direct_connections"),
+		Direct: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: Name("direct_connections"),
 			Help: "Connections of producers whose writes are served directly.",
 		}),
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: metricName("requests_refused_total"),
+		Refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: Name("requests_refused_total"),
 			Help: "Requests that were answered with an error.",
 		}, []string{"endpoint", "code"}),
-		limitHits: map[string]prometheus.Counter{},
-		webhooks: webhookMetrics{
-			queued: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-				Name: metricName("webhook_queue"),
-				Help: "Announcements that wait for a webhook's receiver.",
-			}, []string{"event"}),
-			delivered: prometheus.NewCounterVec(prometheus.CounterOpts{
-				Name: metricName("webhook_delivered_total"),
-				Help: "Announcements that a webhook's receiver has accepted.",
-			}, []string{"event"}),
-			lost: prometheus.NewCounterVec(prometheus.CounterOpts{
-				Name: metricName("webhook_lost_total"),
-				Help: "Announcements that were given up.",
-			}, []string{"event"}),
-			failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-				Name: metricName("webhook_failures_total"),
-				Help: "Requests to a webhook's receiver that failed, most of them to be repeated.",
-			}, []string{"event"}),
-		},
+		LimitHits: map[string]prometheus.Counter{},
 	}
 	for kind, name := range transport.KindNames {
 		m.readers[kind] = readers.WithLabelValues(name)
 		m.readDuration[kind] = readDuration.WithLabelValues(name)
 	}
-	for e := range endpointCount {
-		m.refused.WithLabelValues(e.String(), httpjson.CodeFault) // alerts see no increase in what comes with its first value
+	for _, name := range endpoints {
+		m.Refused.WithLabelValues(name, httpjson.CodeFault) // alerts see no increase in what comes with its first value
 	}
-	for _, name := range limitNames {
-		m.limitHits[name] = limitHits.WithLabelValues(name)
+	for _, name := range limits {
+		m.LimitHits[name] = limitHits.WithLabelValues(name)
 	}
-	m.collectors = []prometheus.Collector{
-		readers, readDuration, limitHits, m.refused, m.detached, m.direct,
-		m.webhooks.queued, m.webhooks.delivered, m.webhooks.lost, m.webhooks.failures,
+	m.Collectors = []prometheus.Collector{
+		readers, readDuration, limitHits, m.Refused, m.Detached, m.Direct,
 	}
+	m.Collectors = append(m.Collectors, more...)
 	if b, ok := b.(broker.Statser); ok {
-		m.collectors = append(m.collectors, brokerCollector{b})
+		m.Collectors = append(m.Collectors, brokerCollector{b})
 	}
 	return m
 }
 
-// register makes a configuration's metrics endpoint show the metrics, and its limits; and again under the old names,
+// Register makes a configuration's metrics endpoint show the metrics, and its limits; and again under the old names,
 // if there are any.
-func (m *metrics) register(registry prometheus.Registerer, l broker.Limits, old map[string]string) error {
-	ours := append(limitGauges(l), m.collectors...)
+func (m *Metrics) Register(registry prometheus.Registerer, l broker.Limits, old map[string]string) error {
+	ours := append(limitGauges(l), m.Collectors...)
 	for _, c := range ours {
 		err := registry.Register(c)
 		if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok && already.ExistingCollector == c {
@@ -124,7 +99,7 @@ func (m *metrics) register(registry prometheus.Registerer, l broker.Limits, old 
 			return err
 		}
 	}
-	if old == nil {
+	if len(old) == 0 {
 		return nil
 	}
 	return registerCompat(registry, ours, old)
@@ -133,7 +108,7 @@ func (m *metrics) register(registry prometheus.Registerer, l broker.Limits, old 
 // limitGauges show a configuration's limits, so that alerts can compare with them.
 func limitGauges(l broker.Limits) []prometheus.Collector {
 	limit := func(name, help string, value float64) prometheus.Collector {
-		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: metricName(name), Help: help})
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: Name(name), Help: help})
 		g.Set(value)
 		return g
 	}
@@ -144,8 +119,8 @@ func limitGauges(l broker.Limits) []prometheus.Collector {
 	}
 }
 
-// reading counts a read from now on; the returned function counts its end.
-func (m *metrics) reading(kind transport.Kind) (ended func()) {
+// Reading counts a read from now on; the returned function counts its end.
+func (m *Metrics) Reading(kind transport.Kind) (ended func()) {
 	start := time.Now()
 	m.readers[kind].Inc()
 	return func() {
@@ -165,12 +140,12 @@ type brokerMetric struct {
 }
 
 func gauge(name, help string, of func(*broker.Stats) float64) brokerMetric {
-	return brokerMetric{prometheus.NewDesc(metricName(name), help, nil, nil), prometheus.GaugeValue, of}
+	return brokerMetric{prometheus.NewDesc(Name(name), help, nil, nil), prometheus.GaugeValue, of}
 }
 
 func counter(name, help string, of func(*broker.Stats) uint64) brokerMetric {
 	return brokerMetric{
-		prometheus.NewDesc(metricName(name), help, nil, nil), prometheus.CounterValue,
+		prometheus.NewDesc(Name(name), help, nil, nil), prometheus.CounterValue,
 		func(t *broker.Stats) float64 { return float64(of(t)) },
 	}
 }
@@ -196,17 +171,17 @@ var brokerMetrics = []brokerMetric{
 }
 
 var (
-	undeliveredDesc = prometheus.NewDesc(metricName("messages_undelivered_total"),
+	undeliveredDesc = prometheus.NewDesc(Name("messages_undelivered_total"),
 		"Messages that were deleted with their channel.", []string{"reason"}, nil)
-	deletedDesc = prometheus.NewDesc(metricName("channels_deleted_total"),
+	deletedDesc = prometheus.NewDesc(Name("channels_deleted_total"),
 		"Channels that were deleted.", []string{"reason"}, nil)
-	messagesRefusedDesc = prometheus.NewDesc(metricName("messages_refused_total"),
+	messagesRefusedDesc = prometheus.NewDesc(Name("messages_refused_total"),
 		"Messages that were refused because there was no room for them in time: in their channel, or in memory.", []string{"reason"}, nil)
-	publishWaitDesc = prometheus.NewDesc(metricName("publish_wait_seconds"),
+	publishWaitDesc = prometheus.NewDesc(Name("publish_wait_seconds"),
 		"How long accepted messages waited for room.", nil, nil)
-	deliveryDelayDesc = prometheus.NewDesc(metricName("delivery_delay_seconds"),
+	deliveryDelayDesc = prometheus.NewDesc(Name("delivery_delay_seconds"),
 		"The time from a message's timestamp until it was first sent.", nil, nil)
-	channelLifeDesc = prometheus.NewDesc(metricName("channel_life_seconds"),
+	channelLifeDesc = prometheus.NewDesc(Name("channel_life_seconds"),
 		"How long channels lived that were deleted.", nil, nil)
 )
 

@@ -1,4 +1,4 @@
-package megaphone
+package direct
 
 import (
 	"bytes"
@@ -17,25 +17,25 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
+	"github.com/caddy-megaphone/megaphone/internal/direct/pattern"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
-	"github.com/caddy-megaphone/megaphone/internal/repeat"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
 const (
-	// maxDirectHead is the longest header, in bytes, of a direct write.
-	maxDirectHead = 4 << 10
+	// maxHead is the longest header, in bytes, of a direct write.
+	maxHead = 4 << 10
 	// maxArrival is how long the rest of a direct write may take to arrive.
 	maxArrival = time.Second
-	// maxKeptDirect is the largest buffer, in bytes, that a connection keeps for the next write.
-	maxKeptDirect = 16 << 10
+	// maxKept is the largest buffer, in bytes, that a connection keeps for the next write.
+	maxKept = 16 << 10
 )
 
 // largeBuffers are for requests that are larger than that, but not so large that their length is not trusted.
 var largeBuffers = sync.Pool{New: func() any { return new([httpjson.MaxKeptBody]byte) }}
 
-// A directConn is the connection of a producer that was taken over from net/http, because it writes one message after the
+// A producerConn is the connection of a producer that was taken over from net/http, because it writes one message after the
 // other and nothing in the configuration could tell (isAlone). That spares what net/http and Caddy do for each
 // request, which is most of what a write costs (docs/performance.md).
 //
@@ -43,8 +43,8 @@ var largeBuffers = sync.Pool{New: func() any { return new([httpjson.MaxKeptBody]
 // idempotency key, whose rest comes within a second, and that the channel takes at once. Anything else goes back to
 // net/http with the connection, unserved: other requests, slow ones, errors, full channels. So there is one place only
 // that refuses and waits.
-type directConn struct {
-	handler  *Handler
+type producerConn struct {
+	options  *Options
 	origin   net.Conn      // what the server had accepted
 	socket   net.Conn      // that it is
 	server   *http.Server  // is given the connection in the end
@@ -52,9 +52,9 @@ type directConn struct {
 	patience int           // how many writes it took until the connection was taken over
 	writer   socket.Writer
 	timeout  time.Duration // for the client to take replies
-	reply    directReply
+	reply    reply
 
-	pattern    *repeat.Pattern // of the last request; nil before it
+	pattern    *pattern.Pattern // of the last request; nil before it
 	buffer     []byte
 	begin, end int    // of what was read and not served
 	length     int    // of the request that begins there; 0 if it is not known
@@ -69,18 +69,18 @@ type directConn struct {
 }
 
 // serve serves direct writes until something else comes, or the connection is interrupted.
-func (c *directConn) serve() {
-	conns, count := &c.handler.app.direct, c.handler.app.registry.metrics.direct
+func (c *producerConn) serve() {
+	conns, count := c.options.Conns, c.options.Count
 	count.Inc()
 	defer func() {
 		count.Dec()
 		conns.remove(c)
 		if fault := recover(); fault != nil { // as net/http does for handlers
-			c.handler.logger.Error("a write failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
+			c.options.Logger.Error("a write failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
 			_ = c.socket.Close()
 		}
 	}()
-	if conns.add(c); c.handler.app.isOver() {
+	if conns.add(c); c.options.Over() {
 		c.interrupt()
 	}
 	err := c.arm(c.idle, -1)
@@ -101,7 +101,7 @@ func (c *directConn) serve() {
 
 // serveAll serves what is there, and reads more. Once the configuration was replaced, it serves no more than the request
 // that had begun to come.
-func (c *directConn) serveAll() error {
+func (c *producerConn) serveAll() error {
 	outcome := served
 	for outcome == served {
 		outcome = c.serveNext()
@@ -123,7 +123,7 @@ func (c *directConn) serveAll() error {
 const maxHangUp = 500 * time.Millisecond
 
 // hangUp says goodbye. Were the connection closed while there is something to read, its reset could overtake the reply.
-func (c *directConn) hangUp() {
+func (c *producerConn) hangUp() {
 	half, ok := c.socket.(interface{ CloseWrite() error })
 	if ok && half.CloseWrite() == nil && c.socket.SetReadDeadline(time.Now().Add(maxHangUp)) == nil {
 		_, _ = io.Copy(io.Discard, c.socket)
@@ -146,19 +146,19 @@ const (
 var headEnd = []byte("\r\n\r\n")
 
 // serveNext serves the next request, if all of it is there.
-func (c *directConn) serveNext() outcome {
+func (c *producerConn) serveNext() outcome {
 	c.length = 0
 	p := bytes.TrimLeft(c.buffer[c.begin:c.end], "\r\n") // some clients send one after a body (RFC 9112, 2.2)
 	c.begin = c.end - len(p)
 	n := bytes.Index(p, headEnd) + len(headEnd)
 	switch {
-	case n > maxDirectHead, n < len(headEnd) && len(p) >= maxDirectHead:
+	case n > maxHead, n < len(headEnd) && len(p) >= maxHead:
 		return other
 	case n < len(headEnd):
 		return partial
 	}
 	request, ok := c.match(p[:n])
-	if !ok || int64(request.Length) > c.handler.app.MaxMessageSize {
+	if !ok || int64(request.Length) > c.options.MaxMessageSize {
 		return other
 	}
 	body := p[n:]
@@ -171,7 +171,7 @@ func (c *directConn) serveNext() outcome {
 		return other
 	}
 	m, err := broker.NewMessage(streamID, body[:request.Length], string(request.Key))
-	if err != nil || !c.handler.app.broker.PublishNow(producer, m, c.handler.app.limits) {
+	if err != nil || !c.options.Broker.PublishNow(producer, m, c.options.Limits) {
 		return other
 	}
 	c.begin += n + request.Length
@@ -186,32 +186,32 @@ func (c *directConn) serveNext() outcome {
 }
 
 // match reports false if a request is not like the others.
-func (c *directConn) match(head []byte) (r repeat.Request, ok bool) {
+func (c *producerConn) match(head []byte) (r pattern.Request, ok bool) {
 	if c.pattern != nil {
 		if r, ok = c.pattern.Match(head); ok {
 			return r, true
 		}
 	}
-	if c.pattern, ok = repeat.Learn(head, c.first, directPrefix); !ok {
+	if c.pattern, ok = pattern.Learn(head, c.first, prefix); !ok {
 		return r, false
 	}
 	return c.pattern.Match(head)
 }
 
 // flush sends the replies.
-func (c *directConn) flush() error {
+func (c *producerConn) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
 	err := c.writer.Write(c.out, c.timeout)
-	if c.out = c.out[:0]; cap(c.out) > maxKeptDirect {
+	if c.out = c.out[:0]; cap(c.out) > maxKept {
 		c.out = nil
 	}
 	return err
 }
 
 // read reads more, or finds out that there is more time for it.
-func (c *directConn) read() error {
+func (c *producerConn) read() error {
 	c.makeRoom()
 	if c.end > c.begin && c.due != c.served {
 		if err := c.arm(maxArrival, c.served); err != nil {
@@ -232,11 +232,11 @@ func (c *directConn) read() error {
 }
 
 // makeRoom makes room in the buffer, for all of a request whose length is known and can be trusted.
-func (c *directConn) makeRoom() {
+func (c *producerConn) makeRoom() {
 	if c.begin == c.end {
 		c.begin, c.end = 0, 0
-		if len(c.buffer) > maxKeptDirect {
-			c.resize(maxDirectHead)
+		if len(c.buffer) > maxKept {
+			c.resize(maxHead)
 		}
 	}
 	need := min(c.length, httpjson.MaxKeptBody)
@@ -246,14 +246,14 @@ func (c *directConn) makeRoom() {
 		c.end = copy(c.buffer, c.buffer[c.begin:c.end])
 		c.begin = 0
 	default:
-		c.resize(max(need, 2*len(c.buffer), maxDirectHead))
+		c.resize(max(need, 2*len(c.buffer), maxHead))
 	}
 }
 
 // resize takes another buffer.
-func (c *directConn) resize(size int) {
+func (c *producerConn) resize(size int) {
 	old := c.buffer
-	if maxKeptDirect < size && size <= httpjson.MaxKeptBody {
+	if maxKept < size && size <= httpjson.MaxKeptBody {
 		c.buffer = largeBuffers.Get().(*[httpjson.MaxKeptBody]byte)[:]
 	} else {
 		c.buffer = make([]byte, size)
@@ -267,7 +267,7 @@ func (c *directConn) resize(size int) {
 
 // late is called when a deadline of Read has passed. That of a request stays when the request is served, since taking
 // it back would cost as much as setting it.
-func (c *directConn) late() error {
+func (c *producerConn) late() error {
 	over := c.over.Load()
 	if c.end > c.begin {
 		if over && !c.grace { // it may be the one by which interrupt tells
@@ -287,7 +287,7 @@ func (c *directConn) late() error {
 }
 
 // arm sets the deadline of Read, for the rest of a request or, if due is -1, for the begin of the next one.
-func (c *directConn) arm(limit time.Duration, due int) error {
+func (c *producerConn) arm(limit time.Duration, due int) error {
 	var deadline time.Time
 	if due >= 0 || c.idle > 0 {
 		deadline = time.Now().Add(limit)
@@ -301,34 +301,34 @@ func (c *directConn) arm(limit time.Duration, due int) error {
 }
 
 // interrupt makes the connection go back. It may be called from any goroutine.
-func (c *directConn) interrupt() {
+func (c *producerConn) interrupt() {
 	c.over.Store(true)
 	_ = c.socket.SetReadDeadline(time.Unix(1, 0))
 }
 
-// directConns are the connections that a configuration has taken over. The zero value is ready.
-type directConns struct {
+// Conns are the connections that a configuration has taken over. The zero value is ready.
+type Conns struct {
 	mu    sync.Mutex
-	conns map[*directConn]struct{}
+	conns map[*producerConn]struct{}
 }
 
-func (d *directConns) add(c *directConn) {
+func (d *Conns) add(c *producerConn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.conns == nil {
-		d.conns = map[*directConn]struct{}{}
+		d.conns = map[*producerConn]struct{}{}
 	}
 	d.conns[c] = struct{}{}
 }
 
-func (d *directConns) remove(c *directConn) {
+func (d *Conns) remove(c *producerConn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.conns, c)
 }
 
-// end gives all connections back, to their servers or to those that have taken their place.
-func (d *directConns) end() {
+// End gives all connections back, to their servers or to those that have taken their place.
+func (d *Conns) End() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for c := range d.conns {

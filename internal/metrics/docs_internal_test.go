@@ -1,7 +1,8 @@
-package megaphone
+package metrics
 
 import (
 	"encoding/json"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
 // metricNames returns the names of all metrics, those of histograms with what Prometheus puts behind them.
@@ -22,7 +24,7 @@ func metricNames() map[string]bool {
 	registry := memory.New()
 	registry.Close()
 	descs := make(chan *prometheus.Desc, 100)
-	for _, c := range append(limitGauges(broker.Limits{}), newMetrics(registry).collectors...) {
+	for _, c := range append(limitGauges(broker.Limits{}), New(registry, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...).Collectors...) {
 		c.Describe(descs)
 	}
 	close(descs)
@@ -38,7 +40,7 @@ var metricPattern = regexp.MustCompile(`caddy_megaphone_[a-z_]+`)
 
 func readFile(t *testing.T, path string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.FromSlash(path))
+	text, err := os.ReadFile(filepath.Join("..", "..", filepath.FromSlash(path)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +61,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 // TestMetricsNamedInDocsExist: neither rules nor dashboard nor any page names a metric that is not there.
 func TestMetricsNamedInDocsExist(t *testing.T) {
 	names := metricNames()
-	err := filepath.WalkDir("docs", func(path string, entry os.DirEntry, err error) error {
+	err := fs.WalkDir(os.DirFS(filepath.Join("..", "..")), "docs", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
@@ -113,7 +115,7 @@ func TestDashboardIsComplete(t *testing.T) {
 		}
 	}
 	for name := range metricNames() {
-		if !shown[name] && name != metricName("channels_read") { // readers by transport are shown
+		if !shown[name] && name != Name("channels_read") { // readers by transport are shown
 			t.Errorf("no panel shows %s", name)
 		}
 	}

@@ -1,4 +1,4 @@
-package megaphone
+package direct
 
 import (
 	"cmp"
@@ -11,11 +11,14 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/direct/pattern"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
-	"github.com/caddy-megaphone/megaphone/internal/repeat"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
@@ -24,17 +27,35 @@ import (
 // to maxWrites.
 const minWrites, maxWrites = 8, 1024
 
-// directPrefix begins the path of a direct write.
-const directPrefix = "/write/"
+// prefix begins the path of a direct write.
+const prefix = "/write/"
 
-// takeOverWrites is called for a write that was accepted. It takes its connection over if it is time to, and reports
-// whether it has. The reply is sent then, too.
-func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
+// Options are what direct writes need to know of their site. They must not change.
+type Options struct {
+	Broker broker.Broker
+	Limits broker.Limits
+	// MaxMessageSize is the size of the largest body, in bytes.
+	MaxMessageSize int64
+	// WriteTimeout is how long a client may take no replies.
+	WriteTimeout time.Duration
+	Logger       *zap.Logger
+	// Conns has the hijacked connections of the configuration, and Count counts them.
+	Conns *Conns
+	Count prometheus.Gauge
+	// Over reports whether the configuration was replaced, or the process exits.
+	Over func() bool
+	// First tells whether a handler of the site is the one that direct writes stand in for.
+	First func(handler caddyhttp.MiddlewareHandler) Answer
+}
+
+// Hijack is called for a write that was accepted. It hijacks the connection if it is time to, and reports whether it has.
+// Then it sends the reply, too.
+func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	client := conn.ClientOf(r)
 	if client == nil || r.ProtoMajor != 1 || client.Stays {
 		return false
 	}
-	if !repeat.Same(client.Header, r.Header) {
+	if !pattern.Same(client.Header, r.Header) {
 		client.Writes, client.Header = 0, r.Header
 	}
 	patience := cmp.Or(client.Patience, minWrites)
@@ -42,16 +63,16 @@ func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	client.Writes = 0
-	if r.TLS != nil || !conn.IsBare(w, r) || !h.isAlone(r) {
+	if r.TLS != nil || !conn.IsBare(w, r) || !isAlone(r, o) {
 		client.Stays, client.Header = true, nil
 		return false
 	}
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	bare := handover.Socket(client.Conn)
-	if server == nil || bare == nil || !mayRepeat(r) || h.app.isOver() {
+	if server == nil || bare == nil || !mayRepeat(r) || o.Over() {
 		return false
 	}
-	reply, ok := newDirectReply(w.Header())
+	reply, ok := newReply(w.Header())
 	if !ok {
 		return false
 	}
@@ -64,10 +85,10 @@ func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // they are there
-	c := &directConn{
-		handler: h, origin: client.Conn, socket: bare, server: server, patience: patience,
+	c := &producerConn{
+		options: o, origin: client.Conn, socket: bare, server: server, patience: patience,
 		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
-		timeout: h.writeTimeout(r), reply: reply,
+		timeout: conn.WriteTimeout(r, o.WriteTimeout), reply: reply,
 		buffer: slices.Clone(early), end: len(early),
 		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: clock.Now(),
 	}
@@ -79,9 +100,9 @@ func (h *Handler) takeOverWrites(w http.ResponseWriter, r *http.Request) bool {
 
 // mayRepeat reports whether a request is of a kind that can be served directly.
 func mayRepeat(r *http.Request) bool {
-	path, ok := strings.CutPrefix(r.RequestURI, directPrefix)
-	return ok && repeat.IsPath(path) && r.ProtoAtLeast(1, 1) && !r.Close &&
-		0 <= r.ContentLength && r.ContentLength <= repeat.MaxBody &&
+	path, ok := strings.CutPrefix(r.RequestURI, prefix)
+	return ok && pattern.IsPath(path) && r.ProtoAtLeast(1, 1) && !r.Close &&
+		0 <= r.ContentLength && r.ContentLength <= pattern.MaxBody &&
 		r.Header.Get("Expect") == "" && r.Header.Get("Upgrade") == ""
 }
 
@@ -89,7 +110,7 @@ func mayRepeat(r *http.Request) bool {
 // and no other handler, log or limit would see or change them or their replies. It says so only of what it knows:
 // sites that have this handler first. Functions that modules have registered for a server's connections are not known;
 // they are told what net/http tells them of a connection that is taken over, and given back.
-func (h *Handler) isAlone(r *http.Request) bool {
+func isAlone(r *http.Request, o *Options) bool {
 	server := conn.ServerOf(r)
 	switch {
 	case server == nil, server.Metrics != nil, server.Logs != nil && server.Logs.Trace:
@@ -99,77 +120,71 @@ func (h *Handler) isAlone(r *http.Request) bool {
 	case len(server.ExpectedUnderscoreHeaders) > 0, len(server.ExpectedDotHeaders) > 0: // can cost a request its key
 		return false
 	}
-	return h.isFirst(server.Routes, r, map[string]bool{}) == yes
+	return o.isFirst(server.Routes, r, map[string]bool{}) == Yes
 }
 
 // isShort reports whether a limit is shorter than what the rest of a direct write has to arrive in.
 func isShort(limit caddy.Duration) bool { return 0 < limit && time.Duration(limit) < maxArrival }
 
-// An answer is what is known of whether a handler is the first.
-type answer int
+// An Answer is what is known of whether a handler is the first.
+type Answer int
 
 const (
-	unknown answer = iota
-	no             // the request comes to none of the handlers that could be
-	yes
+	Unknown Answer = iota
+	No             // the request comes to none of the handlers that could be
+	Yes
 )
 
 // isFirst tells whether this is the first handler that a write comes to. Of each group of routes, only the first is taken
 // that matches.
-func (h *Handler) isFirst(routes caddyhttp.RouteList, r *http.Request, groups map[string]bool) answer {
+func (o *Options) isFirst(routes caddyhttp.RouteList, r *http.Request, groups map[string]bool) Answer {
 	for _, route := range routes {
 		if groups[route.Group] {
 			continue
 		}
 		switch matchesAlways(route.MatcherSets, r) {
-		case unknown:
-			return unknown
-		case no:
+		case Unknown:
+			return Unknown
+		case No:
 			continue
-		case yes:
+		case Yes:
 		}
 		if route.Group != "" {
 			groups[route.Group] = true
 		}
 		for _, handler := range route.Handlers {
-			found := unknown
-			switch handler := handler.(type) {
-			case *caddyhttp.Subroute:
-				found = h.isFirst(handler.Routes, r, groups)
-			case *Handler:
-				switch {
-				case handler == h:
-					found = yes
-				case !handler.serves[writeEndpoint]:
-					found = no
-				}
+			var found Answer
+			if sub, ok := handler.(*caddyhttp.Subroute); ok {
+				found = o.isFirst(sub.Routes, r, groups)
+			} else {
+				found = o.First(handler)
 			}
-			if found != no {
+			if found != No {
 				return found
 			}
 		}
 		if route.Terminal {
-			return no
+			return No
 		}
 	}
-	return no
+	return No
 }
 
 // matchesAlways tells whether a route takes all requests with a Host, or none.
-func matchesAlways(sets caddyhttp.MatcherSets, r *http.Request) answer {
+func matchesAlways(sets caddyhttp.MatcherSets, r *http.Request) Answer {
 	for _, set := range sets {
 		for _, matcher := range set {
 			hosts, ok := matcher.(*caddyhttp.MatchHost)
 			if !ok || strings.Contains(strings.Join(*hosts, ""), "{") {
-				return unknown
+				return Unknown
 			}
 		}
 	}
 	switch matches, err := sets.AnyMatchWithError(r); {
 	case err != nil:
-		return unknown
+		return Unknown
 	case matches:
-		return yes
+		return Yes
 	}
-	return no
+	return No
 }

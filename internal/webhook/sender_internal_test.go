@@ -1,11 +1,10 @@
-package megaphone
+package webhook
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -15,12 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
-
-	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/broker/memory"
 )
 
 // A receiver stands in for the other side of a webhook.
@@ -64,30 +59,28 @@ func status(code int, header ...string) (*http.Response, error) {
 }
 
 // testSender returns a sender to a receiver, and the metrics that it counts in.
-func testSender(t *testing.T, event string, change func(*Webhook), answer func(attempt int, r *http.Request) (*http.Response, error)) (*sender, *receiver, *webhookMetrics) {
+func testSender(t *testing.T, event string, change func(*Settings), answer func(attempt int, r *http.Request) (*http.Response, error)) (*Sender, *receiver, *Metrics) {
 	t.Helper()
-	w := &Webhook{Event: event, URL: "https://user:password@receiver.example/hook", logger: zap.NewNop()}
+	settings := &Settings{
+		URL:     &url.URL{Scheme: "https", User: url.UserPassword("user", "password"), Host: "receiver.example", Path: "/hook"},
+		Timeout: 10 * time.Second, GiveUp: time.Hour, Queue: 100_000, Logger: zap.NewNop,
+	}
 	if change != nil {
-		change(w)
+		change(settings)
 	}
-	if err := w.provision(); err != nil {
-		t.Fatal(err)
-	}
-	registry := memory.New()
-	registry.Close()
-	m := &newMetrics(registry).webhooks
-	s := newSender(w, m)
+	m := NewMetrics(func(name string) string { return name })
+	s := NewSender(event, settings, m)
 	r := &receiver{answer: answer}
 	s.client.Transport = r
 	return s, r, m
 }
 
 // wants compares what became of announcements.
-func (m *webhookMetrics) wants(t *testing.T, event string, delivered, lost, failures, queued int) {
+func (m *Metrics) wants(t *testing.T, event string, delivered, lost, failures, queued int) {
 	t.Helper()
 	got := []float64{
-		testutil.ToFloat64(m.delivered.WithLabelValues(event)), testutil.ToFloat64(m.lost.WithLabelValues(event)),
-		testutil.ToFloat64(m.failures.WithLabelValues(event)), testutil.ToFloat64(m.queued.WithLabelValues(event)),
+		testutil.ToFloat64(m.Delivered.WithLabelValues(event)), testutil.ToFloat64(m.Lost.WithLabelValues(event)),
+		testutil.ToFloat64(m.Failures.WithLabelValues(event)), testutil.ToFloat64(m.Queued.WithLabelValues(event)),
 	}
 	want := []float64{float64(delivered), float64(lost), float64(failures), float64(queued)}
 	if !slices.Equal(got, want) {
@@ -95,16 +88,16 @@ func (m *webhookMetrics) wants(t *testing.T, event string, delivered, lost, fail
 	}
 }
 
-func deletions(n int) []notice {
-	notices := make([]notice, n)
+func deletions(n int) []Event {
+	notices := make([]Event, n)
 	for i := range notices {
-		notices[i] = notice{channel: fmt.Sprint("main.", i), undelivered: i}
+		notices[i] = Event{Channel: fmt.Sprint("main.", i), Undelivered: i}
 	}
 	return notices
 }
 
 // finish ends a sender as a configuration without it does.
-func (s *sender) end(t *testing.T) {
+func (s *Sender) end(t *testing.T) {
 	t.Helper()
 	if err := s.Destruct(); err != nil {
 		t.Error(err)
@@ -116,7 +109,7 @@ func (s *sender) end(t *testing.T) {
 
 // TestWebhookAnswers has what each kind of receiver leads to.
 func TestWebhookAnswers(t *testing.T) {
-	const event = channelDeleted
+	const event = ChannelDeleted
 	for name, test := range map[string]struct {
 		answer                    func(attempt int, r *http.Request) (*http.Response, error)
 		delivered, lost, failures int
@@ -210,10 +203,10 @@ func TestWebhookAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, r, m := testSender(t, event, func(w *Webhook) { w.GiveUp = caddy.Duration(2 * time.Minute) }, test.answer)
+				s, r, m := testSender(t, event, func(s *Settings) { s.GiveUp = 2 * time.Minute }, test.answer)
 				start := time.Now()
-				s.enqueue(deletions(3))
-				for synctest.Wait(); testutil.ToFloat64(m.delivered.WithLabelValues(event))+testutil.ToFloat64(m.lost.WithLabelValues(event)) < 3; synctest.Wait() {
+				s.Enqueue(deletions(3))
+				for synctest.Wait(); testutil.ToFloat64(m.Delivered.WithLabelValues(event))+testutil.ToFloat64(m.Lost.WithLabelValues(event)) < 3; synctest.Wait() {
 					time.Sleep(time.Millisecond)
 				}
 				took := time.Since(start)
@@ -240,13 +233,13 @@ func TestWebhookAnswers(t *testing.T) {
 
 func TestWebhookRedirectsAreNotFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, r, m := testSender(t, channelDeleted, func(w *Webhook) { w.GiveUp = caddy.Duration(time.Second) },
+		s, r, m := testSender(t, ChannelDeleted, func(s *Settings) { s.GiveUp = time.Second },
 			func(int, *http.Request) (*http.Response, error) {
 				return status(307, "Location", "https://elsewhere.example/")
 			})
-		s.enqueue(deletions(1))
+		s.Enqueue(deletions(1))
 		s.end(t)
-		m.wants(t, channelDeleted, 0, 1, r.count(), 0)
+		m.wants(t, ChannelDeleted, 0, 1, r.count(), 0)
 		for _, attempt := range r.attempts {
 			if attempt.URL.Host != "receiver.example" {
 				t.Errorf("a request went to %s", attempt.URL.Host)
@@ -262,7 +255,7 @@ func TestWebhookIsRepeatedBeforeItIsGivenUp(t *testing.T) {
 	for name, recovers := range map[string]bool{"by a receiver that takes it then": true, "by one that never does": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, r, m := testSender(t, channelDeleted, func(w *Webhook) { w.GiveUp = caddy.Duration(giveUp) },
+				s, r, m := testSender(t, ChannelDeleted, func(s *Settings) { s.GiveUp = giveUp },
 					func(attempt int, _ *http.Request) (*http.Response, error) {
 						switch {
 						case attempt > 100:
@@ -272,13 +265,13 @@ func TestWebhookIsRepeatedBeforeItIsGivenUp(t *testing.T) {
 						}
 						return status(503, "Retry-After", "60")
 					})
-				s.enqueue(deletions(3))
+				s.Enqueue(deletions(3))
 				time.Sleep(giveUp)
 				synctest.Wait()
 				if recovers {
-					m.wants(t, channelDeleted, 3, 0, 1, 0)
+					m.wants(t, ChannelDeleted, 3, 0, 1, 0)
 				} else {
-					m.wants(t, channelDeleted, 0, 3, 2, 0)
+					m.wants(t, ChannelDeleted, 0, 3, 2, 0)
 				}
 				if r.count() != 2 || r.times[1].Sub(r.times[0]) < giveUp/2 {
 					t.Errorf("the requests came at %v", r.times)
@@ -291,8 +284,8 @@ func TestWebhookIsRepeatedBeforeItIsGivenUp(t *testing.T) {
 
 func TestWebhookWithoutSecretIsNotSigned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, r, _ := testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
-		s.enqueue(deletions(1))
+		s, r, _ := testSender(t, ChannelDeleted, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
+		s.Enqueue(deletions(1))
 		s.end(t)
 		header := r.attempts[0].Header
 		if header.Get("Webhook-Signature") != "" || header.Get("Webhook-Id") == "" || header.Get("Webhook-Timestamp") == "" {
@@ -305,48 +298,5 @@ func TestWebhookErrorsKeepSecrets(t *testing.T) {
 	err := withoutURL(&url.Error{Op: "Post", URL: "https://user:password@receiver.example/", Err: context.DeadlineExceeded})
 	if strings.Contains(err.Error(), "password") {
 		t.Error(err)
-	}
-	w := &Webhook{Event: channelDeleted, URL: "https://receiver.example/", Secret: "not base64!"}
-	if err := w.provision(); err == nil || strings.Contains(err.Error(), "not base64!") {
-		t.Errorf("error %v", err)
-	}
-}
-
-func TestWebhookSettingsAreChecked(t *testing.T) {
-	for name, w := range map[string]*Webhook{
-		"no event":          {URL: "https://receiver.example/"},
-		"an unknown event":  {Event: "message", URL: "https://receiver.example/"},
-		"no URL":            {Event: channelDeleted},
-		"a URL of a file":   {Event: channelDeleted, URL: "file:///etc/passwd"},
-		"a URL of no host":  {Event: channelDeleted, URL: "https:///hook"},
-		"a URL of a port":   {Event: channelDeleted, URL: "https://:443/hook"},
-		"a port too high":   {Event: channelDeleted, URL: "https://receiver.example:65536/"},
-		"a negative time":   {Event: channelDeleted, URL: "https://receiver.example/", Timeout: -1},
-		"an empty secret":   {Event: channelDeleted, URL: "https://receiver.example/", Secret: "whsec_"},
-		"an unset variable": {Event: channelDeleted, URL: "https://receiver.example/", Secret: "{env.NOT_SET_ANYWHERE}"},
-	} {
-		if err := w.provision(); err == nil {
-			t.Errorf("%s is taken", name)
-		}
-	}
-	t.Setenv("WEBHOOK_HOST", "receiver.example")
-	w := &Webhook{Event: channelDeleted, URL: "https://{env.WEBHOOK_HOST}/hook"}
-	if err := w.provision(); err != nil || w.url.Host != "receiver.example" {
-		t.Errorf("%v, %v", w.url, err)
-	}
-}
-
-// TestEventData has what handlers of Caddy's events get.
-func TestEventData(t *testing.T) {
-	n := notice{channel: "main.a", reason: broker.EndDeleted, undelivered: 3, transport: "sse", endedBy: "complete", messages: 7}
-	for event, want := range map[string]map[string]any{
-		channelCreated:     {"channel": "main.a"},
-		channelDeleted:     {"channel": "main.a", "reason": "deleted", "undelivered": 3},
-		readerConnected:    {"channel": "main.a", "transport": "sse"},
-		readerDisconnected: {"channel": "main.a", "transport": "sse", "ended_by": "complete", "messages": 7},
-	} {
-		if got := n.data(event); !maps.Equal(got, want) {
-			t.Errorf("%s: %v", event, got)
-		}
 	}
 }

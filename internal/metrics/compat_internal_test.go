@@ -1,4 +1,4 @@
-package megaphone
+package metrics
 
 import (
 	"maps"
@@ -13,28 +13,35 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
+	"github.com/caddy-megaphone/megaphone/internal/webhook"
+)
+
+var (
+	testEndpoints = []string{"create", "write"}
+	testLimits    = []string{"max_channels"}
 )
 
 // exercised returns metrics of which every one has a value.
-func exercised(t *testing.T) *metrics {
+func exercised(t *testing.T) *Metrics {
 	t.Helper()
 	r := memory.New()
 	t.Cleanup(r.Close)
-	m := newMetrics(r)
-	m.refused.WithLabelValues("create", "LIMIT_REACHED").Add(2)
-	m.refused.WithLabelValues("write", "TIMEOUT").Add(3)
-	m.webhooks.queued.WithLabelValues("channel_deleted").Set(4)
-	m.webhooks.delivered.WithLabelValues("channel_deleted").Inc()
-	m.webhooks.lost.WithLabelValues("channel_deleted").Inc()
-	m.webhooks.failures.WithLabelValues("channel_deleted").Inc()
+	hooks := webhook.NewMetrics(Name)
+	m := New(r, testEndpoints, testLimits, hooks.Collectors()...)
+	m.Refused.WithLabelValues("create", "LIMIT_REACHED").Add(2)
+	m.Refused.WithLabelValues("write", "TIMEOUT").Add(3)
+	hooks.Queued.WithLabelValues("channel_deleted").Set(4)
+	hooks.Delivered.WithLabelValues("channel_deleted").Inc()
+	hooks.Lost.WithLabelValues("channel_deleted").Inc()
+	hooks.Failures.WithLabelValues("channel_deleted").Inc()
 	return m
 }
 
 // gathered returns what a configuration's metrics endpoint shows, by name.
-func gathered(t *testing.T, m *metrics, old map[string]string) map[string]*dto.MetricFamily {
+func gathered(t *testing.T, m *Metrics, old map[string]string) map[string]*dto.MetricFamily {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry() // as Caddy's
-	if err := m.register(registry, broker.Limits{MaxChannels: 7}, old); err != nil {
+	if err := m.Register(registry, broker.Limits{MaxChannels: 7}, old); err != nil {
 		t.Fatal(err)
 	}
 	families, err := registry.Gather()
@@ -49,16 +56,16 @@ func gathered(t *testing.T, m *metrics, old map[string]string) map[string]*dto.M
 }
 
 func TestEveryMetricCanHaveAnOldName(t *testing.T) {
-	if got, want := slices.Sorted(maps.Keys(metricTypes)), slices.Sorted(maps.Keys(metricNames())); !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(types)), slices.Sorted(maps.Keys(metricNames())); !slices.Equal(got, want) {
 		t.Fatalf("metricTypes has %v\nbut there are %v", got, want)
 	}
 	old := map[string]string{}
-	for name := range metricTypes {
+	for name := range types {
 		old[strings.Replace(name, "caddy_megaphone", "old", 1)] = name
 	}
 	families := gathered(t, exercised(t), old)
 	for name, metric := range old {
-		if families[metric].GetType() != metricTypes[metric] || families[name].GetType() != metricTypes[metric] {
+		if families[metric].GetType() != types[metric] || families[name].GetType() != types[metric] {
 			t.Errorf("%s is a %v, and as %s a %v", metric, families[metric].GetType(), name, families[name].GetType())
 		}
 		if n := len(families[name].GetMetric()); n != 1 || len(families[name].GetMetric()[0].GetLabel()) > 0 {
@@ -85,9 +92,9 @@ func TestOldNamesBeginAtZero(t *testing.T) {
 	r := memory.New()
 	defer r.Close()
 	for _, name := range []string{"webhook_queue", "webhook_lost_total"} {
-		families := gathered(t, newMetrics(r), map[string]string{"old": metricName(name)})
-		if families[metricName(name)] != nil || len(families["old"].GetMetric()) != 1 {
-			t.Errorf("%s is %v, and as old %v", name, families[metricName(name)], families["old"])
+		families := gathered(t, New(r, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...), map[string]string{"old": Name(name)})
+		if families[Name(name)] != nil || len(families["old"].GetMetric()) != 1 {
+			t.Errorf("%s is %v, and as old %v", name, families[Name(name)], families["old"])
 		}
 	}
 }
@@ -123,7 +130,7 @@ func TestOldHistogramsAreSumsBucketForBucket(t *testing.T) {
 // Old names may break the rules for names, which is why they change. What else the linter looks at is kept.
 func TestOldMetricsAreLinted(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	err := exercised(t).register(registry, broker.Limits{}, map[string]string{
+	err := exercised(t).Register(registry, broker.Limits{}, map[string]string{
 		"old_created_total": "caddy_megaphone_channels_created_total", "old_read_seconds": "caddy_megaphone_read_duration_seconds",
 	})
 	if err != nil {
@@ -137,7 +144,7 @@ func TestOldMetricsAreLinted(t *testing.T) {
 func TestOldNameOfAnotherModuleIsRefused(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "theirs", Help: "Of another module."}))
-	err := exercised(t).register(registry, broker.Limits{}, map[string]string{"theirs": "caddy_megaphone_channels"})
+	err := exercised(t).Register(registry, broker.Limits{}, map[string]string{"theirs": "caddy_megaphone_channels"})
 	if err == nil || !strings.Contains(err.Error(), "metrics_compat: another module has a metric of that name, so leave the name out:") ||
 		!strings.Contains(err.Error(), `"theirs"`) {
 		t.Error(err)

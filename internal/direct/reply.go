@@ -1,4 +1,4 @@
-package megaphone
+package direct
 
 import (
 	"bytes"
@@ -10,17 +10,17 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
-// A directReply is the reply to all direct writes of a connection, as net/http would send it.
-type directReply struct {
+// A reply is the reply to all direct writes of a connection, as net/http would send it.
+type reply struct {
 	begin       []byte // up to the date
 	end, hangUp []byte // after it; the latter for the last reply of a connection
 	unix        int64  // the second that date is for
 	date        []byte
 }
 
-// newDirectReply returns the reply with the header that was set before this handler. It reports false if the header says
+// newReply returns the reply with the header that was set before this handler. It reports false if the header says
 // something about the connection.
-func newDirectReply(header http.Header) (r directReply, ok bool) {
+func newReply(header http.Header) (r reply, ok bool) {
 	for _, name := range []string{"Connection", "Content-Length", "Date", "Trailer", "Transfer-Encoding"} {
 		if _, ok := header[name]; ok {
 			return r, false
@@ -39,7 +39,7 @@ func newDirectReply(header http.Header) (r directReply, ok bool) {
 }
 
 // append appends the reply at a time on the clock of clock.Now that has just come.
-func (r *directReply) append(dst []byte, at time.Duration, hangUp bool) []byte {
+func (r *reply) append(dst []byte, at time.Duration, hangUp bool) []byte {
 	if second, _ := clock.Wall(at); second.Unix != r.unix {
 		r.unix, r.date = second.Unix, time.Unix(second.Unix, 0).UTC().AppendFormat(r.date[:0], http.TimeFormat)
 	}

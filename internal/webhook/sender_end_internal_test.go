@@ -1,4 +1,4 @@
-package megaphone
+package webhook
 
 import (
 	"net/http"
@@ -15,28 +15,28 @@ import (
 func TestWebhookQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
-		s, _, m := testSender(t, channelDeleted, func(w *Webhook) { w.Queue = 10 }, func(int, *http.Request) (*http.Response, error) {
+		s, _, m := testSender(t, ChannelDeleted, func(s *Settings) { s.Queue = 10 }, func(int, *http.Request) (*http.Response, error) {
 			<-block
 			return status(200)
 		})
-		s.enqueue(deletions(1))
+		s.Enqueue(deletions(1))
 		synctest.Wait() // it is being sent, and the queue is empty
-		s.enqueue(deletions(8))
-		s.enqueue(deletions(5))
-		m.wants(t, channelDeleted, 0, 3, 0, 10)
+		s.Enqueue(deletions(8))
+		s.Enqueue(deletions(5))
+		m.wants(t, ChannelDeleted, 0, 3, 0, 10)
 		close(block)
 		s.end(t)
-		m.wants(t, channelDeleted, 11, 3, 0, 0)
+		m.wants(t, ChannelDeleted, 11, 3, 0, 0)
 	})
 }
 
 // TestWhatIsToldAfterTheEndIsLost, and counted so: a read may end after its configuration.
 func TestWhatIsToldAfterTheEndIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _, m := testSender(t, readerDisconnected, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
+		s, _, m := testSender(t, ReaderDisconnected, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
 		s.end(t)
-		s.enqueue(deletions(3))
-		m.wants(t, readerDisconnected, 0, 3, 0, 0)
+		s.Enqueue(deletions(3))
+		m.wants(t, ReaderDisconnected, 0, 3, 0, 0)
 	})
 }
 
@@ -45,17 +45,19 @@ func TestLossesAreAddedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
 		logged, logger := observer.New(zap.DebugLevel)
-		s, _, _ := testSender(t, channelDeleted, func(w *Webhook) { w.Queue, w.logger = 10, zap.New(logged) }, func(int, *http.Request) (*http.Response, error) {
+		s, _, _ := testSender(t, ChannelDeleted, func(s *Settings) {
+			s.Queue, s.Logger = 10, func() *zap.Logger { return zap.New(logged) }
+		}, func(int, *http.Request) (*http.Response, error) {
 			<-block
 			return status(200)
 		})
-		s.enqueue(deletions(1))
+		s.Enqueue(deletions(1))
 		synctest.Wait() // it is being sent
 		for range 3 {
-			s.enqueue(deletions(15))
+			s.Enqueue(deletions(15))
 		}
 		time.Sleep(10 * time.Second)
-		s.enqueue(deletions(15))
+		s.Enqueue(deletions(15))
 		var lost []any
 		for _, entry := range logger.FilterMessageSnippet("full").All() {
 			lost = append(lost, entry.ContextMap()["lost"])
@@ -72,20 +74,20 @@ func TestLossesAreAddedUp(t *testing.T) {
 func TestWebhookThatIsNotConfiguredAnyMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := time.Now().Add(10 * time.Second)
-		s, _, m := testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
+		s, _, m := testSender(t, ChannelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
 			if time.Now().Before(up) {
 				return status(502)
 			}
 			return status(200)
 		})
-		s.enqueue(deletions(5))
+		s.Enqueue(deletions(5))
 		s.end(t)
-		if lost := testutil.ToFloat64(m.lost.WithLabelValues(channelDeleted)); lost != 0 {
+		if lost := testutil.ToFloat64(m.Lost.WithLabelValues(ChannelDeleted)); lost != 0 {
 			t.Errorf("%v announcements are lost", lost)
 		}
 
-		s, _, m = testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) { return status(502) })
-		s.enqueue(deletions(5))
+		s, _, m = testSender(t, ChannelDeleted, nil, func(int, *http.Request) (*http.Response, error) { return status(502) })
+		s.Enqueue(deletions(5))
 		start := time.Now()
 		if err := s.Destruct(); err != nil {
 			t.Error(err)
@@ -94,7 +96,7 @@ func TestWebhookThatIsNotConfiguredAnyMore(t *testing.T) {
 		if took := time.Since(start); took > maxLinger || took < maxLinger-2*hasty.longest {
 			t.Errorf("given up after %v", took)
 		}
-		if lost := testutil.ToFloat64(m.lost.WithLabelValues(channelDeleted)); lost != 5 {
+		if lost := testutil.ToFloat64(m.Lost.WithLabelValues(ChannelDeleted)); lost != 5 {
 			t.Errorf("%v announcements are lost", lost)
 		}
 	})
@@ -117,13 +119,13 @@ func TestWebhookIsTriedAtOnceWhenItIsRemoved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				up := time.Now().Add(time.Hour)
-				s, r, m := testSender(t, channelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
+				s, r, m := testSender(t, ChannelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
 					if time.Now().Before(up) {
 						return status(503, test.header...)
 					}
 					return status(200)
 				})
-				s.enqueue(deletions(5))
+				s.Enqueue(deletions(5))
 				time.Sleep(200 * time.Second)
 				synctest.Wait()
 				before, removed := r.count(), time.Now()
@@ -135,7 +137,7 @@ func TestWebhookIsTriedAtOnceWhenItIsRemoved(t *testing.T) {
 				if took := time.Since(removed); took > test.delivers {
 					t.Errorf("it took %v and %d requests, want at most %v", took, r.count()-before, test.delivers)
 				}
-				m.wants(t, channelDeleted, 5, 0, r.count()-1, 0)
+				m.wants(t, ChannelDeleted, 5, 0, r.count()-1, 0)
 				if n := r.count() - before; n > 30 {
 					t.Errorf("there were %d requests", n)
 				}
@@ -147,9 +149,9 @@ func TestWebhookIsTriedAtOnceWhenItIsRemoved(t *testing.T) {
 
 func TestExitWaitsForWebhooksWithinBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var senders []*sender
+		var senders []*Sender
 		for range 3 {
-			s, _, m := testSender(t, channelDeleted, nil, func(_ int, r *http.Request) (*http.Response, error) {
+			s, _, m := testSender(t, ChannelDeleted, nil, func(_ int, r *http.Request) (*http.Response, error) {
 				select {
 				case <-r.Context().Done():
 					return nil, r.Context().Err()
@@ -158,9 +160,9 @@ func TestExitWaitsForWebhooksWithinBounds(t *testing.T) {
 				}
 			})
 			defer func() {
-				m.wants(t, channelDeleted, 0, 2, int(testutil.ToFloat64(m.failures.WithLabelValues(channelDeleted))), 0)
+				m.wants(t, ChannelDeleted, 0, 2, int(testutil.ToFloat64(m.Failures.WithLabelValues(ChannelDeleted))), 0)
 			}()
-			s.enqueue(deletions(2))
+			s.Enqueue(deletions(2))
 			senders = append(senders, s)
 		}
 		start := time.Now()
@@ -169,14 +171,14 @@ func TestExitWaitsForWebhooksWithinBounds(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		lingering.wait(maxExitLinger)
-		if took := time.Since(start); took != maxExitLinger {
+		ending.wait(MaxExitLinger)
+		if took := time.Since(start); took != MaxExitLinger {
 			t.Errorf("exit waits for %v", took)
 		}
 		time.Sleep(maxLinger)
 		synctest.Wait()
-		if len(lingering.senders) != 0 {
-			t.Errorf("%d senders are left", len(lingering.senders))
+		if len(ending.senders) != 0 {
+			t.Errorf("%d senders are left", len(ending.senders))
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package megaphone
+package delivery
 
 import (
 	"errors"
@@ -21,18 +21,18 @@ import (
 )
 
 // parks starts the feed as that of a read without a handler, and returns where its end is told.
-func (f *feedTest) parks() <-chan transport.Reason {
+func (f *deliveryTest) parks() <-chan transport.Reason {
 	ended := make(chan transport.Reason, 1)
-	if err := f.feed.start(); err != nil {
+	if err := f.delivery.Start(); err != nil {
 		f.Fatal(err)
 	}
 	run := func() {
-		if why, parked := f.feed.run(); !parked {
+		if why, parked := f.delivery.run(); !parked {
 			ended <- why
 		}
 	}
-	f.feed.mayPark(run)
-	if !f.feed.park() {
+	f.delivery.MayPark(run)
+	if !f.delivery.Park() {
 		go run()
 	}
 	synctest.Wait()
@@ -40,12 +40,12 @@ func (f *feedTest) parks() <-chan transport.Reason {
 }
 
 // isParked reports whether the read has no goroutine.
-func (f *feedTest) isParked() bool {
+func (f *deliveryTest) isParked() bool {
 	synctest.Wait()
-	return f.feed.parking.state.Load() == parked
+	return f.delivery.parking.state.Load() == parked
 }
 
-func (f *feedTest) mustBeParked(when string) {
+func (f *deliveryTest) mustBeParked(when string) {
 	f.Helper()
 	if !f.isParked() {
 		f.Fatalf("the read has a goroutine %s", when)
@@ -53,7 +53,7 @@ func (f *feedTest) mustBeParked(when string) {
 }
 
 func TestAReadIsParkedWhileNothingComes(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
+	testDelivery(t, func(f *deliveryTest) {
 		f.client.acksAtOnce = true
 		ended := f.parks()
 		f.mustBeParked("from the beginning")
@@ -68,7 +68,7 @@ func TestAReadIsParkedWhileNothingComes(t *testing.T) {
 			time.Sleep(2 * idleCheck)
 			f.mustBeParked("long after a message")
 		}
-		time.Sleep(time.Until(f.feed.ends) - 1)
+		time.Sleep(time.Until(f.delivery.endAt) - 1)
 		f.mustBeParked("before its end")
 		start := time.Now()
 		f.ends(ended, transport.Complete)
@@ -79,7 +79,7 @@ func TestAReadIsParkedWhileNothingComes(t *testing.T) {
 }
 
 func TestABusyReadIsNotParked(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
+	testDelivery(t, func(f *deliveryTest) {
 		f.client.acksAtOnce = true
 		ended := f.parks()
 		f.publish(1)
@@ -97,23 +97,23 @@ func TestABusyReadIsNotParked(t *testing.T) {
 
 func TestAParkedReadEndsByWhateverEndsOne(t *testing.T) {
 	for name, test := range map[string]struct {
-		act    func(*feedTest)
+		act    func(*deliveryTest)
 		want   transport.Reason
 		within time.Duration
 	}{
-		"client gone":     {func(f *feedTest) { close(f.client.gone); f.feed.wake() }, transport.Broken, 0},
-		"deadline":        {func(*feedTest) {}, transport.Complete, time.Hour},
-		"channel deleted": {func(f *feedTest) { _ = f.registry.Delete(f.Context(), f.addresses.Producer) }, transport.Deleted, 0},
-		"taken over": {func(f *feedTest) {
+		"client gone":     {func(f *deliveryTest) { close(f.client.gone); f.delivery.wake() }, transport.Broken, 0},
+		"deadline":        {func(*deliveryTest) {}, transport.Complete, time.Hour},
+		"channel deleted": {func(f *deliveryTest) { _ = f.registry.Delete(f.Context(), f.addresses.Producer) }, transport.Deleted, 0},
+		"taken over": {func(f *deliveryTest) {
 			_, _ = f.registry.Subscribe(f.Context(), f.addresses.Consumer, broker.SubscribeOptions{Limits: f.limits, TakeOver: true})
 		}, transport.TakenOver, 0},
-		"process exits": {func(f *feedTest) { f.registry.Close() }, transport.GoingAway, 0},
-		"configuration replaced": {func(f *feedTest) {
+		"process exits": {func(f *deliveryTest) { f.registry.Close() }, transport.GoingAway, 0},
+		"configuration replaced": {func(f *deliveryTest) {
 			close(f.unloaded)
-			f.streams.wake()
+			f.streams.Wake()
 			f.mustBeParked("until its time has come")
-		}, transport.GoingAway, maxSpread},
-		"channel drained": {func(f *feedTest) {
+		}, transport.GoingAway, MaxSpread},
+		"channel drained": {func(f *deliveryTest) {
 			f.publish(1) // which is not acknowledged, so the channel is not deleted
 			time.Sleep(2 * idleCheck)
 			f.mustBeParked("after a message")
@@ -121,8 +121,8 @@ func TestAParkedReadEndsByWhateverEndsOne(t *testing.T) {
 		}, transport.GoingAway, 2*idleCheck + 50*time.Millisecond + minDrained},
 	} {
 		t.Run(name, func(t *testing.T) {
-			testFeed(t, func(f *feedTest) {
-				f.streams.add(&f.feed)
+			testDelivery(t, func(f *deliveryTest) {
+				f.streams.Add(&f.delivery)
 				ended := f.parks()
 				f.mustBeParked("from the beginning")
 				start := time.Now()
@@ -131,16 +131,16 @@ func TestAParkedReadEndsByWhateverEndsOne(t *testing.T) {
 				if took := time.Since(start); took > test.within {
 					t.Errorf("it has ended after %v, want %v at the latest", took, test.within)
 				}
-				f.streams.remove(&f.feed)
-				f.feed.sub.End(broker.EndClean)
+				f.streams.Remove(&f.delivery)
+				f.delivery.sub.End(broker.EndClean)
 			})
 		})
 	}
 }
 
 func TestAParkedReadHasItsHeartbeats(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
-		f.feed.heartbeat, f.feed.duration = 15*time.Second, time.Minute+time.Second
+	testDelivery(t, func(f *deliveryTest) {
+		f.delivery.heartbeat, f.delivery.duration = 15*time.Second, time.Minute+time.Second
 		ended := f.parks()
 		for i := range 4 {
 			time.Sleep(15*time.Second - 1)
@@ -156,10 +156,10 @@ func TestAParkedReadHasItsHeartbeats(t *testing.T) {
 }
 
 func TestAReadWhoseWindowIsFullIsNotParked(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
+	testDelivery(t, func(f *deliveryTest) {
 		ended := f.parks()
 		f.publish(100)
-		time.Sleep(f.feed.writeTimeout - time.Second)
+		time.Sleep(f.delivery.writeTimeout - time.Second)
 		if f.isParked() {
 			t.Error("it is parked")
 		}
@@ -173,7 +173,7 @@ func TestAReadWhoseWindowIsFullIsNotParked(t *testing.T) {
 
 // What a reader acknowledges makes room in a window that is full, and wakes it.
 func TestAParkedReadIsWokenByAnAcknowledgement(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
+	testDelivery(t, func(f *deliveryTest) {
 		f.client.acksAtOnce = true
 		ended := f.parks()
 		f.publish(1)
@@ -181,7 +181,7 @@ func TestAParkedReadIsWokenByAnAcknowledgement(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.feed.sub.Settle(ms[0].ID())
+		f.delivery.sub.Settle(ms[0].ID())
 		f.publish(f.limits.InFlight + 1)
 		time.Sleep(2 * idleCheck)
 		f.mustBeParked("while the client has it all to acknowledge")
@@ -191,7 +191,7 @@ func TestAParkedReadIsWokenByAnAcknowledgement(t *testing.T) {
 		if ms, err = f.registry.Peek(t.Context(), f.addresses.Consumer, 1); err != nil {
 			t.Fatal(err)
 		}
-		f.feed.sub.Settle(ms[0].ID())
+		f.delivery.sub.Settle(ms[0].ID())
 		synctest.Wait()
 		if sent := f.client.messages(); sent != 2+f.limits.InFlight {
 			t.Errorf("%d messages are sent after there is room", sent)
@@ -205,8 +205,8 @@ func TestAParkedReadIsWokenByAnAcknowledgement(t *testing.T) {
 type remoteSubscription struct{ broker.Subscription }
 
 func TestAReadIsNotParkedWhoseSubscriptionCannotWakeIt(t *testing.T) {
-	testFeed(t, func(f *feedTest) {
-		f.feed.sub = remoteSubscription{f.feed.sub}
+	testDelivery(t, func(f *deliveryTest) {
+		f.delivery.sub = remoteSubscription{f.delivery.sub}
 		ended := f.parks()
 		time.Sleep(time.Minute)
 		if f.isParked() {
@@ -338,7 +338,7 @@ func readAtRandom(t *testing.T, registry *memory.Broker, addresses broker.Addres
 		return nil, err
 	}
 	client, unloaded := &listClient{gone: make(chan struct{})}, make(chan struct{})
-	f := &feed{
+	f := &Delivery{
 		sub: sub, transport: client, receipts: receipts{patience: 1}, writeTimeout: time.Minute, follows: true, unloaded: unloaded,
 		duration: time.Hour,
 	}
@@ -361,17 +361,17 @@ func readAtRandom(t *testing.T, registry *memory.Broker, addresses broker.Addres
 	if end == nil {
 		f.duration = time.Duration(random.Int64N(int64(5 * time.Millisecond)))
 	}
-	var streams moves
-	streams.add(f)
+	var streams DetachedStreams
+	streams.Add(f)
 	ended := make(chan transport.Reason, 1)
-	_ = f.start()
-	f.mayPark(func() {
+	_ = f.Start()
+	f.MayPark(func() {
 		if why, parked := f.run(); !parked {
 			ended <- why
 		}
 	})
 	f.parking.check = 0
-	if !f.park() {
+	if !f.Park() {
 		go f.parking.resume()
 	}
 	var acts sync.WaitGroup
@@ -381,7 +381,7 @@ func readAtRandom(t *testing.T, registry *memory.Broker, addresses broker.Addres
 	}
 	act(f.wake)
 	if random.IntN(3) == 0 {
-		act(func() { close(unloaded); streams.wake() })
+		act(func() { close(unloaded); streams.Wake() })
 	}
 	if end != nil {
 		act(func() {
@@ -401,7 +401,7 @@ func readAtRandom(t *testing.T, registry *memory.Broker, addresses broker.Addres
 	}
 	select {
 	case why := <-ended:
-		sub.End(f.how(why))
+		sub.End(f.endOf(why))
 	case <-time.After(30 * time.Second):
 		return nil, fmt.Errorf("a read does not end that has sent %d messages; %d are enough", client.count.Load(), enough)
 	}
@@ -429,11 +429,11 @@ func BenchmarkWake(b *testing.B) {
 				b.Fatal(err)
 			}
 			client := &flushClient{flushed: make(chan struct{})}
-			f := &feed{sub: sub, transport: client, receipts: receipts{patience: 1}, duration: time.Hour, writeTimeout: time.Minute}
-			_ = f.start()
-			f.mayPark(func() { f.run() })
+			f := &Delivery{sub: sub, transport: client, receipts: receipts{patience: 1}, duration: time.Hour, writeTimeout: time.Minute}
+			_ = f.Start()
+			f.MayPark(func() { f.run() })
 			f.parking.check = bench.check
-			if !f.park() {
+			if !f.Park() {
 				b.Fatal("the read is not parked")
 			}
 			for b.Loop() {
