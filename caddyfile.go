@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -267,7 +268,7 @@ func (a *App) parseAgent(value string) error {
 	if strings.Contains(value, "{") {
 		return nil // has placeholders, which are replaced when the configuration is loaded
 	}
-	return checkAgent(value)
+	return broker.CheckAgent(value)
 }
 
 func (a *App) parseHold(value string) error {

@@ -39,22 +39,14 @@ func (h *Handler) serveManage(w http.ResponseWriter, r *http.Request, address st
 		Pending:   state.Pending,
 		InFlight:  state.InFlight,
 		Created:   state.Created.UTC(),
-		LastRead:  timeOrNull(state.LastRead),
-		Expires:   timeOrNull(state.Expires),
+		LastRead:  httpjson.TimeOrNull(state.LastRead),
+		Expires:   httpjson.TimeOrNull(state.Expires),
 	})
 	if err != nil {
 		return err
 	}
 	httpjson.Write(w, http.StatusOK, reply)
 	return nil
-}
-
-func timeOrNull(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	t = t.UTC()
-	return &t
 }
 
 // serveHealth tells a load balancer whether new clients should be sent here: not while the server is drained, nor

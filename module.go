@@ -20,6 +20,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/admin"
+	"github.com/caddy-megaphone/megaphone/internal/command"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
 	"github.com/caddy-megaphone/megaphone/internal/direct"
 )
@@ -27,6 +29,8 @@ import (
 func init() {
 	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(Handler{})
+	admin.Register(func(app any) admin.View { return app.(*App).view() })
+	command.Register()
 }
 
 // App pushes events from any backend to browsers and apps: it keeps the channels that all sites share. Its
@@ -173,6 +177,13 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	return a.provisionWebhooks()
+}
+
+// view is what the admin API sees.
+func (a *App) view() admin.View {
+	return admin.View{
+		Broker: a.broker, Agent: a.Agent, Limits: a.limits, InspectMessages: a.InspectMessages, Healthy: a.registry.healthy(),
+	}
 }
 
 // isOver reports whether another configuration has taken the place of this one, or none, or the process exits.

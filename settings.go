@@ -42,7 +42,7 @@ func (a *App) UnmarshalJSON(data []byte) error {
 		return errNotPositive("max_channels_per_client", "no limit")
 	}
 	if written.Agent == "" {
-		return fmt.Errorf("agent: %w", checkAgent(""))
+		return fmt.Errorf("agent: %w", broker.CheckAgent(""))
 	}
 	if string(written.BrokerRaw) == "null" {
 		return errors.New("broker is null: leave it out for memory")
@@ -85,7 +85,7 @@ func setDefault[T comparable](setting *T, value T) {
 
 // Validate implements [caddy.Validator].
 func (a *App) Validate() error {
-	if err := checkAgent(a.Agent); err != nil {
+	if err := broker.CheckAgent(a.Agent); err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
 	if a.Webhooks != nil && len(a.Webhooks) == 0 {
@@ -139,13 +139,6 @@ func (a *App) checkNumbers() error {
 	}
 	if a.Hold != nil && *a.Hold > 0 {
 		return checkDuration("hold", *a.Hold)
-	}
-	return nil
-}
-
-func checkAgent(name string) error {
-	if !broker.ValidAgent(name) {
-		return fmt.Errorf("%q is no name for a server: use letters, digits, _ and - only", name)
 	}
 	return nil
 }

@@ -204,8 +204,8 @@ func (a *App) uiServer(ctx context.Context) (*uiServer, error) {
 			Pending:   c.Pending,
 			InFlight:  c.InFlight,
 			Created:   c.Created.UTC(),
-			LastRead:  timeOrNull(c.LastRead),
-			Expires:   timeOrNull(c.Expires),
+			LastRead:  httpjson.TimeOrNull(c.LastRead),
+			Expires:   httpjson.TimeOrNull(c.Expires),
 		})
 	}
 	return server, nil

@@ -7,10 +7,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/internal/webhook"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
+
+	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
 // Webhook is an address that is told by HTTP requests what happens to channels. Requests are signed and repeated

@@ -3,6 +3,7 @@ package broker
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"fmt"
 	"strings"
 )
 
@@ -80,6 +81,14 @@ func ValidAgent(name string) bool {
 		}
 	}
 	return name != ""
+}
+
+// CheckAgent says what is wrong with a name that cannot be the first part of an address.
+func CheckAgent(name string) error {
+	if !ValidAgent(name) {
+		return fmt.Errorf("%q is not a valid agent name: use letters, digits, _ and - only", name)
+	}
+	return nil
 }
 
 // RedactAddress returns what may be logged of an address: the agent and the first four characters of the secret.

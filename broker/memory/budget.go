@@ -70,8 +70,8 @@ func (b *budget) releaseHeld(m *broker.Message) {
 func (b *budget) register(c *channel) {
 	b.mu.Lock()
 	b.channels = append(b.channels, c)
-	b.mu.Unlock()
 	b.waiting.Add(1)
+	b.mu.Unlock()
 }
 
 // retryAll empties the list and lets the producers of its channels try again. A channel that finds no memory registers
@@ -80,8 +80,8 @@ func (b *budget) retryAll() {
 	b.mu.Lock()
 	channels := b.channels
 	b.channels = nil
+	b.waiting.Store(0)
 	b.mu.Unlock()
-	b.waiting.Add(-int32(len(channels))) //nolint:gosec // there are far fewer channels
 	for _, c := range channels {
 		c.memoryFreed()
 	}

@@ -173,8 +173,8 @@ func (b *Broker) Undelivered() int {
 	return int(n)
 }
 
-// MemoryUsed returns how many bytes the messages in channels take. Each message counts once.
-func (b *Broker) MemoryUsed() int64 { return b.budget.buffered.Load() }
+// MemoryUsed implements [broker.MemoryUser].
+func (b *Broker) MemoryUsed() int64 { return b.budget.buffered.Load() + b.budget.held.Load() }
 
 // kind says which of a channel's two addresses names it.
 type kind int

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 )
@@ -150,3 +151,12 @@ func SetJSONHeader(h http.Header) {
 }
 
 var OK = []byte(`{"status":"OK"}`)
+
+// TimeOrNull returns a time in UTC as replies have it, or nil for the zero time, which becomes null.
+func TimeOrNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}

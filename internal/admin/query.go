@@ -1,4 +1,4 @@
-package megaphone
+package admin
 
 import (
 	"fmt"
@@ -17,7 +17,7 @@ import (
 const (
 	// standardPage is how many channels a page of the list has where the request does not say.
 	standardPage = 100
-	maxPage      = 1000
+	MaxPage      = 1000
 	// maxPeek is how many messages of a channel are shown at most.
 	maxPeek = 1000
 	// maxShown is how many bytes of messages are shown at most, beyond the first message.
@@ -47,12 +47,12 @@ func parseQuery(u *url.URL, known ...string) (map[string]string, error) {
 }
 
 // withoutQuery makes a function refuse requests that have a query.
-func withoutQuery(serve adminFunc) adminFunc {
-	return func(a *App, r *http.Request) (int, any, error) {
+func withoutQuery(serve endpoint) endpoint {
+	return func(v View, r *http.Request) (int, any, error) {
 		if _, err := parseQuery(r.URL); err != nil {
-			return 0, nil, adminError(http.StatusBadRequest, err.Error())
+			return 0, nil, newError(http.StatusBadRequest, err.Error())
 		}
-		return serve(a, r)
+		return serve(v, r)
 	}
 }
 
@@ -63,12 +63,12 @@ var listParameters = map[string]func(o *broker.ListOptions, value string) error{
 		return nil
 	},
 	"limit": func(o *broker.ListOptions, value string) (err error) {
-		o.Limit, err = parseNumber(value, 1, maxPage)
+		o.Limit, err = parseNumber(value, 1, MaxPage)
 		return err
 	},
 	"agent": func(o *broker.ListOptions, value string) error {
 		o.Agent = value
-		return checkAgent(value)
+		return broker.CheckAgent(value)
 	},
 	"connected": func(o *broker.ListOptions, value string) error {
 		if value != "true" && value != "false" {
@@ -116,10 +116,10 @@ func parseNumber(value string, least, most int) (int, error) {
 }
 
 // parseMessages reads how many messages of a channel are to be shown, if any.
-func parseMessages(a *App, r *http.Request) (int, error) {
+func parseMessages(v View, r *http.Request) (int, error) {
 	parameters, err := parseQuery(r.URL, "messages")
 	if err != nil {
-		return 0, adminError(http.StatusBadRequest, err.Error())
+		return 0, newError(http.StatusBadRequest, err.Error())
 	}
 	value, asked := parameters["messages"]
 	if !asked {
@@ -127,10 +127,10 @@ func parseMessages(a *App, r *http.Request) (int, error) {
 	}
 	n, err := parseNumber(value, 0, maxPeek)
 	if err != nil {
-		return 0, adminError(http.StatusBadRequest, "messages: "+err.Error())
+		return 0, newError(http.StatusBadRequest, "messages: "+err.Error())
 	}
-	if n > 0 && !a.InspectMessages {
-		return 0, adminError(http.StatusForbidden,
+	if n > 0 && !v.InspectMessages {
+		return 0, newError(http.StatusForbidden,
 			"messages are not shown, unless the configuration says inspect_messages")
 	}
 	return n, nil

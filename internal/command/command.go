@@ -1,4 +1,4 @@
-package megaphone
+package command
 
 import (
 	"bytes"
@@ -21,7 +21,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func init() {
+// Register adds the command megaphone to Caddy.
+func Register() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "megaphone",
 		Usage: "<command>",
@@ -73,16 +74,16 @@ const (
 	exitInterrupted = 130 // as shells have it for SIGINT
 )
 
-// A commandError is an error that has an exit status of its own.
-type commandError struct {
+// A exitError is an error that has an exit status of its own.
+type exitError struct {
 	status  int
 	message string
 }
 
-func (e *commandError) Error() string { return e.message }
+func (e *exitError) Error() string { return e.message }
 
 // errInterrupted is why the context of a command ends.
-var errInterrupted = &commandError{exitInterrupted, "interrupted"}
+var errInterrupted = &exitError{exitInterrupted, "interrupted"}
 
 // run makes a function the one that a command runs. SIGINT and SIGTERM end its context, for [errInterrupted]; a second
 // one ends the process.
@@ -103,7 +104,7 @@ func run(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, [
 				return caddy.ExitCodeSuccess, nil
 			}
 			status := caddy.ExitCodeFailedStartup
-			if e, ok := errors.AsType[*commandError](err); ok {
+			if e, ok := errors.AsType[*exitError](err); ok {
 				status = e.status
 			}
 			return status, errors.New(printable(strings.TrimSpace(err.Error()))) // it may have words of a server
@@ -115,9 +116,9 @@ func run(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, [
 func httpError(status int, message string) error {
 	switch status {
 	case http.StatusNotFound, http.StatusGone:
-		return &commandError{exitNotFound, message}
+		return &exitError{exitNotFound, message}
 	case http.StatusConflict, http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		return &commandError{exitTryAgain, message}
+		return &exitError{exitTryAgain, message}
 	}
 	return fmt.Errorf("status %d: %s", status, message)
 }

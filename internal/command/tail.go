@@ -1,4 +1,4 @@
-package megaphone
+package command
 
 import (
 	"bufio"
@@ -133,7 +133,7 @@ func (f *follower) follow(ctx context.Context) error {
 
 // permanent reports whether it is of no use to try again.
 func permanent(err error) bool {
-	if e, ok := errors.AsType[*commandError](err); ok {
+	if e, ok := errors.AsType[*exitError](err); ok {
 		return e.status == exitNotFound
 	}
 	_, failed := errors.AsType[*readError](err)

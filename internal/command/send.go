@@ -1,4 +1,4 @@
-package megaphone
+package command
 
 import (
 	"bytes"
@@ -58,11 +58,18 @@ of how many messages; with --json the field "unknown" has their number.`,
 	return cmd
 }
 
+// A sendFailure is a message that was not written, and why.
+type sendFailure struct {
+	Channel string `json:"channel"`
+	Index   int    `json:"index"`
+	Reason  string `json:"reason"`
+}
+
 // A sendResult is what a stream of writes is answered with (protocol.md 2.6).
 type sendResult struct {
-	Written       int       `json:"written"`
-	Failures      []failure `json:"failures"`
-	FailuresTotal int       `json:"failuresTotal"`
+	Written       int           `json:"written"`
+	Failures      []sendFailure `json:"failures"`
+	FailuresTotal int           `json:"failuresTotal"`
 
 	Unknown int `json:"unknown,omitempty"` // messages of which it is not known whether they were written
 }
@@ -82,7 +89,7 @@ func runSend(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	flags, result := cmd.Flags(), sendResult{Failures: []failure{}}
+	flags, result := cmd.Flags(), sendResult{Failures: []sendFailure{}}
 	text, key := flag(flags.GetBool, "text"), flag(flags.GetString, "key")
 	if key != "" && len(args) != 3 {
 		return errors.New("--key is for one message: give one body")
@@ -180,5 +187,5 @@ func (r *sendResult) err() error {
 			return errors.New(message)
 		}
 	}
-	return &commandError{status, message}
+	return &exitError{status, message}
 }

@@ -1,4 +1,4 @@
-package megaphone
+package admin
 
 import (
 	"net/http"
@@ -7,10 +7,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
-// adminTotals is what the admin API shows of the whole server.
-type adminTotals struct {
+// Stats is what the admin API shows of the whole server.
+type Stats struct {
 	Agent string `json:"agent"`
 
 	Channels    int `json:"channels"`
@@ -32,30 +33,35 @@ type adminTotals struct {
 	Draining bool `json:"draining"`
 }
 
-// adminStats tells the totals.
-func adminStats(a *App, _ *http.Request) (int, any, error) {
-	totals := a.registry.stats()
-	reply := adminTotals{
-		Agent:         a.Agent,
+// stats tells the totals.
+func stats(v View, _ *http.Request) (int, any, error) {
+	var totals broker.Stats
+	if b, ok := v.Broker.(broker.Statser); ok {
+		totals = b.Stats()
+	}
+	reply := Stats{
+		Agent:         v.Agent,
 		Channels:      totals.Channels,
-		MaxChannels:   a.MaxChannels,
+		MaxChannels:   v.Limits.MaxChannels,
 		Readers:       totals.Readers,
-		MaxReaders:    a.MaxReaders,
+		MaxReaders:    v.Limits.MaxReaders,
 		HeldProducers: totals.HeldProducers,
 		Pending:       totals.Pending,
 		InFlight:      totals.InFlight,
 		BufferedBytes: totals.BufferedBytes,
-		MaxMemory:     a.MaxMemory,
+		MaxMemory:     v.Limits.MaxMemory,
 		Accepted:      totals.Accepted,
 		Settled:       totals.Settled,
 		Undelivered:   totals.AllUndelivered(),
-		Draining:      a.registry.drains(),
+	}
+	if b, ok := v.Broker.(broker.Drainer); ok {
+		reply.Draining = b.DrainState().Active
 	}
 	return http.StatusOK, reply, nil
 }
 
-// An adminDrainReply is what the admin API shows of a drain.
-type adminDrainReply struct {
+// An DrainState is what the admin API shows of a drain.
+type DrainState struct {
 	Draining bool       `json:"draining"`
 	Done     bool       `json:"done"`
 	Started  *time.Time `json:"started"` // null: there is no drain
@@ -67,69 +73,69 @@ type adminDrainReply struct {
 	Undelivered int `json:"undelivered"`
 }
 
-func newAdminDrainReply(s broker.DrainState) adminDrainReply {
-	return adminDrainReply{
-		Draining: s.Active, Done: s.Done, Started: timeOrNull(s.Started), Over: s.Over.String(),
+func newDrainState(s broker.DrainState) DrainState {
+	return DrainState{
+		Draining: s.Active, Done: s.Done, Started: httpjson.TimeOrNull(s.Started), Over: s.Over.String(),
 		Channels: s.Channels, Remaining: s.Remaining, Undelivered: s.Undelivered,
 	}
 }
 
-// adminDrainState tells how far the drain has come.
-func adminDrainState(a *App, _ *http.Request) (int, any, error) {
-	d, err := drainer(a)
+// drainState tells how far the drain has come.
+func drainState(v View, _ *http.Request) (int, any, error) {
+	d, err := drainer(v)
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusOK, newAdminDrainReply(d.DrainState()), nil
+	return http.StatusOK, newDrainState(d.DrainState()), nil
 }
 
 // drainer returns the Broker if it can be drained.
-func drainer(a *App) (broker.Drainer, error) {
-	if d, ok := a.broker.(broker.Drainer); ok {
+func drainer(v View) (broker.Drainer, error) {
+	if d, ok := v.Broker.(broker.Drainer); ok {
 		return d, nil
 	}
-	return nil, adminError(http.StatusNotImplemented, "the configured broker cannot be drained")
+	return nil, newError(http.StatusNotImplemented, "the configured broker cannot be drained")
 }
 
-// standardDrain is the time over which a drain is spread where the request does not say.
-const standardDrain = 30 * time.Second
+// StandardDrain is the time over which a drain is spread where the request does not say.
+const StandardDrain = 30 * time.Second
 
-// adminDrain begins a drain.
-func adminDrain(a *App, r *http.Request) (int, any, error) {
+// drain begins a drain.
+func drain(v View, r *http.Request) (int, any, error) {
 	var body struct {
 		Over *string `json:"over"`
 	}
-	if err := parseAdminBody(r, &body); err != nil {
+	if err := parseBody(r, &body); err != nil {
 		return 0, nil, err
 	}
-	over := standardDrain
+	over := StandardDrain
 	if body.Over != nil {
 		var err error
 		if over, err = caddy.ParseDuration(*body.Over); err != nil || over < 0 {
-			return 0, nil, adminError(http.StatusBadRequest, "over is a duration, such as 0s, 30s or 5m")
+			return 0, nil, newError(http.StatusBadRequest, "over is a duration, such as 0s, 30s or 5m")
 		}
 	}
-	d, err := drainer(a)
+	d, err := drainer(v)
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusAccepted, newAdminDrainReply(d.Drain(over)), nil
+	return http.StatusAccepted, newDrainState(d.Drain(over)), nil
 }
 
-// adminUndrain ends a drain.
-func adminUndrain(a *App, _ *http.Request) (int, any, error) {
-	d, err := drainer(a)
+// undrain ends a drain.
+func undrain(v View, _ *http.Request) (int, any, error) {
+	d, err := drainer(v)
 	if err != nil {
 		return 0, nil, err
 	}
 	d.Undrain()
-	return http.StatusOK, newAdminDrainReply(d.DrainState()), nil
+	return http.StatusOK, newDrainState(d.DrainState()), nil
 }
 
-// adminHealth tells whether new clients are welcome, as the endpoint health of a site does.
-func adminHealth(a *App, _ *http.Request) (int, any, error) {
+// health tells whether new clients are welcome, as the endpoint health of a site does.
+func health(v View, _ *http.Request) (int, any, error) {
 	status, text := http.StatusOK, "OK"
-	if !a.registry.healthy() {
+	if !v.Healthy {
 		status, text = http.StatusServiceUnavailable, "DRAINING"
 	}
 	return status, struct {

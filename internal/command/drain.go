@@ -1,4 +1,4 @@
-package megaphone
+package command
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/internal/admin"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 )
@@ -33,7 +34,7 @@ The server stays drained, over reloads too, until --undo or its end.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              run(runDrain),
 	}
-	cmd.Flags().String("over", standardDrain.String(), "Time over which the ends are spread, so that not all clients come back at once")
+	cmd.Flags().String("over", admin.StandardDrain.String(), "Time over which the ends are spread, so that not all clients come back at once")
 	cmd.Flags().Bool("wait", false, "Return when all channels are gone")
 	cmd.Flags().String("timeout", "", "With --wait: give up after this time, with status 6; the drain goes on")
 	cmd.Flags().Bool("status", false, "Change nothing, and tell how far the drain has come")
@@ -68,10 +69,10 @@ func runDrain(cmd *cobra.Command, _ []string) error {
 			return errors.New("--timeout goes with --wait")
 		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &commandError{exitUnfinished, fmt.Sprintf("not drained after %v", timeout)})
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &exitError{exitUnfinished, fmt.Sprintf("not drained after %v", timeout)})
 		defer cancel()
 	}
-	var state adminDrainReply
+	var state admin.DrainState
 	err := readAdmin(ctx, cmd, method, "drain", body, &state)
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -86,12 +87,12 @@ func runDrain(cmd *cobra.Command, _ []string) error {
 	if flag(flags.GetBool, "json") {
 		return printJSON(cmd.OutOrStdout(), state)
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), state)
+	fmt.Fprintln(cmd.OutOrStdout(), drainText(state))
 	return nil
 }
 
-// String tells the state to people.
-func (s adminDrainReply) String() string {
+// drainText describes the state of a drain to people.
+func drainText(s admin.DrainState) string {
 	progress := fmt.Sprintf("%d of %d channels are left, %d messages were not delivered", s.Remaining, s.Channels, s.Undelivered)
 	switch {
 	case s.Done:
@@ -103,13 +104,13 @@ func (s adminDrainReply) String() string {
 }
 
 // awaitDrain waits until a drain is done, and tells of its progress on standard error. When ctx ends, the drain goes on.
-func awaitDrain(ctx context.Context, cmd *cobra.Command, state *adminDrainReply) error {
+func awaitDrain(ctx context.Context, cmd *cobra.Command, state *admin.DrainState) error {
 	told := ""
 	for !state.Done {
 		if !state.Draining {
 			return errors.New("the drain was undone")
 		}
-		if text := state.String(); text != told {
+		if text := drainText(*state); text != told {
 			fmt.Fprintln(cmd.ErrOrStderr(), text)
 			told = text
 		}

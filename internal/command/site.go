@@ -1,4 +1,4 @@
-package megaphone
+package command
 
 import (
 	"context"

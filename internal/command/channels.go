@@ -1,4 +1,4 @@
-package megaphone
+package command
 
 import (
 	"bufio"
@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/internal/admin"
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 )
@@ -73,12 +74,12 @@ func runList(cmd *cobra.Command, _ []string) error {
 		fmt.Fprintln(table, "ID\tAGENT\tREADER\tPENDING\tIN FLIGHT\tAGE\tLAST READ\tEXPIRES")
 	}
 	for listed, more := 0, true; more; {
-		size := maxPage
+		size := admin.MaxPage
 		if limit > 0 {
 			size = min(size, limit-listed)
 		}
 		query.Set("limit", strconv.Itoa(size))
-		var page adminPage
+		var page admin.Page
 		if err := readAdmin(cmd.Context(), cmd, http.MethodGet, "channels?"+query.Encode(), nil, &page); err != nil {
 			return err
 		}
@@ -143,7 +144,7 @@ are.`,
 
 func runShow(cmd *cobra.Command, args []string) error {
 	flags := cmd.Flags()
-	var found adminFound
+	var found admin.Found
 	if err := readAdmin(cmd.Context(), cmd, http.MethodPost, "lookup", map[string][]string{"channels": args}, &found); err != nil {
 		return err
 	}
@@ -151,7 +152,7 @@ func runShow(cmd *cobra.Command, args []string) error {
 	for i, c := range found.Channels {
 		if n := flag(flags.GetInt, "messages"); n != 0 {
 			err := readAdmin(cmd.Context(), cmd, http.MethodGet, fmt.Sprintf("channels/%s?messages=%d", c.ID, n), nil, &c)
-			if e, ok := errors.AsType[*commandError](err); ok && e.status == exitNotFound {
+			if e, ok := errors.AsType[*exitError](err); ok && e.status == exitNotFound {
 				missing++ // it has ended in this moment
 				continue
 			}
@@ -175,7 +176,7 @@ func runShow(cmd *cobra.Command, args []string) error {
 	return notFound(missing, len(args))
 }
 
-func printChannel(w io.Writer, c adminChannel) error {
+func printChannel(w io.Writer, c admin.Channel) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "id\t%s\nagent\t%s\nproducer address\t%s\nconsumer address\t%s\n", c.ID, c.Agent, c.Producer, c.Consumer)
 	fmt.Fprintf(table, "being read\t%s\npending\t%d\nin flight\t%d\n", yesNo(c.Connected), c.Pending, c.InFlight)
@@ -198,12 +199,12 @@ func notFound(missing, all int) error {
 	if missing == 0 {
 		return nil
 	}
-	return &commandError{exitNotFound, fmt.Sprintf("%d of %d channels are not there: they have expired, were deleted, or never were", missing, all)}
+	return &exitError{exitNotFound, fmt.Sprintf("%d of %d channels are not there: they have expired, were deleted, or never were", missing, all)}
 }
 
 // completeIDs completes ids of channels, of those that come first.
 func completeIDs(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	var page adminPage
+	var page admin.Page
 	if err := readAdmin(cmd.Context(), cmd, http.MethodGet, "channels?limit=200", nil, &page); err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
@@ -247,11 +248,11 @@ func runDelete(cmd *cobra.Command, args []string) error {
 			return fmt.Errorf("%w; nothing was deleted", err)
 		}
 	}
-	total := adminDeleted{NotFound: []string{}}
+	total := admin.Deleted{NotFound: []string{}}
 	for rest := channels; len(rest) > 0; {
 		part := rest[:min(len(rest), deleteAtOnce)]
 		rest = rest[len(part):]
-		var deleted adminDeleted
+		var deleted admin.Deleted
 		if err := readAdmin(cmd.Context(), cmd, http.MethodDelete, "channels", map[string][]string{"channels": part}, &deleted); err != nil {
 			if len(channels) == len(part) && cmd.Context().Err() == nil {
 				return err
@@ -275,11 +276,11 @@ func runDelete(cmd *cobra.Command, args []string) error {
 func readNames(r io.Reader) ([]string, error) {
 	var all []string
 	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, maxAdminBody)
+	lines.Buffer(nil, admin.maxBody)
 	for lines.Scan() {
 		name := strings.TrimSpace(lines.Text())
 		if strings.HasPrefix(name, "{") {
-			var c adminChannel
+			var c admin.Channel
 			if err := json.Unmarshal([]byte(name), &c); err != nil || c.ID == "" {
 				return nil, fmt.Errorf("this line has no id of a channel: %s", name)
 			}
@@ -315,7 +316,7 @@ func runStats(cmd *cobra.Command, _ []string) error {
 	if flag(cmd.Flags().GetBool, "json") {
 		return printLine(cmd.OutOrStdout(), reply)
 	}
-	var t adminTotals
+	var t admin.Stats
 	if err := json.Unmarshal(reply, &t); err != nil {
 		return err
 	}
