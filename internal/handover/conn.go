@@ -15,50 +15,51 @@ import (
 
 // What a server does with a connection.
 const (
-	// other: this is no HTTP/1.1 connection, as far as is known, or one no more.
+	// other: as far as we know, this is not an HTTP/1.1 connection, or no longer one.
 	other int32 = iota
-	// waits: no request has been read to the end of its header since the connection began or the last response ended.
+	// waits: since the connection began or the last response ended, the server has not read a whole request header.
 	waits
-	// serves: a handler is called, so what was read is its own once it has begun.
+	// serves: the server calls a handler. Once the handler has begun, what was read belongs to it.
 	serves
-	// declines: a request was read, but the server shuts down and will close the connection.
+	// declines: the server has read a request, but it is shutting down and will close the connection.
 	declines
 )
 
 const (
-	// maxUnserved is how much is kept of a request that nobody serves.
+	// maxUnserved is how many bytes a Conn keeps of a request that nobody serves.
 	maxUnserved = 64 << 10
-	// maxServed is how much is kept of one that is served.
+	// maxServed is how many bytes a Conn keeps of a request that is being served.
 	maxServed = 4 << 10
 )
 
-// A Conn is a connection that is passed on instead of closed, when its server has not begun to serve what was read from
-// it and another server has taken the place of its own. Its methods are safe for concurrent use as those of [net.Conn].
+// A Conn is a connection that can be passed on instead of closed. Close passes it on if another server has replaced its
+// own, and its own has not begun to serve what it read from the connection. The methods of a Conn are safe for
+// concurrent use, like those of [net.Conn].
 type Conn struct {
 	*Prefixed
 
 	listener *Listener
 	doing    atomic.Int32
 	asked    bool        // Context was called
-	begun    atomic.Bool // somebody serves what was read; true if that is not known
+	begun    atomic.Bool // somebody serves what was read, or we cannot know
 
 	mu      sync.Mutex
 	passed  bool
 	reading bool
-	err     error // of the last Read
+	err     error // from the last Read
 
-	// What was read since the last response, and whether it begins with a request: net/http reads ahead, so some of
-	// the next request may have come with the last one.
+	// The fields below describe what was read since the last response. These bytes need not begin with a request: net/http
+	// reads ahead, so part of the next request may have come together with the last one.
 	read     []byte
-	total    int    // how much that was; read may have less of it
-	ahead    []byte // what was read alone while a request is served, to notice the client's end; it is not in total
-	answered bool   // it is all of before the last response
-	clean    bool   // it begins with a request
+	total    int    // how many bytes were read; read may hold fewer
+	ahead    []byte // bytes that net/http read one by one while it served, to notice the client's end; not in total
+	answered bool   // all of read came before the last response
+	clean    bool   // read begins with a request
 	buffer   int    // the size of net/http's buffer
 }
 
-// wrap makes a connection one that is passed on. Those with TLS stay as they are, since net/http looks at their type,
-// and they belong to the policies under which they were accepted. On HTTP/2 a server says in time that it goes.
+// wrap returns a connection that can be passed on. It leaves TLS connections as they are: net/http checks their type,
+// and they belong to the TLS policies that accepted them. HTTP/2 servers warn their clients in time before they go.
 func (l *Listener) wrap(conn *Prefixed) net.Conn {
 	if isSecure(conn.Conn) {
 		return conn.Conn
@@ -66,13 +67,13 @@ func (l *Listener) wrap(conn *Prefixed) net.Conn {
 	return &Conn{Prefixed: conn, listener: l, clean: true}
 }
 
-// isSecure reports whether a connection is one of TLS.
+// isSecure reports whether a connection uses TLS.
 func isSecure(conn net.Conn) bool {
 	_, ok := conn.(interface{ ConnectionState() tls.ConnectionState })
 	return ok
 }
 
-// Changed must be called with what [http.Server.ConnState] is called with.
+// Changed follows the connection's state. [http.Server.ConnState] must call it with each state that it gets.
 func (c *Conn) Changed(state http.ConnState) {
 	switch state {
 	case http.StateNew:
@@ -90,7 +91,7 @@ func (c *Conn) Changed(state http.ConnState) {
 	}
 }
 
-// begin follows the begin of a request.
+// begin records that a request has begun.
 func (c *Conn) begin() {
 	over := c.listener.isOver()
 	c.mu.Lock()
@@ -108,10 +109,11 @@ func (c *Conn) begin() {
 	}
 }
 
-// Context returns the context that is to be the connection's, as [http.Server.ConnContext] does. It must be called before
-// the connection is read. The handlers of requests must ask for some value of it at their begin, as those of Caddy do:
-// then the connection knows that a request was begun. For net/http looks once more whether the server shuts down after
-// it has told ConnState of a request, and on a busy machine a server may be shut down in between.
+// Context returns the connection's context, for [http.Server.ConnContext]. Call it before anything reads the
+// connection. When a handler begins, it must look up some value in this context, as Caddy's handlers do. The lookup
+// shows the connection that a handler has begun. ConnState cannot show that: after net/http has called it for a
+// request, it checks once more whether the server is shutting down. On a busy machine, the shutdown may begin between
+// the two.
 func (c *Conn) Context(parent context.Context) context.Context {
 	c.asked = true
 	return connContext{parent, c}
@@ -129,7 +131,7 @@ func (c connContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// noteBegun notes that somebody serves what was read.
+// noteBegun records that somebody serves what was read.
 func (c *Conn) noteBegun() {
 	if !c.begun.Load() {
 		c.begun.Store(true)
@@ -165,18 +167,18 @@ func (c *Conn) beginRead(room int) bool {
 		return false
 	}
 	if c.answered {
-		// There is room for all of net/http's buffer only when nothing else is in it.
+		// net/http offers its whole buffer only when the buffer is empty.
 		c.answered, c.clean = false, room+len(c.ahead) == c.buffer
 		c.read, c.total = append(c.read[:0], c.ahead...), len(c.ahead)
 		c.ahead = nil
-	} else if bytes.IndexByte(c.read, '\n') < 0 { // so nothing of it has left the buffer
+	} else if bytes.IndexByte(c.read, '\n') < 0 { // no line is complete, so all of read is still in the buffer
 		c.buffer = max(c.buffer, len(c.read)+room)
 	}
 	c.reading = true
 	return true
 }
 
-// endRead returns what Read is to return.
+// endRead records what was read, and returns the results of Read.
 func (c *Conn) endRead(p []byte, err error) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -204,7 +206,7 @@ func (c *Conn) endRead(p []byte, err error) (int, error) {
 func (c *Conn) Write(p []byte) (int, error) {
 	switch c.doing.Load() {
 	case serves:
-		c.noteBegun() // by net/http, if it cannot read the request
+		c.noteBegun() // net/http itself answers a request that it cannot read
 		return c.Conn.Write(p)
 	case other:
 		return c.Conn.Write(p)
@@ -215,8 +217,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// release lets the connection be one like any other: it was taken over, is one of HTTP/2, or its request cannot be read.
-// It reports whether the connection was not passed on before.
+// release makes the connection an ordinary one, because it was hijacked, speaks HTTP/2, or carries a request that
+// cannot be read. It reports false if the connection was already passed on.
 func (c *Conn) release() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -228,7 +230,7 @@ func (c *Conn) release() bool {
 	return true
 }
 
-// ReadFrom lets files be sent by the kernel. net/http calls it for the body of a response only.
+// ReadFrom lets the kernel send files. net/http calls it only for the body of a response.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) { return c.Prefixed.ReadFrom(r) }
 
 // SetDeadline implements [net.Conn].
@@ -240,7 +242,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.set(c.Conn.SetReadD
 // SetWriteDeadline implements [net.Conn].
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.set(c.Conn.SetWriteDeadline, t) }
 
-// set sets a deadline, unless the connection is somebody else's by now.
+// set sets a deadline, unless the connection was already passed on.
 func (c *Conn) set(set func(time.Time) error, t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -250,7 +252,7 @@ func (c *Conn) set(set func(time.Time) error, t time.Time) error {
 	return set(t)
 }
 
-// Close implements [net.Conn]. The connection is passed on if that is possible.
+// Close implements [net.Conn]. It passes the connection on if it can.
 func (c *Conn) Close() error {
 	if doing := c.doing.Load(); doing == serves && c.begun.Load() || doing == other || !c.listener.isOver() {
 		return c.Conn.Close()
@@ -260,18 +262,18 @@ func (c *Conn) Close() error {
 	if c.passed {
 		return nil
 	}
-	if c.listener.group.heir() == nil || !c.isUnserved() {
+	if c.listener.group.successor() == nil || !c.isUnserved() {
 		return c.Conn.Close()
 	}
 	c.passed = true
 	if c.reading {
-		return c.Conn.SetReadDeadline(time.Unix(1, 0)) // and endRead passes it on
+		return c.Conn.SetReadDeadline(time.Unix(1, 0)) // endRead then passes it on
 	}
 	go c.pass()
 	return nil
 }
 
-// isUnserved reports whether read is just what another server is to read again. The lock is held.
+// isUnserved reports whether read is exactly what another server must read again. The caller holds the lock.
 func (c *Conn) isUnserved() bool {
 	switch doing := c.doing.Load(); {
 	case c.err != nil:
@@ -287,7 +289,7 @@ func (c *Conn) isUnserved() bool {
 	}
 }
 
-// requestLength returns how long a request is, by its header, or -1 if that does not tell.
+// requestLength returns how many bytes a request has according to its header, or -1 if the header does not say.
 func requestLength(begin []byte) int {
 	source := bytes.NewReader(begin)
 	buffered := bufio.NewReader(source)
@@ -298,7 +300,7 @@ func requestLength(begin []byte) int {
 	return len(begin) - source.Len() - buffered.Buffered() + int(r.ContentLength)
 }
 
-// pass passes the connection on.
+// pass passes the connection on. If that fails, it closes the connection.
 func (c *Conn) pass() {
 	if err := c.Conn.SetDeadline(time.Time{}); err != nil {
 		_ = c.Conn.Close()

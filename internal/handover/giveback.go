@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Socket returns the socket that a connection is, or nil if it is more than that, such as TLS.
+// Socket returns the socket of a connection. It returns nil if the connection is more than a socket, such as TLS.
 func Socket(conn net.Conn) net.Conn {
 	switch c := conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -22,11 +22,12 @@ func Socket(conn net.Conn) net.Conn {
 	return nil
 }
 
-// GiveBack gives a connection that was taken over from a server back to it for the client's next requests, or to the
-// server that has taken its place. What has been read of the next request may be given too. The connection is one that
-// [Socket] has a socket of. A note can be left for who takes it over again.
+// GiveBack gives a hijacked connection back to its server, or to the server that has replaced it, for the client's next
+// requests. early is what was already read of the next request, if anything. [Socket] must return a socket for the
+// connection. If the connection is hijacked again, [Note] returns the note.
 func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
-	early = bytes.TrimLeft(early, "\r\n") // of an empty line after a body, which net/http expects after its own only
+	// The client may have sent an empty line after a body: net/http skips one only after a body that it has read itself.
+	early = bytes.TrimLeft(early, "\r\n")
 	next := prefixed(Socket(conn), early)
 	next.note = note
 	if err := next.SetDeadline(time.Time{}); err != nil {
@@ -37,10 +38,10 @@ func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
 		go c.listener.group.give(next, c.listener.settings)
 		return
 	}
-	go returnsTo(server).give(next)
+	go givenBackTo(server).give(next)
 }
 
-// Note returns what [GiveBack] was told, or 0.
+// Note returns the note that the connection got from [GiveBack], or 0.
 func Note(conn net.Conn) int {
 	switch c := conn.(type) {
 	case *Prefixed:
@@ -51,14 +52,14 @@ func Note(conn net.Conn) int {
 	return 0
 }
 
-// Outlives reports whether a connection goes on when another server takes the place of its own.
+// Outlives reports whether a connection stays open when another server replaces its own.
 func Outlives(conn net.Conn) bool {
 	_, ok := conn.(*Conn)
 	return ok
 }
 
-// returns is the listener by which a server accepts connections that are given back to it.
-type returns struct {
+// givenBack is the listener from which a server accepts the connections that are given back to it.
+type givenBack struct {
 	server  *http.Server
 	conns   chan *Prefixed
 	waiting waiting
@@ -68,31 +69,31 @@ type returns struct {
 }
 
 var (
-	allReturnsMu sync.Mutex
-	allReturns   = map[*http.Server]*returns{}
+	allGivenBackMu sync.Mutex
+	allGivenBack   = map[*http.Server]*givenBack{}
 )
 
-// returnsTo returns the listener of a server, which accepts from it until it is shut down.
-func returnsTo(server *http.Server) *returns {
-	allReturnsMu.Lock()
-	defer allReturnsMu.Unlock()
-	r := allReturns[server]
+// givenBackTo returns the listener of a server. The server accepts from it until it shuts down.
+func givenBackTo(server *http.Server) *givenBack {
+	allGivenBackMu.Lock()
+	defer allGivenBackMu.Unlock()
+	r := allGivenBack[server]
 	if r == nil {
-		r = &returns{server: server, conns: make(chan *Prefixed), closed: make(chan struct{})}
-		allReturns[server] = r
+		r = &givenBack{server: server, conns: make(chan *Prefixed), closed: make(chan struct{})}
+		allGivenBack[server] = r
 		go func() {
-			_ = server.Serve(r) // until the server is shut down, or at once if it is
+			_ = server.Serve(r) // until the server shuts down; at once if it already has
 			_ = r.Close()
-			allReturnsMu.Lock()
-			defer allReturnsMu.Unlock()
-			delete(allReturns, server)
+			allGivenBackMu.Lock()
+			defer allGivenBackMu.Unlock()
+			delete(allGivenBack, server)
 		}()
 	}
 	return r
 }
 
-// give passes a connection to the server when the client's next request has come.
-func (r *returns) give(conn *Prefixed) {
+// give waits for the client's next request, and then passes the connection to the server.
+func (r *givenBack) give(conn *Prefixed) {
 	idle, header := cmp.Or(r.server.IdleTimeout, r.server.ReadTimeout), cmp.Or(r.server.ReadHeaderTimeout, r.server.ReadTimeout)
 	if !r.waiting.await(conn, idle, header) {
 		return
@@ -105,7 +106,7 @@ func (r *returns) give(conn *Prefixed) {
 }
 
 // Accept implements [net.Listener].
-func (r *returns) Accept() (net.Conn, error) {
+func (r *givenBack) Accept() (net.Conn, error) {
 	select {
 	case conn := <-r.conns:
 		return conn, nil
@@ -115,7 +116,7 @@ func (r *returns) Accept() (net.Conn, error) {
 }
 
 // Close implements [net.Listener].
-func (r *returns) Close() error {
+func (r *givenBack) Close() error {
 	r.closeOnce.Do(func() {
 		close(r.closed)
 		r.waiting.close()
@@ -124,9 +125,9 @@ func (r *returns) Close() error {
 }
 
 // Addr implements [net.Listener].
-func (r *returns) Addr() net.Addr { return returnsAddr{} }
+func (r *givenBack) Addr() net.Addr { return givenBackAddr{} }
 
-type returnsAddr struct{}
+type givenBackAddr struct{}
 
-func (returnsAddr) Network() string { return "returns" }
-func (returnsAddr) String() string  { return "connections that were taken over" }
+func (givenBackAddr) Network() string { return "returns" }
+func (givenBackAddr) String() string  { return "connections that were taken over" }

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-func TestNoDeadlineIsLeftWhenAConnectionIsGivenBack(t *testing.T) {
+func TestGiveBackLeavesNoDeadline(t *testing.T) {
 	const request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-	for name, early := range map[string]string{"with nothing": "", "with the next request": request} {
+	for name, early := range map[string]string{"with nothing read": "", "with the next request": request} {
 		t.Run(name, func(t *testing.T) {
 			listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 			if err != nil {
@@ -31,7 +31,7 @@ func TestNoDeadlineIsLeftWhenAConnectionIsGivenBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := conn.SetDeadline(time.Unix(1, 0)); err != nil { // as it may be after a response
+			if err := conn.SetDeadline(time.Unix(1, 0)); err != nil { // a deadline may be left after a response
 				t.Fatal(err)
 			}
 			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -50,7 +50,7 @@ func TestNoDeadlineIsLeftWhenAConnectionIsGivenBack(t *testing.T) {
 			}
 			defer response.Body.Close()
 			if response.StatusCode != http.StatusNoContent {
-				t.Errorf("the next request gets %s", response.Status)
+				t.Errorf("the next request got %s", response.Status)
 			}
 		})
 	}

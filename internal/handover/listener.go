@@ -1,10 +1,13 @@
-// Package handover keeps HTTP/1.1 connections alive when one server takes the place of another at the same address, as
-// it happens when Caddy reloads its configuration.
+// Package handover keeps HTTP/1.1 connections open when one server replaces another at the same address. That happens
+// when Caddy reloads its configuration.
 //
-// net/http closes connections when a server shuts down: those without a request, which the client may be about to use;
-// those whose request it read a moment too late, without an answer; and with the listening socket those that nobody
-// has accepted. A [Listener] passes all of them to the server that listens at the address now, with what was read of a
-// request that nobody has begun to serve.
+// When a server shuts down, net/http closes connections that clients still need:
+//   - connections without a request, which the client may be about to use;
+//   - connections whose request was read a moment too late, which get no answer;
+//   - connections that nobody has accepted yet, which close with the listening socket.
+//
+// A [Listener] passes all of them to the server that now listens at the address. If part of a request was read and
+// nobody has begun to serve it, the new server gets that part too.
 package handover
 
 import (
@@ -18,14 +21,15 @@ import (
 )
 
 const (
-	// lingering is how long sockets accept after the last of their listeners was closed, for clients that had begun to
-	// connect to them. New ones are steered to the newest. Caddy counts the address as used meanwhile, so when the
-	// process exits then, there is no shutdown_delay.
+	// lingering is how long the sockets of closed listeners still accept, counted from when the last of those listeners
+	// was closed. Some clients had already begun to connect to them. New connections are steered to the newest socket.
+	// Caddy counts the address as used during this time. If the process exits then, there is no shutdown_delay.
 	lingering = time.Second
 	// maxLingering is how many sockets linger at most.
 	maxLingering = 64
-	// suspense is how long a request waits at most to know whether its server goes on, once there is an heir.
-	suspense = 250 * time.Millisecond
+	// maxUndecided is how long a request waits at most, once its server has a successor, to learn whether the server
+	// continues.
+	maxUndecided = 250 * time.Millisecond
 )
 
 // A Listener accepts connections that can be passed on. Its methods are safe for concurrent use.
@@ -36,27 +40,27 @@ type Listener struct {
 	settings Settings
 	opened   time.Time
 
-	accepted chan *Prefixed
-	failed   chan error
-	closed   chan struct{}
-	gone     chan struct{}            // closed when the socket is: it accepts for a while after closed
-	heir     atomic.Pointer[Listener] // is open at the same address since later
+	accepted  chan *Prefixed
+	failed    chan error
+	closed    chan struct{}
+	gone      chan struct{}            // closed when the socket is; the socket accepts for a while after closed
+	successor atomic.Pointer[Listener] // the newest listener at the address, if that is not this one
 
 	closeSocket func() error
 }
 
-// Settings are how a [Listener] treats connections.
+// Settings say how a [Listener] treats connections.
 type Settings struct {
-	// Idle is how long a connection is kept that has no request while it is passed on; 0 is for ever.
+	// Idle is how long a connection that is being passed on may stay without a request; 0 means no limit.
 	Idle time.Duration
-	// Header is how long the header of a request may take meanwhile; 0 is for ever.
+	// Header is how long the header of a request on such a connection may take; 0 means no limit.
 	Header time.Duration
-	// KeepAlive is for connections that the listener accepts for others.
+	// KeepAlive applies to the connections that the listener accepts for other listeners.
 	KeepAlive net.KeepAliveConfig
 }
 
-// Listen makes a Listener of another. Listeners of the same address and type inherit from each other: from a closed one
-// its connections go to the newest.
+// Listen wraps a listener. Listeners of the same type at the same address succeed each other: when one is closed, its
+// connections go to the newest.
 func Listen(inner net.Listener, settings Settings) *Listener {
 	l := &Listener{
 		Listener: inner, settings: settings, opened: time.Now(),
@@ -66,15 +70,15 @@ func Listen(inner net.Listener, settings Settings) *Listener {
 		close(l.gone)
 		return inner.Close()
 	})
-	// The type tells what is between this listener and the socket. What was accepted without TLS, say, must not come
-	// to a server that expects it.
+	// The type shows what is between this listener and the socket. For example, a connection that was accepted without
+	// TLS must not reach a server that expects TLS.
 	l.group = join(fmt.Sprintf("%T %s %s", counted(inner), inner.Addr().Network(), inner.Addr()), l)
 	go l.pump()
 	return l
 }
 
-// counted returns the listener that Caddy has wrapped to count the users of its address, as it does for some only. The
-// type of that is not exported. Should it get another name, a test tells.
+// counted unwraps a listener. Caddy wraps some listeners to count the users of their address. The wrapper's type is not
+// exported. If Caddy renames it, a test fails.
 func counted(l net.Listener) net.Listener {
 	if reflect.TypeOf(l).String() == "caddy.deleteListener" {
 		if inner, ok := reflect.TypeAssert[net.Listener](reflect.ValueOf(l).FieldByName("Listener")); ok {
@@ -84,7 +88,7 @@ func counted(l net.Listener) net.Listener {
 	return l
 }
 
-// pump passes on what the socket accepts.
+// pump passes on the connections that the socket accepts.
 func (l *Listener) pump() {
 	for {
 		conn, err := l.Listener.Accept()
@@ -95,7 +99,7 @@ func (l *Listener) pump() {
 			case <-l.closed:
 			}
 			select {
-			case <-l.gone: // Caddy's listeners tell that in words of their own on some systems
+			case <-l.gone: // on some systems, Caddy's listeners report this with an error of their own
 				return
 			case <-time.After(retry):
 			}
@@ -104,7 +108,7 @@ func (l *Listener) pump() {
 		select {
 		case l.accepted <- prefixed(conn, nil):
 		case <-l.closed:
-			if isSecure(conn) { // the heir may have other policies
+			if isSecure(conn) { // the successor may have other TLS policies
 				_ = conn.Close()
 				continue
 			}
@@ -113,7 +117,7 @@ func (l *Listener) pump() {
 	}
 }
 
-// retry is how long to wait when a connection cannot be accepted, for want of file descriptors for instance.
+// retry is how long to wait after a connection could not be accepted, for example for lack of file descriptors.
 const retry = 10 * time.Millisecond
 
 // Accept implements [net.Listener].
@@ -128,7 +132,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close implements [net.Listener]. If there is an heir, the socket lingers a little.
+// Close implements [net.Listener]. If there is a successor, the socket still accepts for a short time.
 func (l *Listener) Close() error {
 	if l.group.leave(l) {
 		return nil
@@ -145,25 +149,25 @@ func (l *Listener) isClosed() bool {
 	}
 }
 
-// isOver reports whether the server of this listener is shutting down. If it soon may, because it has an heir, isOver
-// waits until that is known: net/http tells nobody which requests it still serves.
+// isOver reports whether this listener's server is shutting down. A server with a successor may be about to shut down,
+// so isOver then waits for the decision: net/http does not say which requests it still serves.
 func (l *Listener) isOver() bool {
-	heir := l.heir.Load()
-	if heir == nil {
+	successor := l.successor.Load()
+	if successor == nil {
 		return l.isClosed()
 	}
-	timer := time.NewTimer(time.Until(heir.opened.Add(suspense)))
+	timer := time.NewTimer(time.Until(successor.opened.Add(maxUndecided)))
 	defer timer.Stop()
 	select {
 	case <-l.closed:
 		return true
-	case <-heir.closed: // its configuration has failed
+	case <-successor.closed: // its configuration has failed
 	case <-timer.C:
 	}
 	return l.isClosed()
 }
 
-// A group is the listeners of one address.
+// A group holds the listeners of one address.
 type group struct {
 	key string
 
@@ -171,9 +175,9 @@ type group struct {
 	open    []*Listener // the newest is last
 	waiting waiting
 
-	lingering []*Listener // were closed, but their sockets accept
-	closed    time.Time   // when the last of them was
-	steering  *steering   // once one has lingered
+	lingering []*Listener // closed, but their sockets still accept
+	closed    time.Time   // when the last of them was closed
+	steering  *steering   // set once a socket has lingered
 	sockets   []any       // in the kernel's order: each *Listener that is open or lingers, and the steering
 }
 
@@ -195,18 +199,18 @@ func join(key string, l *Listener) *group {
 	defer g.mu.Unlock()
 	g.open = append(g.open, l)
 	g.sockets = append(g.sockets, l)
-	g.name()
+	g.setSuccessors()
 	return g
 }
 
-// name tells each listener who its heir is. The lock is held.
-func (g *group) name() {
+// setSuccessors sets the successor of each listener. The caller holds the lock.
+func (g *group) setSuccessors() {
 	newest := g.newest()
 	for _, l := range g.open {
 		if l == newest {
-			l.heir.Store(nil)
+			l.successor.Store(nil)
 		} else {
-			l.heir.Store(newest)
+			l.successor.Store(newest)
 		}
 	}
 }
@@ -218,7 +222,7 @@ func (g *group) newest() *Listener {
 	return g.open[len(g.open)-1]
 }
 
-// leave closes a listener of the group, and reports whether its socket lingers.
+// leave closes a listener of the group and reports whether its socket lingers.
 func (g *group) leave(l *Listener) (lingers bool) {
 	groupsMu.Lock()
 	defer groupsMu.Unlock()
@@ -230,7 +234,7 @@ func (g *group) leave(l *Listener) (lingers bool) {
 	}
 	g.open = slices.Delete(g.open, i, i+1)
 	close(l.closed)
-	g.name()
+	g.setSuccessors()
 	if len(g.open) == 0 {
 		g.dissolve()
 		return false
@@ -238,8 +242,8 @@ func (g *group) leave(l *Listener) (lingers bool) {
 	return g.linger(l)
 }
 
-// linger lets the socket of a listener that was closed go on accepting for a while, and reports whether it does.
-// The lock is held.
+// linger lets the socket of a closed listener accept for a while longer, and reports whether it does. The caller holds
+// the lock.
 func (g *group) linger(l *Listener) bool {
 	if g.steering == nil {
 		g.steering = newSteering(l.Listener, l.settings.KeepAlive, func(conn net.Conn) { g.pass(prefixed(conn, nil)) })
@@ -257,8 +261,8 @@ func (g *group) linger(l *Listener) bool {
 	return true
 }
 
-// endLingering closes the sockets that linger. They all go at once, after a while without a change, because the kernel's
-// order is not known while one is closed and another has just been opened.
+// endLingering closes the lingering sockets. It closes them all at once, after a while without changes: if one socket
+// closed while another had just been opened, we would not know the kernel's order.
 func (g *group) endLingering() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -270,7 +274,8 @@ func (g *group) endLingering() {
 		return
 	}
 	for _, l := range g.lingering {
-		// Two sockets accept that stay open. The kernel is about to move the last one.
+		// Two accepting sockets stay open: the newest listener's and the steering's own. The kernel is about to move the
+		// last socket in its order, so steer to the other one.
 		var target any = g.newest()
 		if target == g.sockets[len(g.sockets)-1] {
 			target = g.steering
@@ -283,7 +288,7 @@ func (g *group) endLingering() {
 	g.steering.off()
 }
 
-// dissolve ends what a group has left without a listener. The lock is held.
+// dissolve ends what is left of a group that has no open listener. The caller holds the lock.
 func (g *group) dissolve() {
 	delete(groups, g.key)
 	g.waiting.close()
@@ -296,7 +301,7 @@ func (g *group) dissolve() {
 	}
 }
 
-// forget follows the kernel, which puts a group's last socket in the place of one that was closed.
+// forget removes a closed socket as the kernel does: the group's last socket takes its place in the order.
 func (g *group) forget(socket any) {
 	if i := slices.Index(g.sockets, socket); i >= 0 {
 		last := len(g.sockets) - 1
@@ -305,8 +310,8 @@ func (g *group) forget(socket any) {
 	}
 }
 
-// heir returns who is to have the connections of a listener that was closed, or nil.
-func (g *group) heir() *Listener {
+// successor returns the listener that gets the connections of closed listeners, or nil if there is none.
+func (g *group) successor() *Listener {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.newest()
@@ -315,20 +320,20 @@ func (g *group) heir() *Listener {
 // pass passes a connection to the newest listener, or closes it if there is none.
 func (g *group) pass(conn *Prefixed) {
 	for {
-		heir := g.heir()
-		if heir == nil {
+		successor := g.successor()
+		if successor == nil {
 			_ = conn.Close()
 			return
 		}
 		select {
-		case heir.accepted <- conn:
+		case successor.accepted <- conn:
 			return
-		case <-heir.closed:
+		case <-successor.closed:
 		}
 	}
 }
 
-// give passes a connection on when the client's next request has come.
+// give waits for the client's next request, and then passes the connection on.
 func (g *group) give(conn *Prefixed, settings Settings) {
 	if g.waiting.await(conn, settings.Idle, settings.Header) {
 		g.pass(conn)

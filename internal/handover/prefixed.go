@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// A Prefixed is a connection of which something may have been read already.
+// A Prefixed is a connection from which something may already have been read.
 type Prefixed struct {
 	net.Conn
 
 	note  int // see GiveBack
 	early []byte
-	used  atomic.Bool // early was read to its end
+	used  atomic.Bool // early was read to the end
 }
 
 func prefixed(conn net.Conn, early []byte) *Prefixed {
@@ -37,11 +37,12 @@ func (c *Prefixed) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// maxHead is how much of a request is read here at most, in bytes.
+// maxHead is how many bytes of a request are read here at most.
 const maxHead = 4 << 10
 
-// readHead reads a request up to the end of its header, if that is not large. The first byte and the rest may each take
-// a time, if that is not 0. Of a client that goes in the middle of it, the server is to notice.
+// readHead reads a request up to the end of its header, or less if the header is larger than maxHead. idle limits the
+// time for the first byte, and header limits the time for the rest; 0 means no limit. It is not an error if the client
+// goes in the middle of the header: the server will notice that.
 func (c *Prefixed) readHead(idle, header time.Duration) error {
 	if len(c.early) == 0 {
 		if err := c.readByte(idle); err != nil {
@@ -67,7 +68,7 @@ func (c *Prefixed) readHead(idle, header time.Duration) error {
 	return c.SetReadDeadline(time.Time{})
 }
 
-// readByte reads the first byte of a request. Empty lines may be before it (RFC 9112, 2.2).
+// readByte reads the first byte of a request. It skips empty lines before the request (RFC 9112, 2.2).
 func (c *Prefixed) readByte(limit time.Duration) error {
 	if err := c.limitRead(limit); err != nil {
 		return err
@@ -90,15 +91,15 @@ func (c *Prefixed) limitRead(limit time.Duration) error {
 	return c.SetReadDeadline(time.Now().Add(limit))
 }
 
-// hasHead reports whether the header of a request is there to its end, as net/http takes it.
+// hasHead reports whether p has the end of a request's header, in each form that net/http accepts.
 func hasHead(p []byte) bool {
 	return bytes.Contains(p, []byte("\n\r\n")) || bytes.Contains(p, []byte("\n\n"))
 }
 
-// ReadFrom lets files be sent by the kernel.
+// ReadFrom lets the kernel send files.
 func (c *Prefixed) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
 
-// CloseWrite is how net/http says goodbye.
+// CloseWrite closes the write side, if the connection can do that. net/http calls it before it closes a connection.
 func (c *Prefixed) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -106,10 +107,10 @@ func (c *Prefixed) CloseWrite() error {
 	return nil
 }
 
-// NetConn returns the connection that was accepted.
+// NetConn returns the accepted connection.
 func (c *Prefixed) NetConn() net.Conn { return c.Conn }
 
-// socket returns the socket, if there is nothing more to a connection now.
+// socket returns the socket. It returns nil if the connection is still more than a socket.
 func (c *Prefixed) socket() net.Conn {
 	if !c.used.Load() {
 		return nil

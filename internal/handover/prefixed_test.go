@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A pipe takes deadlines after the other side is closed, as sockets do.
+// A pipe accepts deadlines after the other side has closed, as sockets do.
 type pipe struct{ net.Conn }
 
 func (p pipe) SetReadDeadline(t time.Time) error {
@@ -21,24 +21,24 @@ func (p pipe) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-func TestARequestIsAwaitedUpToTheEndOfItsHeader(t *testing.T) {
+func TestReadHeadReadsUpToTheEndOfTheHeader(t *testing.T) {
 	const idle, header = time.Minute, 10 * time.Second
 	for _, test := range []struct {
 		name, early string
-		pieces      []string // that are sent after a second each
-		ends        bool     // the client goes after them
+		pieces      []string // the client sends one each second
+		ends        bool     // the client goes after the last piece
 		want        string
 		took        time.Duration
 		err         error
 	}{
-		{name: "there already", early: "GET / HTTP/1.1\r\n\r\nrest", want: "GET / HTTP/1.1\r\n\r\nrest"},
+		{name: "already read", early: "GET / HTTP/1.1\r\n\r\nrest", want: "GET / HTTP/1.1\r\n\r\nrest"},
 		{name: "in pieces", pieces: []string{"G", "ET / HTTP/1.1\r\nHost", ": x\r\n\r", "\nrest"}, want: "GET / HTTP/1.1\r\nHost: x\r\n\r\nrest", took: 4 * time.Second},
-		{name: "begun", early: "GET / HT", pieces: []string{"TP/1.1\r\n\r\n"}, want: "GET / HTTP/1.1\r\n\r\n", took: time.Second},
+		{name: "partly read", early: "GET / HT", pieces: []string{"TP/1.1\r\n\r\n"}, want: "GET / HTTP/1.1\r\n\r\n", took: time.Second},
 		{name: "after empty lines", pieces: []string{"\r\n\r\n", "GET / HTTP/1.1\n\n"}, want: "GET / HTTP/1.1\n\n", took: 2 * time.Second},
-		{name: "that the client does not finish", pieces: []string{"GET /"}, ends: true, want: "GET /", took: time.Second},
+		{name: "unfinished", pieces: []string{"GET /"}, ends: true, want: "GET /", took: time.Second},
 		{name: "with a long header", pieces: []string{"G", strings.Repeat("x", maxHead-1)}, want: "G" + strings.Repeat("x", maxHead-1), took: 2 * time.Second},
-		{name: "with a longer one", early: strings.Repeat("x", maxHead+1), want: strings.Repeat("x", maxHead+1)},
-		{name: "that does not come", took: idle, err: os.ErrDeadlineExceeded},
+		{name: "with a longer header", early: strings.Repeat("x", maxHead+1), want: strings.Repeat("x", maxHead+1)},
+		{name: "that never comes", took: idle, err: os.ErrDeadlineExceeded},
 		{name: "whose client goes", ends: true, err: io.EOF},
 		{name: "that takes too long", pieces: []string{"GET", " /"}, took: time.Second + header, err: os.ErrDeadlineExceeded},
 	} {
@@ -69,10 +69,10 @@ func TestARequestIsAwaitedUpToTheEndOfItsHeader(t *testing.T) {
 				}
 				got := make([]byte, len(test.want))
 				if _, err := io.ReadFull(c, got); err != nil || string(got) != test.want {
-					t.Errorf("the server reads %q, %v, want %q", got, err, test.want)
+					t.Errorf("the server read %q, %v, want %q", got, err, test.want)
 				}
 				if !c.used.Load() {
-					t.Error("there is more")
+					t.Error("early is not empty after the request was read")
 				}
 			})
 		})

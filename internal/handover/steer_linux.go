@@ -10,16 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// steering decides which of the sockets that share an address with SO_REUSEPORT gets new connections. It needs a socket
-// of its own among them: the others are Multipath TCP's, as Go listens by default, and those take no program. That stays
-// open, for whichever way it is closed, the kernel may just have chosen it for a connection.
+// steering decides which socket gets new connections, among those that share an address with SO_REUSEPORT. It needs a
+// socket of its own among them: Go listens with Multipath TCP by default, and such sockets accept no BPF program. The
+// steering's socket stays open: however it is closed, the kernel may just have chosen it for a connection.
 type steering struct {
 	socket net.Listener
 	raw    syscall.RawConn
 }
 
-// newSteering returns the steering for the sockets that share the address of a listener, or nil if it has none to itself
-// or the system does not allow it. Connections that come to its own socket are passed to take.
+// newSteering returns the steering for the sockets that share the address of a listener. It returns nil if the listener
+// is more than a socket, does not share its address, or the system does not allow steering. The steering passes the
+// connections that its own socket accepts to take.
 func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Conn)) *steering {
 	tcp := socketOf(l)
 	if tcp == nil {
@@ -61,8 +62,8 @@ func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Co
 	return &steering{own, raw}
 }
 
-// to lets all new connections come to the socket with an index, in the order of the kernel. If there is none with it any
-// more, or the kernel refuses, they are spread over all.
+// to sends all new connections to the socket with this index in the kernel's order. If no socket has that index any
+// more, or the kernel refuses, new connections are spread over all sockets.
 func (s *steering) to(index int) {
 	program := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: uint32(index)}} //nolint:gosec // not negative
 	_ = control(s.raw, func(fd int) error {
@@ -70,21 +71,21 @@ func (s *steering) to(index int) {
 	})
 }
 
-// off lets new connections be spread over the sockets again.
+// off lets the kernel spread new connections over the sockets again.
 func (s *steering) off() {
 	_ = control(s.raw, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_REUSEPORT_BPF, 0)
 	})
 }
 
-// close closes its socket, with the last of the others.
+// close closes the steering's own socket. That happens together with the last of the others.
 func (s *steering) close() {
-	s.off() // for those of other processes
+	s.off() // for the sockets of other processes
 	_ = s.socket.Close()
 }
 
-// sharedNetwork returns the network of a socket that shares its address with SO_REUSEPORT, or nothing. Sockets share one
-// with those of the same network only.
+// sharedNetwork returns the network of a socket that shares its address with SO_REUSEPORT. For other sockets it returns
+// an empty string. A socket shares its address only with sockets of the same network.
 func sharedNetwork(socket *net.TCPListener) (network string) {
 	raw, err := socket.SyscallConn()
 	if err != nil {
@@ -123,7 +124,7 @@ func control(raw syscall.RawConn, f func(fd int) error) error {
 	return err
 }
 
-// socketOf returns the socket of a listener, or nil if there is more to it than that.
+// socketOf returns the socket of a listener. It returns nil if the listener is more than a socket.
 func socketOf(l net.Listener) *net.TCPListener {
 	tcp, _ := counted(l).(*net.TCPListener)
 	return tcp

@@ -13,7 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// listenAt listens as Caddy does, at a port that can be shared.
+// listenAt listens as Caddy does, at a port that sockets can share.
 func listenAt(t *testing.T, address string) net.Listener {
 	t.Helper()
 	a, err := caddy.ParseNetworkAddress(address)
@@ -27,7 +27,7 @@ func listenAt(t *testing.T, address string) net.Listener {
 	return l.(net.Listener)
 }
 
-// accept greets all connections.
+// accept accepts connections and greets each.
 func accept(inner net.Listener) *Listener {
 	l := Listen(inner, Settings{})
 	go func() {
@@ -54,9 +54,9 @@ func greet(ctx context.Context, address string) error {
 	return err
 }
 
-// While the sockets of one address are replaced again and again, nobody who connects is refused or reset, although the
-// kernel spreads connections over all of them. In the end, only the last accepts.
-func TestNoConnectionIsLostWithASocket(t *testing.T) {
+// The sockets of one address are replaced again and again. The kernel spreads connections over all of them, but it
+// refuses or resets no client. In the end, only the last socket accepts.
+func TestReplacingASocketLosesNoConnection(t *testing.T) {
 	a := accept(listenAt(t, "tcp/127.0.0.1:0"))
 	address := a.Addr().String()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -101,7 +101,7 @@ func TestNoConnectionIsLostWithASocket(t *testing.T) {
 	clients.Wait()
 	t.Logf("%d connections", greeted.Load())
 	if len(g.sockets) != 2 {
-		t.Errorf("there are %d sockets", len(g.sockets))
+		t.Errorf("%d sockets are left, want 2", len(g.sockets))
 	}
 	if err := a.Close(); err != nil {
 		t.Error(err)
@@ -111,30 +111,30 @@ func TestNoConnectionIsLostWithASocket(t *testing.T) {
 	}
 }
 
-// The name of Caddy's own listener is known.
-func TestTheSocketOfCaddysListener(t *testing.T) {
+// counted knows the type name of Caddy's own listener.
+func TestSocketOfCaddysListener(t *testing.T) {
 	l := listenAt(t, "tcp/127.0.0.1:0")
 	defer l.Close()
 	if socketOf(l) == nil {
-		t.Errorf("%T is not known", l)
+		t.Errorf("no socket was found in a %T", l)
 	}
 }
 
-// A site that listens on one kind of address only does so when it steers.
+// A site that listens on one kind of address does not listen on others when it steers.
 func TestSteeringListensWhereTheOthersDo(t *testing.T) {
 	for address, network := range map[string]string{
 		"tcp4/0.0.0.0:0": "tcp4", "tcp6/[::]:0": "tcp6", "tcp/[::]:0": "tcp", "tcp/127.0.0.1:0": "tcp4",
 	} {
 		l := listenAt(t, address)
 		if got := sharedNetwork(socketOf(l)); got != network {
-			t.Errorf("%s is of %q, not %q", address, got, network)
+			t.Errorf("the network of %s is %q, want %q", address, got, network)
 		}
 		s := newSteering(l, net.KeepAliveConfig{}, func(net.Conn) {})
 		if s == nil {
-			t.Fatalf("%s cannot be steered", address)
+			t.Fatalf("there is no steering for %s", address)
 		}
 		if got := s.socket.Addr().String(); got != l.Addr().String() {
-			t.Errorf("for %s there is a socket at %s", l.Addr(), got)
+			t.Errorf("the steering's socket is at %s, want %s", got, l.Addr())
 		}
 		s.close()
 		l.Close()
@@ -142,11 +142,11 @@ func TestSteeringListensWhereTheOthersDo(t *testing.T) {
 }
 
 // Caddy's listeners of one Unix socket have different types.
-func TestAUnixSocketIsInherited(t *testing.T) {
+func TestListenersOfAUnixSocketShareAGroup(t *testing.T) {
 	address := "unix/" + filepath.Join(t.TempDir(), "s")
 	old, heir := Listen(listenAt(t, address), Settings{}), Listen(listenAt(t, address), Settings{})
 	if old.group != heir.group {
-		t.Error("the listeners do not know each other")
+		t.Error("the listeners are in different groups")
 	}
 	for _, l := range []*Listener{old, heir} {
 		if err := l.Close(); err != nil {

@@ -6,15 +6,17 @@ import (
 	"time"
 )
 
-// waiting is the connections that wait for the next request of their client. A server gets them when its header is there:
-// before that they would be new connections to net/http, which delay the server's shutdown. The zero value is ready.
+// waiting holds the connections that wait for their client's next request. A server gets such a connection only once
+// the request's header has arrived. Before that, net/http would treat it as a new connection, and new connections delay
+// the server's shutdown. The zero value is ready to use.
 type waiting struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
 	closed bool
 }
 
-// await waits for a request, as readHead does. If none comes, the connection is closed.
+// await waits for a request, as readHead does, and reports whether one has come. If none comes, it closes the
+// connection.
 func (w *waiting) await(conn *Prefixed, idle, header time.Duration) bool {
 	if !w.add(conn) {
 		_ = conn.Close()
@@ -41,7 +43,7 @@ func (w *waiting) add(conn net.Conn) bool {
 	return true
 }
 
-// remove reports whether close has not come before.
+// remove removes a connection. It reports false if close was called before.
 func (w *waiting) remove(conn net.Conn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -49,7 +51,7 @@ func (w *waiting) remove(conn net.Conn) bool {
 	return !w.closed
 }
 
-// close closes all that wait and that will.
+// close closes all waiting connections, and makes await close each connection that comes later.
 func (w *waiting) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

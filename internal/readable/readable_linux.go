@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Watch is a socket that is watched. Its zero value is none.
+// A Watch is a watched socket. The zero value watches nothing.
 type Watch struct {
 	poller            *poller
 	place, generation int32
 }
 
-// Start watches a socket until it can be read. It fails where the kernel does not let it, for want of memory for example.
-// Stop must be called before the socket is closed or used by others.
+// Start watches a socket until it can be read. It fails if the kernel refuses, for example for lack of memory. Call
+// Stop before the socket is closed, or before others use it.
 func Start(socket syscall.RawConn, waiter Waiter) (Watch, error) {
 	p, err := thePoller()
 	if err != nil {
@@ -32,19 +32,20 @@ func Start(socket syscall.RawConn, waiter Waiter) (Watch, error) {
 	return w, nil
 }
 
-// Again watches the socket for another time, once Readable was called.
+// Again watches the socket once more, after Readable was called.
 func (w Watch) Again(socket syscall.RawConn) error {
 	return w.poller.control(socket, unix.EPOLL_CTL_MOD, w)
 }
 
-// Stop ends the watch. It does not wait for a call of Readable that has begun.
+// Stop ends the watch. It does not wait for a call of Readable that has already begun.
 func (w Watch) Stop(socket syscall.RawConn) {
 	if w.poller != nil && w.poller.leave(w) {
-		_ = w.poller.control(socket, unix.EPOLL_CTL_DEL, w) // if it was closed before, the kernel has forgotten it
+		_ = w.poller.control(socket, unix.EPOLL_CTL_DEL, w) // fails if the socket was closed: then the kernel has removed it
 	}
 }
 
-// Read reads what there is at once: at least a byte, or it fails with [ErrNothing], [io.EOF] or the connection's error.
+// Read reads what is there, without waiting. It reads at least one byte, or fails with [ErrNothing], [io.EOF], or the
+// connection's error.
 func Read(socket syscall.RawConn, p []byte) (n int, err error) {
 	closed := socket.Read(func(fd uintptr) bool {
 		for {
@@ -71,21 +72,22 @@ var (
 	the   *poller
 )
 
-// thePoller returns the one of the process, which is made when it is first needed, and never ends.
+// thePoller returns the poller of the process. It makes the poller at the first call that succeeds. The poller never
+// ends.
 func thePoller() (*poller, error) {
 	theMu.Lock()
 	defer theMu.Unlock()
 	if the == nil {
 		p, err := newPoller()
 		if err != nil {
-			return nil, err // another time there may be a file descriptor for it
+			return nil, err // a later call may get a file descriptor
 		}
 		the = p
 	}
 	return the, nil
 }
 
-// A poller waits for all sockets. Its epoll instance is beside that of Go's runtime, which the sockets stay in.
+// A poller waits for all sockets. It has an epoll instance of its own. The sockets stay in that of Go's runtime too.
 type poller struct {
 	fd  int
 	raw syscall.RawConn // of the epoll instance
@@ -95,8 +97,8 @@ type poller struct {
 	free  []int32
 }
 
-// A slot is a waiter's place. The generation tells the waiters apart that have had it: the kernel may have told of the
-// last one's socket before that was taken out.
+// A slot is a waiter's place. Several waiters can have the same place one after the other, and the generation tells
+// them apart: the kernel may have reported the last waiter's socket before that waiter left.
 type slot struct {
 	waiter     Waiter
 	generation int32
@@ -107,7 +109,7 @@ func newPoller() (*poller, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	// Non-blocking, so that Go's runtime waits for it as it does for sockets, and no thread does.
+	// The file descriptor is non-blocking, so Go's runtime waits for it as for a socket, and no thread has to wait.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
@@ -126,7 +128,7 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
-// run calls those whose sockets can be read.
+// run calls the waiters whose sockets can be read.
 func (p *poller) run() {
 	events := make([]unix.EpollEvent, 128)
 	for {
@@ -148,7 +150,7 @@ func (p *poller) run() {
 	}
 }
 
-// wait returns what there is at once.
+// wait returns the events that are there, without waiting.
 func wait(fd int, events []unix.EpollEvent) (int, error) {
 	for {
 		if n, err := unix.EpollWait(fd, events, 0); !errors.Is(err, unix.EINTR) {
@@ -157,10 +159,10 @@ func wait(fd int, events []unix.EpollEvent) (int, error) {
 	}
 }
 
-// retry is how long to wait after an error that the kernel should not have.
+// retry is how long to wait after an error that the kernel should never return.
 const retry = 100 * time.Millisecond
 
-// waiter returns whose a watch is, or nil if it has ended.
+// waiter returns the waiter of a watch, or nil if the watch has ended.
 func (p *poller) waiter(w Watch) Waiter {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,7 +176,7 @@ func (p *poller) enter(waiter Waiter) Watch {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.free) == 0 {
-		p.free = append(p.free, int32(len(p.slots))) //nolint:gosec // as many as there are file descriptors
+		p.free = append(p.free, int32(len(p.slots))) //nolint:gosec // there are only as many as file descriptors
 		p.slots = append(p.slots, slot{})
 	}
 	place := p.free[len(p.free)-1]
@@ -184,7 +186,7 @@ func (p *poller) enter(waiter Waiter) Watch {
 	return Watch{p, place, s.generation}
 }
 
-// leave gives a place free, and reports whether it was the watch's.
+// leave frees the place of a watch. It reports false if the watch no longer had a place.
 func (p *poller) leave(w Watch) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -198,7 +200,7 @@ func (p *poller) leave(w Watch) bool {
 	return true
 }
 
-// control tells the kernel what to do with a socket, which is not closed meanwhile.
+// control tells the kernel what to do with a socket. The socket cannot be closed meanwhile.
 func (p *poller) control(socket syscall.RawConn, op int, w Watch) error {
 	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: w.place, Pad: w.generation}
 	var failed error

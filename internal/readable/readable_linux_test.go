@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// A pair is both sides of a connection, of which one is watched.
+// A pair holds both sides of a connection. A test watches the near side.
 type pair struct {
 	*testing.T
 
@@ -71,12 +71,13 @@ func (p *pair) start() Watch {
 	return w
 }
 
-func (p *pair) isCalled() {
+// awaitCall waits until Readable was called.
+func (p *pair) awaitCall() {
 	p.Helper()
 	select {
 	case <-p.called:
 	case <-time.After(10 * time.Second):
-		p.Fatal("nobody was told")
+		p.Fatal("Readable was not called")
 	}
 }
 
@@ -87,23 +88,23 @@ func (p *pair) send(text string) {
 	}
 }
 
-// settle waits until all that has happened so far is told.
+// settle waits until the poller has reported everything that has happened so far.
 func settle(t *testing.T, listener net.Listener) {
 	t.Helper()
 	for range 3 {
 		p := newPair(t, listener)
 		w := p.start()
 		p.send("x")
-		p.isCalled()
+		p.awaitCall()
 		w.Stop(p.raw)
 	}
 }
 
-func TestASocketThatCanBeReadIsToldOnce(t *testing.T) {
+func TestReadableIsCalledOnce(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		for name, event := range map[string]func(*pair){
 			"bytes":       func(p *pair) { p.send("x") },
-			"its end":     func(p *pair) { p.far.Close() },
+			"the end":     func(p *pair) { p.far.Close() },
 			"half an end": func(p *pair) { _ = p.far.(interface{ CloseWrite() error }).CloseWrite() },
 			"a reset": func(p *pair) {
 				if tcp, ok := p.far.(*net.TCPConn); ok {
@@ -119,32 +120,32 @@ func TestASocketThatCanBeReadIsToldOnce(t *testing.T) {
 				defer w.Stop(p.raw)
 				settle(t, listener)
 				if p.calls.Load() != 0 {
-					t.Error("it is told before anything has happened")
+					t.Error("Readable was called before anything had happened")
 				}
 				event(p)
-				p.isCalled()
+				p.awaitCall()
 				settle(t, listener)
 				if n := p.calls.Load(); n != 1 {
-					t.Errorf("it is told %d times", n)
+					t.Errorf("Readable was called %d times, want once", n)
 				}
-				// It still can be read.
+				// The socket can still be read.
 				if err := w.Again(p.raw); err != nil {
 					t.Fatal(err)
 				}
-				p.isCalled()
+				p.awaitCall()
 			})
 		}
 	}
 }
 
-func TestASocketThatCouldBeReadBeforeIsTold(t *testing.T) {
+func TestReadableIsCalledForEarlierBytes(t *testing.T) {
 	p := newPair(t, listen(t, "tcp"))
 	p.send("x")
 	defer p.start().Stop(p.raw)
-	p.isCalled()
+	p.awaitCall()
 }
 
-func TestASocketThatIsWatchedNoMore(t *testing.T) {
+func TestStoppedWatch(t *testing.T) {
 	listener := listen(t, "tcp")
 	p := newPair(t, listener)
 	w := p.start()
@@ -153,22 +154,22 @@ func TestASocketThatIsWatchedNoMore(t *testing.T) {
 	p.send("x")
 	settle(t, listener)
 	if p.calls.Load() != 0 {
-		t.Error("it is told")
+		t.Error("Readable was called after Stop")
 	}
 	if w.Again(p.raw) == nil {
-		t.Error("it can be watched again")
+		t.Error("Again did not fail after Stop")
 	}
 	w = p.start()
-	p.isCalled()
+	p.awaitCall()
 	p.near.Close()
 	w.Stop(p.raw)
 	Watch{}.Stop(p.raw)
 	if _, err := Start(p.raw, p); err == nil {
-		t.Error("a closed socket can be watched")
+		t.Error("Start did not fail for a closed socket")
 	}
 }
 
-func TestWhatCannotBeWatchedIsRefused(t *testing.T) {
+func TestStartRefusesAFile(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
 	if err != nil {
 		t.Fatal(err)
@@ -189,16 +190,16 @@ func TestWhatCannotBeWatchedIsRefused(t *testing.T) {
 	}
 	before := slots()
 	if _, err := Start(raw, new(pair)); err == nil {
-		t.Error("a file can be watched")
+		t.Error("Start did not fail for a file")
 	}
 	if slots() != before {
-		t.Error("it keeps its place")
+		t.Error("the file kept its place")
 	}
 }
 
-// TestNobodyIsToldOfAnother lets many sockets come and go at once, so that file descriptors and places have many waiters
-// one after the other. Each must be told of its own bytes, and never of others'.
-func TestNobodyIsToldOfAnother(t *testing.T) {
+// Many sockets come and go at once, so file descriptors and places have many waiters one after the other. Readable must
+// be called for a waiter's own bytes, and never for the bytes of others.
+func TestWaitersAreNotMixedUp(t *testing.T) {
 	listener := listen(t, "tcp")
 	var accepting sync.Mutex
 	var all sync.WaitGroup
@@ -211,7 +212,7 @@ func TestNobodyIsToldOfAnother(t *testing.T) {
 				w := p.start()
 				for range rand.N(4) {
 					p.send("x")
-					p.isCalled()
+					p.awaitCall()
 					if _, err := p.near.Read(make([]byte, 1)); err != nil {
 						t.Error(err)
 						return
@@ -224,13 +225,13 @@ func TestNobodyIsToldOfAnother(t *testing.T) {
 				if before := p.calls.Load(); rand.N(2) == 0 {
 					runtime.Gosched()
 					if p.calls.Load() != before {
-						t.Error("told of nothing")
+						t.Error("Readable was called although nothing had happened")
 					}
 					w.Stop(p.raw)
-					p.send("x") // nobody waits for it
+					p.send("x") // nobody waits for this byte
 				} else {
 					p.far.Close()
-					p.isCalled()
+					p.awaitCall()
 					w.Stop(p.raw)
 				}
 				p.near.Close()
@@ -252,15 +253,15 @@ func TestWaitersHaveNoGoroutine(t *testing.T) {
 		pairs, watches = append(pairs, p), append(watches, p.start())
 	}
 	if more := runtime.NumGoroutine() - before; more > 10 {
-		t.Errorf("%d goroutines more for 100 watches", more)
+		t.Errorf("100 watches need %d more goroutines", more)
 	}
 	stacks := make([]byte, 1<<20)
 	if n := strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "(*poller).run("); n != 1 {
-		t.Errorf("%d goroutines wait for all", n)
+		t.Errorf("%d goroutines run the poller, want 1", n)
 	}
 	for i, p := range pairs {
 		p.send("x")
-		p.isCalled()
+		p.awaitCall()
 		watches[i].Stop(p.raw)
 	}
 }

@@ -1,11 +1,11 @@
-// Package receipt tells how much of what was written to a connection has reached the peer's machine. That a
-// write succeeded says little: the kernel takes megabytes that a stalled client never receives.
+// Package receipt reports how many of the bytes written to a connection have reached the peer's machine. A successful
+// write says little about that: the kernel accepts megabytes that a stalled client never receives.
 package receipt
 
 import "net"
 
-// Of returns what the operating system knows of the connection, or nil where it does not tell: for other
-// systems than Linux, for HTTP/3, and for connections that are wrapped in something unknown.
+// Of returns the connection's state as the operating system knows it. It returns nil if the system does not report
+// that: on systems other than Linux, for HTTP/3, and for connections that are wrapped in something unknown.
 func Of(conn net.Conn) *Conn {
 	for {
 		switch c := conn.(type) {

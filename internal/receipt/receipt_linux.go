@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Conn is a TCP connection that can be asked. It is for one goroutine at a time.
+// A Conn reports the state of a TCP connection. Only one goroutine may use it at a time.
 type Conn struct {
 	raw syscall.RawConn
 
-	// The result of look, which is a field because a closure would be allocated for each call.
+	// look is a field because each call would allocate a closure. The other fields are its results.
 	look   func(fd uintptr)
 	acked  uint64
 	queued int
@@ -19,7 +19,7 @@ type Conn struct {
 }
 
 func of(conn *net.TCPConn) *Conn {
-	// With Multipath TCP the queue is the connection's and the counter is a subflow's: they do not add up.
+	// With Multipath TCP, the queue belongs to the connection and the counter to a subflow, so they do not add up.
 	if multipath, err := conn.MultipathTCP(); err != nil || multipath {
 		return nil
 	}
@@ -32,8 +32,9 @@ func of(conn *net.TCPConn) *Conn {
 	return c
 }
 
-// State returns how many bytes the peer has acknowledged since the connection began, and how many that were
-// written it has not. Acked is only known while something is queued. It costs a system call if nothing is.
+// State returns how many bytes the peer has acknowledged since the connection began, and how many written bytes it has
+// not acknowledged yet. acked is known only while something is queued. If nothing is queued, State costs one system
+// call.
 func (c *Conn) State() (acked uint64, queued int, err error) {
 	if err := c.raw.Control(c.look); err != nil {
 		return 0, 0, err
@@ -42,8 +43,8 @@ func (c *Conn) State() (acked uint64, queued int, err error) {
 }
 
 func state(fd int) (acked uint64, queued int, err error) {
-	// The two numbers are read one after the other. If an acknowledgement comes in between, their sum is not what
-	// was written, so they are read again. After some tries the larger sum is taken, which claims too little.
+	// We read the two numbers one after the other. If an acknowledgement comes in between, their sum is not the number of
+	// bytes that were written, so we read them again. After some tries we take the larger sum, which claims too little.
 	for range 4 {
 		queued, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
 		if err != nil || queued == 0 {

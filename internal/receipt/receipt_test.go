@@ -39,27 +39,27 @@ func look(t *testing.T, c *Conn) (acked uint64, queued int) {
 	return acked, queued
 }
 
-func TestTheClientsMachineAcknowledges(t *testing.T) {
+func TestStateFollowsTheClientsMachine(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells")
+		t.Skip("only Linux reports the state")
 	}
 	server, client := pair(t)
 	c := Of(tls.Server(server, nil))
 	if c == nil {
-		t.Fatal("nothing is known of a TCP connection below TLS")
+		t.Fatal("Of found no TCP connection below TLS")
 	}
 	if _, queued := look(t, c); queued != 0 {
 		t.Errorf("%d bytes are queued at the beginning", queued)
 	}
 
-	// A client that reads nothing acknowledges what its machine has room for, and no more.
+	// If a client reads nothing, its machine acknowledges only what it has room for.
 	if err := client.SetReadBuffer(256 << 10); err != nil {
 		t.Fatal(err)
 	}
 	written := 0
 	var acked uint64
 	var queued int
-	// A write may be too late for its deadline without having been tried.
+	// A write may miss its deadline before it was even tried.
 	for piece, tries := make([]byte, 64<<10), 0; queued < 1<<10 && tries < 100; tries++ {
 		for err := error(nil); err == nil; {
 			_ = server.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
@@ -74,10 +74,10 @@ func TestTheClientsMachineAcknowledges(t *testing.T) {
 	}
 	mark := acked + uint64(queued)
 	if after, _ := look(t, c); after > mark {
-		t.Errorf("%d bytes are acknowledged, %d are written", after, mark)
+		t.Errorf("%d bytes are acknowledged, but only %d were written", after, mark)
 	}
 
-	// Once it has read all, all is acknowledged.
+	// Once the client has read everything, everything is acknowledged.
 	if _, err := io.CopyN(io.Discard, client, int64(written)); err != nil {
 		t.Fatal(err)
 	}
@@ -90,11 +90,11 @@ func TestTheClientsMachineAcknowledges(t *testing.T) {
 
 	server.Close()
 	if _, _, err := c.State(); err == nil {
-		t.Error("the state of a closed connection is known")
+		t.Error("State did not fail for a closed connection")
 	}
 }
 
-func TestOtherConnectionsDoNotTell(t *testing.T) {
+func TestOtherConnectionsHaveNoState(t *testing.T) {
 	pipe, other := net.Pipe()
 	defer pipe.Close()
 	defer other.Close()
@@ -110,7 +110,7 @@ func TestOtherConnectionsDoNotTell(t *testing.T) {
 	defer unix.Close()
 	for _, conn := range []net.Conn{pipe, unix, tls.Server(pipe, nil), struct{ net.Conn }{pipe}} {
 		if Of(conn) != nil {
-			t.Errorf("something is known of a %T", conn)
+			t.Errorf("Of did not return nil for a %T", conn)
 		}
 	}
 }
@@ -128,7 +128,7 @@ func BenchmarkLook(b *testing.B) {
 	defer conn.Close()
 	c := Of(conn)
 	if c == nil {
-		b.Skip("this system does not tell")
+		b.Skip("this system does not report the state")
 	}
 	for b.Loop() {
 		if _, _, err := c.State(); err != nil {

@@ -7,9 +7,9 @@ import (
 	"github.com/prometheus/prometheus/promql/promqltest"
 )
 
-// TestFirstFaultIsSeen: the rule fires at the first status 500 if the counter was there before it, as Megaphone has it, and
-// not if it comes with the fault.
-func TestFirstFaultIsSeen(t *testing.T) {
+// The rule fires at the first status 500 if the counter existed before, as it does in Megaphone. It does not fire if
+// the counter first appears with the fault.
+func TestFirstFaultFiresTheAlert(t *testing.T) {
 	for _, rule := range alertRules(t).Groups[0].Rules {
 		if rule.Alert != "MegaphoneFaults" {
 			continue

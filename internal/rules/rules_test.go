@@ -1,5 +1,5 @@
-// Package rules tests the alert rules and the dashboard with Prometheus' own parser, as promtool does. It is a module
-// of its own, so that nobody who uses Megaphone gets Prometheus with it.
+// Package rules tests the alert rules and the dashboard with Prometheus' own parser, as promtool does. It is a separate
+// module, so users of Megaphone do not get Prometheus as a dependency.
 package rules
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// alertRules returns the alert rules, as Prometheus takes them.
+// alertRules returns the alert rules as Prometheus parses them.
 func alertRules(t *testing.T) *rulefmt.RuleGroups {
 	t.Helper()
 	groups, errs := rulefmt.ParseFile("../../docs/prometheus/alerts.yml", false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.Default())
@@ -27,9 +27,9 @@ func alertRules(t *testing.T) *rulefmt.RuleGroups {
 	return groups
 }
 
-func TestPrometheusTakesTheRules(t *testing.T) { alertRules(t) }
+func TestPrometheusAcceptsTheRules(t *testing.T) { alertRules(t) }
 
-func TestPrometheusTakesTheDashboardsQueries(t *testing.T) {
+func TestPrometheusAcceptsTheDashboardsQueries(t *testing.T) {
 	text, err := os.ReadFile("../../docs/grafana/megaphone.json")
 	if err != nil {
 		t.Fatal(err)

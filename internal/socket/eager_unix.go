@@ -10,19 +10,19 @@ import (
 	"syscall"
 )
 
-// An eager writer writes what the kernel takes at once, and does not wait.
+// An eager writer writes what the kernel takes at once. It never waits.
 type eager struct {
 	raw syscall.RawConn
 
-	// The arguments and results of write, which is a field because a closure would be allocated for each call.
+	// write is a field because each call would allocate a closure. The other fields are its arguments and results.
 	write  func(fd uintptr) bool
 	p      []byte
-	pieces [][]byte // in place of p, if there are some
+	pieces [][]byte // are written in place of p, if there are any
 	n      int
 	err    error
 }
 
-// newEager returns the eager writer for a connection, or nil if it is no socket.
+// newEager returns the eager writer for a connection, or nil if the connection is not a socket.
 func newEager(conn net.Conn) *eager {
 	raw := Raw(conn)
 	if raw == nil {
@@ -44,7 +44,7 @@ func newEager(conn net.Conn) *eager {
 	return e
 }
 
-// Write writes none of p, or some, or all. Deadlines do not matter to it.
+// Write writes none, some, or all of p. It ignores deadlines.
 func (e *eager) Write(p []byte) (int, error) {
 	e.p = p
 	err := e.raw.Write(e.write)
@@ -52,7 +52,7 @@ func (e *eager) Write(p []byte) (int, error) {
 	return e.outcome(err)
 }
 
-// WritePieces is Write for pieces, of which there must be some, and none empty.
+// WritePieces is Write for pieces. There must be at least one, and none may be empty.
 func (e *eager) WritePieces(pieces [][]byte) (int, error) {
 	e.pieces = pieces
 	err := e.raw.Write(e.write)
@@ -60,11 +60,11 @@ func (e *eager) WritePieces(pieces [][]byte) (int, error) {
 	return e.outcome(err)
 }
 
-// outcome returns what a write means that was made, unless there is an error because it was not.
+// outcome returns the results of a write. If the write was not made, err says why.
 func (e *eager) outcome(err error) (int, error) {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return 0, nil // somebody else has set one, and it is not for this write
+		return 0, nil // somebody else has set a deadline; it is not meant for this write
 	case err != nil:
 		return 0, err
 	case errors.Is(e.err, syscall.EAGAIN):

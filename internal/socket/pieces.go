@@ -2,8 +2,8 @@ package socket
 
 import "time"
 
-// WritePieces writes pieces, none of which may be empty, as [Writer.Write] does with what they are together. So they need not be
-// copied for that: the kernel is given all at once. What it has not taken then follows piece by piece.
+// WritePieces writes pieces as [Writer.Write] would write their concatenation, but nobody has to copy them together. No
+// piece may be empty. The kernel gets all pieces at once. What it does not take then follows piece by piece.
 func (w *Writer) WritePieces(pieces [][]byte, timeout time.Duration) error {
 	if w.eager != nil && len(pieces) > 0 {
 		n, err := w.eager.WritePieces(pieces)
@@ -21,7 +21,7 @@ func (w *Writer) WritePieces(pieces [][]byte, timeout time.Duration) error {
 	return nil
 }
 
-// after returns what comes after the first n bytes of pieces. It may change these.
+// after returns what follows the first n bytes of pieces. It may change pieces.
 func after(pieces [][]byte, n int) [][]byte {
 	for len(pieces) > 0 && n >= len(pieces[0]) {
 		n -= len(pieces[0])

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// randomPieces returns pieces of all sizes, also more than a system takes at once, and what they are together.
+// randomPieces returns pieces of all sizes, and the same bytes in one. There may be more pieces than a system takes at
+// once.
 func randomPieces(random *rand.Rand) (pieces [][]byte, all []byte) {
 	for range []int{0, 1, 3, 20, 2 * 1024}[random.IntN(5)] {
 		piece := make([]byte, []int{1, 10, 500, 20_000}[random.IntN(4)])
@@ -21,8 +22,9 @@ func randomPieces(random *rand.Rand) (pieces [][]byte, all []byte) {
 	return pieces, all
 }
 
-// Pieces arrive in order at a slow client, of whom the kernel takes some of them or half of one, and they are left as they are.
-func TestPieces(t *testing.T) {
+// The client is slow, so the kernel takes only some of the pieces, or half of one. All pieces arrive in order, and
+// their content does not change.
+func TestWritePieces(t *testing.T) {
 	near, far := socketPair(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	socket := &deadlineConn{Conn: near, t: t}
@@ -46,10 +48,10 @@ func TestPieces(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			if got := <-received; !bytes.Equal(got, all) || !bytes.Equal(bytes.Join(pieces, nil), all) {
-				t.Fatalf("%s: of %d pieces with %d bytes, %d arrive", name, len(pieces), len(all), len(got))
+				t.Fatalf("%s: %d pieces with %d bytes were written, and %d bytes arrived", name, len(pieces), len(all), len(got))
 			}
 			if n := w.Written() - before; n != uint64(len(all)) {
-				t.Errorf("%s: %d bytes of %d count as written", name, n, len(all))
+				t.Errorf("%s: Written counts %d of %d bytes", name, n, len(all))
 			}
 			if !socket.deadline.IsZero() {
 				t.Errorf("%s: a deadline is left", name)
@@ -58,19 +60,19 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-func TestPiecesThatAreNotTaken(t *testing.T) {
+func TestWritePiecesToAStalledClient(t *testing.T) {
 	near, far := socketPair(t)
 	w := NewWriter(near)
 	pieces := func() [][]byte { return [][]byte{make([]byte, 10), make([]byte, 4*maxPiece), make([]byte, 10)} }
 	if err := w.WritePieces(pieces(), timeout); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a client that takes nothing: %v", err)
+		t.Errorf("the client takes nothing, and the error is %v", err)
 	}
 	held := w.Written()
 	if held == 0 || held >= 4*maxPiece {
-		t.Errorf("%d bytes count as written", held)
+		t.Errorf("Written counts %d bytes", held)
 	}
 	far.Close()
 	if err := w.WritePieces(pieces(), timeout); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a client that is gone: %v", err)
+		t.Errorf("the client is gone, and the error is %v", err)
 	}
 }

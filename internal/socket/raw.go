@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// Raw returns what system calls for a connection are made with, or nil if it is no socket.
+// Raw returns the handle for system calls on a connection, or nil if the connection is not a socket.
 func Raw(conn net.Conn) syscall.RawConn {
 	socket, ok := conn.(syscall.Conn)
 	if !ok {

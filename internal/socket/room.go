@@ -7,24 +7,27 @@ import (
 )
 
 const (
-	// maxUnsent is how many bytes the kernel takes beyond what it has sent. Its own limit is some megabytes, of which a
-	// third must be free before it takes more: much for a slow peer within a timeout, and for a server with many of them.
+	// maxUnsent is how many bytes the kernel accepts beyond what it has sent. Its own limit is some megabytes, and a third
+	// of that must be free before it accepts more. That is a lot for a slow peer within a timeout, and for a server with
+	// many slow peers.
 	maxUnsent = 128 << 10
 	// lookAgain is how long AwaitRoom waits between two looks.
 	lookAgain = 10 * time.Millisecond
-	// MaxFarewell is how long clients may take for what they are sent last when the process exits.
+	// MaxFarewell is how long clients may take to receive the last bytes when the process exits.
 	MaxFarewell = 250 * time.Millisecond
 )
 
-// LimitUnsent lets the kernel take no more of what is written to a connection than it soon sends, where it can.
+// LimitUnsent makes the kernel accept no more bytes for a connection than it will send soon, where the system can do
+// that.
 func LimitUnsent(conn net.Conn) {
 	if raw := below(conn); raw != nil {
 		limitUnsent(raw)
 	}
 }
 
-// AwaitRoom waits until the kernel takes what is written to a connection, and reports whether it does: not if the peer takes
-// nothing for a timeout, or the process exits, which closes exit. Where the system does not tell, it reports true.
+// AwaitRoom waits until the kernel accepts bytes for a connection, and then reports true. It reports false if the peer
+// takes nothing for the timeout. The process closes exit when it exits: the timeout then starts again, and is
+// MaxFarewell at most. Where the system does not report whether there is room, AwaitRoom reports true at once.
 func AwaitRoom(conn net.Conn, timeout time.Duration, exit <-chan struct{}) bool {
 	raw := below(conn)
 	if raw == nil {
@@ -56,13 +59,13 @@ func HasRoom(conn net.Conn) bool {
 	return raw == nil || look(raw).room
 }
 
-// A state is what the system tells of a socket.
+// A state is what the system reports of a socket.
 type state struct {
-	room   bool // it takes something at once, or an error is there
-	queued int  // what was written and the peer has not taken
+	room   bool // the kernel accepts something at once, or there is an error
+	queued int  // bytes that were written and that the peer has not taken
 }
 
-// below returns the socket below a connection, such as that of TLS, or nil.
+// below returns the socket below a connection, for example below TLS, or nil if it finds none.
 func below(conn net.Conn) syscall.RawConn {
 	for {
 		if raw := Raw(conn); raw != nil {

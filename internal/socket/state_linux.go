@@ -7,12 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// look looks at a socket.
+// look returns the state of a socket.
 func look(raw syscall.RawConn) (s state) {
 	err := raw.Control(func(fd uintptr) {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}} //nolint:gosec // it is small
 		n, err := unix.Poll(poll, 0)
-		for errors.Is(err, unix.EINTR) { // by Go's own signals
+		for errors.Is(err, unix.EINTR) { // Go's own signals interrupt it
 			n, err = unix.Poll(poll, 0)
 		}
 		s.room = n > 0 || err != nil
@@ -24,6 +24,6 @@ func look(raw syscall.RawConn) (s state) {
 
 func limitUnsent(raw syscall.RawConn) {
 	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent) // not on a Unix socket
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent) // fails on a Unix socket
 	})
 }

@@ -1,5 +1,5 @@
-// Package socket writes to the sockets of connections that were taken over from net/http, and knows how far the peers of
-// others are.
+// Package socket writes to the sockets of connections that were hijacked from net/http. For other connections, it
+// reports how much their peers have taken.
 package socket
 
 import (
@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// maxPiece is how many bytes are written at once where the system does not tell what the peer takes. It must take them within
-// a timeout, so one that is slow is not given up over a large write.
+// maxPiece is how many bytes are written at once where the system does not say what the peer has taken. The peer must
+// take a piece within the timeout, so a large write does not end a slow connection.
 const maxPiece = 64 << 10
 
-// A Writer writes to a socket. It is for one goroutine at a time.
+// A Writer writes to a socket. Only one goroutine may use it at a time, except for Written.
 type Writer struct {
 	conn  net.Conn
 	eager *eager // may be nil
@@ -25,12 +25,12 @@ type Writer struct {
 // NewWriter returns the writer for a socket.
 func NewWriter(conn net.Conn) Writer { return Writer{conn: conn, eager: newEager(conn)} }
 
-// Written returns how many bytes were written so far. It may be called at any time.
+// Written returns how many bytes were written so far. Any goroutine may call it at any time.
 func (w *Writer) Written() uint64 { return w.written.Load() }
 
-// Write writes p. The kernel nearly always takes it at once. If not, the peer must take something of the rest, again and
-// again, within the timeout. So a deadline is rarely needed, and never left. One that others have set is overwritten, as
-// Caddy's handler timeouts leaves one when it returns.
+// Write writes p. The kernel nearly always takes p at once. If it does not, the peer must take part of the rest within
+// each timeout. So Write rarely needs a deadline, and it never leaves one. It overwrites a deadline that others have
+// set: Caddy's timeouts handler leaves one when it returns.
 func (w *Writer) Write(p []byte, timeout time.Duration) error {
 	if w.eager != nil && len(p) > 0 {
 		n, err := w.eager.Write(p)
@@ -51,7 +51,7 @@ func (w *Writer) Write(p []byte, timeout time.Duration) error {
 		n, err := w.conn.Write(p[:min(maxPiece, len(p))])
 		w.written.Add(uint64(n)) //nolint:gosec // not negative
 		p = p[n:]
-		// The kernel takes nothing until much of its buffer is free, so the peer may take something all the same.
+		// The kernel accepts nothing until much of its buffer is free, so the peer may have taken something all the same.
 		if errors.Is(err, os.ErrDeadlineExceeded) && (n > 0 || w.queued() < before) {
 			continue
 		}
@@ -62,7 +62,7 @@ func (w *Writer) Write(p []byte, timeout time.Duration) error {
 	return w.conn.SetWriteDeadline(time.Time{})
 }
 
-// queued returns how much the peer has not taken, or 0 if that is not known.
+// queued returns how many bytes the peer has not taken, or 0 if that is unknown.
 func (w *Writer) queued() int {
 	if w.eager == nil {
 		return 0

@@ -14,7 +14,7 @@ import (
 
 const timeout = time.Second
 
-// A deadlineConn knows the deadline of its writes, and fails a test in which one begins with too little time.
+// A deadlineConn records its write deadline. It fails the test if a write begins with too little time left.
 type deadlineConn struct {
 	net.Conn
 
@@ -27,7 +27,7 @@ type deadlineConn struct {
 func (c *deadlineConn) Write(p []byte) (int, error) {
 	c.writes++
 	if left := time.Until(c.deadline); left < c.least {
-		c.t.Errorf("write %d begins with %v left, want %v", c.writes, left, c.least)
+		c.t.Errorf("write %d began with %v left, want %v", c.writes, left, c.least)
 	}
 	return c.Conn.Write(p)
 }
@@ -37,7 +37,8 @@ func (c *deadlineConn) SetWriteDeadline(t time.Time) error {
 	return c.Conn.SetWriteDeadline(t)
 }
 
-// idleTimes are how long a reader may get nothing, around the time after which it is cut off when it takes nothing.
+// idleTimes returns how long a test sends nothing before a write. The times lie around the timeout, and around fractions
+// and multiples of it.
 func idleTimes() (times []time.Duration) {
 	for _, around := range []time.Duration{timeout, timeout / 4, timeout + timeout/4, 2 * timeout} {
 		times = append(times, around-1, around, around+1)
@@ -45,7 +46,7 @@ func idleTimes() (times []time.Duration) {
 	return append(times, 0, 1, time.Hour)
 }
 
-func TestASocketThatIsIdleIsNotCutOff(t *testing.T) {
+func TestIdleSocketIsNotCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		far, near := net.Pipe()
 		defer far.Close()
@@ -66,7 +67,7 @@ func TestASocketThatIsIdleIsNotCutOff(t *testing.T) {
 	})
 }
 
-// socketPair returns both sides of a connection whose buffers the kernel keeps small.
+// socketPair returns both sides of a connection with small buffers in the kernel.
 func socketPair(t *testing.T) (near, far net.Conn) {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(t.TempDir(), "s"))
@@ -88,8 +89,9 @@ func socketPair(t *testing.T) (near, far net.Conn) {
 	return near, far
 }
 
-// What the kernel does not take at once is sent as fast as the client reads. It is cut off when it takes nothing.
-func TestASlowReader(t *testing.T) {
+// What the kernel does not take at once is sent as fast as the client reads. The client is cut off when it takes
+// nothing.
+func TestSlowClientIsNotCutOff(t *testing.T) {
 	const timeout, size = time.Second, 6 * maxPiece
 	near, far := socketPair(t)
 	socket := &deadlineConn{Conn: near, t: t}
@@ -109,27 +111,27 @@ func TestASlowReader(t *testing.T) {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 	if took := time.Since(began); took < timeout {
-		t.Errorf("it took %v only", took)
+		t.Errorf("the write took only %v, want at least %v", took, timeout)
 	}
 	if !socket.deadline.IsZero() {
 		t.Error("a deadline is left")
 	}
 	if err := w.Write(make([]byte, size), timeout); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a client that takes nothing: %v", err)
+		t.Errorf("the client takes nothing, and the error is %v", err)
 	}
 	far.Close()
 	if err := w.Write(nil, timeout); err != nil {
-		t.Errorf("there is nothing to send: %v", err)
+		t.Errorf("there was nothing to write, and the error is %v", err)
 	}
 	if err := w.Write(make([]byte, 1), timeout); err == nil {
-		t.Error("a client that is gone is sent something")
+		t.Error("a write to a client that is gone did not fail")
 	}
 }
 
-// The kernel takes more only when much of its buffer is free, which takes a slow reader longer than it may take nothing.
-func TestAReaderThatTakesSomethingIsNotCutOff(t *testing.T) {
+// The kernel accepts more only when much of its buffer is free. A slow client needs longer than the timeout for that.
+func TestClientThatTakesLittleIsNotCutOff(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells what a reader takes")
+		t.Skip("only Linux reports what a client takes")
 	}
 	const timeout = 300 * time.Millisecond
 	near, far := socketPair(t)
@@ -151,12 +153,12 @@ func TestAReaderThatTakesSomethingIsNotCutOff(t *testing.T) {
 	w := NewWriter(near)
 	began := time.Now()
 	if err := w.Write(make([]byte, 1), timeout); err != nil || time.Since(began) < timeout {
-		t.Errorf("after %v: %v", time.Since(began), err)
+		t.Errorf("the write ended after %v, want at least %v; the error is %v", time.Since(began), timeout, err)
 	}
 	far.Close()
 }
 
-// fill writes to a socket until it takes no more.
+// fill writes to a socket until the kernel takes no more.
 func fill(t *testing.T, conn net.Conn) (filled int) {
 	t.Helper()
 	e := newEager(conn)
@@ -172,46 +174,46 @@ func fill(t *testing.T, conn net.Conn) (filled int) {
 	}
 }
 
-func TestRoomIsAwaited(t *testing.T) {
+func TestAwaitRoom(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells whether there is room")
+		t.Skip("only Linux reports whether there is room")
 	}
 	const timeout = 300 * time.Millisecond
 	near, far := socketPair(t)
 	if !HasRoom(near) || !AwaitRoom(near, 0, nil) {
-		t.Error("there is none in an empty socket")
+		t.Error("an empty socket has no room")
 	}
 	filled := fill(t, near)
 	if HasRoom(near) {
-		t.Error("there is room in a full socket")
+		t.Error("a full socket has room")
 	}
 	began, exit := time.Now(), make(chan struct{})
 	if AwaitRoom(near, timeout, exit) || time.Since(began) < timeout {
-		t.Errorf("whether there is room is known after %v", time.Since(began))
+		t.Errorf("AwaitRoom found room, or returned after only %v", time.Since(began))
 	}
 	close(exit)
 	began = time.Now()
 	if AwaitRoom(near, time.Minute, exit) || time.Since(began) > MaxFarewell+5*time.Second {
-		t.Errorf("the exit waits for %v", time.Since(began))
+		t.Errorf("AwaitRoom found room, or held up the exit for %v", time.Since(began))
 	}
 	go func() { _, _ = io.CopyN(io.Discard, far, int64(filled)) }()
 	if !AwaitRoom(near, time.Minute, nil) {
-		t.Error("there is no room when all is read")
+		t.Error("there is no room after the client has read everything")
 	}
 	near.Close()
 	if !AwaitRoom(near, time.Minute, nil) {
-		t.Error("a closed connection is waited for")
+		t.Error("AwaitRoom waited for a closed connection")
 	}
 	pipe, other := net.Pipe()
 	defer pipe.Close()
 	defer other.Close()
 	if !HasRoom(pipe) || !AwaitRoom(pipe, time.Minute, nil) {
-		t.Error("something that is no socket is waited for")
+		t.Error("AwaitRoom waited for a connection that is not a socket")
 	}
 }
 
-// Caddy's handler timeouts sets a deadline when it returns, though the connection was taken over.
-func TestADeadlineOfOthersDoesNotMatter(t *testing.T) {
+// Caddy's timeouts handler sets a deadline when it returns, even if the connection was hijacked.
+func TestDeadlineOfOthersIsIgnored(t *testing.T) {
 	near, far := socketPair(t)
 	go func() { _, _ = io.Copy(io.Discard, far) }()
 	w := NewWriter(near)

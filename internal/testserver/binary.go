@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// Binary builds the command caddy of this module, once for all tests of the process, and returns its path. If the
-// environment has MEGAPHONE_CADDY, that names the binary instead.
+// Binary builds this module's command caddy, once for all tests of the process, and returns its path. If the
+// environment variable MEGAPHONE_CADDY is set, it names the binary instead.
 func Binary(tb testing.TB) string {
 	tb.Helper()
 	path, err := binary()
@@ -28,14 +28,14 @@ var binary = sync.OnceValues(func() (string, error) {
 	}
 	_, file, _, _ := runtime.Caller(0)
 	root := filepath.Join(filepath.Dir(file), "..", "..")
-	// One place for each checkout, so that the linker does nothing when nothing has changed.
+	// Each checkout has its own folder, so the linker has nothing to do when nothing has changed.
 	place := fnv.New64a()
 	_, _ = place.Write([]byte(root)) // never fails
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("megaphone-test-%x", place.Sum64()))
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return "", err
 	}
-	unlock, err := lock(filepath.Join(dir, "lock")) // the tests of several packages run at once
+	unlock, err := lock(filepath.Join(dir, "lock")) // tests of several packages run at the same time
 	if err != nil {
 		return "", err
 	}

@@ -1,5 +1,5 @@
-// Package testserver runs the built binary for tests: Caddy with Megaphone, in a process of its own, as a user
-// would run it.
+// Package testserver runs the built binary for tests. The binary is Caddy with Megaphone. It runs in its own process,
+// as a user would run it.
 package testserver
 
 import (
@@ -21,12 +21,12 @@ import (
 	"time"
 )
 
-// patience is how long anything may take that should take a moment, on a machine that is busy with other things.
+// patience is how long a quick thing may take on a machine that is busy with other work.
 const patience = 30 * time.Second
 
 // A Server is a process that serves a configuration.
 type Server struct {
-	// Dir is a folder of the server's own, with a path short enough for Unix sockets in it.
+	// Dir is the server's own folder. Its path is short enough for Unix sockets in it.
 	Dir string
 
 	tb   testing.TB
@@ -36,8 +36,8 @@ type Server struct {
 	err  error // how the process ended, once done is closed
 }
 
-// New returns a server that is not started yet. It is stopped when the test ends; if the test has failed, its log
-// is shown.
+// New returns a server that is not started yet. When the test ends, the server is killed. If the test has failed, its
+// output then includes the server's log.
 func New(tb testing.TB) *Server {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "mp") //nolint:usetesting // its path is too long for a Unix socket
@@ -61,7 +61,7 @@ func New(tb testing.TB) *Server {
 // Socket returns the path of a Unix socket in the server's folder, for `bind unix/…`.
 func (s *Server) Socket(name string) string { return filepath.Join(s.Dir, name+".sock") }
 
-// Caddyfile returns a whole configuration: the options go into the global options, among those that a test needs.
+// Caddyfile returns a whole configuration. The options are global options. They follow those that every test needs.
 func (s *Server) Caddyfile(options, sites string) string {
 	return fmt.Sprintf(`{
 	admin unix/%s
@@ -76,21 +76,21 @@ func (s *Server) Caddyfile(options, sites string) string {
 `, s.Socket("admin"), filepath.Join(s.Dir, "storage"), options, sites)
 }
 
-// Start runs the server with a configuration, and returns when it serves. Extra settings of the environment are
-// given as NAME=value.
+// Start runs the server with a configuration, and returns when it serves. env holds extra environment variables, as
+// NAME=value.
 func (s *Server) Start(options, sites string, env ...string) {
 	s.tb.Helper()
 	s.StartFile(s.Caddyfile(options, sites), env...)
 }
 
-// StartFile is like Start with the text of a whole Caddyfile, which must have the admin endpoint on Socket("admin").
+// StartFile is like Start, but takes a whole Caddyfile. The Caddyfile must put the admin endpoint on Socket("admin").
 func (s *Server) StartFile(caddyfile string, env ...string) {
 	s.tb.Helper()
 	config := filepath.Join(s.Dir, "Caddyfile")
 	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
 		s.tb.Fatal(err)
 	}
-	_ = os.Remove(s.Socket("admin")) // of an earlier start
+	_ = os.Remove(s.Socket("admin")) // an earlier start may have left it
 	s.cmd = s.Command("run", "--config", config, "--adapter", "caddyfile")
 	s.cmd.Env = append(s.cmd.Env, env...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
@@ -113,7 +113,7 @@ func (s *Server) StartFile(caddyfile string, env ...string) {
 	})
 }
 
-// Command returns a call of the binary, with the server's environment.
+// Command returns a command that runs the binary with the server's environment.
 func (s *Server) Command(args ...string) *exec.Cmd {
 	s.tb.Helper()
 	cmd := exec.Command(Binary(s.tb), args...)
@@ -122,7 +122,7 @@ func (s *Server) Command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Reload replaces the configuration through the admin endpoint. The error has the server's answer.
+// Reload replaces the configuration through the admin endpoint. If the server refuses, the error contains its answer.
 func (s *Server) Reload(options, sites string) error {
 	s.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -144,7 +144,7 @@ func (s *Server) Reload(options, sites string) error {
 	return nil
 }
 
-// Admin returns a client for the admin endpoint: use any URL that begins with http://localhost.
+// Admin returns a client for the admin endpoint. Use any URL that begins with http://localhost.
 func (s *Server) Admin() *http.Client { return UnixClient(s.tb, s.Socket("admin")) }
 
 // UnixClient returns an HTTP client that connects to a Unix socket, whatever the host in the URL.
@@ -159,12 +159,12 @@ func UnixClient(tb testing.TB, socket string) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// Roots returns the certificates by which the server's local certificates are trusted.
+// Roots returns the root certificates with which a client trusts the server's local certificates.
 func (s *Server) Roots() *x509.CertPool {
 	s.tb.Helper()
 	pool := x509.NewCertPool()
 	s.Await("there is a root certificate", func() bool {
-		for _, storage := range []string{"storage", "caddy"} { // by Caddyfile, and without its settings
+		for _, storage := range []string{"storage", "caddy"} { // with the settings of Caddyfile, and without them
 			pem, err := os.ReadFile(filepath.Join(s.Dir, storage, "pki", "authorities", "local", "root.crt"))
 			if err == nil && pool.AppendCertsFromPEM(pem) {
 				return true
@@ -175,7 +175,7 @@ func (s *Server) Roots() *x509.CertPool {
 	return pool
 }
 
-// Pid is the process's number.
+// Pid returns the process ID.
 func (s *Server) Pid() int { return s.cmd.Process.Pid }
 
 // Signal sends the process a signal.
@@ -189,33 +189,33 @@ func (s *Server) Signal(signal syscall.Signal) {
 // Done is closed when the process has ended.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Stop ends the process with SIGTERM and waits for that.
+// Stop sends SIGTERM to the process and waits until it has ended.
 func (s *Server) Stop() {
 	s.tb.Helper()
 	s.Signal(syscall.SIGTERM)
 	select {
 	case <-s.done:
 	case <-time.After(patience):
-		s.tb.Fatal("the server does not stop")
+		s.tb.Fatal("the server did not stop")
 	}
 }
 
-// Log returns what the process has written so far.
+// Log returns the output of the process so far.
 func (s *Server) Log() string { return s.log.String() }
 
-// Await waits until a condition holds, and fails the test if that takes too long.
+// Await waits until a condition holds. It fails the test if that takes too long.
 func (s *Server) Await(what string, condition func() bool) {
 	s.tb.Helper()
 	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.tb.Fatalf("waited in vain until %s; the log:\n%s", what, s.Log())
+			s.tb.Fatalf("gave up waiting until %s; the log:\n%s", what, s.Log())
 		}
 	}
 }
 
-// FreePort returns a port of the loopback address that nobody listens on, for TCP and UDP. It may be used later: each
-// call returns another one, those of processes that run at once are far apart, and whoever asks the system for any port
-// gets a higher one.
+// FreePort returns a port of the loopback address that is free for TCP and UDP. It is likely to stay free until the
+// test uses it: each call returns another port, processes that run at the same time use ports far apart, and programs
+// that ask the system for any port get a higher one.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
 	for range portCount {
@@ -235,15 +235,16 @@ func FreePort(tb testing.TB) int {
 	return 0
 }
 
-// The ports of FreePort. Linux gives those from 32768 on to whoever asks for any, other systems those from 49152 on.
+// The range of ports that FreePort returns. Programs that ask for any port get 32768 or higher on Linux, and 49152 or
+// higher on other systems.
 const firstPort, portCount = 20_000, 12_000
 
-// portsTried begins with another number in each process.
+// portsTried counts the ports that were tried. It starts at a different number in each process.
 var portsTried atomic.Uint32
 
 func init() { portsTried.Store(uint32(os.Getpid() % 60 * (portCount / 60))) }
 
-// A logBuffer collects what a process writes.
+// A logBuffer collects the output of a process. It is safe for concurrent use.
 type logBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer

@@ -15,7 +15,7 @@ func TestServer(t *testing.T) {
 	client := UnixClient(t, s.Socket("site"))
 	serves := func(text string) bool {
 		response, err := client.Get("http://localhost/")
-		if err != nil { // as may be when the old configuration's server reads the request while it shuts down
+		if err != nil { // possible when the old configuration's server reads the request while it shuts down
 			t.Log(err)
 			return false
 		}
@@ -24,14 +24,14 @@ func TestServer(t *testing.T) {
 		return err == nil && response.StatusCode == http.StatusOK && string(body) == text
 	}
 	if !serves("one") {
-		t.Error("the site does not serve")
+		t.Error("the site does not serve its first text")
 	}
 	if err := s.Reload("", site("two")); err != nil {
 		t.Error(err)
 	}
 	s.Await("the new configuration serves", func() bool { return serves("two") })
 	if err := s.Reload("unknown", ""); err == nil {
-		t.Error("a bad configuration was loaded")
+		t.Error("the server loaded an invalid configuration")
 	}
 	s.Stop()
 }

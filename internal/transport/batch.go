@@ -13,27 +13,28 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// A batchConn writes to the connection of a WebSocket. It collects messages to write them at once, each write within a time.
+// A batchConn writes to the connection of a WebSocket. It collects messages and writes them together. Each write has a
+// timeout.
 //
-// Control frames do not wait until a slow client has taken the messages before them: what is added while a goroutine writes
-// is left to it.
+// control does not wait until a slow client has taken the messages before it: while a goroutine writes, callers only
+// add frames, and that goroutine writes them too.
 type batchConn struct {
 	writer  socket.Writer
 	timeout time.Duration
 	below   net.Conn // see WebSocketOptions.Conn
-	fault   func()   // is called when something cannot be written of which nobody else has the error
+	fault   func()   // is called when a write fails and no caller gets its error
 
 	read atomic.Uint64 // bytes
 
 	mu       sync.Mutex
-	idle     sync.Cond // nobody writes any more
-	holding  bool      // what is written is collected until flush
+	idle     sync.Cond // signals that nobody writes any more
+	holding  bool      // everything waits for flush
 	writing  bool      // a goroutine writes
-	closing  bool      // a close frame was added, which is the last (RFC 6455, 5.5.1)
-	frame    frame     // what is to be written next
-	answers  int       // how many answers to pings it has
-	lastPing []byte    // is to be answered when that has been written; nil if it is there already
-	err      error     // of a write: there is no other after it
+	closing  bool      // a close frame was added; no frame may follow it (RFC 6455, 5.5.1)
+	frame    frame     // is written next
+	answers  int       // how many answers to pings frame has
+	lastPing []byte    // the ping to answer after frame was written; nil if frame already has the newest answer
+	err      error     // from a write; nothing is written after it
 	header   [ws.MaxHeaderSize]byte
 }
 
@@ -43,7 +44,7 @@ func newBatchConn(conn net.Conn, o WebSocketOptions, fault func()) *batchConn {
 	return c
 }
 
-// message adds a message to what the next flush writes. It must not change until then, unless it is compressed.
+// message adds a message to what the next flush writes. p must not change until then, unless it is compressed.
 func (c *batchConn) message(p []byte, compressed bool) {
 	c.mu.Lock()
 	c.holding = true
@@ -57,20 +58,20 @@ func (c *batchConn) message(p []byte, compressed bool) {
 	c.mu.Unlock()
 }
 
-// put adds a frame with a copy of its payload. The lock is held.
+// put adds a frame with a copy of its payload. The caller holds the lock.
 func (c *batchConn) put(h ws.Header, payload []byte) {
 	if c.putHeader(h, len(payload)) {
 		c.frame.append(payload)
 	}
 }
 
-// putHeader begins a frame, if there may be another, which it reports. The lock is held.
+// putHeader begins a frame. It reports false, and adds nothing, after a close frame. The caller holds the lock.
 func (c *batchConn) putHeader(h ws.Header, size int) bool {
 	if c.closing {
 		return false
 	}
 	h.Fin, h.Length = true, int64(size)
-	_ = ws.WriteHeaderBuffer(&c.frame, h, c.header[:]) // the frame takes anything
+	_ = ws.WriteHeaderBuffer(&c.frame, h, c.header[:]) // writing to a frame never fails
 	return true
 }
 
@@ -80,23 +81,23 @@ var errClosing = errors.New("the WebSocket is being closed")
 func (c *batchConn) flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.writing { // not for long: it stops for a batch
+	for c.writing { // not for long: drain stops for a batch
 		c.idle.Wait()
 	}
 	c.holding, c.writing = false, true
 	c.writeNext()
 	if c.err == nil && !c.frame.empty() {
-		go c.drain() // the next flush has its error
+		go c.drain() // the next flush returns its error
 	} else {
 		c.rest()
 	}
 	if c.err == nil && c.closing {
-		return errClosing // what was added since is nowhere
+		return errClosing // messages added after the close frame are lost
 	}
 	return c.err
 }
 
-// control writes a control frame, without waiting for it.
+// control writes a control frame. It does not wait until the frame is written.
 func (c *batchConn) control(opcode ws.OpCode, payload []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -115,7 +116,7 @@ func (c *batchConn) isClosing() bool {
 	return c.closing
 }
 
-// settle waits until all is written, for a time at most, and reports whether it is.
+// settle waits until everything is written, but no longer than limit. It reports whether everything was written.
 func (c *batchConn) settle(limit time.Duration) bool {
 	late := false
 	timer := time.AfterFunc(limit, func() {
@@ -133,7 +134,7 @@ func (c *batchConn) settle(limit time.Duration) bool {
 	return !c.writing && c.err == nil
 }
 
-// drain writes what there is to write, and what is added meanwhile, until there is a batch. The caller has set writing.
+// drain writes what was added, and what is added meanwhile. It stops when a batch begins. The caller has set writing.
 func (c *batchConn) drain() {
 	c.mu.Lock()
 	for c.err == nil && !c.holding && !c.frame.empty() {
@@ -147,7 +148,8 @@ func (c *batchConn) drain() {
 	}
 }
 
-// writeNext writes what is next. The lock is held, but not while it writes; writing is set.
+// writeNext writes the frame. The caller holds the lock and has set writing. writeNext releases the lock while it
+// writes.
 func (c *batchConn) writeNext() {
 	if c.err != nil {
 		return
@@ -165,20 +167,20 @@ func (c *batchConn) writeNext() {
 	c.err = err
 }
 
-// rest says that nobody writes any more. The lock is held.
+// rest records that nobody writes any more. The caller holds the lock.
 func (c *batchConn) rest() {
 	if c.err != nil {
-		c.frame.free() // it will not be written
+		c.frame.free() // nobody will write it
 	}
 	c.writing = false
 	c.idle.Broadcast()
 }
 
-// maxAnswers is how many answers to a client's pings wait until it takes what is being written.
+// maxAnswers is how many answers to pings may wait until the client takes what is being written.
 const maxAnswers = 32
 
-// answer answers a ping of the client's. Not each one needs to be answered, but the newest (RFC 6455, 5.5.3); a client that
-// sends them but takes nothing should not fill the memory.
+// answer answers a client's ping. Only the newest ping needs an answer (RFC 6455, 5.5.3). A client that sends pings and
+// takes nothing must not fill the memory.
 func (c *batchConn) answer(payload []byte) {
 	c.mu.Lock()
 	full := c.answers == maxAnswers
@@ -193,15 +195,15 @@ func (c *batchConn) answer(payload []byte) {
 	}
 }
 
-// hasFailed reports whether something could not be written.
+// hasFailed reports whether a write has failed.
 func (c *batchConn) hasFailed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err != nil
 }
 
-// watch calls giveUp when nothing has moved on the connection for the timeout, or a quarter more. It returns then, or
-// when a ping is answered or the client is gone.
+// watch calls giveUp when nothing has moved on the connection for the timeout, or up to a quarter longer. Then it
+// returns. It also returns when the ping is answered or the client is gone.
 func (c *batchConn) watch(answered, gone <-chan struct{}, giveUp func()) {
 	ticker := time.NewTicker(max(c.timeout/4, time.Millisecond))
 	defer ticker.Stop()
@@ -227,10 +229,10 @@ func (c *batchConn) watch(answered, gone <-chan struct{}, giveUp func()) {
 	}
 }
 
-// A motion is what tells, when it changes, that the client takes or sends something.
+// A motion counts what moves on a connection. When it changes, the client has taken or sent something.
 type motion struct {
 	read, written uint64
-	acked         uint64 // of what is queued; 0 if nothing is, or it is not known
+	acked         uint64 // what the client's machine has acknowledged; 0 if nothing is queued or that is unknown
 }
 
 func (c *batchConn) motion(peer *receipt.Conn) motion {

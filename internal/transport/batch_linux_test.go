@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// serveWebSocket serves a WebSocket over TCP, to a client whose machine takes little before the client does.
+// serveWebSocket serves a WebSocket over TCP. The client's machine has a small receive buffer.
 func serveWebSocket(t *testing.T, patience time.Duration) (*WebSocket, *client) {
 	t.Helper()
 	sockets := make(chan *WebSocket, 1)
@@ -57,8 +57,8 @@ func serveWebSocket(t *testing.T, patience time.Duration) (*WebSocket, *client) 
 	return <-sockets, c
 }
 
-// The server's machine has all of the messages at once, and the client takes them from there in more than twice the time.
-func TestAClientHasTimeToAnswerAPingWhileItsMachineTakesSomething(t *testing.T) {
+// The server's machine takes all messages at once. The client takes more than twice the timeout to read them.
+func TestSlowClientHasTimeToAnswerAPing(t *testing.T) {
 	const patience, messages, size = time.Second, 700, 1000
 	s, c := serveWebSocket(t, patience)
 	for range messages {
@@ -72,26 +72,20 @@ func TestAClientHasTimeToAnswerAPingWhileItsMachineTakesSomething(t *testing.T) 
 		t.Fatal(err)
 	}
 	for i := range messages {
-		if opcode, text := c.frame(t); opcode != opText || len(text) != size-1 {
-			t.Fatalf("frame %d of %d bytes", opcode, len(text))
+		if opcode, text := c.readFrame(t); opcode != opText || len(text) != size-1 {
+			t.Fatalf("got frame %d of %d bytes, want a text of %d bytes", opcode, len(text), size-1)
 		}
 		time.Sleep(time.Duration(i%2) * 6 * time.Millisecond)
 	}
 	if took := time.Since(start); took < 2*patience {
-		t.Fatalf("the client was not slow: %v", took)
+		t.Fatalf("the client took only %v, want at least %v", took, 2*patience)
 	}
-	opcode, ping := c.frame(t)
-	if opcode != opPing {
-		t.Fatalf("frame %d", opcode)
-	}
-	c.say(t, opPong, ping)
-	c.say(t, opPing, "hello")
-	if opcode, text := c.frame(t); opcode != opPong || text != "hello" {
-		t.Errorf("frame %d %q for a ping", opcode, text)
-	}
+	c.writeFrame(t, opPong, c.readPing(t))
+	c.writeFrame(t, opPing, "hello")
+	c.expectFrame(t, opPong, "hello")
 }
 
-func TestAClientWhoseMachineTakesNothingIsCutOff(t *testing.T) {
+func TestClientWhoseMachineTakesNothingIsCutOff(t *testing.T) {
 	const patience = 300 * time.Millisecond
 	s, _ := serveWebSocket(t, patience)
 	for range 500 {
@@ -107,9 +101,9 @@ func TestAClientWhoseMachineTakesNothingIsCutOff(t *testing.T) {
 	select {
 	case <-s.Gone():
 		if took := time.Since(start); took < patience {
-			t.Errorf("cut off after %v", took)
+			t.Errorf("the client was cut off after %v, want at least %v", took, patience)
 		}
 	case <-time.After(20 * time.Second):
-		t.Error("the client is not cut off")
+		t.Error("the client was not cut off")
 	}
 }

@@ -11,23 +11,23 @@ import (
 	"github.com/google/uuid"
 )
 
-// readSlowly reads so many bytes, each 32 KiB of them in a quarter of the timeout.
+// readSlowly reads size bytes. It takes a quarter of the timeout for each 32 KiB.
 func (c *client) readSlowly(t *testing.T, size int) {
 	t.Helper()
 	for piece := make([]byte, maxPiece/2); size > 0; {
 		time.Sleep(timeout / 4)
 		n, err := c.Read(piece[:min(size, len(piece))])
 		if err != nil {
-			t.Fatalf("%d bytes before the end: %v", size, err)
+			t.Fatalf("reading failed %d bytes before the end: %v", size, err)
 		}
 		size -= n
 	}
 }
 
-// A text frame of at least 64 KiB has a header of so many bytes.
+// largeHeader is how many bytes the header of a text frame of at least 64 KiB has.
 const largeHeader = 10
 
-func TestAClientThatTakesManyMessagesSlowlyHasTimeToAnswerAPing(t *testing.T) {
+func TestClientThatTakesALargeMessageSlowlyHasTimeToAnswerAPing(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
 		start := time.Now()
 		if err := s.Heartbeat(); err != nil {
@@ -39,83 +39,74 @@ func TestAClientThatTakesManyMessagesSlowlyHasTimeToAnswerAPing(t *testing.T) {
 		flushed := make(chan error, 1)
 		go func() { flushed <- s.Flush() }()
 		time.Sleep(time.Until(start.Add(timeout - 1)))
-		opcode, ping := c.frame(t)
-		if opcode != opPing {
-			t.Fatalf("frame %d %q", opcode, ping)
-		}
+		ping := c.readPing(t)
 		c.readSlowly(t, largeHeader+size-1)
 		if err := <-flushed; err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(timeout - 1)
-		c.say(t, opPong, ping)
+		c.writeFrame(t, opPong, ping)
 		synctest.Wait()
 		if err := s.Heartbeat(); err != nil {
 			t.Fatal(err)
 		}
-		if opcode, next := c.frame(t); opcode != opPing || next == ping {
-			t.Errorf("frame %d %q", opcode, next)
+		if next := c.readPing(t); next == ping {
+			t.Errorf("the next ping is %q again", next)
 		}
 	})
 }
 
-func TestAPingIsAnsweredBehindWhatASlowClientIsSent(t *testing.T) {
+func TestPingIsAnsweredAfterAMessageToASlowClient(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, acks <-chan string) {
 		const size = 1 << 20
 		s.Append(uuid.UUID{}, line(size))
 		flushed := make(chan error, 1)
 		go func() { flushed <- s.Flush() }()
 		synctest.Wait()
-		c.say(t, opPing, "hello")
-		c.say(t, opText, `{"ack":"1"}`)
+		c.writeFrame(t, opPing, "hello")
+		c.writeFrame(t, opText, `{"ack":"1"}`)
 		if got := <-acks; got != "1" {
-			t.Errorf("ack %q", got)
+			t.Errorf("got an acknowledgement of %q, want one of %q", got, "1")
 		}
 		c.readSlowly(t, largeHeader+size-1)
-		if opcode, text := c.frame(t); opcode != opPong || text != "hello" {
-			t.Errorf("frame %d %q for a ping", opcode, text)
-		}
+		c.expectFrame(t, opPong, "hello")
 		if err := <-flushed; err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-func TestAPingIsAnsweredWhenTheClientTakesItLate(t *testing.T) {
+func TestPingIsAnsweredWhenTheClientTakesTheAnswerLate(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
-		c.say(t, opPing, "hello")
+		c.writeFrame(t, opPing, "hello")
 		time.Sleep(timeout - 1)
 		s.Append(uuid.UUID{}, []byte("{}\n"))
 		flushed := make(chan error, 1)
 		go func() { flushed <- s.Flush() }()
-		if opcode, text := c.frame(t); opcode != opPong || text != "hello" {
-			t.Errorf("frame %d %q for a ping", opcode, text)
-		}
-		if opcode, text := c.frame(t); opcode != opText || text != "{}" {
-			t.Errorf("frame %d %q", opcode, text)
-		}
+		c.expectFrame(t, opPong, "hello")
+		c.expectFrame(t, opText, "{}")
 		if err := <-flushed; err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-func TestAnAnswerThatIsNotTakenEndsTheConnection(t *testing.T) {
+func TestAnswerThatTheClientDoesNotTakeEndsTheConnection(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
 		start := time.Now()
-		c.say(t, opPing, "hello")
+		c.writeFrame(t, opPing, "hello")
 		<-s.Gone()
 		if took := time.Since(start); took != timeout {
-			t.Errorf("given up after %v", took)
+			t.Errorf("the client was given up after %v, want %v", took, timeout)
 		}
 		s.Append(uuid.UUID{}, []byte("{}\n"))
 		if err := s.Flush(); err == nil {
-			t.Error("a message was written behind half a frame")
+			t.Error("a message was written after half a frame")
 		}
 	})
 }
 
-func TestPingsOfAClientThatTakesNothingTakeNoMemory(t *testing.T) {
+func TestPingsOfAStalledClientTakeNoMemory(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
 		const size, pings = 100 << 10, 1000
 		flushed := make(chan error, 1)
@@ -127,35 +118,27 @@ func TestPingsOfAClientThatTakesNothingTakeNoMemory(t *testing.T) {
 		}()
 		synctest.Wait()
 		for i := range pings {
-			c.say(t, opPing, fmt.Sprintf("%0125d", i))
+			c.writeFrame(t, opPing, fmt.Sprintf("%0125d", i))
 		}
 		c.readSlowly(t, largeHeader+size-1)
 		for i := range maxAnswers {
-			if opcode, text := c.frame(t); opcode != opPong || text != fmt.Sprintf("%0125d", i) {
-				t.Fatalf("frame %d %q for ping %d", opcode, text, i)
-			}
+			c.expectFrame(t, opPong, fmt.Sprintf("%0125d", i))
 		}
-		if opcode, text := c.frame(t); opcode != opText || text != "{}" {
-			t.Errorf("frame %d %q behind the answers", opcode, text)
-		}
-		if opcode, text := c.frame(t); opcode != opPong || text != fmt.Sprintf("%0125d", pings-1) {
-			t.Errorf("frame %d %q for the newest ping", opcode, text)
-		}
+		c.expectFrame(t, opText, "{}")
+		c.expectFrame(t, opPong, fmt.Sprintf("%0125d", pings-1))
 		if err := <-flushed; err != nil {
 			t.Error(err)
 		}
-		c.say(t, opPing, "again")
-		if opcode, text := c.frame(t); opcode != opPong || text != "again" {
-			t.Errorf("frame %d %q for a ping", opcode, text)
-		}
+		c.writeFrame(t, opPing, "again")
+		c.expectFrame(t, opPong, "again")
 	})
 }
 
-func TestAClientThatPingsAllTheTimeDoesNotHoldUpItsMessages(t *testing.T) {
+func TestClientThatPingsAllTheTimeDoesNotDelayItsMessages(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
 		const messages = 100
 		ended := make(chan struct{})
-		go func() { // as fast as they are taken
+		go func() { // sends pings as fast as the server takes them
 			defer close(ended)
 			ping := []byte{0x80 | opPing, 0x80, 0, 0, 0, 0}
 			for {
@@ -176,11 +159,11 @@ func TestAClientThatPingsAllTheTimeDoesNotHoldUpItsMessages(t *testing.T) {
 			flushed <- nil
 		}()
 		for got := 0; got < messages; {
-			if opcode, _ := c.frame(t); opcode == opText {
+			if opcode, _ := c.readFrame(t); opcode == opText {
 				got++
 			}
 		}
-		go func() { _, _ = io.Copy(io.Discard, c) }() // there may be answers behind the last
+		go func() { _, _ = io.Copy(io.Discard, c) }() // answers may follow the last message
 		if err := <-flushed; err != nil {
 			t.Error(err)
 		}

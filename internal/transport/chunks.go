@@ -5,16 +5,17 @@ import (
 	"strconv"
 )
 
-// A chunks is a frame of chunks of a response (RFC 9112, 7.1). Small events are copied right to where they leave from, many
-// to a chunk.
+// A chunks is a frame that holds chunks of a response (RFC 9112, 7.1). It copies small events right into the buffer
+// that is written, many to a chunk.
 type chunks struct {
 	frame
 
-	// The last chunk, if it is open: another event may join it. Nothing in it is shared, as that is larger than it may be.
+	// These fields describe the last chunk. While it is open, another event may join it. Nothing in an open chunk is
+	// shared: a shared part is larger than an open chunk may be.
 	open        bool
-	begins      int // where, in the buffer
-	header      int // how long it is; it has the size of the first event until the chunk is closed
-	first, size int // of the data
+	begins      int // where the chunk begins in the buffer
+	header      int // the length of its header, which has the size of the first event until the chunk is closed
+	first, size int // the bytes of data in the first event, and in all
 }
 
 var (
@@ -22,13 +23,13 @@ var (
 	lastChunk = []byte("0\r\n\r\n")
 )
 
-// add adds an event: a line that is shared, between what is copied. No chunk but that of a single event has more data than
-// is written at once for NDJSON.
+// add adds an event: a line, which may be shared, between copies of before and after. Only a chunk with a single event
+// may have more data than maxNDJSONWrite.
 func (c *chunks) add(before, line, after []byte) {
 	size := len(before) + len(line) + len(after)
 	switch {
 	case size == 0:
-		return // an empty chunk is the end
+		return // an empty chunk would end the body
 	case c.open && c.size+size <= maxNDJSONWrite:
 		c.size += size
 	default:
@@ -40,7 +41,7 @@ func (c *chunks) add(before, line, after []byte) {
 	}
 }
 
-// begin begins a chunk.
+// begin begins a chunk whose first event has size bytes.
 func (c *chunks) begin(size int) {
 	c.close()
 	c.open, c.begins, c.first, c.size = true, len(c.bytes()), size, size
@@ -49,7 +50,7 @@ func (c *chunks) begin(size int) {
 	c.header = len(c.bytes()) - c.begins
 }
 
-// close closes the last chunk. If more than one event is in it, its header may need more digits.
+// close closes the last chunk. If the chunk has several events, its header may need more digits than before.
 func (c *chunks) close() {
 	if !c.open {
 		return

@@ -15,14 +15,14 @@ import (
 	"github.com/google/uuid"
 )
 
-// readChunks returns the data of each chunk of a body that has no end.
+// readChunks returns the data of each chunk of a body without its last chunk.
 func readChunks(t *testing.T, body []byte) (data []string) {
 	t.Helper()
 	for len(body) > 0 {
 		header, rest, _ := bytes.Cut(body, crlf)
 		size, err := strconv.ParseUint(string(header), 16, 31)
 		if err != nil || size == 0 || len(rest) < int(size)+len(crlf) || !bytes.Equal(rest[size:][:len(crlf)], crlf) {
-			t.Fatalf("a chunk of %q: %d bytes of %d, %v", header, len(rest), size, err)
+			t.Fatalf("the chunk with header %q has %d bytes, want %d; the error is %v", header, len(rest), size, err)
 		}
 		data = append(data, string(rest[:size]))
 		body = rest[int(size)+len(crlf):]
@@ -35,11 +35,11 @@ func TestEventsThatFitShareAChunk(t *testing.T) {
 		events, chunks []int
 	}{
 		{nil, nil},
-		{[]int{0}, nil}, // a chunk of nothing is the end of the body
+		{[]int{0}, nil}, // an empty chunk would end the body
 		{[]int{1}, []int{1}},
-		{[]int{15, 1}, []int{16}}, // a digit more
+		{[]int{15, 1}, []int{16}}, // the header gets one more digit
 		{[]int{1, 14, 1, 239, 1}, []int{256}},
-		{[]int{1, 255}, []int{256}}, // two more
+		{[]int{1, 255}, []int{256}}, // two more digits
 		{[]int{1, 0, 300, 4000 - 301}, []int{4000}},
 		{[]int{maxNDJSONWrite - 1, 1, 1}, []int{maxNDJSONWrite, 1}},
 		{[]int{10, maxNDJSONWrite, 10}, []int{10, maxNDJSONWrite, 10}},
@@ -49,7 +49,7 @@ func TestEventsThatFitShareAChunk(t *testing.T) {
 		{[]int{300, 2000, 2000, 5, 300}, []int{2300, 2305}},
 	} {
 		var c chunks
-		for range 2 { // what is freed is empty
+		for range 2 { // free empties it
 			var want string
 			for i, size := range test.events {
 				line := strings.Repeat(string(rune('a'+i)), size)
@@ -69,20 +69,20 @@ func TestEventsThatFitShareAChunk(t *testing.T) {
 				sizes = append(sizes, len(data))
 			}
 			if !slices.Equal(sizes, test.chunks) {
-				t.Errorf("events of %v: chunks of %v, want %v", test.events, sizes, test.chunks)
+				t.Errorf("events of %v bytes: got chunks of %v bytes, want %v", test.events, sizes, test.chunks)
 			}
 			if strings.Join(got, "") != want {
-				t.Errorf("events of %v: they are not what was added", test.events)
+				t.Errorf("events of %v bytes: the data is not what was added", test.events)
 			}
 			body, err := io.ReadAll(httputil.NewChunkedReader(bufio.NewReader(bytes.NewReader(append(all, lastChunk...)))))
 			if err != nil || string(body) != want {
-				t.Errorf("events of %v: Go reads %d bytes of %d, %v", test.events, len(body), len(want), err)
+				t.Errorf("events of %v bytes: Go read %d of %d bytes, %v", test.events, len(body), len(want), err)
 			}
 		}
 	}
 }
 
-// A line that was sent, or could not be, is nobody's any more.
+// After Flush, the transport keeps no line, whether it was sent or not.
 func TestNoLineIsKeptAfterFlush(t *testing.T) {
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestNoLineIsKeptAfterFlush(t *testing.T) {
 				runtime.GC()
 				return line.Value() != nil
 			}
-			go func() { // takes all of one message, but for what fits into the socket's buffer, and some of another
+			go func() { // takes the first message and part of the second, except what fits into the socket's buffer
 				_, _ = io.CopyN(io.Discard, c, 220_000)
 				c.Close()
 			}()
@@ -105,14 +105,14 @@ func TestNoLineIsKeptAfterFlush(t *testing.T) {
 				t.Fatal(err)
 			}
 			if isKept(sent) {
-				t.Error("a line is kept that was sent")
+				t.Error("a line is kept after it was sent")
 			}
 			failed, err := send(1_000_000)
 			if err == nil {
-				t.Error("what nobody takes is sent")
+				t.Error("Flush did not fail, although the client was gone")
 			}
 			if isKept(failed) {
-				t.Error("a line is kept that could not be sent")
+				t.Error("a line is kept after Flush failed")
 			}
 			served.End(Broken)
 		})

@@ -12,9 +12,9 @@ import (
 	"github.com/gobwas/ws/wsflate"
 )
 
-// agreeOnCompression looks for an offer of permessage-deflate that can be accepted, and returns the extension as the
-// response has it, or nothing. Each message is compressed for itself (RFC 7692, 7.1.1): to compress with what was sent
-// before would take a megabyte for each connection.
+// agreeOnCompression looks for an acceptable offer of permessage-deflate. It returns the extension for the response's
+// header, or an empty string. Each message is compressed by itself (RFC 7692, 7.1.1). Compression with the context of
+// earlier messages would need a megabyte for each connection.
 func agreeOnCompression(offers []string) string {
 	extension := wsflate.Extension{Parameters: wsflate.DefaultParameters}
 	for _, line := range offers {
@@ -25,7 +25,7 @@ func agreeOnCompression(offers []string) string {
 		for _, option := range options {
 			accepted, err := extension.Negotiate(option)
 			if err != nil || accepted.Size() == 0 {
-				continue // RFC 7692, 7.1: another offer may be good
+				continue // another offer may be acceptable (RFC 7692, 7.1)
 			}
 			var text bytes.Buffer
 			if _, err := httphead.WriteOptions(&text, []httphead.Option{accepted}); err != nil {
@@ -37,10 +37,11 @@ func agreeOnCompression(offers []string) string {
 	return ""
 }
 
-// minDeflated is the smallest message, in bytes, that is compressed. A smaller one seldom becomes smaller by itself.
+// minDeflated is the size, in bytes, of the smallest message that is compressed. Compression by itself seldom makes a
+// smaller message any smaller.
 const minDeflated = 512
 
-// Compressing takes more than a megabyte, and its opposite 40 KB, so connections share what they need for it.
+// Compression takes more than a megabyte, and decompression takes 40 KB. So connections share the memory for them.
 var (
 	deflaters = sync.Pool{New: func() any {
 		return wsflate.NewWriter(io.Discard, func(w io.Writer) wsflate.Compressor {
@@ -53,21 +54,21 @@ var (
 	}}
 )
 
-// An inflater can be used again by [wsflate.Reader].
+// An inflater lets [wsflate.Reader] use a decompressor again.
 type inflater struct{ io.ReadCloser }
 
 // Reset implements [wsflate.ReadResetter].
 func (i inflater) Reset(r io.Reader) {
-	_ = i.ReadCloser.(flate.Resetter).Reset(r, nil) // fails never
+	_ = i.ReadCloser.(flate.Resetter).Reset(r, nil) // never fails
 }
 
-// maxDeflated is how large a message may be, in bytes, when it is compressed. Each connection has its own, for as long as its
-// client may take nothing, but one that is not compressed is shared by all.
+// maxDeflated is the largest size of a compressed message, in bytes. Each connection holds its own compressed copy for
+// as long as a client may take nothing. All connections share a message that is not compressed.
 const maxDeflated = 64 << 10
 
-var errDeflatedTooLarge = errors.New("the message is too large when it is compressed")
+var errDeflatedTooLarge = errors.New("the compressed message is too large")
 
-// A deflation is what a message becomes.
+// A deflation receives the compressed form of a message.
 type deflation struct{ frame }
 
 // Write implements [io.Writer].
@@ -78,7 +79,7 @@ func (d *deflation) Write(p []byte) (int, error) {
 	return d.frame.Write(p)
 }
 
-// deflate compresses a message. It gives up as soon as it turns out to be too large.
+// deflate compresses a message. It gives up with errDeflatedTooLarge as soon as the compressed message is too large.
 func deflate(to *deflation, p []byte) error {
 	d := deflaters.Get().(*wsflate.Writer)
 	defer deflaters.Put(d)
@@ -90,7 +91,7 @@ func deflate(to *deflation, p []byte) error {
 	return d.Flush()
 }
 
-// inflate returns a message of the client's that was compressed.
+// inflate decompresses a message from the client.
 func inflate(p []byte) ([]byte, error) {
 	i := inflaters.Get().(*wsflate.Reader)
 	defer inflaters.Put(i)

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// dialCompressed connects a client of another library, as it wants to be compressed.
+// dialCompressed connects a client of another library, with that library's compression mode.
 func dialCompressed(t *testing.T, options WebSocketOptions, mode websocket.CompressionMode) (*WebSocket, *websocket.Conn, http.Header) {
 	t.Helper()
 	sockets := make(chan *WebSocket, 1)
@@ -45,7 +45,7 @@ func TestCompressedWebSockets(t *testing.T) {
 			acks := make(chan string, 1)
 			s, conn, header := dialCompressed(t, WebSocketOptions{Timeout: timeout, Compression: true, Acknowledge: func(id string) { acks <- id }}, mode)
 			if got := strings.ReplaceAll(header.Get("Sec-WebSocket-Extensions"), "; ", ";"); got != extension {
-				t.Errorf("extensions %q, want %q", got, extension)
+				t.Errorf("the extensions are %q, want %q", got, extension)
 			}
 			for i, size := range []int{10, minDeflated, minDeflated + 1, 70_000, 20, 3000} {
 				text := strings.Repeat(fmt.Sprintf("%d,", i), size)[:size]
@@ -55,11 +55,11 @@ func TestCompressedWebSockets(t *testing.T) {
 					t.Fatal(err)
 				}
 				if _, got, err := conn.Read(t.Context()); err != nil || string(got) != text {
-					t.Errorf("message %d: %d bytes, %v", i, len(got), err)
+					t.Errorf("message %d: the client got %d bytes, want %d; the error is %v", i, len(got), size, err)
 				}
 				sent := s.out.writer.Written() - before
 				if isSmaller := sent < uint64(size); isSmaller != (extension != "" && size >= minDeflated) {
-					t.Errorf("a message of %d bytes is sent as %d", size, sent)
+					t.Errorf("a message of %d bytes was sent as %d bytes", size, sent)
 				}
 				if err := conn.Write(t.Context(), websocket.MessageText, fmt.Appendf(nil, `{"ack":"%d"}`, i)); err != nil {
 					t.Fatal(err)
@@ -67,10 +67,10 @@ func TestCompressedWebSockets(t *testing.T) {
 				select {
 				case got := <-acks:
 					if got != fmt.Sprint(i) {
-						t.Errorf("ack %q", got)
+						t.Errorf("got an acknowledgement of %q, want one of %d", got, i)
 					}
 				case <-time.After(10 * time.Second):
-					t.Fatal("no ack comes")
+					t.Fatal("no acknowledgement came")
 				}
 			}
 			large := `{"ack":"` + strings.Repeat("x", 10*maxClientMessage) + `"}`
@@ -78,13 +78,13 @@ func TestCompressedWebSockets(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, _, err := conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
-				t.Errorf("after a large message: %v", err)
+				t.Errorf("after a message that is too large, the error is %v", err)
 			}
 		})
 	}
 }
 
-func TestAMessageThatIsLargeWhenCompressedIsNotCompressed(t *testing.T) {
+func TestMessageThatStaysLargeIsNotCompressed(t *testing.T) {
 	s, conn, _ := dialCompressed(t, WebSocketOptions{Timeout: timeout, Compression: true}, websocket.CompressionNoContextTakeover)
 	for _, size := range []int{1_000_000, 1000, 90_000, 80_000} {
 		random := text(size)
@@ -93,14 +93,14 @@ func TestAMessageThatIsLargeWhenCompressedIsNotCompressed(t *testing.T) {
 		flushed := make(chan error, 1)
 		go func() { flushed <- s.Flush() }()
 		if _, got, err := conn.Read(t.Context()); err != nil || string(got)+"\n" != string(random) {
-			t.Fatalf("%d bytes of %d, %v", len(got), size, err)
+			t.Fatalf("the client got %d of %d bytes, %v", len(got), size, err)
 		}
 		if err := <-flushed; err != nil {
 			t.Fatal(err)
 		}
 		sent := s.out.writer.Written() - before
 		if isSmaller := sent < uint64(size); isSmaller != (size*3/4 < maxDeflated) {
-			t.Errorf("a message of %d bytes is sent as %d", size, sent)
+			t.Errorf("a message of %d bytes was sent as %d bytes", size, sent)
 		}
 	}
 }
@@ -113,7 +113,7 @@ func TestOffersOfCompression(t *testing.T) {
 	}{
 		{nil, ""},
 		{[]string{"permessage-deflate"}, accepted},
-		{[]string{"permessage-deflate; client_max_window_bits"}, accepted}, // as browsers do
+		{[]string{"permessage-deflate; client_max_window_bits"}, accepted}, // the offer of browsers
 		{[]string{"permessage-deflate; client_max_window_bits=10"}, accepted},
 		{[]string{"permessage-deflate; server_no_context_takeover; client_no_context_takeover"}, accepted},
 		{[]string{"permessage-deflate; server_max_window_bits=10"}, ""}, // the window is always the largest
@@ -126,12 +126,12 @@ func TestOffersOfCompression(t *testing.T) {
 		{[]string{";;,"}, ""},
 	} {
 		if got := strings.ReplaceAll(agreeOnCompression(test.offers), "; ", ";"); got != test.want {
-			t.Errorf("%q: %q, want %q", test.offers, got, test.want)
+			t.Errorf("for the offers %q, the answer is %q, want %q", test.offers, got, test.want)
 		}
 	}
 }
 
-// A message costs no more memory than what it needs on the wire: what compresses is shared.
+// A message costs no more memory than it needs on the wire: connections share the compressor.
 func BenchmarkCompressedWebSocket(b *testing.B) {
 	text := []byte(strings.Repeat(`{"a":1,"b":"x"},`, 100))
 	b.ReportAllocs()

@@ -7,31 +7,31 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// A frame collects what is to be written at once: small things in a buffer of its own, large ones where they are, so that
-// clients who take nothing do not hold a copy each. What it needs comes from a pool and goes back there, so that an idle
-// transport holds none. Its zero value is empty.
+// A frame collects bytes for one write. It copies small parts into a buffer, and refers to large parts where they are.
+// So stalled clients do not hold a copy each. The memory of a frame comes from a pool and goes back there, so an idle
+// transport holds none. The zero value is empty.
 type frame struct {
-	content *content // nil if there is none
+	content *content // nil if the frame is empty
 }
 
-// A content is what a frame has.
+// A content is the memory of a frame.
 type content struct {
 	buffer []byte
 	shared []shared
 	pieces [][]byte // for the kernel
 }
 
-// A shared part of a frame comes before what stands at a place in the buffer.
+// A shared is a part of a frame that is not copied.
 type shared struct {
-	at   int
+	at   int // the part comes before the byte of the buffer at this index
 	part []byte
 }
 
 var contents = sync.Pool{New: func() any { return new(content) }}
 
 const (
-	// minShared is the smallest part, in bytes, that is not copied. For a smaller one that costs less than another piece
-	// for the kernel (BenchmarkShared).
+	// minShared is the size, in bytes, of the smallest part that is not copied. To copy a smaller part costs less than
+	// another piece for the kernel (BenchmarkShared).
 	minShared = 8 << 10
 	// maxKeptBuffer is the largest buffer, in bytes, that goes back to the pool.
 	maxKeptBuffer = 128 << 10
@@ -49,7 +49,7 @@ func (f *frame) append(parts ...[]byte) {
 	}
 }
 
-// add adds a line, which must not change until free, between copies of what comes before and after it.
+// add adds a line between copies of before and after. The line must not change until free.
 func (f *frame) add(before, line, after []byte) {
 	if f.content == nil {
 		f.content = contents.Get().(*content)
@@ -70,7 +70,7 @@ func (f *frame) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// bytes returns what was appended, without what is shared. It is good until free.
+// bytes returns what was copied into the frame, without the shared parts. The result is valid until free.
 func (f *frame) bytes() []byte {
 	if f.content == nil {
 		return nil
@@ -78,7 +78,7 @@ func (f *frame) bytes() []byte {
 	return f.content.buffer
 }
 
-// pieces calls yield for all that was added, in order, until it returns false. No piece is empty.
+// pieces calls yield with everything that was added, in order, until yield returns false. No piece is empty.
 func (f *frame) pieces(yield func([]byte) bool) {
 	if f.content == nil {
 		return
@@ -95,7 +95,7 @@ func (f *frame) pieces(yield func([]byte) bool) {
 	}
 }
 
-// writeTo writes what was added to a socket.
+// writeTo writes everything that was added to a socket.
 func (f *frame) writeTo(w *socket.Writer, timeout time.Duration) error {
 	if f.content == nil || len(f.content.shared) == 0 {
 		return w.Write(f.bytes(), timeout)
@@ -106,6 +106,7 @@ func (f *frame) writeTo(w *socket.Writer, timeout time.Duration) error {
 	return w.WritePieces(f.content.pieces, timeout)
 }
 
+// free empties the frame and gives its memory back to the pool.
 func (f *frame) free() {
 	c := f.content
 	if c != nil && cap(c.buffer) <= maxKeptBuffer {

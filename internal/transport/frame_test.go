@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// BenchmarkShared is what a large message costs when it is written from where it is, and when it is copied. That is where
-// minShared comes from.
+// BenchmarkShared measures what a large message costs when it is written from where it is, and when it is copied. The
+// value of minShared comes from here.
 func BenchmarkShared(b *testing.B) {
 	for _, network := range []string{"tcp", "unix"} {
 		address := map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(b.TempDir(), "s")}[network]
@@ -31,7 +31,7 @@ func BenchmarkShared(b *testing.B) {
 		go func() { _, _ = io.Copy(io.Discard, far) }()
 		w := socket.NewWriter(near)
 		for _, size := range []int{2 << 10, 4 << 10, 8 << 10, 16 << 10, 64 << 10} {
-			lines := make([][]byte, max(1, 64<<20/size)) // more than the processor's caches have
+			lines := make([][]byte, max(1, 64<<20/size)) // more than fits into the processor's caches
 			for i := range lines {
 				lines[i] = line(size)
 			}

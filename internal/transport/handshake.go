@@ -1,7 +1,7 @@
 package transport
 
 import (
-	"crypto/sha1" //nolint:gosec // RFC 6455 wants it
+	"crypto/sha1" //nolint:gosec // RFC 6455 requires it
 	"encoding/base64"
 	"net"
 	"net/http"
@@ -13,8 +13,8 @@ func IsUpgrade(r *http.Request) bool {
 	return r.ProtoMajor == 1 && headerHas(r.Header, "Connection", "upgrade") && headerHas(r.Header, "Upgrade", "websocket")
 }
 
-// CheckUpgrade looks for what is wrong with a request for a WebSocket. If the problem is not empty, the request
-// is to be refused with the status.
+// CheckUpgrade checks a request for a WebSocket. If problem is not empty, the caller must refuse the request with the
+// status.
 func CheckUpgrade(r *http.Request) (status int, problem string) {
 	if !r.ProtoAtLeast(1, 1) || r.Header.Get("Sec-WebSocket-Version") != "13" {
 		return http.StatusUpgradeRequired, "the WebSocket's version must be 13, and the request's HTTP/1.1"
@@ -40,8 +40,9 @@ func headerHas(h http.Header, name, token string) bool {
 	return false
 }
 
-// upgrade answers a request that [IsUpgrade] and [CheckUpgrade] have let pass, and takes its connection over. It returns
-// what the client has sent already. The response goes through net/http, so that whatever is around the handler sees it.
+// upgrade answers a request that has passed [IsUpgrade] and [CheckUpgrade], and hijacks its connection. early is what
+// the client has already sent after the request. The response goes through net/http, so every wrapper of the handler
+// sees it.
 func upgrade(w http.ResponseWriter, r *http.Request, compression bool) (conn net.Conn, early []byte, compressed bool, err error) {
 	h := w.Header()
 	h.Set("Upgrade", "websocket")
@@ -58,11 +59,11 @@ func upgrade(w http.ResponseWriter, r *http.Request, compression bool) (conn net
 	if err != nil {
 		return nil, nil, false, err
 	}
-	early, _ = buffered.Peek(buffered.Reader.Buffered()) // they are there
+	early, _ = buffered.Peek(buffered.Reader.Buffered()) // cannot fail: the bytes are in the buffer
 	return conn, append([]byte(nil), early...), compressed, nil
 }
 
-// acceptKey is the answer to a client's key (RFC 6455, 4.2.2).
+// acceptKey returns the answer to a client's key (RFC 6455, 4.2.2).
 func acceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // as above
 	return base64.StdEncoding.EncodeToString(sum[:])

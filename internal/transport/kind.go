@@ -1,6 +1,6 @@
 package transport
 
-// A Kind is one of the ways in which messages leave.
+// A Kind is a kind of transport.
 type Kind int
 
 const (

@@ -12,31 +12,32 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// A listener reads what the client of a WebSocket says. Where the system tells when a socket can be read, no goroutine
-// waits for that.
+// A listener reads what the client of a WebSocket sends. Where the system reports when a socket can be read, no
+// goroutine waits for that.
 type listener struct {
-	conn net.Conn
-	hear func(p []byte) (more bool) // is called for what is read, one call after the other; it may change p
-	over func()                     // is called after the last
+	conn    net.Conn
+	receive func(p []byte) (more bool) // is called with what was read, one call after the other; it may change p
+	onEnd   func()                     // is called after the last call of receive
 
 	mu      sync.Mutex
 	raw     syscall.RawConn // nil if a goroutine must wait
 	watch   readable.Watch
-	watched bool // it has begun
+	watched bool // watch has begun
 	stopped bool
 
-	last    time.Time      // when the client said something
-	reading sync.WaitGroup // goroutines that were begun at the start
+	last    time.Time      // when the client last sent something
+	reading sync.WaitGroup // the goroutines that listen has started
 }
 
-// listen begins to listen. The socket is nil if the connection is more than one. Something may have been read before.
+// listen starts to read. bare is the socket, or nil if the connection is more than a socket. early is what was already
+// read, if anything.
 func (l *listener) listen(bare net.Conn, early []byte) {
 	l.raw = socket.Raw(bare)
 	switch {
 	case len(early) > 0:
 		l.reading.Go(func() {
-			if !l.hear(early) {
-				l.over()
+			if !l.receive(early) {
+				l.onEnd()
 			} else if !l.await() {
 				l.read()
 			}
@@ -46,7 +47,7 @@ func (l *listener) listen(bare net.Conn, early []byte) {
 	}
 }
 
-// await reports whether Readable will be called.
+// await starts to watch the socket, and reports whether Readable will be called. If not, a goroutine must read.
 func (l *listener) await() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -68,14 +69,15 @@ func (l *listener) await() bool {
 // Readable implements [readable.Waiter].
 func (l *listener) Readable() { go l.readNow() }
 
-// busyTime is how long a goroutine waits for a client that has just said something twice within that time. So one that
-// acknowledges all the time costs no more than with a goroutine of its own, and one that answers pings has none.
+// busyTime is how long a goroutine waits for a client that has just sent something twice within that time. So a client
+// that acknowledges all the time costs no more than one with its own goroutine. A client that only answers pings has no
+// goroutine.
 const busyTime = 500 * time.Millisecond
 
-// Each of those that read at the moment has a buffer, which is large enough for what clients say.
+// Each goroutine has a buffer while it reads. The buffer is large enough for what clients usually send.
 var readBuffers = sync.Pool{New: func() any { return new([2 << 10]byte) }}
 
-// readNow reads what there is. The lock orders it behind whoever read before.
+// readNow reads what is there. The lock orders it after the goroutine that read before.
 func (l *listener) readNow() {
 	l.mu.Lock()
 	stopped := l.stopped
@@ -88,13 +90,13 @@ func (l *listener) readNow() {
 	readBuffers.Put(buffer)
 	switch {
 	case !goesOn:
-		l.over()
+		l.onEnd()
 	case !l.await():
 		l.read()
 	}
 }
 
-// readAll reads until there is nothing more, and reports whether there may be later.
+// readAll reads until there is nothing more to read, and reports whether more may come later.
 func (l *listener) readAll(buffer []byte) (goesOn bool) {
 	now := time.Now()
 	busy := now.Sub(l.last) < busyTime
@@ -109,11 +111,11 @@ func (l *listener) readAll(buffer []byte) (goesOn bool) {
 			n, err = readable.Read(l.raw, buffer)
 		}
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded): // or one that others have set before the connection was taken over
+		case errors.Is(err, os.ErrDeadlineExceeded): // ours, or one that others set before the connection was hijacked
 			return l.conn.SetReadDeadline(time.Time{}) == nil
 		case errors.Is(err, readable.ErrNothing):
 			return true
-		case n > 0 && !l.hear(buffer[:n]), err != nil:
+		case n > 0 && !l.receive(buffer[:n]), err != nil:
 			return false
 		case n < len(buffer) && !busy:
 			return true
@@ -121,22 +123,23 @@ func (l *listener) readAll(buffer []byte) (goesOn bool) {
 	}
 }
 
-// read reads to the end.
+// read reads until the connection ends.
 func (l *listener) read() {
-	defer l.over()
+	defer l.onEnd()
 	buffer := make([]byte, 512)
 	for {
 		n, err := l.conn.Read(buffer)
 		if errors.Is(err, os.ErrDeadlineExceeded) { // as in readAll
 			err = l.conn.SetReadDeadline(time.Time{})
 		}
-		if n > 0 && !l.hear(buffer[:n]) || err != nil {
+		if n > 0 && !l.receive(buffer[:n]) || err != nil {
 			return
 		}
 	}
 }
 
-// stop must be called before the connection is closed. What is being read is still heard. If nobody reads, over is not called.
+// stop must be called before the connection is closed. A read that has begun still calls receive. If nobody reads, stop
+// does not call onEnd.
 func (l *listener) stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

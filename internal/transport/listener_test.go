@@ -24,10 +24,11 @@ type farClient struct {
 
 	socket *WebSocket
 	acks   chan string
-	gone   chan struct{} // closed when a detached WebSocket is told that the client has gone
+	gone   chan struct{} // closed when the detached WebSocket reports that the client has gone
 }
 
-// overNetworks runs a test with WebSockets over TCP, which the system watches where it can, and over TLS.
+// overNetworks runs a test with WebSockets over TCP and over TLS. The system watches TCP sockets where it can. connect
+// sends early together with the handshake.
 func overNetworks(t *testing.T, test func(t *testing.T, connect func(early string) *farClient)) {
 	t.Helper()
 	for _, network := range []string{"TCP", "TLS"} {
@@ -82,7 +83,7 @@ func overNetworks(t *testing.T, test func(t *testing.T, connect func(early strin
 	}
 }
 
-// skipHeader reads a response's header.
+// skipHeader reads the header of a response.
 func (c *client) skipHeader(t *testing.T) {
 	t.Helper()
 	for end, b := 0, make([]byte, 1); end < 4; {
@@ -97,7 +98,7 @@ func (c *client) skipHeader(t *testing.T) {
 	}
 }
 
-// send sends bytes.
+// send sends text as it is.
 func (c *client) send(t *testing.T, text string) {
 	t.Helper()
 	if _, err := io.WriteString(c, text); err != nil {
@@ -105,73 +106,72 @@ func (c *client) send(t *testing.T, text string) {
 	}
 }
 
-// isClosed reads a close frame.
-func (c *client) isClosed(t *testing.T, code uint16) {
+// expectClose reads a close frame with a code.
+func (c *client) expectClose(t *testing.T, code uint16) {
 	t.Helper()
-	if opcode, text := c.frame(t); opcode != opClose || binary.BigEndian.Uint16([]byte(text+"\x00\x00")) != code {
-		t.Errorf("frame %d %q, want an end with %d", opcode, text, code)
+	if opcode, text := c.readFrame(t); opcode != opClose || binary.BigEndian.Uint16([]byte(text+"\x00\x00")) != code {
+		t.Errorf("got frame %d %q, want a close frame with code %d", opcode, text, code)
 	}
 }
 
-// ends reads the end of the connection, which must be a clean one.
-func (c *client) ends(t *testing.T) {
+// expectEnd reads the end of the connection. The end must be clean, with nothing before it.
+func (c *client) expectEnd(t *testing.T) {
 	t.Helper()
 	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
-		t.Errorf("%q, %v at the end", rest, err)
+		t.Errorf("got %q, %v at the end of the connection", rest, err)
 	}
 }
 
+// ack returns the frame of an acknowledgement.
 func ack(id string) string { return sent(final|opText, fmt.Sprintf(`{"ack":%q}`, id)) }
 
-// acknowledged waits for acknowledgements.
-func (c *farClient) acknowledged(t *testing.T, ids ...string) {
+// expectAcks waits for the acknowledgements of these IDs, in order.
+func (c *farClient) expectAcks(t *testing.T, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
 		select {
 		case got := <-c.acks:
 			if got != id {
-				t.Fatalf("ack %q, want %q", got, id)
+				t.Fatalf("got an acknowledgement of %q, want one of %q", got, id)
 			}
 		case <-time.After(10 * time.Second):
-			t.Fatalf("ack %q does not come", id)
+			t.Fatalf("the acknowledgement of %q did not come", id)
 		}
 	}
 }
 
-func TestWhatIsSentWithTheHandshakeIsHeard(t *testing.T) {
+func TestFramesSentWithTheHandshakeAreHandled(t *testing.T) {
 	overNetworks(t, func(t *testing.T, connect func(string) *farClient) {
 		c := connect(ack("1") + ack("2")[:9])
-		c.acknowledged(t, "1")
+		c.expectAcks(t, "1")
 		c.send(t, ack("2")[9:]+ack("3"))
-		c.acknowledged(t, "2", "3")
-		connect(ack("1")+sent(final|opClose, "\x03\xe8")).isClosed(t, 1000)
+		c.expectAcks(t, "2", "3")
+		connect(ack("1")+sent(final|opClose, "\x03\xe8")).expectClose(t, 1000)
 	})
 }
 
-func TestAClientMayStallInsideAFrame(t *testing.T) {
+func TestClientMayStallInsideAFrame(t *testing.T) {
 	overNetworks(t, func(t *testing.T, connect func(string) *farClient) {
 		c := connect("")
 		for i := range len(ack("x")) {
 			id := string(rune('a' + i))
 			c.send(t, sent(final|opPing, id)+ack(id)[:i])
-			if opcode, text := c.frame(t); opcode != opPong || text != id {
-				t.Fatalf("frame %d %q", opcode, text)
-			}
+			c.expectFrame(t, opPong, id)
 			c.send(t, ack(id)[i:])
-			c.acknowledged(t, id)
+			c.expectAcks(t, id)
 		}
 	})
 }
 
-// A client that has sent more than was read must still get to know why the connection ends.
-func TestAClientIsToldWhatItHasViolated(t *testing.T) {
+// Even if a client has sent more than the server has read, it can read why the connection ends.
+func TestClientLearnsWhatItHasViolated(t *testing.T) {
 	for name, test := range map[string]struct {
 		sent string
 		code uint16
 	}{
-		"too large a message": {sent(final|opText, strings.Repeat("x", 300<<10)), 1009},
-		"no mask":             {"\x81\x05hello" + strings.Repeat("x", 300<<10), 1002},
-		"no UTF-8":            {sent(final|opText, "\xff") + strings.Repeat(ack("x"), 1000), 1007},
+		"a message that is too large": {sent(final|opText, strings.Repeat("x", 300<<10)), 1009},
+		"no mask":                     {"\x81\x05hello" + strings.Repeat("x", 300<<10), 1002},
+		"no UTF-8":                    {sent(final|opText, "\xff") + strings.Repeat(ack("x"), 1000), 1007},
 	} {
 		t.Run(name, func(t *testing.T) {
 			overNetworks(t, func(t *testing.T, connect func(string) *farClient) {
@@ -183,38 +183,36 @@ func TestAClientIsToldWhatItHasViolated(t *testing.T) {
 					c.socket.End(Broken)
 				}()
 				c.send(t, test.sent)
-				c.isClosed(t, test.code)
-				c.ends(t)
+				c.expectClose(t, test.code)
+				c.expectEnd(t)
 				c.Close()
 				within(t, ended)
 				if len(c.acks) > 0 {
-					t.Error("something was heard after the fault")
+					t.Error("something was handled after the violation")
 				}
 			})
 		})
 	}
 }
 
-func TestAWebSocketNoticesThatItsClientGoes(t *testing.T) {
+func TestWebSocketNoticesThatItsClientGoes(t *testing.T) {
 	for name, goes := range map[string]func(*testing.T, *farClient){
 		"it closes":               func(_ *testing.T, c *farClient) { c.Close() },
 		"it closes inside a text": func(t *testing.T, c *farClient) { c.send(t, ack("1")[:9]); c.Close() },
 		"it ends its writes": func(_ *testing.T, c *farClient) {
 			_ = c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 		},
-		"it says so": func(t *testing.T, c *farClient) {
+		"it sends a close frame": func(t *testing.T, c *farClient) {
 			c.send(t, sent(final|opClose, "\x0f\xa0bye"))
-			c.isClosed(t, 4000)
+			c.expectClose(t, 4000)
 		},
-		"it says so without a code": func(t *testing.T, c *farClient) {
+		"it sends a close frame without a code": func(t *testing.T, c *farClient) {
 			c.send(t, sent(final|opClose, ""))
-			if opcode, text := c.frame(t); opcode != opClose || text != "" {
-				t.Errorf("frame %d %q", opcode, text)
-			}
+			c.expectFrame(t, opClose, "")
 		},
-		"it says nothing to understand": func(t *testing.T, c *farClient) {
+		"it sends messages that are not acknowledgements": func(t *testing.T, c *farClient) {
 			c.send(t, sent(final|opText, "hello")+sent(final|opText, "hello"))
-			c.isClosed(t, 4400)
+			c.expectClose(t, 4400)
 			c.send(t, sent(final|opClose, "\x11\x30"))
 		},
 	} {
@@ -227,18 +225,18 @@ func TestAWebSocketNoticesThatItsClientGoes(t *testing.T) {
 				began := time.Now()
 				c.socket.End(Broken)
 				if took := time.Since(began); took > 3*time.Second {
-					t.Errorf("the end takes %v", took)
+					t.Errorf("End took %v", took)
 				}
 				c.socket.Append(uuid.UUID{}, []byte("{}\n"))
 				if c.socket.Flush() == nil {
-					t.Error("a message goes nowhere, and nobody knows")
+					t.Error("Flush lost a message and did not fail")
 				}
 			})
 		})
 	}
 }
 
-func TestBothSidesAgreeOnTheEnd(t *testing.T) {
+func TestBothSidesAgreeToTheEnd(t *testing.T) {
 	overNetworks(t, func(t *testing.T, connect func(string) *farClient) {
 		c := connect("")
 		ended := make(chan struct{})
@@ -246,16 +244,16 @@ func TestBothSidesAgreeOnTheEnd(t *testing.T) {
 			defer close(ended)
 			c.socket.End(Deleted)
 		}()
-		c.isClosed(t, 4404)
+		c.expectClose(t, 4404)
 		c.send(t, ack("1")+sent(final|opPing, "no answer is due")+sent(final|opClose, "\x11\x34"))
-		c.ends(t)
+		c.expectEnd(t)
 		within(t, ended)
 		within(t, c.gone)
-		c.acknowledged(t, "1")
+		c.expectAcks(t, "1")
 	})
 }
 
-func TestAClientThatDoesNotAnswerAPingIsHungUpOn(t *testing.T) {
+func TestClientThatDoesNotAnswerAPingIsCutOff(t *testing.T) {
 	overNetworks(t, func(t *testing.T, connect func(string) *farClient) {
 		c := connect("")
 		c.socket.out.timeout = time.Second
@@ -263,24 +261,21 @@ func TestAClientThatDoesNotAnswerAPingIsHungUpOn(t *testing.T) {
 			if err := c.socket.Heartbeat(); err != nil {
 				t.Fatal(err)
 			}
-			opcode, text := c.frame(t)
-			if opcode != opPing {
-				t.Fatalf("frame %d", opcode)
-			}
+			ping := c.readPing(t)
 			if !pong {
 				break
 			}
-			c.send(t, sent(final|opPong, "another")+sent(final|opPong, text))
+			c.send(t, sent(final|opPong, "another")+sent(final|opPong, ping))
 			for c.socket.ping.Load() != nil {
 				runtime.Gosched()
 			}
 		}
 		within(t, c.gone)
-		c.ends(t)
+		c.expectEnd(t)
 	})
 }
 
-// A refusedSocket is one that the system does not watch.
+// A refusedSocket is a socket that the system refuses to watch.
 type refusedSocket struct {
 	net.Conn
 
@@ -289,14 +284,14 @@ type refusedSocket struct {
 
 func (s refusedSocket) SyscallConn() (syscall.RawConn, error) { return s.raw, nil }
 
-func TestASocketThatCannotBeWatchedIsReadAllTheSame(t *testing.T) {
+func TestSocketThatCannotBeWatchedIsReadAllTheSame(t *testing.T) {
 	near, far := socketPair(t)
-	heard, over := make(chan string, 10), make(chan struct{})
-	l := listener{conn: near, hear: func(p []byte) bool { heard <- string(p); return true }, over: func() { close(over) }}
+	received, over := make(chan string, 10), make(chan struct{})
+	l := listener{conn: near, receive: func(p []byte) bool { received <- string(p); return true }, onEnd: func() { close(over) }}
 	l.listen(refusedSocket{near, fileConn(t)}, []byte("early"))
 	for _, text := range []string{"early", "a", "b"} {
-		if got := <-heard; got != text {
-			t.Errorf("%q, want %q", got, text)
+		if got := <-received; got != text {
+			t.Errorf("received %q, want %q", got, text)
 		}
 		next := map[string]string{"early": "a", "a": "b"}[text]
 		if _, err := io.WriteString(far, next); err != nil {
@@ -308,7 +303,7 @@ func TestASocketThatCannotBeWatchedIsReadAllTheSame(t *testing.T) {
 	within(t, over)
 }
 
-// goroutines returns how many goroutines transports have.
+// goroutines returns how many goroutines the transports have.
 func goroutines() int {
 	stacks := make([]byte, 4<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
@@ -321,28 +316,29 @@ func goroutines() int {
 	return n
 }
 
-func noGoroutines(t *testing.T, when string) {
+// expectNoGoroutines waits until the transports have no goroutine.
+func expectNoGoroutines(t *testing.T, when string) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for goroutines() > 0 {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines %s", goroutines(), when)
+			t.Fatalf("there are %d goroutines %s", goroutines(), when)
 		}
 		time.Sleep(time.Millisecond)
 	}
 }
 
-func TestAnIdleWebSocketHasNoGoroutine(t *testing.T) {
+func TestIdleWebSocketHasNoGoroutine(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("sockets cannot be watched here")
+		t.Skip("this system cannot watch sockets")
 	}
-	noGoroutines(t, "before")
+	expectNoGoroutines(t, "at the beginning")
 	overNetworks(t, func(t *testing.T, connect func(string) *farClient) {
 		if strings.HasSuffix(t.Name(), "TLS") {
 			c := connect("")
-			for deadline := time.Now().Add(10 * time.Second); goroutines() == 0; { // it begins after the reply
+			for deadline := time.Now().Add(10 * time.Second); goroutines() == 0; { // the goroutine begins after the reply
 				if time.Now().After(deadline) {
-					t.Fatal("a goroutine is not found")
+					t.Fatal("a WebSocket over TLS has no goroutine")
 				}
 				time.Sleep(time.Millisecond)
 			}
@@ -354,33 +350,33 @@ func TestAnIdleWebSocketHasNoGoroutine(t *testing.T) {
 		for range 20 {
 			clients = append(clients, connect(""))
 		}
-		noGoroutines(t, "after the handshake")
+		expectNoGoroutines(t, "after the handshake")
 		for _, c := range clients {
 			c.send(t, ack("1")+ack("2")[:10])
-			c.acknowledged(t, "1")
+			c.expectAcks(t, "1")
 		}
-		noGoroutines(t, "inside of a frame")
+		expectNoGoroutines(t, "inside a frame")
 		for range 3 {
 			for _, c := range clients {
 				c.send(t, ack("2")[10:]+ack("2")[:10])
-				c.acknowledged(t, "2")
+				c.expectAcks(t, "2")
 			}
 		}
-		noGoroutines(t, "after many acknowledgements")
+		expectNoGoroutines(t, "after many acknowledgements")
 		for _, c := range clients {
 			if err := c.socket.Heartbeat(); err != nil {
 				t.Fatal(err)
 			}
-			_, text := c.frame(t)
+			_, text := c.readFrame(t)
 			c.send(t, ack("2")[10:]+sent(final|opPong, text))
 		}
-		noGoroutines(t, "after an answered ping")
+		expectNoGoroutines(t, "after an answered ping")
 		for _, c := range clients {
 			c.socket.Append(uuid.UUID{}, []byte("{}\n"))
 			if err := c.socket.Flush(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		noGoroutines(t, "after a message")
+		expectNoGoroutines(t, "after a message")
 	})
 }

@@ -15,10 +15,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// TestManyWebSockets lets clients say what they want in random pieces while they are sent messages and pings, until one of
-// both sides ends it.
+// TestManyWebSockets lets clients send frames in random pieces while the server sends them messages and pings. In the
+// end, either the server or the client ends the connection.
 func TestManyWebSockets(t *testing.T) {
-	const clients, said = 12, 150
+	const clients, messages = 12, 150
 	overNetworks(t, func(t *testing.T, connect func(string) *farClient) {
 		var all sync.WaitGroup
 		for n := range clients {
@@ -27,7 +27,7 @@ func TestManyWebSockets(t *testing.T) {
 			serverEnds := n%2 == 0
 			var ids []string
 			var text strings.Builder
-			for i := range said {
+			for i := range messages {
 				ids = append(ids, fmt.Sprint(i))
 				switch random.IntN(3) {
 				case 0:
@@ -41,8 +41,8 @@ func TestManyWebSockets(t *testing.T) {
 					text.WriteString(ack(ids[i]))
 				}
 			}
-			var writing sync.Mutex // of what the client sends
-			all.Go(func() {        // sends
+			var writing sync.Mutex // held while the client writes
+			all.Go(func() {        // the client sends
 				for rest := text.String(); rest != ""; {
 					size := min(len(rest), 1+random.IntN(100))
 					writing.Lock()
@@ -57,7 +57,7 @@ func TestManyWebSockets(t *testing.T) {
 						time.Sleep(time.Millisecond)
 					}
 				}
-				c.acknowledged(t, ids...)
+				c.expectAcks(t, ids...)
 				if serverEnds {
 					close(stop)
 					return
@@ -66,7 +66,7 @@ func TestManyWebSockets(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			all.Go(func() { // is the server's feed
+			all.Go(func() { // the server sends
 				for sent := 0; ; sent++ {
 					select {
 					case <-stop:
@@ -85,9 +85,9 @@ func TestManyWebSockets(t *testing.T) {
 					time.Sleep(time.Millisecond)
 				}
 			})
-			all.Go(func() { // receives
+			all.Go(func() { // the client receives
 				for {
-					opcode, text, err := c.next()
+					opcode, text, err := c.tryReadFrame()
 					if err != nil {
 						t.Error(err)
 						return
@@ -96,7 +96,7 @@ func TestManyWebSockets(t *testing.T) {
 						continue
 					}
 					if got := binary.BigEndian.Uint16([]byte(text)); got != 1000 && got != 1001 {
-						t.Errorf("ended with %d", got)
+						t.Errorf("the close code is %d", got)
 					}
 					if serverEnds {
 						if _, err := io.WriteString(c, sent(final|opClose, text[:2])); err != nil {
@@ -104,7 +104,7 @@ func TestManyWebSockets(t *testing.T) {
 						}
 					}
 					if rest, err := io.ReadAll(c); err != nil && !errors.Is(err, syscall.ECONNRESET) || len(rest) > 0 {
-						t.Errorf("%q, %v at the end", rest, err)
+						t.Errorf("got %q, %v at the end of the connection", rest, err)
 					}
 					return
 				}

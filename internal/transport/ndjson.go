@@ -13,19 +13,19 @@ const NDJSONName = "HTTP_STREAM_NDJSON_V1"
 // NDJSONType is the content type of newline-delimited JSON.
 const NDJSONType = "application/x-ndjson"
 
-// maxNDJSONWrite is how many bytes of whole lines are written at once. With the chunk's header they fit the buffer
-// of net/http's connections (4 KiB), so that each flush is one write to the socket. That matters to existing
+// maxNDJSONWrite is how many bytes of whole lines are written at once. Together with the chunk's header, they fit into
+// the buffer of net/http's connections (4 KiB), so each flush is one write to the socket. That matters to existing
 // clients: they parse what one read returns, and lose a line that is cut in two (protocol.md, part 3).
 const maxNDJSONWrite = 4<<10 - 16
 
-// NDJSON streams events as lines (protocol.md 1.6). Between events it is silent: the clients take no blank line,
-// and no comment.
+// NDJSON streams events as lines (protocol.md 1.6). It sends nothing between events: the clients accept neither blank
+// lines nor comments.
 type NDJSON struct {
 	response
-	frame frame // for Flush, as long as the response is not detached
+	frame frame // for Flush, until the response is detached
 }
 
-// NewNDJSON returns the transport for a response. A client that takes nothing within bounds is given up.
+// NewNDJSON returns the transport for a response. The bounds limit how long the client may take nothing.
 func NewNDJSON(w http.ResponseWriter, r *http.Request, bounds Bounds) *NDJSON {
 	return &NDJSON{response: newResponse(w, r, bounds)}
 }
@@ -63,11 +63,11 @@ func (t *NDJSON) Flush() error {
 	return nil
 }
 
-// Heartbeat implements [Transport]. There is none on NDJSON.
+// Heartbeat implements [Transport]. NDJSON has no heartbeat.
 func (t *NDJSON) Heartbeat() error { return nil }
 
-// wholeLines returns the length of the lines at the beginning of p that fit limit bytes together; of the first
-// line if that alone does not fit.
+// wholeLines returns the length of the lines at the beginning of p that fit into limit bytes together. If even the
+// first line does not fit, it returns the length of that line.
 func wholeLines(p []byte, limit int) int {
 	if len(p) <= limit {
 		return len(p)

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// PrefersSSE reports whether a read is to be answered with server-sent events, by its Accept header (RFC 9110,
-// 12.5.1). NDJSON is what is served otherwise, whatever the header says: existing clients name all kinds of types.
-// So server-sent events must be asked for by name, and not be less welcome than an NDJSON that is asked for by name
-// too and is offered.
+// PrefersSSE reports whether the Accept header of a read prefers server-sent events (RFC 9110, 12.5.1). In all other
+// cases, the server answers with NDJSON, because existing clients name all kinds of types. So a client must ask for
+// server-sent events by name. If it asks for NDJSON by name too, and NDJSON is offered, then server-sent events must not
+// have the lower weight.
 func PrefersSSE(accept []string, offers [KindCount]bool) bool {
 	events, lines, other := -1.0, -1.0, -1.0
 	for _, header := range accept {
@@ -28,7 +28,7 @@ func PrefersSSE(accept []string, offers [KindCount]bool) bool {
 		return false
 	}
 	if !offers[KindSSE] {
-		return lines <= 0 && other <= 0 // so that a client that takes nothing else is told that there is none
+		return lines <= 0 && other <= 0 // a client that accepts nothing else must learn that it is not offered
 	}
 	return events >= lines || !offers[KindNDJSON]
 }

@@ -15,24 +15,24 @@ import (
 // maxClientMessage is the largest message, in bytes, that a client may send, compressed or not.
 const maxClientMessage = 4 << 10
 
-// A parser finds messages and control frames in what a client sends (RFC 6455, 5), in whatever pieces that comes. It keeps
-// the beginning of a frame, and of a message in fragments, only as long as the rest has not come; each is at most as long as
-// a message may be.
+// A parser finds messages and control frames in what a client sends (RFC 6455, 5). The bytes may come in any pieces. The
+// parser keeps the beginning of a frame until the rest has come, and likewise the beginning of a fragmented message. Each
+// is at most as long as a message may be.
 type parser struct {
-	compression bool // permessage-deflate was agreed upon
+	compression bool // both sides have agreed on permessage-deflate
 
-	// said is called with each message (its opcode is that of text or binary data) and each control frame. The payload is
-	// good until it returns.
-	said func(opcode ws.OpCode, payload []byte) error
+	// handle is called with each message and each control frame. The opcode of a message is that of text or binary data.
+	// The payload is valid until handle returns.
+	handle func(opcode ws.OpCode, payload []byte) error
 
-	kept       []byte // the beginning of a frame
-	fragmented bool   // more fragments of a message are to come
-	message    []byte // those that have
-	opcode     ws.OpCode
+	kept       []byte               // the beginning of a frame
+	fragmented bool                 // more fragments of the message will follow
+	message    []byte               // the fragments so far
+	opcode     ws.OpCode            // of the message
 	deflated   wsflate.MessageState // of the message
 }
 
-// A violation is why a connection has to fail (RFC 6455, 7.1.7).
+// A violation says why a connection must fail (RFC 6455, 7.1.7).
 type violation struct {
 	code   ws.StatusCode
 	reason string
@@ -40,8 +40,8 @@ type violation struct {
 
 func (v violation) Error() string { return fmt.Sprintf("%d %s", v.code, v.reason) }
 
-// parse calls said for what is complete with p. The parser ends with the first error, which is said's or a [violation]: it
-// must not be called again then. It changes p.
+// parse calls handle for each message and control frame that p completes. It stops at the first error, which comes from
+// handle or is a [violation]. After an error, parse must not be called again. It changes p.
 func (r *parser) parse(p []byte) error {
 	rest := p
 	if r.kept != nil {
@@ -72,8 +72,8 @@ func (r *parser) parse(p []byte) error {
 	return nil
 }
 
-// next returns the frame that p begins with, and its size with the header; 0 if it is not complete. One that is not allowed
-// is not waited for.
+// next returns the frame that p begins with, and the frame's size with its header. The size is 0 if the frame is not
+// complete. If the frame is not allowed, next fails without waiting for the rest.
 func (r *parser) next(p []byte) (h ws.Header, payload []byte, size int, err error) {
 	in := bytes.NewReader(p)
 	h, err = ws.ReadHeaderBuffer(in, make([]byte, ws.MaxHeaderSize))
@@ -94,7 +94,7 @@ func (r *parser) next(p []byte) (h ws.Header, payload []byte, size int, err erro
 	return h, p[begin:size], size, nil
 }
 
-// check checks a frame's header. It returns the header without the bit that says that the message is compressed.
+// check checks a frame's header. It returns the header without the bit that marks a compressed message.
 func (r *parser) check(h ws.Header) (ws.Header, error) {
 	var err error
 	if r.compression {
@@ -118,7 +118,7 @@ func (r *parser) check(h ws.Header) (ws.Header, error) {
 
 var errTooLarge = violation{ws.StatusMessageTooBig, fmt.Sprintf("a message may have %d bytes", maxClientMessage)}
 
-// frame follows a frame that is complete.
+// frame handles a complete frame.
 func (r *parser) frame(h ws.Header, payload []byte) error {
 	if h.OpCode.IsControl() {
 		if h.OpCode == ws.OpClose {
@@ -126,7 +126,7 @@ func (r *parser) frame(h ws.Header, payload []byte) error {
 				return err
 			}
 		}
-		return r.said(h.OpCode, payload)
+		return r.handle(h.OpCode, payload)
 	}
 	if !r.fragmented {
 		r.opcode = h.OpCode
@@ -147,10 +147,10 @@ func (r *parser) frame(h ws.Header, payload []byte) error {
 	if r.opcode == ws.OpText && !utf8.Valid(payload) {
 		return violation{ws.StatusInvalidFramePayloadData, "the text is not UTF-8"}
 	}
-	return r.said(r.opcode, payload)
+	return r.handle(r.opcode, payload)
 }
 
-// checkClose checks what a close frame says (RFC 6455, 5.5.1 and 7.4).
+// checkClose checks the payload of a close frame (RFC 6455, 5.5.1 and 7.4).
 func checkClose(payload []byte) error {
 	if len(payload) == 0 {
 		return nil
@@ -168,5 +168,6 @@ func checkClose(payload []byte) error {
 	return nil
 }
 
-// maxRegisteredClose is the last code for the protocol's own use that may be sent and is registered with the IANA.
+// maxRegisteredClose is the highest close code that is reserved for the protocol, registered with the IANA, and may be
+// sent.
 const maxRegisteredClose = 1014

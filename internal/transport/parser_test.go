@@ -23,7 +23,7 @@ const (
 	opBinary       = 2
 )
 
-// sent returns a client's frame, masked.
+// sent returns a frame as a client sends it, with a mask.
 func sent(first byte, payload string) string {
 	size := []byte{0x80 | byte(len(payload))}
 	switch n := len(payload); {
@@ -35,7 +35,7 @@ func sent(first byte, payload string) string {
 	return sentAs(first, size, payload)
 }
 
-// sentAs does the same with another size.
+// sentAs is like sent, but takes the bytes that hold the payload's size.
 func sentAs(first byte, size []byte, payload string) string {
 	mask := [4]byte{1, 2, 3, 200}
 	text := []byte(payload)
@@ -43,11 +43,12 @@ func sentAs(first byte, size []byte, payload string) string {
 	return string(slices.Concat([]byte{first}, size, mask[:], text))
 }
 
-// parsed returns what a parser makes of pieces. It checks that the parser keeps no more than it may.
-func parsed(t *testing.T, compression bool, pieces ...string) (said []string, code ws.StatusCode) {
+// parsed returns the messages and control frames that a parser finds in pieces, and the code of the violation. It
+// checks that the parser keeps no more than it may.
+func parsed(t *testing.T, compression bool, pieces ...string) (found []string, code ws.StatusCode) {
 	t.Helper()
-	p := parser{compression: compression, said: func(opcode ws.OpCode, payload []byte) error {
-		said = append(said, fmt.Sprintf("%d %s", opcode, payload))
+	p := parser{compression: compression, handle: func(opcode ws.OpCode, payload []byte) error {
+		found = append(found, fmt.Sprintf("%d %s", opcode, payload))
 		if opcode == ws.OpClose {
 			return errAgreed
 		}
@@ -56,25 +57,25 @@ func parsed(t *testing.T, compression bool, pieces ...string) (said []string, co
 	for _, piece := range pieces {
 		err := p.parse([]byte(piece))
 		if v, ok := errors.AsType[violation](err); ok {
-			return said, v.code
+			return found, v.code
 		}
 		if err != nil {
-			return said, 0
+			return found, 0
 		}
 		if len(p.kept) >= ws.MaxHeaderSize+maxClientMessage || cap(p.kept) > 3*maxClientMessage || len(p.message) > maxClientMessage {
-			t.Fatalf("it keeps %d (%d) and %d bytes", len(p.kept), cap(p.kept), len(p.message))
+			t.Fatalf("the parser keeps %d bytes (capacity %d) of a frame, and %d bytes of a message", len(p.kept), cap(p.kept), len(p.message))
 		}
 	}
-	return said, 0
+	return found, 0
 }
 
-func TestWhatAClientSends(t *testing.T) {
+func TestParser(t *testing.T) {
 	large := strings.Repeat("x", maxClientMessage)
 	for _, test := range []struct {
 		name string
 		sent string
-		said []string
-		code ws.StatusCode // of what it violates
+		want []string
+		code ws.StatusCode // of the violation
 	}{
 		{"a text", sent(final|opText, "hello"), []string{"1 hello"}, 0},
 		{"an empty text", sent(final|opText, ""), []string{"1 "}, 0},
@@ -88,22 +89,22 @@ func TestWhatAClientSends(t *testing.T) {
 		{"the first reserved bit", sent(final|rsv1|opText, ""), nil, 1002},
 		{"the second reserved bit", sent(final|rsv2|opText, ""), nil, 1002},
 		{"the third reserved bit", sent(final|rsv3|opText, ""), nil, 1002},
-		{"a reserved bit of a ping", sent(final|rsv1|opPing, ""), nil, 1002},
+		{"a reserved bit in a ping", sent(final|rsv1|opPing, ""), nil, 1002},
 		{"a reserved opcode", sent(final|3, ""), nil, 1002},
 		{"the last reserved opcode", sent(final|7, ""), nil, 1002},
-		{"a reserved opcode of control", sent(final|11, ""), nil, 1002},
+		{"a reserved opcode of a control frame", sent(final|11, ""), nil, 1002},
 		{"the last opcode", sent(final|15, ""), nil, 1002},
 		{"no mask", "\x81\x00", nil, 1002},
 		{"no mask, before the payload", "\x81\x05", nil, 1002},
 		{"a ping without a mask", "\x89\x00", nil, 1002},
-		{"something good before", sent(final|opText, "a") + "\x81\x00" + sent(final|opText, "b"), []string{"1 a"}, 1002},
-		// Whoever sends must use the shortest, whoever receives need not mind.
+		{"a good frame before a bad one", sent(final|opText, "a") + "\x81\x00" + sent(final|opText, "b"), []string{"1 a"}, 1002},
+		// A sender must use the shortest form of a length. A receiver may accept the others.
 		{"16 bits of length for less", sentAs(final|opText, []byte{0x80 | 126, 0, 5}, "hello"), []string{"1 hello"}, 0},
 		{"64 bits of length for less", sentAs(final|opText, []byte{0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 5}, "hello"), []string{"1 hello"}, 0},
 		{"a length below zero", sentAs(final|opText, []byte{0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 5}, "hello"), nil, 1002},
 		{"the greatest length", sentAs(final|opText, []byte{0x80 | 127, 0x7f, 255, 255, 255, 255, 255, 255, 255}, ""), nil, 1009},
 		{"a text that is too large", sent(final|opText, large+"x"), nil, 1009},
-		{"a text that would be too large", sent(final|opText, large+"x")[:8], nil, 1009},
+		{"the beginning of a text that is too large", sent(final|opText, large+"x")[:8], nil, 1009},
 
 		// 5.4
 		{"fragments", sent(opText, "a") + sent(opContinuation, "b") + sent(final|opContinuation, "c"), []string{"1 abc"}, 0},
@@ -113,11 +114,11 @@ func TestWhatAClientSends(t *testing.T) {
 		{"control frames between fragments", sent(opText, "a") + sent(final|opPing, "p") + sent(opContinuation, "b") + sent(final|opPong, "q") + sent(final|opContinuation, "c"), []string{"9 p", "10 q", "1 abc"}, 0},
 		{"an end between fragments", sent(opText, "a") + sent(final|opClose, "\x03\xe8") + sent(final|opContinuation, "c"), []string{"8 \x03\xe8"}, 0},
 		{"fragments that are too large", sent(opText, large) + sent(final|opContinuation, "x"), nil, 1009},
-		{"fragments that are as large as may be", sent(opText, large[1:]) + sent(final|opContinuation, "x"), []string{"1 " + large}, 0},
-		{"a fragment of nothing", sent(final|opContinuation, "a"), nil, 1002},
-		{"a first fragment of nothing", sent(opContinuation, "a"), nil, 1002},
+		{"the largest fragments", sent(opText, large[1:]) + sent(final|opContinuation, "x"), []string{"1 " + large}, 0},
+		{"a last fragment without a first", sent(final|opContinuation, "a"), nil, 1002},
+		{"a fragment without a first", sent(opContinuation, "a"), nil, 1002},
 		{"a message between fragments", sent(opText, "a") + sent(final|opText, "b"), nil, 1002},
-		{"a beginning between fragments", sent(opText, "a") + sent(opBinary, "b"), nil, 1002},
+		{"a first fragment between fragments", sent(opText, "a") + sent(opBinary, "b"), nil, 1002},
 
 		// 5.5
 		{"a ping", sent(final|opPing, ""), []string{"9 "}, 0},
@@ -139,7 +140,7 @@ func TestWhatAClientSends(t *testing.T) {
 		{"half a character in fragments", sent(opText, "a\xce") + sent(final|opContinuation, "b"), nil, 1007},
 		{"a surrogate", sent(final|opText, "\xed\xa0\x80"), nil, 1007},
 		{"too many bytes for a character", sent(final|opText, "\xc0\xaf"), nil, 1007},
-		{"a reason that is no text", sent(final|opClose, "\x03\xe8\xff"), nil, 1007},
+		{"a reason that is not UTF-8", sent(final|opClose, "\x03\xe8\xff"), nil, 1007},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for how, pieces := range map[string][]string{"at once": {test.sent}, "byte by byte": nil} {
@@ -149,27 +150,27 @@ func TestWhatAClientSends(t *testing.T) {
 						pieces = append(pieces, test.sent[i:i+1])
 					}
 				}
-				if said, code := parsed(t, false, pieces...); !slices.Equal(said, test.said) || code != test.code {
-					t.Errorf("%s: %.60q, violates %d; want %.60q, %d", how, said, code, test.said, test.code)
+				if found, code := parsed(t, false, pieces...); !slices.Equal(found, test.want) || code != test.code {
+					t.Errorf("%s: found %.60q with violation %d, want %.60q with %d", how, found, code, test.want, test.code)
 				}
 			}
 		})
 	}
 }
 
-// RFC 6455, 7.4, and what is registered with the IANA.
+// The codes are those of RFC 6455, 7.4, and of the IANA's registry.
 func TestCloseCodes(t *testing.T) {
 	good := []uint16{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999}
 	bad := []uint16{0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535}
 	for _, code := range slices.Concat(good, bad) {
 		_, violated := parsed(t, false, sent(final|opClose, string(binary.BigEndian.AppendUint16(nil, code))))
 		if isBad := violated == ws.StatusProtocolError; isBad != slices.Contains(bad, code) {
-			t.Errorf("%d is refused: %v", code, isBad)
+			t.Errorf("close code %d: refused %v, want %v", code, isBad, !isBad)
 		}
 	}
 }
 
-// deflated returns a message as it is sent compressed.
+// deflated returns the compressed form of a message.
 func deflated(t testing.TB, message string) string {
 	t.Helper()
 	var f deflation
@@ -180,46 +181,47 @@ func deflated(t testing.TB, message string) string {
 	return string(f.bytes())
 }
 
-// RFC 7692, 6 and 7.2.
-func TestWhatAClientSendsCompressed(t *testing.T) {
+// See RFC 7692, 6 and 7.2.
+func TestParserWithCompression(t *testing.T) {
 	large := strings.Repeat("x", maxClientMessage)
 	hello := deflated(t, "hello")
 	for _, test := range []struct {
 		name string
 		sent string
-		said []string
+		want []string
 		code ws.StatusCode
 	}{
 		{"a text", sent(final|rsv1|opText, hello), []string{"1 hello"}, 0},
 		{"texts", sent(final|rsv1|opText, hello) + sent(final|rsv1|opText, hello), []string{"1 hello", "1 hello"}, 0},
-		{"one that is not compressed", sent(final|opText, "hello") + sent(final|rsv1|opText, hello), []string{"1 hello", "1 hello"}, 0},
-		{"one that is not after one that is", sent(final|rsv1|opText, hello) + sent(final|opText, "x"), []string{"1 hello", "1 x"}, 0},
+		{"a text that is not compressed", sent(final|opText, "hello") + sent(final|rsv1|opText, hello), []string{"1 hello", "1 hello"}, 0},
+		{"a plain text after a compressed one", sent(final|rsv1|opText, hello) + sent(final|opText, "x"), []string{"1 hello", "1 x"}, 0},
 		{"the RFC's example", sent(final|rsv1|opText, "\xf2\x48\xcd\xc9\xc9\x07\x00"), []string{"1 Hello"}, 0},
 		{"the RFC's example of no compression", sent(final|rsv1|opText, "\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00"), []string{"1 Hello"}, 0},
 		{"the RFC's example of a last block", sent(final|rsv1|opText, "\xf3\x48\xcd\xc9\xc9\x07\x00\x00"), []string{"1 Hello"}, 0},
 		{"the RFC's example of two blocks", sent(final|rsv1|opText, "\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00"), []string{"1 Hello"}, 0},
 		{"fragments", sent(rsv1|opText, hello[:3]) + sent(final|opPing, "") + sent(final|opContinuation, hello[3:]), []string{"9 ", "1 hello"}, 0},
-		{"a bit of a later fragment", sent(rsv1|opText, hello[:3]) + sent(final|rsv1|opContinuation, hello[3:]), nil, 1002},
-		{"a bit of a ping", sent(final|rsv1|opPing, ""), nil, 1002},
-		{"another bit", sent(final|rsv2|opText, ""), nil, 1002},
-		{"another bit beside", sent(final|rsv1|rsv3|opText, hello), nil, 1002},
-		{"the largest", sent(final|rsv1|opText, deflated(t, large)), []string{"1 " + large}, 0},
-		{"one that is too large", sent(final|rsv1|opText, deflated(t, large+"x")), nil, 1009},
-		{"one that is far too large", sent(final|rsv1|opText, deflated(t, strings.Repeat(large, 500))), nil, 1009},
-		{"something else", sent(final|rsv1|opText, "\xff\xff\xff"), nil, 1007},
-		{"half of one", sent(final|rsv1|opText, deflated(t, large[:600]+"abcdefgh")[:6]), nil, 1007},
-		{"one that is not UTF-8", sent(final|rsv1|opText, deflated(t, "\xff")), nil, 1007},
-		{"a good one behind a bad one's decompressor", sent(final|rsv1|opText, hello), []string{"1 hello"}, 0},
+		{"the bit in a later fragment", sent(rsv1|opText, hello[:3]) + sent(final|rsv1|opContinuation, hello[3:]), nil, 1002},
+		{"the bit in a ping", sent(final|rsv1|opPing, ""), nil, 1002},
+		{"another reserved bit", sent(final|rsv2|opText, ""), nil, 1002},
+		{"two reserved bits", sent(final|rsv1|rsv3|opText, hello), nil, 1002},
+		{"the largest text", sent(final|rsv1|opText, deflated(t, large)), []string{"1 " + large}, 0},
+		{"a text that is too large", sent(final|rsv1|opText, deflated(t, large+"x")), nil, 1009},
+		{"a text that is far too large", sent(final|rsv1|opText, deflated(t, strings.Repeat(large, 500))), nil, 1009},
+		{"bytes that are not compressed", sent(final|rsv1|opText, "\xff\xff\xff"), nil, 1007},
+		{"half a compressed text", sent(final|rsv1|opText, deflated(t, large[:600]+"abcdefgh")[:6]), nil, 1007},
+		{"a text that is not UTF-8", sent(final|rsv1|opText, deflated(t, "\xff")), nil, 1007},
+		{"a good text with the decompressor of a bad one", sent(final|rsv1|opText, hello), []string{"1 hello"}, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if said, code := parsed(t, true, test.sent); !slices.Equal(said, test.said) || code != test.code {
-				t.Errorf("%.60q, violates %d; want %.60q, %d", said, code, test.said, test.code)
+			if found, code := parsed(t, true, test.sent); !slices.Equal(found, test.want) || code != test.code {
+				t.Errorf("found %.60q with violation %d, want %.60q with %d", found, code, test.want, test.code)
 			}
 		})
 	}
 }
 
-// FuzzParser gives a parser the same in other pieces: it must understand the same, and never keep more than it may.
+// FuzzParser gives a parser the same bytes in other pieces. The parser must find the same messages, and never keep more
+// than it may.
 func FuzzParser(f *testing.F) {
 	hello := deflated(f, "hello")
 	for _, seed := range []string{
@@ -233,7 +235,7 @@ func FuzzParser(f *testing.F) {
 		f.Add([]byte(seed), []byte{200, 1}, false)
 	}
 	f.Fuzz(func(t *testing.T, all, sizes []byte, compression bool) {
-		said, code := parsed(t, compression, string(all))
+		found, code := parsed(t, compression, string(all))
 		var pieces []string
 		for rest, i := all, 0; len(rest) > 0; i++ {
 			size := len(rest)
@@ -243,12 +245,12 @@ func FuzzParser(f *testing.F) {
 			pieces, rest = append(pieces, string(rest[:size])), rest[size:]
 		}
 		again, codeAgain := parsed(t, compression, pieces...)
-		if !slices.Equal(said, again) || code != codeAgain {
-			t.Errorf("%q, violates %d; in pieces %q, %d", said, code, again, codeAgain)
+		if !slices.Equal(found, again) || code != codeAgain {
+			t.Errorf("found %q with violation %d at once, and %q with %d in pieces", found, code, again, codeAgain)
 		}
-		for _, s := range said {
+		for _, s := range found {
 			if _, payload, _ := bytes.Cut([]byte(s), []byte(" ")); len(payload) > maxClientMessage {
-				t.Errorf("a message of %d bytes", len(payload))
+				t.Errorf("a message has %d bytes, want at most %d", len(payload), maxClientMessage)
 			}
 		}
 	})

@@ -8,8 +8,8 @@ import (
 // PollName is the name of the protocol (protocol.md 2.10).
 const PollName = "HTTP_POLL_NDJSON_V1"
 
-// WritePoll answers a poll with lines, which may be none (protocol.md 2.5). A client that takes nothing within bounds
-// is given up: the lines come again in its next poll.
+// WritePoll answers a poll with lines, or with none (protocol.md 2.5). The bounds limit how long the client may take
+// nothing. If it takes longer, WritePoll gives up, and the lines are sent again in the client's next poll.
 func WritePoll(w http.ResponseWriter, r *http.Request, lines [][]byte, bounds Bounds) {
 	size := 0
 	for _, line := range lines {

@@ -17,7 +17,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// A client is the far side of a response or a WebSocket, over a pipe: what it does not read is not written.
+// A client is the far side of a response or a WebSocket. With a pipe, a write ends only when the client has read it.
 type client struct {
 	net.Conn
 
@@ -31,7 +31,7 @@ func newClient(t *testing.T) *client {
 	return &client{far, &pipeWriter{Conn: near, header: http.Header{}}}
 }
 
-// A pipeWriter is an [http.ResponseWriter] that writes to a pipe, and notes how.
+// A pipeWriter is an [http.ResponseWriter] that writes to a pipe, and records how.
 type pipeWriter struct {
 	net.Conn
 
@@ -88,7 +88,7 @@ func TestNDJSONWritesWholeLinesAtOnce(t *testing.T) {
 			writes = append(writes, len(w))
 		}
 		if fmt.Sprint(writes) != fmt.Sprint(test.writes) || c.writer.flushes != len(writes) {
-			t.Errorf("lines of %v are written as %v with %d flushes, want %v", test.lines, writes, c.writer.flushes, test.writes)
+			t.Errorf("lines of %v bytes: got writes of %v bytes and %d flushes, want %v and as many flushes", test.lines, writes, c.writer.flushes, test.writes)
 		}
 	}
 }
@@ -107,11 +107,11 @@ func TestSSEFrames(t *testing.T) {
 	}
 	event := "id: 01890a5d-ac96-774b-bcce-b302099a8057\ndata: {}\n\n"
 	if want := []string{"retry: 1000\n\n", event + event, ":\n\n"}; fmt.Sprint(c.writer.writes) != fmt.Sprint(want) {
-		t.Errorf("written %q, want %q", c.writer.writes, want)
+		t.Errorf("got the writes %q, want %q", c.writer.writes, want)
 	}
 }
 
-// streams are what streams over a response, and the reply to a poll.
+// streams has a function for each way to use a response: NDJSON, SSE, and the reply to a poll. Each sends a line.
 var streams = map[string]func(w http.ResponseWriter, line []byte) error{
 	"ndjson": func(w http.ResponseWriter, line []byte) error {
 		n := NewNDJSON(w, request(), Bounds{Timeout: timeout})
@@ -139,20 +139,20 @@ func TestNoDeadlineIsLeftArmed(t *testing.T) {
 		if err := stream(c.writer, line(200_000)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		// That of a response's end is taken back by net/http. A poll ends its response.
+		// A poll ends its response. net/http removes the deadline of a response's end.
 		if !c.writer.deadline.IsZero() && (name != "poll" || time.Until(c.writer.deadline) > timeout) {
-			t.Errorf("%s leaves a deadline", name)
+			t.Errorf("%s left a deadline", name)
 		}
 	}
 }
 
-func TestASlowClientIsNotCutOffOverALargeMessage(t *testing.T) {
+func TestSlowClientIsNotCutOffDuringALargeMessage(t *testing.T) {
 	for name, stream := range streams {
 		synctest.Test(t, func(t *testing.T) {
 			c := newClient(t)
 			const size = 1 << 20
 			read := make(chan int)
-			go func() { // it takes many times the timeout for all of it
+			go func() { // takes many times the timeout to read everything
 				total := 0
 				for piece := make([]byte, maxPiece/2); ; {
 					n, err := io.ReadFull(c, piece)
@@ -169,20 +169,20 @@ func TestASlowClientIsNotCutOffOverALargeMessage(t *testing.T) {
 			}
 			c.writer.Close()
 			if got := <-read; got < size {
-				t.Errorf("%s: the client has got %d bytes", name, got)
+				t.Errorf("%s: the client got %d bytes, want at least %d", name, got, size)
 			}
 		})
 	}
 }
 
-func TestAClientThatTakesNothingIsCutOff(t *testing.T) {
+func TestStalledClientIsCutOff(t *testing.T) {
 	for name, stream := range streams {
 		synctest.Test(t, func(t *testing.T) {
 			c := newClient(t)
 			start := time.Now()
 			err := stream(c.writer, line(200_000))
-			if took := time.Since(start); took > 3*timeout { // of as many writes, one after the other
-				t.Errorf("%s: cut off after %v", name, took)
+			if took := time.Since(start); took > 3*timeout { // there are three writes, one after the other
+				t.Errorf("%s: the client was cut off after %v, want at most %v", name, took, 3*timeout)
 			}
 			if name != "poll" && !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%s: %v", name, err)
@@ -191,12 +191,12 @@ func TestAClientThatTakesNothingIsCutOff(t *testing.T) {
 	}
 }
 
-func TestABrokenEndDoesNotLookClean(t *testing.T) {
+func TestBrokenEndDoesNotLookClean(t *testing.T) {
 	for why := Complete; why <= Broken; why++ {
 		c := newClient(t)
 		NewSSE(c.writer, request(), Bounds{Timeout: timeout}).End(why)
 		if broken := c.writer.deadline.Equal(time.Unix(1, 0)); broken != (why == Broken) {
-			t.Errorf("%v: broken off %v", why, broken)
+			t.Errorf("%v: the response is broken off: %v, want %v", why, broken, why == Broken)
 		}
 		if why.String() == "" {
 			t.Errorf("reason %d has no name", why)
@@ -204,17 +204,18 @@ func TestABrokenEndDoesNotLookClean(t *testing.T) {
 	}
 }
 
-func TestWithoutDeadlines(t *testing.T) { // middlewares may hide them
+// Middlewares may hide the methods that set deadlines.
+func TestResponseWithoutDeadlines(t *testing.T) {
 	w := httptest.NewRecorder()
 	n := NewNDJSON(w, request(), Bounds{Timeout: timeout})
 	n.Append(uuid.UUID{}, []byte("{}\n"))
 	if err := errors.Join(n.Start(), n.Flush()); err != nil || !bytes.Equal(w.Body.Bytes(), []byte("{}\n")) {
-		t.Errorf("%q, %v", w.Body, err)
+		t.Errorf("got the body %q, %v", w.Body, err)
 	}
 }
 
-// A stuckWriter is the writer of a stream on an HTTP/2 connection that takes nothing: a write fails only when the
-// connection is closed.
+// A stuckWriter is the writer of a stream on a stalled HTTP/2 connection. A write fails only when the connection is
+// closed.
 type stuckWriter struct {
 	*pipeWriter
 
@@ -237,13 +238,13 @@ func requestOverHTTP2() *http.Request {
 	return r
 }
 
-func TestAnHTTP2ConnectionThatTakesNothingIsClosed(t *testing.T) {
+func TestStalledHTTP2ConnectionIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &stuckWriter{newClient(t).writer, make(chan struct{})}
 		s := NewSSE(w, requestOverHTTP2(), Bounds{Timeout: timeout, Conn: w})
 		start := time.Now()
 		if err := s.Start(); err == nil || time.Since(start) != 2*timeout {
-			t.Errorf("%v after %v", err, time.Since(start))
+			t.Errorf("Start returned %v after %v, want an error after %v", err, time.Since(start), 2*timeout)
 		}
 		s.End(Broken)
 	})
@@ -253,7 +254,7 @@ func TestAnHTTP2ConnectionThatTakesNothingIsClosed(t *testing.T) {
 		s := NewSSE(c.writer, requestOverHTTP2(), Bounds{Timeout: timeout, Conn: c.writer})
 		for range 3 {
 			if err := s.Heartbeat(); err != nil {
-				t.Errorf("a connection that takes what it is sent: %v", err)
+				t.Errorf("the connection takes everything, and the error is %v", err)
 			}
 			time.Sleep(time.Hour)
 		}

@@ -14,18 +14,18 @@ const (
 )
 
 // SSE streams server-sent events (protocol.md 2.3; WHATWG HTML, 9.2). The data of an event is one line of JSON, so
-// nothing needs to be escaped.
+// nothing needs escapes.
 type SSE struct {
 	response
-	frame frame // for Flush, as long as the response is not detached
+	frame frame // for Flush, until the response is detached
 }
 
-// NewSSE returns the transport for a response. A client that takes nothing within bounds is given up.
+// NewSSE returns the transport for a response. The bounds limit how long the client may take nothing.
 func NewSSE(w http.ResponseWriter, r *http.Request, bounds Bounds) *SSE {
 	return &SSE{response: newResponse(w, r, bounds)}
 }
 
-// Start implements [Transport]. It tells the client to come back a second after an end.
+// Start implements [Transport]. It asks the client to connect again one second after the stream has ended.
 func (t *SSE) Start() error {
 	SetStreamHeader(t.w.Header(), SSEType)
 	t.w.WriteHeader(http.StatusOK)

@@ -22,10 +22,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// A way is one in which messages leave: a transport, with its handler or without, and what its client asks for.
+// A way is a way in which messages leave: a transport, with its handler or without, and the header of the client's
+// request.
 type way struct {
 	transport func(w http.ResponseWriter, r *http.Request) Transport
-	stays     bool // the handler does
+	stays     bool // the handler does not return before the end
 	header    http.Header
 }
 
@@ -52,14 +53,15 @@ func webSocketWay(w http.ResponseWriter, r *http.Request) Transport {
 	return NewWebSocket(w, r, WebSocketOptions{Timeout: time.Minute, Compression: true})
 }
 
+// offering returns a handshake that offers an extension.
 func offering(handshake http.Header, extension string) http.Header {
 	h := handshake.Clone()
 	h.Set("Sec-WebSocket-Extensions", extension)
 	return h
 }
 
-// connector serves transports over sockets whose buffers are small. It returns a function that connects a client, which
-// has read the header of its response.
+// connector serves transports over sockets with small buffers. The function that it returns connects a client and reads
+// the header of the client's response.
 func (way way) connector(t *testing.T) (connect func() (Transport, *client)) {
 	t.Helper()
 	transports := make(chan Transport)
@@ -78,7 +80,7 @@ func (way way) connector(t *testing.T) (connect func() (Transport, *client)) {
 				t.Error(err)
 			}
 			if !way.stays && !served.(Detachable).Detach(r, r.Context().Value(connKey{}).(net.Conn), func() {}) {
-				t.Error("the response is not detached")
+				t.Error("the response was not detached")
 			}
 			if !way.stays {
 				transports <- served
@@ -123,7 +125,7 @@ func (way way) connector(t *testing.T) (connect func() (Transport, *client)) {
 	}
 }
 
-// A handled transport has a handler, which returns after its end.
+// A handled transport has a handler, which returns after the transport's end.
 type handled struct {
 	Transport
 
@@ -135,33 +137,34 @@ func (h handled) End(why Reason) {
 	close(h.over)
 }
 
-// text returns a line of a size that cannot be compressed much.
+// text returns a line of size bytes that hardly compresses.
 func text(size int) []byte {
 	random := make([]byte, size)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(random) // never fails
 	return append([]byte(base64.RawURLEncoding.EncodeToString(random)[:size-1]), '\n')
 }
 
+// liveHeap returns how many bytes of the heap are in use after a garbage collection.
 func liveHeap() int64 {
 	var stats runtime.MemStats
-	for range 2 { // what is in pools survives one
+	for range 2 { // objects in pools survive the first collection
 		runtime.GC()
 	}
 	runtime.ReadMemStats(&stats)
 	return int64(stats.HeapAlloc)
 }
 
-// Readers who take nothing hold what is being written to them for as long as a write may take. Large messages are not
-// copied for each of them, and small ones once at most.
-func TestWhatReadersHoldWhoTakeNothing(t *testing.T) {
+// A stalled reader holds what is being written to it for as long as a write may take. Large messages are not copied for
+// each reader. Small messages are copied at most once.
+func TestWhatReadersHoldWhileStalled(t *testing.T) {
 	const readers = 40
 	for name, sent := range map[string]struct {
 		lines, size int
 		limit       int64 // for each reader
 	}{
-		"a large message":      {1, 1_900_000, 30 << 10},
-		"many middling ones":   {7, 10_000, 30 << 10},
-		"as many as are taken": {65, 1000, 110 << 10},
+		"a large message":               {1, 1_900_000, 30 << 10},
+		"several middle-sized messages": {7, 10_000, 30 << 10},
+		"many small messages":           {65, 1000, 110 << 10},
 	} {
 		t.Run(name, func(t *testing.T) {
 			line := text(sent.size)
@@ -184,7 +187,7 @@ func TestWhatReadersHoldWhoTakeNothing(t *testing.T) {
 							flushed <- s.Flush()
 						}()
 					}
-					for _, c := range clients { // what is to be copied is, once something is written
+					for _, c := range clients { // once something is written, every copy has been made
 						if _, err := io.ReadFull(c, make([]byte, 100)); err != nil {
 							t.Fatal(err)
 						}
@@ -195,17 +198,17 @@ func TestWhatReadersHoldWhoTakeNothing(t *testing.T) {
 						sent.limit = max(sent.limit, maxDeflated+30<<10)
 					}
 					if each > sent.limit {
-						t.Errorf("each reader holds %d bytes", each)
+						t.Errorf("each reader holds %d bytes, want at most %d", each, sent.limit)
 					}
 					if n := len(flushed); n > 0 {
-						t.Errorf("%d readers have taken all", n)
+						t.Errorf("%d readers have taken everything", n)
 					}
 					for _, c := range clients {
 						c.Close()
 					}
 					for range readers {
 						if <-flushed == nil {
-							t.Error("what nobody has taken is flushed")
+							t.Error("Flush did not fail, although the client had not taken everything")
 						}
 					}
 					for _, s := range served {
@@ -218,7 +221,7 @@ func TestWhatReadersHoldWhoTakeNothing(t *testing.T) {
 	}
 }
 
-// A slowConn is read in small pieces, so that its other side can seldom write all at once.
+// A slowConn reads in small pieces, so its other side can seldom write everything at once.
 type slowConn struct {
 	net.Conn
 
@@ -259,11 +262,11 @@ func TestMessagesOfAllSizesArriveInOrder(t *testing.T) {
 				served.End(Complete)
 			}()
 			got := way.receive(t, c)
-			c.Close() // a WebSocket's end waits for that
+			c.Close() // the end of a WebSocket waits for this
 			want := <-sent
 			for i := range max(len(got), len(want)) {
 				if i >= len(got) || i >= len(want) || got[i] != want[i] {
-					t.Fatalf("of %d messages %d are received, and number %d is another one", len(want), len(got), i)
+					t.Fatalf("got %d of %d messages; number %d is not the one that was sent", len(got), len(want), i)
 				}
 			}
 		})
@@ -274,7 +277,7 @@ func TestMessagesOfAllSizesArriveInOrder(t *testing.T) {
 func (way way) receive(t *testing.T, c *client) (lines []string) {
 	t.Helper()
 	for way.header != nil {
-		switch opcode, text := c.frame(t); opcode {
+		switch opcode, text := c.readFrame(t); opcode {
 		case opText:
 			lines = append(lines, text+"\n")
 		case opClose:
@@ -290,7 +293,7 @@ func (way way) receive(t *testing.T, c *client) (lines []string) {
 			if line, ok := strings.CutPrefix(event, "id: "+uuid.UUID{}.String()+"\ndata: "); ok {
 				lines = append(lines, line+"\n")
 			} else if event != ":" {
-				t.Errorf("an event of %d bytes is none", len(event))
+				t.Errorf("%d bytes are not a server-sent event", len(event))
 			}
 		}
 		return lines

@@ -9,24 +9,24 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// A connection carries the rest of an HTTP/1.1 response after it was taken over from net/http, once the header was sent.
-// The handler can return then, and with it go its deep stack and the buffers of net/http, which are most of the
-// memory of a reader that waits (docs/performance.md). And each write to it is one to the socket, without the deadlines
-// that are set on the way through Caddy.
+// A connection carries the rest of an HTTP/1.1 response after it was hijacked from net/http. The header was already
+// sent. The handler can then return, which frees its deep stack and the buffers of net/http. Those are most of the
+// memory of a waiting reader (docs/performance.md). Each write is one write to the socket, without the deadlines that
+// are set on the way through Caddy.
 type connection struct {
 	net.Conn
 
-	origin net.Conn     // what the server had accepted
-	server *http.Server // is given the connection for the next request; nil if this response is its last
+	origin net.Conn     // the connection that the server accepted
+	server *http.Server // gets the connection back for the next request; nil if this response is the last
 	writer socket.Writer
 	out    chunks // for flush
 
 	watch clientWatch
-	early []byte // what the client had sent of its next request before
+	early []byte // what the client had sent of its next request before the watch
 }
 
-// takeOver takes over the connection of a response whose header was sent. It must have chunks for its body. When the
-// client has gone, gone is called.
+// takeOver hijacks the connection of a response, after the response's header was sent. The response's body must be
+// chunked. gone is called when the client has gone. takeOver reports false if the connection cannot be hijacked.
 func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()) (*connection, bool) {
 	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || r.Method != http.MethodGet || r.ContentLength != 0 || handover.Socket(conn) == nil {
 		return nil, false
@@ -43,7 +43,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()
 	c := &connection{Conn: bare, origin: conn, server: server, writer: socket.NewWriter(bare)}
 	c.watch.init(bare, gone)
 	if n := buffered.Reader.Buffered(); n > 0 {
-		early, _ := buffered.Peek(n) // they are there
+		early, _ := buffered.Peek(n) // cannot fail: the bytes are in the buffer
 		c.early = append(c.early, early...)
 	} else {
 		c.watch.start()
@@ -51,7 +51,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()
 	return c, true
 }
 
-// put adds something to what flush sends.
+// put adds p to what flush sends.
 func (c *connection) put(p []byte) { c.out.add(p, nil, nil) }
 
 // flush sends what was put.
@@ -61,7 +61,8 @@ func (c *connection) flush(timeout time.Duration) error {
 	return c.out.writeTo(&c.writer, timeout)
 }
 
-// end ends the response. If the end is a clean one, the connection is ready for the client's next request, as it was told.
+// end ends the response. After a clean end, the connection goes back to the server for the client's next request,
+// unless the response's header said that it closes.
 func (c *connection) end(why Reason, timeout time.Duration) {
 	early, gone := c.watch.end()
 	if why != Broken {

@@ -13,7 +13,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// stream serves one response of NDJSON over a socket, which write writes to, to a client that takes everything.
+// stream serves one NDJSON response over a socket, to a client that takes everything. write writes to the response.
 func stream(tb testing.TB, detached bool, write func(t *NDJSON)) {
 	tb.Helper()
 	done := make(chan struct{})
@@ -28,7 +28,7 @@ func stream(tb testing.TB, detached bool, write func(t *NDJSON)) {
 				tb.Error(err)
 			}
 			if detached && !t.Detach(r, r.Context().Value(connKey{}).(net.Conn), nil) {
-				tb.Error("the response is not detached")
+				tb.Error("the response was not detached")
 			}
 			write(t)
 			t.End(Complete)
@@ -53,8 +53,8 @@ func stream(tb testing.TB, detached bool, write func(t *NDJSON)) {
 	<-done
 }
 
-// BenchmarkTakenOver is what one message costs that leaves alone: on a connection that was taken over, and through
-// net/http. Caddy adds two deadlines to the latter.
+// BenchmarkTakenOver measures what a single message costs on a hijacked connection, and through net/http. Caddy adds
+// two deadlines to the latter.
 func BenchmarkTakenOver(b *testing.B) {
 	line := []byte(strings.Repeat("x", 199) + "\n")
 	for _, bench := range []struct {
@@ -75,8 +75,8 @@ func BenchmarkTakenOver(b *testing.B) {
 	}
 }
 
-// One at most: the race detector makes the pool of buffers lose some.
-func TestAMessageOnAConnectionThatWasTakenOverAllocatesLittle(t *testing.T) {
+// One allocation is allowed: the race detector makes the pool of buffers lose some.
+func TestMessageOnAHijackedConnectionAllocatesLittle(t *testing.T) {
 	for _, size := range []int{200, minShared} {
 		line := line(size)
 		stream(t, true, func(n *NDJSON) {
@@ -86,7 +86,7 @@ func TestAMessageOnAConnectionThatWasTakenOverAllocatesLittle(t *testing.T) {
 					t.Error(err)
 				}
 			}); allocations > 1 {
-				t.Errorf("%v allocations for %d bytes", allocations, size)
+				t.Errorf("a message of %d bytes needs %v allocations, want at most 1", size, allocations)
 			}
 		})
 	}

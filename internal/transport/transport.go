@@ -1,5 +1,5 @@
-// Package transport holds the ways in which messages leave the server. A transport knows how events are framed
-// and written to one client; it knows nothing of channels, and the loop that feeds it nothing of framing.
+// Package transport holds the ways in which messages leave the server. A transport knows how to frame events and write
+// them to one client. It knows nothing of channels, and the loop that feeds it knows nothing of framing.
 package transport
 
 import (
@@ -14,36 +14,36 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// A Transport carries events to one client. It is for one goroutine at a time.
+// A Transport carries events to one client. Only one goroutine may use it at a time.
 type Transport interface {
-	// Start tells the client that the read has begun, before there is an event to send.
+	// Start shows the client that the read has begun, before there is an event to send.
 	Start() error
 
-	// Append adds an event to those that the next Flush sends. The line is the event as NDJSON, with its line
-	// feed. It is shared: nobody may change it until Flush returns, and after that it is not kept.
+	// Append adds an event to those that the next Flush sends. The line is the event as NDJSON, with its line feed. The
+	// line is shared: nobody may change it until Flush returns. After that, the transport does not keep it.
 	Append(id uuid.UUID, line []byte)
 
-	// Flush sends the appended events, in as few writes as can be. It fails when the client has taken nothing
-	// for the time that a write may take. After an error only End may be called.
+	// Flush sends the appended events, in as few writes as possible. It fails when the client has taken nothing for the
+	// time that a write may take. After an error, only End may be called.
 	Flush() error
 
-	// Heartbeat tells the client, and everything in between, that the read still lasts.
+	// Heartbeat shows the client, and everything in between, that the read is still open.
 	Heartbeat() error
 
-	// Gone is closed when the client has gone, or has said something that ends the read.
+	// Gone is closed when the client has gone, or has sent something that ends the read.
 	Gone() <-chan struct{}
 
-	// End ends the read. With [Broken] the client is made to see that the end is not a clean one.
+	// End ends the read. With [Broken], the client can see that the end is not clean.
 	End(why Reason)
 }
 
-// A Detachable is a [Transport] that may go on without the handler of its request.
+// A Detachable is a [Transport] that can continue without the handler of its request.
 type Detachable interface {
 	Transport
 
-	// Detach makes the transport independent of the request's handler, which may return then, and reports whether it
-	// did. It is to be called after Start, with the request and its connection. From then on gone is called, in a
-	// goroutine of its own, when Gone is closed.
+	// Detach makes the transport independent of the request's handler, and reports whether it did. If it did, the handler
+	// may return. Call Detach after Start, with the request and its connection. From then on, gone is called in its own
+	// goroutine when Gone is closed.
 	Detach(r *http.Request, conn net.Conn, gone func()) bool
 }
 
@@ -53,24 +53,24 @@ type Reason int
 const (
 	// Complete means that the read has lasted as long as it may.
 	Complete Reason = iota
-	// GoingAway means that the server stops, or another configuration serves from now on.
+	// GoingAway means that the server stops, or that another configuration serves from now on.
 	GoingAway
-	// Deleted means that the channel is no more.
+	// Deleted means that the channel was deleted.
 	Deleted
-	// TakenOver means that another consumer reads now.
+	// TakenOver means that another consumer now reads the channel.
 	TakenOver
-	// Broken means that the client has gone, does not take what it is sent, or is not understood.
+	// Broken means that the client has gone, takes nothing, or sends something that the server does not understand.
 	Broken
 )
 
-// String is the reason's name in logs.
+// String returns the reason's name in logs.
 func (r Reason) String() string {
 	return [...]string{"complete", "going_away", "deleted", "taken_over", "broken"}[r]
 }
 
-// streamHeader tells everything between here and the client to pass each event on at once:
-// `Incremental` (RFC 10036) is for Caddy's encode and reverse_proxy, which otherwise hold the header back until
-// the first byte, `no-transform` keeps compression off, `X-Accel-Buffering` is for nginx.
+// streamHeader asks everything between here and the client to pass each event on at once. `Incremental` (RFC 10036) is
+// for Caddy's encode and reverse_proxy, which otherwise hold the header back until the first byte. `no-transform`
+// prevents compression. `X-Accel-Buffering` is for nginx.
 var streamHeader = http.Header{
 	"Cache-Control":     {"no-store, no-transform"},
 	"Incremental":       {"?1"},
@@ -83,14 +83,14 @@ func SetStreamHeader(h http.Header, contentType string) {
 	h.Set("Content-Type", contentType)
 }
 
-// Bounds say how long a client may take nothing.
+// Bounds say how long a client may take nothing. If it takes longer, the transport gives the client up.
 type Bounds struct {
-	// Timeout is after what time a write fails.
+	// Timeout is the time after which a write fails.
 	Timeout time.Duration
-	// Conn is the connection of the response, or nil if it is not known. On HTTP/2, a write that has failed returns only
-	// when the connection takes the end of the stream, so one that takes nothing for the timeout again is closed.
+	// Conn is the connection of the response, or nil if it is unknown. On HTTP/2, a failed write returns only when the
+	// connection takes the end of the stream. So a connection that takes nothing for the timeout once more is closed.
 	Conn net.Conn
-	// Exit is closed when the process exits, which is not to wait for clients.
+	// Exit is closed when the process exits. The process must not wait for clients.
 	Exit <-chan struct{}
 }
 
@@ -101,7 +101,7 @@ type response struct {
 	gone    <-chan struct{}
 	bounds  Bounds
 	version int  // of HTTP
-	shares  bool // the connection, with other streams
+	shares  bool // other streams use the same connection
 	hangUp  *time.Timer
 
 	taken *connection // in place of w and control, once the response is detached
@@ -127,9 +127,8 @@ func (r *response) Detach(request *http.Request, conn net.Conn, gone func()) boo
 // Gone implements [Transport].
 func (r *response) Gone() <-chan struct{} { return r.gone }
 
-// maxPiece is how many bytes a client must take within the timeout. So one that is slow but takes something is not
-// given up over a large message. It is not smaller because existing clients need whole lines in a chunk, and Caddy
-// writes no larger ones.
+// maxPiece is how many bytes a client must take within the timeout. So a large message does not end the read of a slow
+// client. maxPiece is not smaller because existing clients need whole lines in a chunk. Caddy writes no larger chunks.
 const maxPiece = 64 << 10
 
 // start sends the header.
@@ -159,7 +158,7 @@ func (r *response) put(p []byte) error {
 		if err := r.arm(); err != nil {
 			return err
 		}
-		n, err := r.w.Write(p[:min(maxPiece, len(p))]) //nolint:gosec // JSON in a stream that is no HTML
+		n, err := r.w.Write(p[:min(maxPiece, len(p))]) //nolint:gosec // JSON in a stream that is not HTML
 		if err != nil {
 			return err
 		}
@@ -168,8 +167,8 @@ func (r *response) put(p []byte) error {
 	return nil
 }
 
-// flush sends what was put, within the deadline that is armed. This is not left armed: on HTTP/2 it would reset the stream when it passes even if
-// nothing is being written, and on HTTP/1 the end of the response would fail.
+// flush sends what was put, within the deadline that arm has set, and then removes the deadline. On HTTP/2, a deadline
+// that passes would reset the stream even if nothing is being written. On HTTP/1, the end of the response would fail.
 func (r *response) flush() error {
 	if r.taken != nil {
 		return r.taken.flush(r.bounds.Timeout)
@@ -202,11 +201,11 @@ func (r *response) setDeadline(t time.Time) error {
 	return nil
 }
 
-// End implements [Transport]. If the response is broken off, the end must not look clean: with a deadline that has passed,
-// HTTP/1 cannot send the terminating chunk, and HTTP/2 and HTTP/3 reset the stream.
+// End implements [Transport]. With [Broken], the end must not look clean. So End sets a deadline that has passed:
+// HTTP/1 then cannot send the terminating chunk, and HTTP/2 and HTTP/3 reset the stream.
 //
-// The server writes the end when the handler has returned, and waits for that as long as it takes. So End sees to it that
-// it takes no longer than a message may.
+// The server writes the end after the handler has returned, and waits for that write without a limit. So End makes sure
+// that the write takes no longer than a message may take.
 func (r *response) End(why Reason) {
 	if r.taken != nil {
 		r.taken.end(why, r.bounds.Timeout)
@@ -226,14 +225,14 @@ func (r *response) End(why Reason) {
 	}
 }
 
-// awaitRoom waits as long as the client takes nothing, since the process may exit meanwhile, and leaves a deadline for the
-// end. That may fit though there is no room for more.
+// awaitRoom waits within bounds until there is room for more, and then sets a deadline for the end of the response. The
+// process may exit meanwhile, which shortens the wait and the deadline. Even without room for more, the end may fit.
 func (r *response) awaitRoom() {
 	limit := r.bounds.Timeout
 	if r.bounds.Conn != nil && !socket.AwaitRoom(r.bounds.Conn, limit, r.bounds.Exit) && isClosed(r.bounds.Exit) {
 		limit = socket.MaxFarewell
 	}
-	_ = r.setDeadline(time.Now().Add(limit)) // net/http takes it back
+	_ = r.setDeadline(time.Now().Add(limit)) // net/http removes it
 }
 
 // closeStalled closes a connection that takes nothing within bounds.

@@ -12,17 +12,17 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// A clientWatch notices when the client of a connection goes. It ends at the first byte of the client's next request, as
-// net/http's does. Where the system tells when a socket can be read, no goroutine waits for that.
+// A clientWatch notices when the client of a connection goes. It ends at the first byte of the client's next request,
+// like net/http's own watch. Where the system reports when a socket can be read, no goroutine waits for that.
 type clientWatch struct {
 	conn   net.Conn
-	raw    syscall.RawConn // nil if it is not known
+	raw    syscall.RawConn // nil if it is unknown
 	gone   chan struct{}   // closed when the client is gone
-	onGone func()          // is called then, in a goroutine of its own; may be nil
+	onGone func()          // is called when the client is gone, in its own goroutine; may be nil
 
 	mu    sync.Mutex
 	watch readable.Watch
-	done  chan struct{} // closed when the goroutine has ended, if there is one
+	done  chan struct{} // closed when the goroutine has ended; nil if there is none
 	early []byte        // what the client has sent of its next request
 	over  bool
 }
@@ -62,7 +62,7 @@ func (w *clientWatch) Readable() {
 	}
 }
 
-// wait lets a goroutine wait. The lock is held.
+// wait starts a goroutine that waits. The caller holds the lock.
 func (w *clientWatch) wait() {
 	done := make(chan struct{})
 	w.done = done
@@ -76,12 +76,12 @@ func (w *clientWatch) wait() {
 	}()
 }
 
-// note notes what was read. The lock is held.
+// note records what was read. The caller holds the lock.
 func (w *clientWatch) note(early []byte, err error) {
 	switch {
 	case len(early) > 0:
 		w.early = early
-	case !errors.Is(err, os.ErrDeadlineExceeded): // which is the one of end
+	case !errors.Is(err, os.ErrDeadlineExceeded): // end sets a deadline to stop the goroutine
 		close(w.gone)
 		if w.onGone != nil {
 			go w.onGone()
@@ -89,7 +89,7 @@ func (w *clientWatch) note(early []byte, err error) {
 	}
 }
 
-// end ends the watch. It returns what the client has sent of its next request, and whether it is gone.
+// end ends the watch. It returns what the client has sent of its next request, and whether the client is gone.
 func (w *clientWatch) end() (early []byte, gone bool) {
 	w.mu.Lock()
 	w.over = true

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// fileConn returns a file, which Linux cannot watch.
+// fileConn returns the handle of a file. Linux cannot watch files.
 func fileConn(t *testing.T) syscall.RawConn {
 	t.Helper()
 	file, err := os.Create(filepath.Join(t.TempDir(), "f"))
@@ -26,11 +26,11 @@ func fileConn(t *testing.T) syscall.RawConn {
 	return raw
 }
 
-func TestAWatchNoticesTheClientsEndAndItsNextRequest(t *testing.T) {
+func TestWatchNoticesTheClientsEndAndItsNextRequest(t *testing.T) {
 	for name, test := range map[string]struct {
 		act   func(far net.Conn)
-		early string // is read by the watch
-		rest  string // is left for others
+		early string // what the watch reads
+		rest  string // what is left to read for others
 		gone  bool
 	}{
 		"a client that goes":            {act: func(far net.Conn) { far.Close() }, gone: true},
@@ -40,39 +40,39 @@ func TestAWatchNoticesTheClientsEndAndItsNextRequest(t *testing.T) {
 		"a client that waits":           {act: func(net.Conn) {}},
 	} {
 		for how, prepare := range map[string]func(*testing.T, *clientWatch){
-			"the system tells":      func(*testing.T, *clientWatch) {},
-			"it is no socket":       func(_ *testing.T, w *clientWatch) { w.raw = nil },
-			"the system refuses to": func(t *testing.T, w *clientWatch) { w.raw = fileConn(t) },
+			"the system watches":          func(*testing.T, *clientWatch) {},
+			"it is not a socket":          func(_ *testing.T, w *clientWatch) { w.raw = nil },
+			"the system refuses to watch": func(t *testing.T, w *clientWatch) { w.raw = fileConn(t) },
 		} {
 			t.Run(name+", "+how, func(t *testing.T) {
 				near, far := socketPair(t)
-				told := make(chan struct{})
+				called := make(chan struct{})
 				var w clientWatch
-				w.init(near, func() { close(told) })
+				w.init(near, func() { close(called) })
 				prepare(t, &w)
 				w.start()
 				test.act(far)
 				if test.gone {
 					within(t, w.gone)
-					within(t, told)
+					within(t, called)
 				}
 				for test.early != "" && !w.isEarly() {
 					runtime.Gosched()
 				}
 				early, gone := w.end()
 				if string(early) != test.early || gone != test.gone {
-					t.Errorf("early %q, gone %v", early, gone)
+					t.Errorf("end returned %q, %v, want %q, %v", early, gone, test.early, test.gone)
 				}
 				_ = near.SetReadDeadline(time.Now().Add(10 * time.Second))
 				rest := make([]byte, len(test.rest))
 				if _, err := io.ReadFull(near, rest); err != nil || string(rest) != test.rest {
-					t.Errorf("%q is left, %v", rest, err)
+					t.Errorf("the rest is %q, %v, want %q", rest, err, test.rest)
 				}
 				near.Close()
 				select {
-				case <-told:
+				case <-called:
 					if !gone {
-						t.Error("told of an end that was not one")
+						t.Error("onGone was called although the client had not gone")
 					}
 				default:
 				}
@@ -106,11 +106,12 @@ func (w *clientWatch) isEarly() bool {
 	return w.early != nil
 }
 
+// within waits until done is closed. It fails the test if that takes too long.
 func within(t *testing.T, done <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):
-		t.Fatal("it does not come")
+		t.Fatal("waited too long")
 	}
 }

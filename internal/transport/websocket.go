@@ -29,20 +29,21 @@ const (
 
 // WebSocketOptions say how a WebSocket is served.
 type WebSocketOptions struct {
-	// Timeout is how long a client may take nothing, or leave a ping unanswered that it has taken, before it is given up.
+	// Timeout is how long a client may take nothing, or leave a ping unanswered that it has taken. After that, the
+	// transport closes the connection.
 	Timeout time.Duration
-	// Conn is the connection below, by which it is known what the client takes, or nil.
+	// Conn is the connection below, which shows what the client takes. It may be nil.
 	Conn net.Conn
-	// Bare takes off a connection what the server has put around it that does nothing any more. It may be nil.
+	// Bare unwraps a connection: it removes the server's wrappers that do nothing any more. It may be nil.
 	Bare func(net.Conn) net.Conn
 	// Compression offers permessage-deflate (RFC 7692).
 	Compression bool
-	// Acknowledge is called, from a goroutine of the transport's own, for each event that the client acknowledges.
+	// Acknowledge is called for each event that the client acknowledges. A goroutine of the transport calls it.
 	Acknowledge func(eventID string)
 }
 
-// WebSocket sends events as text messages, and receives acknowledgements (protocol.md 2.4). While nothing is sent or said
-// it has no goroutine, where the system allows that.
+// WebSocket sends events as text messages, and receives acknowledgements (protocol.md 2.4). While neither side sends
+// anything, it has no goroutine, where the system allows that.
 type WebSocket struct {
 	w       http.ResponseWriter
 	r       *http.Request
@@ -51,28 +52,28 @@ type WebSocket struct {
 	conn       net.Conn // nil before Start
 	out        *batchConn
 	compressed bool
-	err        error // of an Append, for Flush
+	err        error // from an Append, for Flush
 
 	listener listener
 	parser   parser
-	unclear  bool        // the client has said something that is not understood
-	failed   atomic.Bool // it does not keep to the protocol: nothing is understood any more
+	unclear  bool        // the client has sent a message that is not an acknowledgement; later messages are ignored
+	failed   atomic.Bool // the client has violated the protocol; what it sends later is ignored
 
-	gone   signal                 // the client has gone, or has said something that ends the read
-	over   signal                 // it has said the last
-	onGone atomic.Pointer[func()] // is called once gone is told
+	gone   signal                 // the client has gone, or has sent something that ends the read
+	over   signal                 // the client will send nothing more
+	onGone atomic.Pointer[func()] // is called once gone is signaled
 
-	pings int // how many there were
+	pings int // how many pings were sent
 	ping  atomic.Pointer[ping]
 }
 
-// A ping is one that is not answered yet.
+// A ping is a ping that the client has not answered yet.
 type ping struct {
 	payload  string
 	answered signal
 }
 
-// A signal is told once.
+// A signal closes its channel at the first call of fire.
 type signal struct {
 	once sync.Once
 	c    chan struct{}
@@ -80,9 +81,9 @@ type signal struct {
 
 func newSignal() signal { return signal{c: make(chan struct{})} }
 
-func (s *signal) tell() { s.once.Do(func() { close(s.c) }) }
+func (s *signal) fire() { s.once.Do(func() { close(s.c) }) }
 
-// NewWebSocket returns the transport for a request that [IsUpgrade] and [CheckUpgrade] have let pass.
+// NewWebSocket returns the transport for a request that has passed [IsUpgrade] and [CheckUpgrade].
 func NewWebSocket(w http.ResponseWriter, r *http.Request, options WebSocketOptions) *WebSocket {
 	return &WebSocket{w: w, r: r, options: options, gone: newSignal(), over: newSignal()}
 }
@@ -91,11 +92,11 @@ func NewWebSocket(w http.ResponseWriter, r *http.Request, options WebSocketOptio
 func (t *WebSocket) Start() error {
 	conn, early, compressed, err := upgrade(t.w, t.r, t.options.Compression)
 	if err != nil {
-		t.gone.tell()
+		t.gone.fire()
 		return err
 	}
 	t.conn, t.compressed = conn, compressed
-	t.parser = parser{compression: compressed, said: t.said}
+	t.parser = parser{compression: compressed, handle: t.handle}
 	bare := conn
 	if t.options.Bare != nil {
 		bare = t.options.Bare(conn)
@@ -105,48 +106,48 @@ func (t *WebSocket) Start() error {
 		conn = socket
 	}
 	t.out = newBatchConn(conn, t.options, t.hangUp)
-	t.listener.conn, t.listener.hear, t.listener.over = conn, t.hear, t.heardAll
+	t.listener.conn, t.listener.receive, t.listener.onEnd = conn, t.receive, t.inputEnded
 	t.listener.listen(socket, early)
 	return nil
 }
 
-// Detach implements [Detachable]. The connection was taken over by Start already.
+// Detach implements [Detachable]. Start has already hijacked the connection.
 func (t *WebSocket) Detach(_ *http.Request, _ net.Conn, gone func()) bool {
 	t.w, t.r = nil, nil
 	t.onGone.Store(&gone)
 	if isClosed(t.gone.c) {
-		t.tellGone()
+		t.signalGone()
 	}
 	return true
 }
 
-// tellGone tells that the read is to end.
-func (t *WebSocket) tellGone() {
-	t.gone.tell()
+// signalGone signals that the read must end.
+func (t *WebSocket) signalGone() {
+	t.gone.fire()
 	if gone := t.onGone.Swap(nil); gone != nil {
 		go (*gone)()
 	}
 }
 
-// heardAll tells that the client says nothing any more.
-func (t *WebSocket) heardAll() {
-	t.over.tell()
-	t.tellGone()
+// inputEnded signals that the client will send nothing more.
+func (t *WebSocket) inputEnded() {
+	t.over.fire()
+	t.signalGone()
 }
 
 // hangUp closes the connection.
 func (t *WebSocket) hangUp() {
 	t.listener.stop()
-	t.heardAll() // closing may take a moment with TLS
+	t.inputEnded() // before Close, which may take a moment with TLS
 	_ = t.conn.Close()
 }
 
-// errAgreed is that the client has sent a close frame.
+// errAgreed means that the client has sent a close frame.
 var errAgreed = errors.New("the client ends the connection")
 
-// hear follows what the client sends, and reports whether it is to be asked for more. After a fault of the client's it is:
-// if something were left unread, its system might not let it read why the connection ends.
-func (t *WebSocket) hear(p []byte) (more bool) {
+// receive handles what the client has sent, and reports whether the listener should read more. After a violation it
+// should: if something stayed unread, the client's system could keep the client from reading why the connection ends.
+func (t *WebSocket) receive(p []byte) (more bool) {
 	t.out.read.Add(uint64(len(p)))
 	if t.failed.Load() {
 		return true
@@ -156,47 +157,47 @@ func (t *WebSocket) hear(p []byte) (more bool) {
 		t.failed.Store(true)
 		t.parser = parser{}
 		t.close(v.code, v.reason)
-		t.tellGone()
+		t.signalGone()
 		err = nil
 	}
 	if t.failed.Load() || errors.Is(err, errAgreed) {
-		time.AfterFunc(maxFailing, t.hangUp) // messages may be being written, which nobody waits for any more
+		time.AfterFunc(maxFailing, t.hangUp) // a write may be under way, and nobody waits for it any more
 	}
 	return err == nil
 }
 
-// said follows a message or a control frame of the client's.
-func (t *WebSocket) said(opcode ws.OpCode, payload []byte) error {
+// handle handles a message or a control frame from the client.
+func (t *WebSocket) handle(opcode ws.OpCode, payload []byte) error {
 	switch opcode {
 	case ws.OpPing:
 		t.out.answer(payload)
 	case ws.OpPong:
 		if p := t.ping.Load(); p != nil && p.payload == string(payload) {
-			p.answered.tell()
+			p.answered.fire()
 		}
 	case ws.OpClose:
 		t.out.control(ws.OpClose, payload[:min(2, len(payload))])
 		return errAgreed
 	default:
 		if !t.unclear {
-			t.message(opcode, payload)
+			t.handleMessage(opcode, payload)
 		}
 	}
 	return nil
 }
 
-// message follows a message of the client's.
-func (t *WebSocket) message(opcode ws.OpCode, payload []byte) {
-	var said struct {
+// handleMessage handles a message from the client.
+func (t *WebSocket) handleMessage(opcode ws.OpCode, payload []byte) {
+	var message struct {
 		Ack *string `json:"ack"`
 	}
-	if opcode != ws.OpText || json.Unmarshal(payload, &said) != nil || said.Ack == nil {
+	if opcode != ws.OpText || json.Unmarshal(payload, &message) != nil || message.Ack == nil {
 		t.unclear = true
 		t.close(closeBadMessage, `the message is not {"ack":"<event id>"}`)
-		t.tellGone()
+		t.signalGone()
 		return
 	}
-	t.options.Acknowledge(*said.Ack)
+	t.options.Acknowledge(*message.Ack)
 }
 
 // Append implements [Transport].
@@ -227,8 +228,8 @@ func (t *WebSocket) Flush() error {
 	return t.err
 }
 
-// Heartbeat implements [Transport]: it sends a ping. The answer comes when the client has read what was sent before, so
-// one that is slow has time for it as long as it takes something.
+// Heartbeat implements [Transport]. It sends a ping, unless the client still has one to answer. The client answers when
+// it has read what was sent before the ping. So a slow client has time to answer as long as it takes something.
 func (t *WebSocket) Heartbeat() error {
 	t.pings++
 	p := &ping{payload: strconv.Itoa(t.pings), answered: newSignal()}
@@ -248,15 +249,15 @@ func (t *WebSocket) Gone() <-chan struct{} { return t.gone.c }
 
 // Bounds of the end of a connection.
 const (
-	// maxClosing is how long the client may take to agree with the end.
+	// maxClosing is how long the client may need to agree to the end.
 	maxClosing = 5 * time.Second
-	// maxFailing is how long it may take to close its side if it has not kept to the protocol.
+	// maxFailing is how long the client may need to close its side after it has violated the protocol.
 	maxFailing = time.Second
-	// maxLastWrite is how long it may take to take the last frame if it has said that it goes.
+	// maxLastWrite is how long the client may need to take the last frame after it has sent a close frame.
 	maxLastWrite = 100 * time.Millisecond
 )
 
-// End implements [Transport]. It waits some seconds for the client to agree with the end.
+// End implements [Transport]. It waits up to some seconds for the client to agree to the end.
 func (t *WebSocket) End(why Reason) {
 	if t.conn == nil {
 		return
@@ -276,18 +277,18 @@ func (t *WebSocket) End(why Reason) {
 		t.awaitAgreement()
 	}
 	t.hangUp()
-	if t.w != nil { // what the handler has around the connection is not for others once it returns
+	if t.w != nil { // after the handler has returned, nobody may use its wrappers of the connection
 		t.out.settle(maxLastWrite)
 		t.listener.reading.Wait()
 	}
 }
 
-// close sends a close frame, if none was sent.
+// close sends a close frame, if none was sent before.
 func (t *WebSocket) close(code ws.StatusCode, reason string) {
 	t.out.control(ws.OpClose, ws.NewCloseFrameBody(code, reason))
 }
 
-// awaitAgreement waits until both sides have said that the connection ends, within bounds.
+// awaitAgreement waits until both sides have sent a close frame, within bounds.
 func (t *WebSocket) awaitAgreement() {
 	if t.out.hasFailed() {
 		return

@@ -13,7 +13,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// BenchmarkWebSocket shows what a message over a WebSocket costs, alone and in a batch, and an acknowledgement.
+// BenchmarkWebSocket measures what a message over a WebSocket costs, alone and in a batch, and what an acknowledgement
+// costs.
 func BenchmarkWebSocket(b *testing.B) {
 	event := line(200)
 	for name, batch := range map[string]int{"one message": 1, "batch of 16": 16} {
@@ -45,7 +46,7 @@ func BenchmarkWebSocket(b *testing.B) {
 	})
 }
 
-// benchWebSocket returns a WebSocket over TCP, its client's side, and what that acknowledges.
+// benchWebSocket returns a WebSocket over TCP, the client's side, and the IDs that the client acknowledges.
 func benchWebSocket(b *testing.B) (*WebSocket, net.Conn, <-chan string) {
 	b.Helper()
 	acks, sockets := make(chan string, 1), make(chan *WebSocket, 1)

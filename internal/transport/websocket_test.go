@@ -25,7 +25,7 @@ var goodHandshake = http.Header{
 	"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
 }
 
-// testWebSocket runs a test in a bubble, with a WebSocket that has begun and its client.
+// testWebSocket runs a test in a bubble, with a WebSocket that was started and its client.
 func testWebSocket(t *testing.T, test func(t *testing.T, s *WebSocket, c *client, acks <-chan string)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -50,18 +50,36 @@ const (
 	opPong  = 10
 )
 
-// frame reads a frame.
-func (c *client) frame(t *testing.T) (opcode byte, payload string) {
+// readFrame reads a frame.
+func (c *client) readFrame(t *testing.T) (opcode byte, payload string) {
 	t.Helper()
-	opcode, payload, err := c.next()
+	opcode, payload, err := c.tryReadFrame()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return opcode, payload
 }
 
-// next does the same for other goroutines than the test's.
-func (c *client) next() (opcode byte, payload string, err error) {
+// readPing reads a ping and returns its payload.
+func (c *client) readPing(t *testing.T) (payload string) {
+	t.Helper()
+	opcode, payload := c.readFrame(t)
+	if opcode != opPing {
+		t.Fatalf("got frame %d %q, want a ping", opcode, payload)
+	}
+	return payload
+}
+
+// expectFrame reads a frame, and checks it.
+func (c *client) expectFrame(t *testing.T, opcode byte, payload string) {
+	t.Helper()
+	if gotOpcode, got := c.readFrame(t); gotOpcode != opcode || got != payload {
+		t.Errorf("got frame %d %q, want %d %q", gotOpcode, got, opcode, payload)
+	}
+}
+
+// tryReadFrame is readFrame for goroutines other than the test's.
+func (c *client) tryReadFrame() (opcode byte, payload string, err error) {
 	var header [2]byte
 	if _, err := io.ReadFull(c, header[:]); err != nil {
 		return 0, "", err
@@ -80,8 +98,8 @@ func (c *client) next() (opcode byte, payload string, err error) {
 	return header[0] & 15, string(text), err
 }
 
-// say sends a frame, masked with zeros.
-func (c *client) say(t *testing.T, opcode byte, payload string) {
+// writeFrame sends a frame, with a mask of zeros.
+func (c *client) writeFrame(t *testing.T, opcode byte, payload string) {
 	t.Helper()
 	frame := append([]byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
 	if _, err := c.Write(frame); err != nil {
@@ -89,7 +107,7 @@ func (c *client) say(t *testing.T, opcode byte, payload string) {
 	}
 }
 
-func TestWebSocketSendsEventsAtOnce(t *testing.T) {
+func TestWebSocketSendsEventsInOneWrite(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
 		c.writer.writes = nil
 		for i := range 3 {
@@ -98,12 +116,10 @@ func TestWebSocketSendsEventsAtOnce(t *testing.T) {
 		flushed := make(chan error, 1)
 		go func() { flushed <- s.Flush() }()
 		for i := range 3 {
-			if opcode, text := c.frame(t); opcode != opText || text != fmt.Sprintf("{%d}", i) {
-				t.Errorf("frame %d %q", opcode, text)
-			}
+			c.expectFrame(t, opText, fmt.Sprintf("{%d}", i))
 		}
 		if err := <-flushed; err != nil || len(c.writer.writes) != 1 {
-			t.Errorf("%d writes, %v", len(c.writer.writes), err)
+			t.Errorf("got %d writes, %v, want 1", len(c.writer.writes), err)
 		}
 		if !c.writer.deadline.IsZero() {
 			t.Error("a deadline is left")
@@ -113,55 +129,47 @@ func TestWebSocketSendsEventsAtOnce(t *testing.T) {
 
 func TestWebSocketPassesAcknowledgementsOn(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, _ *WebSocket, c *client, acks <-chan string) {
-		c.say(t, opText, `{"ack":"1"}`)
-		c.say(t, opText, ` { "ack" : "2", "more": [] } `)
+		c.writeFrame(t, opText, `{"ack":"1"}`)
+		c.writeFrame(t, opText, ` { "ack" : "2", "more": [] } `)
 		for _, want := range []string{"1", "2"} {
 			if got := <-acks; got != want {
-				t.Errorf("ack %q, want %q", got, want)
+				t.Errorf("got an acknowledgement of %q, want one of %q", got, want)
 			}
 		}
-		c.say(t, opPing, "hello")
-		if opcode, text := c.frame(t); opcode != opPong || text != "hello" {
-			t.Errorf("frame %d %q for a ping", opcode, text)
-		}
+		c.writeFrame(t, opPing, "hello")
+		c.expectFrame(t, opPong, "hello")
 	})
 }
 
 func TestWebSocketPings(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
-		for range 3 { // answered
+		for range 3 { // the client answers
 			if err := s.Heartbeat(); err != nil {
 				t.Fatal(err)
 			}
-			opcode, text := c.frame(t)
-			if opcode != opPing {
-				t.Fatalf("frame %d", opcode)
-			}
-			c.say(t, opPong, text)
+			c.writeFrame(t, opPong, c.readPing(t))
 			synctest.Wait()
 		}
 		start := time.Now()
-		for range 3 { // not answered, and not more than one at a time
+		for range 3 { // the client does not answer; only one ping is sent
 			if err := s.Heartbeat(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if opcode, _ := c.frame(t); opcode != opPing {
-			t.Fatalf("frame %d", opcode)
-		}
+		c.readPing(t)
 		<-s.Gone()
 		if took := time.Since(start); took < timeout || took > timeout+timeout/4 {
-			t.Errorf("given up after %v", took)
+			t.Errorf("the client was given up after %v, want %v to %v", took, timeout, timeout+timeout/4)
 		}
 	})
 }
 
-func TestWebSocketWritesWithinTime(t *testing.T) {
+func TestWebSocketWriteTimeout(t *testing.T) {
 	testWebSocket(t, func(t *testing.T, s *WebSocket, _ *client, _ <-chan string) {
 		s.Append(uuid.UUID{}, line(1000))
 		start := time.Now()
 		if err := s.Flush(); err == nil || time.Since(start) != timeout {
-			t.Errorf("%v after %v", err, time.Since(start))
+			t.Errorf("Flush returned %v after %v, want an error after %v", err, time.Since(start), timeout)
 		}
 		s.End(Broken)
 	})
@@ -180,7 +188,7 @@ func TestWebSocketWritesWithinTime(t *testing.T) {
 		}
 		go func() { _, _ = io.Copy(io.Discard, c) }()
 		if err := <-flushed; err != nil {
-			t.Errorf("a slow client: %v", err)
+			t.Errorf("the client is slow, and the error is %v", err)
 		}
 	})
 }
@@ -194,42 +202,41 @@ func TestWebSocketEnds(t *testing.T) {
 				s.End(why)
 				ended <- time.Now()
 			}()
-			opcode, text := c.frame(t)
+			opcode, text := c.readFrame(t)
 			if opcode != opClose || binary.BigEndian.Uint16([]byte(text)) != code || len(text) <= 2 {
-				t.Errorf("%v: frame %d %q", why, opcode, text)
+				t.Errorf("%v: got frame %d %q, want a close frame with code %d and a reason", why, opcode, text, code)
 			}
-			c.say(t, opClose, text[:2])
+			c.writeFrame(t, opClose, text[:2])
 			if took := (<-ended).Sub(start); took > 0 {
-				t.Errorf("%v: ended after %v though the client has agreed", why, took)
+				t.Errorf("%v: End took %v, although the client agreed at once", why, took)
 			}
 		})
 	}
-	for _, said := range []string{"hello", `{}`, `{"ack":1}`, `[]`, `{"ack":null}`} {
-		testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
-			c.say(t, opText, said)
-			<-s.Gone()
-			go s.End(Broken)
-			if opcode, text := c.frame(t); opcode != opClose || binary.BigEndian.Uint16([]byte(text)) != 4400 {
-				t.Errorf("%s: frame %d %q", said, opcode, text)
-			}
+	for _, message := range []string{"hello", `{}`, `{"ack":1}`, `[]`, `{"ack":null}`} {
+		t.Run(message, func(t *testing.T) {
+			testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
+				c.writeFrame(t, opText, message)
+				<-s.Gone()
+				go s.End(Broken)
+				c.expectClose(t, 4400)
+			})
 		})
 	}
-	testWebSocket(t, func(t *testing.T, _ *WebSocket, c *client, _ <-chan string) { // too large
+	testWebSocket(t, func(t *testing.T, _ *WebSocket, c *client, _ <-chan string) { // the message is too large
 		go func() {
 			_, _ = c.Write([]byte{0x81, 0xfe, 0xff, 0xff, 0, 0, 0, 0})
 			_, _ = c.Write(make([]byte, 0xffff))
 		}()
-		if opcode, text := c.frame(t); opcode != opClose || binary.BigEndian.Uint16([]byte(text)) != 1009 {
-			t.Errorf("frame %d %q", opcode, text)
-		}
+		c.expectClose(t, 1009)
 	})
 }
 
-// A client that has said that it goes, or nonsense, and takes nothing does not keep the channel for a whole write.
-func TestAClientThatGoesDuringAWriteIsNotWaitedFor(t *testing.T) {
-	for name, say := range map[string]func(t *testing.T, c *client){
-		"it says that it goes": func(t *testing.T, c *client) { c.say(t, opClose, "\x03\xe8") },
-		"it says nonsense":     func(t *testing.T, c *client) { c.say(t, 3, "") },
+// A client takes nothing, and has sent a close frame or violated the protocol. It must not keep the channel for as long
+// as a write may take.
+func TestWriteEndsSoonAfterTheClientHasGone(t *testing.T) {
+	for name, goes := range map[string]func(t *testing.T, c *client){
+		"it sends a close frame":   func(t *testing.T, c *client) { c.writeFrame(t, opClose, "\x03\xe8") },
+		"it violates the protocol": func(t *testing.T, c *client) { c.writeFrame(t, 3, "") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
@@ -240,34 +247,34 @@ func TestAClientThatGoesDuringAWriteIsNotWaitedFor(t *testing.T) {
 				}()
 				synctest.Wait()
 				start := time.Now()
-				say(t, c)
+				goes(t, c)
 				if err := <-flushed; err == nil || time.Since(start) != maxFailing {
-					t.Errorf("%v after %v", err, time.Since(start))
+					t.Errorf("Flush returned %v after %v, want an error after %v", err, time.Since(start), maxFailing)
 				}
 				s.End(Broken)
 				if took := time.Since(start); took != maxFailing {
-					t.Errorf("the end takes until %v", took)
+					t.Errorf("End returned after %v, want %v", took, maxFailing)
 				}
 			})
 		})
 	}
 }
 
-// Whatever the client does, the end takes no longer than some seconds.
-func TestAWebSocketEndsThoughTheClientDoesNotAgree(t *testing.T) {
+// Whatever the client does, the end takes some seconds at most. The connection is a pipe, which has no CloseWrite.
+func TestWebSocketEndsEvenIfTheClientDoesNotAgree(t *testing.T) {
 	for name, test := range map[string]struct {
 		client func(t *testing.T, c *client)
 		want   time.Duration
 	}{
-		"it is silent":       {func(t *testing.T, c *client) { c.frame(t) }, maxClosing},
-		"it takes nothing":   {func(*testing.T, *client) {}, maxClosing},
-		"it goes on":         {func(t *testing.T, c *client) { c.frame(t); c.say(t, opText, `{"ack":"1"}`) }, maxClosing},
-		"it says nonsense":   {func(t *testing.T, c *client) { c.frame(t); c.say(t, 3, "") }, maxFailing}, // a pipe has no half an end
-		"it goes":            {func(t *testing.T, c *client) { c.frame(t); c.Close() }, 0},
-		"it goes at once":    {func(_ *testing.T, c *client) { c.Close() }, 0},
-		"it had a fault":     {func(t *testing.T, c *client) { c.say(t, 3, ""); c.frame(t) }, maxFailing},
-		"it has said it":     {func(t *testing.T, c *client) { c.say(t, opClose, "\x03\xe8"); c.frame(t) }, 0},
-		"it says, and rests": {func(t *testing.T, c *client) { c.say(t, opClose, "\x03\xe8") }, maxLastWrite},
+		"it only reads":                           {func(t *testing.T, c *client) { c.readFrame(t) }, maxClosing},
+		"it takes nothing":                        {func(*testing.T, *client) {}, maxClosing},
+		"it sends more messages":                  {func(t *testing.T, c *client) { c.readFrame(t); c.writeFrame(t, opText, `{"ack":"1"}`) }, maxClosing},
+		"it violates the protocol":                {func(t *testing.T, c *client) { c.readFrame(t); c.writeFrame(t, 3, "") }, maxFailing},
+		"it goes":                                 {func(t *testing.T, c *client) { c.readFrame(t); c.Close() }, 0},
+		"it goes at once":                         {func(_ *testing.T, c *client) { c.Close() }, 0},
+		"it violated the protocol before":         {func(t *testing.T, c *client) { c.writeFrame(t, 3, ""); c.readFrame(t) }, maxFailing},
+		"it sent a close frame before":            {func(t *testing.T, c *client) { c.writeFrame(t, opClose, "\x03\xe8"); c.readFrame(t) }, 0},
+		"it sent a close frame and takes nothing": {func(t *testing.T, c *client) { c.writeFrame(t, opClose, "\x03\xe8") }, maxLastWrite},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testWebSocket(t, func(t *testing.T, s *WebSocket, c *client, _ <-chan string) {
@@ -276,7 +283,7 @@ func TestAWebSocketEndsThoughTheClientDoesNotAgree(t *testing.T) {
 				start := time.Now()
 				s.End(Complete)
 				if took := time.Since(start); took != test.want {
-					t.Errorf("it takes %v, want %v", took, test.want)
+					t.Errorf("End took %v, want %v", took, test.want)
 				}
 				within(t, s.Gone())
 			})
@@ -297,7 +304,7 @@ func TestHandshakes(t *testing.T) {
 		{"old version", "Sec-WebSocket-Version", "8", true, 426},
 		{"no key", "Sec-WebSocket-Key", "", true, 400},
 		{"short key", "Sec-WebSocket-Key", "c2hvcnQ=", true, 400},
-		{"key that is no base64", "Sec-WebSocket-Key", strings.Repeat("!", 24), true, 400},
+		{"key that is not base64", "Sec-WebSocket-Key", strings.Repeat("!", 24), true, 400},
 	} {
 		r := request()
 		r.Header = goodHandshake.Clone()
@@ -305,16 +312,16 @@ func TestHandshakes(t *testing.T) {
 			r.Header.Set(test.header, test.value)
 		}
 		if got := IsUpgrade(r); got != test.upgrade {
-			t.Errorf("%s: upgrade %v", test.name, got)
+			t.Errorf("%s: IsUpgrade returned %v, want %v", test.name, got, test.upgrade)
 		}
 		if status, problem := CheckUpgrade(r); test.upgrade && (status != test.status || (problem == "") != (status == 0)) {
-			t.Errorf("%s: status %d, %q", test.name, status, problem)
+			t.Errorf("%s: CheckUpgrade returned %d, %q, want %d", test.name, status, problem, test.status)
 		}
 	}
 	r := request()
 	r.Header = goodHandshake.Clone()
 	r.ProtoMajor = 2
 	if IsUpgrade(r) {
-		t.Error("HTTP/2 has no such upgrade")
+		t.Error("IsUpgrade is true for HTTP/2")
 	}
 }
