@@ -278,18 +278,18 @@ func lookup(v View, r *http.Request) (int, any, error) {
 	return http.StatusOK, reply, nil
 }
 
-// maxBody is the largest body that the admin API reads, in bytes.
-const maxBody = 1 << 20
+// MaxBody is the largest body that the admin API reads, in bytes.
+const MaxBody = 1 << 20
 
 // parseBody reads a request's body into v. No body leaves v as it is. A field that v does not have is an error, for
 // what is misspelled must not be done with something else.
 func parseBody(r *http.Request, v any) error {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	body, err := io.ReadAll(io.LimitReader(r.Body, MaxBody+1))
 	switch {
 	case err != nil:
 		return newError(http.StatusBadRequest, "the body ended early")
-	case len(body) > maxBody:
-		return newError(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", maxBody))
+	case len(body) > MaxBody:
+		return newError(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", MaxBody))
 	case len(body) == 0:
 		return nil
 	}

@@ -276,7 +276,7 @@ func runDelete(cmd *cobra.Command, args []string) error {
 func readNames(r io.Reader) ([]string, error) {
 	var all []string
 	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, admin.maxBody)
+	lines.Buffer(nil, admin.MaxBody)
 	for lines.Scan() {
 		name := strings.TrimSpace(lines.Text())
 		if strings.HasPrefix(name, "{") {
