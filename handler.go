@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -248,3 +249,17 @@ var (
 	_ caddy.Provisioner           = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 )
+
+// serveHealth tells a load balancer whether new clients should be sent here: not while the server is drained, nor
+// in the time that it is given to shut down.
+func (h *Handler) serveHealth(w http.ResponseWriter) error {
+	if !h.app.registry.healthy() {
+		w.Header().Set("Retry-After", strconv.Itoa(httpjson.RetryAfter))
+		httpjson.Write(w, http.StatusServiceUnavailable, statusDraining)
+		return nil
+	}
+	httpjson.Write(w, http.StatusOK, httpjson.OK)
+	return nil
+}
+
+var statusDraining = []byte(`{"status":"DRAINING"}`)

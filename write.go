@@ -5,76 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/direct"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
-	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
-
-// serveCreate creates a channel (protocol.md 1.3).
-func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
-	protocols, err := h.grantProtocols(r)
-	if err != nil {
-		return err
-	}
-	limits := h.app.limits
-	if limits.MaxChannelsPerClient > 0 {
-		limits.Client = clientOf(r)
-	}
-	addresses, err := h.app.broker.Create(r.Context(), h.app.Agent, limits)
-	if err != nil {
-		return err
-	}
-	h.app.announceCreated(addresses.Consumer)
-	reply, err := json.Marshal(struct {
-		ChannelID       string   `json:"channelId"`
-		ProducerAddress string   `json:"producerAddress"`
-		ConsumerAddress string   `json:"consumerAddress"`
-		AgentName       string   `json:"agentName"`
-		Protocols       []string `json:"protocols"`
-	}{addresses.Consumer, addresses.Producer, addresses.Consumer, h.app.Agent, protocols})
-	if err != nil {
-		return err
-	}
-	httpjson.Write(w, http.StatusOK, reply)
-	return nil
-}
-
-// maxCreateBody is how much of the body of a create request is looked at, in bytes.
-const maxCreateBody = 64 << 10
-
-// grantProtocols returns which of the protocols that a create request asks for are served. A body that cannot be
-// understood asks for none.
-func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
-	standard := transport.Protocols[:1]
-	if r.ContentLength == 0 {
-		return standard, nil
-	}
-	body, err := httpjson.ReadBody(r, maxCreateBody)
-	if err != nil {
-		return standard, nil // asks for none
-	}
-	defer httpjson.FreeBody(body)
-	var asked struct {
-		Protocols []string `json:"protocols"`
-	}
-	if err := json.Unmarshal(body.Bytes(), &asked); err != nil || len(asked.Protocols) == 0 {
-		return standard, nil // asks for none
-	}
-	var granted []string
-	for _, name := range asked.Protocols {
-		kind := slices.Index(transport.Protocols, name)
-		if kind >= 0 && h.offers[kind] && !slices.Contains(granted, name) {
-			granted = append(granted, name)
-		}
-	}
-	if len(granted) == 0 {
-		return nil, httpjson.BadRequest("none of the protocols asked for is served here")
-	}
-	return granted, nil
-}
 
 // serveWrite writes one message (protocol.md 1.4).
 func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string, rec *record) error {
@@ -215,53 +150,4 @@ func appendFailures(failures []failure, channel string, outcome broker.Outcome, 
 		}
 	}
 	return failures
-}
-
-// serveChannelsExist tells which channels there are (protocol.md 1.7).
-func (h *Handler) serveChannelsExist(w http.ResponseWriter, r *http.Request) error {
-	var asked struct {
-		Channels   []string `json:"channels"`
-		ChannelIDs []string `json:"channelIds"`
-	}
-	if err := httpjson.ReadJSON(r, h.app.MaxMessageSize, &asked); err != nil {
-		return err
-	}
-	channels, err := channelSet(asked.Channels, asked.ChannelIDs)
-	if err != nil {
-		return err
-	}
-	exist := make(map[string]bool, len(channels))
-	for _, address := range channels {
-		_, err := h.app.broker.State(r.Context(), address)
-		if err != nil && !errors.Is(err, broker.ErrNotFound) {
-			return err
-		}
-		exist[address] = err == nil
-	}
-	reply, err := json.Marshal(struct {
-		Channels map[string]bool `json:"channels"`
-	}{exist})
-	if err != nil {
-		return err
-	}
-	httpjson.Write(w, http.StatusOK, reply)
-	return nil
-}
-
-// channelSet returns the channels that a request names, each once, by either name of the list.
-func channelSet(channels, channelIDs []string) ([]string, error) {
-	switch {
-	case channels == nil && channelIDs == nil:
-		return nil, httpjson.BadRequest("the list of channels is missing")
-	case channels != nil && channelIDs != nil:
-		return nil, httpjson.BadRequest("channels and channelIds are the same: give one of them")
-	case channels == nil:
-		channels = channelIDs
-	}
-	seen := make(map[string]struct{}, len(channels))
-	return slices.DeleteFunc(channels, func(address string) bool {
-		_, repeated := seen[address]
-		seen[address] = struct{}{}
-		return repeated
-	}), nil
 }
