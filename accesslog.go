@@ -13,9 +13,9 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// loadedLogger is the logger of the configuration that is loaded, for what outlives the one that it began in: the outputs
-// of a configuration that is unloaded may be closed. When none is loaded any more, as at the exit of the process, it is
-// that of the last one.
+// loadedLogger returns the logger of the loaded configuration. Code that outlives its own configuration must use it,
+// because the outputs of an unloaded configuration may be closed. If no configuration is loaded any more, as when the
+// process exits, loadedLogger returns last.
 func loadedLogger(last *zap.Logger) *zap.Logger {
 	if ctx := caddy.ActiveContext(); ctx.Context != nil {
 		return ctx.Logger(new(App))
@@ -23,51 +23,51 @@ func loadedLogger(last *zap.Logger) *zap.Logger {
 	return last
 }
 
-// A record is what the access log is told of a request, as the object "megaphone", and other handlers by
-// placeholders {http.megaphone.*}. It is for the request's goroutine.
-type record struct {
+// An accessLogEntry is what a request adds to the access log, as the object "megaphone". Other handlers see the same
+// values as placeholders {http.megaphone.*}. Only the request's goroutine may use an entry.
+type accessLogEntry struct {
 	endpoint  endpoint
-	address   string // of write and read
+	address   string // of a write or a read
 	transport string // of a read
-	messages  int    // that were accepted, or sent
+	messages  int    // how many messages were accepted, or sent
 	resumed   broker.Resume
 	endedBy   string // why a read ended
-	code      string // of the error that was the answer
+	code      string // of the error reply
 }
 
-// newRecord begins a request's record.
-func newRecord(r *http.Request, t target) *record {
-	rec := &record{endpoint: t.endpoint, address: t.address}
+// newAccessLogEntry begins a request's entry, and adds it to the access log and the placeholders.
+func newAccessLogEntry(r *http.Request, t target) *accessLogEntry {
+	entry := &accessLogEntry{endpoint: t.endpoint, address: t.address}
 	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		fields.Add(zap.Object("megaphone", rec))
+		fields.Add(zap.Object("megaphone", entry))
 	}
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Map(rec.placeholder)
+		repl.Map(entry.placeholder)
 	}
-	return rec
+	return entry
 }
 
-// channel is what may be logged of the channel's address.
-func (rec *record) channel() string {
-	if rec.address == "" {
+// channel returns the part of the channel's address that may be logged, or "" without an address.
+func (entry *accessLogEntry) channel() string {
+	if entry.address == "" {
 		return ""
 	}
-	return broker.RedactAddress(rec.address)
+	return broker.RedactAddress(entry.address)
 }
 
-// ended notes why a read is over.
-func (rec *record) ended(why transport.Reason) { rec.endedBy = why.String() }
+// ended sets why the read ended.
+func (entry *accessLogEntry) ended(why transport.Reason) { entry.endedBy = why.String() }
 
 // MarshalLogObject implements [zapcore.ObjectMarshaler].
-func (rec *record) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("endpoint", rec.endpoint.String())
-	enc.AddInt("messages", rec.messages)
+func (entry *accessLogEntry) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("endpoint", entry.endpoint.String())
+	enc.AddInt("messages", entry.messages)
 	for _, field := range []struct{ name, value string }{
-		{"channel", rec.channel()},
-		{"transport", rec.transport},
-		{"resumed", string(rec.resumed)},
-		{"ended_by", rec.endedBy},
-		{"error", rec.code},
+		{"channel", entry.channel()},
+		{"transport", entry.transport},
+		{"resumed", string(entry.resumed)},
+		{"ended_by", entry.endedBy},
+		{"error", entry.code},
 	} {
 		if field.value != "" {
 			enc.AddString(field.name, field.value)
@@ -76,27 +76,27 @@ func (rec *record) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// placeholder is a [caddy.ReplacerFunc].
-func (rec *record) placeholder(key string) (any, bool) {
+// placeholder is a [caddy.ReplacerFunc]. It returns the values of the placeholders {http.megaphone.*}.
+func (entry *accessLogEntry) placeholder(key string) (any, bool) {
 	name, ok := strings.CutPrefix(key, "http.megaphone.")
 	if !ok {
 		return nil, false
 	}
 	switch name {
 	case "endpoint":
-		return rec.endpoint.String(), true
+		return entry.endpoint.String(), true
 	case "channel":
-		return rec.channel(), true
+		return entry.channel(), true
 	case "transport":
-		return rec.transport, true
+		return entry.transport, true
 	case "messages":
-		return rec.messages, true
+		return entry.messages, true
 	case "resumed":
-		return string(rec.resumed), true
+		return string(entry.resumed), true
 	case "ended_by":
-		return rec.endedBy, true
+		return entry.endedBy, true
 	case "error":
-		return rec.code, true
+		return entry.code, true
 	}
 	return nil, false
 }

@@ -24,10 +24,11 @@ import (
 func init() {
 	httpcaddyfile.RegisterGlobalOption("megaphone", parseGlobalOption)
 	httpcaddyfile.RegisterHandlerDirective("megaphone", parseDirective)
-	// After `respond`, by which sites deny access, and before what answers every path.
+	// After `respond`, which sites use to deny access, and before the handlers that answer every path.
 	httpcaddyfile.RegisterDirectiveOrder("megaphone", httpcaddyfile.Before, "reverse_proxy")
 }
 
+// parseGlobalOption parses the global option megaphone. It may appear once.
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(App)
 	if err := app.UnmarshalCaddyfile(d); err != nil {
@@ -39,12 +40,13 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	return httpcaddyfile.App{Name: "megaphone", Value: caddyconfig.JSON(app, nil)}, nil
 }
 
+// parseDirective parses the directive megaphone.
 func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
 	return handler, handler.UnmarshalCaddyfile(h.Dispenser)
 }
 
-// UnmarshalCaddyfile sets up the app from the global option. Every setting may be left out:
+// UnmarshalCaddyfile sets up the app from the global option. Every setting is optional:
 //
 //	megaphone {
 //		agent            <name>
@@ -67,44 +69,24 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			secret  <secret>
 //			timeout <duration>
 //			give_up <duration>
-//			queue   <announcements>
+//			queue   <events>
 //		}
 //		metrics_compat {
 //			<old name> <metric>
 //		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	settings := map[string]setting{
-		"agent":            {a.parseAgent, "west-1"},
-		"buffer":           count(&a.Buffer, "100"),
-		"in_flight":        count(&a.InFlight, "100"),
-		"hold":             {a.parseHold, "10s"},
-		"ttl":              duration(&a.TTL, "1m"),
-		"read_duration":    duration(&a.ReadDuration, "20s"),
-		"stream_duration":  duration(&a.StreamDuration, "10m"),
-		"heartbeat":        duration(&a.Heartbeat, "15s"),
-		"write_timeout":    duration(&a.WriteTimeout, "10s"),
-		"max_message_size": size(&a.MaxMessageSize, maxMaxMessageSize, maxMaxMessageSizeText, "2MB"),
-		"max_channels":     count(&a.MaxChannels, "1000000"),
-		"max_memory":       size(&a.MaxMemory, math.MaxInt64, "7EiB", "1GiB"),
-		"max_readers":      count(&a.MaxReaders, "100000"),
-		"inspect_messages": {}, // has no value
-		"webhook":          {}, // has a block
-		"metrics_compat":   {}, // has a block
-		"broker":           {}, // is a module
-
-		"max_channels_per_client": count(&a.MaxChannelsPerClient, "100"),
-	}
 	d.Next() // the option's name
 	if d.NextArg() {
-		return d.Errf("the global option megaphone takes no argument, but a block of settings; %q is too much", d.Val())
+		return d.Errf("the global option megaphone takes no argument: leave out %q, and write the settings into a block", d.Val())
 	}
+	settings := a.settings()
 	seen := map[string]bool{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
 		set, ok := settings[name]
 		if !ok {
-			return d.Errf("unrecognized setting %q of megaphone: there are %s", name, names(settings))
+			return d.Errf("unrecognized setting %q of megaphone: use one of %s", name, names(settings))
 		}
 		if name == "webhook" {
 			if err := a.unmarshalWebhook(d); err != nil {
@@ -135,11 +117,36 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write,
-// read and exists, and without a block it offers all transports:
+// settings returns the app's settings by name.
+func (a *App) settings() map[string]setting {
+	return map[string]setting{
+		"agent":            {a.parseAgent, "west-1"},
+		"buffer":           count(&a.Buffer, "100"),
+		"in_flight":        count(&a.InFlight, "100"),
+		"hold":             {a.parseHold, "10s"},
+		"ttl":              duration(&a.TTL, "1m"),
+		"read_duration":    duration(&a.ReadDuration, "20s"),
+		"stream_duration":  duration(&a.StreamDuration, "10m"),
+		"heartbeat":        duration(&a.Heartbeat, "15s"),
+		"write_timeout":    duration(&a.WriteTimeout, "10s"),
+		"max_message_size": size(&a.MaxMessageSize, maxMaxMessageSize, maxMaxMessageSizeText, "2MB"),
+		"max_channels":     count(&a.MaxChannels, "1000000"),
+		"max_memory":       size(&a.MaxMemory, math.MaxInt64, "7EiB", "1GiB"),
+		"max_readers":      count(&a.MaxReaders, "100000"),
+		"inspect_messages": {}, // has no value
+		"webhook":          {}, // has a block
+		"metrics_compat":   {}, // has a block
+		"broker":           {}, // is a module
+
+		"max_channels_per_client": count(&a.MaxChannelsPerClient, "100"),
+	}
+}
+
+// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write, read and exists.
+// Without the option transports it offers all transports:
 //
-//	megaphone [<matcher>] [create] [write] [megaphone.read] [exists] [manage] [health] [ui] {
-//		transports            [transport.KindNDJSON] [transport.KindSSE] [websocket] [transport.KindPoll]
+//	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] [ui] {
+//		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		websocket_compression
 //	}
@@ -158,14 +165,14 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			repeated, h.Transports = h.Transports != nil, args
 			err = checkNames("transport", args, transport.KindNames)
 			if len(args) == 0 {
-				err = fmt.Errorf("transports takes one value or more, of %s: leave it out for all", strings.Join(transport.KindNames, ", "))
+				err = fmt.Errorf("transports takes one or more of %s: leave it out for all of them", strings.Join(transport.KindNames, ", "))
 			}
 		case "cors_origins":
 			repeated, h.CORSOrigins = h.CORSOrigins != nil, args
 			err = checkOrigins(args)
 			if len(args) == 0 {
-				err = errors.New("cors_origins takes one value or more, such as https://www.example.com: " +
-					"leave it out for none but the site's own")
+				err = errors.New("cors_origins takes one or more origins, for example https://www.example.com: " +
+					"leave it out to allow only the site's own")
 			}
 		case "websocket_compression":
 			repeated, h.Compression = h.Compression, true
@@ -173,8 +180,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = errHasValue(name, args[0])
 			}
 		default:
-			return d.Errf("unrecognized option %q of megaphone: there are cors_origins, transports, "+
-				"websocket_compression; settings of the whole server go into the global option megaphone", name)
+			return d.Errf("unrecognized option %q of megaphone: use one of cors_origins, transports, "+
+				"websocket_compression; settings of the whole server belong in the global option megaphone", name)
 		}
 		switch {
 		case repeated:
@@ -189,12 +196,12 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// unmarshalMetricsCompat sets up the old names from their setting in the global option.
+// unmarshalMetricsCompat sets up the old names of metrics from the setting metrics_compat.
 func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
 	const example = "caddy_megaphone_channels_created_total"
 	if d.NextArg() {
-		return d.Errf("metrics_compat takes a block and no value: write lines such as <old name> %s into its block, and leave %q out",
-			example, d.Val())
+		return d.Errf("metrics_compat takes no value: leave out %q, and write lines such as <old name> %s into a block",
+			d.Val(), example)
 	}
 	a.MetricsCompat = map[string]string{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -211,19 +218,23 @@ func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
 		}
 	}
 	if len(a.MetricsCompat) == 0 {
-		return d.Errf("metrics_compat names no metric: write lines such as <old name> %s into its block, or leave it out", example)
+		return d.Errf("metrics_compat names no metric: write lines such as <old name> %s into its block, or leave it out",
+			example)
 	}
 	return nil
 }
 
+// errRepeated is the error for a setting or option that may appear only once.
 func errRepeated(d *caddyfile.Dispenser, name string) error {
-	return d.Errf("%s is already specified: leave one of its lines out", name)
+	return d.Errf("%s is already specified: remove one of its lines", name)
 }
 
+// errHasValue is the error for a setting or option that is on if its name stands there, and has a value.
 func errHasValue(name, value string) error {
 	return fmt.Errorf("%s takes no value: write it without %q to turn it on, or leave it out", name, value)
 }
 
+// noValue checks that neither a value nor a block follows a name.
 func noValue(d *caddyfile.Dispenser, name string) error {
 	if d.NextArg() {
 		return d.WrapErr(errHasValue(name, d.Val()))
@@ -231,20 +242,21 @@ func noValue(d *caddyfile.Dispenser, name string) error {
 	return noBlock(d, name)
 }
 
+// noBlock checks that no block follows.
 func noBlock(d *caddyfile.Dispenser, name string) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		return d.Errf("%s takes no block: leave out the braces after it, and what is between them", name)
+		return d.Errf("%s takes no block: remove the braces after it, and everything between them", name)
 	}
 	return nil
 }
 
-// A setting is one that has one value.
+// A setting parses a setting that has one value.
 type setting struct {
-	set     func(value string) error
-	example string
+	set     func(value string) error // checks and keeps the value
+	example string                   // of a value, for errors
 }
 
-// parse reads the value of a setting.
+// parse reads the one value of the setting.
 func (s setting) parse(d *caddyfile.Dispenser, name string) error {
 	switch args := d.RemainingArgs(); len(args) {
 	case 1:
@@ -252,45 +264,52 @@ func (s setting) parse(d *caddyfile.Dispenser, name string) error {
 			return d.Errf("%s: %v", name, err)
 		}
 	case 0:
-		return d.Errf("%s takes one value, and has none: write for example %s %s", name, name, s.example)
+		return d.Errf("%s takes one value, but has none: write for example %s %s", name, name, s.example)
 	default:
-		return d.Errf("%s takes one value, and has %d: write for example %s %s", name, len(args), name, s.example)
+		return d.Errf("%s takes one value, but has %d: write for example %s %s", name, len(args), name, s.example)
 	}
 	return noBlock(d, name)
 }
 
+// names lists the keys of a map in order.
 func names[V any](m map[string]V) string {
 	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
 
+// parseAgent sets the agent. The check of a value with placeholders has to wait until the configuration is loaded.
 func (a *App) parseAgent(value string) error {
 	a.Agent = value
 	if strings.Contains(value, "{") {
-		return nil // has placeholders, which are replaced when the configuration is loaded
+		return nil // loading the configuration replaces the placeholders
 	}
 	return broker.CheckAgent(value)
 }
 
+// parseHold sets hold, the only duration that may be zero.
 func (a *App) parseHold(value string) error {
 	hold, err := caddy.ParseDuration(value)
 	if err != nil || hold < 0 || hold > maxDuration {
-		return fmt.Errorf("%q is no duration up to %s: use for example 10s, or 0s for no wait", value, maxDurationText)
+		return fmt.Errorf("%q is not a valid duration: use a duration up to %s, for example 10s, or 0s for no wait",
+			value, maxDurationText)
 	}
 	a.Hold = (*caddy.Duration)(&hold)
 	return nil
 }
 
+// duration returns a setting that is a duration above zero.
 func duration(field *caddy.Duration, example string) setting {
 	return setting{func(value string) error {
 		d, err := caddy.ParseDuration(value)
 		if err != nil || d <= 0 || d > maxDuration {
-			return fmt.Errorf("%q is no duration above zero and up to %s: use for example 500ms, 10s, 1m or 1d", value, maxDurationText)
+			return fmt.Errorf("%q is not a valid duration: "+
+				"use a duration above zero and up to %s, for example 500ms, 10s, 1m or 1d", value, maxDurationText)
 		}
 		*field = caddy.Duration(d)
 		return nil
 	}, example}
 }
 
+// count returns a setting that is a whole number above zero.
 func count(field *int, example string) setting {
 	return setting{func(value string) error {
 		n, err := strconv.Atoi(value)
@@ -298,18 +317,22 @@ func count(field *int, example string) setting {
 			return fmt.Errorf("%q is too large: use at most %d", value, math.MaxInt)
 		}
 		if err != nil || n <= 0 {
-			return fmt.Errorf("%q is no whole number above zero: use for example %s, or leave it out", value, example)
+			return fmt.Errorf("%q is not a valid number: use a whole number above zero, for example %s, or leave it out",
+				value, example)
 		}
 		*field = n
 		return nil
 	}, example}
 }
 
+// size returns a setting that is a number of bytes above zero. The limit is the largest that is allowed, and limitText its
+// text in errors.
 func size(field *int64, limit uint64, limitText, example string) setting {
 	return setting{func(value string) error {
 		n, err := humanize.ParseBytes(value)
 		if err != nil || n == 0 || n > limit {
-			return fmt.Errorf("%q is no size above zero and up to %s: use for example 500KB, 2MB or 1GiB", value, limitText)
+			return fmt.Errorf("%q is not a valid size: use a size above zero and up to %s, for example 500KB, 2MB or 1GiB",
+				value, limitText)
 		}
 		*field = int64(n) //nolint:gosec // at most the limit
 		return nil

@@ -66,7 +66,7 @@ func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	h.app.announceCreated(addresses.Consumer)
+	h.app.reportCreated(addresses.Consumer)
 	reply, err := json.Marshal(struct {
 		ChannelID       string   `json:"channelId"`
 		ProducerAddress string   `json:"producerAddress"`

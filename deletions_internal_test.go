@@ -29,7 +29,7 @@ func TestAllDeletionsThatAreLostAreLogged(t *testing.T) {
 		synctest.Wait() // it is waiting for a batch
 		fill(maxDeletions)
 		for n := range 5 {
-			q.add(deletionBatch{app: app, notices: make([]webhook.Event, 1+n)})
+			q.add(eventBatch{app: app, events: make([]webhook.Event, 1+n)})
 		}
 		fill(0)
 		<-q.mark()

@@ -174,15 +174,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if len(h.origins.patterns) > 0 && h.origins.handle(w, r, t.endpoint) {
 		return nil
 	}
-	rec := newRecord(r, t)
-	if err := h.serve(w, r, t, rec); err != nil {
-		h.refuse(w, r, rec, err)
+	entry := newAccessLogEntry(r, t)
+	if err := h.serve(w, r, t, entry); err != nil {
+		h.refuse(w, r, entry, err)
 	}
 	return nil
 }
 
 // serve serves a request for an endpoint of this site. If it returns an error, nothing has been sent.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, rec *record) error {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry *accessLogEntry) error {
 	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
 		message := "this address is for " + strings.Join(methods, " and ") + " only"
 		if r.Method == http.MethodConnect {
@@ -197,13 +197,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, rec *r
 	case createEndpoint:
 		return h.serveCreate(w, r)
 	case writeEndpoint:
-		return h.serveWrite(w, r, t.address, t.streamID, rec)
+		return h.serveWrite(w, r, t.address, t.streamID, entry)
 	case writeBatchEndpoint:
-		return h.serveWriteBatch(w, r, rec)
+		return h.serveWriteBatch(w, r, entry)
 	case ingestEndpoint:
-		return h.serveIngest(w, r, rec)
+		return h.serveIngest(w, r, entry)
 	case readEndpoint:
-		return h.serveRead(w, r, t.address, rec)
+		return h.serveRead(w, r, t.address, entry)
 	case channelsExistEndpoint:
 		return h.serveChannelsExist(w, r)
 	case manageEndpoint:
@@ -221,24 +221,24 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, rec *r
 const statusClientClosedRequest = 499
 
 // refuse answers a request that failed.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, rec *record, err error) {
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, entry *accessLogEntry, err error) {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		w.WriteHeader(statusClientClosedRequest)
 		return
 	}
-	h.noteRefusal(rec, err).Write(w, r)
+	h.noteRefusal(entry, err).Write(w, r)
 }
 
 // noteRefusal counts and logs that a request failed, and returns what it is answered.
-func (h *Handler) noteRefusal(rec *record, err error) *httpjson.Error {
+func (h *Handler) noteRefusal(entry *accessLogEntry, err error) *httpjson.Error {
 	e := httpjson.ErrorOf(err)
-	rec.code = e.Code
-	h.app.registry.metrics.Refused.WithLabelValues(rec.endpoint.String(), e.Code).Inc()
+	entry.code = e.Code
+	h.app.registry.metrics.Refused.WithLabelValues(entry.endpoint.String(), e.Code).Inc()
 	h.noteLimit(err, 1)
 	if e.Status >= http.StatusInternalServerError && e.Cause != nil {
-		h.logger.Error("request failed", zap.Stringer("endpoint", rec.endpoint), zap.Error(err))
+		h.logger.Error("request failed", zap.Stringer("endpoint", entry.endpoint), zap.Error(err))
 	} else if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
-		c.Write(zap.Stringer("endpoint", rec.endpoint), zap.String("address", broker.RedactAddress(rec.address)),
+		c.Write(zap.Stringer("endpoint", entry.endpoint), zap.String("address", broker.RedactAddress(entry.address)),
 			zap.String("code", e.Code), zap.String("reason", e.Message))
 	}
 	return e

@@ -19,7 +19,7 @@ import (
 
 // serveIngest reads messages for any number of channels, a line each, and writes them as they come (protocol.md
 // 2.6).
-func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *record) error {
+func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *accessLogEntry) error {
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != transport.NDJSONType {
 		return &httpjson.Error{
 			Status: http.StatusUnsupportedMediaType, Code: "UNSUPPORTED_MEDIA_TYPE",
@@ -41,14 +41,14 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, rec *recor
 		ctx = context.WithoutCancel(ctx)
 	}
 	result := ingestion.Finish(ctx)
-	rec.messages = result.Written
+	entry.messages = result.Written
 	h.noteLimit(broker.ErrMemoryLimit, result.RefusedMemory)
 	if gone := ctx.Err(); gone != nil && !errors.Is(err, broker.ErrClosed) {
 		return gone
 	}
 	var refusal *httpjson.Error
 	if err != nil {
-		refusal = h.noteRefusal(rec, err)
+		refusal = h.noteRefusal(entry, err)
 		if r.ProtoMajor == 1 {
 			w.Header().Set("Connection", "close") // the rest of the request would follow on it
 		}

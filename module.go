@@ -206,7 +206,7 @@ func (a *App) close() {
 
 // Start implements [caddy.App].
 func (a *App) Start() error {
-	a.startAnnouncing()
+	a.startEvents()
 	return nil
 }
 
@@ -262,7 +262,7 @@ func (a *App) Cleanup() error {
 		a.registry.awaitSockets()
 	}
 	last, err := registries.Delete(a.brokerKey)
-	a.stopAnnouncing()
+	a.stopEvents()
 	if last {
 		if n := a.registry.stats().Undelivered[broker.EndClosed]; n > 0 {
 			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
@@ -295,7 +295,7 @@ func (a *App) stopping() {
 	if !exits {
 		a.unload()
 	}
-	if a.leaveAnnouncing() && !exits {
+	if a.handOverEvents() && !exits {
 		go a.watchExit()
 		return
 	}

@@ -33,8 +33,8 @@ type readRequest struct {
 
 // serveRead sends a channel's messages to its consumer (protocol.md 1.6, 2.1 to 2.5). A read over HTTP/2 waits with
 // this function's frame on its stack, which has 8 KiB as long as that is enough. So it leaves to others what needs room.
-func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string, rec *record) error {
-	o, err := h.openRead(w, r, consumer, rec)
+func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string, entry *accessLogEntry) error {
+	o, err := h.openRead(w, r, consumer, entry)
 	if o == nil {
 		return err
 	}
@@ -48,16 +48,16 @@ type openRead struct {
 	handler  *Handler
 	delivery *delivery.Delivery
 	read     readRequest
-	rec      *record
-	ended    func(*record) // counts its end
-	release  func()        // lets go what it holds of the server
+	entry    *accessLogEntry
+	ended    func(*accessLogEntry) // counts its end
+	release  func()                // lets go what it holds of the server
 }
 
 // openRead begins a read. It returns nil if there was an error, or if the read is nothing to wait for: it is done, or has
 // been detached from its handler.
-func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer string, rec *record) (*openRead, error) {
+func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer string, entry *accessLogEntry) (*openRead, error) {
 	read, err := h.parseRead(r, consumer)
-	rec.transport = read.kind.String()
+	entry.transport = read.kind.String()
 	if err != nil {
 		return nil, err
 	}
@@ -85,24 +85,24 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 		}
 		return nil, err
 	}
-	ended := h.reading(read)
+	ended := h.countRead(read)
 	goesOn := false
 	defer func() {
 		if !goesOn {
 			sub.End(broker.EndFault) // of a panic; the first call counts
-			ended(rec)
+			ended(entry)
 		}
 	}()
 	if resume := sub.Resume(); resume != broker.ResumeNone {
-		rec.resumed = resume
+		entry.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
 	}
 	if read.kind == transport.KindPoll {
 		defer h.app.registry.cutOffWriting(w, r)()
-		h.servePoll(w, r, sub, read.poll, rec)
+		h.servePoll(w, r, sub, read.poll, entry)
 		return nil, nil
 	}
-	o := &openRead{handler: h, delivery: h.newDelivery(w, r, read.kind, sub, follows), read: read, rec: rec, ended: ended}
+	o := &openRead{handler: h, delivery: h.newDelivery(w, r, read.kind, sub, follows), read: read, entry: entry, ended: ended}
 	waits := o.start(w, r)
 	goesOn = true
 	return waits, nil
@@ -117,8 +117,8 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 		app.registry.sockets.Add(1)
 		app.registry.metrics.Detached.Inc()
 		app.streams.Add(f)
-		own := *o.rec // the other one belongs to the request, which is over
-		o.rec, o.release = &own, func() {
+		own := *o.entry // the other one belongs to the request, which is over
+		o.entry, o.release = &own, func() {
 			app.registry.sockets.Add(-1)
 			app.registry.metrics.Detached.Dec()
 			app.streams.Remove(f)
@@ -174,14 +174,14 @@ func (o *openRead) deliverDetached() {
 
 // close follows the end of the read.
 func (o *openRead) close() {
-	o.rec.messages = o.delivery.Sent()
-	o.rec.ended(o.delivery.Reason())
+	o.entry.messages = o.delivery.Sent()
+	o.entry.ended(o.delivery.Reason())
 	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
 		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
 			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()))
 	}
 	o.release()
-	o.ended(o.rec)
+	o.ended(o.entry)
 }
 
 // serveReadHead answers a HEAD request, which consumes nothing.
@@ -300,7 +300,7 @@ func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 const maxPoll = 1 << 20
 
 // servePoll answers a poll with what there is, as soon as there is anything (protocol.md 2.5).
-func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub broker.Subscription, wait time.Duration, rec *record) {
+func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub broker.Subscription, wait time.Duration, entry *accessLogEntry) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var lines [][]byte
@@ -319,14 +319,14 @@ func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub broker.S
 		case <-timer.C:
 			waiting = false
 		case <-r.Context().Done():
-			rec.ended(transport.Broken)
+			entry.ended(transport.Broken)
 			return
 		}
 	}
-	rec.messages = len(lines)
-	rec.ended(transport.Complete)
+	entry.messages = len(lines)
+	entry.ended(transport.Complete)
 	if err := sub.Err(); err != nil && len(lines) == 0 {
-		rec.ended(delivery.ReasonOf(err))
+		entry.ended(delivery.ReasonOf(err))
 	}
 	// Given free before the reply: the client's next poll may come before this call returns.
 	sub.End(broker.EndClean)

@@ -52,7 +52,7 @@ func newRegistry(b broker.Broker) *registry {
 		s.heap.Messages = b.MemoryUsed
 	}
 	if b, ok := b.(broker.DeletionSource); ok {
-		b.OnDeletions(s.announceDeletions)
+		b.OnDeletions(s.reportDeletions)
 	}
 	go s.emitDeletions()
 	return s

@@ -12,7 +12,7 @@ import (
 )
 
 // serveWrite writes one message (protocol.md 1.4).
-func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string, rec *record) error {
+func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string, entry *accessLogEntry) error {
 	if err := httpjson.CheckJSONType(r); err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 	if err := h.app.broker.Publish(r.Context(), producer, m, h.app.limits); err != nil {
 		return err
 	}
-	rec.messages = 1
+	entry.messages = 1
 	if !direct.Hijack(w, r, &h.direct) {
 		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
@@ -86,7 +86,7 @@ type failure struct {
 const maxDeliveries = 1 << 18
 
 // serveWriteBatch writes all of some messages to each of some channels (protocol.md 1.5).
-func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *record) error {
+func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, entry *accessLogEntry) error {
 	var b batch
 	if err := httpjson.ReadJSON(r, h.app.MaxMessageSize, &b); err != nil {
 		return err
@@ -123,7 +123,7 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, rec *r
 	}
 	failures := []failure{}
 	for i, outcome := range outcomes {
-		rec.messages += outcome.Accepted
+		entry.messages += outcome.Accepted
 		h.noteLimit(outcome.Err, 1)
 		failures = appendFailures(failures, channels[i], outcome, len(ms))
 	}

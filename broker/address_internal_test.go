@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// BenchmarkParseSecret: what every request begins with, and the same by encoding/base64.
+// BenchmarkParseSecret compares parseSecret, which every request begins with, with encoding/base64.
 func BenchmarkParseSecret(b *testing.B) {
 	want, _ := NewSecrets()
 	text := secretText.EncodeToString(want[:])
@@ -25,19 +25,19 @@ func BenchmarkParseSecret(b *testing.B) {
 }
 
 func FuzzAddress(f *testing.F) {
-	Secret, _ := NewSecrets()
-	f.Add(FormatAddress("main", Secret))
+	secret, _ := NewSecrets()
+	f.Add(FormatAddress("main", secret))
 	f.Add("main.")
 	f.Add("a.b.c")
 	f.Add("main.AAAAAAAAAAAAAAAAAAAAA\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		agent, s, ok := ParseAddress(text)
 		if ok && FormatAddress(agent, s) != text {
-			t.Errorf("%q is read as %q", text, FormatAddress(agent, s))
+			t.Errorf("%q was read as %q", text, FormatAddress(agent, s))
 		}
 		if before, after, _ := strings.Cut(text, "."); !ok && ValidAgent(before) && !strings.ContainsAny(after, "\r\n") {
 			if decoded, err := secretText.DecodeString(after); err == nil && len(decoded) == len(s) {
-				t.Errorf("%q is not read", text)
+				t.Errorf("%q was not read", text)
 			}
 		}
 		if redacted := RedactAddress(text); ok && len(redacted) > len(agent)+len(".1234…") {
@@ -46,23 +46,23 @@ func FuzzAddress(f *testing.F) {
 	})
 }
 
-// A Secret has one spelling: no character can be another.
+// TestASecretHasOneSpelling replaces each character of an address by every other: no result names the same secret.
 func TestASecretHasOneSpelling(t *testing.T) {
 	want, _ := NewSecrets()
 	address := FormatAddress("main", want)
 	if _, s, ok := ParseAddress(address); !ok || s != want {
-		t.Errorf("%s is read as %x, not %x", address, s, want)
+		t.Errorf("%s was read as %x, want %x", address, s, want)
 	}
 	for i := len("main."); i < len(address); i++ {
 		for c := range 256 {
 			other := address[:i] + string([]byte{byte(c)}) + address[i+1:]
 			_, s, ok := ParseAddress(other)
 			digit := strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", byte(c))
-			// The last digit has two bits of the Secret only.
+			// The last digit has only two bits of the secret.
 			if valid := digit >= 0 && (i < len(address)-1 || digit%16 == 0); ok != valid {
-				t.Errorf("%q: %v", other, ok)
+				t.Errorf("%q: read: %v, want %v", other, ok, valid)
 			} else if ok && (s == want) != (other == address) {
-				t.Errorf("%q is read as %x", other, s)
+				t.Errorf("%q was read as %x", other, s)
 			}
 		}
 	}

@@ -1,3 +1,13 @@
+// Package broker is the contract between Megaphone and whatever keeps its channels. A [Broker] keeps channels and their
+// messages. The other types are what Megaphone and a Broker exchange: messages, addresses, limits, errors, and what
+// operators may see. The doc comments hold the whole contract; the sections of protocol.md that they name are those of
+// docs/protocol.md.
+//
+// The package imports neither Caddy nor net/http. Nor does a Broker need to.
+//
+// Package memory has the Broker that Megaphone uses by default. A guest module provides another one: it is a Caddy module
+// in the namespace megaphone.brokers that implements [Provider]. Megaphone loads the module that the setting broker
+// names, and asks it for the Broker. Package brokertest runs the contract as tests against any Broker.
 package broker
 
 import (

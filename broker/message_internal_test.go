@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
-// The clock of messages is the system's, although it is not asked for each.
+// TestMessagesHaveTheTimeOfDay: timestamps follow the system's clock, although not every message reads it.
 func TestMessagesHaveTheTimeOfDay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, later := range []time.Duration{
@@ -29,10 +30,10 @@ func TestMessagesHaveTheTimeOfDay(t *testing.T) {
 			}
 			now := time.Now().UTC()
 			if want := now.Format("2006-01-02T15:04:05.000000000Z"); got.TS != want {
-				t.Errorf("%s is told as %s", want, got.TS)
+				t.Errorf("the timestamp is %s, want %s", got.TS, want)
 			}
 			if sec, nsec := m.ID().Time().UnixTime(); sec != now.Unix() || nsec/1e6 != int64(now.Nanosecond())/1e6 {
-				t.Errorf("the id has %d.%09d, not %s", sec, nsec, now)
+				t.Errorf("the id has the time %d.%09d, want %s", sec, nsec, now)
 			}
 		}
 	})
@@ -61,28 +62,19 @@ func FuzzMessage(f *testing.F) {
 		if got.SID != streamID || got.EID != m.ID() || got.TS.IsZero() {
 			t.Errorf("line %q", m.Line())
 		}
-		if line := m.Line(); countByte(line, '\n') != 1 || line[len(line)-1] != '\n' {
+		if line := m.Line(); bytes.Count(line, []byte("\n")) != 1 || line[len(line)-1] != '\n' {
 			t.Errorf("line %q", line)
 		}
 		if key != "" && m.ID() != KeyedEventID(key) || key == "" && m.ID().Version() != 7 {
 			t.Errorf("event id %v", m.ID())
 		}
 		if id, ok := ParseEventID(m.ID().String()); !ok || id != m.ID() {
-			t.Errorf("event id %v is read as %v", m.ID(), id)
+			t.Errorf("event id %v was read as %v", m.ID(), id)
 		}
 	})
 }
 
-func countByte(p []byte, b byte) (n int) {
-	for _, c := range p {
-		if c == b {
-			n++
-		}
-	}
-	return n
-}
-
-// White space that is removed from a body takes no memory.
+// TestAMessageTakesNoMoreMemoryThanItCounts: the white space that compaction removes from a body takes no memory.
 func TestAMessageTakesNoMoreMemoryThanItCounts(t *testing.T) {
 	for _, body := range []string{
 		fmt.Sprintf("%1000000s", "1"),
@@ -93,13 +85,14 @@ func TestAMessageTakesNoMoreMemoryThanItCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 		if unused := cap(m.line) - len(m.line); unused > len(m.line)/4 && unused > messageOverhead {
-			t.Errorf("%d bytes are kept for a line of %d", cap(m.line), len(m.line))
+			t.Errorf("a line of %d bytes takes %d", len(m.line), cap(m.line))
 		}
 	}
 }
 
-// What a consumer cannot read is refused: the body stands in the line's object.
-func TestTheLineOfAMessageIsNotTooDeep(t *testing.T) {
+// TestALineIsNeverNestedTooDeeply: the line's object is one level around the body. A body that would make the line too
+// deep for consumers is refused.
+func TestALineIsNeverNestedTooDeeply(t *testing.T) {
 	for depth, valid := range map[int]bool{jsontext.MaxDepth - 1: true, jsontext.MaxDepth: false} {
 		m, err := NewMessage("stream", []byte(strings.Repeat("[", depth)+strings.Repeat("]", depth)), "")
 		if (err == nil) != valid || err == nil && !json.Valid(m.Line()) {

@@ -1,3 +1,5 @@
+// Package heaplimit keeps the memory of the process in proportion to the messages that it may hold. It sets the memory
+// limit of Go's runtime, and knows nothing of messages but their size.
 package heaplimit
 
 import (
@@ -7,22 +9,27 @@ import (
 	"sync"
 )
 
-// A Guard keeps the process's memory near max_memory when messages use that up. Left alone, Go's garbage
-// collector lets the heap grow to twice of what is in use, messages included. The guard sets the runtime's soft
-// memory limit (GOMEMLIMIT) to what everything but messages may grow to by that rule, and a fifth over max_memory.
-// So it has an effect only while messages take a large part of the memory. A limit of the operator's that is lower
-// stays in force.
+// A Guard keeps the memory of the process near max_memory when messages use max_memory up. Left alone, Go's garbage
+// collector lets the heap grow to twice what is in use, messages included. The guard sets the runtime's soft memory limit
+// (GOMEMLIMIT). The limit is what everything except messages may grow to by that rule, plus 1.2 times max_memory. So the
+// guard has an effect only while messages take a large part of the memory. If the operator has set a lower limit, that
+// limit stays in force.
+//
+// The limit belongs to the process, so only one Guard should be on at a time. Any number of goroutines may call Set.
 type Guard struct {
-	Messages func() int64 // bytes of all messages
+	// Messages returns how many bytes all messages take. It must be set before Set is called for the first time, and must
+	// not change after that. The guard calls it in Set and after garbage collections, on any goroutine.
+	Messages func() int64
 
 	mu        sync.Mutex
 	maxMemory int64 // 0: the guard is off
 	operators int64 // the limit that is in force without the guard
-	own       int64 // the one that the guard has set, or 0
+	own       int64 // the limit that the guard has set, or 0
 	armed     bool  // afterCollection will be called
 }
 
-// Set tells the guard the max_memory of the configuration; with 0 it restores the runtime's limit.
+// Set gives the guard the max_memory of the configuration, in bytes, and turns the guard on. With 0, Set turns it off and
+// restores the limit that was in force without it, unless somebody else has changed the limit since.
 func (g *Guard) Set(maxMemory int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -38,17 +45,18 @@ func (g *Guard) Set(maxMemory int64) {
 	g.arm()
 }
 
-// arm has afterCollection called when the garbage collector has run: an idle process costs nothing. The lock is held.
+// arm makes the runtime call afterCollection after the next garbage collection. So an idle process costs nothing. The
+// caller holds the lock.
 func (g *Guard) arm() {
 	if g.armed {
 		return
 	}
 	g.armed = true
-	type sentinel struct{ _ *sentinel } // has a pointer, so that it is an object of its own
+	type sentinel struct{ _ *sentinel } // the pointer keeps it out of the allocator's blocks of tiny objects
 	runtime.AddCleanup(new(sentinel), (*Guard).afterCollection, g)
 }
 
-// afterCollection adjusts the limit to what the collector has found in use.
+// afterCollection adjusts the limit to what the garbage collector has found in use.
 func (g *Guard) afterCollection() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -60,10 +68,10 @@ func (g *Guard) afterCollection() {
 	g.arm()
 }
 
-// minOthers is what everything but messages may take at least, in bytes.
+// minOthers is how many bytes everything except messages may take, however little is in use.
 const minOthers = 48 << 20
 
-// adjust sets the limit. The lock is held.
+// adjust sets the limit. The caller holds the lock.
 func (g *Guard) adjust() {
 	samples := []runtimemetrics.Sample{
 		{Name: "/gc/heap/live:bytes"},
@@ -83,7 +91,7 @@ func (g *Guard) adjust() {
 	}
 	limit := min(g.operators, max(2*others, minOthers)+g.maxMemory+g.maxMemory/5)
 	if difference := limit - g.own; max(difference, -difference) < g.own/50 {
-		return // not worth the runtime's stop for it
+		return // too small a change to stop the world for
 	}
 	debug.SetMemoryLimit(limit)
 	g.own = limit
