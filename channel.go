@@ -12,18 +12,18 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// A channelState is what may be known of a channel by who has one of its addresses (protocol.md 2.9).
+// A channelState is what a client that has one of a channel's addresses may know of it (protocol.md 2.9).
 type channelState struct {
 	Address   string     `json:"address"`
 	Connected bool       `json:"connected"`
 	Pending   int        `json:"pending"`
 	InFlight  int        `json:"inFlight"`
 	Created   time.Time  `json:"created"`
-	LastRead  *time.Time `json:"lastRead"` // null: never
-	Expires   *time.Time `json:"expires"`  // null: not while it is read
+	LastRead  *time.Time `json:"lastRead"` // null if never
+	Expires   *time.Time `json:"expires"`  // null while it has a reader
 }
 
-// serveManage tells a channel's state, or deletes the channel (protocol.md 2.9).
+// serveManage shows a channel's state, or deletes the channel (protocol.md 2.9).
 func (h *Handler) serveManage(w http.ResponseWriter, r *http.Request, address string) error {
 	if r.Method == http.MethodDelete {
 		if err := h.app.broker.Delete(r.Context(), address); err != nil {
@@ -81,11 +81,11 @@ func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxCreateBody is how much of the body of a create request is looked at, in bytes.
+// maxCreateBody is the size of the largest body of a create request that counts, in bytes.
 const maxCreateBody = 64 << 10
 
-// grantProtocols returns which of the protocols that a create request asks for are served. A body that cannot be
-// understood asks for none.
+// grantProtocols returns the protocols that a create request asks for and the site serves. A body that nobody can read asks
+// for none.
 func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
 	standard := transport.Protocols[:1]
 	if r.ContentLength == 0 {
@@ -115,7 +115,7 @@ func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
 	return granted, nil
 }
 
-// serveChannelsExist tells which channels there are (protocol.md 1.7).
+// serveChannelsExist says which of the given channels exist (protocol.md 1.7).
 func (h *Handler) serveChannelsExist(w http.ResponseWriter, r *http.Request) error {
 	var asked struct {
 		Channels   []string `json:"channels"`
@@ -146,7 +146,7 @@ func (h *Handler) serveChannelsExist(w http.ResponseWriter, r *http.Request) err
 	return nil
 }
 
-// channelSet returns the channels that a request names, each once, by either name of the list.
+// channelSet returns the channels that a request names, each once. The list has two names, and only one may be used.
 func channelSet(channels, channelIDs []string) ([]string, error) {
 	switch {
 	case channels == nil && channelIDs == nil:
@@ -158,8 +158,8 @@ func channelSet(channels, channelIDs []string) ([]string, error) {
 	}
 	seen := make(map[string]struct{}, len(channels))
 	return slices.DeleteFunc(channels, func(address string) bool {
-		_, repeated := seen[address]
+		_, seenBefore := seen[address]
 		seen[address] = struct{}{}
-		return repeated
+		return seenBefore
 	}), nil
 }

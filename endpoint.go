@@ -22,7 +22,7 @@ const (
 	endpointCount
 )
 
-// permissions are the names by which a site says what it serves, and the endpoints that each stands for.
+// permissions are the names by which a site says what it serves, and the endpoints that each name stands for.
 var permissions = map[string][]endpoint{
 	"create": {createEndpoint},
 	"write":  {writeEndpoint, writeBatchEndpoint, ingestEndpoint},
@@ -33,19 +33,17 @@ var permissions = map[string][]endpoint{
 	"ui":     {uiEndpoint},
 }
 
-// permissionNames are the names of permissions, in the order in which they are told.
+// permissionNames are the names of permissions, in the order in which docs and errors list them.
 var permissionNames = []string{"create", "write", "read", "exists", "manage", "health", "ui"}
 
-// standardPermissions are those of a site that names none.
+// standardPermissions are the permissions of a site that names none.
 var standardPermissions = permissionNames[:4]
 
 // endpointNames are the names of endpoints in logs and metrics.
 var endpointNames = []string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health", "ui"}
 
 // String returns the endpoint's name in logs and metrics.
-func (e endpoint) String() string {
-	return endpointNames[e]
-}
+func (e endpoint) String() string { return endpointNames[e] }
 
 var (
 	readMethods   = []string{http.MethodGet, http.MethodHead}
@@ -53,6 +51,7 @@ var (
 	manageMethods = []string{http.MethodGet, http.MethodHead, http.MethodDelete}
 )
 
+// methods returns the methods that the endpoint serves.
 func (e endpoint) methods() []string {
 	switch e {
 	case readEndpoint, healthEndpoint, uiEndpoint:
@@ -72,44 +71,66 @@ type target struct {
 	file     string // of ui
 }
 
-// parseTarget reads a request's path. It reports false for a path that is no endpoint's.
+// parseTarget reads a request's path. It reports false if the path belongs to no endpoint.
 func parseTarget(u *url.URL) (t target, ok bool) {
-	// A path with an escaped slash in a segment is told apart by RawPath only, which is otherwise empty.
-	path, unescape := u.Path, func(s string) (string, error) { return s, nil }
-	if u.RawPath != "" {
-		path, unescape = u.EscapedPath(), url.PathUnescape
+	path := u.Path
+	escaped := u.RawPath != "" // only then does a segment have an escaped slash
+	if escaped {
+		path = u.EscapedPath()
 	}
 	name, rest, hasRest := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
-	case name == "write" && hasRest:
-		t.endpoint = writeEndpoint
-		t.address, t.streamID, ok = strings.Cut(rest, "/")
-		ok = ok && !strings.Contains(t.streamID, "/")
-	case name == "read" && hasRest:
-		t.endpoint, t.address = readEndpoint, rest
-		ok = !strings.Contains(rest, "/")
-	case name == "channel" && hasRest:
-		t.endpoint, t.address = manageEndpoint, rest
-		ok = !strings.Contains(rest, "/")
-	case name == "health" && !hasRest:
-		t.endpoint, ok = healthEndpoint, true
-	case name == "create" && !hasRest:
-		t.endpoint, ok = createEndpoint, true
-	case name == "write" && !hasRest:
-		t.endpoint, ok = ingestEndpoint, true
-	case name == "write-batch" && !hasRest:
-		t.endpoint, ok = writeBatchEndpoint, true
-	case name == "channelsExists" && !hasRest:
-		t.endpoint, ok = channelsExistEndpoint, true
 	case name == "ui":
 		t.endpoint = uiEndpoint
 		t.file, ok = parseUIPath(rest, hasRest)
+	case hasRest:
+		t, ok = parseAddressPath(name, rest)
+	default:
+		t.endpoint, ok = plainEndpoints[name]
+	}
+	if ok && escaped {
+		ok = t.unescape() == nil
 	}
 	if !ok {
 		return target{}, false
 	}
-	var errs [2]error
-	t.address, errs[0] = unescape(t.address)
-	t.streamID, errs[1] = unescape(t.streamID)
-	return t, errs[0] == nil && errs[1] == nil
+	return t, true
+}
+
+// plainEndpoints are the endpoints whose path is only a name.
+var plainEndpoints = map[string]endpoint{
+	"create":         createEndpoint,
+	"write":          ingestEndpoint,
+	"write-batch":    writeBatchEndpoint,
+	"channelsExists": channelsExistEndpoint,
+	"health":         healthEndpoint,
+}
+
+// parseAddressPath reads a path of which an address follows the name. It takes no segment more than the endpoint has.
+func parseAddressPath(name, rest string) (t target, ok bool) {
+	t.address, ok = rest, true
+	switch name {
+	case "write":
+		t.endpoint = writeEndpoint
+		t.address, t.streamID, ok = strings.Cut(rest, "/")
+	case "read":
+		t.endpoint = readEndpoint
+	case "channel":
+		t.endpoint = manageEndpoint
+	default:
+		return t, false
+	}
+	return t, ok && !strings.Contains(t.address, "/") && !strings.Contains(t.streamID, "/")
+}
+
+// unescape decodes the segments of an escaped path.
+func (t *target) unescape() error {
+	for _, segment := range []*string{&t.address, &t.streamID} {
+		text, err := url.PathUnescape(*segment)
+		if err != nil {
+			return err
+		}
+		*segment = text
+	}
+	return nil
 }

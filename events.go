@@ -201,8 +201,8 @@ func (a *App) announceCreated(consumer string) {
 	a.announce(webhook.ChannelCreated, webhook.Event{Channel: consumer})
 }
 
-// reading counts and announces a read; the returned function does so with its end, of which the record tells.
-func (h *Handler) reading(read readRequest) (ended func(rec *record)) {
+// countRead counts and announces a read; the returned function does so with its end, of which the record tells.
+func (h *Handler) countRead(read readRequest) (ended func(rec *record)) {
 	counted := h.app.registry.metrics.Reading(read.kind)
 	h.app.announce(webhook.ReaderConnected, webhook.Event{Channel: read.consumer, Transport: read.kind.String()})
 	return func(rec *record) {

@@ -10,10 +10,10 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// maxExit is how long all waits of the exit may take together, so that the process is gone within a second.
+// maxExit is how long all waits at the exit of the process may take together, so that it is gone within a second.
 const maxExit = 900 * time.Millisecond
 
-// exitTime is how much of a time the exit has left for a wait.
+// exitTime returns how long a wait at the exit may take: the given limit, or less if little time is left.
 func (s *registry) exitTime(limit time.Duration) time.Duration {
 	if closedAt := s.closedAt.Load(); closedAt != nil {
 		limit = min(limit, maxExit-time.Since(*closedAt))
@@ -21,13 +21,13 @@ func (s *registry) exitTime(limit time.Duration) time.Duration {
 	return max(limit, 10*time.Millisecond)
 }
 
-// maxFarewell is how long the exit of the process waits for clients to take what they are sent last.
+// maxFarewell is how long the exit waits for a client to take the end of its response.
 const maxFarewell = socket.MaxFarewell
 
-// maxFarewells is how long it waits in all, as long as there are fewer and fewer of them.
+// maxFarewells is how long the exit waits for all clients, as long as their number keeps falling.
 const maxFarewells = 700 * time.Millisecond
 
-// awaitSockets waits until all connections are closed that Caddy does not wait for, within bounds.
+// awaitSockets waits, within bounds, until all connections are closed that Caddy does not wait for.
 func (s *registry) awaitSockets() {
 	began, limit := time.Now(), s.exitTime(maxFarewells)
 	left, progress := s.sockets.Load(), began
@@ -39,15 +39,15 @@ func (s *registry) awaitSockets() {
 	}
 }
 
-// cutOffReading makes the reading of a request's body fail when the process exits, since Caddy would wait for its
-// end. The returned function must be called when the body is no longer read.
+// cutOffReading makes reads of a request's body fail when the process exits: Caddy would wait for the end of the body. The
+// caller must call the returned function when it stops reading.
 func (s *registry) cutOffReading(w http.ResponseWriter) (stop func()) {
 	control := http.NewResponseController(conn.Innermost(w))
 	return s.whenClosed(0, func() error { return control.SetReadDeadline(time.Unix(1, 0)) })
 }
 
-// cutOffWriting does the same for what is written to a client that takes nothing, after some time for those that do.
-// On HTTP/2 that ends the stream only if its connection takes something, which is closed otherwise.
+// cutOffWriting does the same for writes to a client that takes nothing. It first leaves some time to clients that do. On
+// HTTP/2 this ends the stream only if the connection takes something. If it does not, it is closed.
 func (s *registry) cutOffWriting(w http.ResponseWriter, r *http.Request) (stop func()) {
 	control, c := http.NewResponseController(conn.Innermost(w)), conn.Of(r)
 	var began time.Time
@@ -62,8 +62,9 @@ func (s *registry) cutOffWriting(w http.ResponseWriter, r *http.Request) (stop f
 	})
 }
 
-// whenClosed calls cut some time after Close, and again and again until the returned function is called: Caddy's own
-// writers set deadlines too. They may only be used by the handler's goroutine, so what is cut is below them.
+// whenClosed calls cut some time after Close. It calls it again and again, until the caller calls the returned function,
+// because Caddy's own writers set deadlines too. Only the handler's goroutine may use those writers, so cut must act on what
+// is below them.
 func (s *registry) whenClosed(after time.Duration, cut func() error) (stop func()) {
 	ended := make(chan struct{})
 	var cutting sync.WaitGroup

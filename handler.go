@@ -21,12 +21,12 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// Handler serves the endpoints by which backends create channels and write messages, and clients read them. What
-// it does not serve goes to the next handler, so it can stand beside `reverse_proxy` or `file_server` in any site.
-// All sites share the channels.
+// Handler serves Megaphone's endpoints: backends create channels and write messages, clients read them. Requests for other
+// paths go to the next handler, so it can stand beside `reverse_proxy` or `file_server` in any site. All sites share the
+// channels.
 //
-// Backends that keep their connections write at a fraction of the cost on a site of their own: HTTP/1.1 without TLS, no
-// access log, and no other handler before this one.
+// Writes cost a fraction on a site for backends only: HTTP/1.1 without TLS, no access log, no other handler before this
+// one, and backends that keep their connections open.
 type Handler struct {
 	// Which endpoints this site serves: any of
 	//
@@ -34,25 +34,25 @@ type Handler struct {
 	// * `write`: `POST /write/{producerAddress}/{streamId}`, `POST /write-batch` and `POST /write`
 	// * `read`: `GET /read/{consumerAddress}`
 	// * `exists`: `POST /channelsExists`
-	// * `manage`: `GET` and `DELETE /channel/{address}`, a channel's state and its end, for who has one of its
+	// * `manage`: `GET` and `DELETE /channel/{address}` show and delete a channel, for clients that have one of its
 	// addresses
-	// * `health`: `GET /health`, for load balancers: status 503 while the server is drained or shuts down
-	// * `ui`: a page at `/ui/` to try the other endpoints in a browser, and to watch what they do
+	// * `health`: `GET /health`, for load balancers: status 503 while the server drains or shuts down
+	// * `ui`: the inspector at `/ui/`, a page to try the other endpoints in a browser and to watch what they do
 	//
-	// Whoever reaches `create` can use up the server's limits, so sites that are open to the world should serve
-	// `read` only. Default: `create`, `write`, `read` and `exists`.
+	// Anyone who can reach `create` can use up the server's limits, so public sites should serve `read` only. Default: `create`, `write`, `read` and `exists`.
 	Endpoints []string `json:"endpoints,omitempty"`
 
-	// By which transports this site sends messages to its readers: any of `ndjson`, `sse`, `websocket` and `poll`.
+	// The transports by which this site sends messages to readers: any of `ndjson`, `sse`, `websocket` and `poll`.
 	// Default: all four.
 	Transports []string `json:"transports,omitempty"`
 
 	// The origins whose pages may use this site from a browser: exact ones such as `https://www.example.com`,
-	// `https://*.example.com` for all that have one label more, or `*` for all. Default: none but the site's own.
+	// `https://*.example.com` for all with one label more, or `*` for all. Default: only the site's own origin.
 	CORSOrigins []string `json:"cors_origins,omitempty"`
 
-	// Whether WebSockets are compressed (permessage-deflate, each message by itself) if the client offers it. Messages of
-	// 512 bytes and more are, unless more than 64 KiB would be left. That costs CPU time. Default: false.
+	// Whether to compress WebSocket messages for clients that offer permessage-deflate. Each message is compressed by
+	// itself, if it has at least 512 bytes and its compressed form has at most 64 KiB. Compression costs CPU time.
+	// Default: false.
 	Compression bool `json:"websocket_compression,omitempty"`
 
 	app     *App
@@ -95,7 +95,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// directOptions are for writes that do without this handler.
+// directOptions are for writes that bypass this handler.
 func (h *Handler) directOptions() direct.Options {
 	return direct.Options{
 		Broker:         h.app.broker,
@@ -121,6 +121,7 @@ func (h *Handler) directOptions() direct.Options {
 	}
 }
 
+// orAll returns all names if none was chosen.
 func orAll(chosen, all []string) []string {
 	if len(chosen) == 0 {
 		return all
@@ -128,7 +129,7 @@ func orAll(chosen, all []string) []string {
 	return chosen
 }
 
-// validate checks the configuration, before anything is derived from it.
+// validate checks the configuration before Provision derives anything from it.
 func (h *Handler) validate() error {
 	for _, list := range []struct {
 		name    string
@@ -152,7 +153,7 @@ func (h *Handler) validate() error {
 	return checkOrigins(h.CORSOrigins)
 }
 
-// checkNames checks that each name is a known one and is there once.
+// checkNames checks that each name is known and appears once.
 func checkNames(kind string, names, known []string) error {
 	for i, name := range names {
 		if !slices.Contains(known, name) {
@@ -181,7 +182,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return nil
 }
 
-// serve serves a request for an endpoint of this site. If it returns an error, nothing has been sent.
+// serve serves a request for an endpoint of this site. If it returns an error, it has sent nothing.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry *accessLogEntry) error {
 	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
 		message := "this address is for " + strings.Join(methods, " and ") + " only"
@@ -217,7 +218,21 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry 
 	}
 }
 
-// statusClientClosedRequest is what Caddy, too, logs for a client that went away before it got an answer.
+// serveHealth tells a load balancer whether to send new clients here. It does not want them while the server drains or
+// shuts down.
+func (h *Handler) serveHealth(w http.ResponseWriter) error {
+	if !h.app.registry.healthy() {
+		w.Header().Set("Retry-After", strconv.Itoa(httpjson.RetryAfter))
+		httpjson.Write(w, http.StatusServiceUnavailable, statusDraining)
+		return nil
+	}
+	httpjson.Write(w, http.StatusOK, httpjson.OK)
+	return nil
+}
+
+var statusDraining = []byte(`{"status":"DRAINING"}`)
+
+// statusClientClosedRequest is what Caddy also logs for a client that left before it got an answer.
 const statusClientClosedRequest = 499
 
 // refuse answers a request that failed.
@@ -229,7 +244,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, entry *accessLo
 	h.noteRefusal(entry, err).Write(w, r)
 }
 
-// noteRefusal counts and logs that a request failed, and returns what it is answered.
+// noteRefusal counts and logs a request that failed, and returns its reply.
 func (h *Handler) noteRefusal(entry *accessLogEntry, err error) *httpjson.Error {
 	e := httpjson.ErrorOf(err)
 	entry.code = e.Code
@@ -249,17 +264,3 @@ var (
 	_ caddy.Provisioner           = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 )
-
-// serveHealth tells a load balancer whether new clients should be sent here: not while the server is drained, nor
-// in the time that it is given to shut down.
-func (h *Handler) serveHealth(w http.ResponseWriter) error {
-	if !h.app.registry.healthy() {
-		w.Header().Set("Retry-After", strconv.Itoa(httpjson.RetryAfter))
-		httpjson.Write(w, http.StatusServiceUnavailable, statusDraining)
-		return nil
-	}
-	httpjson.Write(w, http.StatusOK, httpjson.OK)
-	return nil
-}
-
-var statusDraining = []byte(`{"status":"DRAINING"}`)

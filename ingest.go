@@ -17,8 +17,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// serveIngest reads messages for any number of channels, a line each, and writes them as they come (protocol.md
-// 2.6).
+// serveIngest reads messages for any number of channels, one on each line, and writes them as they arrive (protocol.md 2.6).
 func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *accessLogEntry) error {
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != transport.NDJSONType {
 		return &httpjson.Error{
@@ -28,7 +27,7 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 	}
 	ingestion := h.app.broker.Ingest(h.app.limits)
 	err := func() error {
-		// No longer than this: net/http goes on to read, and the client would seem to be gone.
+		// This ends here: net/http reads on after it, and would take the client for gone.
 		defer h.app.registry.cutOffReading(w)()
 		return ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
 	}()
@@ -37,7 +36,8 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 	}
 	ctx := r.Context()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// Caddy's read_body_idle or read_body. On HTTP/1 the context ends with any failure to read, as if the client were gone.
+		// A limit of Caddy's, read_body_idle or read_body. On HTTP/1 any failure to read ends the context, as if the client
+		// were gone.
 		ctx = context.WithoutCancel(ctx)
 	}
 	result := ingestion.Finish(ctx)
@@ -56,7 +56,7 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 	return writeIngestResult(w, result, refusal)
 }
 
-// writeIngestResult tells what became of all lines. If the request itself was refused, that is told with it.
+// writeIngestResult replies with what became of all lines. If the request itself was refused, the reply says that too.
 func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusal *httpjson.Error) error {
 	reply := struct {
 		Code          string    `json:"code,omitempty"`
@@ -80,21 +80,21 @@ func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusa
 	return nil
 }
 
-// lineBuffers are buffers for what was read of a stream.
+// lineBuffers are buffers for the text of streams.
 var lineBuffers = sync.Pool{New: func() any {
 	buffer := make([]byte, lineBuffer)
 	return &buffer
 }}
 
-// lineBuffer is how much of a stream is read at once, in bytes.
+// lineBuffer is how much of a stream is read at once, in bytes, unless a line is longer.
 const lineBuffer = 64 << 10
 
-// ingestLines passes the lines of a stream on, until it ends or a line is longer than the limit.
+// ingestLines writes the lines of a stream, until the stream ends or a line is longer than the limit.
 func ingestLines(ctx context.Context, stream io.Reader, ingestion broker.Ingestion, limit int) error {
 	pooled := lineBuffers.Get().(*[]byte)
 	defer lineBuffers.Put(pooled)
 	buffer := *pooled
-	number, begin, end := 0, 0, 0 // buffer[begin:end] is read, and not passed on
+	number, begin, end := 0, 0, 0 // buffer[begin:end] is read, and not written yet
 	for {
 		n, err := stream.Read(buffer[end:])
 		scanned := end
@@ -127,7 +127,7 @@ func ingestLines(ctx context.Context, stream io.Reader, ingestion broker.Ingesti
 	}
 }
 
-// ingestLine passes one line on. The error is one that ends the stream.
+// ingestLine writes one line. An error ends the stream.
 func ingestLine(ctx context.Context, ingestion broker.Ingestion, number int, line []byte, limit int) error {
 	line = bytes.Trim(line, " \t\r")
 	switch {
@@ -149,8 +149,8 @@ func ingestLine(ctx context.Context, ingestion broker.Ingestion, number int, lin
 	return ingestion.Write(ctx, number, e.channel, m)
 }
 
-// An envelope is one line of a streamed ingest: a message and the channel that it is for (protocol.md 2.6). Its parts
-// are parts of the line.
+// An envelope is one line of a streamed ingest: a message and its channel (protocol.md 2.6). Its parts share memory with the
+// line.
 type envelope struct {
 	channel  []byte // as text
 	streamID []byte // as a JSON string
@@ -173,7 +173,7 @@ func parseEnvelope(line []byte) (envelope, error) {
 	return e, e.check()
 }
 
-// set sets a member of the envelope. Members that it does not know are passed over.
+// set sets a member of the envelope. It ignores members that it does not know.
 func (e *envelope) set(name, value []byte, compact bool) error {
 	var err error
 	switch string(name) {

@@ -1,9 +1,9 @@
-// Package megaphone pushes events from any backend to browsers and apps, as a module of the Caddy web server. A
-// backend creates a channel, hands a client its address to read, and writes messages to it with HTTP POSTs; the
-// module holds the long-lived connections, the buffer and the back-pressure.
+// Package megaphone pushes events from any backend to browsers and apps, as modules of the Caddy web server. A backend
+// creates a channel, hands a client its address to read, and writes messages to it with HTTP POSTs. Megaphone holds the
+// long-lived connections, the buffer and the back-pressure.
 //
-// The package has two parts. The engine ([broker.Broker], [memory.Broker], [broker.Message]) keeps channels and knows neither HTTP
-// nor Caddy. The Caddy modules [App] and [Handler] make it a server.
+// This package is Megaphone as Caddy modules and their endpoints: [App], [Handler] and [ListenerWrapper]. It reaches channels
+// only through the contract of package broker; [MemoryBroker] is the Broker that it uses unless configured otherwise.
 package megaphone
 
 import (
@@ -33,41 +33,36 @@ func init() {
 	command.Register()
 }
 
-// App pushes events from any backend to browsers and apps: it keeps the channels that all sites share. Its
-// settings hold for the whole server; which requests a site serves is up to the `megaphone` handler. Without
-// any settings, the handler alone is enough.
+// App holds the settings of the whole server, and the channels that all sites share. Which requests a site serves is up to
+// the `megaphone` handler. Every setting has a default, so the handler alone is enough.
 //
-// Channels and their messages outlive configuration reloads. They live in memory: a restart of the process
-// loses them.
+// Channels and their messages outlive configuration reloads. With the broker `memory` a restart of the process loses them.
 type App struct {
-	// The first part of the address of every channel that this server creates: letters, digits, `_` and `-`.
-	// With several servers, give each a name of its own, by which a load balancer can route. Placeholders are
-	// supported, such as `{env.POD_NAME}`. Channels that were created under another name stay reachable.
-	// Default: `main`.
+	// The first part of every address that this server creates: letters, digits, `_` and `-`. With several servers, give
+	// each its own name, by which a load balancer can route. Placeholders such as `{env.POD_NAME}` are supported. Channels
+	// that were created under another name stay reachable. Default: `main`.
 	Agent string `json:"agent,omitempty"`
 
-	// How many messages that no reader has been sent yet a channel holds before producers wait. Default: 100.
+	// How many pending messages (not sent to any reader yet) a channel holds before producers wait. Default: 100.
 	Buffer int `json:"buffer,omitempty"`
 
-	// How many messages that were sent, but are not known to have been received, a channel keeps to send again. A client
-	// that acknowledges is never sent more than these. Default: 100.
+	// How many in-flight messages (sent, not known to be received) a channel keeps for redelivery. A reader that acknowledges
+	// is never sent more than these. Default: 100.
 	InFlight int `json:"in_flight,omitempty"`
 
-	// How long a producer waits for room in a full channel before it is refused with status 503. 0 refuses at
-	// once. Default: 10s.
+	// How long a producer waits for room in a full channel before it gets status 503. 0 means not at all. Default: 10s.
 	Hold *caddy.Duration `json:"hold,omitempty"`
 
 	// How long a channel lives that nobody reads. Default: 1m.
 	TTL caddy.Duration `json:"ttl,omitempty"`
 
-	// How long a read lasts before it ends and the client reads again. Default: 20s.
+	// How long an NDJSON read lasts before it ends and the client reads again. A poll waits at most as long. Default: 20s.
 	ReadDuration caddy.Duration `json:"read_duration,omitempty"`
 
-	// How long a stream of server-sent events or a WebSocket lasts before it ends and the client connects again.
-	// Default: 10m.
+	// How long an SSE stream or a WebSocket lasts before it ends and the client connects again. Default: 10m.
 	StreamDuration caddy.Duration `json:"stream_duration,omitempty"`
 
-	// How often a stream of server-sent events gets a comment, and a WebSocket a ping. Default: 15s.
+	// The time between two SSE comments, or two WebSocket pings. Default: 15s.
 	Heartbeat caddy.Duration `json:"heartbeat,omitempty"`
 
 	// How long a client may take nothing of what it is sent before it is cut off. Its messages are kept. Default: 10s.
@@ -76,42 +71,41 @@ type App struct {
 	// The largest message, and the largest body of a batch, in bytes; at most 1 GiB. Default: 2 MB (2,000,000).
 	MaxMessageSize int64 `json:"max_message_size,omitempty"`
 
-	// How many channels there may be. Beyond, none is created and the reply is status 503. Default: 1,000,000.
+	// How many channels there may be. Beyond, `create` gets status 503. Default: 1,000,000.
 	MaxChannels int `json:"max_channels,omitempty"`
 
-	// How many bytes of messages all channels may hold together. Beyond, producers wait as for a full channel.
+	// How many bytes of messages all channels together may hold. Beyond, producers wait as for a full channel.
 	// Default: 1 GiB.
 	MaxMemory int64 `json:"max_memory,omitempty"`
 
-	// Whether the admin API shows the messages that a channel holds, to who asks for them. Default: false.
+	// Whether the admin API shows the messages in a channel to callers that ask for them. Default: false.
 	InspectMessages bool `json:"inspect_messages,omitempty"`
 
-	// How many channels may be read at once. Beyond, a read gets status 503; who takes over a channel from its
-	// reader is always let in. Default: 100,000.
+	// How many channels may have a reader at once. Beyond, a read gets status 503. A reader that takes over a channel is
+	// always let in. Default: 100,000.
 	MaxReaders int `json:"max_readers,omitempty"`
 
-	// How many live channels there may be that one client has created, told by its IP address as Caddy knows it
-	// (see `trusted_proxies`), or by its network of 64 bits for IPv6. Beyond, its request to create one gets status
-	// 429. It holds for backends too, so use it where clients create their channels themselves. Default: no limit.
+	// How many live channels one client may have created. A client is an IPv4 address as Caddy knows it (see
+	// `trusted_proxies`), or an IPv6 network of 64 bits. Beyond, `create` gets status 429. The limit holds for backends too,
+	// so use it where clients create their channels themselves. Default: no limit.
 	MaxChannelsPerClient int `json:"max_channels_per_client,omitempty"`
 
-	// Who is told by HTTP requests what happens to channels. Default: nobody.
+	// URLs to which events of channels are posted. Default: none.
 	Webhooks []*Webhook `json:"webhooks,omitempty"`
 
-	// Metrics that are shown under another name too, as dashboards and alerts know them from the server that this one
-	// replaces. The key is the old name, the value the metric of this module, such as
-	// `caddy_megaphone_channels_created_total`. The old one has no labels: what has some here is summed over them.
-	// Default: none.
+	// Other names under which metrics are shown as well, for dashboards and alerts of the server that this one replaces. The
+	// key is the old name. The value is a metric of this module, such as `caddy_megaphone_channels_created_total`. Under its
+	// old name a metric has no labels; it is the sum over them. Default: none.
 	MetricsCompat map[string]string `json:"metrics_compat,omitempty"`
 
-	// Which broker keeps the channels: a module of the namespace `megaphone.brokers`. Configurations with the same broker
-	// share its channels. Default: `memory`, which keeps them in this process.
+	// The broker that keeps the channels: a module of the namespace `megaphone.brokers`. Configurations with the same broker
+	// share its channels. Default: `memory`, which keeps them in the memory of this process.
 	BrokerRaw json.RawMessage `json:"broker,omitempty" caddy:"namespace=megaphone.brokers inline_key=module"`
 
 	ctx    caddy.Context
 	logger *zap.Logger
 	events *caddyevents.App
-	// eventsStarted tells that all apps have started, so the one of events too: until then it cannot be asked.
+	// eventsStarted says that all apps have started, the events app among them. Before that nobody may ask it.
 	eventsStarted atomic.Bool
 	eventsLogged  bool // the log has all events
 	registry      *registry
@@ -127,8 +121,8 @@ type App struct {
 	direct    direct.Conns
 }
 
-// CaddyModule returns the Caddy module information. Caddy asks for it with each event, while the App may change, so it
-// must not be called on a copy.
+// CaddyModule returns the Caddy module information. Caddy asks for it with each event, while the App may change. So its
+// receiver is a pointer: a copy would be a data race.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "megaphone", New: func() caddy.Module { return new(App) }}
 }
@@ -186,7 +180,7 @@ func (a *App) view() admin.View {
 	}
 }
 
-// isOver reports whether another configuration has taken the place of this one, or none, or the process exits.
+// isOver reports whether this configuration has been replaced or removed, or the process exits.
 func (a *App) isOver() bool {
 	select {
 	case <-a.unloaded:
@@ -211,14 +205,14 @@ func (a *App) Start() error {
 }
 
 const (
-	// maxReloadEvents is how long a reload waits for handlers of Caddy's event that the new configuration lacks.
+	// maxReloadEvents is how long a reload waits for handlers of channel_deleted that the new configuration lacks.
 	maxReloadEvents = 5 * time.Second
-	// maxExitEvents is how long the exit of the process waits for them.
+	// maxExitEvents is how long the exit of the process waits for handlers of channel_deleted.
 	maxExitEvents = 250 * time.Millisecond
 )
 
-// Stop implements [caddy.App]. Reads and held writes have been ended by the stopping event, if this is the end; on a
-// reload they go on.
+// Stop implements [caddy.App]. At the exit the stopping event has ended reads and held writes already. On a reload they go
+// on.
 func (a *App) Stop() error {
 	if a.finishes && !a.finishDeletions() {
 		a.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost")
@@ -226,8 +220,8 @@ func (a *App) Stop() error {
 	return nil
 }
 
-// finishDeletions waits until handlers of Caddy's event were told what was deleted until now, within bounds, and reports
-// whether they were. The process may be told to exit meanwhile, which waits for this.
+// finishDeletions waits, within bounds, until handlers of channel_deleted have handled all deletions up to now. It reports
+// whether they have. The process may begin to exit meanwhile, and then waits for this.
 func (a *App) finishDeletions() bool {
 	limit := time.NewTimer(maxReloadEvents)
 	defer limit.Stop()
@@ -271,7 +265,7 @@ func (a *App) Cleanup() error {
 	return err
 }
 
-// onEvent handles one of Caddy's events.
+// onEvent calls a function for one of Caddy's events.
 type onEvent struct{ do func() }
 
 // Handle implements [caddyevents.Handler].
@@ -280,18 +274,18 @@ func (h *onEvent) Handle(context.Context, caddy.Event) error {
 	return nil
 }
 
-// started follows Caddy's event of that name, which comes when all apps have started.
+// started handles Caddy's event of that name: all apps have started.
 func (a *App) started() {
 	a.eventsLogged = a.ctx.Logger(a.events).Core().Enabled(zap.DebugLevel)
 	a.eventsStarted.Store(true)
 }
 
-// stopping follows Caddy's event of that name, which comes before any app is stopped. It leaves the channels to the
-// configuration that takes the place of this one, and tells streams. If there is none, or the process exits, it ends all
-// reads and waits: the http app waits for open requests then, by default for ever. With a shutdown_delay, sites are
-// served until it is over.
+// stopping handles Caddy's event of that name: apps are about to be stopped. On a reload it leaves the channels to the next
+// configuration and tells streams to move there. If no configuration follows, or the process exits, it ends all reads and
+// waits, for the http app waits for open requests, by default for ever. With a shutdown_delay it does so at the end of the
+// delay, because sites are served until then.
 func (a *App) stopping() {
-	exits := caddy.Exiting() // maybe in the middle of a reload
+	exits := caddy.Exiting() // which may happen in the middle of a reload
 	if !exits {
 		a.unload()
 	}
@@ -308,8 +302,8 @@ func (a *App) stopping() {
 	a.close()
 }
 
-// watchExit ends all reads if the process is told to exit after the stopping event of a reload: the http app would wait
-// for those of this configuration, and the exit for the reload. It ends when all apps have stopped.
+// watchExit ends all reads if the process begins to exit after the stopping event of a reload. Otherwise the http app would
+// wait for this configuration's reads, and the exit for the reload. It returns when all apps have stopped.
 func (a *App) watchExit() {
 	look := time.NewTicker(10 * time.Millisecond)
 	defer look.Stop()

@@ -24,17 +24,22 @@ import (
 type readRequest struct {
 	consumer string
 	kind     transport.Kind
-	// cursor is what the client has, if hasCursor: it knows of cursors, even with an empty one.
-	cursor    string
+	// hasCursor says that the client knows of cursors. Then cursor is the last event that it has; it may be empty.
 	hasCursor bool
+	cursor    string
 	// poll is how long a poll waits.
 	poll time.Duration
 }
 
-// serveRead sends a channel's messages to its consumer (protocol.md 1.6, 2.1 to 2.5). A read over HTTP/2 waits with
-// this function's frame on its stack, which has 8 KiB as long as that is enough. So it leaves to others what needs room.
+// follows reports whether the reader follows cursors (protocol.md 2.1).
+func (read *readRequest) follows() bool {
+	return read.hasCursor || read.kind == transport.KindSSE || read.kind == transport.KindPoll
+}
+
+// serveRead sends a channel's messages to its consumer (protocol.md 1.6, 2.1 to 2.5). A read over HTTP/2 waits with this
+// function on its stack, which has 8 KiB as long as that is enough. So large locals live in beginRead.
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string, entry *accessLogEntry) error {
-	o, err := h.openRead(w, r, consumer, entry)
+	o, err := h.beginRead(w, r, consumer, entry)
 	if o == nil {
 		return err
 	}
@@ -48,14 +53,14 @@ type openRead struct {
 	handler  *Handler
 	delivery *delivery.Delivery
 	read     readRequest
-	entry    *accessLogEntry
+	entry      *accessLogEntry
 	ended    func(*accessLogEntry) // counts its end
-	release  func()                // lets go what it holds of the server
+	release  func()        // releases what it holds of the server
 }
 
-// openRead begins a read. It returns nil if there was an error, or if the read is nothing to wait for: it is done, or has
-// been detached from its handler.
-func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer string, entry *accessLogEntry) (*openRead, error) {
+// beginRead begins a read. It returns nil if that failed, and if the handler need not wait for the read: it is done, or
+// goes on without the handler.
+func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer string, entry *accessLogEntry) (*openRead, error) {
 	read, err := h.parseRead(r, consumer)
 	entry.transport = read.kind.String()
 	if err != nil {
@@ -69,27 +74,15 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 			return nil, err
 		}
 	}
-	follows := read.hasCursor || read.kind == transport.KindSSE || read.kind == transport.KindPoll
-	sub, err := h.app.broker.Subscribe(r.Context(), consumer, broker.SubscribeOptions{
-		Limits:       h.app.limits,
-		Follow:       follows,
-		After:        read.cursor,
-		TakeOver:     read.hasCursor || read.kind == transport.KindSSE,
-		Acknowledged: read.kind == transport.KindPoll,
-
-		MayAcknowledge: read.kind == transport.KindWebSocket,
-	})
+	sub, err := h.subscribe(r, read)
 	if err != nil {
-		if read.kind == transport.KindNDJSON && (errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrBusy) || errors.Is(err, broker.ErrReaderLimit)) {
-			h.app.registry.slowDown(r.Context())
-		}
 		return nil, err
 	}
 	ended := h.countRead(read)
 	goesOn := false
 	defer func() {
 		if !goesOn {
-			sub.End(broker.EndFault) // of a panic; the first call counts
+			sub.End(broker.EndFault) // in case of a panic; only the first call counts
 			ended(entry)
 		}
 	}()
@@ -98,33 +91,54 @@ func (h *Handler) openRead(w http.ResponseWriter, r *http.Request, consumer stri
 		w.Header().Set("Megaphone-Resume", string(resume))
 	}
 	if read.kind == transport.KindPoll {
-		defer h.app.registry.cutOffWriting(w, r)()
 		h.servePoll(w, r, sub, read.poll, entry)
 		return nil, nil
 	}
-	o := &openRead{handler: h, delivery: h.newDelivery(w, r, read.kind, sub, follows), read: read, entry: entry, ended: ended}
+	o := &openRead{handler: h, delivery: h.newDelivery(w, r, read, sub), read: read, entry: entry, ended: ended}
 	waits := o.start(w, r)
 	goesOn = true
 	return waits, nil
 }
 
+// subscribe makes the request the reader of its channel.
+func (h *Handler) subscribe(r *http.Request, read readRequest) (broker.Subscription, error) {
+	sub, err := h.app.broker.Subscribe(r.Context(), read.consumer, broker.SubscribeOptions{
+		Limits:       h.app.limits,
+		Follow:       read.follows(),
+		After:        read.cursor,
+		TakeOver:     read.hasCursor || read.kind == transport.KindSSE,
+		Acknowledged: read.kind == transport.KindPoll,
+
+		MayAcknowledge: read.kind == transport.KindWebSocket,
+	})
+	if err != nil && read.kind == transport.KindNDJSON && slices.ContainsFunc(slowedErrors, func(slowed error) bool {
+		return errors.Is(err, slowed)
+	}) {
+		h.app.registry.slowDown(r.Context())
+	}
+	return sub, err
+}
+
+// slowedErrors are those after which existing clients repeat a read at once.
+var slowedErrors = []error{broker.ErrNotFound, broker.ErrBusy, broker.ErrReaderLimit}
+
 // start begins the response. If the read can do without its handler, it goes on by itself and start returns nil.
 func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
-	app, f := o.handler.app, o.delivery
+	app, d := o.handler.app, o.delivery
 	socket.LimitUnsent(conn.Of(r))
 	// A server that shuts down tells the client that the connection ends, but not the handler.
-	if f.Start() == nil && !app.isOver() && f.Detach(w, r) {
+	if d.Start() == nil && !app.isOver() && d.Detach(w, r) {
 		app.registry.sockets.Add(1)
 		app.registry.metrics.Detached.Inc()
-		app.streams.Add(f)
+		app.streams.Add(d)
 		own := *o.entry // the other one belongs to the request, which is over
 		o.entry, o.release = &own, func() {
 			app.registry.sockets.Add(-1)
 			app.registry.metrics.Detached.Dec()
-			app.streams.Remove(f)
+			app.streams.Remove(d)
 		}
-		f.MayPark(o.deliverDetached)
-		if !f.Park() {
+		d.MayPark(o.deliverDetached)
+		if !d.Park() {
 			go o.deliverDetached()
 		}
 		return nil
@@ -139,8 +153,8 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 }
 
 // newDelivery returns the delivery of a subscription's messages.
-func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription, follows bool) *delivery.Delivery {
-	t, duration := h.newTransport(w, r, kind, sub)
+func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) *delivery.Delivery {
+	t, duration := h.newTransport(w, r, read.kind, sub)
 	o := delivery.Options{
 		Subscription: sub,
 		Transport:    t,
@@ -150,9 +164,9 @@ func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, kind trans
 		Heartbeat:    time.Duration(h.app.Heartbeat),
 		WriteTimeout: time.Duration(h.app.WriteTimeout),
 		Unloaded:     h.app.unloaded,
-		Follows:      follows,
+		Follows:      read.follows(),
 	}
-	if kind == transport.KindNDJSON {
+	if read.kind == transport.KindNDJSON {
 		o.Heartbeat, o.Unloaded = 0, nil
 	}
 	return delivery.New(o)
@@ -184,7 +198,7 @@ func (o *openRead) close() {
 	o.ended(o.entry)
 }
 
-// serveReadHead answers a HEAD request, which consumes nothing.
+// serveReadHead answers a HEAD request. It consumes nothing.
 func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read readRequest) error {
 	if _, err := h.app.broker.State(r.Context(), read.consumer); err != nil {
 		return err
@@ -198,7 +212,7 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 	return nil
 }
 
-// newTransport returns how messages leave, and for how long.
+// newTransport returns the transport that was asked for, and how long it lasts.
 func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription) (transport.Transport, time.Duration) {
 	switch kind {
 	case transport.KindSSE:
@@ -219,7 +233,7 @@ func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind tran
 	}
 }
 
-// bounds says how long a client may take nothing.
+// bounds limit how long a client may take nothing.
 func (h *Handler) bounds(r *http.Request) transport.Bounds {
 	return transport.Bounds{Timeout: conn.WriteTimeout(r, time.Duration(h.app.WriteTimeout)), Conn: conn.Of(r), Exit: h.app.registry.closing.Done()}
 }
@@ -233,7 +247,7 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	}
 	lastEventID := r.Header.Values("Last-Event-ID")
 	if len(query["after"]) > 1 || len(query["poll"]) > 1 || len(lastEventID) > 1 {
-		// Which of them counts is not known, and a wrong cursor would lose messages.
+		// Nobody knows which one counts, and a wrong cursor would lose messages.
 		return read, httpjson.BadRequest("after, poll and Last-Event-ID may be given once each")
 	}
 	if query.Has("after") {
@@ -261,7 +275,7 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	return read, nil
 }
 
-// notOffered is the reply to a request for a transport that this site does not offer.
+// notOffered returns the reply to a request for a transport that this site does not offer.
 func (h *Handler) notOffered(kind transport.Kind) error {
 	var offered []string
 	for k, name := range transport.KindNames {
@@ -284,7 +298,7 @@ func (h *Handler) notOffered(kind transport.Kind) error {
 	return e
 }
 
-// checkUpgrade checks a request for a WebSocket before anything is done for it.
+// checkUpgrade checks a request for a WebSocket, before anything else happens.
 func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 	if status, problem := transport.CheckUpgrade(r); problem != "" {
 		w.Header().Set("Sec-WebSocket-Version", "13")
@@ -296,11 +310,12 @@ func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxPoll is how many bytes of lines the reply to a poll has, but for the last line.
+// maxPoll is how many bytes of lines the reply to a poll has before its last line.
 const maxPoll = 1 << 20
 
-// servePoll answers a poll with what there is, as soon as there is anything (protocol.md 2.5).
+// servePoll answers a poll with the messages that there are, as soon as there is one (protocol.md 2.5).
 func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub broker.Subscription, wait time.Duration, entry *accessLogEntry) {
+	defer h.app.registry.cutOffWriting(w, r)()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var lines [][]byte
@@ -328,7 +343,7 @@ func (h *Handler) servePoll(w http.ResponseWriter, r *http.Request, sub broker.S
 	if err := sub.Err(); err != nil && len(lines) == 0 {
 		entry.ended(delivery.ReasonOf(err))
 	}
-	// Given free before the reply: the client's next poll may come before this call returns.
+	// The channel must be free before the reply: the client's next poll may come before this call returns.
 	sub.End(broker.EndClean)
 	transport.WritePoll(w, r, lines, h.bounds(r))
 }

@@ -44,7 +44,11 @@ var registries = caddy.NewUsagePool()
 func newRegistry(b broker.Broker) *registry {
 	hooks := webhook.NewMetrics(metrics.Name)
 	s := &registry{
-		broker: b, metrics: metrics.New(b, endpointNames, limitNames, hooks.Collectors()...), webhooks: hooks, warnings: newWarnings(limitNames), ends: make(chan struct{}),
+		broker:   b,
+		metrics:  metrics.New(b, endpointNames, limitNames, hooks.Collectors()...),
+		webhooks: hooks,
+		warnings: newWarnings(limitNames),
+		ends:     make(chan struct{}),
 	}
 	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
 	s.closing, s.close = context.WithCancel(context.Background())
@@ -58,7 +62,7 @@ func newRegistry(b broker.Broker) *registry {
 	return s
 }
 
-// acquireRegistry finds or makes the registry of the configured Broker.
+// acquireRegistry finds or makes the registry of the configured Broker. If it fails, the App holds none.
 func (a *App) acquireRegistry(ctx caddy.Context) error {
 	guest, err := ctx.LoadModule(a, "BrokerRaw")
 	if err != nil {
@@ -85,7 +89,7 @@ func (a *App) acquireRegistry(ctx caddy.Context) error {
 	return nil
 }
 
-// brokerNamespace is where guest modules are that provide a Broker.
+// brokerNamespace is the Caddy namespace of guest modules that provide a Broker.
 const brokerNamespace = "megaphone.brokers"
 
 func init() { caddy.RegisterModule(new(MemoryBroker)) }
@@ -178,14 +182,14 @@ func (s *registry) stats() broker.Stats {
 	return broker.Stats{}
 }
 
-// flushDeletions has the Broker report at once what was deleted until now.
+// flushDeletions makes the Broker report at once what was deleted until now.
 func (s *registry) flushDeletions() {
 	if b, ok := s.broker.(broker.DeletionSource); ok {
 		b.FlushDeletions()
 	}
 }
 
-// drains reports whether the Broker is being drained.
+// drains reports whether the Broker drains.
 func (s *registry) drains() bool {
 	b, ok := s.broker.(broker.Drainer)
 	return ok && b.DrainState().Active
@@ -194,8 +198,8 @@ func (s *registry) drains() bool {
 // healthy reports whether new clients are welcome.
 func (s *registry) healthy() bool { return !s.drains() && !s.isClosed() && !caddy.Exiting() }
 
-// slowDown makes a client wait that would otherwise repeat its request in a loop: existing clients do that when
-// a read is refused (protocol.md, part 3). Not too many at once are made to wait.
+// slowDown makes a client wait that would otherwise repeat its request in a loop. Existing clients do that when a read is
+// refused (protocol.md, part 3). If too many clients wait already, it returns at once.
 func (s *registry) slowDown(ctx context.Context) {
 	defer s.slowed.Add(-1)
 	if s.slowed.Add(1) > maxSlowed {
@@ -210,16 +214,10 @@ func (s *registry) slowDown(ctx context.Context) {
 	}
 }
 
-// maxSlowed is how many clients wait in slowDown at once.
+// maxSlowed is how many clients may wait in slowDown at once.
 const maxSlowed = 1000
 
-// Interface guards.
-var (
-	_ broker.Provider       = (*MemoryBroker)(nil)
-	_ caddyfile.Unmarshaler = (*MemoryBroker)(nil)
-)
-
-// guardHeap has the guard hold the max_memory of the configuration that is active.
+// guardHeap sets the heap limit by the max_memory of the active configuration.
 func (s *registry) guardHeap() {
 	if a := s.active.current.Load(); a != nil {
 		s.heap.Set(a.MaxMemory)
@@ -227,3 +225,9 @@ func (s *registry) guardHeap() {
 		s.heap.Set(0)
 	}
 }
+
+// Interface guards.
+var (
+	_ broker.Provider       = (*MemoryBroker)(nil)
+	_ caddyfile.Unmarshaler = (*MemoryBroker)(nil)
+)

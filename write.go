@@ -41,7 +41,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 
 var errKey = errors.New("a key is 1 to 255 visible ASCII characters")
 
-// idempotencyKey returns the key by which a write may be repeated (protocol.md 2.11), or "".
+// idempotencyKey returns the key of a write that may be repeated (protocol.md 2.11), or "".
 func idempotencyKey(h http.Header) (string, error) {
 	values := h.Values("Idempotency-Key")
 	switch {
@@ -68,10 +68,32 @@ type batchMessage struct {
 
 type batchMessages []batchMessage
 
-// UnmarshalJSON implements [json.Unmarshaler]. Of repeated lists the last one counts, and nothing of the others is in it.
+// UnmarshalJSON implements [json.Unmarshaler]. If a batch has several lists, the last one counts and nothing of the others
+// remains in it.
 func (ms *batchMessages) UnmarshalJSON(text []byte) error {
 	*ms = nil
 	return json.Unmarshal(text, (*[]batchMessage)(ms))
+}
+
+// render renders the messages.
+func (ms batchMessages) render() ([]*broker.Message, error) {
+	rendered := make([]*broker.Message, len(ms))
+	for i, m := range ms {
+		if m.Body == nil {
+			return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d] has no body", i))
+		}
+		key := ""
+		if m.Key != nil {
+			if key = *m.Key; !broker.ValidKey(key) {
+				return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
+			}
+		}
+		var err error
+		if rendered[i], err = broker.NewMessage(m.StreamID, m.Body, key); err != nil {
+			return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, err))
+		}
+	}
+	return rendered, nil
 }
 
 // A failure is a message that a channel has not taken, and why.
@@ -81,11 +103,10 @@ type failure struct {
 	Reason  string `json:"reason"`
 }
 
-// maxDeliveries bounds the product of a batch's channels and messages, and with it the list of failures in the reply,
-// which may have one for each.
+// maxDeliveries bounds a batch's channels times its messages. The list of failures in the reply may be as long.
 const maxDeliveries = 1 << 18
 
-// serveWriteBatch writes all of some messages to each of some channels (protocol.md 1.5).
+// serveWriteBatch writes every message of a batch to every channel of it (protocol.md 1.5).
 func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, entry *accessLogEntry) error {
 	var b batch
 	if err := httpjson.ReadJSON(r, h.app.MaxMessageSize, &b); err != nil {
@@ -101,22 +122,10 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, entry 
 	if len(b.Messages) > 0 && len(channels) > maxDeliveries/len(b.Messages) {
 		return httpjson.BadRequest(fmt.Sprintf("too many messages to too many channels: their product may be %d", maxDeliveries))
 	}
-	ms := make([]*broker.Message, len(b.Messages))
-	for i, m := range b.Messages {
-		if m.Body == nil {
-			return httpjson.BadRequest(fmt.Sprintf("messages[%d] has no body", i))
-		}
-		key := ""
-		if m.Key != nil {
-			if key = *m.Key; !broker.ValidKey(key) {
-				return httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
-			}
-		}
-		if ms[i], err = broker.NewMessage(m.StreamID, m.Body, key); err != nil {
-			return httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, err))
-		}
+	ms, err := b.Messages.render()
+	if err != nil {
+		return err
 	}
-
 	outcomes := h.app.broker.PublishBatch(r.Context(), channels, ms, h.app.limits)
 	if err := r.Context().Err(); err != nil {
 		return err
