@@ -78,7 +78,8 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
 	if d.NextArg() {
-		return d.Errf("the global option megaphone takes no argument: leave out %q, and write the settings into a block", d.Val())
+		return d.Errf("the global option megaphone takes no argument: leave out %q, and write the settings in a block",
+			d.Val())
 	}
 	settings := a.settings()
 	seen := map[string]bool{}
@@ -142,8 +143,8 @@ func (a *App) settings() map[string]setting {
 	}
 }
 
-// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write, read and exists.
-// Without the option transports it offers all transports:
+// UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write, read and
+// exists. Without the option transports it offers all transports:
 //
 //	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] [ui] {
 //		transports            [ndjson] [sse] [websocket] [poll]
@@ -165,7 +166,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			repeated, h.Transports = h.Transports != nil, args
 			err = checkNames("transport", args, transport.KindNames)
 			if len(args) == 0 {
-				err = fmt.Errorf("transports takes one or more of %s: leave it out for all of them", strings.Join(transport.KindNames, ", "))
+				err = fmt.Errorf("transports takes one or more of %s: leave it out for all of them",
+					strings.Join(transport.KindNames, ", "))
 			}
 		case "cors_origins":
 			repeated, h.CORSOrigins = h.CORSOrigins != nil, args
@@ -229,7 +231,7 @@ func errRepeated(d *caddyfile.Dispenser, name string) error {
 	return d.Errf("%s is already specified: remove one of its lines", name)
 }
 
-// errHasValue is the error for a setting or option that is on if its name stands there, and has a value.
+// errHasValue is the error for a value after a name that takes none, because the name alone turns it on.
 func errHasValue(name, value string) error {
 	return fmt.Errorf("%s takes no value: write it without %q to turn it on, or leave it out", name, value)
 }
@@ -289,7 +291,7 @@ func (a *App) parseAgent(value string) error {
 func (a *App) parseHold(value string) error {
 	hold, err := caddy.ParseDuration(value)
 	if err != nil || hold < 0 || hold > maxDuration {
-		return fmt.Errorf("%q is not a valid duration: use a duration up to %s, for example 10s, or 0s for no wait",
+		return fmt.Errorf("%q is not a valid duration: use a duration from 0s (no wait) up to %s, for example 10s",
 			value, maxDurationText)
 	}
 	a.Hold = (*caddy.Duration)(&hold)
@@ -325,8 +327,8 @@ func count(field *int, example string) setting {
 	}, example}
 }
 
-// size returns a setting that is a number of bytes above zero. The limit is the largest that is allowed, and limitText its
-// text in errors.
+// size returns a setting that is a number of bytes above zero. The limit is the largest that is allowed, and limitText
+// its text in errors.
 func size(field *int64, limit uint64, limitText, example string) setting {
 	return setting{func(value string) error {
 		n, err := humanize.ParseBytes(value)

@@ -9,10 +9,11 @@ import (
 
 // origins are the origins whose pages may use a site (protocol.md 2.8).
 type origins struct {
-	all      bool
-	patterns []string
+	all      bool     // one of the patterns is *
+	patterns []string // in lower case
 }
 
+// parseOrigins returns the origins that match any of the patterns. The patterns have passed checkOrigins.
 func parseOrigins(patterns []string) origins {
 	var o origins
 	for _, pattern := range patterns {
@@ -22,7 +23,7 @@ func parseOrigins(patterns []string) origins {
 	return o
 }
 
-// checkOrigins checks the patterns of a configuration.
+// checkOrigins checks the patterns of a configuration: each must be valid and appear once.
 func checkOrigins(patterns []string) error {
 	seen := map[string]bool{}
 	for _, pattern := range patterns {
@@ -36,8 +37,8 @@ func checkOrigins(patterns []string) error {
 		u, err := url.Parse(strings.Replace(pattern, "://*.", "://", 1))
 		if err != nil || u.Scheme == "" || u.Host == "" || strings.Contains(u.Host, "*") ||
 			u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-			return fmt.Errorf("%q is no origin: use for example https://www.example.com, https://*.example.com or *, "+
-				"without a path", pattern)
+			return fmt.Errorf("%q is not a valid origin: use an origin without a path, "+
+				"for example https://www.example.com, https://*.example.com or *", pattern)
 		}
 	}
 	return nil
@@ -63,13 +64,14 @@ func (o origins) allow(origin string) bool {
 	return false
 }
 
-// sameOrigin reports whether a page of the origin has come from the host that it uses.
+// sameOrigin reports whether an origin has the given host, so that its pages use their own site.
 func sameOrigin(origin, host string) bool {
 	u, err := url.Parse(origin)
 	return err == nil && u.Host != "" && strings.EqualFold(u.Host, host)
 }
 
-// handle sets the headers of a reply, whatever it will be, and answers a preflight. It reports whether it did.
+// handle sets the CORS headers of any reply. It also answers the request if that is a preflight, and reports whether it
+// did.
 func (o origins) handle(w http.ResponseWriter, r *http.Request, e endpoint) (answered bool) {
 	header := w.Header()
 	header.Add("Vary", "Origin")

@@ -9,40 +9,42 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
-// A deletionQueue has the deletions that wait for handlers of Caddy's event: these may take their time, and the
-// registry's goroutine has none. All configurations share it, so what waits when one is replaced goes to the next.
+// A deletionQueue holds the deletions that wait for handlers of Caddy's event channel_deleted. Such handlers may be
+// slow, and the Broker that reports deletions must not wait for them. All configurations share the queue. When one is
+// replaced, the next one gets the deletions that wait.
 type deletionQueue struct {
 	mu      sync.Mutex
-	batches []deletionBatch
-	waiting int           // deletions in them
+	batches []eventBatch
+	waiting int           // deletions in batches
 	wake    chan struct{} // receives a value when there are batches
-	done    chan struct{} // closed when none will be taken any more
+	done    chan struct{} // closed when nobody takes batches any more
 	full    warning.Limiter
-	app     *App // that was told last that the queue is full
+	app     *App // whose deletions were the last to find the queue full
 }
 
-// A deletionBatch is some deletions, or a mark that tells how far the handlers are.
-type deletionBatch struct {
-	app     *App // the one that announced at that time
-	notices []webhook.Event
-	reached chan<- struct{} // of a mark: is closed
+// An eventBatch is either some deletions, or a mark that shows how far the handlers have come.
+type eventBatch struct {
+	app     *App // the one that was active when the channels were deleted
+	events  []webhook.Event
+	reached chan<- struct{} // of a mark: closed when the handlers have come this far
 }
 
 // maxDeletions is how many deletions wait at most.
 const maxDeletions = 1_000_000
 
-func (q *deletionQueue) add(batch deletionBatch) {
+// add appends a batch. If there is no room for it, its deletions are lost, and add logs that now and then.
+func (q *deletionQueue) add(batch eventBatch) {
 	q.mu.Lock()
-	room := q.waiting+len(batch.notices) <= maxDeletions
+	room := q.waiting+len(batch.events) <= maxDeletions
 	if room {
 		q.batches = append(q.batches, batch)
-		q.waiting += len(batch.notices)
+		q.waiting += len(batch.events)
 	} else {
 		q.app = batch.app
 	}
 	q.mu.Unlock()
 	if !room {
-		q.tellLost(batch.app, q.full.Due(len(batch.notices)))
+		q.logLost(batch.app, q.full.Due(len(batch.events)))
 		return
 	}
 	select {
@@ -51,43 +53,44 @@ func (q *deletionQueue) add(batch deletionBatch) {
 	}
 }
 
-// tellLost logs how many deletions found the queue full, if there are any.
-func (q *deletionQueue) tellLost(a *App, lost int64) {
+// logLost logs how many deletions found the queue full, if any did.
+func (q *deletionQueue) logLost(a *App, lost int64) {
 	if lost > 0 {
 		loadedLogger(a.logger).Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost", zap.Int64("lost", lost))
 	}
 }
 
-// tellRest logs those of which no line tells yet, when there is room again.
-func (q *deletionQueue) tellRest() {
+// logRest logs the lost deletions that are in no log line yet. Call it when there is room again.
+func (q *deletionQueue) logRest() {
 	q.mu.Lock()
 	a := q.app
 	q.mu.Unlock()
-	q.tellLost(a, q.full.Rest())
+	q.logLost(a, q.full.Rest())
 }
 
-// take removes what is in the queue first.
-func (q *deletionQueue) take() (batch deletionBatch, ok bool) {
+// take removes the first batch. It reports false if there is none.
+func (q *deletionQueue) take() (batch eventBatch, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.batches) == 0 {
-		q.batches = nil // its memory is free
-		return deletionBatch{}, false
+		q.batches = nil // frees its memory
+		return eventBatch{}, false
 	}
-	batch, q.batches[0] = q.batches[0], deletionBatch{}
+	batch, q.batches[0] = q.batches[0], eventBatch{}
 	q.batches = q.batches[1:]
-	q.waiting -= len(batch.notices)
+	q.waiting -= len(batch.events)
 	return batch, true
 }
 
-// mark returns a channel that is closed when handlers were told of what is in the queue now.
+// mark returns a channel that is closed when the handlers are done with everything that is in the queue now.
 func (q *deletionQueue) mark() <-chan struct{} {
 	reached := make(chan struct{})
-	q.add(deletionBatch{reached: reached})
+	q.add(eventBatch{reached: reached})
 	return reached
 }
 
-// emitDeletions runs handlers for what comes into the queue. It ends when all is closed and the queue is empty.
+// emitDeletions runs handlers for the deletions in the queue. It returns when the registry is closed and the queue is
+// empty.
 func (s *registry) emitDeletions() {
 	q := &s.deletions
 	defer close(q.done)
@@ -97,7 +100,7 @@ func (s *registry) emitDeletions() {
 			s.emitBatch(batch)
 			continue
 		}
-		q.tellRest()
+		q.logRest()
 		select {
 		case <-q.wake:
 		case <-s.closing.Done():
@@ -109,14 +112,15 @@ func (s *registry) emitDeletions() {
 	}
 }
 
-func (s *registry) emitBatch(batch deletionBatch) {
+// emitBatch runs handlers for a batch, or closes the channel of a mark.
+func (s *registry) emitBatch(batch eventBatch) {
 	if batch.reached != nil {
 		close(batch.reached)
 		return
 	}
 	lost := 0
-	for i := range batch.notices {
-		if !s.emit(webhook.ChannelDeleted, &batch.notices[i], batch.app, (*App).emitApart) {
+	for i := range batch.events {
+		if !s.emit(webhook.ChannelDeleted, &batch.events[i], batch.app, (*App).emitOrAbandon) {
 			lost++
 		}
 	}

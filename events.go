@@ -12,29 +12,31 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
-// eventData is what a handler of Caddy's event gets.
-func eventData(event string, n *webhook.Event) map[string]any {
-	data := map[string]any{"channel": n.Channel}
-	switch event {
+// eventData returns the data that handlers of a Caddy event get.
+func eventData(name string, e *webhook.Event) map[string]any {
+	data := map[string]any{"channel": e.Channel}
+	switch name {
 	case webhook.ChannelDeleted:
-		data["reason"], data["undelivered"] = n.Reason.String(), n.Undelivered
+		data["reason"], data["undelivered"] = e.Reason.String(), e.Undelivered
 	case webhook.ReaderConnected:
-		data["transport"] = n.Transport
+		data["transport"] = e.Transport
 	case webhook.ReaderDisconnected:
-		data["transport"], data["ended_by"], data["messages"] = n.Transport, n.EndedBy, n.Messages
+		data["transport"], data["ended_by"], data["messages"] = e.Transport, e.EndedBy, e.Messages
 	}
 	return data
 }
 
-// activeApps knows whose configuration announces what happens: of those that are started, the first. So at a reload that
-// is the old one until it is about to be stopped, when the new one is started as a whole, and it stays the old one if the
-// new one fails. A stream of an earlier configuration that ends later is announced by it too.
+// activeApps knows the active App: the one whose handlers and webhooks get all events. That is the first one of those
+// that are started. So during a reload it is the old one, until the new one has started as a whole and the old one is
+// about to be stopped. If the new one fails, the old one stays active. The active App also reports the end of streams
+// that began under an earlier configuration.
 type activeApps struct {
 	mu      sync.Mutex
 	apps    []*App
 	current atomic.Pointer[App]
 }
 
+// add adds an App that has started.
 func (l *activeApps) add(a *App) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,6 +44,7 @@ func (l *activeApps) add(a *App) {
 	l.choose()
 }
 
+// remove removes an App that has stopped. It has no effect if the App is not there.
 func (l *activeApps) remove(a *App) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -49,7 +52,8 @@ func (l *activeApps) remove(a *App) {
 	l.choose()
 }
 
-// replace lets another one announce in the place of a, and returns it. If there is none, a goes on, and nil is returned.
+// replace removes a, and returns the App that is active then. If there is no other App, a stays and replace returns
+// nil.
 func (l *activeApps) replace(a *App) *App {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,7 +66,7 @@ func (l *activeApps) replace(a *App) *App {
 	return l.current.Load()
 }
 
-// choose makes the first one announce, with its settings.
+// choose makes the first App the active one, and gives its settings to the webhooks. The caller holds the lock.
 func (l *activeApps) choose() {
 	if len(l.apps) == 0 {
 		l.current.Store(nil)
@@ -75,32 +79,33 @@ func (l *activeApps) choose() {
 	l.current.Store(a)
 }
 
-// announceDeletions is told by the registry what was deleted.
-func (s *registry) announceDeletions(deletions []broker.Deletion) {
+// reportDeletions reports deletions to the webhooks and handlers of the active App. The Broker calls it.
+func (s *registry) reportDeletions(deletions []broker.Deletion) {
 	a := s.active.current.Load()
-	if a == nil || !a.announces(webhook.ChannelDeleted) {
+	if a == nil || !a.wantsEvent(webhook.ChannelDeleted) {
 		return
 	}
 	now := time.Now()
-	notices := make([]webhook.Event, len(deletions))
+	events := make([]webhook.Event, len(deletions))
 	for i, d := range deletions {
-		notices[i] = webhook.Event{Channel: d.Consumer(), At: now, Reason: d.Reason, Undelivered: d.Undelivered}
+		events[i] = webhook.Event{Channel: d.Consumer(), At: now, Reason: d.Reason, Undelivered: d.Undelivered}
 	}
-	a.post(webhook.ChannelDeleted, notices)
+	a.post(webhook.ChannelDeleted, events)
 	if a.handles(webhook.ChannelDeleted) {
-		s.deletions.add(deletionBatch{app: a, notices: notices})
+		s.deletions.add(eventBatch{app: a, events: events})
 	}
 }
 
-// startAnnouncing lets this configuration announce, as soon as it is the first.
-func (a *App) startAnnouncing() {
+// startEvents makes this App the active one as soon as it is the first.
+func (a *App) startEvents() {
 	a.registry.active.add(a)
 	a.registry.guardHeap()
 }
 
-// leaveAnnouncing leaves it to another configuration, as this one is about to be stopped, and reports whether there is
-// one. What was deleted until now is still told to this one, for it may have handlers or webhooks that the other lacks.
-func (a *App) leaveAnnouncing() (left bool) {
+// handOverEvents makes another App the active one, because this one is about to be stopped. It reports whether there is
+// another. Before that, this App gets the deletions up to now: it may have handlers or webhooks that the other one
+// lacks.
+func (a *App) handOverEvents() (handedOver bool) {
 	a.registry.flushDeletions()
 	successor := a.registry.active.replace(a)
 	a.registry.guardHeap()
@@ -108,48 +113,51 @@ func (a *App) leaveAnnouncing() (left bool) {
 	return successor != nil
 }
 
-// announcer is the App that announces. Sites may be served a moment before the first one is started.
-func (a *App) announcer() *App {
+// activeApp returns the active App. If none is, it returns a: sites may be served a moment before the first App is
+// started.
+func (a *App) activeApp() *App {
 	if current := a.registry.active.current.Load(); current != nil {
 		return current
 	}
 	return a
 }
 
-// handles tells whether anybody sees Caddy's event: a handler, or who reads the log of level DEBUG.
-func (a *App) handles(event string) bool {
-	return a.eventsStarted.Load() && a.events.ShouldEmit("megaphone."+event)
+// handles reports whether anybody sees this event of Caddy's: a handler, or the log if it has the level DEBUG.
+func (a *App) handles(name string) bool {
+	return a.eventsStarted.Load() && a.events.ShouldEmit("megaphone."+name)
 }
 
-// hasHandlers tells whether there are handlers of Caddy's event. Where there is a log of level DEBUG, handlers that
-// other modules have added are not known.
-func (a *App) hasHandlers(event string) bool {
-	if !a.handles(event) || !a.eventsLogged {
-		return a.handles(event)
+// hasHandlers reports whether this event of Caddy's has handlers. If there is a log with the level DEBUG, it does not
+// see handlers that other modules have added.
+func (a *App) hasHandlers(name string) bool {
+	if !a.handles(name) || !a.eventsLogged {
+		return a.handles(name)
 	}
 	return slices.ContainsFunc(a.events.Subscriptions, func(s *caddyevents.Subscription) bool {
-		return slices.Contains(s.Events, "megaphone."+event) || slices.Contains(s.Events, "") // the latter for all
+		return slices.Contains(s.Events, "megaphone."+name) || slices.Contains(s.Events, "") // "" stands for all events
 	})
 }
 
-// announces tells whether anybody wants to know of an event.
-func (a *App) announces(event string) bool {
-	return a.handles(event) || slices.ContainsFunc(a.Webhooks, func(w *Webhook) bool { return w.Event == event })
+// wantsEvent reports whether a webhook or a handler of Caddy's event wants the event.
+func (a *App) wantsEvent(name string) bool {
+	return a.handles(name) || slices.ContainsFunc(a.Webhooks, func(w *Webhook) bool { return w.Event == name })
 }
 
-// emit runs the handlers of Caddy's event, and reports whether they have run before the configuration was unloaded.
-func (a *App) emit(event string, n *webhook.Event) (done bool) {
-	if !a.handles(event) || a.ctx.Err() != nil {
+// emit runs the handlers of Caddy's event. It reports whether they have returned before the configuration was unloaded.
+// If nobody handles the event, it returns false.
+func (a *App) emit(name string, e *webhook.Event) (done bool) {
+	if !a.handles(name) || a.ctx.Err() != nil {
 		return false
 	}
-	a.events.Emit(a.ctx, "megaphone."+event, eventData(event, n))
+	a.events.Emit(a.ctx, "megaphone."+name, eventData(name, e))
 	return a.ctx.Err() == nil
 }
 
-// emitApart is like emit, but leaves handlers to themselves that go on when the configuration is unloaded.
-func (a *App) emitApart(event string, n *webhook.Event) (done bool) {
+// emitOrAbandon is like emit, but it abandons handlers that continue for more than maxExitEvents after the
+// configuration was unloaded.
+func (a *App) emitOrAbandon(name string, e *webhook.Event) (done bool) {
 	ended := make(chan bool, 1)
-	go func() { ended <- a.emit(event, n) }()
+	go func() { ended <- a.emit(name, e) }()
 	select {
 	case done = <-ended:
 		return done
@@ -162,53 +170,57 @@ func (a *App) emitApart(event string, n *webhook.Event) (done bool) {
 	return done
 }
 
-// emit runs the handlers that the configuration has which announces, or else those of a. If it is unloaded meanwhile,
-// those of the next one run. The function run is App.emit or one like it.
-func (s *registry) emit(event string, n *webhook.Event, a *App, run func(*App, string, *webhook.Event) bool) (done bool) {
+// emit runs the handlers of the active App, or those of a if the active App has none and a has some. If that App is
+// unloaded meanwhile, the handlers of the next active App run. It reports whether handlers have run to their end. The
+// function run is [App.emit] or [App.emitOrAbandon].
+func (s *registry) emit(name string, e *webhook.Event, a *App, run func(*App, string, *webhook.Event) bool) (done bool) {
 	for {
 		current := s.active.current.Load()
-		lacks := current == nil || !current.hasHandlers(event) && a.hasHandlers(event)
-		if !lacks && run(current, event, n) {
+		lacks := current == nil || !current.hasHandlers(name) && a.hasHandlers(name)
+		if !lacks && run(current, name, e) {
 			return true
 		}
 		if s.active.current.Load() == current {
-			return current != a && run(a, event, n)
+			return current != a && run(a, name, e)
 		}
 	}
 }
 
-// post gives notices to the webhooks for an event.
-func (a *App) post(event string, notices []webhook.Event) {
+// post adds events of one name to the queues of its webhooks.
+func (a *App) post(name string, events []webhook.Event) {
 	for _, hook := range a.Webhooks {
-		if hook.Event == event {
-			hook.sender.Enqueue(notices)
+		if hook.Event == name {
+			hook.sender.Enqueue(events)
 		}
 	}
 }
 
-// announce tells whoever wants to know.
-func (a *App) announce(event string, n webhook.Event) {
-	b := a.announcer()
-	if !b.announces(event) {
+// report reports an event to the webhooks and handlers of the active App. It sets the event's time. It returns when the
+// handlers have returned.
+func (a *App) report(name string, e webhook.Event) {
+	active := a.activeApp()
+	if !active.wantsEvent(name) {
 		return
 	}
-	n.At = time.Now()
-	b.post(event, []webhook.Event{n})
-	a.registry.emit(event, &n, b, (*App).emit)
+	e.At = time.Now()
+	active.post(name, []webhook.Event{e})
+	a.registry.emit(name, &e, active, (*App).emit)
 }
 
-func (a *App) announceCreated(consumer string) {
-	a.announce(webhook.ChannelCreated, webhook.Event{Channel: consumer})
+// reportCreated reports that a channel was created.
+func (a *App) reportCreated(consumer string) {
+	a.report(webhook.ChannelCreated, webhook.Event{Channel: consumer})
 }
 
-// countRead counts and announces a read; the returned function does so with its end, of which the record tells.
-func (h *Handler) countRead(read readRequest) (ended func(rec *record)) {
-	counted := h.app.registry.metrics.Reading(read.kind)
-	h.app.announce(webhook.ReaderConnected, webhook.Event{Channel: read.consumer, Transport: read.kind.String()})
-	return func(rec *record) {
+// countRead counts a read, and reports that its reader has connected. The caller must call ended when the read has
+// ended, with the access log entry that says how.
+func (h *Handler) countRead(read readRequest) (ended func(entry *accessLogEntry)) {
+	counted := h.app.registry.metrics.CountRead(read.kind)
+	h.app.report(webhook.ReaderConnected, webhook.Event{Channel: read.consumer, Transport: read.kind.String()})
+	return func(entry *accessLogEntry) {
 		counted()
-		h.app.announce(webhook.ReaderDisconnected, webhook.Event{
-			Channel: read.consumer, Transport: read.kind.String(), EndedBy: rec.endedBy, Messages: rec.messages,
+		h.app.report(webhook.ReaderDisconnected, webhook.Event{
+			Channel: read.consumer, Transport: read.kind.String(), EndedBy: entry.endedBy, Messages: entry.messages,
 		})
 	}
 }

@@ -248,7 +248,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, entry *accessLo
 func (h *Handler) noteRefusal(entry *accessLogEntry, err error) *httpjson.Error {
 	e := httpjson.ErrorOf(err)
 	entry.code = e.Code
-	h.app.registry.metrics.Refused.WithLabelValues(entry.endpoint.String(), e.Code).Inc()
+	h.app.registry.metrics.CountRefusal(entry.endpoint.String(), e.Code)
 	h.noteLimit(err, 1)
 	if e.Status >= http.StatusInternalServerError && e.Cause != nil {
 		h.logger.Error("request failed", zap.Stringer("endpoint", entry.endpoint), zap.Error(err))

@@ -12,10 +12,10 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/warning"
 )
 
-// limitNames are the settings that limit what all clients use together.
+// limitNames are the settings whose limits can refuse a request.
 var limitNames = []string{"max_channels", "max_channels_per_client", "max_memory", "max_readers"}
 
-// limitOf returns the setting for whose sake an error refuses a request, or "".
+// limitOf returns the setting whose limit caused an error, or "" if the error has another cause.
 func limitOf(err error) string {
 	switch {
 	case errors.Is(err, broker.ErrChannelLimit):
@@ -30,22 +30,24 @@ func limitOf(err error) string {
 	return ""
 }
 
-// noteLimit counts and logs, now and then, that a limit was reached n times, if that is what the error tells.
+// noteLimit counts n refusals because of a limit, and logs them now and then. It does nothing if the error has another
+// cause.
 func (h *Handler) noteLimit(err error, n int) {
 	limit := limitOf(err)
 	if limit == "" || n == 0 {
 		return
 	}
 	s := h.app.registry
-	s.metrics.LimitHits[limit].Add(float64(n))
+	s.metrics.CountLimit(limit, n)
 	if n := s.warnings[limit].Due(n); n > 0 {
 		h.logger.Warn("a limit was reached, requests are refused", zap.String("setting", limit), zap.Int64("refused", n))
 	}
 }
 
-// warnings are the warnings about limits, by the setting's name.
+// warnings are the rate limits of the log lines about limits, by the setting's name.
 type warnings map[string]*warning.Limiter
 
+// newWarnings returns warnings for these settings.
 func newWarnings(names []string) warnings {
 	w := warnings{}
 	for _, name := range names {
@@ -54,9 +56,9 @@ func newWarnings(names []string) warnings {
 	return w
 }
 
-// clientOf tells clients apart, for the limit on each one's channels: by Caddy's client IP, which is the one that a
-// trusted proxy reports. IPv6 clients have a whole /64 network each. Clients without an IP address, on a Unix
-// socket, count as one.
+// clientOf returns a name for the client, for the limit on the channels of one client. An IPv4 client is its address,
+// an IPv6 client its /64 network. The address is Caddy's client IP, so behind a trusted proxy it is the one that the
+// proxy reports. All clients without an IP address, as on a Unix socket, count as one.
 func clientOf(r *http.Request) string {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	addr, err := netip.ParseAddr(ip)

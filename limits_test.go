@@ -98,7 +98,7 @@ func TestWebhookConfigurations(t *testing.T) {
 	s := serve(t, "megaphone", "megaphone")
 	t.Setenv("WEBHOOK_HOST", "a.example")
 	const hooks = "webhook channel_deleted https://a.example/\nwebhook channel_deleted https://{env.WEBHOOK_HOST}/\n"
-	if err := s.load("megaphone {\n"+hooks+"}", "megaphone"); err == nil || !strings.Contains(err.Error(), "already") {
+	if err := s.load("megaphone {\n"+hooks+"}", "megaphone"); err == nil || !strings.Contains(err.Error(), "another webhook posts channel_deleted to the same URL") {
 		t.Errorf("a webhook that is there twice: %v", err)
 	}
 	if err := s.load("megaphone {\nwebhook channel_deleted {env.NOT_SET_ANYWHERE}\n}", "megaphone"); err == nil {

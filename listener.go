@@ -19,15 +19,18 @@ func init() {
 	caddy.RegisterModule(ListenerWrapper{})
 }
 
-// ListenerWrapper lets no request fail when the configuration is reloaded, where clients use HTTP/1.1 without TLS, as
-// backends often do. Without it, a server whose configuration is replaced closes connections that clients are about to
-// use, or whose request it has just read; clients have to send such requests again, and some do not. With it, those
-// connections go on under the new configuration, if that listens at the same address and has this wrapper too. On Linux
-// the same holds for connections that nobody has accepted yet, with TLS or without.
+// ListenerWrapper keeps HTTP/1.1 connections without TLS open when you reload the configuration, so no request fails.
+// Backends often use such connections.
 //
-// Put it first in the list of wrappers, before `tls`. It concerns all requests to a server, not only those for
-// `megaphone`. Connections with TLS are otherwise left as they are: over HTTP/2 and HTTP/3, clients are told in time
-// to open another.
+// Without the wrapper, a reload closes connections that a client is about to use, and connections whose request the
+// server has just read. The client has to send that request again, and some clients do not. With the wrapper, these
+// connections continue under the new configuration. For that, the new configuration must listen at the same address and
+// have this wrapper too. On Linux, connections that the server has not accepted yet continue as well, with TLS or
+// without.
+//
+// Put the wrapper first in the list of wrappers, before `tls`. It applies to all requests to a server, not only to
+// those for `megaphone`. It does not change connections with TLS that the server has accepted: HTTP/2 and HTTP/3 tell
+// clients in time to open another connection.
 type ListenerWrapper struct {
 	server *caddyhttp.Server
 }
@@ -56,7 +59,7 @@ func (w *ListenerWrapper) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// WrapListener implements [caddy.ListenerWrapper].
+// WrapListener implements [caddy.ListenerWrapper]. Outside an HTTP server it returns the listener unchanged.
 func (w *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	if w.server == nil {
 		return l

@@ -53,9 +53,9 @@ type openRead struct {
 	handler  *Handler
 	delivery *delivery.Delivery
 	read     readRequest
-	entry      *accessLogEntry
+	entry    *accessLogEntry
 	ended    func(*accessLogEntry) // counts its end
-	release  func()        // releases what it holds of the server
+	release  func()                // releases what it holds of the server
 }
 
 // beginRead begins a read. It returns nil if that failed, and if the handler need not wait for the read: it is done, or

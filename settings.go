@@ -12,26 +12,27 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// maxDuration is the longest that a duration may be set to. Longer ones are of no use, and a time that is some of them
-// from now cannot be told.
+// maxDuration is the longest duration that a setting may have. Longer ones have no use, and a time that is several of
+// them from now has no representation.
 const (
 	maxDuration     = 3650 * 24 * time.Hour
 	maxDurationText = "3650d"
 )
 
-// maxMaxMessageSize is the largest message that can be allowed. A message is held in memory as a whole.
+// maxMaxMessageSize is the largest value of max_message_size, in bytes. A message is in memory as a whole.
 const (
 	maxMaxMessageSize     = 1 << 30
 	maxMaxMessageSizeText = "1GiB"
 )
 
-// UnmarshalJSON implements [json.Unmarshaler]. It reads the settings as they would be without it, but refuses a zero
-// that is written out, which afterwards could not be told from a setting that is left out.
+// UnmarshalJSON implements [json.Unmarshaler]. It reads the same settings as without this method, but it refuses
+// explicit zeros. Later, nobody could tell an explicit zero from a setting that was left out. It also refuses a null in
+// the place of a module or a webhook.
 func (a *App) UnmarshalJSON(data []byte) error {
 	type plain App // without this method
 	written := new(App)
 	written.setDefaults()
-	written.MaxChannelsPerClient = 1 // it is the only number without a default
+	written.MaxChannelsPerClient = 1 // the only number without a default
 	if err := caddy.StrictUnmarshalJSON(data, (*plain)(written)); err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func (a *App) UnmarshalJSON(data []byte) error {
 	return caddy.StrictUnmarshalJSON(data, (*plain)(a))
 }
 
-// setDefaults fills in what is not configured.
+// setDefaults sets the defaults of settings that were left out.
 func (a *App) setDefaults() {
 	setDefault(&a.Agent, "main")
 	if a.BrokerRaw == nil {
@@ -76,6 +77,7 @@ func (a *App) setDefaults() {
 	setDefault(&a.MaxReaders, 100_000)
 }
 
+// setDefault sets a setting that is zero to a value.
 func setDefault[T comparable](setting *T, value T) {
 	var unset T
 	if *setting == unset {
@@ -83,7 +85,7 @@ func setDefault[T comparable](setting *T, value T) {
 	}
 }
 
-// Validate implements [caddy.Validator].
+// Validate implements [caddy.Validator]. It checks the settings with their defaults.
 func (a *App) Validate() error {
 	if err := broker.CheckAgent(a.Agent); err != nil {
 		return fmt.Errorf("agent: %w", err)
@@ -97,7 +99,7 @@ func (a *App) Validate() error {
 	return a.checkNumbers()
 }
 
-// checkNumbers checks that numbers and durations, with their defaults, are in range.
+// checkNumbers checks that all numbers and durations are in range. The defaults must be set.
 func (a *App) checkNumbers() error {
 	if a.Hold != nil && *a.Hold < 0 {
 		return errors.New("hold must not be negative: use 0 for no wait, or leave it out for the default")
@@ -143,7 +145,7 @@ func (a *App) checkNumbers() error {
 	return nil
 }
 
-// checkDuration checks a duration that must not be zero.
+// checkDuration checks that a duration is above zero and not too long.
 func checkDuration(name string, d caddy.Duration) error {
 	if d <= 0 {
 		return errNotPositive(name, "the default")
@@ -154,12 +156,14 @@ func checkDuration(name string, d caddy.Duration) error {
 	return nil
 }
 
-// errNotPositive is for a number that is zero or less; without says what there is without the setting.
+// errNotPositive is the error for a number that is zero or less. The parameter without says what applies without the
+// setting.
 func errNotPositive(name, without string) error {
 	return fmt.Errorf("%s must be greater than zero: leave it out for %s", name, without)
 }
 
-// errEmptyList is for a list that is there, but has nothing in it.
+// errEmptyList is the error for a list that is present but empty. The parameter without says what applies without the
+// setting.
 func errEmptyList(name, without string) error {
 	return fmt.Errorf("%s is an empty list: name at least one, or leave it out for %s", name, without)
 }

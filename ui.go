@@ -17,23 +17,24 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// The page to look inside: it creates channels, writes, and reads over each transport side by side. It uses the
-// endpoints of the site that serves it, and nothing else.
+// uiFolder holds the Inspector: a page that creates channels, writes, and reads over each transport side by side. The
+// page uses the endpoints of the site that serves it, and nothing else.
 //
 //go:embed ui
 var uiFolder embed.FS
 
-// uiPolicy lets the page load its own files only, talk to its own site only, and be in no frame.
+// uiPolicy lets the page load only its own files and talk only to its own site. It forbids frames around the page.
 const uiPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 
 const (
-	// uiIndex is the file that the address of the page itself stands for.
+	// uiIndex is the file at the address of the page itself.
 	uiIndex = "index.html"
-	// uiStateFile is no file: what the page is told of the site.
+	// uiStateFile is the name of what serveUIState replies. It is not a file.
 	uiStateFile = "state.json"
 )
 
+// uiTypes are the content types of the page's files, by their extensions.
 var uiTypes = map[string]string{
 	".html": "text/html; charset=utf-8",
 	".css":  "text/css; charset=utf-8",
@@ -47,11 +48,11 @@ type uiFile struct {
 	etag    string
 }
 
-// uiFiles returns the files of the page by their names.
+// uiFiles returns the page's files by name. It reads them once.
 var uiFiles = sync.OnceValue(func() map[string]uiFile {
 	entries, err := uiFolder.ReadDir("ui")
 	if err != nil {
-		panic(err) // it is part of the program
+		panic(err) // cannot happen: the folder is part of the program
 	}
 	files := make(map[string]uiFile, len(entries))
 	for _, entry := range entries {
@@ -65,8 +66,9 @@ var uiFiles = sync.OnceValue(func() map[string]uiFile {
 	return files
 })
 
-// parseUIPath reads what follows "/ui" in a path: nothing, or a slash and the name of a file. It reports false for
-// a name that the page has not.
+// parseUIPath parses the part of a path after "/ui": nothing, or a slash and the name of a file. The rest is what
+// follows the slash, and hasRest says whether there is a slash. Without one, file is "". It reports false if the page
+// has no such file.
 func parseUIPath(rest string, hasRest bool) (file string, ok bool) {
 	switch {
 	case !hasRest:
@@ -80,7 +82,7 @@ func parseUIPath(rest string, hasRest bool) (file string, ok bool) {
 	return rest, ok
 }
 
-// serveUI serves a file of the page.
+// serveUI serves a file of the page. For the name "" it redirects to the page.
 func (h *Handler) serveUI(w http.ResponseWriter, r *http.Request, name string) error {
 	header := w.Header()
 	header.Set("Content-Security-Policy", uiPolicy)
@@ -89,7 +91,8 @@ func (h *Handler) serveUI(w http.ResponseWriter, r *http.Request, name string) e
 	header.Set("X-Content-Type-Options", "nosniff")
 	switch name {
 	case "":
-		// Relative, since the site may have taken a prefix off the path; the page's files are relative to the slash.
+		// The location is relative, because the site may have removed a prefix from the path. It ends in a slash,
+		// because the page names its files relative to that.
 		header.Set("Location", "ui/")
 		w.WriteHeader(http.StatusPermanentRedirect)
 		return nil
@@ -104,19 +107,19 @@ func (h *Handler) serveUI(w http.ResponseWriter, r *http.Request, name string) e
 	return nil
 }
 
-// A uiState is what the page is told of the site.
+// A uiState tells the page about the site and the server.
 type uiState struct {
-	// Now is the server's time, by which the page knows how far its own clock is off.
+	// Now is the server's time. The page compares its own clock with it.
 	Now        time.Time  `json:"now"`
 	Agent      string     `json:"agent"`
 	Endpoints  []string   `json:"endpoints"`
 	Transports []string   `json:"transports"`
 	Settings   uiSettings `json:"settings"`
-	// Server is told where the site serves manage.
+	// Server is nil unless the site serves manage.
 	Server *uiServer `json:"server,omitempty"`
 }
 
-// uiSettings are settings of the server, with durations in milliseconds.
+// uiSettings are settings of the server. Durations are in milliseconds.
 type uiSettings struct {
 	Buffer         int   `json:"buffer"`
 	InFlight       int   `json:"inFlight"`
@@ -126,7 +129,7 @@ type uiSettings struct {
 	StreamDuration int64 `json:"streamDuration"`
 }
 
-// uiServer is how the whole server does. It has nothing by which a channel could be read, written or deleted.
+// A uiServer is the state of the whole server. It contains nothing that gives access to a channel.
 type uiServer struct {
 	Channels      int         `json:"channels"`
 	MaxChannels   int         `json:"maxChannels"`
@@ -134,23 +137,24 @@ type uiServer struct {
 	MaxMemory     int64       `json:"maxMemory"`
 	Undelivered   int         `json:"undelivered"`
 	Draining      bool        `json:"draining"`
-	List          []uiChannel `json:"list"` // not all, if there are many
+	List          []uiChannel `json:"list"` // at most uiListed of the channels
 }
 
+// A uiChannel is the state of one channel. Its id is not an address.
 type uiChannel struct {
 	ID        string     `json:"id"`
 	Connected bool       `json:"connected"`
 	Pending   int        `json:"pending"`
 	InFlight  int        `json:"inFlight"`
 	Created   time.Time  `json:"created"`
-	LastRead  *time.Time `json:"lastRead"`
-	Expires   *time.Time `json:"expires"`
+	LastRead  *time.Time `json:"lastRead"` // null if the channel was never read
+	Expires   *time.Time `json:"expires"`  // null while the channel has a reader
 }
 
-// uiListed is how many channels the page is told of.
+// uiListed is how many channels the page lists at most.
 const uiListed = 50
 
-// serveUIState tells the page what the site serves, and how the server does.
+// serveUIState replies with a uiState.
 func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 	state := uiState{
 		Agent:      h.app.Agent,
@@ -181,7 +185,7 @@ func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// uiServer says how the server does.
+// uiServer returns the state of the whole server.
 func (a *App) uiServer(ctx context.Context) (*uiServer, error) {
 	page, err := a.broker.List(ctx, broker.ListOptions{Limit: uiListed})
 	if err != nil {

@@ -14,38 +14,39 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
-// Webhook is an address that is told by HTTP requests what happens to channels. Requests are signed and repeated
-// after the Standard Webhooks specification; docs/webhooks.md has what is in them.
+// Webhook posts channel events to a URL. It signs and repeats requests as the Standard Webhooks specification says. The
+// file docs/webhooks.md describes the requests.
 type Webhook struct {
-	// What is told: `channel_deleted`, `channel_created`, `reader_connected` or `reader_disconnected`.
+	// The event to post: `channel_deleted`, `channel_created`, `reader_connected` or `reader_disconnected`. Required.
 	Event string `json:"event,omitempty"`
 
-	// Where it is told, an `http` or `https` URL. Placeholders are supported, such as `{env.WEBHOOK_URL}`.
+	// The `http` or `https` URL that gets the events. Placeholders such as `{env.WEBHOOK_URL}` are supported. Required.
 	URL string `json:"url,omitempty"`
 
-	// The secret by which requests are signed: base64, with or without the prefix `whsec_`. Placeholders are
-	// supported, such as `{env.WEBHOOK_SECRET}`. Default: none, and requests have no signature.
+	// The secret that signs the requests: base64, with or without the prefix `whsec_`. Placeholders such as
+	// `{env.WEBHOOK_SECRET}` are supported. Default: none, and requests have no signature.
 	Secret string `json:"secret,omitempty"`
 
 	// How long the receiver may take to answer a request. Default: 10s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// How long a request that fails is repeated, before what it tells is given up. Default: 1h.
+	// How long a request that fails is repeated before its events are lost. Default: 1h.
 	GiveUp caddy.Duration `json:"give_up,omitempty"`
 
-	// How many announcements wait for the receiver at most. Beyond, new ones are lost. Default: 100,000.
+	// How many events may wait for the receiver. Beyond that, new events are lost. Default: 100,000.
 	Queue int `json:"queue,omitempty"`
 
 	settings *webhook.Settings
 	sender   *webhook.Sender
 }
 
-// senders hold the queues of all webhooks, by event and URL, so that reloads lose nothing.
+// senders holds the queues of all webhooks, by event and URL. They outlive configurations, so a reload loses nothing.
 var senders = caddy.NewUsagePool()
 
+// key returns the webhook's key in senders.
 func (w *Webhook) key() string { return w.Event + " " + w.URL }
 
-// provisionWebhooks checks the webhooks, fills in what is not configured, and acquires their queues.
+// provisionWebhooks checks the webhooks, sets their defaults, and acquires their queues.
 func (a *App) provisionWebhooks() error {
 	for i, w := range a.Webhooks {
 		if err := w.provision(); err != nil {
@@ -68,9 +69,9 @@ func (a *App) provisionWebhooks() error {
 	return nil
 }
 
-// stopAnnouncing gives up the queues. Those that no other configuration has are finished; when the process exits,
-// that is waited for.
-func (a *App) stopAnnouncing() {
+// stopEvents removes this App from the active ones, and releases its queues. Queues that no other configuration uses
+// still finish. When the process exits, stopEvents waits for that.
+func (a *App) stopEvents() {
 	a.registry.active.remove(a)
 	a.registry.guardHeap()
 	for _, w := range a.Webhooks {
@@ -83,16 +84,17 @@ func (a *App) stopAnnouncing() {
 	}
 }
 
-// hasWebhook tells whether one of the first n webhooks tells the same URL the same.
+// hasWebhook reports whether one of the first n webhooks posts the same event to the same URL.
 func (a *App) hasWebhook(n int, w *Webhook) bool {
 	return slices.ContainsFunc(a.Webhooks[:n], func(b *Webhook) bool { return b.key() == w.key() })
 }
 
+// errWebhookTwice is the error for two webhooks with the same event and URL.
 func errWebhookTwice(w *Webhook) error {
-	return fmt.Errorf("%s is told to this URL already: leave one of the two webhooks out", w.Event)
+	return fmt.Errorf("another webhook posts %s to the same URL: leave one of the two out", w.Event)
 }
 
-// UnmarshalJSON implements [json.Unmarshaler], for the sake of zeros that are written out: see [App.UnmarshalJSON].
+// UnmarshalJSON implements [json.Unmarshaler]. It refuses explicit zeros, as [App.UnmarshalJSON] does.
 func (w *Webhook) UnmarshalJSON(data []byte) error {
 	type plain Webhook
 	written := &Webhook{Secret: "unset"}
@@ -109,12 +111,14 @@ func (w *Webhook) UnmarshalJSON(data []byte) error {
 	return caddy.StrictUnmarshalJSON(data, (*plain)(w))
 }
 
+// setDefaults sets the defaults of settings that were left out.
 func (w *Webhook) setDefaults() {
 	setDefault(&w.Timeout, caddy.Duration(10*time.Second))
 	setDefault(&w.GiveUp, caddy.Duration(time.Hour))
 	setDefault(&w.Queue, 100_000)
 }
 
+// checkNumbers checks that all numbers and durations are in range. The defaults must be set.
 func (w *Webhook) checkNumbers() error {
 	if w.Queue <= 0 {
 		return errNotPositive("queue", "the default")
@@ -125,6 +129,7 @@ func (w *Webhook) checkNumbers() error {
 	return checkDuration("give_up", w.GiveUp)
 }
 
+// provision replaces placeholders, sets the defaults and checks everything.
 func (w *Webhook) provision() error {
 	if err := checkEvent(w.Event); err != nil {
 		return err
@@ -155,10 +160,9 @@ func (w *Webhook) provision() error {
 	return nil
 }
 
-var (
-	errEmptySecret = errors.New("it is empty: leave it out for requests without a signature")
-)
+var errEmptySecret = errors.New("it is empty: leave it out for requests without a signature")
 
+// checkEvent checks the name of an event.
 func checkEvent(name string) error {
 	if !slices.Contains(webhook.EventNames, name) {
 		return fmt.Errorf("there is no event %q: name one of %s", name, strings.Join(webhook.EventNames, ", "))
@@ -166,7 +170,7 @@ func checkEvent(name string) error {
 	return nil
 }
 
-// unmarshalWebhook sets up a webhook from its setting in the global option.
+// unmarshalWebhook adds a webhook from a setting webhook of the global option.
 func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 	w := new(Webhook)
 	if !d.AllArgs(&w.Event, &w.URL) {
@@ -196,7 +200,7 @@ func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 		set, ok := settings[name]
 		switch {
 		case !ok:
-			return d.Errf("unrecognized setting %q of webhook: there are %s", name, names(settings))
+			return d.Errf("unrecognized setting %q of webhook: use one of %s", name, names(settings))
 		case seen[name]:
 			return errRepeated(d, name)
 		}
@@ -209,13 +213,14 @@ func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// parseSecret sets the secret. The check of a value with placeholders has to wait until the configuration is loaded.
 func (w *Webhook) parseSecret(value string) error {
 	w.Secret = value
 	if value == "" {
 		return errEmptySecret
 	}
 	if strings.Contains(value, "{") {
-		return nil // has placeholders, which are replaced when the configuration is loaded
+		return nil // loading the configuration replaces the placeholders
 	}
 	_, err := webhook.NewSigner(value)
 	return err

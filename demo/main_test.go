@@ -95,14 +95,14 @@ func TestTheDemoRuns(t *testing.T) {
 	}
 	for url, has := range map[string]string{
 		site + "/": "<title>Chat", site + "/chat.js": "new Megaphone", site + "/client/megaphone.js": "Megaphone",
-		"http://" + megaphone + "/ui/": "a look inside",
+		"http://" + megaphone + "/ui/": "Megaphone Inspector",
 	} {
 		if status, body := get(url); status != http.StatusOK || !strings.Contains(body, has) {
 			t.Errorf("%s: %d %.80s", url, status, body)
 		}
 	}
 	if status, _ := get(site + "/ui/"); status != http.StatusNotFound {
-		t.Errorf("the public site serves the inspector: %d", status)
+		t.Errorf("the public site serves the Inspector: %d", status)
 	}
 
 	ask := func(what, body string, reply any) {

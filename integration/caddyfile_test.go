@@ -84,7 +84,9 @@ func adapted(t *testing.T, config string, mistake bool) string {
 // TestCaddyfileAndJSONAgree checks that the modules read all the JSON that a Caddyfile adapts to, and write the same
 // JSON.
 func TestCaddyfileAndJSONAgree(t *testing.T) {
-	for _, name := range []string{"good_all_settings", "good_agent_placeholder", "good_all_options", "good_defaults"} {
+	for _, name := range []string{
+		"good_all_settings", "good_agent_placeholder", "good_all_options", "good_broker_memory", "good_defaults",
+	} {
 		text, err := os.ReadFile("caddyfile/" + name + ".caddytest")
 		if err != nil {
 			t.Fatal(err)
@@ -162,16 +164,20 @@ func TestMistakesInJSON(t *testing.T) {
 		{app(`{"webhooks":[null]}`), "webhook 1 is null: leave it out"},
 		{app(`{"webhooks":[{"event":"channel_deleted","url":"http://a/","retries":1}]}`), `unknown field "retries"`},
 		{app(`{"webhooks":[{"url":"http://127.0.0.1/"}]}`), `webhook 1: there is no event "": name one of channel_created`},
-		{app(`{"webhooks":[{"event":"channel_deleted"}]}`), "webhook 1: the URL must be a whole one"},
+		{app(`{"webhooks":[{"event":"channel_deleted"}]}`), "webhook 1: the URL is not valid: use an http or https URL with a host"},
 		{app(`{"metrics_compat":{}}`), "metrics_compat is an empty list: name at least one, or leave it out for none"},
 		{app(`{"metrics_compat":["old"]}`), "metrics_compat"},
 		{app(`{"metrics_compat":{"old":null}}`), `metrics_compat: old: there is no metric "": name one of caddy_megaphone_`},
 		{app(`{"metrics_compat":{"old":"channels"}}`), `metrics_compat: old: there is no metric "channels": name one of caddy_megaphone_`},
-		{app(`{"metrics_compat":{"old-one":"caddy_megaphone_channels"}}`), "metrics_compat: old-one: the old name is none that a metric can have"},
+		{app(`{"metrics_compat":{"old-one":"caddy_megaphone_channels"}}`), "metrics_compat: old-one: the old name is not a valid metric name"},
 		{app(`{"hold":"soon"}`), `"soon"`},
 		{app(`{"ttl":"-1m"}`), "ttl must be greater than zero"},
-		{app(`{"agent":"eu.west"}`), `agent: "eu.west" is no name for a server: use letters, digits, _ and - only`},
+		{app(`{"agent":"eu.west"}`), `agent: "eu.west" is not a valid agent name: use letters, digits, _ and - only`},
 		{app(`{"agent":"{env.MEGAPHONE_TEST_IS_NOT_SET}"}`), "agent: evaluated placeholder {env.MEGAPHONE_TEST_IS_NOT_SET} is empty"},
+		{app(`{"broker":null}`), "broker is null: leave it out for memory"},
+		{app(`{"broker":{}}`), "module name not specified with key 'module'"},
+		{app(`{"broker":{"module":"disc"}}`), "unknown module: megaphone.brokers.disc"},
+		{app(`{"broker":{"module":"memory","size":1}}`), `unknown field "size"`},
 		{site(`"endpoint":["read"]`), `unknown field "endpoint"`},
 		{site(`"endpoints":[]`), "endpoints is an empty list: name at least one, or leave it out for create, write, read, exists"},
 		{site(`"transports":[]`), "transports is an empty list: name at least one, or leave it out for ndjson, sse, websocket, poll"},
@@ -179,7 +185,7 @@ func TestMistakesInJSON(t *testing.T) {
 		{site(`"endpoints":["reed"]`), `there is no endpoint "reed": name any of create, write, read, exists`},
 		{site(`"endpoints":["read","read"]`), `endpoint "read" is named twice`},
 		{site(`"transports":["http"]`), `there is no transport "http": name any of ndjson, sse, websocket, poll`},
-		{site(`"cors_origins":["example.com"]`), `"example.com" is no origin`},
+		{site(`"cors_origins":["example.com"]`), `"example.com" is not a valid origin`},
 	} {
 		wantRefused(t, test.apps, test.want)
 	}
@@ -201,7 +207,7 @@ func TestZeroInJSON(t *testing.T) {
 	}
 	wantRefused(t, app(`"BUFFER":0`), "buffer must be greater than zero") // field names are matched without regard to case, as in encoding/json
 	wantRefused(t, app(`"ttl":"0s"`), "ttl must be greater than zero")
-	wantRefused(t, app(`"agent":""`), `agent: "" is no name for a server`)
+	wantRefused(t, app(`"agent":""`), `agent: "" is not a valid agent name`)
 	for _, name := range []string{"timeout", "give_up", "queue"} {
 		wantRefused(t, webhook(`"`+name+`":0`), name+" must be greater than zero: leave it out for ")
 		wantRefused(t, webhook(`"`+name+`":-1`), name+" must be greater than zero: leave it out for ")
@@ -307,7 +313,7 @@ func TestMistakeOnTheCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	output, err := s.Command("validate", "--config", file, "--adapter", "caddyfile").CombinedOutput()
-	want := `unrecognized setting \"bufer\" of megaphone: there are agent, buffer,` // quoted as in the log
+	want := `unrecognized setting \"bufer\" of megaphone: use one of agent, broker, buffer,` // quoted as in the log
 	if err == nil || !bytes.Contains(output, []byte(want)) || !bytes.Contains(output, []byte(file+":3")) {
 		t.Errorf("%v\n%s", err, output)
 	}

@@ -204,13 +204,13 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 		want string
 	}{
 		{[]string{"list", "--address", "unix/" + s.Socket("none")}, "does not answer"},
-		{[]string{"list", "--config", filepath.Join(s.Dir, "none")}, "finding the admin API"},
+		{[]string{"list", "--config", filepath.Join(s.Dir, "none")}, "cannot determine the address of the admin API"},
 		{[]string{"list", "--connected", "--disconnected"}, "none of the others can be"},
 		{[]string{"drain", "--wait", "--undo"}, "none of the others can be"},
-		{[]string{"drain", "--timeout", "1s"}, "--timeout goes with --wait"},
+		{[]string{"drain", "--timeout", "1s"}, "--timeout needs --wait"},
 		{[]string{"show"}, "at least 1 arg"},
 		{[]string{"unknown"}, "unknown command"},
-		{[]string{"create", "--url", "localhost"}, "is no URL of a site"},
+		{[]string{"create", "--url", "localhost"}, "is not a valid URL of a site"},
 		{[]string{"create", "--url", fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))}, "is not reachable"},
 	} {
 		output, err := s.Command(append([]string{"megaphone"}, test.args...)...).CombinedOutput()

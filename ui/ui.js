@@ -1,4 +1,4 @@
-// The inspector: what its buttons do. The cards that read channels are in reader.js.
+// The Inspector: what its buttons do. The cards that read channels are in reader.js.
 
 import { figures, node, shortDuration, shortSize } from "./page.js";
 import { Reader } from "./reader.js";

@@ -1,10 +1,23 @@
-// Package brokertest is the contract of [megaphone.Broker] as tests. Every Broker passes them.
+// Package brokertest is the contract of [broker.Broker] as tests. A package that has a Broker proves it with a test of its
+// own:
+//
+//	func TestBroker(t *testing.T) {
+//		brokertest.Run(t, brokertest.Options{
+//			New:      func(t *testing.T) broker.Broker { return open(t, "test:"+rand.Text()) },
+//			RealTime: true,
+//		})
+//	}
+//
+// The tests see a Broker from outside, through its methods. They compare messages by their lines, so a Broker may return
+// another [broker.Message] than it was given. They share no memory with the Broker.
+//
+// Nothing of the contract may be left out, except the optional interfaces. Tests of [broker.Drainer], [broker.Statser],
+// [broker.DeletionSource], [broker.MemoryUser] and [broker.Notifier] run if the Broker implements the interface. Otherwise
+// they are skipped, and name the interface.
 package brokertest
 
 import (
-	"context"
-	"errors"
-	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -13,231 +26,119 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// Run tests the brokers that newBroker makes, each empty, and closed by the function that comes with it. Every test
-// runs in a [synctest] bubble, so waits cost no time, and a goroutine that is left behind fails the test.
-func Run(t *testing.T, newBroker func() (b broker.Broker, closeBroker func())) {
-	for _, group := range []struct {
-		name  string
-		tests map[string]func(*suite)
-	}{
-		{"channels", channelTests},
-		{"publish", publishTests},
-		{"publish now", publishNowTests},
-		{"keyed", keyedTests},
-		{"batch", batchTests},
-		{"ingest", ingestTests},
-		{"subscribe", subscribeTests},
-		{"window", windowTests},
-		{"cursor", cursorTests},
-		{"memory", memoryTests},
-		{"operators", operatorTests},
-	} {
-		t.Run(group.name, func(t *testing.T) {
-			for name, test := range group.tests {
-				t.Run(name, func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) {
-						b, closeBroker := newBroker()
-						defer closeBroker()
-						test(&suite{T: t, Broker: b, limits: Limits})
-					})
-				})
+// Options say which Broker the tests are for, and how they wait.
+type Options struct {
+	// New opens a Broker for one test. It has no channels, and sees none of the Brokers of other tests: if all keep their
+	// channels in one store, each needs a name space of its own. Each test opens one Broker, uses it, and closes it.
+	// Whatever New registers with t.Cleanup runs after that.
+	//
+	// In real time several tests run at once, so New must be safe for concurrent use.
+	New func(t *testing.T) broker.Broker
+
+	// RealTime says that the Broker needs the real clock, because it talks to other processes.
+	//
+	// Without it, each test runs in a bubble of [testing/synctest]. Waits cost no time there, all times are exact to the
+	// nanosecond, and a goroutine that outlives its Broker fails the test. A Broker that works in this process alone should
+	// pass in both modes. It must start its goroutines in New or later, so that they belong to the bubble.
+	//
+	// In real time, tests wait on the clock, and run in parallel. Holds and lifetimes last between a tenth of a second and a
+	// second. What must happen may take up to 20 seconds. What must not happen must stay away for Quiet. A call that should
+	// last for its hold time may end a fifth earlier. Times of [broker.State] may be off by a second. The Broker may count
+	// the bytes of messages in its own way: its memory is used up when messages take between a quarter of
+	// [broker.Limits].MaxMemory and four times as much, by [broker.Message.Size]. All tests together take some ten seconds
+	// on two processors; more with more time to reach the store.
+	RealTime bool
+
+	// Quiet is how long a test in real time waits before it concludes that nothing happens. It must suffice for a call that
+	// another goroutine has just begun to reach the store, and to have its effect. The default is 50 ms. It has no meaning
+	// in a bubble.
+	Quiet time.Duration
+}
+
+// Run tests a Broker. It returns after the last test.
+func Run(t *testing.T, o Options) {
+	if o.Quiet == 0 {
+		o.Quiet = 50 * time.Millisecond
+	}
+	mode := "bubble"
+	if o.RealTime {
+		mode = "real time"
+	}
+	// Parallel tests begin when the function of their parent has returned. So a parent of their own makes Run wait for them.
+	t.Run(mode, func(t *testing.T) {
+		for _, name := range slices.Sorted(maps.Keys(groups)) {
+			t.Run(name, func(t *testing.T) { runGroup(t, o, groups[name]) })
+		}
+	})
+}
+
+// A group is tests of one part of the contract, by name.
+type group map[string]func(*suite)
+
+var groups = map[string]group{
+	"batch":       batchTests,
+	"channels":    channelTests,
+	"close":       closeTests,
+	"concurrency": concurrencyTests,
+	"cursor":      cursorTests,
+	"deletions":   deletionTests,
+	"drain":       drainTests,
+	"expiry":      expiryTests,
+	"ingest":      ingestTests,
+	"keyed":       keyedTests,
+	"memory":      memoryTests,
+	"messages":    messageTests,
+	"notify":      notifyTests,
+	"operators":   operatorTests,
+	"publish":     publishTests,
+	"publish now": publishNowTests,
+	"statistics":  statsTests,
+	"subscribe":   subscribeTests,
+	"window":      windowTests,
+}
+
+func runGroup(t *testing.T, o Options, tests group) {
+	if o.RealTime {
+		t.Parallel()
+	}
+	for _, name := range slices.Sorted(maps.Keys(tests)) {
+		t.Run(name, func(t *testing.T) {
+			if o.RealTime {
+				t.Parallel()
+				runTest(t, o, tests[name])
+				return
+			}
+			skipped := false
+			synctest.Test(t, func(t *testing.T) {
+				defer func() { skipped = t.Skipped() }()
+				runTest(t, o, tests[name])
+			})
+			if skipped { // the test in the bubble has said why
+				t.SkipNow()
 			}
 		})
 	}
 }
 
-// Limits are what the tests use where they say nothing else.
-var Limits = broker.Limits{
-	Buffer:      4,
-	InFlight:    3,
-	Hold:        10 * time.Second,
-	TTL:         time.Minute,
-	MaxChannels: 1000,
-	MaxMemory:   1 << 30,
+func runTest(t *testing.T, o Options, test func(*suite)) {
+	b := o.New(t)
+	defer b.Close()
+	test(&suite{T: t, Broker: b, limits: defaultLimits(o.RealTime), realTime: o.RealTime, quiet: o.Quiet})
 }
 
-// A suite is a broker under test, with what makes tests short.
-type suite struct {
-	*testing.T
-	broker.Broker
-
-	limits broker.Limits
-}
-
-func (s *suite) create() broker.Addresses {
-	s.Helper()
-	a, err := s.Create(s.Context(), "agent", s.limits)
-	s.no(err)
-	return a
-}
-
-func (s *suite) no(err error) {
-	s.Helper()
-	if err != nil {
-		s.Fatalf("unexpected error: %v", err)
+// defaultLimits are the limits of tests that set none. In real time the hold is longer than any test, so a test that waits
+// for its end must set a shorter one.
+func defaultLimits(realTime bool) broker.Limits {
+	l := broker.Limits{
+		Buffer:      4,
+		InFlight:    3,
+		Hold:        10 * time.Second,
+		TTL:         time.Minute,
+		MaxChannels: 1000,
+		MaxMemory:   1 << 30,
 	}
-}
-
-func (s *suite) is(err, want error) {
-	s.Helper()
-	if !errors.Is(err, want) {
-		s.Fatalf("error %v, want %v", err, want)
+	if realTime {
+		l.Hold = time.Minute
 	}
-}
-
-// message makes a message whose body is the name, by which tests tell messages apart.
-func (s *suite) message(name string) *broker.Message { return s.keyed(name, "") }
-
-func (s *suite) keyed(name, key string) *broker.Message {
-	s.Helper()
-	m, err := broker.NewMessage(name, []byte("null"), key)
-	s.no(err)
-	return m
-}
-
-// publish publishes messages of these names, one call each.
-func (s *suite) publish(producer string, names ...string) []*broker.Message {
-	s.Helper()
-	var ms []*broker.Message
-	for _, name := range names {
-		ms = append(ms, s.message(name))
-		s.no(s.Publish(s.Context(), producer, ms[len(ms)-1], s.limits))
-	}
-	return ms
-}
-
-// fill publishes as many messages as the buffer takes: 0, 1, 2 …
-func (s *suite) fill(producer string) []*broker.Message {
-	s.Helper()
-	return s.publish(producer, numbers(0, s.limits.Buffer)...)
-}
-
-func numbers(from, to int) []string {
-	var names []string
-	for i := from; i < to; i++ {
-		names = append(names, fmt.Sprint(i))
-	}
-	return names
-}
-
-// hold starts a Publish that is expected to wait, and returns where its result will be.
-func (s *suite) hold(ctx context.Context, producer, name string) <-chan error {
-	s.Helper()
-	m, result := s.message(name), make(chan error, 1)
-	go func() { result <- s.Publish(ctx, producer, m, s.limits) }()
-	synctest.Wait()
-	s.waits(result)
-	return result
-}
-
-func (s *suite) waits(result <-chan error) {
-	s.Helper()
-	synctest.Wait()
-	select {
-	case err := <-result:
-		s.Fatalf("the call has returned %v, and should wait", err)
-	default:
-	}
-}
-
-// returned gets the result of a call that waits no longer.
-func (s *suite) returned(result <-chan error) error {
-	s.Helper()
-	synctest.Wait()
-	select {
-	case err := <-result:
-		return err
-	default:
-		s.Fatal("the call still waits")
-		return nil
-	}
-}
-
-func (s *suite) subscribe(consumer string, options ...func(*broker.SubscribeOptions)) *reader {
-	s.Helper()
-	o := broker.SubscribeOptions{Limits: s.limits}
-	for _, set := range options {
-		set(&o)
-	}
-	sub, err := s.Subscribe(s.Context(), consumer, o)
-	s.no(err)
-	return &reader{Subscription: sub, s: s}
-}
-
-func takeOver(o *broker.SubscribeOptions)     { o.TakeOver, o.Follow = true, true }
-func follow(o *broker.SubscribeOptions)       { o.Follow = true }
-func acknowledged(o *broker.SubscribeOptions) { o.Acknowledged, o.Follow = true, true }
-
-func after(cursor string) func(*broker.SubscribeOptions) {
-	return func(o *broker.SubscribeOptions) { o.After, o.TakeOver, o.Follow = cursor, true, true }
-}
-
-// A reader is a subscription that counts what it was given.
-type reader struct {
-	broker.Subscription
-
-	s     *suite
-	taken int
-}
-
-// takes has the reader take what there is, and checks that it is just what is wanted.
-func (r *reader) takes(want ...*broker.Message) {
-	r.s.Helper()
-	got := r.takeAll()
-	if !slices.Equal(got, want) {
-		r.s.Fatalf("took %v, want %v", lines(got), lines(want))
-	}
-}
-
-// takeAll takes what there is, as the contract says: once for each value of Ready.
-func (r *reader) takeAll() []*broker.Message {
-	var all []*broker.Message
-	for {
-		synctest.Wait()
-		select {
-		case <-r.Ready():
-		default:
-			return all
-		}
-		ms, _ := r.Take(nil, 1<<20)
-		r.taken += len(ms)
-		all = append(all, ms...)
-	}
-}
-
-// received reports that all that was taken has arrived.
-func (r *reader) received() { r.Received(r.taken) }
-
-func (r *reader) over(want error) {
-	r.s.Helper()
-	synctest.Wait()
-	select {
-	case <-r.Done():
-		r.s.is(r.Err(), want)
-	default:
-		r.s.Fatal("the subscription is not over")
-	}
-}
-
-func lines(ms []*broker.Message) []string {
-	var text []string
-	for _, m := range ms {
-		text = append(text, string(m.Line()))
-	}
-	return text
-}
-
-func (s *suite) state(address string) broker.State {
-	s.Helper()
-	state, err := s.State(s.Context(), address)
-	s.no(err)
-	return state
-}
-
-func (s *suite) holds(address string, pending, inFlight int) {
-	s.Helper()
-	synctest.Wait()
-	if state := s.state(address); state.Pending != pending || state.InFlight != inFlight {
-		s.Fatalf("%d pending and %d in flight, want %d and %d", state.Pending, state.InFlight, pending, inFlight)
-	}
+	return l
 }

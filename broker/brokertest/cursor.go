@@ -6,31 +6,27 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-var cursorTests = map[string]func(*suite){
+var cursorTests = group{
 	"a cursor settles everything up to it": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2", "3")
 		s.subscribe(a.Consumer).takes(ms...)
 		r := s.subscribe(a.Consumer, after(ms[1].ID().String()))
-		if r.Resume() != broker.ResumeComplete {
-			s.Errorf("resume %q", r.Resume())
-		}
+		r.resumes(broker.ResumeComplete)
 		r.takes(ms[2])
 		s.holds(a.Consumer, 0, 1)
 	},
-	"the event last settled stays a good cursor": func(s *suite) {
+	"the event last settled stays a valid cursor": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2")
 		s.subscribe(a.Consumer).takes(ms...)
 		for range 3 {
 			r := s.subscribe(a.Consumer, after(ms[0].ID().String()))
-			if r.Resume() != broker.ResumeComplete {
-				s.Errorf("resume %q", r.Resume())
-			}
+			r.resumes(broker.ResumeComplete)
 			r.takes(ms[1])
 		}
 	},
-	"a cursor that is not found settles nothing and tells of a gap": func(s *suite) {
+	"an unknown cursor settles nothing and may mean a gap": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2", "3")
 		s.subscribe(a.Consumer).takes(ms...)
@@ -39,9 +35,7 @@ var cursorTests = map[string]func(*suite){
 			ms[0].ID().String(), "garbage", uuid.Nil.String(), uuid.NewString(), "{" + ms[2].ID().String() + "}", ms[2].ID().URN(),
 		} {
 			r := s.subscribe(a.Consumer, after(cursor))
-			if r.Resume() != broker.ResumeGap {
-				s.Errorf("resume %q from %q", r.Resume(), cursor)
-			}
+			r.resumes(broker.ResumeGap)
 			r.takes(ms[2])
 		}
 	},
@@ -55,22 +49,20 @@ var cursorTests = map[string]func(*suite){
 		s.is(err, broker.ErrBusy)
 		s.holds(a.Consumer, 0, 2)
 		r.received()
-		r.End(broker.EndClean) // nor does the channel follow cursors now
+		r.End(broker.EndClean) // it settles messages, so the channel does not follow cursors
 		s.holds(a.Consumer, 0, 0)
 	},
-	"a cursor shows what an earlier reader was sent, and nothing newer": func(s *suite) {
+	"a pending message is not a valid cursor": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2")
 		r := s.subscribe(a.Consumer)
-		r.Take(nil, 1)
+		r.one()
 		r.End(broker.EndFault)
-		r = s.subscribe(a.Consumer, after(ms[1].ID().String())) // is pending: no client can have it
-		if r.Resume() != broker.ResumeGap {
-			s.Errorf("resume %q", r.Resume())
-		}
+		r = s.subscribe(a.Consumer, after(ms[1].ID().String())) // no client can have it
+		r.resumes(broker.ResumeGap)
 		r.takes(ms...)
 	},
-	"a cursor gives place to what is newer, and to producers": func(s *suite) {
+	"a cursor makes room for newer messages and for producers": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2", "3")
 		s.subscribe(a.Consumer, acknowledged).takes(ms...)
@@ -86,28 +78,29 @@ var cursorTests = map[string]func(*suite){
 		ms := s.publish(a.Producer, "1")
 		s.subscribe(a.Consumer).takes(ms...)
 		r := s.subscribe(a.Consumer, after(""))
-		if r.Resume() != broker.ResumeNone {
-			s.Errorf("resume %q", r.Resume())
-		}
+		r.resumes(broker.ResumeNone)
 		r.takes(ms...)
 	},
-	"a read without a cursor tells nothing of resuming": func(s *suite) {
-		if got := s.subscribe(s.create().Consumer).Resume(); got != broker.ResumeNone {
-			s.Errorf("resume %q", got)
-		}
+	"a read without a cursor does not resume": func(s *suite) {
+		s.subscribe(s.create().Consumer).resumes(broker.ResumeNone)
 	},
-	"what left the window is a gap": func(s *suite) {
+	"a message that has left the window means a gap": func(s *suite) {
 		a := s.create()
 		r := s.subscribe(a.Consumer)
 		ms := s.publish(a.Producer, numbers(0, 3)...)
-		r.takeAll()
+		r.takes(ms...)
 		r.received()
 		ms = append(ms, s.publish(a.Producer, numbers(3, 6)...)...)
-		r.takeAll()
+		r.takes(ms[3:]...)
 		r = s.subscribe(a.Consumer, after(ms[0].ID().String()))
-		if r.Resume() != broker.ResumeGap {
-			s.Errorf("resume %q", r.Resume())
-		}
+		r.resumes(broker.ResumeGap)
 		r.takes(ms[3:]...)
 	},
+}
+
+func (r *reader) resumes(want broker.Resume) {
+	r.s.Helper()
+	if got := r.Resume(); got != want {
+		r.s.Errorf("the read resumes %q, want %q", got, want)
+	}
 }

@@ -1,43 +1,36 @@
 package brokertest
 
 import (
-	"testing/synctest"
-	"time"
-
-	"github.com/google/uuid"
+	"errors"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-var subscribeTests = map[string]func(*suite){
-	"no more readers than allowed, but who takes over is let in": func(s *suite) {
+var subscribeTests = group{
+	"there are no more readers than allowed, except those that take over": func(s *suite) {
 		s.limits.MaxReaders = 1
 		a, b := s.create(), s.create()
-		o := broker.SubscribeOptions{Limits: s.limits}
-		sub, err := s.Subscribe(s.Context(), a.Consumer, o)
-		s.no(err)
+		first := s.subscribe(a.Consumer)
 		for range 3 {
-			_, err = s.Subscribe(s.Context(), b.Consumer, o)
+			_, err := s.trySubscribe(b.Consumer)
 			s.is(err, broker.ErrReaderLimit)
 		}
-		o.TakeOver = true
-		next, err := s.Subscribe(s.Context(), a.Consumer, o)
-		s.no(err)
-		sub.End(broker.EndClean) // is not the reader any more
-		_, err = s.Subscribe(s.Context(), b.Consumer, o)
+		next := s.subscribe(a.Consumer, takeOver)
+		first.End(broker.EndClean) // it is no longer the reader
+		_, err := s.trySubscribe(b.Consumer)
+		s.is(err, broker.ErrReaderLimit)
+		_, err = s.trySubscribe(b.Consumer, takeOver) // there is nobody to take over from
 		s.is(err, broker.ErrReaderLimit)
 		next.End(broker.EndFault)
-		last, err := s.Subscribe(s.Context(), b.Consumer, o)
-		s.no(err)
-		s.no(s.Delete(s.Context(), b.Consumer)) // ends a read too
-		_, err = s.Subscribe(s.Context(), a.Consumer, o)
-		s.no(err)
+		last := s.subscribe(b.Consumer)
+		s.delete(b.Consumer) // ends a read too
+		s.subscribe(a.Consumer)
 		last.End(broker.EndClean)
 	},
 	"a channel has one reader": func(s *suite) {
 		a := s.create()
 		r := s.subscribe(a.Consumer)
-		_, err := s.Subscribe(s.Context(), a.Consumer, broker.SubscribeOptions{Limits: s.limits})
+		_, err := s.trySubscribe(a.Consumer)
 		s.is(err, broker.ErrBusy)
 		r.End(broker.EndClean)
 		s.subscribe(a.Consumer)
@@ -45,47 +38,55 @@ var subscribeTests = map[string]func(*suite){
 	"a reader can take over": func(s *suite) {
 		a := s.create()
 		old := s.subscribe(a.Consumer)
+		if !stays(s, old.Done()) || old.Err() != nil {
+			s.Errorf("the subscription is over with %v", old.Err())
+		}
 		ms := s.publish(a.Producer, "1", "2")
 		old.takes(ms...)
 		r := s.subscribe(a.Consumer, takeOver)
 		old.over(broker.ErrTakenOver)
 		r.takes(ms...)
 	},
-	"a reader that is over has no effect": func(s *suite) {
+	"a reader that was taken over has no effect": func(s *suite) {
 		a := s.create()
 		old := s.subscribe(a.Consumer)
 		ms := s.publish(a.Producer, "1", "2")
 		old.takes(ms...)
 		r := s.subscribe(a.Consumer, takeOver)
-		if got, full := old.Take(nil, 1<<20); len(got) > 0 || full {
-			s.Errorf("took %v", lines(got))
-		}
-		old.received()
-		if old.Settle(ms[1].ID()) {
-			s.Error("it settled")
-		}
+		old.over(broker.ErrTakenOver)
+		s.hasNoEffect(old, ms[1])
 		old.End(broker.EndClean)
 		s.holds(a.Consumer, 0, 2)
 		r.takes(ms...)
-		if _, err := s.Subscribe(s.Context(), a.Consumer, broker.SubscribeOptions{Limits: s.limits}); err == nil {
-			s.Error("its end has given the channel free")
+		if _, err := s.trySubscribe(a.Consumer); !errors.Is(err, broker.ErrBusy) {
+			s.Errorf("a third reader gets the error %v, although the second is there", err)
 		}
 	},
 	"a reader that has ended has no effect": func(s *suite) {
 		a := s.create()
 		old := s.subscribe(a.Consumer)
-		s.publish(a.Producer, "1")
-		old.takeAll()
+		ms := s.publish(a.Producer, "1")
+		old.takes(ms...)
 		old.End(broker.EndFault)
 		r := s.subscribe(a.Consumer)
+		s.hasNoEffect(old, ms[0])
 		old.End(broker.EndClean)
 		s.holds(a.Consumer, 0, 1)
 		if !s.state(a.Consumer).Connected {
-			s.Error("its second end has given the channel free")
+			s.Error("the second end of the first read has ended the second read")
 		}
-		r.takeAll()
+		r.takes(ms...)
 	},
-	"after a fault everything in flight comes again, before what is newer": func(s *suite) {
+	"a reader whose channel is deleted has no effect": func(s *suite) {
+		a := s.create()
+		ms := s.publish(a.Producer, "1")
+		r := s.subscribe(a.Consumer)
+		r.takes(ms...)
+		s.delete(a.Consumer)
+		r.over(broker.ErrNotFound)
+		s.hasNoEffect(r, ms[0])
+	},
+	"a fault settles nothing: messages in flight are sent again, before newer ones": func(s *suite) {
 		a := s.create()
 		r := s.subscribe(a.Consumer)
 		ms := s.publish(a.Producer, "1", "2")
@@ -98,8 +99,7 @@ var subscribeTests = map[string]func(*suite){
 	"a clean end settles what was received": func(s *suite) {
 		a := s.create()
 		r := s.subscribe(a.Consumer)
-		s.publish(a.Producer, "1", "2")
-		r.takeAll()
+		r.takes(s.publish(a.Producer, "1", "2")...)
 		r.received()
 		r.End(broker.EndClean)
 		s.holds(a.Consumer, 0, 0)
@@ -123,264 +123,78 @@ var subscribeTests = map[string]func(*suite){
 		r.End(broker.EndClean)
 		s.subscribe(a.Consumer).takes(ms...)
 	},
-	"a reader is told of a message": func(s *suite) {
+	"a clean end settles nothing after an acknowledgement": func(s *suite) {
 		a := s.create()
 		r := s.subscribe(a.Consumer)
-		synctest.Wait()
-		select {
-		case <-r.Ready():
-			s.Fatal("ready without a message")
-		default:
+		ms := s.publish(a.Producer, "1", "2")
+		r.takes(ms...)
+		r.Settle(ms[0].ID())
+		r.received()
+		r.End(broker.EndClean)
+		s.subscribe(a.Consumer).takes(ms[1])
+	},
+	"a reader learns of a message": func(s *suite) {
+		a := s.create()
+		r := s.subscribe(a.Consumer)
+		if !stays(s, r.Ready()) {
+			s.Error("Ready has a value, and there is no message")
 		}
 		s.publish(a.Producer, "1")
-		<-r.Ready()
+		if !r.ready(true) {
+			s.Error("Ready has no value, and there is a message")
+		}
 	},
-	"a reader that is a notifier is called, once, when there is something": func(s *suite) {
-		a := s.create()
-		r := s.subscribe(a.Consumer)
-		notifier, ok := r.Subscription.(broker.Notifier)
-		if !ok {
-			s.Skip("this broker's subscriptions are none")
-		}
-		called := make(chan struct{}, 10)
-		calls := func(want int) {
-			s.Helper()
-			synctest.Wait()
-			if len(called) != want {
-				s.Fatalf("called %d times, want %d", len(called), want)
-			}
-		}
-		notify := func(want bool) {
-			s.Helper()
-			if notifier.Notify(func() { called <- struct{}{} }) != want {
-				s.Fatalf("notify says %v", !want)
-			}
-		}
-		notify(true)
-		notify(true) // in the place of the other
-		calls(0)
-		ms := s.publish(a.Producer, "1", "2")
-		calls(1)
-		notify(false)
-		calls(1)
-		r.takes(ms...)
-		notify(true)
-		r.Settle(ms[0].ID()) // which makes no room that was missing
-		calls(1)
-		s.no(s.Delete(s.Context(), a.Producer))
-		calls(2)
-		notify(false)
-		calls(2)
-	},
-	"no more bytes are taken than asked for, but for the last message": func(s *suite) {
+	"take stops at the given number of bytes": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2", "3")
 		r := s.subscribe(a.Consumer)
-		first, full := r.Take(nil, len(ms[0].Line())+1)
-		if len(first) != 2 || full {
-			s.Errorf("took %d, full %v", len(first), full)
+		if !r.ready(true) {
+			s.Fatal("Ready has no value, and there are messages")
 		}
-		r.takes(ms[2])
+		first, full := r.Take(nil, len(ms[0].Line())+1)
+		if full || len(first) > 2 || len(first) < 2 && !s.realTime { // a store may be slow to send the second
+			s.Fatalf("the reader took %q, and full is %v", lines(first), full)
+		}
+		for r.taken = len(first); r.taken < len(ms); {
+			first = append(first, r.one())
+		}
+		if !same(first, ms) {
+			s.Errorf("the reader took %q, want %q", lines(first), lines(ms))
+		}
 	},
-	"the end of a read is when its time to live begins": func(s *suite) {
+	"take appends": func(s *suite) {
 		a := s.create()
+		ms := s.publish(a.Producer, "1")
 		r := s.subscribe(a.Consumer)
-		s.limits.TTL *= 2 // of another configuration, which does not count for this read
-		time.Sleep(time.Hour)
-		r.End(broker.EndClean)
-		if state := s.state(a.Consumer); !state.Expires.Equal(time.Now().Add(s.limits.TTL / 2)) {
-			s.Errorf("expires %v", state.Expires)
+		before := s.message("before")
+		for dst := []*broker.Message{before}; r.ready(true); {
+			if dst, _ = r.Take(dst, allBytes); len(dst) > 1 {
+				if !same(dst, []*broker.Message{before, ms[0]}) {
+					s.Errorf("the slice has %q", lines(dst))
+				}
+				return
+			}
+		}
+		s.Error("there is no message")
+	},
+	"a channel that nobody drains is not drained": func(s *suite) {
+		if r := s.subscribe(s.create().Consumer); r.Drained() {
+			s.Error("the channel is drained")
 		}
 	},
 }
 
-var windowTests = map[string]func(*suite){
-	"nothing leaves the window that was not received": func(s *suite) {
-		a := s.create()
-		ms := s.fill(a.Producer)
-		r := s.subscribe(a.Consumer)
-		r.takes(ms[:3]...)
-		if _, full := r.Take(nil, 1<<20); !full {
-			s.Error("the window is not full")
-		}
-		s.holds(a.Consumer, 1, 3)
-		r.Received(1)
-		r.takes(ms[3])
-		r.End(broker.EndFault)
-		s.subscribe(a.Consumer).takes(ms[1:]...)
-	},
-	"received messages leave only when their place is needed": func(s *suite) {
-		a := s.create()
-		r := s.subscribe(a.Consumer)
-		ms := s.publish(a.Producer, "1", "2", "3")
-		r.takes(ms...)
-		r.received()
-		s.holds(a.Consumer, 0, 3)
-		ms = append(ms, s.publish(a.Producer, "4")...)
-		r.takes(ms[3])
-		s.holds(a.Consumer, 0, 3)
-		r.End(broker.EndFault)
-		s.subscribe(a.Consumer).takes(ms[1:]...)
-	},
-	"what an earlier connection received does not count for this one": func(s *suite) {
-		a := s.create()
-		r := s.subscribe(a.Consumer)
-		ms := s.publish(a.Producer, "1", "2", "3")
-		r.takes(ms...)
-		r.received()
-		r.End(broker.EndFault)
-		r = s.subscribe(a.Consumer)
-		ms = append(ms, s.publish(a.Producer, "4")...)
-		r.takes(ms[:3]...)
-		s.holds(a.Consumer, 1, 3)
-		r.received()
-		r.takes(ms[3])
-	},
-	"a smaller window of a newer configuration counts": func(s *suite) {
-		a := s.create()
-		r := s.subscribe(a.Consumer)
-		ms := s.publish(a.Producer, "1", "2", "3")
-		r.takes(ms...)
-		r.End(broker.EndFault)
-		s.limits.InFlight = 1
-		r = s.subscribe(a.Consumer)
-		ms = append(ms, s.publish(a.Producer, "4")...)
-		r.takes(ms[:3]...)
-		r.received()
-		r.takes(ms[3])
-		s.holds(a.Consumer, 0, 1)
-	},
-	"a full window holds producers": func(s *suite) {
-		a := s.create()
-		r := s.subscribe(a.Consumer)
-		s.publish(a.Producer, "1", "2", "3")
-		r.takeAll()
-		s.fill(a.Producer)
-		r.takes()
-		held := s.hold(s.Context(), a.Producer, "held")
-		r.Received(1)
-		r.takeAll()
-		s.no(s.returned(held))
-	},
-	"an acknowledging reader is sent no more than the window holds": func(s *suite) {
-		a := s.create()
-		ms := s.fill(a.Producer)
-		r := s.subscribe(a.Consumer, acknowledged)
-		r.takes(ms[:3]...)
-		r.received()
-		r.takes()
-		if !r.Settle(ms[1].ID()) {
-			s.Error("the event is not found")
-		}
-		r.takes(ms[3])
-		s.holds(a.Consumer, 0, 2)
-	},
-	"the first acknowledgement makes a reader an acknowledging one": func(s *suite) {
-		a := s.create()
-		ms := s.publish(a.Producer, "1", "2", "3")
-		r := s.subscribe(a.Consumer)
-		r.takes(ms...)
-		r.received()
-		r.Settle(ms[0].ID())
-		more := s.publish(a.Producer, "4", "5")
-		r.takes(more[0])
-		r.received()
-		r.takes()
-		r.End(broker.EndClean)
-		s.subscribe(a.Consumer, acknowledged).takes(append(ms[1:], more[0])...)
-	},
-	"the next reader that may acknowledge is an acknowledging one": func(s *suite) {
-		may := func(o *broker.SubscribeOptions) { o.MayAcknowledge, o.TakeOver = true, true }
-		a := s.create()
-		r := s.subscribe(a.Consumer, may)
-		ms := s.publish(a.Producer, numbers(0, s.limits.InFlight)...)
-		r.takes(ms...)
-		r.received()
-		ms = append(ms, s.publish(a.Producer, "more")...)
-		r.takes(ms[len(ms)-1]) // nobody has acknowledged yet
-		r.Settle(ms[len(ms)-1].ID())
-
-		r = s.subscribe(a.Consumer, may)
-		ms = s.fill(a.Producer)
-		r.takes(ms[:s.limits.InFlight]...)
-		r.received()
-		r.takes()
-		r = s.subscribe(a.Consumer, takeOver) // is one that does not
-		r.takes(ms[:s.limits.InFlight]...)
-		r.received()
-		r.takes(ms[s.limits.InFlight:]...)
-	},
-	"an acknowledgement of what is unknown settles nothing": func(s *suite) {
-		a := s.create()
-		ms := s.publish(a.Producer, "1", "2")
-		r := s.subscribe(a.Consumer)
-		r.takes(ms...)
-		for _, id := range []uuid.UUID{uuid.Nil, uuid.New(), s.message("other").ID()} {
-			if r.Settle(id) {
-				s.Errorf("event %v is found", id)
-			}
-		}
-		s.holds(a.Consumer, 0, 2)
-		for range 2 {
-			if !r.Settle(ms[0].ID()) {
-				s.Error("an acknowledgement, or its repeat, is not found")
-			}
-		}
-		s.holds(a.Consumer, 0, 1)
-	},
-	"an acknowledgement lets producers in": func(s *suite) {
-		a := s.create()
-		r := s.subscribe(a.Consumer, acknowledged)
-		ms := s.publish(a.Producer, "1", "2", "3")
-		r.takes(ms...)
-		s.fill(a.Producer)
-		r.takes()
-		held := s.hold(s.Context(), a.Producer, "held")
-		r.Settle(ms[0].ID())
-		r.takeAll()
-		s.no(s.returned(held))
-	},
-	"a pending message cannot be acknowledged": func(s *suite) {
-		a := s.create()
-		ms := s.publish(a.Producer, "1", "2")
-		r := s.subscribe(a.Consumer)
-		r.Take(nil, 1)
-		if r.Settle(ms[1].ID()) {
-			s.Error("it is found")
-		}
-		s.holds(a.Consumer, 1, 1)
-	},
-	"what is to come again can be acknowledged before": func(s *suite) {
-		a := s.create()
-		ms := s.publish(a.Producer, "1", "2", "3")
-		s.subscribe(a.Consumer).takes(ms...)
-		r := s.subscribe(a.Consumer, takeOver)
-		r.Settle(ms[1].ID())
-		r.takes(ms[2])
-	},
-	"a reader whose channel is deleted has no effect": func(s *suite) {
-		a := s.create()
-		ms := s.publish(a.Producer, "1")
-		r := s.subscribe(a.Consumer)
-		r.takes(ms...)
-		s.no(s.Delete(s.Context(), a.Consumer))
-		r.over(broker.ErrNotFound)
-		r.received()
-		if r.Settle(ms[0].ID()) {
-			s.Error("it settled")
-		}
-		if got, full := r.Take(nil, 1); len(got) > 0 || full {
-			s.Error("it took something")
-		}
-	},
-	"an acknowledgement from another goroutine wakes the reader": func(s *suite) {
-		a := s.create()
-		ms := s.fill(a.Producer)
-		r := s.subscribe(a.Consumer, acknowledged)
-		r.takes(ms[:3]...)
-		go r.Settle(ms[0].ID())
-		<-r.Ready()
-		r.Take(nil, 1)
-		s.holds(a.Consumer, 0, 3)
-	},
+// hasNoEffect uses a subscription that is over as if it were not.
+func (s *suite) hasNoEffect(r *reader, taken *broker.Message) {
+	s.Helper()
+	if got, full := r.Take(nil, allBytes); len(got) > 0 || full {
+		s.Errorf("a reader that is over took %q, and full is %v", lines(got), full)
+	}
+	r.received()
+	if r.Settle(taken.ID()) {
+		s.Error("a reader that is over has settled a message")
+	}
+	if r.Drained() {
+		s.Error("a reader that is over is drained")
+	}
 }

@@ -8,9 +8,11 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 )
 
-func TestRegistryIsABroker(t *testing.T) {
-	brokertest.Run(t, func() (broker.Broker, func()) {
-		r := memory.New()
-		return r, r.Close
-	})
+func TestTheBrokerKeepsTheContract(t *testing.T) {
+	newBroker := func(*testing.T) broker.Broker { return memory.New() }
+	brokertest.Run(t, brokertest.Options{New: newBroker})
+	if testing.Short() {
+		return
+	}
+	brokertest.Run(t, brokertest.Options{New: newBroker, RealTime: true})
 }

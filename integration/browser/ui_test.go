@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// TestTheUI uses the inspector as people do.
+// TestTheUI uses the Inspector as people do.
 func TestTheUI(t *testing.T) {
 	browser := startBrowser(t, findChromium(t))
 	server := testserver.New(t)

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"fmt"
 	"net/http"
 	"time"
 
@@ -10,30 +11,38 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
-// Stats is what the admin API shows of the whole server.
+// Stats are the totals of a server, and its limits. The totals are zero if the Broker does not count.
 type Stats struct {
+	// Agent is the first part of the addresses that the server creates.
 	Agent string `json:"agent"`
 
+	// Channels is how many channels there are, of at most MaxChannels.
 	Channels    int `json:"channels"`
 	MaxChannels int `json:"maxChannels"`
-	Readers     int `json:"readers"` // channels that are being read
-	MaxReaders  int `json:"maxReaders"`
+	// Readers is how many channels have a reader, of at most MaxReaders. If that is 0, all channels may have one.
+	Readers    int `json:"readers"`
+	MaxReaders int `json:"maxReaders"`
 
-	HeldProducers int    `json:"heldProducers"` // wait for room
-	Pending       uint64 `json:"pending"`
-	InFlight      uint64 `json:"inFlight"`
-	BufferedBytes int64  `json:"bufferedBytes"`
-	MaxMemory     int64  `json:"maxMemory"`
+	// HeldProducers counts the calls in which a producer waits for room in a channel.
+	HeldProducers int `json:"heldProducers"`
+	// Pending and InFlight count the messages that channels hold.
+	Pending  uint64 `json:"pending"`
+	InFlight uint64 `json:"inFlight"`
+	// BufferedBytes is how many bytes the messages in channels take. All messages may take at most MaxMemory bytes.
+	BufferedBytes int64 `json:"bufferedBytes"`
+	MaxMemory     int64 `json:"maxMemory"`
 
-	// Since the process has started; accepted = settled + undelivered + pending + inFlight.
+	// Accepted, Settled and Undelivered count messages since the process started. Accepted is the sum of Settled,
+	// Undelivered, Pending and InFlight.
 	Accepted    uint64 `json:"accepted"`
 	Settled     uint64 `json:"settled"`
 	Undelivered uint64 `json:"undelivered"`
 
+	// Draining says whether the server is being drained, or is drained.
 	Draining bool `json:"draining"`
 }
 
-// stats tells the totals.
+// stats serves the totals.
 func stats(v View, _ *http.Request) (int, any, error) {
 	var totals broker.Stats
 	if b, ok := v.Broker.(broker.Statser); ok {
@@ -60,16 +69,21 @@ func stats(v View, _ *http.Request) (int, any, error) {
 	return http.StatusOK, reply, nil
 }
 
-// An DrainState is what the admin API shows of a drain.
+// A DrainState says how far a drain has come. It is zero, except for Over, if there is no drain.
 type DrainState struct {
-	Draining bool       `json:"draining"`
-	Done     bool       `json:"done"`
-	Started  *time.Time `json:"started"` // null: there is no drain
-	Over     string     `json:"over"`
-	// Channels is how many there were at the beginning, and Remaining how many of them are not gone.
+	// Draining says whether the server is being drained, or is drained.
+	Draining bool `json:"draining"`
+	// Done says whether all channels of the drain are gone.
+	Done bool `json:"done"`
+	// Started is when the drain began, in UTC, or nil if there is no drain.
+	Started *time.Time `json:"started"`
+	// Over is the time over which the drain is spread, as [time.Duration] writes it.
+	Over string `json:"over"`
+	// Channels is how many channels there were when the drain began. Remaining is how many of them are left.
 	Channels  int `json:"channels"`
 	Remaining int `json:"remaining"`
-	// Undelivered counts the messages that have been lost since then, with channels that nobody has read in time.
+	// Undelivered is how many messages were lost since the drain began, because their channel expired or was
+	// deleted.
 	Undelivered int `json:"undelivered"`
 }
 
@@ -80,7 +94,7 @@ func newDrainState(s broker.DrainState) DrainState {
 	}
 }
 
-// drainState tells how far the drain has come.
+// drainState serves the state of the drain.
 func drainState(v View, _ *http.Request) (int, any, error) {
 	d, err := drainer(v)
 	if err != nil {
@@ -89,7 +103,7 @@ func drainState(v View, _ *http.Request) (int, any, error) {
 	return http.StatusOK, newDrainState(d.DrainState()), nil
 }
 
-// drainer returns the Broker if it can be drained.
+// drainer returns the Broker, if it can be drained.
 func drainer(v View) (broker.Drainer, error) {
 	if d, ok := v.Broker.(broker.Drainer); ok {
 		return d, nil
@@ -97,8 +111,8 @@ func drainer(v View) (broker.Drainer, error) {
 	return nil, newError(http.StatusNotImplemented, "the configured broker cannot be drained")
 }
 
-// StandardDrain is the time over which a drain is spread where the request does not say.
-const StandardDrain = 30 * time.Second
+// DefaultDrainTime is the time over which a drain is spread if the request does not say.
+const DefaultDrainTime = 30 * time.Second
 
 // drain begins a drain.
 func drain(v View, r *http.Request) (int, any, error) {
@@ -108,11 +122,12 @@ func drain(v View, r *http.Request) (int, any, error) {
 	if err := parseBody(r, &body); err != nil {
 		return 0, nil, err
 	}
-	over := StandardDrain
+	over := DefaultDrainTime
 	if body.Over != nil {
 		var err error
 		if over, err = caddy.ParseDuration(*body.Over); err != nil || over < 0 {
-			return 0, nil, newError(http.StatusBadRequest, "over is a duration, such as 0s, 30s or 5m")
+			return 0, nil, newError(http.StatusBadRequest,
+				fmt.Sprintf("over: %q is not a valid duration: use for example 0s, 30s or 5m", *body.Over))
 		}
 	}
 	d, err := drainer(v)
@@ -132,7 +147,7 @@ func undrain(v View, _ *http.Request) (int, any, error) {
 	return http.StatusOK, newDrainState(d.DrainState()), nil
 }
 
-// health tells whether new clients are welcome, as the endpoint health of a site does.
+// health reports whether new clients are welcome, as the endpoint health of a site does.
 func health(v View, _ *http.Request) (int, any, error) {
 	status, text := http.StatusOK, "OK"
 	if !v.Healthy {

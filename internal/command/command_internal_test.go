@@ -23,14 +23,14 @@ func TestAwaitEndsWithItsContext(t *testing.T) {
 		if n, err := await(ctx, slow); n != 0 || !errors.Is(err, why) {
 			t.Errorf("%d %v", n, err)
 		}
-		begun := false
+		called := false
 		_, err := await(ctx, func() (int, error) {
-			begun = true
+			called = true
 			return 1, nil
 		})
-		if !errors.Is(err, why) || begun {
-			t.Errorf("%v, begun: %v", err, begun)
+		if !errors.Is(err, why) || called {
+			t.Errorf("%v, called: %v", err, called)
 		}
-		time.Sleep(time.Minute) // until slow has ended
+		time.Sleep(time.Minute) // until the abandoned call has ended
 	})
 }

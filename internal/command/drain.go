@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/internal/admin"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-megaphone/megaphone/internal/admin"
 )
 
 func drainCommand() *cobra.Command {
@@ -19,14 +21,14 @@ func drainCommand() *cobra.Command {
 		Short: "Empties a server, so that it can be stopped without losing a message",
 		Long: `Empties a server, so that it can be stopped without losing a message.
 
-From now on it creates no channels (503 with Retry-After), and its health checks
-fail. Over the given time, one after the other, its channels take no more
-messages: producers get 404, the reader gets what is there, its read ends
-cleanly, and then the channel is deleted. Its client finds it gone, and gets a
-new one from another server. Where nobody reads, a channel that holds messages
-stays until it expires.
+The server stops creating channels at once (503 with Retry-After), and its
+health checks fail. Over the given time, one after the other, its channels stop
+taking messages. Producers of such a channel get 404. Its reader gets the
+messages that are left, the read ends cleanly, and then the channel is deleted.
+The client finds the channel gone, and gets a new one from another server. A
+channel that holds messages but has no reader stays until it expires.
 
-The server stays drained, over reloads too, until --undo or its end.`,
+The server stays drained, even across reloads, until --undo or until it stops.`,
 		Example: `  $ caddy megaphone drain --over 2m --wait --timeout 5m && systemctl stop caddy
   $ caddy megaphone drain --status --json
   $ caddy megaphone drain --undo`,
@@ -34,10 +36,10 @@ The server stays drained, over reloads too, until --undo or its end.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              run(runDrain),
 	}
-	cmd.Flags().String("over", admin.StandardDrain.String(), "Time over which the ends are spread, so that not all clients come back at once")
-	cmd.Flags().Bool("wait", false, "Return when all channels are gone")
-	cmd.Flags().String("timeout", "", "With --wait: give up after this time, with status 6; the drain goes on")
-	cmd.Flags().Bool("status", false, "Change nothing, and tell how far the drain has come")
+	cmd.Flags().String("over", admin.DefaultDrainTime.String(), "Time over which to spread the drain, so that not all clients reconnect at once")
+	cmd.Flags().Bool("wait", false, "Return only when all channels are gone")
+	cmd.Flags().String("timeout", "", "With --wait: give up after this time, with exit status 6; the drain goes on")
+	cmd.Flags().Bool("status", false, "Print how far the drain has come, and change nothing")
 	cmd.Flags().Bool("undo", false, "End the drain: the server works as before")
 	cmd.MarkFlagsMutuallyExclusive("undo", "status", "wait")
 	cmd.MarkFlagsMutuallyExclusive("undo", "status", "over")
@@ -45,9 +47,6 @@ The server stays drained, over reloads too, until --undo or its end.`,
 	addAdminFlags(cmd)
 	return cmd
 }
-
-// drainPoll is the time between two looks at a drain that is waited for.
-const drainPoll = 250 * time.Millisecond
 
 func runDrain(cmd *cobra.Command, _ []string) error {
 	flags := cmd.Flags()
@@ -58,29 +57,21 @@ func runDrain(cmd *cobra.Command, _ []string) error {
 	case flag(flags.GetBool, "undo"):
 		method, body = http.MethodDelete, nil
 	}
-	wait := flag(flags.GetBool, "wait")
-	ctx := cmd.Context()
-	if value := flag(flags.GetString, "timeout"); value != "" {
-		timeout, err := caddy.ParseDuration(value)
-		if err != nil || timeout <= 0 {
-			return fmt.Errorf("--timeout %q is no duration above zero: use for example 90s or 5m", value)
-		}
-		if !wait {
-			return errors.New("--timeout goes with --wait")
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &exitError{exitUnfinished, fmt.Sprintf("not drained after %v", timeout)})
-		defer cancel()
+	ctx, cancel, err := withDrainTimeout(cmd)
+	if err != nil {
+		return err
 	}
+	defer cancel()
+	api, wait := newAdminAPI(cmd), flag(flags.GetBool, "wait")
 	var state admin.DrainState
-	err := readAdmin(ctx, cmd, method, "drain", body, &state)
+	err = api.call(ctx, method, "drain", body, &state)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return fmt.Errorf("%w: the admin API does not answer", err)
 	case err != nil:
 		return err
 	case wait:
-		if err := awaitDrain(ctx, cmd, &state); err != nil {
+		if err := api.awaitDrain(ctx, &state, cmd.ErrOrStderr()); err != nil {
 			return err
 		}
 	}
@@ -91,7 +82,26 @@ func runDrain(cmd *cobra.Command, _ []string) error {
 	return nil
 }
 
-// drainText describes the state of a drain to people.
+// withDrainTimeout returns the context of a command. If the flag --timeout is set, it also ends after that time.
+func withDrainTimeout(cmd *cobra.Command) (context.Context, context.CancelFunc, error) {
+	flags := cmd.Flags()
+	value := flag(flags.GetString, "timeout")
+	if value == "" {
+		return cmd.Context(), func() {}, nil
+	}
+	timeout, err := caddy.ParseDuration(value)
+	if err != nil || timeout <= 0 {
+		return nil, nil, fmt.Errorf("--timeout %q is not a valid duration above zero: use for example 90s or 5m", value)
+	}
+	if !flag(flags.GetBool, "wait") {
+		return nil, nil, errors.New("--timeout needs --wait")
+	}
+	unfinished := &exitError{exitUnfinished, fmt.Sprintf("not drained after %v", timeout)}
+	ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, unfinished)
+	return ctx, cancel, nil
+}
+
+// drainText describes the state of a drain in words.
 func drainText(s admin.DrainState) string {
 	progress := fmt.Sprintf("%d of %d channels are left, %d messages were not delivered", s.Remaining, s.Channels, s.Undelivered)
 	switch {
@@ -103,22 +113,26 @@ func drainText(s admin.DrainState) string {
 	return "not draining"
 }
 
-// awaitDrain waits until a drain is done, and tells of its progress on standard error. When ctx ends, the drain goes on.
-func awaitDrain(ctx context.Context, cmd *cobra.Command, state *admin.DrainState) error {
-	told := ""
+// drainPoll is the pause between two requests for the state of a drain.
+const drainPoll = 250 * time.Millisecond
+
+// awaitDrain waits until a drain is done. It keeps the state up to date, and writes progress to log. If ctx ends first,
+// awaitDrain returns an error, and the drain goes on.
+func (a *adminAPI) awaitDrain(ctx context.Context, state *admin.DrainState, log io.Writer) error {
+	logged := ""
 	for !state.Done {
 		if !state.Draining {
 			return errors.New("the drain was undone")
 		}
-		if text := drainText(*state); text != told {
-			fmt.Fprintln(cmd.ErrOrStderr(), text)
-			told = text
+		if text := drainText(*state); text != logged {
+			fmt.Fprintln(log, text)
+			logged = text
 		}
 		select {
 		case <-time.After(drainPoll):
 		case <-ctx.Done():
 		}
-		err := readAdmin(ctx, cmd, http.MethodGet, "drain", nil, state)
+		err := a.get(ctx, "drain", state)
 		if err != nil && ctx.Err() != nil {
 			text, _ := json.Marshal(state)
 			return fmt.Errorf("%w; the drain goes on: %s", context.Cause(ctx), text)

@@ -22,19 +22,19 @@ func sendCommand() *cobra.Command {
 		Short: "Sends messages",
 		Long: `Sends messages to a channel, as a backend does.
 
-Each body is one JSON value, or with --text any text, which is sent as a JSON
-string. Without a body, each line of standard input is one, and is sent as soon
-as it is there.
+Each body is one JSON value. With --text, a body is any text, and goes out as a
+JSON string. Without a body, send reads standard input: each line is a body, and
+goes out as soon as it arrives.
 
-With --ndjson and no other arguments, standard input is sent as it is: lines
-{"channel":…,"streamId":…,"body":…} for any number of channels.
+With --ndjson and no other arguments, send passes standard input on as it is:
+lines {"channel":…,"streamId":…,"body":…} for any number of channels.
 
 If a channel is full, send waits as long as the server lets it.
 
-What it prints at the end counts the messages that the server has taken, also
-when it is interrupted or refused halfway. If it cannot know that, because the
-connection was lost or the server takes too long when it is interrupted, it says
-of how many messages; with --json the field "unknown" has their number.`,
+At the end, send prints how many messages the server has accepted, even if it is
+interrupted or refused halfway. If the connection is lost, or the server takes
+too long to answer an interrupted send, the outcome of some messages is unknown.
+send then says of how many; with --json, the number is in the field "unknown".`,
 		Example: `  $ caddy megaphone send $PRODUCER news '{"title":"Hello"}'
   $ caddy megaphone send --text $PRODUCER chat "Hello, world"
   $ tail -f app.log | caddy megaphone send --text $PRODUCER log
@@ -48,10 +48,10 @@ of how many messages; with --json the field "unknown" has their number.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              run(runSend),
 	}
-	cmd.Flags().Bool("text", false, "Take bodies as text and send them as JSON strings")
+	cmd.Flags().Bool("text", false, "Treat bodies as text, and send them as JSON strings")
 	cmd.Flags().Bool("ndjson", false, "Send the lines of standard input as they are")
 	cmd.MarkFlagsMutuallyExclusive("text", "ndjson")
-	cmd.Flags().String("key", "", "Idempotency key of the one message: to send it again has no effect")
+	cmd.Flags().String("key", "", "Idempotency key of the message: sending it again has no effect")
 	cmd.MarkFlagsMutuallyExclusive("key", "ndjson")
 	addJSONFlag(cmd, "Print the result as JSON")
 	addSiteFlags(cmd)
@@ -65,16 +65,18 @@ type sendFailure struct {
 	Reason  string `json:"reason"`
 }
 
-// A sendResult is what a stream of writes is answered with (protocol.md 2.6).
+// A sendResult is the server's reply to a stream of writes (protocol.md 2.6), or the sum of several.
 type sendResult struct {
 	Written       int           `json:"written"`
 	Failures      []sendFailure `json:"failures"`
 	FailuresTotal int           `json:"failuresTotal"`
 
-	Unknown int `json:"unknown,omitempty"` // messages of which it is not known whether they were written
+	// Unknown is how many messages may or may not have been written.
+	Unknown int `json:"unknown,omitempty"`
 }
 
-// add adds what became of lines that begin with the line of a number.
+// add adds the result of a request. first is how many lines earlier requests had. add adds it to the index of each
+// failure, so that indexes count the lines of the whole input. It keeps at most [broker.MaxIngestFailures] failures.
 func (r *sendResult) add(part sendResult, first int) {
 	r.Written += part.Written
 	r.FailuresTotal += part.FailuresTotal
@@ -84,27 +86,49 @@ func (r *sendResult) add(part sendResult, first int) {
 	}
 }
 
+// err returns the error for messages that were not written, or nil if there are none. Their worst reason decides the
+// exit status.
+func (r *sendResult) err() error {
+	if r.FailuresTotal == 0 {
+		return nil
+	}
+	message := fmt.Sprintf("%d messages were not written", r.FailuresTotal)
+	status := exitTryAgain
+	for _, f := range r.Failures {
+		switch f.Reason {
+		case "NOT_FOUND":
+			status = exitNotFound
+		case "TIMEOUT", "SKIPPED", "LIMIT_REACHED":
+		default:
+			return errors.New(message)
+		}
+	}
+	return &exitError{status, message}
+}
+
 func runSend(cmd *cobra.Command, args []string) error {
 	s, err := newSite(cmd)
 	if err != nil {
 		return err
 	}
-	flags, result := cmd.Flags(), sendResult{Failures: []sendFailure{}}
+	result := sendResult{Failures: []sendFailure{}}
+	flags := cmd.Flags()
 	text, key := flag(flags.GetBool, "text"), flag(flags.GetString, "key")
 	if key != "" && len(args) != 3 {
-		return errors.New("--key is for one message: give one body")
+		return errors.New("--key needs exactly one body")
+	}
+	sendInput := func(encode func(line []byte) []byte) error {
+		input := &lineSender{site: s, batches: readBatches(cmd.InOrStdin(), encode), result: &result}
+		return input.send(cmd.Context())
 	}
 	switch {
 	case flag(flags.GetBool, "ndjson"):
-		asItIs := func(line []byte) []byte { return append(line, '\n') }
-		err = s.stream(cmd.Context(), readBatches(cmd.InOrStdin(), asItIs), &result)
+		err = sendInput(func(line []byte) []byte { return append(line, '\n') })
 	case len(args) > 2:
-		err = s.sendAll(cmd.Context(), args[0], args[1], args[2:], text, key, &result)
+		w := &messageWriter{site: s, producer: args[0], streamID: args[1], text: text, key: key}
+		err = w.writeAll(cmd.Context(), args[2:], &result)
 	default:
-		head := append([]byte(`{"channel":`), jsontext.AppendString(nil, args[0])...)
-		head = append(append(head, `,"streamId":`...), jsontext.AppendString(nil, args[1])...)
-		envelope := func(line []byte) []byte { return envelopeOf(head, line, text) }
-		err = s.stream(cmd.Context(), readBatches(cmd.InOrStdin(), envelope), &result)
+		err = sendInput(envelopeEncoder(args[0], args[1], text))
 	}
 	switch {
 	case err == nil:
@@ -122,11 +146,20 @@ func runSend(cmd *cobra.Command, args []string) error {
 	return err
 }
 
-// sendAll writes messages one after the other, until one is not written.
-func (s *site) sendAll(ctx context.Context, producer, streamID string, bodies []string, text bool, key string, result *sendResult) error {
+// A messageWriter writes messages one at a time, each in a request of its own.
+type messageWriter struct {
+	site               *site
+	producer, streamID string
+	text               bool   // bodies are text, not JSON
+	key                string // the idempotency key, or empty
+}
+
+// writeAll writes messages until one fails. It adds to the result how many the server has accepted, and whether the
+// outcome of the last one is unknown.
+func (w *messageWriter) writeAll(ctx context.Context, bodies []string, result *sendResult) error {
 	for _, body := range bodies {
-		err := s.send(ctx, producer, streamID, body, text, key)
-		if _, ok := errors.AsType[*uncertainError](err); ok {
+		err := w.write(ctx, body)
+		if isUncertain(err) {
 			result.Unknown = 1
 		}
 		if err != nil {
@@ -137,55 +170,46 @@ func (s *site) sendAll(ctx context.Context, producer, streamID string, bodies []
 	return nil
 }
 
-// send writes one message.
-func (s *site) send(ctx context.Context, producer, streamID, body string, text bool, key string) error {
-	header := http.Header{"Content-Type": httpjson.JSONType}
-	if key != "" {
-		header.Set("Idempotency-Key", key)
+// write writes one message.
+func (w *messageWriter) write(ctx context.Context, body string) error {
+	header := http.Header{"Content-Type": {httpjson.JSONType}}
+	if w.key != "" {
+		header.Set("Idempotency-Key", w.key)
 	}
 	content := []byte(body)
-	if text {
+	if w.text {
 		content = jsontext.AppendString(nil, body)
 	} else if !json.Valid(content) {
 		return fmt.Errorf("%s is not JSON: quote it as JSON, or use --text", body)
 	}
-	path := "/write/" + url.PathEscape(producer) + "/" + url.PathEscape(streamID)
-	_, err := s.text(ctx, http.MethodPost, path, header, bytes.NewReader(content))
+	_, err := w.site.fetch(ctx, siteRequest{
+		method: http.MethodPost,
+		path:   "/write/" + url.PathEscape(w.producer) + "/" + url.PathEscape(w.streamID),
+		header: header,
+		body:   bytes.NewReader(content),
+	})
 	return err
 }
 
-// envelopeOf makes a line a message. One that is not JSON becomes a message that the server refuses, so that it is
-// told among the failures by its number; a blank one stays a blank one, which the server counts and passes over.
-func envelopeOf(head, line []byte, text bool) []byte {
-	envelope := bytes.Clone(head)
-	switch {
-	case text:
-		envelope = append(envelope, `,"body":`...)
-		envelope = jsontext.AppendString(envelope, string(line))
-	case len(bytes.TrimSpace(line)) == 0:
-		return []byte("\n")
-	case json.Valid(line):
-		envelope = append(envelope, `,"body":`...)
-		envelope = append(envelope, line...)
-	}
-	return append(envelope, "}\n"...)
-}
-
-// err is the error for messages that were not written, if any. The worst of their reasons decides the status.
-func (r *sendResult) err() error {
-	if r.FailuresTotal == 0 {
-		return nil
-	}
-	message := fmt.Sprintf("%d messages were not written", r.FailuresTotal)
-	status := exitTryAgain
-	for _, f := range r.Failures {
-		switch f.Reason {
-		case "NOT_FOUND":
-			status = exitNotFound
-		case "TIMEOUT", "SKIPPED", "LIMIT_REACHED":
-		default:
-			return errors.New(message)
+// envelopeEncoder returns a function that makes a message of a line, for one stream of one channel. If text is set,
+// every line is the text of a JSON string. Otherwise every line is JSON:
+//   - A line that is not JSON becomes a message without a body. The server refuses it, so its number is among the failures.
+//   - A blank line stays blank. The server counts it as a line, and ignores it.
+func envelopeEncoder(producer, streamID string, text bool) func(line []byte) []byte {
+	head := append([]byte(`{"channel":`), jsontext.AppendString(nil, producer)...)
+	head = append(append(head, `,"streamId":`...), jsontext.AppendString(nil, streamID)...)
+	return func(line []byte) []byte {
+		envelope := bytes.Clone(head)
+		switch {
+		case text:
+			envelope = append(envelope, `,"body":`...)
+			envelope = jsontext.AppendString(envelope, string(line))
+		case len(bytes.TrimSpace(line)) == 0:
+			return []byte("\n")
+		case json.Valid(line):
+			envelope = append(envelope, `,"body":`...)
+			envelope = append(envelope, line...)
 		}
+		return append(envelope, "}\n"...)
 	}
-	return &exitError{status, message}
 }

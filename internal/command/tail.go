@@ -22,36 +22,36 @@ func tailCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail <consumer address> [--after <event id>] [--count <messages>] [--json]",
 		Short: "Reads a channel and prints its messages",
-		Long: `Reads a channel as its consumer, and prints each message as it comes: the time
-at which the server has accepted it, the stream, and the body; with --json the
-line as the server has sent it.
+		Long: `Reads a channel as its consumer, and prints each message as it arrives: the time
+at which the server accepted it, the stream, and the body. With --json, it
+prints each line as the server sends it.
 
-It takes the channel over from a consumer that reads it now, and what it prints
-that one will not get. It reconnects, follows a cursor, and prints each message
-once, until it is interrupted or the channel is gone (status 4).`,
+tail takes the channel over from its present reader. That reader does not get
+what tail prints. tail reconnects, follows a cursor, and prints each message
+once, until it is interrupted or the channel is gone (exit status 4).`,
 		Example: `  $ caddy megaphone tail main.r5Fq2BmN3vX8sW1zK7pQ0g
   $ caddy megaphone tail --json --count 1 $CONSUMER | jq .body`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              run(runTail),
 	}
-	cmd.Flags().String("after", "", "The last event that is known already: begin after it")
-	cmd.Flags().Int("count", 0, "End after so many messages; 0 means never")
-	addJSONFlag(cmd, "Print the lines as they are sent")
+	cmd.Flags().String("after", "", "Id of the last event that you have: begin after it")
+	cmd.Flags().Int("count", 0, "End after this many messages; 0 means never")
+	addJSONFlag(cmd, "Print the lines as the server sends them")
 	addSiteFlags(cmd)
 	return cmd
 }
 
-// A follower reads a channel over many reads.
+// A follower reads a channel, with as many reads as it takes, and prints the messages.
 type follower struct {
 	site     *site
 	consumer string
 	after    string // the last event that was printed
-	left     int    // how many messages are still to be printed; below zero: any number
+	left     int    // how many messages to print from now on; negative means any number
 	print    func(event tailEvent, line []byte) error
 	warn     func(format string, args ...any)
 
-	reached bool // there was a read once
+	reached bool // a read has begun at least once
 }
 
 // A tailEvent is a line of a read (protocol.md 1.6).
@@ -94,14 +94,14 @@ func runTail(cmd *cobra.Command, args []string) error {
 }
 
 const (
-	// minTailRead is how long it takes until the channel is read again, at least.
+	// minTailRead is the shortest time from the start of a read to the start of the next one.
 	minTailRead = time.Second
-	// maxTailPause is the longest pause after a fault.
+	// maxTailPause is the longest pause after an error.
 	maxTailPause = 10 * time.Second
 )
 
-// follow reads until the channel is gone, all is printed, or ctx ends. A server that was reached once may go away
-// for any time.
+// follow reads until the channel is gone, all messages are printed, or ctx ends. Once a read has begun, the server may
+// be unreachable for any time.
 func (f *follower) follow(ctx context.Context) error {
 	defer f.settle()
 	pause := minTailRead
@@ -114,7 +114,7 @@ func (f *follower) follow(ctx context.Context) error {
 		case ended:
 			pause = minTailRead
 			err = nil
-		case !f.reached, permanent(err):
+		case !f.reached, isPermanent(err):
 			return err
 		}
 		wait := minTailRead - time.Since(begun)
@@ -131,28 +131,25 @@ func (f *follower) follow(ctx context.Context) error {
 	return nil
 }
 
-// permanent reports whether it is of no use to try again.
-func permanent(err error) bool {
-	if e, ok := errors.AsType[*exitError](err); ok {
-		return e.status == exitNotFound
-	}
-	_, failed := errors.AsType[*readError](err)
-	return failed
+// isPermanent reports whether another read would fail like this one.
+func isPermanent(err error) bool {
+	_, ok := errors.AsType[*lineError](err)
+	return ok || isNotFound(err)
 }
 
-// A readError is an error that has nothing to do with the connection.
-type readError struct{ error }
+// A lineError is an error of decoding or printing a line. A new connection would not help.
+type lineError struct{ error }
 
 // read does one read, and reports whether it ended cleanly.
 func (f *follower) read(ctx context.Context) (ended bool, err error) {
-	response, err := f.site.do(ctx, http.MethodGet, f.path(), nil, nil, transport.NDJSONType)
+	response, err := f.site.do(ctx, f.request(""), transport.NDJSONType)
 	if err != nil {
 		return false, err
 	}
 	defer response.Body.Close()
 	f.reached = true
 	if response.Header.Get("Megaphone-Resume") == string(broker.ResumeGap) {
-		f.warn("messages may be missing here: the server does not know the event %s any more", f.after)
+		f.warn("messages may be missing here: the server no longer knows the event %s", f.after)
 	}
 	for lines := bufio.NewReader(response.Body); f.left != 0; {
 		line, err := lines.ReadBytes('\n')
@@ -160,14 +157,14 @@ func (f *follower) read(ctx context.Context) (ended bool, err error) {
 			return true, nil
 		}
 		if err != nil {
-			return false, fmt.Errorf("the read broke: %w", err)
+			return false, fmt.Errorf("the connection broke: %w", err)
 		}
 		var event tailEvent
 		if err := json.Unmarshal(line, &event); err != nil {
-			return false, &readError{fmt.Errorf("this is no message of Megaphone: %s", bytes.TrimSpace(line))}
+			return false, &lineError{fmt.Errorf("this line is not a message of Megaphone: %s", bytes.TrimSpace(line))}
 		}
 		if err := f.print(event, line); err != nil {
-			return false, &readError{err}
+			return false, &lineError{err}
 		}
 		f.after = event.EID
 		f.left--
@@ -175,19 +172,21 @@ func (f *follower) read(ctx context.Context) (ended bool, err error) {
 	return true, nil
 }
 
-func (f *follower) path() string {
-	return "/read/" + url.PathEscape(f.consumer) + "?after=" + url.QueryEscape(f.after)
+// request returns a request to read what follows the last printed event. It may have more parameters.
+func (f *follower) request(parameters string) siteRequest {
+	path := "/read/" + url.PathEscape(f.consumer) + "?after=" + url.QueryEscape(f.after)
+	return siteRequest{method: http.MethodGet, path: path + parameters}
 }
 
-// settle tells the server what was printed, so that nobody gets it again.
+// settle tells the server which messages are printed, so that nobody gets them again.
 func (f *follower) settle() {
 	if f.after == "" || !f.reached {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	// Where polls are not served, the last messages come again to whoever reads next.
-	if response, err := f.site.do(ctx, http.MethodGet, f.path()+"&poll=0s", nil, nil, transport.NDJSONType); err == nil {
+	// If the site does not serve polls, this fails, and the next reader gets the last messages again.
+	if response, err := f.site.do(ctx, f.request("&poll=0s"), transport.NDJSONType); err == nil {
 		_ = response.Body.Close()
 	}
 }

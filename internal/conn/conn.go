@@ -1,10 +1,12 @@
+// Package conn is for what requests need to know of their connection, and of what Caddy and net/http have put around it.
+// All reflection into the connections and response writers of Caddy and net/http stands in this package (bare.go). It
+// knows nothing of channels and endpoints.
 package conn
 
 import (
 	"context"
 	"net"
 	"net/http"
-	"reflect"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -12,38 +14,48 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
-// A Client is a connection of HTTP/1 or 2, as its requests know it.
+// A Client is what all requests on a connection of HTTP/1 or HTTP/2 share.
 type Client struct {
+	// Conn is the connection that the server accepted, as [Bare] returns it.
 	net.Conn
 
-	// Of HTTP/1, whose requests come one after the other: see takeOverWrites.
-	Writes   int         // how many alike have come in a row
-	Header   http.Header // of the last of them
-	Patience int         // how many there must be; 0: the default
-	Stays    bool        // it cannot be taken over
+	// The fields below are for package direct, which decides by them when to hijack a connection of HTTP/1. The requests
+	// of such a connection come one after the other. So only the handler of a request may use the fields, until it
+	// returns.
+
+	// Writes is how many writes in a row had headers like Header.
+	Writes int
+	// Header is the header of the last write. It is shared with the request: do not change it.
+	Header http.Header
+	// HijackAfter is how many such writes there must be before the connection is hijacked; 0 means the default of package
+	// direct. It begins as the note of [handover.GiveBack].
+	HijackAfter int
+	// NeverHijack says that the connection can never be hijacked.
+	NeverHijack bool
 }
 
-// connKey is under what the context of a connection has the clientConn.
+// connKey is the key of the Client in the context of a connection.
 type connKey struct{}
 
-// With lets the requests on a connection know it. Every handler of a server asks for that.
+// With returns a context for the requests on a connection, from which [Of] and [ClientOf] know the connection. It is for
+// [http.Server.ConnContext]. If ctx comes from With already, With returns ctx: every handler of a server registers With.
 func With(ctx context.Context, conn net.Conn) context.Context {
 	if ctx.Value(connKey{}) != nil {
 		return ctx
 	}
 	bare := Bare(conn)
-	return context.WithValue(ctx, connKey{}, &Client{
-		Conn: bare, Patience: handover.Note(bare),
-	})
+	return context.WithValue(ctx, connKey{}, &Client{Conn: bare, HijackAfter: handover.Note(bare)})
 }
 
-// ClientOf returns the connection of a request of HTTP/1 or 2, or nil if it is not known.
+// ClientOf returns what the requests on the connection of r share. It returns nil if the connection is unknown: over
+// HTTP/3, and on a server without [With].
 func ClientOf(r *http.Request) *Client {
 	conn, _ := r.Context().Value(connKey{}).(*Client)
 	return conn
 }
 
-// Of returns the same as it was accepted.
+// Of returns the connection of a request as the server accepted it, or nil if [ClientOf] returns nil. The connection has
+// TLS if the site has. On HTTP/2, other requests use it too.
 func Of(r *http.Request) net.Conn {
 	if conn := ClientOf(r); conn != nil {
 		return conn.Conn
@@ -51,63 +63,14 @@ func Of(r *http.Request) net.Conn {
 	return nil
 }
 
-// ServerOf returns Caddy's server of a request, or nil if it is not known.
+// ServerOf returns Caddy's server of a request, or nil if the request does not come from Caddy.
 func ServerOf(r *http.Request) *caddyhttp.Server {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return server
 }
 
-// Bare returns the connection that Caddy has wrapped to look for HTTP/2, as it does without TLS where a server has
-// only one of `protocols h1` and `h2`. Its type has no exported name, and no method that leads on; should it change, a
-// test tells.
-func Bare(conn net.Conn) net.Conn {
-	if reflect.TypeOf(conn).String() == "*caddyhttp.http2Conn" {
-		if inner, ok := reflect.TypeAssert[net.Conn](reflect.ValueOf(conn).Elem().FieldByName("Conn")); ok {
-			return inner
-		}
-	}
-	return conn
-}
-
-// IsBare reports whether there is nothing around net/http's own writer but what sets Caddy's deadlines, and these are for
-// single writes only.
-func IsBare(w http.ResponseWriter, r *http.Request) bool {
-	server := ServerOf(r)
-	if server == nil || server.WriteTimeout > 0 || server.WriteMinRate > 0 {
-		return false
-	}
-	for {
-		switch outer := w.(type) {
-		case *caddyhttp.IdleTimeoutWriter:
-			if outer.Deadline.MinRate > 0 || !outer.Deadline.HardDeadline.IsZero() { // by another handler
-				return false
-			}
-			w = outer.ResponseWriter
-		case interface{ Unwrap() http.ResponseWriter }:
-			// The type has no exported name. Should it get another one, a test tells.
-			if reflect.TypeOf(w).String() != "*caddyhttp.readDeadlineWriter" {
-				return false
-			}
-			w = outer.Unwrap()
-		default:
-			return reflect.TypeOf(w).String() == "*http.response"
-		}
-	}
-}
-
-// Innermost returns the server's own writer, without what was put around it.
-func Innermost(w http.ResponseWriter) http.ResponseWriter {
-	for {
-		wrapped, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return w
-		}
-		w = wrapped.Unwrap()
-	}
-}
-
-// WriteTimeout returns how long the client of a request may take nothing: the given limit, or that of Caddy's server if it
-// is shorter.
+// WriteTimeout returns how long the client of a request may take nothing of what it is sent: limit, or write_idle of
+// Caddy's server if that is set and shorter.
 func WriteTimeout(r *http.Request, limit time.Duration) time.Duration {
 	if server := ServerOf(r); server != nil && server.WriteIdleTimeout > 0 {
 		return min(limit, time.Duration(server.WriteIdleTimeout))

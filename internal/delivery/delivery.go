@@ -1,3 +1,8 @@
+// Package delivery brings messages from a subscription to a client: the loop between a [broker.Subscription] and a
+// [transport.Transport]. It finds out what has reached the client's machine, so that the in-flight window can move on
+// (receipts.go). A read that waits can do without its handler (detach.go) and without a goroutine (park.go).
+//
+// The package knows nothing of how events are framed, nor of how channels are kept.
 package delivery
 
 import (
@@ -12,39 +17,40 @@ import (
 )
 
 const (
-	// MaxTake is how many bytes of lines are taken from the channel for one flush.
+	// MaxTake is how many bytes of lines a delivery takes from the channel for one flush. The last line may exceed it.
 	MaxTake = 64 << 10
-	// MaxSpread is the time over which the streams of a configuration end that was replaced, so that their
-	// clients do not all come back at once.
+	// MaxSpread is the time over which the streams of a replaced configuration end, so that their clients do not all come
+	// back at once.
 	MaxSpread = 20 * time.Second
 	// minDrained is how long a read of a drained channel lasts at least. Its client may come back at once.
 	minDrained = time.Second
-	// maxLastLook is how long the clean end of a read waits for the client's machine to acknowledge.
-	maxLastLook = 250 * time.Millisecond
 )
 
 // Options say what a [Delivery] delivers, and how.
 type Options struct {
+	// Subscription is where the messages come from. The delivery ends it.
 	Subscription broker.Subscription
-	Transport    transport.Transport
-	// Request is the read that the transport answers. The delivery asks its connection what has arrived.
+	// Transport sends the messages. The delivery starts and ends it.
+	Transport transport.Transport
+	// Request is the read that the transport answers. The state of its connection shows what has reached the client.
 	Request *http.Request
 	// Window is the size of the in-flight window, in messages.
 	Window int
-	// Duration is how long the read lasts.
+	// Duration is how long the read lasts, counted from Start.
 	Duration time.Duration
 	// Heartbeat is the time between two heartbeats; 0 means none.
 	Heartbeat time.Duration
-	// WriteTimeout is how long the client may acknowledge nothing while the window is full.
+	// WriteTimeout is how long the client's machine may acknowledge nothing while the window is full. Then the read ends
+	// as [transport.Broken].
 	WriteTimeout time.Duration
-	// Unloaded is closed when the read should end because its configuration was replaced. Nil means never.
+	// Unloaded is closed when the configuration of the read is replaced. Then the read ends at a random moment within
+	// MaxSpread, but no later than it would have. Nil means never.
 	Unloaded <-chan struct{}
 	// Follows says that the channel follows cursors, so that a clean end settles nothing.
 	Follows bool
 }
 
-// A Delivery delivers the messages of a subscription through a transport. Its methods are for one goroutine at a time,
-// except wake.
+// A Delivery delivers the messages of one read. Its methods are for one goroutine at a time.
 type Delivery struct {
 	sub       broker.Subscription
 	transport transport.Transport
@@ -52,28 +58,28 @@ type Delivery struct {
 
 	duration     time.Duration
 	heartbeat    time.Duration   // 0: none
-	writeTimeout time.Duration   // how long a client may acknowledge nothing
+	writeTimeout time.Duration   // how long the client may acknowledge nothing
 	unloaded     <-chan struct{} // closed when the read should end because its configuration was replaced
-	follows      bool            // the reader follows cursors, so that a clean end settles nothing
+	follows      bool            // the channel follows cursors, so that a clean end settles nothing
 
-	started     bool // the transport was
+	started     bool // Start was called
 	startErr    error
-	begunAt     time.Time // when it was
-	endAt       time.Time // when the read is to end
+	startedAt   time.Time
+	endAt       time.Time // when the read must end
 	heartbeatAt time.Time // when the next heartbeat is due, if there are any
-	checkAt     time.Time // when the connection is to be looked at again, because the window is full; zero: not at all
+	checkAt     time.Time // when to check the connection again because the window is full; zero: never
 	parking     parking
 
-	ms      []*broker.Message // for Take
-	sent    int
-	why     transport.Reason // why the read has ended
-	stalled time.Time        // since when the window is full and nothing is acknowledged
-	acked   uint64           // the bytes acknowledged then
-	pause   time.Duration    // until the next look at the connection
-	moving  bool             // the configuration was replaced, or the channel is drained
+	ms           []*broker.Message // the memory for Take
+	sent         int               // messages
+	reason       transport.Reason  // why the read has ended
+	stalledSince time.Time         // since when the window is full and nothing is acknowledged; zero: it is not so
+	stalledAcked uint64            // how many bytes were acknowledged at stalledSince
+	checkPause   time.Duration     // the time until the next check of the connection
+	goingAway    bool              // the configuration was replaced, or the channel is drained
 }
 
-// New returns a delivery that has not begun.
+// New returns a delivery that has not started.
 func New(o Options) *Delivery {
 	return &Delivery{
 		sub:          o.Subscription,
@@ -87,78 +93,80 @@ func New(o Options) *Delivery {
 	}
 }
 
-// Start tells the client that the read has begun, unless it was told.
-func (f *Delivery) Start() error {
-	if !f.started {
-		f.started, f.startErr = true, f.transport.Start()
-		f.begunAt = time.Now()
-		f.endAt, f.heartbeatAt = f.begunAt.Add(f.duration), f.begunAt.Add(f.heartbeat)
+// Start starts the transport, which shows the client that the read has begun. Only the first call does so. Later calls
+// return the same error.
+func (d *Delivery) Start() error {
+	if !d.started {
+		d.started, d.startErr = true, d.transport.Start()
+		d.startedAt = time.Now()
+		d.endAt, d.heartbeatAt = d.startedAt.Add(d.duration), d.startedAt.Add(d.heartbeat)
 	}
-	return f.startErr
+	return d.startErr
 }
 
-// Deliver delivers messages until the read has ended, or is parked, which it reports. After the end it has ended the
-// subscription and the response.
-func (f *Delivery) Deliver() (parked bool) {
-	how := broker.EndFault // in case of a panic
-	f.why = transport.Broken
+// Deliver delivers messages until the read has ended or is parked. It reports whether the read is parked: then another
+// goroutine may have it already, so the caller must not use d any more. Otherwise Deliver has ended the subscription and
+// the transport, even if it panics. Deliver starts the transport if Start was not called.
+func (d *Delivery) Deliver() (parked bool) {
+	how := broker.EndFault // for a panic
+	d.reason = transport.Broken
 	defer func() {
 		if parked {
-			return // another goroutine may have it by now
+			return // another goroutine may have d already
 		}
-		f.sub.End(how)
-		f.transport.End(f.why)
+		d.sub.End(how)
+		d.transport.End(d.reason)
 	}()
-	why, parked := f.run()
+	reason, parked := d.run()
 	if parked {
 		return true
 	}
-	f.why, how = why, f.endOf(why)
+	d.reason, how = reason, d.endOf(reason)
 	return false
 }
 
-// Sent returns how many messages the client has been sent.
-func (f *Delivery) Sent() int { return f.sent }
+// Sent returns how many messages the client was sent. Call it after Deliver has returned false.
+func (d *Delivery) Sent() int { return d.sent }
 
-// Reason returns why the read has ended.
-func (f *Delivery) Reason() transport.Reason { return f.why }
+// Reason returns why the read has ended. Call it after Deliver has returned false.
+func (d *Delivery) Reason() transport.Reason { return d.reason }
 
-// run passes messages on until the read has lasted its duration, the subscription is over, or the client is gone. If the
-// read can be parked, run returns when it is, and goes on with the next call.
-func (f *Delivery) run() (why transport.Reason, parked bool) {
-	if f.Start() != nil {
+// run delivers messages until the read has lasted its duration, the subscription is over, or the client is gone. If the
+// read can be parked, run also returns when it is parked. The next call continues the read.
+func (d *Delivery) run() (reason transport.Reason, parked bool) {
+	if d.Start() != nil {
 		return transport.Broken, false
 	}
-	idle := f.newIdleness()
-	next := f.nextDue()
+	idle := d.newIdleness()
+	next := d.nextDue()
 	timer := time.NewTimer(time.Until(next))
 	defer timer.Stop()
 	for {
-		if idle.now() && f.Park() {
+		if idle.isIdle() && d.Park() {
 			return 0, true
 		}
-		if due := earliest(f.nextDue(), idle.next); !due.Equal(next) {
+		if due := earliest(d.nextDue(), idle.next); !due.Equal(next) {
 			next = due
 			timer.Reset(time.Until(due))
 		}
 		var err error
 		select {
-		case <-f.sub.Ready():
-			err = f.send()
+		case <-d.sub.Ready():
+			err = d.send()
 		case <-timer.C:
 			now := time.Now()
-			if !now.Before(f.endAt) {
-				return f.ended(), false
+			if !now.Before(d.endAt) {
+				return d.endReason(), false
 			}
-			idle.check(now)
-			err = f.doDue(now)
+			idle.update(now)
+			err = d.doDue(now)
 			next = time.Time{}
-		case <-f.unloaded:
-			f.unloaded = nil
-			f.endBy(time.Now().Add(rand.N(MaxSpread))) //nolint:gosec // no secret
-		case <-f.sub.Done():
-			return ReasonOf(f.sub.Err()), false
-		case <-f.transport.Gone():
+		case <-d.unloaded:
+			d.unloaded = nil
+			d.endBy(time.Now().Add(rand.N(MaxSpread))) //nolint:gosec // no secret
+		case <-d.sub.Done():
+			return ReasonOf(d.sub.Err()), false
+		case <-d.transport.Gone():
 			return transport.Broken, false
 		}
 		if err != nil {
@@ -167,16 +175,16 @@ func (f *Delivery) run() (why transport.Reason, parked bool) {
 	}
 }
 
-// nextDue is when there is something to do, whatever happens.
-func (f *Delivery) nextDue() time.Time {
-	next := earliest(f.endAt, f.checkAt)
-	if f.heartbeat > 0 {
-		next = earliest(next, f.heartbeatAt)
+// nextDue returns when there is something to do even if nothing happens until then.
+func (d *Delivery) nextDue() time.Time {
+	next := earliest(d.endAt, d.checkAt)
+	if d.heartbeat > 0 {
+		next = earliest(next, d.heartbeatAt)
 	}
 	return next
 }
 
-// earliest returns the earlier time; a zero one is none.
+// earliest returns the earlier of two times. A zero time means never.
 func earliest(a, b time.Time) time.Time {
 	if b.IsZero() || !a.IsZero() && a.Before(b) {
 		return a
@@ -184,99 +192,68 @@ func earliest(a, b time.Time) time.Time {
 	return b
 }
 
-// doDue does what is due, but for the end.
-func (f *Delivery) doDue(now time.Time) error {
-	if !f.checkAt.IsZero() && !now.Before(f.checkAt) {
-		if err := f.checkReceipts(); err != nil {
+// doDue does what is due, except for the end.
+func (d *Delivery) doDue(now time.Time) error {
+	if !d.checkAt.IsZero() && !now.Before(d.checkAt) {
+		if err := d.checkReceipts(); err != nil {
 			return err
 		}
 	}
-	if f.heartbeat > 0 && !now.Before(f.heartbeatAt) {
-		if f.heartbeatAt = f.heartbeatAt.Add(f.heartbeat); f.heartbeatAt.Before(now) {
-			f.heartbeatAt = now.Add(f.heartbeat)
+	if d.heartbeat > 0 && !now.Before(d.heartbeatAt) {
+		if d.heartbeatAt = d.heartbeatAt.Add(d.heartbeat); d.heartbeatAt.Before(now) {
+			d.heartbeatAt = now.Add(d.heartbeat)
 		}
-		return f.transport.Heartbeat()
+		return d.transport.Heartbeat()
 	}
 	return nil
 }
 
-// endBy lets the read end because its client should come to another server or configuration, at a time at the latest.
-func (f *Delivery) endBy(at time.Time) {
-	f.moving, f.endAt = true, earliest(f.endAt, at)
+// endBy makes the read end at the given time or earlier, because its client should move to another server or
+// configuration.
+func (d *Delivery) endBy(at time.Time) {
+	d.goingAway, d.endAt = true, earliest(d.endAt, at)
 }
 
-// ended is why a read ends whose time has come.
-func (f *Delivery) ended() transport.Reason {
-	if f.moving {
+// endReason returns why the read ends when its time has come.
+func (d *Delivery) endReason() transport.Reason {
+	if d.goingAway {
 		return transport.GoingAway
 	}
 	return transport.Complete
 }
 
-// send sends what there is to send.
-func (f *Delivery) send() error {
-	// Producers that are ready to run go first: what they write to this channel leaves in the same write to the
-	// socket. That is worth a tenth where several share a channel (bench: write-8), and nothing waits when none is ready.
+// send sends the messages that there are.
+func (d *Delivery) send() error {
+	// Producers that are ready to run go first: what they write to this channel leaves in the same write to the socket. If
+	// several producers share a channel, that saves a tenth of the cost (bench: write-8). If none is ready, nothing waits.
 	runtime.Gosched()
-	ms, full := f.sub.Take(f.ms[:0], MaxTake)
-	f.ms = ms
+	ms, full := d.sub.Take(d.ms[:0], MaxTake)
+	d.ms = ms
 	if len(ms) > 0 {
 		for _, m := range ms {
-			f.transport.Append(m.ID(), m.Line())
+			d.transport.Append(m.ID(), m.Line())
 		}
 		clear(ms) // an idle reader keeps no message alive
-		if err := f.transport.Flush(); err != nil {
+		if err := d.transport.Flush(); err != nil {
 			return err
 		}
-		f.sent += len(ms)
-		f.stalled = time.Time{}
-		if f.receipts.due(f.sent) {
-			f.sub.Received(f.receipts.update(f.sent))
+		d.sent += len(ms)
+		d.stalledSince = time.Time{}
+		if d.receipts.due(d.sent) {
+			d.sub.Received(d.receipts.update(d.sent))
 		}
 	}
-	f.checkAt = time.Time{}
-	if f.sub.Drained() {
-		f.endBy(f.begunAt.Add(minDrained))
+	d.checkAt = time.Time{}
+	if d.sub.Drained() {
+		d.endBy(d.startedAt.Add(minDrained))
 	}
 	if full {
-		return f.checkReceipts()
+		return d.checkReceipts()
 	}
 	return nil
 }
 
-// checkReceipts looks whether something has arrived since the window is full. If not, it says when to look again.
-func (f *Delivery) checkReceipts() error {
-	f.checkAt = time.Time{}
-	if f.receipts.arrived == f.sent {
-		return nil // the client has it all: it is to acknowledge it now
-	}
-	if before := f.receipts.arrived; f.receipts.update(f.sent) > before {
-		f.stalled = time.Time{}
-		f.sub.Received(f.receipts.arrived)
-		return nil
-	}
-	now := time.Now()
-	if f.stalled.IsZero() {
-		f.pause = time.Millisecond
-	}
-	if f.stalled.IsZero() || f.receipts.acked > f.acked { // a slow client is none that takes nothing
-		f.stalled, f.acked = now, f.receipts.acked
-	}
-	left := f.writeTimeout - now.Sub(f.stalled)
-	if left <= 0 {
-		return errStalled
-	}
-	f.checkAt = now.Add(min(f.pause, left))
-	f.pause = min(2*f.pause, maxPause)
-	return nil
-}
-
-// maxPause is the longest time between two looks at a connection that stalls.
-const maxPause = 250 * time.Millisecond
-
-var errStalled = errors.New("the client takes nothing")
-
-// ReasonOf says why a subscription is over.
+// ReasonOf returns why a read ends whose subscription is over with err.
 func ReasonOf(err error) transport.Reason {
 	switch {
 	case errors.Is(err, broker.ErrNotFound):
@@ -285,36 +262,4 @@ func ReasonOf(err error) transport.Reason {
 		return transport.TakenOver
 	}
 	return transport.GoingAway
-}
-
-// endOf says how the read ends for the channel. The end is a clean one if the client's machine has received all
-// that it was sent, for which it gets a little time.
-func (f *Delivery) endOf(why transport.Reason) broker.End {
-	switch {
-	case why == transport.Broken:
-		return broker.EndFault
-	case f.follows, f.sub.Err() != nil:
-		return broker.EndClean // there is nothing to settle
-	}
-	select {
-	case <-f.transport.Gone(): // at the same moment as the read's end came
-		return broker.EndFault
-	default:
-	}
-	deadline := time.Now().Add(maxLastLook)
-	for pause := time.Millisecond; f.receipts.update(f.sent) < f.sent; pause *= 2 {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return broker.EndFault
-		}
-		select {
-		case <-time.After(min(pause, left)):
-		case <-f.sub.Done():
-			return broker.EndClean // as above
-		case <-f.transport.Gone():
-			return broker.EndFault
-		}
-	}
-	f.sub.Received(f.sent)
-	return broker.EndClean
 }

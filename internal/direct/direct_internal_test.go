@@ -15,16 +15,16 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
 )
 
-// writer returns a function that serves one direct write to a channel, with a body of a size, and takes the message.
+// writer returns a function that serves one direct write to a channel, with a body of size bytes, and reads the message.
 func writer(tb testing.TB, size int) func() {
 	tb.Helper()
-	registry := memory.New()
-	tb.Cleanup(registry.Close)
-	a, err := registry.Create(tb.Context(), "main", brokerfixture.Limits)
+	b := memory.New()
+	tb.Cleanup(b.Close)
+	a, err := b.Create(tb.Context(), "main", brokerfixture.Limits)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	sub, err := registry.Subscribe(tb.Context(), a.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits})
+	sub, err := b.Subscribe(tb.Context(), a.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func writer(tb testing.TB, size int) func() {
 	client := &repeatingConn{request: fmt.Appendf(nil, "POST /write/%s/stream HTTP/1.1\r\nHost: localhost\r\n"+
 		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n\"%0*d\"", a.Producer, size, size-2, 0)}
 	c := &producerConn{
-		options: &Options{MaxMessageSize: 1 << 20, Limits: brokerfixture.Limits, Broker: registry},
+		options: &Options{MaxMessageSize: 1 << 20, Limits: brokerfixture.Limits, Broker: b},
 		first: &http.Request{
 			Method: http.MethodPost, Host: "localhost", Proto: "HTTP/1.1",
 			Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(size)}},
@@ -45,7 +45,7 @@ func writer(tb testing.TB, size int) func() {
 		c.out = c.out[:0]
 		for outcome := c.serveNext(); outcome != served; outcome = c.serveNext() {
 			if err := c.read(); err != nil || outcome != partial {
-				tb.Fatal("it is not served", outcome, err)
+				tb.Fatal("the write was not served:", outcome, err)
 			}
 		}
 		<-sub.Ready()
@@ -55,12 +55,12 @@ func writer(tb testing.TB, size int) func() {
 	}
 }
 
-// A repeatingConn brings the same request again and again, one at a time.
+// A repeatingConn is a connection on which the same request arrives again and again.
 type repeatingConn struct {
 	net.Conn
 
 	request []byte
-	read    int
+	read    int // how much of the request was read
 }
 
 func (c *repeatingConn) Read(p []byte) (int, error) {
@@ -71,7 +71,7 @@ func (c *repeatingConn) Read(p []byte) (int, error) {
 
 func (*repeatingConn) SetReadDeadline(time.Time) error { return nil }
 
-// BenchmarkDirectWrite: what BenchmarkServeWrite shows, with the parsing of the request and the making of the reply.
+// BenchmarkDirectWrite measures what BenchmarkServeWrite measures, and also parsing the request and making the reply.
 func BenchmarkDirectWrite(b *testing.B) {
 	b.ReportAllocs()
 	serve := writer(b, 100)
@@ -86,7 +86,8 @@ func TestAllocationsOfADirectWrite(t *testing.T) {
 	}
 }
 
-// What comes in several reads costs little more memory than the message: its length is known from its header.
+// TestMemoryOfALargeDirectWrite: a request that takes several reads costs little more memory than its message, since its
+// header says how long it is.
 func TestMemoryOfALargeDirectWrite(t *testing.T) {
 	const size, writes = 60_000, 100
 	serve := writer(t, size)

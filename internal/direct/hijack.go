@@ -1,3 +1,23 @@
+// Package direct serves writes without net/http: direct writes.
+//
+// A backend often keeps a connection and writes one message after the other. Most of what such a write costs is then what
+// net/http and Caddy do for each request (docs/performance.md). So after some writes in a row that differ only in their
+// path, body, length and idempotency key, [Hijack] hijacks the connection from net/http. From then on this package serves
+// the connection.
+//
+// A direct write is a request that
+//   - differs only in these parts from a write that has gone through all of Caddy,
+//   - has arrived as a whole within a second,
+//   - and has a message that the channel accepts at once.
+//
+// Everything else goes back to net/http together with the connection, unserved: other requests, slow requests, errors,
+// full channels. So there is one place only that refuses and waits.
+//
+// Hijack leaves a connection to net/http if anybody would notice. It must be HTTP/1.1 without TLS, no other handler may
+// come before the one that direct writes stand in for, and no access log, metrics or limit of Caddy's may concern the
+// writes.
+//
+// The package knows Caddy's servers and routes. It knows nothing of Megaphone's handlers and settings except [Options].
 package direct
 
 import (
@@ -9,7 +29,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -22,49 +41,56 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
-// minWrites is how many writes alike must have come in a row before their connection is taken over. Changing hands costs
-// as much as some direct writes save, so for a producer that does other things in between it is the double each time, up
-// to maxWrites.
+// minWrites is how many like writes must have come in a row before their connection is hijacked. To hijack a connection
+// costs as much as some direct writes save. So if a producer does other things in between, the number doubles each time,
+// up to maxWrites.
 const minWrites, maxWrites = 8, 1024
 
 // prefix begins the path of a direct write.
 const prefix = "/write/"
 
-// Options are what direct writes need to know of their site. They must not change.
+// Options are what direct writes need to know of their site. They must not change after they were given to [Hijack]. All
+// fields must be set.
 type Options struct {
+	// Broker gets the messages, within Limits.
 	Broker broker.Broker
 	Limits broker.Limits
-	// MaxMessageSize is the size of the largest body, in bytes.
+	// MaxMessageSize is the size of the largest body, in bytes. Larger ones go back to net/http.
 	MaxMessageSize int64
-	// WriteTimeout is how long a client may take no replies.
+	// WriteTimeout is how long a client may take nothing of the replies before its connection is closed. If Caddy's
+	// write_idle is shorter, that counts.
 	WriteTimeout time.Duration
-	Logger       *zap.Logger
-	// Conns has the hijacked connections of the configuration, and Count counts them.
+	// Logger gets panics.
+	Logger *zap.Logger
+	// Conns holds the hijacked connections of the configuration. Count counts them.
 	Conns *Conns
 	Count prometheus.Gauge
-	// Over reports whether the configuration was replaced, or the process exits.
+	// Over reports whether the configuration was replaced, or the process exits. Right after Over has begun to return true,
+	// [Conns.End] must be called. Over is called on any goroutine.
 	Over func() bool
-	// First tells whether a handler of the site is the one that direct writes stand in for.
+	// First reports whether a handler of a site is the one that direct writes stand in for. No means that the handler
+	// leaves every write to the next handler, as it is. Unknown means anything else.
 	First func(handler caddyhttp.MiddlewareHandler) Answer
 }
 
-// Hijack is called for a write that was accepted. It hijacks the connection if it is time to, and reports whether it has.
-// Then it sends the reply, too.
+// Hijack hijacks the connection of a write if it is time to, and reports whether it did. The handler of r calls it when the
+// write was accepted and nothing of the reply was sent. If Hijack returns true, it sends the reply itself, and the handler
+// must return without using w or r again. If it returns false, the handler must send the reply. Hijack keeps o.
 func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	client := conn.ClientOf(r)
-	if client == nil || r.ProtoMajor != 1 || client.Stays {
+	if client == nil || r.ProtoMajor != 1 || client.NeverHijack {
 		return false
 	}
 	if !pattern.Same(client.Header, r.Header) {
 		client.Writes, client.Header = 0, r.Header
 	}
-	patience := cmp.Or(client.Patience, minWrites)
-	if client.Writes++; client.Writes < patience {
+	hijackAfter := cmp.Or(client.HijackAfter, minWrites)
+	if client.Writes++; client.Writes < hijackAfter {
 		return false
 	}
 	client.Writes = 0
 	if r.TLS != nil || !conn.IsBare(w, r) || !isAlone(r, o) {
-		client.Stays, client.Header = true, nil
+		client.NeverHijack, client.Header = true, nil
 		return false
 	}
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
@@ -76,7 +102,7 @@ func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	if !ok {
 		return false
 	}
-	// At the end of the body Caddy takes back the deadline that it has set for it.
+	// Caddy may have set a deadline for the body. It removes the deadline when the end of the body is read.
 	if n, err := r.Body.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
 		return false
 	}
@@ -84,9 +110,9 @@ func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	if err != nil {
 		return false
 	}
-	early, _ := buffered.Peek(buffered.Reader.Buffered()) // they are there
+	early, _ := buffered.Peek(buffered.Reader.Buffered()) // cannot fail: the bytes are in the buffer
 	c := &producerConn{
-		options: o, origin: client.Conn, socket: bare, server: server, patience: patience,
+		options: o, origin: client.Conn, socket: bare, server: server, hijackedAfter: hijackAfter,
 		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
 		timeout: conn.WriteTimeout(r, o.WriteTimeout), reply: reply,
 		buffer: slices.Clone(early), end: len(early),
@@ -98,93 +124,10 @@ func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	return true
 }
 
-// mayRepeat reports whether a request is of a kind that can be served directly.
+// mayRepeat reports whether requests like r can be served directly.
 func mayRepeat(r *http.Request) bool {
 	path, ok := strings.CutPrefix(r.RequestURI, prefix)
 	return ok && pattern.IsPath(path) && r.ProtoAtLeast(1, 1) && !r.Close &&
 		0 <= r.ContentLength && r.ContentLength <= pattern.MaxBody &&
 		r.Header.Get("Expect") == "" && r.Header.Get("Upgrade") == ""
-}
-
-// isAlone reports whether all writes with the Host of a request come to this handler, whatever their path and body are,
-// and no other handler, log or limit would see or change them or their replies. It says so only of what it knows:
-// sites that have this handler first. Functions that modules have registered for a server's connections are not known;
-// they are told what net/http tells them of a connection that is taken over, and given back.
-func isAlone(r *http.Request, o *Options) bool {
-	server := conn.ServerOf(r)
-	switch {
-	case server == nil, server.Metrics != nil, server.Logs != nil && server.Logs.Trace:
-		return false // an access log of this Host shows around the response: see isBare
-	case server.ReadTimeout > 0, server.ReadMinRate > 0, isShort(server.ReadHeaderTimeout), isShort(server.ReadIdleTimeout):
-		return false
-	case len(server.ExpectedUnderscoreHeaders) > 0, len(server.ExpectedDotHeaders) > 0: // can cost a request its key
-		return false
-	}
-	return o.isFirst(server.Routes, r, map[string]bool{}) == Yes
-}
-
-// isShort reports whether a limit is shorter than what the rest of a direct write has to arrive in.
-func isShort(limit caddy.Duration) bool { return 0 < limit && time.Duration(limit) < maxArrival }
-
-// An Answer is what is known of whether a handler is the first.
-type Answer int
-
-const (
-	Unknown Answer = iota
-	No             // the request comes to none of the handlers that could be
-	Yes
-)
-
-// isFirst tells whether this is the first handler that a write comes to. Of each group of routes, only the first is taken
-// that matches.
-func (o *Options) isFirst(routes caddyhttp.RouteList, r *http.Request, groups map[string]bool) Answer {
-	for _, route := range routes {
-		if groups[route.Group] {
-			continue
-		}
-		switch matchesAlways(route.MatcherSets, r) {
-		case Unknown:
-			return Unknown
-		case No:
-			continue
-		case Yes:
-		}
-		if route.Group != "" {
-			groups[route.Group] = true
-		}
-		for _, handler := range route.Handlers {
-			var found Answer
-			if sub, ok := handler.(*caddyhttp.Subroute); ok {
-				found = o.isFirst(sub.Routes, r, groups)
-			} else {
-				found = o.First(handler)
-			}
-			if found != No {
-				return found
-			}
-		}
-		if route.Terminal {
-			return No
-		}
-	}
-	return No
-}
-
-// matchesAlways tells whether a route takes all requests with a Host, or none.
-func matchesAlways(sets caddyhttp.MatcherSets, r *http.Request) Answer {
-	for _, set := range sets {
-		for _, matcher := range set {
-			hosts, ok := matcher.(*caddyhttp.MatchHost)
-			if !ok || strings.Contains(strings.Join(*hosts, ""), "{") {
-				return Unknown
-			}
-		}
-	}
-	switch matches, err := sets.AnyMatchWithError(r); {
-	case err != nil:
-		return Unknown
-	case matches:
-		return Yes
-	}
-	return No
 }

@@ -10,15 +10,16 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
-// A reply is the reply to all direct writes of a connection, as net/http would send it.
+// A reply is the reply to all direct writes of a connection, byte for byte as net/http would send it.
 type reply struct {
-	begin       []byte // up to the date
-	end, hangUp []byte // after it; the latter for the last reply of a connection
-	unix        int64  // the second that date is for
-	date        []byte
+	beforeDate []byte
+	afterDate  []byte
+	afterLast  []byte // in place of afterDate, for a reply after which the server closes the connection
+	unix       int64  // the second that date is for, in Unix time
+	date       []byte
 }
 
-// newReply returns the reply with the header that was set before this handler. It reports false if the header says
+// newReply returns the reply with a header that was set before this handler. It reports false if the header says
 // something about the connection.
 func newReply(header http.Header) (r reply, ok bool) {
 	for _, name := range []string{"Connection", "Content-Length", "Date", "Trailer", "Transfer-Encoding"} {
@@ -30,23 +31,24 @@ func newReply(header http.Header) (r reply, ok bool) {
 	httpjson.SetJSONHeader(header)
 	var b bytes.Buffer
 	b.WriteString("HTTP/1.1 201 Created\r\n")
-	_ = header.Write(&b) // a buffer takes everything
+	_ = header.Write(&b) // writing to a buffer never fails
 	b.WriteString("Date: ")
-	r.begin = b.Bytes()
-	r.end = fmt.Appendf(nil, "\r\nContent-Length: %d\r\n\r\n%s", len(httpjson.OK), httpjson.OK)
-	r.hangUp = fmt.Appendf(nil, "\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(httpjson.OK), httpjson.OK)
+	r.beforeDate = b.Bytes()
+	r.afterDate = fmt.Appendf(nil, "\r\nContent-Length: %d\r\n\r\n%s", len(httpjson.OK), httpjson.OK)
+	r.afterLast = fmt.Appendf(nil, "\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(httpjson.OK), httpjson.OK)
 	return r, true
 }
 
-// append appends the reply at a time on the clock of clock.Now that has just come.
-func (r *reply) append(dst []byte, at time.Duration, hangUp bool) []byte {
+// append appends the reply to dst, with a time that clock.Now has just returned. If last is true, the reply says that the
+// server will close the connection.
+func (r *reply) append(dst []byte, at time.Duration, last bool) []byte {
 	if second, _ := clock.Wall(at); second.Unix != r.unix {
 		r.unix, r.date = second.Unix, time.Unix(second.Unix, 0).UTC().AppendFormat(r.date[:0], http.TimeFormat)
 	}
-	dst = append(dst, r.begin...)
+	dst = append(dst, r.beforeDate...)
 	dst = append(dst, r.date...)
-	if hangUp {
-		return append(dst, r.hangUp...)
+	if last {
+		return append(dst, r.afterLast...)
 	}
-	return append(dst, r.end...)
+	return append(dst, r.afterDate...)
 }

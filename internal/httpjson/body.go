@@ -15,12 +15,14 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// bodies are buffers for request bodies.
+// bodies has buffers for request bodies.
 var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// MaxKeptBody is the largest buffer, in bytes, that is kept for the next request.
+// MaxKeptBody is the size, in bytes, of the largest buffer that is kept for another request.
 const MaxKeptBody = 64 << 10
 
+// FreeBody gives a buffer of [ReadBody] back for other requests. The caller must not use the buffer, or a slice of it,
+// after that. A buffer that is not given back is left to the garbage collector.
 func FreeBody(body *bytes.Buffer) {
 	if body.Cap() <= MaxKeptBody {
 		body.Reset()
@@ -28,8 +30,9 @@ func FreeBody(body *bytes.Buffer) {
 	}
 }
 
-// ReadBody reads a request's body up to its end, so that net/http notices when the client leaves after it. The
-// caller gives the buffer back with freeBody.
+// ReadBody reads the body of a request up to its end. So net/http notices when the client goes away after it. The body may
+// have limit bytes. The buffer belongs to the caller until the caller calls [FreeBody]. Errors are as for [BodyError]; the
+// buffer is nil then.
 func ReadBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
 	if r.ContentLength > limit {
 		return nil, ErrTooLarge
@@ -37,12 +40,12 @@ func ReadBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
 	body := bodies.Get().(*bytes.Buffer)
 	var err error
 	if n := r.ContentLength; 0 <= n && n <= MaxKeptBody {
-		// Nearly all bodies: at most one read, and no allocation (BenchmarkServeWrite). Larger ones are not trusted
-		// with their length, which costs memory. HTTP/1 reports the end with the last byte, so it is noticed.
+		// Nearly all bodies: at most one read, and no allocation (BenchmarkServeWrite). A larger Content-Length does not make
+		// us reserve memory: the body may never come. HTTP/1 reports the end with the last byte, so we notice it.
 		body.Grow(int(n))
 		p := body.AvailableBuffer()[:n]
 		_, err = io.ReadFull(r.Body, p)
-		body.Write(p) // is in its place already
+		body.Write(p) // p is already in its place: this only sets the length
 	} else {
 		n, err = body.ReadFrom(io.LimitReader(r.Body, limit+1))
 		if err == nil && n > limit {
@@ -56,12 +59,8 @@ func ReadBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
 	return body, nil
 }
 
-var ErrTooLarge = &Error{
-	Status: http.StatusRequestEntityTooLarge, Code: "PAYLOAD_TOO_LARGE",
-	Message: "the body is larger than this server takes", hangUp: true,
-}
-
-// BodyError is the reply to a request whose body cannot be read.
+// BodyError returns the [Error] for a body that could not be read because of err: [ErrTooLarge] if the body is larger than
+// this package or another handler allows, and status 400 otherwise.
 func BodyError(err error) error {
 	// Caddy's request_body has a limit of its own.
 	if e, ok := errors.AsType[caddyhttp.HandlerError](err); ok && e.StatusCode == http.StatusRequestEntityTooLarge {
@@ -71,16 +70,17 @@ func BodyError(err error) error {
 		return ErrTooLarge
 	}
 	e := &Error{
-		Status: http.StatusBadRequest, Code: "BAD_REQUEST", Message: "the body ended early or is malformed", hangUp: true,
+		Status: http.StatusBadRequest, Code: codeBadRequest, Message: "the body ended early or is malformed", close: true,
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// Not status 408, upon which some clients repeat a request by themselves: part of it may be done.
+		// Not status 408: some clients then repeat the request by themselves, although part of it may be done.
 		e.Message, e.Cause = "the body paused for longer than this server waits", err
 	}
 	return e
 }
 
-// ReadJSON reads a request's body, which must be one JSON value of the shape of v.
+// ReadJSON reads the body of a request into v, as [json.Unmarshal] does. The body may have limit bytes. It must be one
+// JSON value in UTF-8, and the Content-Type must say that it is JSON. The error is always an [Error].
 func ReadJSON(r *http.Request, limit int64, v any) error {
 	if err := CheckJSONType(r); err != nil {
 		return err
@@ -99,14 +99,15 @@ func ReadJSON(r *http.Request, limit int64, v any) error {
 	return nil
 }
 
-// CheckJSONType checks that a request's body is JSON by its Content-Type.
+// CheckJSONType checks that the Content-Type of a request is JSON: application/json, or application/ with a type that ends
+// in +json. Parameters do not matter. If it is not, the error is an [Error] with status 415.
 func CheckJSONType(r *http.Request) error {
 	contentType := r.Header.Get("Content-Type")
-	if contentType == "application/json" {
+	if contentType == JSONType {
 		return nil
 	}
 	mediaType, _, err := mime.ParseMediaType(contentType)
-	if err == nil && (mediaType == "application/json" ||
+	if err == nil && (mediaType == JSONType ||
 		strings.HasPrefix(mediaType, "application/") && strings.HasSuffix(mediaType, "+json")) {
 		return nil
 	}

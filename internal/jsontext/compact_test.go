@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 )
 
+// FuzzCompact compares AppendCompact with encoding/json.
 func FuzzCompact(f *testing.F) {
 	for _, seed := range []string{
 		`{"b" : 1, "a": [ ], "b":{ } }`, ` "\u00e9\ud800\n" `, `-0.50E+10`, `01`, `1.`, `[1,]`, `{"a":1,}`, `{"a"}`, `tru`, `nul l`,
@@ -18,7 +19,7 @@ func FuzzCompact(f *testing.F) {
 	f.Fuzz(func(t *testing.T, src []byte) {
 		got, err := AppendCompact([]byte("x"), src, 0)
 		if valid := json.Valid(src) && utf8.Valid(src); valid != (err == nil) {
-			t.Fatalf("%q: error %v, but valid: %v", src, err, valid)
+			t.Fatalf("%q: error %v, but encoding/json says valid: %v", src, err, valid)
 		}
 		if err != nil {
 			return
@@ -33,7 +34,7 @@ func FuzzCompact(f *testing.F) {
 	})
 }
 
-func TestCompactBoundsDepth(t *testing.T) {
+func TestAppendCompactBoundsDepth(t *testing.T) {
 	for depth, valid := range map[int]bool{MaxDepth: true, MaxDepth + 1: false} {
 		for _, brackets := range [][2]string{{"[", "]"}, {`{"a":`, "}"}} {
 			src := strings.Repeat(brackets[0], depth) + "1" + strings.Repeat(brackets[1], depth)
@@ -44,7 +45,7 @@ func TestCompactBoundsDepth(t *testing.T) {
 	}
 }
 
-// BenchmarkCompact compares with the standard library.
+// BenchmarkCompact compares AppendCompact with encoding/json.
 func BenchmarkCompact(b *testing.B) {
 	src := []byte(`{"user": "ada", "text": "hello, world", "n": [1, 2.5, -3e10], "ok": true, "nested": {"a": null}}`)
 	b.Run("AppendCompact", func(b *testing.B) {

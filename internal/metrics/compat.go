@@ -12,8 +12,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// A compatCollector shows some of our metrics under other names too: those that dashboards and alerts know from the
-// broker that this server replaces. What has labels here is summed over them.
+// A compatCollector shows some of our metrics under other names too. Dashboards and alerts know these names from the server
+// that this one replaces. If our metric has labels, the old one is the sum over them.
 type compatCollector struct {
 	ours *prometheus.Registry // our own metrics only
 	old  []oldMetric
@@ -22,51 +22,53 @@ type compatCollector struct {
 // An oldMetric is one of our metrics under its old name.
 type oldMetric struct {
 	desc  *prometheus.Desc
-	shows string // our metric
+	shows string // the name of our metric
 	kind  dto.MetricType
 }
 
-// types are the metrics that can be shown under another name. A counter whose labels have no value yet is not
-// collected, so what there is cannot be learned from a collection.
-var types = map[string]dto.MetricType{}
+// metricTypes has the types of the metrics that can be shown under another name, by their full names. We cannot learn them
+// by collecting, since a counter with labels is not collected before it has a value.
+var metricTypes = fullNames(map[dto.MetricType][]string{
+	dto.MetricType_COUNTER: {
+		"channels_created_total", "channels_deleted_total", "limit_refusals_total", "messages_accepted_total",
+		"messages_redelivered_total", "messages_refused_total", "messages_repeated_total", "messages_sent_total",
+		"messages_settled_total", "messages_undelivered_total", "requests_refused_total", "webhook_delivered_total",
+		"webhook_failures_total", "webhook_lost_total",
+	},
+	dto.MetricType_GAUGE: {
+		"buffered_bytes", "buffered_limit_bytes", "channels", "channels_limit", "channels_read", "detached_readers", "direct_connections",
+		"held_bytes", "held_producers", "messages_in_flight", "messages_pending", "readers", "readers_limit", "webhook_queue",
+	},
+	dto.MetricType_HISTOGRAM: {
+		"channel_life_seconds", "delivery_delay_seconds", "publish_wait_seconds", "read_duration_seconds",
+	},
+})
 
-func init() {
-	for kind, names := range map[dto.MetricType][]string{
-		dto.MetricType_COUNTER: {
-			"channels_created_total", "channels_deleted_total", "limit_refusals_total", "messages_accepted_total",
-			"messages_redelivered_total", "messages_refused_total", "messages_repeated_total", "messages_sent_total",
-			"messages_settled_total", "messages_undelivered_total", "requests_refused_total", "webhook_delivered_total",
-			"webhook_failures_total", "webhook_lost_total",
-		},
-		dto.MetricType_GAUGE: {
-			"buffered_bytes", "buffered_limit_bytes", "channels", "channels_limit", "channels_read", "detached_readers", "direct_connections",
-			"held_bytes", "held_producers", "messages_in_flight", "messages_pending", "readers", "readers_limit", "webhook_queue",
-		},
-		dto.MetricType_HISTOGRAM: {
-			"channel_life_seconds", "delivery_delay_seconds", "publish_wait_seconds", "read_duration_seconds",
-		},
-	} {
+func fullNames(shortNames map[dto.MetricType][]string) map[string]dto.MetricType {
+	types := map[string]dto.MetricType{}
+	for kind, names := range shortNames {
 		for _, name := range names {
 			types[Name(name)] = kind
 		}
 	}
+	return types
 }
 
-// registerCompat makes a configuration's metrics endpoint show our metrics under their old names too.
+// registerCompat registers a collector that shows our metrics under their old names.
 func registerCompat(registry prometheus.Registerer, ours []prometheus.Collector, old map[string]string) error {
 	if err := checkCompat(old); err != nil {
 		return err
 	}
 	c := &compatCollector{ours: prometheus.NewRegistry()}
-	for _, o := range ours {
-		if err := c.ours.Register(o); err != nil {
+	for _, collector := range ours {
+		if err := c.ours.Register(collector); err != nil {
 			return err
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(old)) {
 		metric := old[name]
 		c.old = append(c.old, oldMetric{
-			prometheus.NewDesc(name, "The same as "+metric+", whatever its labels.", nil, nil), metric, types[metric],
+			prometheus.NewDesc(name, "The same as "+metric+", whatever its labels.", nil, nil), metric, metricTypes[metric],
 		})
 	}
 	if err := registry.Register(c); err != nil {
@@ -82,7 +84,7 @@ func (c *compatCollector) Describe(descs chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements [prometheus.Collector]. Whatever it shows is of one moment.
+// Collect implements [prometheus.Collector]. All that it shows is from one moment.
 func (c *compatCollector) Collect(metrics chan<- prometheus.Metric) {
 	families, err := c.ours.Gather()
 	collected := map[string][]*dto.Metric{}
@@ -98,13 +100,13 @@ func (c *compatCollector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// sum returns the metric that has the values of all the given ones, which differ in their labels.
+// sum returns the metric that is the sum of parts, which differ in their labels.
 func (o oldMetric) sum(parts []*dto.Metric) prometheus.Metric {
 	var value, sum float64
 	var count uint64
 	buckets := map[float64]uint64{}
 	for _, m := range parts {
-		value += m.GetCounter().GetValue() + m.GetGauge().GetValue() // it is one of them
+		value += m.GetCounter().GetValue() + m.GetGauge().GetValue() // one of them is zero
 		h := m.GetHistogram()
 		count += h.GetSampleCount()
 		sum += h.GetSampleSum()
@@ -122,7 +124,7 @@ func (o oldMetric) sum(parts []*dto.Metric) prometheus.Metric {
 	}
 }
 
-// checkCompat checks the setting metrics_compat.
+// checkCompat checks a whole setting metrics_compat.
 func checkCompat(old map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(old)) {
 		if err := CheckOldName(name, old[name], old); err != nil {
@@ -133,34 +135,36 @@ func checkCompat(old map[string]string) error {
 }
 
 var (
-	// metricNamePattern is what every version of Prometheus takes as a name.
+	// metricNamePattern matches the names that every version of Prometheus accepts.
 	metricNamePattern = regexp.MustCompile(`^[a-zA-Z_:][a-zA-Z0-9_:]*$`)
-	// ownPrefixes begin the names of Caddy's metrics, ours among them. Caddy panics where it finds one taken.
+	// ownPrefixes are the prefixes of Caddy's metrics, including ours. Caddy panics if one of their names is taken.
 	ownPrefixes = []string{"caddy_", "go_", "process_", "promhttp_"}
-	// histogramSuffixes end the names of the series of a histogram.
+	// histogramSuffixes are the suffixes of the series of a histogram.
 	histogramSuffixes = []string{"_bucket", "_count", "_sum"}
 )
 
-// CheckOldName tells what is wrong with an old name that shows a metric, next to other old names.
+// CheckOldName says what is wrong with an old name that should show a metric of ours. The setting metrics_compat is a map
+// from old names to our names; others is that map, with or without this name. CheckOldName returns nil if the name is
+// valid.
 func CheckOldName(name, metric string, others map[string]string) error {
-	kind, ok := types[metric]
+	kind, ok := metricTypes[metric]
 	begins := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
 	ends := func(suffix string) bool { return strings.HasSuffix(name, suffix) }
 	switch {
 	case !metricNamePattern.MatchString(name):
-		return errors.New("the old name is none that a metric can have: use letters, digits, _ and :, and no digit first")
+		return errors.New("the old name is not a valid metric name: use letters, digits, _ and :, and no digit first")
 	case slices.ContainsFunc(ownPrefixes, begins):
-		return fmt.Errorf("names that begin with %s are Caddy's own: write the old name first, then the metric that it shows",
+		return fmt.Errorf("names that begin with %s belong to Caddy: write the old name first, then the metric that it shows",
 			strings.Join(ownPrefixes, ", "))
 	case !ok:
-		return fmt.Errorf("there is no metric %q: name one of %s", metric, strings.Join(slices.Sorted(maps.Keys(types)), ", "))
+		return fmt.Errorf("there is no metric %q: name one of %s", metric, strings.Join(slices.Sorted(maps.Keys(metricTypes)), ", "))
 	case kind == dto.MetricType_HISTOGRAM && slices.ContainsFunc(histogramSuffixes, ends):
-		return fmt.Errorf("%s is a histogram, and its series get their _bucket, _count and _sum: "+
-			"write the old name without that", metric)
+		return fmt.Errorf("%s is a histogram, and Prometheus adds _bucket, _count and _sum to its name: "+
+			"write the old name without them", metric)
 	}
 	for other, shown := range others {
 		for _, suffix := range histogramSuffixes {
-			if name == other+suffix && types[shown] == dto.MetricType_HISTOGRAM {
+			if name == other+suffix && metricTypes[shown] == dto.MetricType_HISTOGRAM {
 				return errSeriesTaken(name, other)
 			}
 			if other == name+suffix && kind == dto.MetricType_HISTOGRAM {

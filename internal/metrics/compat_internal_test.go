@@ -21,15 +21,19 @@ var (
 	testLimits    = []string{"max_channels"}
 )
 
-// exercised returns metrics of which every one has a value.
+// exercised returns metrics that all have a value.
 func exercised(t *testing.T) *Metrics {
 	t.Helper()
-	r := memory.New()
-	t.Cleanup(r.Close)
+	b := memory.New()
+	t.Cleanup(b.Close)
 	hooks := webhook.NewMetrics(Name)
-	m := New(r, testEndpoints, testLimits, hooks.Collectors()...)
-	m.Refused.WithLabelValues("create", "LIMIT_REACHED").Add(2)
-	m.Refused.WithLabelValues("write", "TIMEOUT").Add(3)
+	m := New(b, testEndpoints, testLimits, hooks.Collectors()...)
+	for range 2 {
+		m.CountRefusal("create", "LIMIT_REACHED")
+	}
+	for range 3 {
+		m.CountRefusal("write", "TIMEOUT")
+	}
 	hooks.Queued.WithLabelValues("channel_deleted").Set(4)
 	hooks.Delivered.WithLabelValues("channel_deleted").Inc()
 	hooks.Lost.WithLabelValues("channel_deleted").Inc()
@@ -37,10 +41,10 @@ func exercised(t *testing.T) *Metrics {
 	return m
 }
 
-// gathered returns what a configuration's metrics endpoint shows, by name.
+// gathered returns what the metrics endpoint of a configuration shows, by name.
 func gathered(t *testing.T, m *Metrics, old map[string]string) map[string]*dto.MetricFamily {
 	t.Helper()
-	registry := prometheus.NewPedanticRegistry() // as Caddy's
+	registry := prometheus.NewPedanticRegistry() // like Caddy's
 	if err := m.Register(registry, broker.Limits{MaxChannels: 7}, old); err != nil {
 		t.Fatal(err)
 	}
@@ -56,20 +60,20 @@ func gathered(t *testing.T, m *Metrics, old map[string]string) map[string]*dto.M
 }
 
 func TestEveryMetricCanHaveAnOldName(t *testing.T) {
-	if got, want := slices.Sorted(maps.Keys(types)), slices.Sorted(maps.Keys(metricNames())); !slices.Equal(got, want) {
-		t.Fatalf("metricTypes has %v\nbut there are %v", got, want)
+	if got, want := slices.Sorted(maps.Keys(metricTypes)), slices.Sorted(maps.Keys(metricNames())); !slices.Equal(got, want) {
+		t.Fatalf("metricTypes has %v\nbut the metrics are %v", got, want)
 	}
 	old := map[string]string{}
-	for name := range types {
+	for name := range metricTypes {
 		old[strings.Replace(name, "caddy_megaphone", "old", 1)] = name
 	}
 	families := gathered(t, exercised(t), old)
 	for name, metric := range old {
-		if families[metric].GetType() != types[metric] || families[name].GetType() != types[metric] {
+		if families[metric].GetType() != metricTypes[metric] || families[name].GetType() != metricTypes[metric] {
 			t.Errorf("%s is a %v, and as %s a %v", metric, families[metric].GetType(), name, families[name].GetType())
 		}
 		if n := len(families[name].GetMetric()); n != 1 || len(families[name].GetMetric()[0].GetLabel()) > 0 {
-			t.Errorf("%s has labels, or is there %d times", name, n)
+			t.Errorf("%s has labels, or appears %d times", name, n)
 		}
 	}
 }
@@ -87,12 +91,12 @@ func TestOldNamesAreSumsOverLabels(t *testing.T) {
 	}
 }
 
-// A counter without labels is there from the start, so one whose counterpart has labels is, too.
+// TestOldNamesBeginAtZero: a counter without labels exists from the start, even if ours has labels and does not.
 func TestOldNamesBeginAtZero(t *testing.T) {
-	r := memory.New()
-	defer r.Close()
+	b := memory.New()
+	defer b.Close()
 	for _, name := range []string{"webhook_queue", "webhook_lost_total"} {
-		families := gathered(t, New(r, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...), map[string]string{"old": Name(name)})
+		families := gathered(t, New(b, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...), map[string]string{"old": Name(name)})
 		if families[Name(name)] != nil || len(families["old"].GetMetric()) != 1 {
 			t.Errorf("%s is %v, and as old %v", name, families[Name(name)], families["old"])
 		}
@@ -127,7 +131,7 @@ func TestOldHistogramsAreSumsBucketForBucket(t *testing.T) {
 	}
 }
 
-// Old names may break the rules for names, which is why they change. What else the linter looks at is kept.
+// TestOldMetricsAreLinted: old names may break the linter's rules for names, but nothing else may.
 func TestOldMetricsAreLinted(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	err := exercised(t).Register(registry, broker.Limits{}, map[string]string{
@@ -151,7 +155,7 @@ func TestOldNameOfAnotherModuleIsRefused(t *testing.T) {
 	}
 }
 
-// TestOldNamesAreChecked has the rules; that mistakes are told in both syntaxes is tested in the folder integration.
+// TestOldNamesAreChecked tests the rules. Folder integration tests that both syntaxes report mistakes.
 func TestOldNamesAreChecked(t *testing.T) {
 	const counter, histogram = "caddy_megaphone_channels_created_total", "caddy_megaphone_publish_wait_seconds"
 	for _, test := range []struct {
@@ -162,16 +166,16 @@ func TestOldNamesAreChecked(t *testing.T) {
 		{map[string]string{"a_bucket": counter, "b": histogram}, ""},
 		{map[string]string{"": counter}, "use letters, digits, _ and :"},
 		{map[string]string{"9a": counter}, "no digit first"},
-		{map[string]string{"a-b": counter}, "metrics_compat: a-b: the old name is none that a metric can have"},
-		{map[string]string{"a b": counter}, "none that a metric can have"},
-		{map[string]string{"ä": counter}, "none that a metric can have"},
-		{map[string]string{"a\n": counter}, "none that a metric can have"},
+		{map[string]string{"a-b": counter}, "metrics_compat: a-b: the old name is not a valid metric name"},
+		{map[string]string{"a b": counter}, "not a valid metric name"},
+		{map[string]string{"ä": counter}, "not a valid metric name"},
+		{map[string]string{"a\n": counter}, "not a valid metric name"},
 		{map[string]string{"a": ""}, `there is no metric "": name one of caddy_megaphone_buffered_bytes, `},
 		{map[string]string{"a": "channels_created_total"}, `there is no metric "channels_created_total"`},
 		{map[string]string{"a": histogram + "_sum"}, "there is no metric"},
 		{map[string]string{counter: "a"}, "write the old name first"},
-		{map[string]string{"caddy_http_requests_total": counter}, "are Caddy's own"},
-		{map[string]string{"promhttp_metric_handler_requests_total": counter}, "are Caddy's own"},
+		{map[string]string{"caddy_http_requests_total": counter}, "belong to Caddy"},
+		{map[string]string{"promhttp_metric_handler_requests_total": counter}, "belong to Caddy"},
 		{map[string]string{"a_bucket": histogram}, "is a histogram"},
 		{map[string]string{"a": histogram, "a_sum": counter}, "the histogram a has a series a_sum: leave one of the two out"},
 		{map[string]string{"a": histogram, "a_count": counter}, "a series a_count"},
@@ -182,7 +186,7 @@ func TestOldNamesAreChecked(t *testing.T) {
 			t.Errorf("%v: %v, want %q", test.old, err, test.want)
 		}
 		if err == nil {
-			gathered(t, exercised(t), test.old) // Prometheus takes them
+			gathered(t, exercised(t), test.old) // Prometheus accepts them
 		}
 	}
 }

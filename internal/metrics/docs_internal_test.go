@@ -19,12 +19,12 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
-// metricNames returns the names of all metrics, those of histograms with what Prometheus puts behind them.
+// metricNames returns the full names of all metrics.
 func metricNames() map[string]bool {
-	registry := memory.New()
-	registry.Close()
+	b := memory.New()
+	b.Close()
 	descs := make(chan *prometheus.Desc, 100)
-	for _, c := range append(limitGauges(broker.Limits{}), New(registry, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...).Collectors...) {
+	for _, c := range append(limitGauges(broker.Limits{}), New(b, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...).collectors...) {
 		c.Describe(descs)
 	}
 	close(descs)
@@ -58,7 +58,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 	}
 }
 
-// TestMetricsNamedInDocsExist: neither rules nor dashboard nor any page names a metric that is not there.
+// TestMetricsNamedInDocsExist: the rules, the dashboard and the pages name only metrics that exist.
 func TestMetricsNamedInDocsExist(t *testing.T) {
 	names := metricNames()
 	err := fs.WalkDir(os.DirFS(filepath.Join("..", "..")), "docs", func(path string, entry fs.DirEntry, err error) error {
@@ -71,7 +71,7 @@ func TestMetricsNamedInDocsExist(t *testing.T) {
 				plain = strings.TrimSuffix(plain, suffix)
 			}
 			if !names[name] && !names[plain] {
-				t.Errorf("%s names %s, which is not there", path, name)
+				t.Errorf("%s names %s, which does not exist", path, name)
 			}
 		}
 		return nil
@@ -110,20 +110,20 @@ func TestDashboardIsComplete(t *testing.T) {
 				shown[strings.TrimSuffix(name, "_bucket")] = true
 			}
 			if !strings.Contains(target.Expr, `{instance=~"$instance"`) {
-				t.Errorf("panel %q does not ask for the chosen instances: %s", p.Title, target.Expr)
+				t.Errorf("panel %q does not select the chosen instances: %s", p.Title, target.Expr)
 			}
 		}
 	}
 	for name := range metricNames() {
-		if !shown[name] && name != Name("channels_read") { // readers by transport are shown
+		if !shown[name] && name != Name("channels_read") { // the dashboard shows readers by transport
 			t.Errorf("no panel shows %s", name)
 		}
 	}
 }
 
-// TestAlertRulesAreWhole looks at the shape of the rules. Whether Prometheus takes their expressions and templates is
-// tested in internal/rules, which needs Prometheus.
-func TestAlertRulesAreWhole(t *testing.T) {
+// TestAlertRulesAreComplete checks the shape of the rules. internal/rules, which needs Prometheus, checks that Prometheus
+// accepts their expressions and templates.
+func TestAlertRulesAreComplete(t *testing.T) {
 	var file struct {
 		Groups []struct {
 			Name  string
@@ -147,7 +147,7 @@ func TestAlertRulesAreWhole(t *testing.T) {
 			}
 			seen[rule.Alert] = true
 			if !metricPattern.MatchString(rule.Expr) {
-				t.Errorf("%s looks at no metric", rule.Alert)
+				t.Errorf("%s uses no metric", rule.Alert)
 			}
 		}
 	}

@@ -1,3 +1,7 @@
+// Package metrics shows Prometheus what the server does: what the Broker counts, and what handlers count. It also shows
+// metrics under the names that the replaced server had (compat.go). docs/metrics.md describes each metric.
+//
+// The package knows nothing of endpoints and settings: New gets their names.
 package metrics
 
 import (
@@ -11,33 +15,28 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// Metrics is what Prometheus is told: the totals of the registry, and what the handlers count. Like the channels
-// it outlives configurations, so that no counter starts anew with a reload. docs/metrics.md describes each.
-//
-// No label has a value that clients can choose.
+// Metrics are the metrics of a Broker and of the handlers that use it. Like the channels, they outlive configurations, so
+// that no counter starts anew with a reload. No label has a value that clients can choose. Any number of goroutines may
+// use Metrics.
 type Metrics struct {
-	readers      [transport.KindCount]prometheus.Gauge
-	readDuration [transport.KindCount]prometheus.Observer
-	Detached     prometheus.Gauge
-	Direct       prometheus.Gauge
-	Refused      *prometheus.CounterVec // by endpoint and code
-	LimitHits    map[string]prometheus.Counter
+	// Detached is the number of reads that do without their handler, and Direct the number of producers' connections that
+	// are served directly. Whoever begins or ends one changes the gauge. Do not replace the gauges.
+	Detached, Direct prometheus.Gauge
 
-	Collectors []prometheus.Collector
+	readers       [transport.KindCount]prometheus.Gauge
+	readDuration  [transport.KindCount]prometheus.Observer
+	refusals      *prometheus.CounterVec // by endpoint and code
+	limitRefusals map[string]prometheus.Counter
+	collectors    []prometheus.Collector
 }
 
-const (
-	metricsNamespace = "caddy"
-	metricsSubsystem = "megaphone"
-)
+// Name returns the full name of a metric, such as caddy_megaphone_channels for channels.
+func Name(name string) string { return prometheus.BuildFQName("caddy", "megaphone", name) }
 
-func Name(name string) string {
-	return prometheus.BuildFQName(metricsNamespace, metricsSubsystem, name)
-}
-
-// New returns the metrics of a Broker. It is given the names of all endpoints and limits, and collectors of other
-// packages to show as well.
-func New(b broker.Broker, endpoints, limits []string, more ...prometheus.Collector) *Metrics {
+// New returns the metrics of a Broker. If the Broker is not a [broker.Statser], they lack what a Broker counts. endpoints
+// are the names of all endpoints. limits are the names that [Metrics.CountLimit] may be called with. others are collectors
+// of other packages, which are shown too.
+func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Collector) *Metrics {
 	readers := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: Name("readers"),
 		Help: "Reads that are open now.",
@@ -47,7 +46,7 @@ func New(b broker.Broker, endpoints, limits []string, more ...prometheus.Collect
 		Help:    "How long reads lasted.",
 		Buckets: []float64{0.01, 0.1, 1, 5, 10, 15, 20, 30, 60, 300, 600, 1800, 3600},
 	}, []string{"transport"})
-	limitHits := prometheus.NewCounterVec(prometheus.CounterOpts{
+	limitRefusals := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: Name("limit_refusals_total"),
 		Help: "Requests, channels of a batch, and lines of an ingest, that were refused because a limit was reached, by the setting's name.",
 	}, []string{"limit"})
@@ -60,36 +59,38 @@ func New(b broker.Broker, endpoints, limits []string, more ...prometheus.Collect
 			Name: Name("direct_connections"),
 			Help: "Connections of producers whose writes are served directly.",
 		}),
-		Refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: Name("requests_refused_total"),
 			Help: "Requests that were answered with an error.",
 		}, []string{"endpoint", "code"}),
-		LimitHits: map[string]prometheus.Counter{},
+		limitRefusals: map[string]prometheus.Counter{},
 	}
 	for kind, name := range transport.KindNames {
 		m.readers[kind] = readers.WithLabelValues(name)
 		m.readDuration[kind] = readDuration.WithLabelValues(name)
 	}
 	for _, name := range endpoints {
-		m.Refused.WithLabelValues(name, httpjson.CodeFault) // alerts see no increase in what comes with its first value
+		// Prometheus sees no increase if a counter appears with its first value, so faults begin at zero.
+		m.refusals.WithLabelValues(name, httpjson.CodeFault)
 	}
 	for _, name := range limits {
-		m.LimitHits[name] = limitHits.WithLabelValues(name)
+		m.limitRefusals[name] = limitRefusals.WithLabelValues(name)
 	}
-	m.Collectors = []prometheus.Collector{
-		readers, readDuration, limitHits, m.Refused, m.Detached, m.Direct,
+	m.collectors = []prometheus.Collector{
+		readers, readDuration, limitRefusals, m.refusals, m.Detached, m.Direct,
 	}
-	m.Collectors = append(m.Collectors, more...)
+	m.collectors = append(m.collectors, others...)
 	if b, ok := b.(broker.Statser); ok {
-		m.Collectors = append(m.Collectors, brokerCollector{b})
+		m.collectors = append(m.collectors, brokerCollector{b})
 	}
 	return m
 }
 
-// Register makes a configuration's metrics endpoint show the metrics, and its limits; and again under the old names,
-// if there are any.
+// Register registers the metrics and the limits of a configuration with the configuration's registry. old has the metrics
+// that are shown under another name too, by that name: see [CheckOldName]. Register fails if an old name is not valid, or
+// if another module has a metric of the same name.
 func (m *Metrics) Register(registry prometheus.Registerer, l broker.Limits, old map[string]string) error {
-	ours := append(limitGauges(l), m.Collectors...)
+	ours := append(limitGauges(l), m.collectors...)
 	for _, c := range ours {
 		err := registry.Register(c)
 		if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok && already.ExistingCollector == c {
@@ -105,7 +106,7 @@ func (m *Metrics) Register(registry prometheus.Registerer, l broker.Limits, old 
 	return registerCompat(registry, ours, old)
 }
 
-// limitGauges show a configuration's limits, so that alerts can compare with them.
+// limitGauges returns gauges that show the limits of a configuration, so that alerts can compare with them.
 func limitGauges(l broker.Limits) []prometheus.Collector {
 	limit := func(name, help string, value float64) prometheus.Collector {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: Name(name), Help: help})
@@ -119,8 +120,8 @@ func limitGauges(l broker.Limits) []prometheus.Collector {
 	}
 }
 
-// Reading counts a read from now on; the returned function counts its end.
-func (m *Metrics) Reading(kind transport.Kind) (ended func()) {
+// CountRead counts the beginning of a read. The caller must call the returned function once, at the end of the read.
+func (m *Metrics) CountRead(kind transport.Kind) (ended func()) {
 	start := time.Now()
 	m.readers[kind].Inc()
 	return func() {
@@ -129,10 +130,19 @@ func (m *Metrics) Reading(kind transport.Kind) (ended func()) {
 	}
 }
 
+// CountRefusal counts a request to an endpoint that was answered with an error code.
+func (m *Metrics) CountRefusal(endpoint, code string) {
+	m.refusals.WithLabelValues(endpoint, code).Inc()
+}
+
+// CountLimit counts n requests, channels of a batch or lines of an ingest that were refused because a limit was reached.
+// limit must be one of the names that [New] got.
+func (m *Metrics) CountLimit(limit string, n int) { m.limitRefusals[limit].Add(float64(n)) }
+
 // A brokerCollector collects what a Broker counts.
 type brokerCollector struct{ broker broker.Statser }
 
-// A brokerMetric is a metric that shows one of the totals.
+// A brokerMetric shows one value of the statistics of a Broker.
 type brokerMetric struct {
 	desc *prometheus.Desc
 	kind prometheus.ValueType
@@ -146,28 +156,29 @@ func gauge(name, help string, of func(*broker.Stats) float64) brokerMetric {
 func counter(name, help string, of func(*broker.Stats) uint64) brokerMetric {
 	return brokerMetric{
 		prometheus.NewDesc(Name(name), help, nil, nil), prometheus.CounterValue,
-		func(t *broker.Stats) float64 { return float64(of(t)) },
+		func(s *broker.Stats) float64 { return float64(of(s)) },
 	}
 }
 
+// brokerMetrics are the metrics without labels. Metrics with labels and histograms follow below.
 var brokerMetrics = []brokerMetric{
-	gauge("channels", "Channels that there are now.", func(t *broker.Stats) float64 { return float64(t.Channels) }),
-	gauge("channels_read", "Channels that are being read now.", func(t *broker.Stats) float64 { return float64(t.Readers) }),
-	gauge("messages_pending", "Messages that wait to be sent.", func(t *broker.Stats) float64 { return float64(t.Pending) }),
+	gauge("channels", "Channels that there are now.", func(s *broker.Stats) float64 { return float64(s.Channels) }),
+	gauge("channels_read", "Channels that are being read now.", func(s *broker.Stats) float64 { return float64(s.Readers) }),
+	gauge("messages_pending", "Messages that wait to be sent.", func(s *broker.Stats) float64 { return float64(s.Pending) }),
 	gauge("messages_in_flight", "Messages that were sent and are kept to be sent again.",
-		func(t *broker.Stats) float64 { return float64(t.InFlight) }),
+		func(s *broker.Stats) float64 { return float64(s.InFlight) }),
 	gauge("buffered_bytes", "Memory that messages in channels take, each counted once.",
-		func(t *broker.Stats) float64 { return float64(t.BufferedBytes) }),
+		func(s *broker.Stats) float64 { return float64(s.BufferedBytes) }),
 	gauge("held_bytes", "Memory that messages take whose producers wait for room.",
-		func(t *broker.Stats) float64 { return float64(t.HeldBytes) }),
-	gauge("held_producers", "Writes to a channel that wait for room.", func(t *broker.Stats) float64 { return float64(t.HeldProducers) }),
-	counter("messages_accepted_total", "Messages that a channel has taken.", func(t *broker.Stats) uint64 { return t.Accepted }),
+		func(s *broker.Stats) float64 { return float64(s.HeldBytes) }),
+	gauge("held_producers", "Writes to a channel that wait for room.", func(s *broker.Stats) float64 { return float64(s.HeldProducers) }),
+	counter("messages_accepted_total", "Messages that a channel has taken.", func(s *broker.Stats) uint64 { return s.Accepted }),
 	counter("messages_repeated_total", "Messages that were dropped because their channel had them already, by their key.",
-		func(t *broker.Stats) uint64 { return t.Duplicates }),
-	counter("messages_sent_total", "Messages that a reader was sent, repeats included.", func(t *broker.Stats) uint64 { return t.Sent }),
-	counter("messages_redelivered_total", "Messages that a reader was sent again.", func(t *broker.Stats) uint64 { return t.Redelivered }),
-	counter("messages_settled_total", "Messages that were let go as received.", func(t *broker.Stats) uint64 { return t.Settled }),
-	counter("channels_created_total", "Channels that were created.", func(t *broker.Stats) uint64 { return t.Created }),
+		func(s *broker.Stats) uint64 { return s.Duplicates }),
+	counter("messages_sent_total", "Messages that a reader was sent, repeats included.", func(s *broker.Stats) uint64 { return s.Sent }),
+	counter("messages_redelivered_total", "Messages that a reader was sent again.", func(s *broker.Stats) uint64 { return s.Redelivered }),
+	counter("messages_settled_total", "Messages that were let go as received.", func(s *broker.Stats) uint64 { return s.Settled }),
+	counter("channels_created_total", "Channels that were created.", func(s *broker.Stats) uint64 { return s.Created }),
 }
 
 var (
@@ -199,22 +210,22 @@ func (brokerCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c brokerCollector) Collect(metrics chan<- prometheus.Metric) {
-	t := c.broker.Stats()
+	s := c.broker.Stats()
 	for _, m := range brokerMetrics {
-		metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(&t))
+		metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(&s))
 	}
 	count := func(desc *prometheus.Desc, n uint64, label string) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), label)
 	}
-	for _, why := range broker.EndReasons {
-		count(undeliveredDesc, t.Undelivered[why], why.String())
-		count(deletedDesc, t.Deleted[why], why.String())
+	for _, reason := range broker.EndReasons {
+		count(undeliveredDesc, s.Undelivered[reason], reason.String())
+		count(deletedDesc, s.Deleted[reason], reason.String())
 	}
-	count(messagesRefusedDesc, t.RefusedFull, "channel_full")
-	count(messagesRefusedDesc, t.RefusedMemory, "memory_full")
-	metrics <- constHistogram(publishWaitDesc, t.PublishWait)
-	metrics <- constHistogram(deliveryDelayDesc, t.DeliveryDelay)
-	metrics <- constHistogram(channelLifeDesc, t.ChannelLife)
+	count(messagesRefusedDesc, s.RefusedFull, "channel_full")
+	count(messagesRefusedDesc, s.RefusedMemory, "memory_full")
+	metrics <- constHistogram(publishWaitDesc, s.PublishWait)
+	metrics <- constHistogram(deliveryDelayDesc, s.DeliveryDelay)
+	metrics <- constHistogram(channelLifeDesc, s.ChannelLife)
 }
 
 func constHistogram(desc *prometheus.Desc, h broker.Histogram) prometheus.Metric {

@@ -5,39 +5,40 @@ import (
 	"time"
 )
 
-// maxBody is how large a body may be, in bytes, unless it tells of one thing only. Many frameworks take 100 KB.
+// maxBody is how large a body may be, in bytes, unless it has only one event. Many frameworks accept 100 KB.
 const maxBody = 64 << 10
 
-// bodyFrame is how many bytes a body has around what it tells, at most.
+// bodyFrame is how many bytes a body has at most, apart from its events.
 const bodyFrame = 40
 
-// size is how many bytes a notice takes in a body, at most.
-func (n *Event) size(event string) int {
-	switch event {
+// size returns how many bytes an event with this name takes in a body, at most.
+func (e *Event) size(name string) int {
+	switch name {
 	case ChannelCreated:
-		return len(n.Channel) + len(`"",`)
+		return len(e.Channel) + len(`"",`)
 	case ChannelDeleted:
-		return 2*len(n.Channel) + len(`"","":18446744073709551615,`)
+		return 2*len(e.Channel) + len(`"","":18446744073709551615,`)
 	}
-	return 2*len(n.Channel) + len(n.Transport) + len(n.EndedBy) +
+	return 2*len(e.Channel) + len(e.Transport) + len(e.EndedBy) +
 		len(`"",{"channel":"","transport":"","time":"2006-01-02T15:04:05.999999999Z","messages":18446744073709551615,"endedBy":""},`)
 }
 
-// encode is what a request tells. It has all that a batch has, which is never empty (protocol.md 2.7).
-func encode(event string, batch []Event) ([]byte, error) {
+// encode returns the body of a request that reports a batch of events with this name (protocol.md 2.7). The batch must not
+// be empty.
+func encode(name string, batch []Event) ([]byte, error) {
 	channels := make([]string, 0, len(batch))
 	seen := make(map[string]struct{}, len(batch))
-	for _, n := range batch {
-		if _, repeated := seen[n.Channel]; !repeated {
-			seen[n.Channel] = struct{}{}
-			channels = append(channels, n.Channel)
+	for _, e := range batch {
+		if _, repeated := seen[e.Channel]; !repeated {
+			seen[e.Channel] = struct{}{}
+			channels = append(channels, e.Channel)
 		}
 	}
-	switch event {
+	switch name {
 	case ChannelDeleted:
 		undelivered := make(map[string]int, len(batch))
-		for _, n := range batch {
-			undelivered[n.Channel] = n.Undelivered
+		for _, e := range batch {
+			undelivered[e.Channel] = e.Undelivered
 		}
 		return json.Marshal(struct {
 			Channels    []string       `json:"channels"`
@@ -56,9 +57,9 @@ func encode(event string, batch []Event) ([]byte, error) {
 		EndedBy   string `json:"endedBy,omitempty"`
 	}
 	readers := make([]reader, len(batch))
-	for i, n := range batch {
-		readers[i] = reader{Channel: n.Channel, Transport: n.Transport, Time: n.At.UTC().Format(time.RFC3339Nano), EndedBy: n.EndedBy}
-		if event == ReaderDisconnected {
+	for i, e := range batch {
+		readers[i] = reader{Channel: e.Channel, Transport: e.Transport, Time: e.At.UTC().Format(time.RFC3339Nano), EndedBy: e.EndedBy}
+		if name == ReaderDisconnected {
 			readers[i].Messages = &batch[i].Messages
 		}
 	}

@@ -14,13 +14,13 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 )
 
-// TestWebhookRequest has what is in requests of all kinds.
+// TestWebhookRequest checks the bodies and the signatures of requests with each event.
 func TestWebhookRequest(t *testing.T) {
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6_000_000, time.UTC)
-	for event, test := range map[string]struct {
-		notices []Event
-		want    string
+	for name, test := range map[string]struct {
+		events []Event
+		want   string
 	}{
 		ChannelDeleted: {
 			[]Event{{Channel: "main.a", Undelivered: 2}, {Channel: "main.b"}},
@@ -38,17 +38,16 @@ func TestWebhookRequest(t *testing.T) {
 				`"time":"2026-01-02T03:04:05.006Z","messages":0,"endedBy":"complete"}]}`,
 		},
 	} {
-		t.Run(event, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, r, _ := testSender(t, event, func(s *Settings) {
+				s, r, _ := testSender(t, name, func(s *Settings) {
 					signer, err := NewSigner(secret)
 					if err != nil {
 						t.Fatal(err)
 					}
 					s.Signer = signer
-				},
-					func(int, *http.Request) (*http.Response, error) { return status(200) })
-				s.Enqueue(test.notices)
+				}, accept)
+				s.Enqueue(test.events)
 				s.end(t)
 				if len(r.attempts) != 1 || r.bodies[0] != test.want {
 					t.Fatalf("got %q, want %s", r.bodies, test.want)
@@ -64,15 +63,15 @@ func TestWebhookRequest(t *testing.T) {
 				if err := verifier.Verify([]byte(r.bodies[0]+" "), request.Header); err == nil {
 					t.Error("another body has the same signature")
 				}
-				if got := request.Header.Get("Megaphone-Event"); got != event {
-					t.Errorf("the header says the event is %q", got)
+				if got := request.Header.Get("Megaphone-Event"); got != name {
+					t.Errorf("the header says that the event is %q", got)
 				}
 			})
 		})
 	}
 }
 
-// channelsIn returns which channels each of some requests tells of.
+// channelsIn returns the channels that each of some bodies names.
 func channelsIn(t *testing.T, bodies []string) (channels [][]string) {
 	t.Helper()
 	for _, body := range bodies {
@@ -85,7 +84,7 @@ func channelsIn(t *testing.T, bodies []string) (channels [][]string) {
 	return channels
 }
 
-// TestWebhookBatches: what comes while the receiver is busy goes into as few requests as their size allows, in order.
+// TestWebhookBatches: events that come while the receiver is busy go into as few requests as their size allows, in order.
 func TestWebhookBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r, m := testSender(t, ChannelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
@@ -101,40 +100,40 @@ func TestWebhookBatches(t *testing.T) {
 		var got []string
 		for i, channels := range channelsIn(t, r.bodies) {
 			if i == 1 {
-				channels = append([]string{"main.0", "main.1"}, channels...) // they are in it twice, and named once
+				channels = append([]string{"main.0", "main.1"}, channels...) // the batch has them twice, and names them once
 			}
 			got = append(got, channels...)
 		}
 		want := []string{"main.0"}
-		for _, n := range append(deletions(2), deletions(10_000)...) {
-			want = append(want, n.Channel)
+		for _, e := range append(deletions(2), deletions(10_000)...) {
+			want = append(want, e.Channel)
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("%d channels are told in another order than the %d deletions", len(got), len(want))
+			t.Errorf("the %d channels in requests differ from the %d deletions, or have another order", len(got), len(want))
 		}
 		if len(r.bodies) > 20 {
-			t.Errorf("there are %d requests", len(r.bodies))
+			t.Errorf("there were %d requests", len(r.bodies))
 		}
 		m.wants(t, ChannelDeleted, 3+10_000, 0, 0, 0)
 	})
 }
 
-// TestWebhookBodiesAreBounded, whatever they tell.
+// TestWebhookBodiesAreBounded: bodies are small enough, whatever the events are.
 func TestWebhookBodiesAreBounded(t *testing.T) {
 	longest := Event{
 		Channel: "main." + strings.Repeat("x", 22), Undelivered: math.MaxInt, Transport: "websocket", EndedBy: "taken_over",
 		Messages: math.MaxInt, At: time.Date(2026, 1, 2, 3, 4, 5, 123_456_789, time.UTC),
 	}
-	for _, event := range EventNames {
-		t.Run(event, func(t *testing.T) {
+	for _, name := range EventNames {
+		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, r, _ := testSender(t, event, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
-				notices := make([]Event, 2000)
-				for i := range notices {
-					notices[i] = longest
-					notices[i].Channel = fmt.Sprintf("main.%022d", i)
+				s, r, _ := testSender(t, name, nil, accept)
+				events := make([]Event, 2000)
+				for i := range events {
+					events[i] = longest
+					events[i].Channel = fmt.Sprintf("main.%022d", i)
 				}
-				s.Enqueue(notices)
+				s.Enqueue(events)
 				huge := longest
 				huge.Channel = strings.Repeat("x", maxBody)
 				s.Enqueue([]Event{huge}) // goes alone
@@ -146,16 +145,16 @@ func TestWebhookBodiesAreBounded(t *testing.T) {
 					}
 				}
 				if got := channelsIn(t, r.bodies[last:])[0]; len(got) != 1 || got[0] != huge.Channel {
-					t.Errorf("the last request tells of %d channels", len(got))
+					t.Errorf("the last request names %d channels", len(got))
 				}
 			})
 		})
 	}
 }
 
-// TestWebhookThatIsTooLargeIsHalved: a receiver that refuses requests for their size gets smaller ones, and only what
-// it does not take alone is lost.
-func TestWebhookThatIsTooLargeIsHalved(t *testing.T) {
+// TestARequestThatIsTooLargeIsHalved: a receiver that refuses requests for their size gets smaller ones. Only an event that
+// the receiver refuses alone is lost.
+func TestARequestThatIsTooLargeIsHalved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r, m := testSender(t, ChannelDeleted, nil, nil)
 		var taken []string
@@ -172,13 +171,13 @@ func TestWebhookThatIsTooLargeIsHalved(t *testing.T) {
 		s.Enqueue(deletions(10))
 		s.end(t)
 		var want []string
-		for i, n := range deletions(10) {
+		for i, e := range deletions(10) {
 			if i != 5 {
-				want = append(want, n.Channel)
+				want = append(want, e.Channel)
 			}
 		}
 		if !slices.Equal(taken, want) {
-			t.Errorf("taken: %v", taken)
+			t.Errorf("the receiver accepted %v, want %v", taken, want)
 		}
 		m.wants(t, ChannelDeleted, 9, 1, refused, 0)
 		ids := map[string]bool{}

@@ -1,3 +1,8 @@
+// Package webhook posts channel events to a URL. Requests are signed, queued, batched and repeated as the Standard Webhooks
+// specification says (protocol.md 2.7, docs/webhooks.md).
+//
+// The package knows nothing of Caddy and of configurations except [Settings]. It knows the names of the events, which are
+// those of Caddy's events too.
 package webhook
 
 import (
@@ -6,7 +11,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// The names of what is announced (protocol.md 2.7). Caddy's events have "megaphone." before them.
+// The names of events (protocol.md 2.7). Caddy's events have "megaphone." before them.
 const (
 	ChannelCreated     = "channel_created"
 	ChannelDeleted     = "channel_deleted"
@@ -14,15 +19,26 @@ const (
 	ReaderDisconnected = "reader_disconnected"
 )
 
+// EventNames are the names of all events. Do not change it.
 var EventNames = []string{ChannelCreated, ChannelDeleted, ReaderConnected, ReaderDisconnected}
 
-// A Event is one thing to announce.
+// An Event is something that happened to a channel. Its name says what. The fields that do not concern this name are not
+// set.
 type Event struct {
-	Channel     string // its consumer address
-	At          time.Time
-	Reason      broker.EndReason // of a deletion
-	Undelivered int              // of a deletion
-	Transport   string           // of a reader
-	EndedBy     string           // of a reader that has left
-	Messages    int              // that it was sent
+	// Channel is the consumer address of the channel.
+	Channel string
+	// At is when it happened.
+	At time.Time
+
+	// Reason says why a channel was deleted.
+	Reason broker.EndReason
+	// Undelivered is how many messages a deleted channel held.
+	Undelivered int
+
+	// Transport is the transport of a reader that has connected or disconnected.
+	Transport string
+	// EndedBy says why a reader has disconnected.
+	EndedBy string
+	// Messages is how many messages a reader was sent until it disconnected.
+	Messages int
 }

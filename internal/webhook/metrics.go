@@ -2,15 +2,17 @@ package webhook
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics count the events of all webhooks, by the event's name.
+// Metrics count what happens to the events of all webhooks, by the event's name. Only the senders change them.
 type Metrics struct {
-	Queued    *prometheus.GaugeVec
-	Delivered *prometheus.CounterVec
-	Lost      *prometheus.CounterVec
-	Failures  *prometheus.CounterVec
+	// Queued is how many events wait in queues.
+	Queued *prometheus.GaugeVec
+	// Delivered counts the events that receivers have accepted, and Lost those that were given up.
+	Delivered, Lost *prometheus.CounterVec
+	// Failures counts the requests that failed, including those that are repeated.
+	Failures *prometheus.CounterVec
 }
 
-// NewMetrics returns the metrics. The function gives each its full name.
+// NewMetrics returns the metrics. name returns the full name of a metric.
 func NewMetrics(name func(string) string) *Metrics {
 	labels := []string{"event"}
 	counter := func(short, help string) *prometheus.CounterVec {
@@ -26,7 +28,7 @@ func NewMetrics(name func(string) string) *Metrics {
 	}
 }
 
-// Collectors returns what Prometheus collects.
+// Collectors returns the collectors of all metrics, for Prometheus.
 func (m *Metrics) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.Queued, m.Delivered, m.Lost, m.Failures}
 }

@@ -20,7 +20,7 @@ func TestWebhookQueueIsBounded(t *testing.T) {
 			return status(200)
 		})
 		s.Enqueue(deletions(1))
-		synctest.Wait() // it is being sent, and the queue is empty
+		synctest.Wait() // until the event is being sent, so the queue is empty
 		s.Enqueue(deletions(8))
 		s.Enqueue(deletions(5))
 		m.wants(t, ChannelDeleted, 0, 3, 0, 10)
@@ -30,17 +30,18 @@ func TestWebhookQueueIsBounded(t *testing.T) {
 	})
 }
 
-// TestWhatIsToldAfterTheEndIsLost, and counted so: a read may end after its configuration.
-func TestWhatIsToldAfterTheEndIsLost(t *testing.T) {
+// TestEventsAfterTheEndAreLost: a read may end after its configuration. The metrics count its event as lost.
+func TestEventsAfterTheEndAreLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _, m := testSender(t, ReaderDisconnected, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
+		s, _, m := testSender(t, ReaderDisconnected, nil, accept)
 		s.end(t)
 		s.Enqueue(deletions(3))
 		m.wants(t, ReaderDisconnected, 0, 3, 0, 0)
 	})
 }
 
-// TestLossesAreAddedUp: a line that is not written each time tells all that was lost since it was written last.
+// TestLossesAreAddedUp: the log has a line about lost events only now and then, with the number of events that were lost
+// since the line before.
 func TestLossesAreAddedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
@@ -52,7 +53,7 @@ func TestLossesAreAddedUp(t *testing.T) {
 			return status(200)
 		})
 		s.Enqueue(deletions(1))
-		synctest.Wait() // it is being sent
+		synctest.Wait() // until the event is being sent
 		for range 3 {
 			s.Enqueue(deletions(15))
 		}
@@ -63,15 +64,15 @@ func TestLossesAreAddedUp(t *testing.T) {
 			lost = append(lost, entry.ContextMap()["lost"])
 		}
 		if want := []any{int64(5), int64(45)}; !slices.Equal(lost, want) {
-			t.Errorf("logged as lost: %v, want %v", lost, want)
+			t.Errorf("the log says that %v were lost, want %v", lost, want)
 		}
 		close(block)
 		s.end(t)
 	})
 }
 
-// TestWebhookThatIsNotConfiguredAnyMore has its queue finished, but not for ever.
-func TestWebhookThatIsNotConfiguredAnyMore(t *testing.T) {
+// TestARemovedWebhookEmptiesItsQueue, but gives up after a while.
+func TestARemovedWebhookEmptiesItsQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := time.Now().Add(10 * time.Second)
 		s, _, m := testSender(t, ChannelDeleted, nil, func(int, *http.Request) (*http.Response, error) {
@@ -83,7 +84,7 @@ func TestWebhookThatIsNotConfiguredAnyMore(t *testing.T) {
 		s.Enqueue(deletions(5))
 		s.end(t)
 		if lost := testutil.ToFloat64(m.Lost.WithLabelValues(ChannelDeleted)); lost != 0 {
-			t.Errorf("%v announcements are lost", lost)
+			t.Errorf("%v events are lost", lost)
 		}
 
 		s, _, m = testSender(t, ChannelDeleted, nil, func(int, *http.Request) (*http.Response, error) { return status(502) })
@@ -93,28 +94,28 @@ func TestWebhookThatIsNotConfiguredAnyMore(t *testing.T) {
 			t.Error(err)
 		}
 		<-s.done
-		if took := time.Since(start); took > maxLinger || took < maxLinger-2*hasty.longest {
+		if took := time.Since(start); took > maxLinger || took < maxLinger-2*finalPace.longest {
 			t.Errorf("given up after %v", took)
 		}
 		if lost := testutil.ToFloat64(m.Lost.WithLabelValues(ChannelDeleted)); lost != 5 {
-			t.Errorf("%v announcements are lost", lost)
+			t.Errorf("%v events are lost", lost)
 		}
 	})
 }
 
-// TestWebhookIsTriedAtOnceWhenItIsRemoved: it does not wait for the time of the next repeat, which may be a minute away,
-// and those that follow come soon.
-func TestWebhookIsTriedAtOnceWhenItIsRemoved(t *testing.T) {
+// TestARemovedWebhookIsTriedAtOnce: it does not wait for the next repeat, which may be a minute away. The repeats after that
+// come soon.
+func TestARemovedWebhookIsTriedAtOnce(t *testing.T) {
 	for name, test := range map[string]struct {
-		after    time.Duration // the removal, how long the receiver is still down
+		after    time.Duration // how long the receiver is still down after the removal
 		header   []string
-		delivers time.Duration // so long after the removal at most
+		delivers time.Duration // how long after the removal the events must be delivered
 	}{
-		"to a receiver that is up again":             {0, nil, 0},
-		"to one that is up soon":                     {400 * time.Millisecond, nil, 2 * time.Second},
-		"to one that is up late":                     {20 * time.Second, nil, 23 * time.Second},
-		"to one that has asked for time":             {0, []string{"Retry-After", "60"}, 0},
-		"to one that is still asking for more of it": {time.Second, []string{"Retry-After", "60"}, maxLinger},
+		"to a receiver that is up again":        {0, nil, 0},
+		"to one that is up soon":                {400 * time.Millisecond, nil, 2 * time.Second},
+		"to one that is up late":                {20 * time.Second, nil, 23 * time.Second},
+		"to one that has asked for time before": {0, []string{"Retry-After", "60"}, 0},
+		"to one that still asks for time":       {time.Second, []string{"Retry-After", "60"}, maxLinger},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -171,14 +172,14 @@ func TestExitWaitsForWebhooksWithinBounds(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		ending.wait(MaxExitLinger)
+		Wait(MaxExitLinger)
 		if took := time.Since(start); took != MaxExitLinger {
-			t.Errorf("exit waits for %v", took)
+			t.Errorf("the exit waits for %v", took)
 		}
 		time.Sleep(maxLinger)
 		synctest.Wait()
-		if len(ending.senders) != 0 {
-			t.Errorf("%d senders are left", len(ending.senders))
+		if len(finishing.senders) != 0 {
+			t.Errorf("%d senders are left", len(finishing.senders))
 		}
 	})
 }

@@ -18,7 +18,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// A receiver stands in for the other side of a webhook.
+// A receiver is the other side of a webhook.
 type receiver struct {
 	answer func(attempt int, r *http.Request) (*http.Response, error)
 
@@ -41,12 +41,17 @@ func (r *receiver) RoundTrip(request *http.Request) (*http.Response, error) {
 	return r.answer(attempt, request)
 }
 
+// count returns how many requests there were.
 func (r *receiver) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.attempts)
 }
 
+// accept is the answer of a receiver that accepts every request.
+func accept(int, *http.Request) (*http.Response, error) { return status(200) }
+
+// status returns an answer with a header, as names and values in turn.
 func status(code int, header ...string) (*http.Response, error) {
 	response := &http.Response{
 		StatusCode: code, Status: fmt.Sprint(code, " ", http.StatusText(code)),
@@ -58,7 +63,7 @@ func status(code int, header ...string) (*http.Response, error) {
 	return response, nil
 }
 
-// testSender returns a sender to a receiver, and the metrics that it counts in.
+// testSender returns a sender, its receiver, and the metrics that it counts in.
 func testSender(t *testing.T, event string, change func(*Settings), answer func(attempt int, r *http.Request) (*http.Response, error)) (*Sender, *receiver, *Metrics) {
 	t.Helper()
 	settings := &Settings{
@@ -75,7 +80,7 @@ func testSender(t *testing.T, event string, change func(*Settings), answer func(
 	return s, r, m
 }
 
-// wants compares what became of announcements.
+// wants checks what became of events.
 func (m *Metrics) wants(t *testing.T, event string, delivered, lost, failures, queued int) {
 	t.Helper()
 	got := []float64{
@@ -88,15 +93,16 @@ func (m *Metrics) wants(t *testing.T, event string, delivered, lost, failures, q
 	}
 }
 
+// deletions returns the events of n deletions.
 func deletions(n int) []Event {
-	notices := make([]Event, n)
-	for i := range notices {
-		notices[i] = Event{Channel: fmt.Sprint("main.", i), Undelivered: i}
+	events := make([]Event, n)
+	for i := range events {
+		events[i] = Event{Channel: fmt.Sprint("main.", i), Undelivered: i}
 	}
-	return notices
+	return events
 }
 
-// finish ends a sender as a configuration without it does.
+// end ends a sender as a configuration without the webhook does, and waits until it has ended.
 func (s *Sender) end(t *testing.T) {
 	t.Helper()
 	if err := s.Destruct(); err != nil {
@@ -104,10 +110,10 @@ func (s *Sender) end(t *testing.T) {
 	}
 	<-s.done
 	synctest.Wait()
-	time.Sleep(maxLinger) // for the timer
+	time.Sleep(maxLinger) // the timer of Destruct must not outlive the bubble
 }
 
-// TestWebhookAnswers has what each kind of receiver leads to.
+// TestWebhookAnswers checks what happens with each kind of receiver.
 func TestWebhookAnswers(t *testing.T) {
 	const event = ChannelDeleted
 	for name, test := range map[string]struct {
@@ -116,7 +122,7 @@ func TestWebhookAnswers(t *testing.T) {
 		attempts                  int
 		min, max                  time.Duration // how long it takes
 	}{
-		"one that takes it": {
+		"one that accepts it": {
 			answer:    func(int, *http.Request) (*http.Response, error) { return status(204) },
 			delivered: 3, attempts: 1,
 		},
@@ -138,7 +144,7 @@ func TestWebhookAnswers(t *testing.T) {
 			},
 			delivered: 3, failures: 1, attempts: 2, min: 250 * time.Millisecond, max: 750 * time.Millisecond,
 		},
-		"one that is not known yet where it should be": {
+		"one that is not found at first": {
 			answer: func(attempt int, _ *http.Request) (*http.Response, error) {
 				if attempt == 1 {
 					return status(404)
@@ -181,18 +187,18 @@ func TestWebhookAnswers(t *testing.T) {
 				}
 				return status(200)
 			},
-			delivered: 3, failures: 1, attempts: 2, min: steady.longest, max: steady.longest,
+			delivered: 3, failures: 1, attempts: 2, min: normalPace.longest, max: normalPace.longest,
 		},
-		"one that asks for more time than can be told": {
+		"one that asks for more time than a duration can be": {
 			answer: func(attempt int, _ *http.Request) (*http.Response, error) {
 				if attempt == 1 {
 					return status(503, "Retry-After", "9223372037") // seconds, whose nanoseconds overflow
 				}
 				return status(200)
 			},
-			delivered: 3, failures: 1, attempts: 2, min: steady.longest, max: steady.longest,
+			delivered: 3, failures: 1, attempts: 2, min: normalPace.longest, max: normalPace.longest,
 		},
-		"one that does not take such requests": {
+		"one that does not understand the request": {
 			answer: func(int, *http.Request) (*http.Response, error) { return status(422) },
 			lost:   3, failures: 1, attempts: 1,
 		},
@@ -212,14 +218,14 @@ func TestWebhookAnswers(t *testing.T) {
 				took := time.Since(start)
 				s.end(t)
 				failures := test.failures
-				if test.failures == 7 { // jitter makes it more or less
+				if test.failures == 7 { // jitter makes it a few more or less
 					failures = r.count()
 				} else if r.count() != test.attempts {
 					t.Errorf("%d requests, want %d", r.count(), test.attempts)
 				}
 				m.wants(t, event, test.delivered, test.lost, failures, 0)
 				if took < test.min || took > test.max+5*time.Millisecond {
-					t.Errorf("took %v, want %v to %v", took, test.min, test.max)
+					t.Errorf("it took %v, want %v to %v", took, test.min, test.max)
 				}
 				for _, attempt := range r.attempts[1:] {
 					if attempt.Header.Get("Webhook-Id") != r.attempts[0].Header.Get("Webhook-Id") {
@@ -248,18 +254,18 @@ func TestWebhookRedirectsAreNotFollowed(t *testing.T) {
 	})
 }
 
-// TestWebhookIsRepeatedBeforeItIsGivenUp: a receiver that asks for more time than there is left until give_up gets one
-// more request in that time, and no more than one.
+// TestWebhookIsRepeatedBeforeItIsGivenUp: a receiver may ask for more time than is left until give_up. Then it gets exactly
+// one more request within give_up.
 func TestWebhookIsRepeatedBeforeItIsGivenUp(t *testing.T) {
 	const giveUp = 30 * time.Second
-	for name, recovers := range map[string]bool{"by a receiver that takes it then": true, "by one that never does": false} {
+	for name, recovers := range map[string]bool{"to a receiver that then accepts it": true, "to one that never does": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, r, m := testSender(t, ChannelDeleted, func(s *Settings) { s.GiveUp = giveUp },
 					func(attempt int, _ *http.Request) (*http.Response, error) {
 						switch {
 						case attempt > 100:
-							return status(410) // so that a sender without end fails this test rather than hangs it
+							return status(410) // so that a sender that never stops fails this test and does not hang it
 						case attempt > 1 && recovers:
 							return status(200)
 						}
@@ -274,7 +280,7 @@ func TestWebhookIsRepeatedBeforeItIsGivenUp(t *testing.T) {
 					m.wants(t, ChannelDeleted, 0, 3, 2, 0)
 				}
 				if r.count() != 2 || r.times[1].Sub(r.times[0]) < giveUp/2 {
-					t.Errorf("the requests came at %v", r.times)
+					t.Errorf("the requests were made at %v", r.times)
 				}
 				s.end(t)
 			})
@@ -284,7 +290,7 @@ func TestWebhookIsRepeatedBeforeItIsGivenUp(t *testing.T) {
 
 func TestWebhookWithoutSecretIsNotSigned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, r, _ := testSender(t, ChannelDeleted, nil, func(int, *http.Request) (*http.Response, error) { return status(200) })
+		s, r, _ := testSender(t, ChannelDeleted, nil, accept)
 		s.Enqueue(deletions(1))
 		s.end(t)
 		header := r.attempts[0].Header

@@ -12,7 +12,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// Settings are the settings of a webhook. They must not change.
+// Settings are the settings of a webhook. They must not change after a [Sender] got them. All fields except Signer must be
+// set.
 type Settings struct {
 	// URL is where events are posted.
 	URL *url.URL
@@ -20,19 +21,20 @@ type Settings struct {
 	Signer *standardwebhooks.Webhook
 	// Timeout is how long the receiver may take to answer a request.
 	Timeout time.Duration
-	// GiveUp is how long a request that fails is repeated before its events are lost.
+	// GiveUp is how long a request that fails is repeated. After that, its events are lost.
 	GiveUp time.Duration
-	// Queue is how many events wait for the receiver at most.
+	// Queue is how many events may wait for the receiver. More events are lost.
 	Queue int
-	// Logger returns the logger that is in force now.
+	// Logger returns the logger that is in force now. It is called on any goroutine.
 	Logger func() *zap.Logger
 }
 
-// errSecret does not show the secret.
-var errSecret = errors.New("it is not base64, with or without the prefix whsec_: " +
-	"use for example what `openssl rand -base64 24` prints")
+// errSecret says what is wrong with a secret, without showing it.
+var errSecret = errors.New("it is not valid base64, with or without the prefix whsec_: " +
+	"use for example the output of `openssl rand -base64 24`")
 
-// NewSigner returns what signs requests by a secret: base64, with or without the prefix whsec_.
+// NewSigner returns a signer for a secret. The secret is base64, with or without the prefix whsec_. An error does not show
+// the secret.
 func NewSigner(secret string) (*standardwebhooks.Webhook, error) {
 	signer, err := standardwebhooks.NewWebhook(secret)
 	if err != nil || strings.TrimPrefix(secret, "whsec_") == "" {
@@ -41,15 +43,18 @@ func NewSigner(secret string) (*standardwebhooks.Webhook, error) {
 	return signer, nil
 }
 
-// ParseURL checks the URL of a webhook.
+// ParseURL parses and checks the URL of a webhook: http or https, with a host, and with a port from 1 to 65535 if it has
+// one.
 func ParseURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return nil, errors.New("the URL must be a whole one, such as https://backend.example.com/hook")
+		return nil, errors.New("the URL is not valid: use an http or https URL with a host, " +
+			"for example https://backend.example.com/hook")
 	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return nil, fmt.Errorf("there is no port %s: name one from 1 to 65535, or leave it out for that of %s", port, u.Scheme)
+			return nil, fmt.Errorf("%q is not a valid port: use one from 1 to 65535, or leave it out for the port of %s",
+				port, u.Scheme)
 		}
 	}
 	return u, nil

@@ -1,6 +1,6 @@
-// Package pattern recognises HTTP/1.1 requests that repeat an earlier one in all but the end of their path, their length
-// and their idempotency key. It is no parser of its own: what a request may look like is up to net/http, which has read
-// one whose other bytes are the same.
+// Package pattern recognises HTTP/1.1 requests that repeat an earlier one in everything except the end of their path, their
+// length and their idempotency key. It is not a parser: net/http has parsed an earlier request, and in all other bytes the
+// requests are the same. The package knows nothing of Megaphone's protocol.
 package pattern
 
 import (
@@ -10,29 +10,33 @@ import (
 	"slices"
 )
 
-// MaxBody is the length, in bytes, of the longest body of a request that is recognised.
+// MaxBody is the length, in bytes, of the longest body that a recognised request may have.
 const MaxBody = 64 << 10
 
-// A Request is what differs in a request. It refers to the bytes that it was read from.
+// A Request has the parts in which a request may differ from the pattern. Path and Key share memory with the header that
+// was passed to [Pattern.Match].
 type Request struct {
-	Path   []byte // what follows the prefix: unreserved characters (RFC 3986, 2.3) and slashes
-	Key    []byte // the value of Idempotency-Key, visible ASCII; nil if there is none
-	Length int    // of the body
+	// Path is what follows the prefix: unreserved characters (RFC 3986, 2.3) and slashes, at least one of them.
+	Path []byte
+	// Key is the value of Idempotency-Key: visible ASCII, at least one character. It is nil if there is no key.
+	Key []byte
+	// Length is the length of the body in bytes, at most [MaxBody].
+	Length int
 }
 
-// A Pattern is the header of a request, with holes where others may differ.
+// A Pattern is the header of a request, with holes where other requests may differ. It never changes.
 type Pattern struct {
 	begin []byte // the method, and the prefix of the path
 	parts []part // what follows the path
 }
 
-// A part is bytes that do not differ, and what does.
+// A part is bytes that must be the same, followed by a hole.
 type part struct {
 	same []byte
-	hole hole // after them
+	hole hole
 }
 
-// A hole is the value of a header that may differ.
+// A hole says which value may differ.
 type hole int
 
 const (
@@ -41,12 +45,13 @@ const (
 	key
 )
 
-// holes are the headers whose values may differ.
+// holes has the headers with values that may differ.
 var holes = map[string]hole{"Content-Length": length, "Idempotency-Key": key}
 
-// Same reports whether two headers are the same but for what may differ.
+// Same reports whether two headers are the same, except for the values that may differ.
 func Same(a, b http.Header) bool { return includes(a, b) && includes(b, a) }
 
+// includes reports whether a has all of b, except for the values that may differ.
 func includes(a, b http.Header) bool {
 	for name, values := range b {
 		if holes[name] == none && !slices.Equal(a[name], values) {
@@ -56,16 +61,16 @@ func includes(a, b http.Header) bool {
 	return true
 }
 
-// Learn makes a pattern of what a request begins with, from its first line to the empty one, if the request is like an
-// earlier one that net/http has read, and its path has the prefix. It reports false if not, and if the request is not
-// plain enough.
+// Learn makes a pattern from the head of a request: the request line and the header, with the empty line at the end. The
+// path must begin with prefix, and the request must repeat an earlier one that net/http has parsed. Learn reports false if
+// it does not, or if the head is written in a way that a pattern cannot have. It does not keep head.
 func Learn(head []byte, earlier *http.Request, prefix string) (*Pattern, bool) {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
 	if err != nil || r.Method != earlier.Method || r.Host != earlier.Host || r.Proto != earlier.Proto ||
 		len(r.TransferEncoding) > 0 || r.Close || !Same(r.Header, earlier.Header) {
 		return nil, false
 	}
-	// net/http takes other ends of lines, too.
+	// net/http accepts lines that end in other ways too.
 	if n := bytes.Count(head, crlf); bytes.Count(head, crlf[:1]) != n || bytes.Count(head, crlf[1:]) != n {
 		return nil, false
 	}
@@ -80,14 +85,14 @@ func Learn(head []byte, earlier *http.Request, prefix string) (*Pattern, bool) {
 
 var crlf = []byte("\r\n")
 
-// divide divides a header, which begins after the path, into parts. There must be one length, and at most one key.
+// divide divides what follows the path into parts. It reports false unless there is one length and at most one key.
 func (p *Pattern) divide(header []byte) bool {
 	var seen [3]int
-	begin := 0 // of the part
+	begin := 0 // where the part begins
 	for at := bytes.Index(header, crlf) + len(crlf); at < len(header); {
 		line, _, _ := bytes.Cut(header[at:], crlf)
 		if len(line) > 0 && (line[0] == ' ' || line[0] == '\t') {
-			return false // belongs to the line before it
+			return false // the line continues the one before it
 		}
 		name, after, _ := bytes.Cut(line, colon)
 		if hole := holes[http.CanonicalHeaderKey(string(name))]; hole != none {
@@ -106,8 +111,8 @@ func (p *Pattern) divide(header []byte) bool {
 
 var colon = []byte(":")
 
-// Match reads what a request begins with, from its first line to the empty one. It reports false if the request differs
-// in anything else from the one that the pattern was made of.
+// Match returns what may differ in the head of a request. It reports false if the head differs in anything else from the
+// one that the pattern was made from.
 func (p *Pattern) Match(head []byte) (r Request, ok bool) {
 	rest, ok := bytes.CutPrefix(head, p.begin)
 	if !ok {
@@ -138,8 +143,8 @@ func (p *Pattern) Match(head []byte) (r Request, ok bool) {
 	return r, true
 }
 
-// cut returns what is before an end and the rest, which begins with it. It reports false if there is nothing before it,
-// or a byte that may not be.
+// cut splits p before the first byte that is end. It reports false if nothing is before that byte, or if may does not
+// allow a byte before it.
 func cut(p []byte, end byte, may func(byte) bool) (before, rest []byte, ok bool) {
 	for i, b := range p {
 		if b == end {
@@ -152,7 +157,7 @@ func cut(p []byte, end byte, may func(byte) bool) (before, rest []byte, ok bool)
 	return nil, p, false
 }
 
-// IsPath reports whether a path can be that of a [Request].
+// IsPath reports whether path can be the Path of a [Request].
 func IsPath(path string) bool {
 	for i := range len(path) {
 		if !isPath(path[i]) {
@@ -164,7 +169,7 @@ func IsPath(path string) bool {
 
 func isPath(b byte) bool { return pathBytes[b] }
 
-// pathBytes has those that may be in a path.
+// pathBytes says which bytes a path may have.
 var pathBytes = func() (may [256]bool) {
 	for _, b := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/") {
 		may[b] = true
@@ -175,7 +180,7 @@ var pathBytes = func() (may [256]bool) {
 func isDigit(b byte) bool   { return '0' <= b && b <= '9' }
 func isVisible(b byte) bool { return '!' <= b && b <= '~' }
 
-// number reports false for what is above MaxBody.
+// number returns the value of decimal digits. It reports false if the value is above MaxBody.
 func number(digits []byte) (n int, ok bool) {
 	for _, d := range digits {
 		if n = 10*n + int(d-'0'); n > MaxBody {

@@ -10,7 +10,7 @@ import (
 
 const prefix = "/write/"
 
-// head joins the lines of a header.
+// head returns the head of a request: some lines, and the empty line at the end.
 func head(lines ...string) string { return strings.Join(lines, "\r\n") + "\r\n\r\n" }
 
 const (
@@ -21,11 +21,12 @@ const (
 	long   = "Content-Length: 12"
 )
 
-func parse(t *testing.T, head string) *http.Request {
-	t.Helper()
+// parse returns what net/http makes of the head of a request.
+func parse(tb testing.TB, head string) *http.Request {
+	tb.Helper()
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(head)))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }
@@ -39,19 +40,19 @@ func TestARequestThatRepeatsAnother(t *testing.T) {
 			earlier: head(first, host, json, long), learned: head(first, host, json, long), next: head(first, host, json, long),
 			want: Request{Path: []byte("a.b/c"), Length: 12},
 		},
-		"with another path, length and key": {
+		"another path, length and key": {
 			earlier: head(first, host, json, "Idempotency-Key: 1", long),
 			learned: head(first, host, json, "Idempotency-Key: 2", long),
 			next:    head(second, host, json, "Idempotency-Key: !~", "Content-Length: 0065536"),
 			want:    Request{Path: []byte("d.e-_~/f"), Key: []byte("!~"), Length: MaxBody},
 		},
-		"in another order, and with another case, than the earlier one": {
+		"another order and case than the earlier request": {
 			earlier: head(first, host, json, long, "Accept: a", "Accept: b"),
 			learned: head(first, "accept:a", "accept: b", "content-length: 1", json, host),
 			next:    head(first, "accept:a", "accept: b", "content-length: 2", json, host),
 			want:    Request{Path: []byte("a.b/c"), Length: 2},
 		},
-		"with a key, unlike the earlier one": {
+		"a key, which the earlier request lacks": {
 			earlier: head(first, host, long),
 			learned: head(first, host, "Content-Length: 1", "IDEMPOTENCY-KEY: x"),
 			next:    head(first, host, "Content-Length: 2", "IDEMPOTENCY-KEY: y"),
@@ -61,7 +62,7 @@ func TestARequestThatRepeatsAnother(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p, ok := Learn([]byte(test.learned), parse(t, test.earlier), prefix)
 			if !ok {
-				t.Fatal("it is not learned")
+				t.Fatal("the request was not learned")
 			}
 			got, ok := p.Match([]byte(test.next))
 			if !ok || string(got.Path) != string(test.want.Path) || string(got.Key) != string(test.want.Key) || got.Length != test.want.Length {
@@ -71,7 +72,7 @@ func TestARequestThatRepeatsAnother(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotLearned(t *testing.T) {
+func TestRequestsThatAreNotLearned(t *testing.T) {
 	earlier := head(first, host, json, long)
 	for name, learned := range map[string]string{
 		"another method":                    head("PUT /write/a.b/c HTTP/1.1", host, json, long),
@@ -81,19 +82,19 @@ func TestWhatIsNotLearned(t *testing.T) {
 		"a path that begins like it":        head("POST /write HTTP/1.1", host, json, long),
 		"an absolute address":               head("POST http://localhost/write/a.b/c HTTP/1.1", host, json, long),
 		"another host":                      head(first, "Host: example.com", json, long),
-		"a header more":                     head(first, host, json, long, "X: y"),
-		"a header less":                     head(first, host, long),
+		"an extra header":                   head(first, host, json, long, "X: y"),
+		"a missing header":                  head(first, host, long),
 		"another value":                     head(first, host, "Content-Type: text/plain", long),
-		"a value more":                      head(first, host, json, json, long),
+		"an extra value":                    head(first, host, json, json, long),
 		"no length":                         head(first, host, json),
 		"two lengths":                       head(first, host, json, long, long),
 		"two keys":                          head(first, host, json, long, "Idempotency-Key: 1", "Idempotency-Key: 1"),
 		"an empty key":                      head(first, host, json, long, "Idempotency-Key: "),
 		"a length without a space":          head(first, host, json, "Content-Length:12"),
 		"a length with two spaces":          head(first, host, json, "Content-Length:  12"),
-		"a length that is none":             head(first, host, json, "Content-Length: x"),
+		"a length that is not a number":     head(first, host, json, "Content-Length: x"),
 		"chunks":                            head(first, host, json, "Transfer-Encoding: chunked"),
-		"the connection's end":              head(first, host, json, long, "Connection: close"),
+		"the end of the connection":         head(first, host, json, long, "Connection: close"),
 		"a header over two lines":           head(first, host, "Content-Type: application/json", " ", long),
 		"a line that ends with a line feed": strings.Replace(head(first, host, json, long), "json\r\n", "json\n", 1),
 		"an empty line before it":           "\r\n" + head(first, host, json, long),
@@ -104,17 +105,17 @@ func TestWhatIsNotLearned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, ok := Learn([]byte(learned), parse(t, earlier), prefix); ok {
-				t.Error("it is learned")
+				t.Error("it was learned")
 			}
 		})
 	}
 }
 
-func TestWhatDoesNotMatch(t *testing.T) {
+func TestRequestsThatDoNotMatch(t *testing.T) {
 	learned := head(first, host, json, "Idempotency-Key: 1", long)
 	p, ok := Learn([]byte(learned), parse(t, learned), prefix)
 	if !ok {
-		t.Fatal("it is not learned")
+		t.Fatal("the request was not learned")
 	}
 	for name, next := range map[string]string{
 		"another order":            head(first, json, host, "Idempotency-Key: 1", long),
@@ -127,10 +128,10 @@ func TestWhatDoesNotMatch(t *testing.T) {
 		"a signed length":          head(first, host, json, "Idempotency-Key: 1", "Content-Length: +1"),
 		"a length in base 16":      head(first, host, json, "Idempotency-Key: 1", "Content-Length: 0x1"),
 		"a length that is too big": head(first, host, json, "Idempotency-Key: 1", "Content-Length: 65537"),
-		"a length beyond numbers":  head(first, host, json, "Idempotency-Key: 1", "Content-Length: 18446744073709551617"),
+		"a length that overflows":  head(first, host, json, "Idempotency-Key: 1", "Content-Length: 18446744073709551617"),
 		"a space after the length": head(first, host, json, "Idempotency-Key: 1", "Content-Length: 1 "),
-		"more than the header":     learned + "x",
-		"less":                     learned[:len(learned)-1],
+		"more than the head":       learned + "x",
+		"less than the head":       learned[:len(learned)-1],
 		"an escape in the path":    strings.Replace(learned, "a.b/c", "a.b/%63", 1),
 		"an empty path":            strings.Replace(learned, "a.b/c", "", 1),
 		"a space in the path":      strings.Replace(learned, "a.b/c", "a.b/c d", 1),
@@ -144,7 +145,7 @@ func TestWhatDoesNotMatch(t *testing.T) {
 	}
 }
 
-// What matches is a request for net/http, too, and the same one.
+// FuzzPattern checks that net/http reads every request that matches, and reads it as the pattern does.
 func FuzzPattern(f *testing.F) {
 	plain := head(first, host, json, "Idempotency-Key: 1", long)
 	f.Add(plain, plain, plain)
@@ -173,25 +174,22 @@ func FuzzPattern(f *testing.F) {
 			!Same(r.Header, earlier.Header), r.RequestURI != prefix+string(got.Path), r.URL.Path != r.RequestURI, r.URL.RawPath != "",
 			r.ContentLength != int64(got.Length), r.Header.Get("Content-Length") == "",
 			len(r.Header.Values("Idempotency-Key")) > 1, r.Header.Get("Idempotency-Key") != string(got.Key):
-			t.Errorf("%q is read otherwise: path %q, key %q, length %d", next, got.Path, got.Key, got.Length)
+			t.Errorf("net/http reads %q in another way: path %q, key %q, length %d", next, got.Path, got.Key, got.Length)
 		}
 	})
 }
 
 func BenchmarkMatch(b *testing.B) {
-	learned := []byte(head(first, host, "User-Agent: Go-http-client/1.1", long, json, "Accept-Encoding: gzip"))
-	earlier, err := http.ReadRequest(bufio.NewReader(strings.NewReader(string(learned))))
-	if err != nil {
-		b.Fatal(err)
-	}
-	p, ok := Learn(learned, earlier, prefix)
+	text := head(first, host, "User-Agent: Go-http-client/1.1", long, json, "Accept-Encoding: gzip")
+	learned := []byte(text)
+	p, ok := Learn(learned, parse(b, text), prefix)
 	if !ok {
-		b.Fatal("it is not learned")
+		b.Fatal("the request was not learned")
 	}
 	b.ReportAllocs()
 	for b.Loop() {
 		if r, ok := p.Match(learned); !ok || strconv.Itoa(r.Length) != "12" {
-			b.Fatal("it does not match")
+			b.Fatal("the request does not match")
 		}
 	}
 }

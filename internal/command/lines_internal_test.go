@@ -17,11 +17,11 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
-// An ingestStub takes the place of a site. A request that brings nothing for a minute is cut off there.
+// An ingestStub stands in for a site. It cuts off a request that sends nothing for a minute.
 type ingestStub struct {
 	mu       sync.Mutex
-	requests []string // their bodies
-	delay    time.Duration
+	requests []string      // their bodies
+	delay    time.Duration // before each reply
 	reply    func(n int, body string) (status int, reply string)
 }
 
@@ -53,13 +53,13 @@ func (s *ingestStub) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.requests = append(s.requests, body.String())
 	status, reply := s.reply(len(s.requests), body.String())
 	return &http.Response{
-		StatusCode: status, Header: http.Header{"Content-Type": httpjson.JSONType}, Request: r,
+		StatusCode: status, Header: http.Header{"Content-Type": {httpjson.JSONType}}, Request: r,
 		Body: io.NopCloser(strings.NewReader(reply)),
 	}, nil
 }
 
-// takeAll is the reply of a site that takes all lines but those that say "bad".
-func takeAll(_ int, body string) (int, string) {
+// acceptAll is the reply of a site that accepts all lines except those that say "bad".
+func acceptAll(_ int, body string) (int, string) {
 	written, failures := 0, []string{}
 	for i, line := range strings.Split(strings.TrimSuffix(body, "\n"), "\n") {
 		if line == "bad" {
@@ -71,28 +71,29 @@ func takeAll(_ int, body string) (int, string) {
 	return http.StatusCreated, fmt.Sprintf(`{"written":%d,"failures":[%s],"failuresTotal":%d}`, written, strings.Join(failures, ","), len(failures))
 }
 
-// streamTo sends what feed writes to a stub.
-func streamTo(ctx context.Context, stub *ingestStub, feed func(w io.Writer)) (result sendResult, err error) {
-	s := &site{base: "http://site", name: "http://site", header: http.Header{}, client: http.Client{Transport: stub}}
+// sendTo sends what write writes as the lines of an input.
+func sendTo(ctx context.Context, stub *ingestStub, write func(w io.Writer)) (result sendResult, err error) {
+	target := &site{base: "http://site", name: "http://site", header: http.Header{}, client: http.Client{Transport: stub}}
 	input, writer := io.Pipe()
-	var fed sync.WaitGroup
-	fed.Go(func() {
-		feed(writer)
+	var written sync.WaitGroup
+	written.Go(func() {
+		write(writer)
 		_ = writer.Close()
 	})
 	batches := readBatches(input, func(line []byte) []byte { return append(line, '\n') })
-	err = s.stream(ctx, batches, &result)
+	s := &lineSender{site: target, batches: batches, result: &result}
+	err = s.send(ctx)
 	_ = input.Close()
-	for range batches { // what the process's end would leave behind
+	for range batches { // ends the goroutine of readBatches; in a command, the end of the process does
 	}
-	fed.Wait()
+	written.Wait()
 	return result, err
 }
 
 func TestSendOutlivesPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stub := &ingestStub{reply: takeAll}
-		result, err := streamTo(t.Context(), stub, func(w io.Writer) {
+		stub := &ingestStub{reply: acceptAll}
+		result, err := sendTo(t.Context(), stub, func(w io.Writer) {
 			time.Sleep(time.Hour)
 			fmt.Fprint(w, "1\nbad\n3\n")
 			for range 10 {
@@ -101,7 +102,7 @@ func TestSendOutlivesPauses(t *testing.T) {
 			}
 			time.Sleep(time.Hour)
 			fmt.Fprint(w, "5\nb")
-			time.Sleep(time.Hour) // not in the middle of a line
+			time.Sleep(time.Hour) // a pause in the middle of a line does not split it
 			fmt.Fprint(w, "ad\n7")
 			time.Sleep(25 * time.Second)
 		})
@@ -117,19 +118,19 @@ func TestSendOutlivesPauses(t *testing.T) {
 	})
 }
 
-func TestSendOfAFileIsOneRequest(t *testing.T) {
+func TestSendPutsAFileIntoOneRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stub := &ingestStub{reply: takeAll}
+		stub := &ingestStub{reply: acceptAll}
 		lines := strings.Repeat("a line of some length\n", 100_000)
 		begun := time.Now()
-		result, err := streamTo(t.Context(), stub, func(w io.Writer) { fmt.Fprint(w, lines) })
+		result, err := sendTo(t.Context(), stub, func(w io.Writer) { fmt.Fprint(w, lines) })
 		if err != nil || result.Written != 100_000 || len(stub.requests) != 1 || stub.requests[0] != lines || time.Since(begun) != 0 {
 			t.Errorf("%v %+v, %d requests, after %v", err, result, len(stub.requests), time.Since(begun))
 		}
 	})
 }
 
-func TestSendEndsWhereARequestFails(t *testing.T) {
+func TestSendStopsAtAFailedRequest(t *testing.T) {
 	for name, test := range map[string]struct {
 		reply   string
 		status  int
@@ -147,11 +148,11 @@ func TestSendEndsWhereARequestFails(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				stub := &ingestStub{reply: func(n int, body string) (int, string) {
 					if n == 1 {
-						return takeAll(n, body)
+						return acceptAll(n, body)
 					}
 					return test.status, test.reply
 				}}
-				result, err := streamTo(t.Context(), stub, func(w io.Writer) {
+				result, err := sendTo(t.Context(), stub, func(w io.Writer) {
 					fmt.Fprint(w, "1\n")
 					time.Sleep(time.Minute)
 					fmt.Fprint(w, "2\n3\n")
@@ -166,13 +167,13 @@ func TestSendEndsWhereARequestFails(t *testing.T) {
 	}
 }
 
-func TestInterruptedSendHasSomeGrace(t *testing.T) {
+func TestInterruptedSendHasAGracePeriod(t *testing.T) {
 	for _, slow := range []time.Duration{0, interruptGrace / 2, interruptGrace + time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
-			stub := &ingestStub{delay: slow, reply: takeAll}
+			stub := &ingestStub{delay: slow, reply: acceptAll}
 			time.AfterFunc(time.Second, func() { cancel(errInterrupted) })
-			result, err := streamTo(ctx, stub, func(w io.Writer) {
+			result, err := sendTo(ctx, stub, func(w io.Writer) {
 				fmt.Fprint(w, "1\n2\n")
 				time.Sleep(time.Hour)
 			})

@@ -1,0 +1,56 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-megaphone/megaphone/internal/admin"
+)
+
+func statsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "stats [--json]",
+		Short:             "Shows the totals of a server",
+		Long:              "Shows what a server holds, and how much of its limits that is.",
+		Example:           "  $ caddy megaphone stats\n  $ caddy megaphone stats --json | jq .channels",
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              run(runStats),
+	}
+	addJSONFlag(cmd, "Print the totals as JSON")
+	addAdminFlags(cmd)
+	return cmd
+}
+
+func runStats(cmd *cobra.Command, _ []string) error {
+	reply, err := newAdminAPI(cmd).fetch(cmd.Context(), http.MethodGet, "stats", nil)
+	if err != nil {
+		return err
+	}
+	if flag(cmd.Flags().GetBool, "json") {
+		return printLine(cmd.OutOrStdout(), reply)
+	}
+	var totals admin.Stats
+	if err := json.Unmarshal(reply, &totals); err != nil {
+		return err
+	}
+	return printStats(cmd.OutOrStdout(), totals)
+}
+
+func printStats(w io.Writer, s admin.Stats) error {
+	table := newTable(w)
+	fmt.Fprintf(table, "agent\t%s\n", s.Agent)
+	fmt.Fprintf(table, "channels\t%s of %s\n", humanize.Comma(int64(s.Channels)), humanize.Comma(int64(s.MaxChannels)))
+	fmt.Fprintf(table, "being read\t%s of %s\n", humanize.Comma(int64(s.Readers)), humanize.Comma(int64(s.MaxReaders)))
+	fmt.Fprintf(table, "waiting producers\t%s\n", humanize.Comma(int64(s.HeldProducers)))
+	fmt.Fprintf(table, "messages\t%d pending, %d in flight\n", s.Pending, s.InFlight)
+	fmt.Fprintf(table, "memory\t%s of %s\n", humanize.IBytes(uint64(s.BufferedBytes)), humanize.IBytes(uint64(s.MaxMemory))) //nolint:gosec // not negative
+	fmt.Fprintf(table, "since the start\t%d accepted, %d settled, %d undelivered\n", s.Accepted, s.Settled, s.Undelivered)
+	fmt.Fprintf(table, "draining\t%s\n", yesNo(s.Draining))
+	return table.Flush()
+}

@@ -1,0 +1,204 @@
+package direct
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/direct/pattern"
+	"github.com/caddy-megaphone/megaphone/internal/handover"
+	"github.com/caddy-megaphone/megaphone/internal/socket"
+)
+
+const (
+	// maxHead is the longest header, in bytes, of a direct write.
+	maxHead = 4 << 10
+	// maxArrival is how long the rest of a direct write may take to arrive.
+	maxArrival = time.Second
+	// maxKept is the size, in bytes, of the largest buffer that a connection keeps for the next write.
+	maxKept = 16 << 10
+)
+
+// A producerConn is the hijacked connection of a producer. Only the goroutine of serve uses it, except for interrupt.
+type producerConn struct {
+	options       *Options
+	origin        net.Conn      // the connection that the server accepted
+	socket        net.Conn      // the socket of origin
+	server        *http.Server  // gets the connection back in the end
+	first         *http.Request // the request that the others repeat
+	hijackedAfter int           // how many writes it took until the connection was hijacked
+	writer        socket.Writer
+	timeout       time.Duration // how long the client may take nothing of the replies
+	reply         reply
+
+	pattern    *pattern.Pattern // of the last request; nil before the first one
+	buffer     []byte
+	begin, end int    // buffer[begin:end] was read and is not served
+	length     int    // of the request at begin; 0 if it is unknown
+	out        []byte // replies that are not sent
+	served     int    // how many requests were served
+
+	idle  time.Duration // how long the client may send no request; 0: as long as it likes
+	last  time.Duration // when the last request was served, on the clock of clock.Now
+	due   int           // Read's deadline is for the rest of the request with this number, or for the next request if -1
+	over  atomic.Bool   // the configuration was replaced, or the process exits
+	grace bool          // since over, the rest of a request got a deadline of its own
+}
+
+// serve serves direct writes until something else comes, or until the connection is interrupted.
+func (c *producerConn) serve() {
+	conns, count := c.options.Conns, c.options.Count
+	count.Inc()
+	defer func() {
+		count.Dec()
+		conns.remove(c)
+		if fault := recover(); fault != nil { // as net/http does for handlers
+			c.options.Logger.Error("a write failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
+			_ = c.socket.Close()
+		}
+	}()
+	if conns.add(c); c.options.Over() {
+		c.interrupt()
+	}
+	err := c.arm(c.idle, -1)
+	for err == nil {
+		err = c.serveAll()
+	}
+	conns.remove(c)
+	if !errors.Is(err, errGoesBack) {
+		_ = c.socket.Close()
+		return
+	}
+	hijackAfter := minWrites
+	if c.served < c.hijackedAfter && !c.over.Load() {
+		hijackAfter = min(2*c.hijackedAfter, maxWrites)
+	}
+	handover.GiveBack(c.server, c.origin, slices.Clone(c.buffer[c.begin:c.end]), hijackAfter)
+}
+
+// errGoesBack says that the connection must go back to its server.
+var errGoesBack = errors.New("the connection goes back")
+
+// serveAll serves the requests that were read, and reads more. Once the configuration was replaced, it serves at most the
+// one request that had begun to arrive.
+func (c *producerConn) serveAll() error {
+	outcome := served
+	for outcome == served {
+		outcome = c.serveNext()
+	}
+	if err := c.flush(); err != nil {
+		return err
+	}
+	switch {
+	case outcome == final && !handover.Outlives(c.origin):
+		c.awaitClose() // the reply said that the connection ends
+		return io.EOF
+	case outcome == final, outcome == other, c.begin == c.end && c.over.Load():
+		return errGoesBack
+	}
+	return c.read()
+}
+
+// An outcome says what became of a request.
+type outcome int
+
+const (
+	served  outcome = iota
+	final           // it was served, and is the last one
+	partial         // its rest has not arrived yet
+	other           // it cannot be served directly
+)
+
+var headEnd = []byte("\r\n\r\n")
+
+// serveNext serves the next request if it has arrived as a whole.
+func (c *producerConn) serveNext() outcome {
+	c.length = 0
+	p := bytes.TrimLeft(c.buffer[c.begin:c.end], "\r\n") // some clients send an empty line after a body (RFC 9112, 2.2)
+	c.begin = c.end - len(p)
+	n := bytes.Index(p, headEnd) + len(headEnd)
+	switch {
+	case n > maxHead, n < len(headEnd) && len(p) >= maxHead:
+		return other
+	case n < len(headEnd):
+		return partial
+	}
+	request, ok := c.match(p[:n])
+	if !ok || int64(request.Length) > c.options.MaxMessageSize {
+		return other
+	}
+	body := p[n:]
+	if len(body) < request.Length {
+		c.length = n + request.Length
+		return partial
+	}
+	producer, streamID, ok := strings.Cut(string(request.Path), "/")
+	if !ok || strings.Contains(streamID, "/") || request.Key != nil && !broker.ValidKey(string(request.Key)) {
+		return other
+	}
+	m, err := broker.NewMessage(streamID, body[:request.Length], string(request.Key))
+	if err != nil || !c.options.Broker.PublishNow(producer, m, c.options.Limits) {
+		return other
+	}
+	c.begin += n + request.Length
+	c.served++
+	c.last = m.Accepted()
+	over := c.over.Load()
+	c.out = c.reply.append(c.out, c.last, over && !handover.Outlives(c.origin))
+	if over {
+		return final
+	}
+	return served
+}
+
+// match returns the parts in which a request may differ. It reports false if the request differs in others too.
+func (c *producerConn) match(head []byte) (r pattern.Request, ok bool) {
+	if c.pattern != nil {
+		if r, ok = c.pattern.Match(head); ok {
+			return r, true
+		}
+	}
+	if c.pattern, ok = pattern.Learn(head, c.first, prefix); !ok {
+		return r, false
+	}
+	return c.pattern.Match(head)
+}
+
+// flush sends the replies.
+func (c *producerConn) flush() error {
+	if len(c.out) == 0 {
+		return nil
+	}
+	err := c.writer.Write(c.out, c.timeout)
+	if c.out = c.out[:0]; cap(c.out) > maxKept {
+		c.out = nil
+	}
+	return err
+}
+
+// maxAwaitClose is how long awaitClose waits. net/http has the same limit.
+const maxAwaitClose = 500 * time.Millisecond
+
+// awaitClose ends the connection for writing, and waits until the client closes it too. If we closed the connection while
+// there is something to read, the system would send a reset, which could overtake the reply.
+func (c *producerConn) awaitClose() {
+	half, ok := c.socket.(interface{ CloseWrite() error })
+	if ok && half.CloseWrite() == nil && c.socket.SetReadDeadline(time.Now().Add(maxAwaitClose)) == nil {
+		_, _ = io.Copy(io.Discard, c.socket)
+	}
+}
+
+// interrupt makes the connection go back to its server. Any goroutine may call it.
+func (c *producerConn) interrupt() {
+	c.over.Store(true)
+	_ = c.socket.SetReadDeadline(time.Unix(1, 0))
+}

@@ -1,0 +1,35 @@
+package httpjson_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+)
+
+func TestOnlyHTTP1RepliesHaveHeadersOfTheConnection(t *testing.T) {
+	for major, want := range map[int]string{1: "close", 2: "", 3: ""} {
+		w := httptest.NewRecorder()
+		httpjson.ErrTooLarge.Write(w, &http.Request{ProtoMajor: major})
+		if got := w.Header().Get("Connection"); got != want || w.Code != http.StatusRequestEntityTooLarge {
+			t.Errorf("HTTP/%d: Connection: %q with status %d", major, got, w.Code)
+		}
+	}
+}
+
+func TestADeadlineOfAnotherHandlerIsATimeout(t *testing.T) {
+	if e := httpjson.ErrorOf(context.DeadlineExceeded); e.Status != http.StatusServiceUnavailable || e.Code != "TIMEOUT" {
+		t.Errorf("reply %d %s", e.Status, e.Code)
+	}
+}
+
+func TestTheReplyToAMessageThatIsNotValidSaysWhy(t *testing.T) {
+	err := fmt.Errorf("%w: the stream id is empty", broker.ErrMessage)
+	if e := httpjson.ErrorOf(err); e.Status != http.StatusBadRequest || e.Code != "BAD_REQUEST" || e.Message != err.Error() {
+		t.Errorf("reply %d %s: %s", e.Status, e.Code, e.Message)
+	}
+}
