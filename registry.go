@@ -217,8 +217,11 @@ func (s *registry) slowDown(ctx context.Context) {
 // maxSlowed is how many clients may wait in slowDown at once.
 const maxSlowed = 1000
 
-// guardHeap sets the heap limit by the max_memory of the active configuration.
+// guardHeap sets the heap limit by the max_memory of the active configuration, if the Broker keeps messages in this process.
 func (s *registry) guardHeap() {
+	if s.heap.Messages == nil {
+		return
+	}
 	if a := s.active.current.Load(); a != nil {
 		s.heap.Set(a.MaxMemory)
 	} else {

@@ -251,3 +251,19 @@ func (r reply) wantError(t *testing.T, status int, code string) {
 		t.Errorf("reply %d %s %q, want %d %s", r.StatusCode, r.Header.Get("Content-Type"), r.body, status, code)
 	}
 }
+
+// eventuallyFree waits until the server has noticed that a reader is gone.
+func (s *server) eventuallyFree(c channel) {
+	s.Helper()
+	s.eventually(func() bool { return s.get("/read/"+c.ConsumerAddress+"?poll=0").StatusCode != http.StatusConflict })
+}
+
+// eventually waits until a condition holds.
+func (s *server) eventually(condition func() bool) {
+	s.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.Fatal("waited in vain")
+		}
+	}
+}
