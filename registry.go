@@ -148,8 +148,9 @@ func (a *App) unmarshalBroker(d *caddyfile.Dispenser) error {
 
 // brokerNames are the names of all guest modules.
 func brokerNames() []string {
-	var names []string
-	for _, module := range caddy.GetModules(brokerNamespace) {
+	modules := caddy.GetModules(brokerNamespace)
+	names := make([]string, 0, len(modules))
+	for _, module := range modules {
 		names = append(names, module.ID.Name())
 	}
 	return names
