@@ -51,7 +51,7 @@ var ingestTests = group{
 		in := s.Ingest(s.limits)
 		start := time.Now()
 		s.no(in.Write(s.Context(), 0, []byte(a.Producer), s.message("1")))
-		time.Sleep(s.pick(s.limits.Hold/2, 0))
+		time.Sleep(s.pick(s.limits.Hold/2, s.limits.Hold/5))
 		s.no(in.Write(s.Context(), 1, []byte(a.Producer), s.message("2")))
 		s.no(in.Write(s.Context(), 2, []byte("agent.nothing"), s.message("3")))
 		s.finishes(in, 0,

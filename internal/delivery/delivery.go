@@ -253,7 +253,7 @@ func (d *Delivery) send() error {
 	return nil
 }
 
-// ReasonOf returns why a read ends whose subscription is over with err.
+// ReasonOf returns why a read ends when its subscription is over. err is the subscription's error.
 func ReasonOf(err error) transport.Reason {
 	switch {
 	case errors.Is(err, broker.ErrNotFound):

@@ -91,7 +91,9 @@ type deliveryTest struct {
 func testDelivery(t *testing.T, test func(*deliveryTest)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		d := &deliveryTest{T: t, broker: memory.New(), limits: brokerfixture.Limits, client: newFakeClient(), unloaded: make(chan struct{})}
+		d := &deliveryTest{
+			T: t, broker: memory.New(), limits: brokerfixture.Limits, client: newFakeClient(), unloaded: make(chan struct{}),
+		}
 		defer d.broker.Close()
 		d.limits.Buffer, d.limits.InFlight, d.limits.Hold = 4, 3, 0
 		var err error

@@ -132,8 +132,8 @@ func (c *randomConsumer) read(cursor string) (sent []uuid.UUID, err error) {
 	}
 	client, unloaded := &listClient{gone: make(chan struct{})}, make(chan struct{})
 	d := &Delivery{
-		sub: sub, transport: client, receipts: receipts{maxUnconfirmed: 1}, writeTimeout: time.Minute, follows: true, unloaded: unloaded,
-		duration: time.Hour,
+		sub: sub, transport: client, receipts: receipts{maxUnconfirmed: 1},
+		duration: time.Hour, writeTimeout: time.Minute, follows: true, unloaded: unloaded,
 	}
 	if c.random.IntN(2) == 0 {
 		d.heartbeat = 100*time.Microsecond + time.Duration(c.random.Int64N(int64(time.Millisecond)))

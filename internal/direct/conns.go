@@ -24,8 +24,8 @@ func (s *Conns) remove(c *producerConn) {
 	delete(s.conns, c)
 }
 
-// End makes all connections go back to their servers, or to the servers that have replaced these. It does not wait for
-// that: a connection serves a request that it has begun to read first, if the rest comes within a second.
+// End makes all connections go back to their servers, or to the servers that have replaced these. End does not wait. A
+// connection that has begun to read a request first serves this request, if the rest arrives within a second.
 func (s *Conns) End() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -96,7 +96,8 @@ func TestOldNamesBeginAtZero(t *testing.T) {
 	b := memory.New()
 	defer b.Close()
 	for _, name := range []string{"webhook_queue", "webhook_lost_total"} {
-		families := gathered(t, New(b, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...), map[string]string{"old": Name(name)})
+		m := New(b, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...)
+		families := gathered(t, m, map[string]string{"old": Name(name)})
 		if families[Name(name)] != nil || len(families["old"].GetMetric()) != 1 {
 			t.Errorf("%s is %v, and as old %v", name, families[Name(name)], families["old"])
 		}
@@ -126,7 +127,8 @@ func TestOldHistogramsAreSumsBucketForBucket(t *testing.T) {
 	for _, b := range h.GetBucket() {
 		got[b.GetUpperBound()] = b.GetCumulativeCount()
 	}
-	if h.GetSampleCount() != count || h.GetSampleSum() != sum || !maps.Equal(got, buckets) || count != 15*uint64(transport.KindCount) {
+	if h.GetSampleCount() != count || h.GetSampleSum() != sum || !maps.Equal(got, buckets) ||
+		count != 15*uint64(transport.KindCount) {
 		t.Errorf("%v observations in %v, sum %v; want %v in %v, sum %v", h.GetSampleCount(), got, h.GetSampleSum(), count, buckets, sum)
 	}
 }

@@ -24,7 +24,8 @@ func metricNames() map[string]bool {
 	b := memory.New()
 	b.Close()
 	descs := make(chan *prometheus.Desc, 100)
-	for _, c := range append(limitGauges(broker.Limits{}), New(b, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...).collectors...) {
+	m := New(b, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...)
+	for _, c := range append(limitGauges(broker.Limits{}), m.collectors...) {
 		c.Describe(descs)
 	}
 	close(descs)

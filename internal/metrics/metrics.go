@@ -48,7 +48,8 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 	}, []string{"transport"})
 	limitRefusals := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: Name("limit_refusals_total"),
-		Help: "Requests, channels of a batch, and lines of an ingest, that were refused because a limit was reached, by the setting's name.",
+		Help: "Requests, channels of a batch, and lines of an ingest, that were refused because a limit was reached, " +
+			"by the setting's name.",
 	}, []string{"limit"})
 	m := &Metrics{
 		Detached: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -171,12 +172,15 @@ var brokerMetrics = []brokerMetric{
 		func(s *broker.Stats) float64 { return float64(s.BufferedBytes) }),
 	gauge("held_bytes", "Memory that messages take whose producers wait for room.",
 		func(s *broker.Stats) float64 { return float64(s.HeldBytes) }),
-	gauge("held_producers", "Writes to a channel that wait for room.", func(s *broker.Stats) float64 { return float64(s.HeldProducers) }),
+	gauge("held_producers", "Writes to a channel that wait for room.",
+		func(s *broker.Stats) float64 { return float64(s.HeldProducers) }),
 	counter("messages_accepted_total", "Messages that a channel has taken.", func(s *broker.Stats) uint64 { return s.Accepted }),
 	counter("messages_repeated_total", "Messages that were dropped because their channel had them already, by their key.",
 		func(s *broker.Stats) uint64 { return s.Duplicates }),
-	counter("messages_sent_total", "Messages that a reader was sent, repeats included.", func(s *broker.Stats) uint64 { return s.Sent }),
-	counter("messages_redelivered_total", "Messages that a reader was sent again.", func(s *broker.Stats) uint64 { return s.Redelivered }),
+	counter("messages_sent_total", "Messages that a reader was sent, repeats included.",
+		func(s *broker.Stats) uint64 { return s.Sent }),
+	counter("messages_redelivered_total", "Messages that a reader was sent again.",
+		func(s *broker.Stats) uint64 { return s.Redelivered }),
 	counter("messages_settled_total", "Messages that were let go as received.", func(s *broker.Stats) uint64 { return s.Settled }),
 	counter("channels_created_total", "Channels that were created.", func(s *broker.Stats) uint64 { return s.Created }),
 }
@@ -187,7 +191,8 @@ var (
 	deletedDesc = prometheus.NewDesc(Name("channels_deleted_total"),
 		"Channels that were deleted.", []string{"reason"}, nil)
 	messagesRefusedDesc = prometheus.NewDesc(Name("messages_refused_total"),
-		"Messages that were refused because there was no room for them in time: in their channel, or in memory.", []string{"reason"}, nil)
+		"Messages that were refused because there was no room for them in time: in their channel, or in memory.",
+		[]string{"reason"}, nil)
 	publishWaitDesc = prometheus.NewDesc(Name("publish_wait_seconds"),
 		"How long accepted messages waited for room.", nil, nil)
 	deliveryDelayDesc = prometheus.NewDesc(Name("delivery_delay_seconds"),

@@ -66,7 +66,8 @@ func (s *Sender) retry(ctx context.Context, p pace, end time.Time, r request) er
 		InitialInterval: p.first, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: p.longest,
 	}), backoff.WithMaxElapsedTime(max(time.Until(end), 1)), // 0 would mean forever
 		backoff.WithNotify(func(err error, wait time.Duration) {
-			s.logger().Warn("a webhook failed and will be repeated", zap.Error(err), zap.Duration("after", wait), zap.Int("announcements", r.events))
+			s.logger().Warn("a webhook failed and will be repeated",
+				zap.Error(err), zap.Duration("after", wait), zap.Int("announcements", r.events))
 		}))
 	return err
 }

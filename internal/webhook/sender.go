@@ -159,7 +159,8 @@ func (s *Sender) deliver(batch []Event) {
 	case err == nil:
 		s.metrics.Delivered.WithLabelValues(s.event).Add(float64(len(batch)))
 	case errors.Is(err, errTooLarge) && len(batch) > 1:
-		s.logger().Warn("a webhook's request is too large for the receiver: smaller ones follow", zap.Int("announcements", len(batch)))
+		s.logger().Warn("a webhook's request is too large for the receiver: smaller ones follow",
+			zap.Int("announcements", len(batch)))
 		half := len(batch) / 2
 		s.deliver(batch[:half])
 		s.deliver(batch[half:])

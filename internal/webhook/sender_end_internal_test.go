@@ -15,10 +15,11 @@ import (
 func TestWebhookQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
-		s, _, m := testSender(t, ChannelDeleted, func(s *Settings) { s.Queue = 10 }, func(int, *http.Request) (*http.Response, error) {
-			<-block
-			return status(200)
-		})
+		s, _, m := testSender(t, ChannelDeleted, func(s *Settings) { s.Queue = 10 },
+			func(int, *http.Request) (*http.Response, error) {
+				<-block
+				return status(200)
+			})
 		s.Enqueue(deletions(1))
 		synctest.Wait() // until the event is being sent, so the queue is empty
 		s.Enqueue(deletions(8))

@@ -18,9 +18,12 @@ import (
 	"go.uber.org/zap"
 )
 
+// An answer returns a receiver's answer to a request. Attempts are counted from 1.
+type answer func(attempt int, r *http.Request) (*http.Response, error)
+
 // A receiver is the other side of a webhook.
 type receiver struct {
-	answer func(attempt int, r *http.Request) (*http.Response, error)
+	answer answer
 
 	mu       sync.Mutex
 	attempts []*http.Request
@@ -64,7 +67,7 @@ func status(code int, header ...string) (*http.Response, error) {
 }
 
 // testSender returns a sender, its receiver, and the metrics that it counts in.
-func testSender(t *testing.T, event string, change func(*Settings), answer func(attempt int, r *http.Request) (*http.Response, error)) (*Sender, *receiver, *Metrics) {
+func testSender(t *testing.T, event string, change func(*Settings), answer answer) (*Sender, *receiver, *Metrics) {
 	t.Helper()
 	settings := &Settings{
 		URL:     &url.URL{Scheme: "https", User: url.UserPassword("user", "password"), Host: "receiver.example", Path: "/hook"},
@@ -117,7 +120,7 @@ func (s *Sender) end(t *testing.T) {
 func TestWebhookAnswers(t *testing.T) {
 	const event = ChannelDeleted
 	for name, test := range map[string]struct {
-		answer                    func(attempt int, r *http.Request) (*http.Response, error)
+		answer                    answer
 		delivered, lost, failures int
 		attempts                  int
 		min, max                  time.Duration // how long it takes
@@ -212,7 +215,8 @@ func TestWebhookAnswers(t *testing.T) {
 				s, r, m := testSender(t, event, func(s *Settings) { s.GiveUp = 2 * time.Minute }, test.answer)
 				start := time.Now()
 				s.Enqueue(deletions(3))
-				for synctest.Wait(); testutil.ToFloat64(m.Delivered.WithLabelValues(event))+testutil.ToFloat64(m.Lost.WithLabelValues(event)) < 3; synctest.Wait() {
+				delivered, lost := m.Delivered.WithLabelValues(event), m.Lost.WithLabelValues(event)
+				for synctest.Wait(); testutil.ToFloat64(delivered)+testutil.ToFloat64(lost) < 3; synctest.Wait() {
 					time.Sleep(time.Millisecond)
 				}
 				took := time.Since(start)

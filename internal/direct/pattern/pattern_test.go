@@ -65,7 +65,8 @@ func TestARequestThatRepeatsAnother(t *testing.T) {
 				t.Fatal("the request was not learned")
 			}
 			got, ok := p.Match([]byte(test.next))
-			if !ok || string(got.Path) != string(test.want.Path) || string(got.Key) != string(test.want.Key) || got.Length != test.want.Length {
+			if !ok || string(got.Path) != string(test.want.Path) || string(got.Key) != string(test.want.Key) ||
+				got.Length != test.want.Length {
 				t.Errorf("%v: path %q, key %q, length %d", ok, got.Path, got.Key, got.Length)
 			}
 		})
@@ -151,7 +152,8 @@ func FuzzPattern(f *testing.F) {
 	f.Add(plain, plain, plain)
 	f.Add(plain, plain, head(second, host, json, "Idempotency-Key: 22", "Content-Length: 007"))
 	f.Add(plain, head(first, host, long, "Content-Length : 12"), head(first, host, long, "Content-Length : 13"))
-	f.Add(plain, head(first, host, "Content-Length: 12\nContent-Length: 12"), head(first, host, "Content-Length: 13\nContent-Length: 12"))
+	f.Add(plain, head(first, host, "Content-Length: 12\nContent-Length: 12"),
+		head(first, host, "Content-Length: 13\nContent-Length: 12"))
 	f.Add(plain, head(first, host, long, "A:", " b"), head(first, host, "Content-Length: 0", "A:", " b"))
 	f.Fuzz(func(t *testing.T, before, learned, next string) {
 		earlier, err := http.ReadRequest(bufio.NewReader(strings.NewReader(before)))
