@@ -84,7 +84,7 @@ var ErrTooLarge = &Error{
 	Message: "the body is larger than this server takes", close: true,
 }
 
-// replies has the reply to each error that a Broker may return. It is the one place where errors become statuses. An empty
+// replies has the reply to each error that a Broker may return. It is the one place where these errors become statuses. An empty
 // Message stands for the text of the error.
 var replies = []struct {
 	err   error

@@ -1,5 +1,5 @@
 // Package httpjson reads request bodies and writes replies as the protocol has them: JSON, with a code and a message for
-// each error (protocol.md 1.2). It is the one place where errors become HTTP statuses. It knows the errors of a Broker,
+// each error (protocol.md 1.2). It is the one place where the errors of a Broker become HTTP statuses. It knows the errors of a Broker,
 // and nothing of endpoints.
 package httpjson
 
