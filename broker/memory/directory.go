@@ -87,6 +87,9 @@ func (b *Broker) Peek(_ context.Context, address string, limit int) ([]*broker.M
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed != nil {
+		return nil, c.closed
+	}
 	ms := make([]*broker.Message, 0, min(limit, c.queue.len))
 	for i := range cap(ms) {
 		ms = append(ms, c.queue.at(i))

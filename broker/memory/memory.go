@@ -198,13 +198,21 @@ func (b *Broker) lookup(address string, kinds kind) (*channel, error) {
 	if !ok || c.agent != agent ||
 		s == c.producer && kinds&producerKind == 0 ||
 		s == c.consumer && kinds&consumerKind == 0 {
-		return nil, broker.ErrNotFound
+		return nil, b.missing()
 	}
 	if c.expires.Load() != never && c.expired(b.now()) {
 		b.remove(c, broker.EndExpired)
 		return nil, broker.ErrNotFound
 	}
 	return c, nil
+}
+
+// missing is the error for a channel that is not there: Close removes channels too.
+func (b *Broker) missing() error {
+	if b.isClosed() {
+		return broker.ErrClosed
+	}
+	return broker.ErrNotFound
 }
 
 // Create implements [broker.Broker].
@@ -333,7 +341,7 @@ func (b *Broker) Delete(_ context.Context, address string) error {
 		return err
 	}
 	if !b.remove(c, broker.EndDeleted) {
-		return broker.ErrNotFound
+		return b.missing()
 	}
 	return nil
 }
