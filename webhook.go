@@ -40,10 +40,13 @@ type Webhook struct {
 	sender   *webhook.Sender
 }
 
-// senders holds the queues of all webhooks, by event and URL. They outlive configurations, so a reload loses nothing.
+// senders holds the queues of all webhooks, by Broker, event and URL. They outlive configurations, so a reload loses nothing.
 var senders = caddy.NewUsagePool()
 
-// key returns the webhook's key in senders.
+// senderKey returns a webhook's key in senders. A queue has the events of one Broker's channels, and is counted with them.
+func (a *App) senderKey(w *Webhook) string { return a.brokerKey + " " + w.key() }
+
+// key identifies a webhook in its configuration.
 func (w *Webhook) key() string { return w.Event + " " + w.URL }
 
 // provisionWebhooks checks the webhooks, sets their defaults, and acquires their queues.
@@ -58,7 +61,7 @@ func (a *App) provisionWebhooks() error {
 	}
 	for _, w := range a.Webhooks {
 		w.settings.Logger = func() *zap.Logger { return loadedLogger(a.logger) }
-		pooled, _, err := senders.LoadOrNew(w.key(), func() (caddy.Destructor, error) {
+		pooled, _, err := senders.LoadOrNew(a.senderKey(w), func() (caddy.Destructor, error) {
 			return webhook.NewSender(w.Event, w.settings, a.registry.webhooks), nil
 		})
 		if err != nil {
@@ -76,7 +79,7 @@ func (a *App) stopEvents() {
 	a.registry.guardHeap()
 	for _, w := range a.Webhooks {
 		if w.sender != nil {
-			_, _ = senders.Delete(w.key()) // Destruct never fails
+			_, _ = senders.Delete(a.senderKey(w)) // Destruct never fails
 		}
 	}
 	if caddy.Exiting() {
