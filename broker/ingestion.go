@@ -6,8 +6,9 @@ import "context"
 // its own messages only. An Ingestion is for one goroutine at a time.
 type Ingestion interface {
 	// Write appends a message to the channel of a producer address, as [Broker].Publish does, but does not wait for room.
-	// It waits only while the ingestion holds back as much as it may, and fails with the error of ctx if that ends
-	// meanwhile. Finish tells, under the given number, what became of the message.
+	// It waits only while the ingestion holds back more than 1 MiB of messages (protocol.md 2.6), and fails with the error
+	// of ctx if that ends meanwhile. Finish tells, under the given number, what became of the message. Write does not keep
+	// the bytes of the address.
 	Write(ctx context.Context, number int, producer []byte, m *Message) error
 
 	// Fail notes a message that could not be written.
@@ -22,7 +23,7 @@ type Ingestion interface {
 type IngestResult struct {
 	// Written is how many messages the channels have taken.
 	Written int
-	// Failures are the others, by number. At most [MaxIngestFailures] are listed.
+	// Failures are the others, in the order of their numbers. At most [MaxIngestFailures] are listed.
 	Failures []IngestFailure
 	// FailuresTotal counts all failures. RefusedMemory counts those with [ErrMemoryLimit].
 	FailuresTotal, RefusedMemory int

@@ -58,7 +58,7 @@ var batchTests = group{
 		s.is(got[1].Err, broker.ErrTimeout)
 		s.no(got[2].Err)
 	},
-	"a call that ends early leaves in the channel what that has accepted": func(s *suite) {
+	"a call that ends early reports what the channel has accepted": func(s *suite) {
 		a := s.create()
 		ctx, cancel := context.WithTimeout(s.Context(), s.pick(time.Second, 300*time.Millisecond))
 		defer cancel()

@@ -8,12 +8,12 @@
 //		})
 //	}
 //
-// The tests see a Broker from outside, through its methods. They compare messages by their lines, so a Broker may return
-// another [broker.Message] than it was given. They share no memory with the Broker.
+// The tests use nothing but the methods of the Broker. They compare messages by their lines, so a Broker may return another
+// [broker.Message] than it was given.
 //
-// Nothing of the contract may be left out, except the optional interfaces. Tests of [broker.Drainer], [broker.Statser],
-// [broker.DeletionSource], [broker.MemoryUser] and [broker.Notifier] run if the Broker implements the interface. Otherwise
-// they are skipped, and name the interface.
+// A Broker must pass all tests. It may only leave out the optional interfaces [broker.Drainer], [broker.Statser],
+// [broker.DeletionSource], [broker.MemoryUser] and [broker.Notifier]. A test of an interface that it does not implement is
+// skipped, and says so. [broker.Limits].MaxMemory is not optional: every Broker must bound the messages that it keeps.
 package brokertest
 
 import (
@@ -28,34 +28,37 @@ import (
 
 // Options say which Broker the tests are for, and how they wait.
 type Options struct {
-	// New opens a Broker for one test. It has no channels, and sees none of the Brokers of other tests: if all keep their
-	// channels in one store, each needs a name space of its own. Each test opens one Broker, uses it, and closes it.
-	// Whatever New registers with t.Cleanup runs after that.
+	// New opens a Broker for one test. The Broker has no channels, and does not see those of other tests. If all tests use
+	// one store, each Broker needs its own prefix for keys, or the like. The test closes the Broker before it runs the
+	// functions that New has registered with t.Cleanup.
 	//
 	// In real time several tests run at once, so New must be safe for concurrent use.
 	New func(t *testing.T) broker.Broker
 
-	// RealTime says that the Broker needs the real clock, because it talks to other processes.
+	// RealTime selects the real clock. A Broker that talks to other processes needs it.
 	//
-	// Without it, each test runs in a bubble of [testing/synctest]. Waits cost no time there, all times are exact to the
-	// nanosecond, and a goroutine that outlives its Broker fails the test. A Broker that works in this process alone should
-	// pass in both modes. It must start its goroutines in New or later, so that they belong to the bubble.
+	// Without RealTime, each test runs in a bubble of [testing/synctest]. There, waits cost no time, all times are exact to
+	// the nanosecond, and a goroutine that outlives its Broker fails the test. The Broker must start all its goroutines in
+	// New or later, so that they belong to the bubble. A Broker that lives in this process alone should pass in both modes.
 	//
-	// In real time, tests wait on the clock, and run in parallel. Holds and lifetimes last between a tenth of a second and a
-	// second. What must happen may take up to 20 seconds. What must not happen must stay away for Quiet. A call that should
-	// last for its hold time may end a fifth earlier. Times of [broker.State] may be off by a second. The Broker may count
-	// the bytes of messages in its own way: its memory is used up when messages take between a quarter of
-	// [broker.Limits].MaxMemory and four times as much, by [broker.Message.Size]. All tests together take some ten seconds
-	// on two processors; more with more time to reach the store.
+	// With RealTime, tests run in parallel and wait on the clock, with these tolerances:
+	//   - Something that must happen may take up to 20 seconds.
+	//   - Something that must not happen must not happen for the duration of Quiet.
+	//   - A wait may be a fifth shorter than the limit that ends it. The limits that tests wait for are between a tenth of a
+	//     second and a second.
+	//   - Times that the Broker reports may be off by a second.
+	//   - The Broker may count the bytes of messages in its own way. It must refuse messages for want of memory once they take
+	//     four times [broker.Limits].MaxMemory, counted by [broker.Message.Size], but not before they take a quarter of it.
+	//
+	// All tests together take some twelve seconds on two processors, if the store answers within a millisecond.
 	RealTime bool
 
-	// Quiet is how long a test in real time waits before it concludes that nothing happens. It must suffice for a call that
-	// another goroutine has just begun to reach the store, and to have its effect. The default is 50 ms. It has no meaning
-	// in a bubble.
+	// Quiet is how long a test in real time waits before it concludes that nothing happens. In that time, a call that
+	// another goroutine has just begun must reach the store and take effect. The default is 50 ms. A bubble needs no Quiet.
 	Quiet time.Duration
 }
 
-// Run tests a Broker. It returns after the last test.
+// Run tests a Broker. It returns when all tests have ended, those in parallel too.
 func Run(t *testing.T, o Options) {
 	if o.Quiet == 0 {
 		o.Quiet = 50 * time.Millisecond
@@ -64,7 +67,8 @@ func Run(t *testing.T, o Options) {
 	if o.RealTime {
 		mode = "real time"
 	}
-	// Parallel tests begin when the function of their parent has returned. So a parent of their own makes Run wait for them.
+	// Parallel tests begin when the function of their parent has returned, and the parent waits for them. So this parent
+	// makes Run wait for them.
 	t.Run(mode, func(t *testing.T) {
 		for _, name := range slices.Sorted(maps.Keys(groups)) {
 			t.Run(name, func(t *testing.T) { runGroup(t, o, groups[name]) })
@@ -72,7 +76,7 @@ func Run(t *testing.T, o Options) {
 	})
 }
 
-// A group is tests of one part of the contract, by name.
+// A group has the tests of one part of the contract, by name.
 type group map[string]func(*suite)
 
 var groups = map[string]group{
@@ -123,11 +127,14 @@ func runGroup(t *testing.T, o Options, tests group) {
 func runTest(t *testing.T, o Options, test func(*suite)) {
 	b := o.New(t)
 	defer b.Close()
+	if !o.RealTime {
+		time.Sleep(123456789) // so the times of a test are not those of a ticker that New has started
+	}
 	test(&suite{T: t, Broker: b, limits: defaultLimits(o.RealTime), realTime: o.RealTime, quiet: o.Quiet})
 }
 
-// defaultLimits are the limits of tests that set none. In real time the hold is longer than any test, so a test that waits
-// for its end must set a shorter one.
+// defaultLimits returns the limits that tests begin with. In real time no test lasts as long as their Hold and TTL, so a
+// slow machine cannot make them run out. A test that waits for their end sets shorter ones.
 func defaultLimits(realTime bool) broker.Limits {
 	l := broker.Limits{
 		Buffer:      4,

@@ -33,8 +33,8 @@ var channelTests = group{
 		other, _ := broker.NewSecrets()
 		for _, address := range []string{
 			"", ".", "agent", "agent.", "." + secret, "other." + secret, a.Consumer + "x", a.Consumer[:len(a.Consumer)-1],
-			a.Consumer + ".x", "agent.." + secret, "agent.\n\r" + secret[2:], "ägent." + secret, strings.ToUpper(a.Consumer),
-			broker.FormatAddress("agent", other),
+			a.Consumer + ".x", "agent.." + secret, "agent.\n\r" + secret[2:], "ägent." + secret,
+			strings.ToUpper(a.Consumer), broker.FormatAddress("agent", other),
 		} {
 			_, err := s.State(s.Context(), address)
 			s.is(err, broker.ErrNotFound)

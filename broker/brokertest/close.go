@@ -1,7 +1,6 @@
 package brokertest
 
 import (
-	"context"
 	"errors"
 	"sync"
 	"time"
@@ -32,7 +31,7 @@ var closeTests = group{
 			outcomes <- s.PublishBatch(s.Context(), []string{full.Producer, free.Producer}, ms, s.limits)
 		}()
 		s.holds(free.Consumer, 1, 0)
-		s.settle()
+		s.pause()
 		s.closes()
 		got, ok := receive(s, outcomes)
 		if !ok {
@@ -117,7 +116,7 @@ var closeTests = group{
 			m := s.keyed("m", numbers(i, i+1)[0])
 			all.Go(func() {
 				for err := error(nil); err == nil; {
-					if err = s.Publish(context.Background(), a.Producer, m, s.limits); err != nil && !errors.Is(err, broker.ErrClosed) {
+					if err = s.Publish(s.Context(), a.Producer, m, s.limits); err != nil && !errors.Is(err, broker.ErrClosed) {
 						s.Errorf("publish fails with %v", err)
 					}
 				}

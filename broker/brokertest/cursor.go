@@ -26,13 +26,14 @@ var cursorTests = group{
 			r.takes(ms[1])
 		}
 	},
-	"an unknown cursor settles nothing and may mean a gap": func(s *suite) {
+	"an unknown cursor settles nothing and means a gap": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2", "3")
 		s.subscribe(a.Consumer).takes(ms...)
 		s.subscribe(a.Consumer, after(ms[1].ID().String()))
 		for _, cursor := range []string{
-			ms[0].ID().String(), "garbage", uuid.Nil.String(), uuid.NewString(), "{" + ms[2].ID().String() + "}", ms[2].ID().URN(),
+			ms[0].ID().String(), "garbage", uuid.Nil.String(), uuid.NewString(),
+			"{" + ms[2].ID().String() + "}", ms[2].ID().URN(),
 		} {
 			r := s.subscribe(a.Consumer, after(cursor))
 			r.resumes(broker.ResumeGap)
@@ -84,7 +85,7 @@ var cursorTests = group{
 	"a read without a cursor does not resume": func(s *suite) {
 		s.subscribe(s.create().Consumer).resumes(broker.ResumeNone)
 	},
-	"a message that has left the window means a gap": func(s *suite) {
+	"a cursor that has left the window means a gap": func(s *suite) {
 		a := s.create()
 		r := s.subscribe(a.Consumer)
 		ms := s.publish(a.Producer, numbers(0, 3)...)

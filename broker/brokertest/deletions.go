@@ -96,7 +96,7 @@ var deletionTests = group{
 		l.wants(map[string]broker.Deletion{a.Consumer: {Reason: broker.EndDeleted}})
 		l.source.FlushDeletions() // returns
 	},
-	"the slice is report's to keep": func(s *suite) {
+	"the Broker does not reuse a reported slice": func(s *suite) {
 		l := s.deletions()
 		for range 3 {
 			a := s.create()

@@ -10,7 +10,7 @@ import (
 const drainPause = time.Second
 
 var drainTests = group{
-	"a Broker that never drained says so": func(s *suite) {
+	"the state is zero without a drain": func(s *suite) {
 		d := s.drainer()
 		s.create()
 		d.isNot()
@@ -214,7 +214,7 @@ func (s *suite) refuses(producer string) (taken []*broker.Message) {
 	s.Helper()
 	l := s.limits
 	l.Buffer = 1000
-	s.settle()
+	s.pause()
 	if !s.eventually(func() bool {
 		m := s.message("late")
 		err := s.Publish(s.Context(), producer, m, l)

@@ -69,7 +69,7 @@ var ingestTests = group{
 		s.no(in.Write(s.Context(), 0, []byte(a.Producer), s.message("m")))
 		s.finishes(in, 0, broker.IngestFailure{Number: 0, Producer: a.Producer, Err: broker.ErrTimeout})
 	},
-	"a message that gets no memory fails, and counts as such": func(s *suite) {
+	"a message that gets no memory fails, and counts as refused": func(s *suite) {
 		s.useUpMemory()
 		s.shortHold()
 		a := s.create()
@@ -133,7 +133,7 @@ var ingestTests = group{
 		r.received()
 		r.takes(before[s.limits.InFlight:]...)
 	},
-	"at most so many failures are listed": func(s *suite) {
+	"a result lists a limited number of failures": func(s *suite) {
 		in := s.Ingest(s.limits)
 		bad := errors.New("a message that could not be read")
 		const failures = broker.MaxIngestFailures + 10

@@ -6,8 +6,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// These tests need no optional interface: Limits.MaxMemory is for every Broker. They fill the memory until the Broker
-// refuses a message, because a store may count bytes in its own way.
+// Most of these tests are for every Broker, because Limits.MaxMemory is. They publish messages until the Broker refuses one,
+// because a store may count bytes in its own way.
 var memoryTests = group{
 	"producers wait for memory as for a full channel": func(s *suite) {
 		full, a := s.useUpMemory(), s.create()
@@ -21,7 +21,7 @@ var memoryTests = group{
 				s.Fatal("a producer waits, although there are no messages any more")
 			}
 			r.Settle(taken[len(taken)-1].ID())
-			if s.settle(); len(result) > 0 {
+			if s.pause(); len(result) > 0 {
 				break
 			}
 		}
@@ -123,7 +123,8 @@ var memoryTests = group{
 	},
 }
 
-// useUpMemory sets a small limit for memory, and fills a channel until the Broker refuses its messages for want of memory.
+// useUpMemory sets a small limit for memory. Then it publishes messages to a channel until the Broker refuses one for want
+// of memory.
 func (s *suite) useUpMemory() (full broker.Addresses) {
 	s.Helper()
 	s.limits.MaxMemory = 64 << 10

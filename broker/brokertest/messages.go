@@ -78,11 +78,14 @@ var messageTests = group{
 func (s *suite) allKinds() []*broker.Message {
 	s.Helper()
 	ms := []*broker.Message{s.big("large", 100<<10)}
-	for _, streamID := range []string{"stream", "a \"b\"\\ c\n\x00", "ä€😀", "<é&>", "\u2028", strings.Repeat("long", 100)} {
+	for _, streamID := range []string{
+		"stream", "a \"b\"\\ c\n\x00", "ä€😀", "<é&>", "\u2028", strings.Repeat("long", 100),
+	} {
 		ms = append(ms, s.message(streamID))
 	}
 	for _, body := range []string{
-		`null`, `true`, `-0`, `1e400`, `2.50`, `12345678901234567890`, `""`, `"\u00e9\ud83d\ude00\/"`, `"ä€😀 "`, `[]`, `{}`,
+		`null`, `true`, `-0`, `1e400`, `2.50`, `12345678901234567890`, `""`, `"\u00e9\ud83d\ude00\/"`, `"ä€😀 "`,
+		`[]`, `{}`,
 		` { "a" : [ 1 , { "b" : " c " } ] , "a" : null } `, strings.Repeat("[", 100) + strings.Repeat("]", 100),
 	} {
 		m, err := broker.NewMessage("stream", []byte(body), "")

@@ -72,7 +72,7 @@ func (s *suite) notified() *notified {
 	r := s.subscribe(a.Consumer)
 	notifier, ok := r.Subscription.(broker.Notifier)
 	if !ok {
-		s.Skip("the Broker's Subscription is not a broker.Notifier")
+		s.Skip("the Broker's Subscription does not implement broker.Notifier")
 	}
 	return &notified{r, a, notifier, make(chan struct{}, 10)}
 }
@@ -88,7 +88,7 @@ func (n *notified) notify(want bool) {
 func (n *notified) called(want int) {
 	n.s.Helper()
 	n.s.eventually(func() bool { return len(n.calls) >= want })
-	if n.s.settle(); len(n.calls) != want {
+	if n.s.pause(); len(n.calls) != want {
 		n.s.Fatalf("the function was called %d times, want %d", len(n.calls), want)
 	}
 }

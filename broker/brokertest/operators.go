@@ -27,7 +27,7 @@ var operatorTests = group{
 			}
 		}
 	},
-	"pages list each channel once that lives all the while": func(s *suite) {
+	"pages list each channel once that exists all the while": func(s *suite) {
 		live, dying := map[string]int{}, []broker.Addresses{}
 		for i := range 20 {
 			a := s.create()
@@ -128,7 +128,7 @@ var operatorTests = group{
 }
 
 func filtersApplyTogether(s *suite) {
-	// The ages in real time are those since a moment that is as far from the one creation as from the other.
+	// In real time, the age is that of a moment halfway between the creation of the old channel and that of the others.
 	age := s.pick(30*time.Second, 400*time.Millisecond)
 	old, err := s.Create(s.Context(), "other", s.limits)
 	s.no(err)

@@ -40,7 +40,7 @@ func after(cursor string) func(*broker.SubscribeOptions) {
 	return func(o *broker.SubscribeOptions) { o.After, o.TakeOver, o.Follow = cursor, true, true }
 }
 
-// takes takes all that there is, and checks that it is just what is wanted.
+// takes takes all that there is, and compares it with what is wanted.
 func (r *reader) takes(want ...*broker.Message) {
 	r.s.Helper()
 	got := r.takeAtLeast(len(want))
@@ -52,7 +52,7 @@ func (r *reader) takes(want ...*broker.Message) {
 	}
 }
 
-// next takes so many messages. Unlike takes, it does not check that there are no more.
+// next takes n messages. Unlike takes, it does not check that there are no more.
 func (r *reader) next(n int) []*broker.Message {
 	r.s.Helper()
 	got := r.takeAtLeast(n)
@@ -62,7 +62,7 @@ func (r *reader) next(n int) []*broker.Message {
 	return got
 }
 
-// takeAtLeast takes what there is until it has so many messages.
+// takeAtLeast takes what there is until it has n messages.
 func (r *reader) takeAtLeast(n int) (got []*broker.Message) {
 	r.s.Helper()
 	for len(got) < n && r.ready(true) {
@@ -71,7 +71,7 @@ func (r *reader) takeAtLeast(n int) (got []*broker.Message) {
 	return got
 }
 
-// one takes one message. There must be one.
+// one takes one message. It fails if there is none.
 func (r *reader) one() *broker.Message {
 	r.s.Helper()
 	for r.ready(true) {
@@ -79,7 +79,7 @@ func (r *reader) one() *broker.Message {
 		case len(got) == 1:
 			return got[0]
 		case len(got) > 1:
-			r.s.Fatalf("the reader took %q, although the first message has all the bytes it wanted", lines(got))
+			r.s.Fatalf("the reader took %q, want only the first message", lines(got))
 		}
 	}
 	r.s.Fatal("there is no message")
@@ -94,16 +94,16 @@ func (r *reader) take(dst []*broker.Message, maxBytes int) []*broker.Message {
 	return dst
 }
 
-// ready waits for a value of Ready, and reports whether it came. A test that expects one waits longer.
+// ready waits for a value of Ready, and reports whether there was one. It waits longer for a value that is expected.
 func (r *reader) ready(expected bool) bool {
 	if expected {
 		_, ok := receive(r.s, r.Ready())
 		return ok
 	}
-	return !stays(r.s, r.Ready())
+	return !silent(r.s, r.Ready())
 }
 
-// received reports that all that was taken has arrived.
+// received reports to the Broker that everything that was taken has arrived.
 func (r *reader) received() { r.Received(r.taken) }
 
 // over checks that the subscription is over, and why.

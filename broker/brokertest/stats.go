@@ -139,7 +139,7 @@ type crowd struct {
 	accepted, settled atomic.Int64
 }
 
-// countersAddUp compares the counters of a Broker with what its calls have returned to a crowd.
+// countersAddUp lets a crowd use a Broker, and compares its counters with what its calls have returned.
 func countersAddUp(s *suite) {
 	b := implementing[broker.Statser](s)
 	s.limits.Hold, s.limits.Buffer = time.Millisecond, 3

@@ -24,12 +24,12 @@ type suite struct {
 	quiet    time.Duration
 }
 
-// implementing returns the Broker as one that implements an optional interface. It skips the test if there is none.
+// implementing returns the Broker as an optional interface. If the Broker does not implement it, the test is skipped.
 func implementing[T any](s *suite) T {
 	s.Helper()
 	b, ok := s.Broker.(T)
 	if !ok {
-		s.Skipf("the Broker is not a %v", reflect.TypeFor[T]())
+		s.Skipf("the Broker does not implement %v", reflect.TypeFor[T]())
 	}
 	return b
 }
@@ -60,7 +60,7 @@ func (s *suite) is(err, want error) {
 	}
 }
 
-// message makes a message. Its stream has the given name, which failures of tests show.
+// message makes a message with the given stream id. The failure of a test shows it.
 func (s *suite) message(name string) *broker.Message { return s.keyed(name, "") }
 
 func (s *suite) keyed(name, key string) *broker.Message {
@@ -70,7 +70,7 @@ func (s *suite) keyed(name, key string) *broker.Message {
 	return m
 }
 
-// big makes a message with a body of so many bytes, which cannot be compressed well.
+// big makes a message with a random body of so many bytes. A store cannot compress it much.
 func (s *suite) big(name string, size int) *broker.Message {
 	s.Helper()
 	const digits = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
@@ -114,20 +114,20 @@ func numbers(from, to int) []string {
 	return names
 }
 
-// start makes a call in another goroutine. Its result is in the channel that start returns.
+// start makes a call in another goroutine. The returned channel receives its result.
 func start(call func() error) <-chan error {
 	result := make(chan error, 1)
 	go func() { result <- call() }()
 	return result
 }
 
-// begin begins to publish a message, without waiting for the end.
+// begin publishes a message in another goroutine.
 func (s *suite) begin(ctx context.Context, producer string, m *broker.Message) <-chan error {
-	l := s.limits // which the test may change meanwhile
+	l := s.limits // the test may change them meanwhile
 	return start(func() error { return s.Publish(ctx, producer, m, l) })
 }
 
-// hold begins to publish a message for which there is no room, and checks that the call waits.
+// hold publishes a message for which there is no room, and checks that the call waits.
 func (s *suite) hold(ctx context.Context, producer, name string) <-chan error {
 	s.Helper()
 	return s.holdMessage(ctx, producer, s.message(name))
@@ -142,12 +142,12 @@ func (s *suite) holdMessage(ctx context.Context, producer string, m *broker.Mess
 
 func (s *suite) waits(result <-chan error) {
 	s.Helper()
-	if !stays(s, result) {
+	if !silent(s, result) {
 		s.Fatal("a call has returned that should wait")
 	}
 }
 
-// returned returns the result of a call that has no reason to wait any more.
+// returned returns the result of a call that must not wait any more.
 func (s *suite) returned(result <-chan error) error {
 	s.Helper()
 	err, ok := receive(s, result)
@@ -157,7 +157,7 @@ func (s *suite) returned(result <-chan error) error {
 	return err
 }
 
-// returnsAfterHold checks that a call waits until its hold time is over, and the error that it returns then.
+// returnsAfterHold checks that a call, made at start, waits for the hold time and then returns an error.
 func (s *suite) returnsAfterHold(result <-chan error, start time.Time, want error) {
 	s.Helper()
 	if !s.realTime {

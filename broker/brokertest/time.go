@@ -7,16 +7,16 @@ import (
 
 // Bounds of tests in real time.
 const (
-	// patience is how long a test waits for what must happen. It suffices on a machine with little to spare.
+	// patience is how long a test waits for something that must happen. It is long enough for a loaded machine.
 	patience = 20 * time.Second
-	// pollInterval is the time between two looks at a state that should change.
+	// pollInterval is how often a test looks at a state that must change.
 	pollInterval = 5 * time.Millisecond
-	// clockTolerance is how far the store's clock may be from ours.
+	// clockTolerance is how much the store's clock may differ from ours.
 	clockTolerance = time.Second
 )
 
-// settle waits until everything has happened that has been begun. In a bubble this takes no time.
-func (s *suite) settle() {
+// pause waits until nothing happens any more. In a bubble that takes no time. In real time it is a short while.
+func (s *suite) pause() {
 	if s.realTime {
 		time.Sleep(s.quiet)
 		return
@@ -24,7 +24,7 @@ func (s *suite) settle() {
 	synctest.Wait()
 }
 
-// eventually waits until holds returns true. In a bubble, that must be without any time passing.
+// eventually waits until holds returns true, and reports whether it did. In a bubble no time may pass until then.
 func (s *suite) eventually(holds func() bool) bool {
 	if !s.realTime {
 		synctest.Wait()
@@ -38,7 +38,8 @@ func (s *suite) eventually(holds func() bool) bool {
 	return holds()
 }
 
-// within is like eventually for what happens by itself, in at most the given time. In a bubble it just lets that time pass.
+// within is like eventually for something that the Broker does by itself within the given time. In a bubble that time
+// passes first.
 func (s *suite) within(d time.Duration, holds func() bool) bool {
 	if !s.realTime {
 		time.Sleep(d)
@@ -46,7 +47,7 @@ func (s *suite) within(d time.Duration, holds func() bool) bool {
 	return s.eventually(holds)
 }
 
-// pick returns the duration for a bubble, or the one for real time.
+// pick returns one duration in a bubble, and another in real time.
 func (s *suite) pick(bubble, realTime time.Duration) time.Duration {
 	if s.realTime {
 		return realTime
@@ -54,13 +55,13 @@ func (s *suite) pick(bubble, realTime time.Duration) time.Duration {
 	return bubble
 }
 
-// shortHold makes producers wait for a time that a test can wait for.
+// shortHold sets a hold time that a test can wait for.
 func (s *suite) shortHold() { s.limits.Hold = s.pick(s.limits.Hold, 300*time.Millisecond) }
 
-// shortTTL makes channels live for a time that a test can wait for.
+// shortTTL sets a channel's time to live to one that a test can wait for.
 func (s *suite) shortTTL() { s.limits.TTL = s.pick(s.limits.TTL, 600*time.Millisecond) }
 
-// took checks how long something took.
+// took checks how long it is since start. In real time it may be a fifth less than wanted, and much more.
 func (s *suite) took(start time.Time, want time.Duration) {
 	s.Helper()
 	took := time.Since(start)
@@ -73,7 +74,7 @@ func (s *suite) took(start time.Time, want time.Duration) {
 	}
 }
 
-// isTime checks a time that the Broker reports of something that happened between two times.
+// isTime checks a time that the Broker reports. It must lie between two others.
 func (s *suite) isTime(what string, got, from, to time.Time) {
 	s.Helper()
 	if s.realTime {
@@ -84,7 +85,7 @@ func (s *suite) isTime(what string, got, from, to time.Time) {
 	}
 }
 
-// receive waits for a value of c, or for its close. In a bubble, that must be without any time passing.
+// receive waits until c has a value or is closed, and reports whether that happened. In a bubble no time may pass until then.
 func receive[T any](s *suite, c <-chan T) (value T, ok bool) {
 	if !s.realTime {
 		synctest.Wait()
@@ -98,7 +99,7 @@ func receive[T any](s *suite, c <-chan T) (value T, ok bool) {
 	return receiveWithin(c, patience)
 }
 
-// receiveWithin waits for a value of c, or for its close, while time passes.
+// receiveWithin is like receive, and lets time pass in a bubble too.
 func receiveWithin[T any](c <-chan T, d time.Duration) (value T, ok bool) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -110,8 +111,8 @@ func receiveWithin[T any](c <-chan T, d time.Duration) (value T, ok bool) {
 	}
 }
 
-// stays reports whether c stays without a value, and open.
-func stays[T any](s *suite, c <-chan T) bool {
+// silent reports whether c has no value, and is not closed, for a short while.
+func silent[T any](s *suite, c <-chan T) bool {
 	if s.realTime {
 		_, ok := receiveWithin(c, s.quiet)
 		return !ok
