@@ -23,14 +23,14 @@ type adminServer struct {
 	admin *http.Client
 }
 
-// serveAdmin is like serve, with an admin endpoint.
+// serveAdmin is like serve, but with an admin endpoint.
 func serveAdmin(t *testing.T, settings, site string) *adminServer {
 	t.Helper()
 	s := &adminServer{server: serve(t, settings, site)}
 	socket := s.socket + ".admin"
 	s.admin = testserver.UnixClient(t, socket)
 	t.Cleanup(func() {
-		// To stop Caddy is not enough: its admin endpoint goes when a configuration says so.
+		// Stopping Caddy does not stop its admin endpoint. A configuration without one does.
 		if err := s.load("", "respond ok"); err != nil {
 			t.Error(err)
 		}
@@ -39,18 +39,18 @@ func serveAdmin(t *testing.T, settings, site string) *adminServer {
 	return s
 }
 
+// reload replaces the configuration, which must succeed. The admin endpoint stays.
 func (s *adminServer) reload(settings, site string) {
 	s.Helper()
 	caddyfile := strings.Replace(s.caddyfile(settings, site), "admin off", "admin unix/"+s.socket+".admin", 1)
-	defer s.client.CloseIdleConnections() // as load does
+	defer s.client.CloseIdleConnections() // as in load
 	defer s.admin.CloseIdleConnections()
 	if err := caddy.Load(adapt(s.T, caddyfile), true); err != nil {
 		s.Fatal(err)
 	}
-	s.client.CloseIdleConnections() // as load does
 }
 
-// call makes a request to the admin API, reads its reply into v, and returns its status.
+// call sends a request to the admin API. It decodes the reply into v, and returns the status.
 func (s *adminServer) call(method, path, body string, v any) int {
 	s.Helper()
 	r, err := http.NewRequestWithContext(s.Context(), method, "http://localhost/megaphone/"+path, strings.NewReader(body))
@@ -58,7 +58,7 @@ func (s *adminServer) call(method, path, body string, v any) int {
 		s.Fatal(err)
 	}
 	response, err := s.admin.Do(r)
-	for errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) { // as in open: the admin endpoint is replaced, too
+	for errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) { // as in open: a reload replaces the admin endpoint too
 		r.Body, _ = r.GetBody() // never fails for the reader of a string
 		response, err = s.admin.Do(r)
 	}
@@ -75,7 +75,7 @@ func (s *adminServer) call(method, path, body string, v any) int {
 	return response.StatusCode
 }
 
-// fails makes a request that must be answered with an error of this status, whose text is returned.
+// fails sends a request to the admin API that must fail with this status. It returns the text of the error.
 func (s *adminServer) fails(status int, method, path, body string) string {
 	s.Helper()
 	var e struct{ Error string }
@@ -85,8 +85,8 @@ func (s *adminServer) fails(status int, method, path, body string) string {
 	return e.Error
 }
 
-// A listed is a channel as the admin API shows it.
-type listed struct {
+// A channelInfo is a channel as the admin API shows it.
+type channelInfo struct {
 	ID, Agent, Producer, Consumer string
 	Connected                     bool
 	Pending, InFlight             int
@@ -99,8 +99,9 @@ type listed struct {
 	MoreMessages bool
 }
 
-type page struct {
-	Channels []listed
+// A channelPage is a page of the admin API's list of channels.
+type channelPage struct {
+	Channels []channelInfo
 	Next     string
 }
 
@@ -111,9 +112,9 @@ func TestAdminListsChannels(t *testing.T) {
 	for range 4 {
 		s.create()
 	}
-	var all []listed
+	var all []channelInfo
 	for query := "channels?limit=2"; ; {
-		var p page
+		var p channelPage
 		if status := s.call(http.MethodGet, query, "", &p); status != http.StatusOK || len(p.Channels) > 2 {
 			t.Fatalf("%d %+v", status, p)
 		}
@@ -126,7 +127,7 @@ func TestAdminListsChannels(t *testing.T) {
 	if len(all) != 5 {
 		t.Fatalf("listed %+v", all)
 	}
-	var p page
+	var p channelPage
 	if s.call(http.MethodGet, "channels?min_pending=1&agent=main&connected=false&min_age=0s", "", &p); len(p.Channels) != 1 {
 		t.Fatalf("listed %+v", p)
 	}
@@ -144,7 +145,7 @@ func TestAdminShowsAndDeletesChannels(t *testing.T) {
 	s := serveAdmin(t, "", "megaphone")
 	a, b, c := s.create(), s.create(), s.create()
 	lookup := func(addresses ...string) (found struct {
-		Channels []listed
+		Channels []channelInfo
 		NotFound []string
 	},
 	) {
@@ -156,14 +157,14 @@ func TestAdminShowsAndDeletesChannels(t *testing.T) {
 	}
 	found := lookup(a.ProducerAddress, "main.unknown")
 	if len(found.Channels) != 1 || len(found.NotFound) != 1 || found.NotFound[0] != "main.unknown" {
-		t.Fatalf("found %+v", found)
+		t.Fatalf("lookup found %+v", found)
 	}
 	id := found.Channels[0].ID
 	if again := lookup(a.ConsumerAddress, id); len(again.Channels) != 2 || again.Channels[0].ID != id || again.Channels[1].ID != id {
-		t.Errorf("found %+v", again)
+		t.Errorf("lookup found %+v", again)
 	}
-	read := s.read("/read/" + a.ConsumerAddress)
-	var shown listed
+	read := s.read(a)
+	var shown channelInfo
 	if status := s.call(http.MethodGet, "channels/"+id, "", &shown); status != http.StatusOK || !shown.Connected || shown.Expires != nil || shown.LastRead == nil {
 		t.Errorf("%d %+v", status, shown)
 	}
@@ -182,19 +183,19 @@ func TestAdminShowsAndDeletesChannels(t *testing.T) {
 	if status := s.call(http.MethodDelete, "channels", body, &deleted); status != http.StatusOK || deleted.Deleted != 2 || len(deleted.NotFound) != 1 || deleted.NotFound[0] != id {
 		t.Errorf("%d %+v", status, deleted)
 	}
-	s.post("/write/"+b.ProducerAddress+"/s", "1").wantError(t, 404, "NOT_FOUND")
+	s.tryWrite(b, "1").wantError(t, 404, "NOT_FOUND")
 }
 
-func TestAdminShowsMessagesOnlyWhereThatIsConfigured(t *testing.T) {
+func TestAdminShowsMessagesOnlyIfConfigured(t *testing.T) {
 	s := serveAdmin(t, "", "megaphone")
 	c := s.create()
 	s.write(c, `"secret"`)
-	s.get("/read/" + c.ConsumerAddress + "?poll=0")
+	s.poll(c)
 	s.write(c, "2")
-	var p page
+	var p channelPage
 	s.call(http.MethodGet, "channels", "", &p)
 	path := "channels/" + p.Channels[0].ID
-	var shown listed
+	var shown channelInfo
 	if status := s.call(http.MethodGet, path, "", &shown); status != http.StatusOK || len(shown.Messages) != 0 {
 		t.Errorf("%d %+v", status, shown)
 	}
@@ -206,17 +207,17 @@ func TestAdminShowsMessagesOnlyWhereThatIsConfigured(t *testing.T) {
 		string(shown.Messages[0].Message.Body) != `"secret"` || !shown.Messages[0].InFlight || shown.Messages[1].InFlight {
 		t.Errorf("%d %+v", status, shown)
 	}
-	var plain listed
+	var plain channelInfo
 	if s.call(http.MethodGet, path, "", &plain); len(plain.Messages) != 0 {
-		t.Errorf("shown without being asked for: %+v", plain)
+		t.Errorf("a request that does not ask for messages gets some: %+v", plain)
 	}
 }
 
-func TestAdminShowsOnlySoManyBytesOfMessages(t *testing.T) {
+func TestAdminLimitsTheBytesOfMessagesThatItShows(t *testing.T) {
 	s := serveAdmin(t, "megaphone {\ninspect_messages\nmax_message_size 12MB\n}", "megaphone")
 	c := s.create()
-	show := func() (shown listed) {
-		var p page
+	show := func() (shown channelInfo) {
+		var p channelPage
 		s.call(http.MethodGet, "channels", "", &p)
 		if status := s.call(http.MethodGet, "channels/"+p.Channels[0].ID+"?messages=1000", "", &shown); status != http.StatusOK {
 			t.Errorf("status %d", status)
@@ -239,7 +240,7 @@ func TestAdminShowsOnlySoManyBytesOfMessages(t *testing.T) {
 func TestAdminRefusesBadRequests(t *testing.T) {
 	s := serveAdmin(t, "", "megaphone")
 	c := s.create()
-	var p page
+	var p channelPage
 	s.call(http.MethodGet, "channels", "", &p)
 	id := p.Channels[0].ID
 	for _, test := range []struct {
@@ -291,7 +292,7 @@ func TestAdminRefusesBadRequests(t *testing.T) {
 	}
 	var drain struct{ Draining bool }
 	if s.call(http.MethodGet, "drain", "", &drain); drain.Draining {
-		t.Error("the server is drained")
+		t.Error("the server drains")
 	}
 }
 
@@ -301,7 +302,27 @@ func TestAdminWithoutMegaphone(t *testing.T) {
 	s.fails(http.StatusNotFound, http.MethodGet, "stats", "")
 }
 
-func TestDrainThroughAdmin(t *testing.T) {
+// TestAdminWithoutOptionalInterfaces checks the admin API with a Broker that has none of the optional interfaces.
+func TestAdminWithoutOptionalInterfaces(t *testing.T) {
+	s := serveAdmin(t, "megaphone {\nbroker guest\n}", "megaphone")
+	s.create()
+	var page struct{ Channels []struct{ ID string } }
+	if status := s.call(http.MethodGet, "channels", "", &page); status != http.StatusOK || len(page.Channels) != 1 {
+		t.Errorf("list: %d, %v", status, page)
+	}
+	var stats struct{ Agent string }
+	if status := s.call(http.MethodGet, "stats", "", &stats); status != http.StatusOK || stats.Agent != "main" {
+		t.Errorf("stats: %d, %v", status, stats)
+	}
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		var refusal struct{ Error string }
+		if status := s.call(method, "drain", "{}", &refusal); status != http.StatusNotImplemented || refusal.Error == "" {
+			t.Errorf("%s drain: %d, %v", method, status, refusal)
+		}
+	}
+}
+
+func TestAdminDrainsTheServer(t *testing.T) {
 	s := serveAdmin(t, "", "megaphone create write read health")
 	type state struct {
 		Draining, Done                   bool
@@ -324,7 +345,7 @@ func TestDrainThroughAdmin(t *testing.T) {
 	}
 	drained := func(when string) {
 		t.Helper()
-		refused := s.do(http.MethodPost, "/create", nil, nil)
+		refused := s.tryCreate()
 		refused.wantError(t, 503, "LIMIT_REACHED")
 		if refused.Header.Get("Retry-After") == "" {
 			t.Errorf("%s: no Retry-After", when)
@@ -340,8 +361,8 @@ func TestDrainThroughAdmin(t *testing.T) {
 	drained("at once")
 	s.reload("megaphone {\nbuffer 7\n}", "megaphone create write read health")
 	drained("after a reload")
-	s.post("/write/"+c.ProducerAddress+"/s", "2").wantError(t, 404, "NOT_FOUND")
-	read := s.read("/read/" + c.ConsumerAddress) // ends soon, and its end settles the message
+	s.tryWrite(c, "2").wantError(t, 404, "NOT_FOUND")
+	read := s.read(c) // ends soon; the clean end settles the message
 	read.ends("1")
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		var now state
@@ -352,7 +373,7 @@ func TestDrainThroughAdmin(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not done: %+v", now)
+			t.Fatalf("the drain is not done: %+v", now)
 		}
 	}
 	var undone state

@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-megaphone/megaphone"
 )
 
-// provision makes a handler with an app of these settings, without a server around it.
+// provision returns a handler whose app has these settings, without a server around it.
 func provision(tb testing.TB, settings string) *megaphone.Handler {
 	tb.Helper()
 	ctx, err := caddy.ProvisionContext(&caddy.Config{
@@ -41,14 +41,14 @@ func provision(tb testing.TB, settings string) *megaphone.Handler {
 	return handler.(*megaphone.Handler)
 }
 
-// ask passes a request to a handler, which must know its path.
-func ask(tb testing.TB, h caddyhttp.MiddlewareHandler, method, path, contentType string, body []byte) *httptest.ResponseRecorder {
+// serveRequest passes a request to a handler, which must serve it.
+func serveRequest(tb testing.TB, h caddyhttp.MiddlewareHandler, method, path, contentType string, body []byte) *httptest.ResponseRecorder {
 	tb.Helper()
 	r := httptest.NewRequestWithContext(tb.Context(), method, path, bytes.NewReader(body))
 	r.Header.Set("Content-Type", contentType)
 	w := httptest.NewRecorder()
 	err := h.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
-		tb.Errorf("%s goes to the next handler", path)
+		tb.Errorf("%s went to the next handler", path)
 		return nil
 	}))
 	if err != nil {
@@ -57,9 +57,8 @@ func ask(tb testing.TB, h caddyhttp.MiddlewareHandler, method, path, contentType
 	return w
 }
 
-// Whatever the body of a request is, the reply is JSON with one of the codes of the protocol (protocol.md 1.2), and
-// what was accepted is read as whole lines. In the seeds and in what is made of them, PRODUCER stands for the address
-// of a channel.
+// FuzzBodies checks that any body of a request gets a reply in JSON with one of the codes in protocol.md 1.2, and that
+// what was accepted is read as whole lines. In a body, PRODUCER stands for the producer address of a channel.
 func FuzzBodies(f *testing.F) {
 	const jsonType, linesType = "application/json", "application/x-ndjson"
 	paths := []string{"/write/PRODUCER/s", "/write-batch", "/channelsExists", "/create", "/write"}
@@ -90,17 +89,17 @@ func FuzzBodies(f *testing.F) {
 	h := provision(f, `{"hold":0,"ttl":"10s","max_message_size":1000}`)
 	f.Fuzz(func(t *testing.T, path int, contentType string, body []byte) {
 		var c channel
-		if err := json.Unmarshal(ask(t, h, http.MethodPost, "/create", "", nil).Body.Bytes(), &c); err != nil {
+		if err := json.Unmarshal(serveRequest(t, h, http.MethodPost, "/create", "", nil).Body.Bytes(), &c); err != nil {
 			t.Fatal(err)
 		}
 		kind := uint(path) % uint(len(paths))
 		address := strings.NewReplacer("PRODUCER", c.ProducerAddress)
 		sent := []byte(address.Replace(string(body)))
-		w := ask(t, h, http.MethodPost, address.Replace(paths[kind]), contentType, sent)
+		w := serveRequest(t, h, http.MethodPost, address.Replace(paths[kind]), contentType, sent)
 
 		var reply struct{ Code, Message string }
 		if err := json.Unmarshal(w.Body.Bytes(), &reply); err != nil || w.Header().Get("Content-Type") != jsonType {
-			t.Fatalf("the reply is no JSON: %q", w.Body)
+			t.Fatalf("the reply is not JSON: %q", w.Body)
 		}
 		accepted := w.Code == http.StatusOK || w.Code == http.StatusCreated
 		switch known := map[int]string{
@@ -114,9 +113,9 @@ func FuzzBodies(f *testing.F) {
 			t.Errorf("write of %q: %d %s", sent, w.Code, w.Body)
 		}
 
-		text := ask(t, h, http.MethodGet, "/read/"+c.ConsumerAddress+"?poll=0", "", nil).Body.String()
+		text := serveRequest(t, h, http.MethodGet, c.readPath()+"?poll=0", "", nil).Body.String()
 		if kind == 0 && accepted != (text != "") {
-			t.Errorf("write: %d, and %q is read", w.Code, text)
+			t.Errorf("write: %d, but a poll returns %q", w.Code, text)
 		}
 		for line := range strings.Lines(text) {
 			var m message

@@ -12,9 +12,8 @@ import (
 	"github.com/caddy-megaphone/megaphone"
 )
 
-// What is in the folder integration/caddyfile is tested there, as Caddy adapts it. Here is whatever else may be
-// written: nothing makes the parsers panic, every mistake is told with its line, and what is accepted comes out of
-// JSON as it went in.
+// FuzzCaddyfile checks that the parsers never panic, that every error names its line, and that settings survive the way
+// to JSON and back. The folder integration/caddyfile has examples of what a Caddyfile becomes.
 func FuzzCaddyfile(f *testing.F) {
 	for _, seed := range []string{
 		"megaphone", "megaphone {\n}", "megaphone x", "megaphone {", "megaphone }", "megaphone {\n{\n", "{\n}", "megaphone \"\"",
@@ -33,11 +32,11 @@ func FuzzCaddyfile(f *testing.F) {
 		for _, module := range []caddyfile.Unmarshaler{new(megaphone.App), new(megaphone.Handler)} {
 			tokens, err := caddyfile.Tokenize([]byte(text), "Caddyfile")
 			if err != nil || len(tokens) == 0 {
-				return // is refused before it comes here
+				return // Caddy refuses it before the parsers see it
 			}
 			if err := module.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
 				if !line.MatchString(err.Error()) {
-					t.Errorf("%T: the error does not tell its line: %v", module, err)
+					t.Errorf("%T: the error does not name its line: %v", module, err)
 				}
 				continue
 			}

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestManageTellsAChannelsState(t *testing.T) {
+func TestManageShowsTheStateOfAChannel(t *testing.T) {
 	s := serve(t, "", "megaphone create write read manage")
 	c := s.create()
 	s.write(c, "1")
@@ -41,7 +41,7 @@ func TestManageTellsAChannelsState(t *testing.T) {
 			t.Errorf("created %v, expires %v, %v", created, expires, err)
 		}
 	}
-	s.read("/read/" + c.ConsumerAddress).wants("1")
+	s.read(c).wants("1")
 	if got := state(c.ProducerAddress); got["connected"] != true || got["inFlight"] != 1.0 || got["lastRead"] == nil || got["expires"] != nil {
 		t.Errorf("state %v", got)
 	}
@@ -50,18 +50,18 @@ func TestManageTellsAChannelsState(t *testing.T) {
 func TestManageDeletesAChannel(t *testing.T) {
 	s := serve(t, "", "megaphone create write read manage")
 	c := s.create()
-	read := s.read("/read/" + c.ConsumerAddress)
-	if r := s.do(http.MethodDelete, "/channel/"+c.ProducerAddress, nil, nil); r.StatusCode != http.StatusOK || r.body != `{"status":"OK"}` {
+	read := s.read(c)
+	if r := s.deleteChannel(c); r.StatusCode != http.StatusOK || r.body != `{"status":"OK"}` {
 		t.Errorf("%d %s", r.StatusCode, r.body)
 	}
 	read.ends()
-	s.do(http.MethodDelete, "/channel/"+c.ProducerAddress, nil, nil).wantError(t, 404, "NOT_FOUND")
+	s.deleteChannel(c).wantError(t, 404, "NOT_FOUND")
 	s.get("/channel/"+c.ConsumerAddress).wantError(t, 404, "NOT_FOUND")
 	s.get("/channel/").wantError(t, 404, "NOT_FOUND")
 	s.post("/channel/"+c.ConsumerAddress, "").wantError(t, 405, "METHOD_NOT_ALLOWED")
 }
 
-func TestManageAndHealthAreServedOnDemandOnly(t *testing.T) {
+func TestManageAndHealthAreOffByDefault(t *testing.T) {
 	s := serve(t, "", "route {\nmegaphone\nrespond next\n}")
 	for _, path := range []string{"/channel/" + s.create().ConsumerAddress, "/health"} {
 		if r := s.get(path); r.body != "next" {
@@ -88,15 +88,15 @@ func TestCreateReplies(t *testing.T) {
 		contentType, body string
 		protocols         []string
 	}{
-		"no body":                 {"", "", ndjson},
-		"empty list":              {"application/json", `{"protocols":[]}`, ndjson},
-		"not JSON":                {"text/plain", "hello", ndjson},
-		"wrong shape":             {"application/json", `{"protocols":"HTTP_STREAM_SSE_V1"}`, ndjson},
-		"large garbage":           {"application/octet-stream", strings.Repeat("x", 100_000), ndjson},
-		"of any content type":     {"text/plain", `{"protocols":["HTTP_STREAM_SSE_V1"]}`, []string{"HTTP_STREAM_SSE_V1"}},
-		"the known, in order":     {"", `{"protocols":["WEBSOCKET_V1","NEW","HTTP_STREAM_NDJSON_V1"]}`, []string{"WEBSOCKET_V1", "HTTP_STREAM_NDJSON_V1"}},
-		"each once":               {"", `{"protocols":["HTTP_POLL_NDJSON_V1","HTTP_POLL_NDJSON_V1"]}`, []string{"HTTP_POLL_NDJSON_V1"}},
-		"null means the standard": {"", `null`, ndjson},
+		"no body":                     {"", "", ndjson},
+		"empty list":                  {"application/json", `{"protocols":[]}`, ndjson},
+		"not JSON":                    {"text/plain", "hello", ndjson},
+		"wrong shape":                 {"application/json", `{"protocols":"HTTP_STREAM_SSE_V1"}`, ndjson},
+		"large body that is not JSON": {"application/octet-stream", strings.Repeat("x", 100_000), ndjson},
+		"another content type":        {"text/plain", `{"protocols":["HTTP_STREAM_SSE_V1"]}`, []string{"HTTP_STREAM_SSE_V1"}},
+		"known and unknown protocols": {"", `{"protocols":["WEBSOCKET_V1","NEW","HTTP_STREAM_NDJSON_V1"]}`, []string{"WEBSOCKET_V1", "HTTP_STREAM_NDJSON_V1"}},
+		"a protocol twice":            {"", `{"protocols":["HTTP_POLL_NDJSON_V1","HTTP_POLL_NDJSON_V1"]}`, []string{"HTTP_POLL_NDJSON_V1"}},
+		"null":                        {"", `null`, ndjson},
 	} {
 		t.Run(name, func(t *testing.T) {
 			header := http.Header{}

@@ -15,21 +15,22 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(tellConn{})
-	httpcaddyfile.RegisterHandlerDirective("tell_conn", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	caddy.RegisterModule(connType{})
+	httpcaddyfile.RegisterHandlerDirective("conn_type", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		h.Next()
-		return tellConn{}, nil
+		return connType{}, nil
 	})
 }
 
-// A tellConn answers with the type of the connection that Megaphone knows.
-type tellConn struct{}
+// A connType is a handler that replies with the type of the request's connection, as Megaphone knows it. For a
+// handover.Conn, it adds whether a request has begun: 1 or 0.
+type connType struct{}
 
-func (tellConn) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.handlers.tell_conn", New: func() caddy.Module { return new(tellConn) }}
+func (connType) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.conn_type", New: func() caddy.Module { return new(connType) }}
 }
 
-func (tellConn) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+func (connType) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	conn := megaphone.ConnOf(r)
 	_, err := fmt.Fprintf(w, "%T", conn)
 	if c, ok := conn.(*handover.Conn); ok {
@@ -38,9 +39,10 @@ func (tellConn) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	return err
 }
 
-// The listener wrapper relies on Caddy to ask the context of the connection for something (see handover.Conn.Context).
+// TestAConnectionKnowsThatARequestHasBegun checks that Caddy asks the context of the connection for a value with each
+// request. The listener wrapper relies on that (see handover.Conn.Context).
 func TestAConnectionKnowsThatARequestHasBegun(t *testing.T) {
-	s := serve(t, "servers {\nlistener_wrappers {\nmegaphone\n}\n}", "route {\nmegaphone\ntell_conn\n}")
+	s := serve(t, "servers {\nlistener_wrappers {\nmegaphone\n}\n}", "route {\nmegaphone\nconn_type\n}")
 	for range 2 {
 		if r := s.get("/other"); r.body != "*handover.Conn, begun: 1" {
 			t.Error(r.body)
@@ -48,11 +50,11 @@ func TestAConnectionKnowsThatARequestHasBegun(t *testing.T) {
 	}
 }
 
-func TestTheConnectionIsKnownWhateverTheProtocols(t *testing.T) {
+func TestTheConnectionIsKnownWithAnyProtocols(t *testing.T) {
 	for _, protocols := range []string{"h1", "h1 h2", "h1 h2c"} {
-		s := serve(t, "servers {\nprotocols "+protocols+"\n}", "route {\nmegaphone\ntell_conn\n}")
+		s := serve(t, "servers {\nprotocols "+protocols+"\n}", "route {\nmegaphone\nconn_type\n}")
 		if r := s.get("/other"); r.body != "*net.UnixConn" {
-			t.Errorf("with protocols %s, the connection is a %s", protocols, r.body)
+			t.Errorf("protocols %s: the connection is %s, want *net.UnixConn", protocols, r.body)
 		}
 		if err := caddy.Stop(); err != nil {
 			t.Fatal(err)

@@ -57,10 +57,10 @@ func TestCrossOrigin(t *testing.T) {
 		t.Errorf("preflight: %d %v", r.StatusCode, r.Header)
 	}
 	if r := preflight("/some/read/main.x", "https://evil.example"); r.Header.Get("Access-Control-Allow-Methods") != "" {
-		t.Errorf("preflight of a foreign origin: %v", r.Header)
+		t.Errorf("preflight from another origin: %v", r.Header)
 	}
 	if r := preflight("/some/write/main.x/s", "https://www.example.com"); r.StatusCode != http.StatusNotFound {
-		t.Errorf("preflight of an endpoint that is not served: %d", r.StatusCode)
+		t.Errorf("preflight for an endpoint that the site does not serve: %d", r.StatusCode)
 	}
 	s.do(http.MethodOptions, "/some/create", http.Header{"Origin": {"https://www.example.com"}}, nil).wantError(t, 405, "METHOD_NOT_ALLOWED")
 }

@@ -12,26 +12,26 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
-// TestAllDeletionsThatAreLostAreLogged: a line in ten seconds is enough while handlers are too slow, but in the end the
-// lines tell of all that was lost.
+// TestAllDeletionsThatAreLostAreLogged checks the log while handlers are too slow. There is one line in ten seconds at
+// most, but the lines add up to all deletions that were lost.
 func TestAllDeletionsThatAreLostAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newRegistry(memory.New())
-		defer s.Close()
+		r := newRegistry(memory.New())
+		defer r.Close()
 		core, logs := observer.New(zap.DebugLevel)
 		app := &App{logger: zap.New(core)}
-		q := &s.deletions
-		fill := func(waiting int) {
+		q := &r.deletions
+		setWaiting := func(waiting int) {
 			q.mu.Lock()
 			defer q.mu.Unlock()
 			q.waiting = waiting
 		}
-		synctest.Wait() // it is waiting for a batch
-		fill(maxDeletions)
+		synctest.Wait() // until the queue waits for a batch
+		setWaiting(maxDeletions)
 		for n := range 5 {
 			q.add(eventBatch{app: app, events: make([]webhook.Event, 1+n)})
 		}
-		fill(0)
+		setWaiting(0)
 		<-q.mark()
 		synctest.Wait()
 		var lost []any

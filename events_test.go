@@ -3,7 +3,6 @@ package megaphone_test
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -33,11 +32,11 @@ func (*eventRecorder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func (*eventRecorder) Handle(ctx context.Context, e caddy.Event) error {
 	recordedEvents <- e
-	return ctx.Err() // so that an event from an unloaded configuration is told apart
+	return ctx.Err() // an error if the configuration that emits the event is unloaded
 }
 
-// event waits for the next event, which must be of this name and with these data.
-func (s *server) event(name string, want map[string]any) {
+// wantEvent waits for the next event. It must have this name and these data.
+func (s *server) wantEvent(name string, want map[string]any) {
 	s.Helper()
 	select {
 	case e := <-recordedEvents:
@@ -67,36 +66,34 @@ func TestEvents(t *testing.T) {
 	}`
 	s := serve(t, settings, "megaphone")
 	c := s.create()
-	s.event("megaphone.channel_created", map[string]any{"channel": c.ConsumerAddress})
-	read := s.read("/read/" + c.ConsumerAddress)
-	s.event("megaphone.reader_connected", map[string]any{"channel": c.ConsumerAddress, "transport": "ndjson"})
+	s.wantEvent("megaphone.channel_created", map[string]any{"channel": c.ConsumerAddress})
+	read := s.read(c)
+	s.wantEvent("megaphone.reader_connected", map[string]any{"channel": c.ConsumerAddress, "transport": "ndjson"})
 	s.write(c, "1")
 	read.wants("1")
-	// The read ends after its configuration is gone; the event comes all the same, by the new one.
-	if err := s.load(settings, "megaphone"); err != nil {
-		t.Fatal(err)
-	}
+	// The read ends when its configuration is gone. The new configuration emits the event.
+	s.reload(settings, "megaphone")
 	read.ends()
-	s.event("megaphone.reader_disconnected", map[string]any{
+	s.wantEvent("megaphone.reader_disconnected", map[string]any{
 		"channel": c.ConsumerAddress, "transport": "ndjson", "ended_by": "complete", "messages": 1,
 	})
 	s.write(c, "2")
-	s.event("megaphone.channel_deleted", map[string]any{
+	s.wantEvent("megaphone.channel_deleted", map[string]any{
 		"channel": c.ConsumerAddress, "reason": "expired", "undelivered": 1,
 	})
 }
 
-// TestNoEventsWhenNobodyListens: a configuration without handlers stays silent, whatever an earlier one had.
-func TestNoEventsWhenNobodyListens(t *testing.T) {
+// TestNoEventsWithoutHandlers checks that a configuration without handlers emits no events, even if an earlier
+// configuration had handlers.
+func TestNoEventsWithoutHandlers(t *testing.T) {
 	s := serve(t, "events {\non megaphone.reader_disconnected record\n}", "megaphone")
 	c := s.create()
-	read := s.read("/read/" + c.ConsumerAddress)
-	if err := s.load("", "megaphone"); err != nil {
-		t.Fatal(err)
-	}
+	read := s.read(c)
+	s.reload("", "megaphone")
 	read.close()
-	s.eventuallyFree(c)
-	s.eventually(func() bool { return !s.runs("(*openRead).") }) // by when handlers would have been told
+	s.awaitNoReader(c)
+	// The end of the read would emit the event.
+	s.eventually(func() bool { return running(t, ".(*openRead).") == 0 })
 	select {
 	case e := <-recordedEvents:
 		t.Errorf("event %s", e.Name())
@@ -104,64 +101,56 @@ func TestNoEventsWhenNobodyListens(t *testing.T) {
 	}
 }
 
-func init() { caddy.RegisterModule(slowTeller{}) }
+func init() { caddy.RegisterModule(slowHandler{}) }
 
-// A slowTeller is a handler of Caddy's events that takes some time for each, and is ended with its configuration.
-type slowTeller struct {
-	// Name is the configuration's.
+// A slowHandler is a handler of Caddy's events that takes some time for each event. It aborts when its configuration is
+// unloaded.
+type slowHandler struct {
+	// Name says which configuration the handler belongs to.
 	Name string `json:"name,omitempty"`
-	// Delay is how long it takes.
+	// Delay is how long the handler takes for an event.
 	Delay string `json:"delay,omitempty"`
 }
 
-// told has who was told of a channel's deletion.
-var told sync.Map // from consumer address to Name
+// handledBy holds the Name of the slowHandler that has handled the deletion of a channel, by consumer address.
+var handledBy sync.Map
 
-func (slowTeller) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "events.handlers.slow", New: func() caddy.Module { return new(slowTeller) }}
+func (slowHandler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.slow", New: func() caddy.Module { return new(slowHandler) }}
 }
 
-func (h *slowTeller) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (h *slowHandler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	d.Args(&h.Name, &h.Delay)
 	return nil
 }
 
-func (h *slowTeller) Handle(ctx context.Context, e caddy.Event) error {
+func (h *slowHandler) Handle(ctx context.Context, e caddy.Event) error {
 	delay, err := time.ParseDuration(h.Delay)
 	if err != nil {
 		return err
 	}
 	select {
 	case <-time.After(delay):
-		told.Store(e.Data["channel"], h.Name)
+		handledBy.Store(e.Data["channel"], h.Name)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-const tellingSettings = "events {\non megaphone.channel_deleted slow old 2ms\n}\n"
+// oldHandler is the setting of a slowHandler with the name "old". newHandler is the same with the name "new".
+const (
+	oldHandler = "events {\non megaphone.channel_deleted slow old 2ms\n}\n"
+	newHandler = "events {\non megaphone.channel_deleted slow new 2ms\n}\n"
+)
 
-// delete creates channels and deletes them.
-func (s *server) delete(n int) (channels []channel) {
-	s.Helper()
-	for range n {
-		c := s.create()
-		if r := s.do(http.MethodDelete, "/channel/"+c.ProducerAddress, nil, nil); r.StatusCode != http.StatusOK {
-			s.Fatalf("delete: %d %s", r.StatusCode, r.body)
-		}
-		channels = append(channels, c)
-	}
-	return channels
-}
-
-// areTold waits until handlers of the event were told of all these channels.
-func (s *server) areTold(channels []channel) {
+// awaitDeletionEvents waits until slowHandlers have handled the deletion of all these channels.
+func (s *server) awaitDeletionEvents(channels []channel) {
 	s.Helper()
 	missing := func() (n int) {
 		for _, c := range channels {
-			if _, ok := told.Load(c.ConsumerAddress); !ok {
+			if _, ok := handledBy.Load(c.ConsumerAddress); !ok {
 				n++
 			}
 		}
@@ -169,130 +158,123 @@ func (s *server) areTold(channels []channel) {
 	}
 	for deadline := time.Now().Add(20 * time.Second); missing() > 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.Fatalf("handlers were not told of %d of %d channels", missing(), len(channels))
+			s.Fatalf("handlers have not got the deletion of %d of %d channels", missing(), len(channels))
 		}
 	}
 }
 
-// TestEveryDeletionIsAnEvent: handlers of Caddy's event are told of each deletion once or more, though configurations
-// are replaced, or fail to be, while the handlers are behind.
+// TestEveryDeletionIsAnEvent checks that handlers get each deletion at least once, even if configurations are loaded, or
+// fail to load, while handlers are behind.
 func TestEveryDeletionIsAnEvent(t *testing.T) {
-	s := serve(t, tellingSettings, "megaphone create manage")
+	const site = "megaphone create manage"
+	s := serve(t, oldHandler, site)
 	var channels []channel
 	for start := time.Now(); time.Since(start) < 3500*time.Millisecond; {
-		channels = append(channels, s.delete(1)...)
-		s.failsToLoad("broken start\n"+tellingSettings, "megaphone create manage")
-		channels = append(channels, s.delete(1)...)
-		s.failsToLoad("broken provision\n"+tellingSettings, "megaphone create manage")
-		channels = append(channels, s.delete(1)...)
-		if err := s.load(tellingSettings, "megaphone create manage"); err != nil {
-			t.Fatal(err)
-		}
+		channels = append(channels, s.createAndDelete(1)...)
+		s.failToLoad("broken start\n"+oldHandler, site)
+		channels = append(channels, s.createAndDelete(1)...)
+		s.failToLoad("broken provision\n"+oldHandler, site)
+		channels = append(channels, s.createAndDelete(1)...)
+		s.reload(oldHandler, site)
 	}
-	s.areTold(channels)
+	s.awaitDeletionEvents(channels)
 }
 
-// TestEventsBeforeTheirHandlersAreGone: what was deleted before a reload is told, though the new configuration has no
-// handlers, or even no Megaphone.
-func TestEventsBeforeTheirHandlersAreGone(t *testing.T) {
+// TestDeletionsBeforeAReloadAreEvents checks that handlers get every deletion before a reload, even if the new
+// configuration has no handlers or no Megaphone.
+func TestDeletionsBeforeAReloadAreEvents(t *testing.T) {
 	for name, load := range map[string]func(*server) error{
-		"without handlers":     func(s *server) error { return s.load("", "megaphone") },
-		"without Megaphone":    func(s *server) error { return s.load(tellingSettings, "respond 204") },
-		"without anything":     func(*server) error { return caddy.Stop() },
-		"with other handlers":  func(s *server) error { return s.load(strings.Replace(tellingSettings, "old", "new", 1), "megaphone") },
-		"with those unchanged": func(s *server) error { return s.load(tellingSettings, "megaphone") },
+		"without handlers":       func(s *server) error { return s.load("", "megaphone") },
+		"without Megaphone":      func(s *server) error { return s.load(oldHandler, "respond 204") },
+		"without anything":       func(*server) error { return caddy.Stop() },
+		"with other handlers":    func(s *server) error { return s.load(newHandler, "megaphone") },
+		"with the same handlers": func(s *server) error { return s.load(oldHandler, "megaphone") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := serve(t, tellingSettings, "megaphone create manage")
-			channels := s.delete(50)
+			s := serve(t, oldHandler, "megaphone create manage")
+			channels := s.createAndDelete(50)
 			if err := load(s); err != nil {
 				t.Fatal(err)
 			}
-			s.areTold(channels)
+			s.awaitDeletionEvents(channels)
 		})
 	}
 }
 
-// TestEventsBeforeTheirHandlersAreGoneWithDebugLog: a log of level DEBUG sees all events, but it does not stand in for
-// the handlers that the old configuration had.
-func TestEventsBeforeTheirHandlersAreGoneWithDebugLog(t *testing.T) {
-	for name, include := range map[string]string{"of all": "", "of events only": "include events"} {
+// TestDeletionsBeforeAReloadWithADebugLogAreEvents checks that a new configuration with a log of level DEBUG does not
+// count as one with handlers. Such a log sees all events, but does not replace the handlers of the old configuration.
+func TestDeletionsBeforeAReloadWithADebugLogAreEvents(t *testing.T) {
+	for name, include := range map[string]string{"of everything": "", "of events only": "include events"} {
 		t.Run(name, func(t *testing.T) {
-			s := serve(t, strings.Replace(tellingSettings, "2ms", "25ms", 1), "megaphone create manage")
-			channels := s.delete(40)
-			// Not the global option debug: Caddy makes nothing of it for a log that is discarded.
-			debugging := fmt.Sprintf("log debugging {\noutput file %s {\nroll_disabled\n}\nlevel DEBUG\n%s\n}", filepath.Join(t.TempDir(), "log"), include)
-			if err := s.load(debugging, "megaphone"); err != nil {
-				t.Fatal(err)
-			}
-			s.areTold(channels)
+			s := serve(t, strings.Replace(oldHandler, "2ms", "25ms", 1), "megaphone create manage")
+			channels := s.createAndDelete(40)
+			// The global option debug would not do: Caddy ignores it for a log that is discarded.
+			s.reload(fmt.Sprintf("log debugging {\noutput file %s {\nroll_disabled\n}\nlevel DEBUG\n%s\n}",
+				filepath.Join(t.TempDir(), "log"), include), "megaphone")
+			s.awaitDeletionEvents(channels)
 		})
 	}
 }
 
-func init() { caddy.RegisterModule(hangingTeller{}) }
+func init() { caddy.RegisterModule(hangingHandler{}) }
 
-// A hangingTeller is a handler of Caddy's events that goes on when its configuration is unloaded, until the test lets it
-// end.
-type hangingTeller struct{}
+// A hangingHandler is a handler of Caddy's events that does not return until the test allows it, even if its
+// configuration is unloaded.
+type hangingHandler struct{}
 
 var (
-	hanging = make(chan struct{}, 1000) // receives a value for each call
-	unhang  = make(chan struct{})       // is closed to let them end
+	hangingCalls = make(chan struct{}, 1000) // receives a value for each call of a hangingHandler
+	hangUntil    = make(chan struct{})       // hangingHandlers return when it is closed
 )
 
-func (hangingTeller) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "events.handlers.hang", New: func() caddy.Module { return new(hangingTeller) }}
+func (hangingHandler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.hang", New: func() caddy.Module { return new(hangingHandler) }}
 }
 
-func (*hangingTeller) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (*hangingHandler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	return nil
 }
 
-func (*hangingTeller) Handle(context.Context, caddy.Event) error {
-	end := unhang
-	hanging <- struct{}{}
-	<-end
+func (*hangingHandler) Handle(context.Context, caddy.Event) error {
+	until := hangUntil
+	hangingCalls <- struct{}{}
+	<-until
 	return nil
 }
 
-// TestAHandlerThatHangsHoldsUpItsConfigurationOnly: the deletion that it does not get done with, those behind it, and
-// later ones are told to the handlers of the next configuration.
-func TestAHandlerThatHangsHoldsUpItsConfigurationOnly(t *testing.T) {
-	s := serve(t, strings.Replace(tellingSettings, "slow old 2ms", "hang", 1), "megaphone create manage")
-	unhang = make(chan struct{})
-	t.Cleanup(func() { close(unhang) }) // before Caddy is stopped
-	channels := s.delete(3)
+// TestAHandlerThatHangsDelaysOnlyItsConfiguration checks that the handlers of the next configuration get the deletion for
+// which the handler hangs, those behind it, and later ones.
+func TestAHandlerThatHangsDelaysOnlyItsConfiguration(t *testing.T) {
+	s := serve(t, "events {\non megaphone.channel_deleted hang\n}", "megaphone create manage")
+	hangUntil = make(chan struct{})
+	t.Cleanup(func() { close(hangUntil) }) // before Caddy is stopped
+	channels := s.createAndDelete(3)
 	select {
-	case <-hanging:
+	case <-hangingCalls:
 	case <-s.Context().Done():
 		t.Fatal("the handler is not called")
 	}
-	if err := s.load(tellingSettings, "megaphone create manage"); err != nil {
-		t.Fatal(err)
-	}
-	s.areTold(append(channels, s.delete(3)...))
-	if len(hanging) > 0 {
-		t.Errorf("the handler that hangs was called %d times more", len(hanging))
+	s.reload(oldHandler, "megaphone create manage")
+	s.awaitDeletionEvents(append(channels, s.createAndDelete(3)...))
+	if n := len(hangingCalls); n > 0 {
+		t.Errorf("the handler that hangs is called %d more times", n)
 	}
 }
 
-// TestAFailedLoadTakesOverNothing: while a configuration is started that will fail, it is the running one that
-// announces, and whose max_memory holds.
-func TestAFailedLoadTakesOverNothing(t *testing.T) {
-	s := serve(t, tellingSettings+"megaphone {\nmax_memory 64MiB\n}", "megaphone create manage")
-	s.loadsThatFailToStart(strings.Replace(tellingSettings, "old", "new", 1)+"megaphone {\nmax_memory 64GiB\n}", func(started bool) {
-		channels := s.delete(1)
-		s.areTold(channels)
-		if name, _ := told.Load(channels[0].ConsumerAddress); name != "old" {
-			t.Errorf("the configuration that fails has announced a deletion (it was started: %v)", started)
+// TestAFailedLoadChangesNothing checks that the running configuration stays the active one while a configuration starts
+// that will fail: its handlers get the events, and its max_memory counts.
+func TestAFailedLoadChangesNothing(t *testing.T) {
+	s := serve(t, oldHandler+"megaphone {\nmax_memory 64MiB\n}", "megaphone create manage")
+	s.failToStart(newHandler+"megaphone {\nmax_memory 64GiB\n}", func(started bool) {
+		channels := s.createAndDelete(1)
+		s.awaitDeletionEvents(channels)
+		if name, _ := handledBy.Load(channels[0].ConsumerAddress); name != "old" {
+			t.Errorf("the configuration that fails has handled a deletion (its Megaphone was started: %v)", started)
 		}
 		if limit := debug.SetMemoryLimit(-1); limit > 32<<30 {
-			t.Errorf("the memory limit is %d MiB (started: %v)", limit>>20, started)
+			t.Errorf("the memory limit is %d MiB (its Megaphone was started: %v)", limit>>20, started)
 		}
 	})
-	s.areTold(s.delete(1))
+	s.awaitDeletionEvents(s.createAndDelete(1))
 }
-
-const hookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -2,7 +2,7 @@ package megaphone
 
 import "github.com/caddy-megaphone/megaphone/internal/conn"
 
-// HeldBytes returns how many bytes of messages wait in line, in the channels that configurations share.
+// HeldBytes returns how many bytes of messages wait for room in channels.
 func HeldBytes() (n int64) {
 	registries.Range(func(_, pooled any) bool {
 		n += pooled.(*registry).stats().HeldBytes
@@ -11,7 +11,7 @@ func HeldBytes() (n int64) {
 	return n
 }
 
-// Started returns how many configurations are started.
+// Started returns how many configurations have started Megaphone.
 func Started() (n int) {
 	registries.Range(func(_, pooled any) bool {
 		active := &pooled.(*registry).active

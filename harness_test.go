@@ -1,7 +1,6 @@
 package megaphone_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,9 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,7 +23,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// A server is Caddy in this process, whose sites listen on a Unix socket. Only one runs at a time.
+// A server is Caddy in this process. Its sites listen on a Unix socket. Only one server runs at a time.
 type server struct {
 	*testing.T
 
@@ -31,10 +32,10 @@ type server struct {
 	ctx    context.Context
 }
 
-// Context bounds what the test waits for.
+// Context limits how long the test waits for anything.
 func (s *server) Context() context.Context { return s.ctx }
 
-// serve runs Caddy with a site, and the settings of the global option, until the test ends.
+// serve runs Caddy with a site until the test ends. settings are global options.
 func serve(t *testing.T, settings, site string) *server {
 	t.Helper()
 	leaks := goleak.IgnoreCurrent()
@@ -51,34 +52,56 @@ func serve(t *testing.T, settings, site string) *server {
 		if err := caddy.Stop(); err != nil {
 			t.Error(err)
 		}
-		// The servers of replaced configurations look twice a second whether they are idle.
-		for deadline := time.Now().Add(10 * time.Second); ; {
-			err := goleak.Find(leaks, // and what waits for all sockets, and what Caddy leaves running for the certificates that it may have
-				goleak.IgnoreAnyFunction("github.com/caddy-megaphone/megaphone/internal/readable.(*poller).run"),
-				goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*Cache).maintainAssets"),
-				goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"))
-			if err == nil {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Error(err)
-				break
-			}
-		}
+		awaitNoLeaks(t, leaks)
 	})
-	if err := s.load(settings, site); err != nil {
-		t.Fatal(err)
-	}
+	s.reload(settings, site)
 	return s
+}
+
+// awaitNoLeaks waits until the goroutines of the test have ended. That takes a moment: a server of a replaced
+// configuration checks only twice a second whether its connections are idle.
+func awaitNoLeaks(t *testing.T, atTheStart goleak.Option) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		err := goleak.Find(atTheStart,
+			// The one goroutine that waits for all sockets.
+			goleak.IgnoreAnyFunction("github.com/caddy-megaphone/megaphone/internal/readable.(*poller).run"),
+			// What Caddy leaves running for certificates.
+			goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*Cache).maintainAssets"),
+			goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"))
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+// in returns the same server for a subtest.
+func (s *server) in(t *testing.T) *server {
+	same := *s
+	same.T = t
+	return &same
 }
 
 // load replaces the configuration.
 func (s *server) load(settings, site string) error {
 	s.Helper()
-	// The server of the replaced configuration closes idle connections, at a time of its own: the next request
-	// must not be the one that finds out.
+	// The server of the replaced configuration closes idle connections whenever it likes. The next request must not be
+	// sent on one of them.
 	defer s.client.CloseIdleConnections()
 	return caddy.Load(adapt(s.T, s.caddyfile(settings, site)), true)
+}
+
+// reload replaces the configuration, which must succeed.
+func (s *server) reload(settings, site string) {
+	s.Helper()
+	if err := s.load(settings, site); err != nil {
+		s.Fatal(err)
+	}
 }
 
 func (s *server) caddyfile(settings, site string) string {
@@ -97,6 +120,7 @@ func (s *server) caddyfile(settings, site string) string {
 	}`, filepath.Dir(s.socket), settings, s.socket, site)
 }
 
+// adapt returns the JSON configuration of a Caddyfile.
 func adapt(t *testing.T, caddyfile string) []byte {
 	t.Helper()
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
@@ -106,7 +130,23 @@ func adapt(t *testing.T, caddyfile string) []byte {
 	return config
 }
 
-// A reply is what came back, read to its end.
+// docBlock returns the Caddyfile block of a page in docs that contains a text.
+func docBlock(t *testing.T, page, text string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("docs", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range regexp.MustCompile("(?ms)^```caddyfile\n(.*?)^```$").FindAllSubmatch(content, -1) {
+		if strings.Contains(string(block[1]), text) {
+			return string(block[1])
+		}
+	}
+	t.Fatalf("docs/%s has no block with %s", page, text)
+	return ""
+}
+
+// A reply is a response whose body was read to its end.
 type reply struct {
 	*http.Response
 
@@ -114,6 +154,7 @@ type reply struct {
 	err  error // of reading the body
 }
 
+// do sends a request and reads the whole response.
 func (s *server) do(method, path string, header http.Header, body io.Reader) reply {
 	s.Helper()
 	response := s.open(method, path, header, body)
@@ -122,7 +163,7 @@ func (s *server) do(method, path string, header http.Header, body io.Reader) rep
 	return reply{response, string(text), err}
 }
 
-// open sends a request and returns as soon as the header of its reply is there.
+// open sends a request and returns as soon as the header of the response has arrived.
 func (s *server) open(method, path string, header http.Header, body io.Reader) *http.Response {
 	s.Helper()
 	if body == nil {
@@ -136,8 +177,8 @@ func (s *server) open(method, path string, header http.Header, body io.Reader) *
 	r.Host = header.Get("Host") // the URL's if empty
 	response, err := s.client.Do(r)
 	for (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) && r.GetBody != nil {
-		// net/http drops what it reads on a connection of a server that was just told to shut down, as Caddy does with
-		// that of a replaced configuration. No handler has seen the request, so it is repeated.
+		// When Caddy replaces a configuration, it shuts down the old server. net/http then drops requests that it has just
+		// read. No handler has seen them, so this one is sent again.
 		r.Body, _ = r.GetBody() // never fails for the readers that tests use
 		response, err = s.client.Do(r)
 	}
@@ -148,8 +189,12 @@ func (s *server) open(method, path string, header http.Header, body io.Reader) *
 	return response
 }
 
-var jsonHeader = http.Header{"Content-Type": {"application/json"}}
+var (
+	jsonHeader  = http.Header{"Content-Type": {"application/json"}}
+	linesHeader = http.Header{"Content-Type": {"application/x-ndjson"}}
+)
 
+// post sends a POST request with a JSON body.
 func (s *server) post(path, body string) reply {
 	s.Helper()
 	return s.do(http.MethodPost, path, jsonHeader, strings.NewReader(body))
@@ -160,89 +205,7 @@ func (s *server) get(path string) reply {
 	return s.do(http.MethodGet, path, nil, nil)
 }
 
-// A channel has the addresses of a channel.
-type channel struct {
-	ProducerAddress, ConsumerAddress string
-}
-
-func (s *server) create() channel {
-	s.Helper()
-	var c channel
-	r := s.do(http.MethodPost, "/create", nil, nil)
-	if err := json.Unmarshal([]byte(r.body), &c); err != nil || r.StatusCode != http.StatusOK {
-		s.Fatalf("create: %d %s", r.StatusCode, r.body)
-	}
-	return c
-}
-
-// write writes a message, which must be accepted.
-func (s *server) write(c channel, body string) {
-	s.Helper()
-	if r := s.post("/write/"+c.ProducerAddress+"/stream", body); r.StatusCode != http.StatusCreated {
-		s.Fatalf("write: %d %s", r.StatusCode, r.body)
-	}
-}
-
-// A message is a line of a read.
-type message struct {
-	SID, EID, TS string
-	Body         json.RawMessage
-}
-
-// A read is an open read.
-type read struct {
-	*testing.T
-
-	response *http.Response
-	lines    *bufio.Reader
-}
-
-func (s *server) read(path string) *read {
-	s.Helper()
-	response := s.open(http.MethodGet, path, nil, nil)
-	if response.StatusCode != http.StatusOK {
-		s.Fatalf("read: %s", response.Status)
-	}
-	return &read{s.T, response, bufio.NewReader(response.Body)}
-}
-
-// next waits for a message.
-func (r *read) next() message {
-	r.Helper()
-	line, err := r.lines.ReadBytes('\n')
-	if err != nil {
-		r.Fatalf("%q: %v", line, err)
-	}
-	var m message
-	if err := json.Unmarshal(line, &m); err != nil {
-		r.Fatalf("%q: %v", line, err)
-	}
-	return m
-}
-
-// wants waits for messages with these bodies.
-func (r *read) wants(bodies ...string) {
-	r.Helper()
-	for _, body := range bodies {
-		if m := r.next(); string(m.Body) != body {
-			r.Fatalf("got %s, want %s", m.Body, body)
-		}
-	}
-}
-
-// ends waits for the end, which must be a clean one after these bodies.
-func (r *read) ends(bodies ...string) {
-	r.Helper()
-	r.wants(bodies...)
-	if rest, err := io.ReadAll(r.lines); err != nil || len(rest) > 0 {
-		r.Fatalf("%q, %v instead of a clean end", rest, err)
-	}
-}
-
-// close breaks the read off.
-func (r *read) close() { r.response.Body.Close() }
-
-// wantError checks a reply that refuses.
+// wantError checks that a reply is an error with this status and code.
 func (r reply) wantError(t *testing.T, status int, code string) {
 	t.Helper()
 	var e struct{ Code, Message string }
@@ -252,18 +215,21 @@ func (r reply) wantError(t *testing.T, status int, code string) {
 	}
 }
 
-// eventuallyFree waits until the server has noticed that a reader is gone.
-func (s *server) eventuallyFree(c channel) {
-	s.Helper()
-	s.eventually(func() bool { return s.get("/read/"+c.ConsumerAddress+"?poll=0").StatusCode != http.StatusConflict })
+// wantCreated checks that a write was accepted.
+func (r reply) wantCreated(t *testing.T) {
+	t.Helper()
+	if r.StatusCode != http.StatusCreated {
+		t.Errorf("write: %d %s, want %d", r.StatusCode, r.body, http.StatusCreated)
+	}
 }
 
 // eventually waits until a condition holds.
 func (s *server) eventually(condition func() bool) {
 	s.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+	const limit = 20 * time.Second
+	for deadline := time.Now().Add(limit); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.Fatal("waited in vain")
+			s.Fatalf("the condition does not hold after %v", limit)
 		}
 	}
 }

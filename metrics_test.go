@@ -1,15 +1,9 @@
 package megaphone_test
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net/http"
-	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,17 +13,17 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// registry has the metrics of the configuration that is loaded.
-func registry() *prometheus.Registry {
+// metricsRegistry returns the metrics of the loaded configuration.
+func metricsRegistry() *prometheus.Registry {
 	ctx := caddy.ActiveContext()
 	return ctx.GetMetricsRegistry()
 }
 
-// metrics returns what a scrape shows: the values of counters and gauges, and the counts of histograms, by name and
-// labels.
+// metrics returns what Prometheus would scrape: the values of counters and gauges, and the counts of histograms. A key is
+// a full name with its labels, such as `caddy_megaphone_readers{transport="sse"}` or `caddy_megaphone_channels{}`.
 func (s *server) metrics() map[string]float64 {
 	s.Helper()
-	families, err := registry().Gather()
+	families, err := metricsRegistry().Gather()
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -51,40 +45,60 @@ func labels(m *dto.Metric) string {
 	return strings.Join(pairs, ",")
 }
 
-// metric waits until a metric has a value that will do.
-func (s *server) metric(name, labels string, good func(float64) bool) {
+// awaitMetric waits until the value of a metric satisfies a condition.
+func (s *server) awaitMetric(name, labels string, condition func(float64) bool) {
 	s.Helper()
 	key := name + "{" + labels + "}"
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		value, ok := s.metrics()[key]
-		if ok && good(value) {
+		if ok && condition(value) {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.Fatalf("%s is %v (%v)", key, value, ok)
+			s.Fatalf("%s is %v (exists: %v)", key, value, ok)
 		}
 	}
 }
 
-// wantMetrics compares some metrics, named without their prefix.
+// wantMetrics checks some metrics. It takes keys as in metrics, without the prefix caddy_megaphone_ and without empty
+// braces.
 func (s *server) wantMetrics(want map[string]float64) {
+	s.Helper()
+	full := map[string]float64{}
+	for key, value := range want {
+		if !strings.HasSuffix(key, "}") {
+			key += "{}"
+		}
+		full["caddy_megaphone_"+key] = value
+	}
+	s.wantScraped(full)
+}
+
+// wantScraped checks some metrics. It takes keys as in metrics.
+func (s *server) wantScraped(want map[string]float64) {
 	s.Helper()
 	got := s.metrics()
 	for key, value := range want {
-		name, labels, _ := strings.Cut(key, "{")
-		full := "caddy_megaphone_" + name + "{" + labels
-		if labels == "" {
-			full += "}"
-		}
-		if v, ok := got[full]; !ok || v != value {
-			s.Errorf("%s is %v (%v), want %v", key, v, ok, value)
+		if v, ok := got[key]; !ok || v != value {
+			s.Errorf("%s is %v (exists: %v), want %v", key, v, ok, value)
 		}
 	}
 }
 
-func TestMetricsAreNamedWell(t *testing.T) {
+// wantNotScraped checks that some metrics do not exist. It takes keys as in metrics.
+func (s *server) wantNotScraped(keys ...string) {
+	s.Helper()
+	got := s.metrics()
+	for _, key := range keys {
+		if v, ok := got[key]; ok {
+			s.Errorf("%s is %v, but should not exist", key, v)
+		}
+	}
+}
+
+func TestMetricsPassTheLinterOfPrometheus(t *testing.T) {
 	serve(t, "megaphone {\nwebhook channel_deleted http://127.0.0.1:1/\n}", "megaphone")
-	problems, err := testutil.GatherAndLint(registry())
+	problems, err := testutil.GatherAndLint(metricsRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,31 +109,32 @@ func TestMetricsAreNamedWell(t *testing.T) {
 	}
 }
 
-// TestFaultsAreZeroAtFirst for each endpoint: Prometheus sees no increase in a counter that comes with its first value.
-func TestFaultsAreZeroAtFirst(t *testing.T) {
+// TestFaultCountersBeginWithZero checks that the counter of faults exists for each endpoint before the first fault.
+// Otherwise Prometheus would not see the first fault as an increase.
+func TestFaultCountersBeginWithZero(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	for _, endpoint := range []string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health", "ui"} {
 		s.wantMetrics(map[string]float64{fmt.Sprintf(`requests_refused_total{code="INTERNAL_SERVER_ERROR",endpoint=%q}`, endpoint): 0})
 	}
 }
 
-// TestMetrics tells what each metric shows, and that a reload keeps it.
+// TestMetrics checks the value of each metric, and that a reload keeps it.
 func TestMetrics(t *testing.T) {
 	const settings = "megaphone {\nbuffer 2\nin_flight 2\nhold 100ms\nmax_channels 3\nmax_readers 10\nmax_memory 1MiB\n}"
 	s := serve(t, settings, "megaphone")
 	a, b := s.create(), s.create()
 	s.create()
-	s.do(http.MethodPost, "/create", nil, nil).wantError(t, 503, "LIMIT_REACHED")
+	s.tryCreate().wantError(t, 503, "LIMIT_REACHED")
 	s.write(a, "1")
 	s.write(a, "2")
-	s.post("/write/"+a.ProducerAddress+"/s", "3").wantError(t, 503, "TIMEOUT")
-	key := http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": {"k"}}
+	s.tryWrite(a, "3").wantError(t, 503, "TIMEOUT")
+	keyed := http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": {"k"}}
 	for range 2 {
-		s.do(http.MethodPost, "/write/"+b.ProducerAddress+"/s", key, strings.NewReader("1"))
+		s.do(http.MethodPost, b.writePath(), keyed, strings.NewReader("1"))
 	}
-	s.get("/read/" + a.ConsumerAddress + "?poll=0") // takes both
-	s.get("/read/" + a.ConsumerAddress + "?poll=0") // and again
-	read := s.read("/read/" + b.ConsumerAddress)
+	s.poll(a) // gets both messages
+	s.poll(a) // gets them again
+	read := s.read(b)
 	read.wants("1")
 	s.get("/create").wantError(t, 405, "METHOD_NOT_ALLOWED")
 	want := map[string]float64{
@@ -155,141 +170,59 @@ func TestMetrics(t *testing.T) {
 		`requests_refused_total{code="METHOD_NOT_ALLOWED",endpoint="create"}`: 1,
 		`requests_refused_total{code="TIMEOUT",endpoint="write"}`:             1,
 	}
-	// The handlers have returned: this is counted last.
-	s.metric("caddy_megaphone_read_duration_seconds", `transport="poll"`, func(n float64) bool { return n == 2 })
+	// Handlers count this last.
+	s.awaitMetric("caddy_megaphone_read_duration_seconds", `transport="poll"`, func(n float64) bool { return n == 2 })
 	s.wantMetrics(want)
-	if err := s.load(settings, "megaphone"); err != nil {
-		t.Fatal(err)
-	}
+	s.reload(settings, "megaphone")
 	s.wantMetrics(want)
-	s.get("/read/" + a.ConsumerAddress + "?poll=0") // may leave the channel with a last message, and settles nothing
+	s.poll(a) // settles nothing, so all 3 messages remain
 	if got := s.metrics()["caddy_megaphone_buffered_bytes{}"]; got < 3*100 || got > 3*1000 {
-		t.Errorf("3 messages take %v bytes", got)
+		t.Errorf("3 messages take %v bytes, want 300 to 3000", got)
 	}
 }
 
-// TestCountersAddUp: whatever producers, consumers, reloads and expiry do at once, in the end each message that was
-// accepted is settled or counted as undelivered, and no more is.
-func TestCountersAddUp(t *testing.T) {
-	const settings = "megaphone {\nbuffer 5\nin_flight 3\nhold 50ms\nttl 400ms\nread_duration 300ms\nmax_memory 100KB\n}"
-	s := serve(t, settings, "megaphone")
-	// A reload closes idle connections, and a client that has just sent a request on one cannot know what became of it.
-	s.client.Transport.(*http.Transport).DisableKeepAlives = true
-	var written, created atomic.Int64
-	var mu sync.Mutex
-	channels := []channel{}
-	pick := func() channel {
-		mu.Lock()
-		defer mu.Unlock()
-		return channels[rand.N(len(channels))]
+// TestMetricsCompat checks that each configuration shows metrics under the old names that it gives them. The values
+// continue over reloads, and the metrics keep their own names too.
+func TestMetricsCompat(t *testing.T) {
+	const limits = "megaphone {\nbuffer 2\nhold 50ms\n"
+	s := serve(t, limits+`metrics_compat {
+		old_created caddy_megaphone_channels_created_total
+		old_refused caddy_megaphone_requests_refused_total
+		old_wait    caddy_megaphone_publish_wait_seconds
 	}
-	add := func() {
-		c := s.create()
-		created.Add(1)
-		mu.Lock()
-		defer mu.Unlock()
-		if channels = append(channels, c); len(channels) > 15 {
-			channels = channels[1:] // it will expire, with what is in it
-		}
-	}
-	for range 10 {
-		add()
-	}
-	stop := make(chan struct{})
-	var all sync.WaitGroup
-	work := func(f func()) {
-		all.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					f()
-				}
-			}
-		})
-	}
-	work(func() { add(); time.Sleep(10 * time.Millisecond) })
-	for range 3 {
-		work(func() {
-			if s.post("/write/"+pick().ProducerAddress+"/s", `"`+strings.Repeat("x", rand.N(2000))+`"`).StatusCode == http.StatusCreated {
-				written.Add(1)
-			}
-		})
-	}
-	work(func() {
-		a, b := pick(), pick()
-		body := fmt.Sprintf(`{"channels":[%q,%q],"messages":[{"streamId":"s","body":1},{"streamId":"s","body":2}]}`, a.ProducerAddress, b.ProducerAddress)
-		r := s.post("/write-batch", body)
-		n := 4
-		if a == b {
-			n = 2
-		}
-		written.Add(int64(n - strings.Count(r.body, `"index"`)))
+	}`, "megaphone create write read exists manage")
+	a, b := s.create(), s.create()
+	s.write(a, "1")
+	s.write(a, "2")
+	s.tryWrite(a, "3").wantError(t, 503, "TIMEOUT")
+	s.get("/create").wantError(t, 405, "METHOD_NOT_ALLOWED")
+	s.wantScraped(map[string]float64{
+		"old_created{}": 2, "caddy_megaphone_channels_created_total{}": 2,
+		"old_refused{}": 2, `caddy_megaphone_requests_refused_total{code="TIMEOUT",endpoint="write"}`: 1,
+		"old_wait{}": 2, "caddy_megaphone_publish_wait_seconds{}": 2,
 	})
-	work(func() { // a consumer that reads for its time
-		response := s.open(http.MethodGet, "/read/"+pick().ConsumerAddress, nil, nil)
-		_, _ = io.Copy(io.Discard, response.Body)
-		response.Body.Close()
-	})
-	work(func() { // one that breaks off
-		response := s.open(http.MethodGet, "/read/"+pick().ConsumerAddress, nil, nil)
-		_, _ = response.Body.Read(make([]byte, 100))
-		response.Body.Close()
-	})
-	for range 2 { // and some that show cursors
-		work(func() {
-			c, cursor := pick(), ""
-			for range 5 {
-				lines := strings.Split(strings.TrimSpace(s.get("/read/"+c.ConsumerAddress+"?poll=10ms&after="+cursor).body), "\n")
-				var m message
-				if json.Unmarshal([]byte(lines[len(lines)-1]), &m) == nil && m.EID != "" {
-					cursor = m.EID
-				}
-			}
-		})
-	}
-	for range 5 {
-		time.Sleep(300 * time.Millisecond)
-		if err := s.load(settings, "megaphone"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	close(stop)
-	all.Wait()
-	s.metric("caddy_megaphone_channels", "", func(n float64) bool { return n == 0 })
-	m := s.metrics()
-	total := func(name string) (sum float64) {
-		for key, value := range m {
-			if strings.HasPrefix(key, "caddy_megaphone_"+name+"{") {
-				sum += value
-			}
-		}
-		return sum
-	}
-	accepted, settled, undelivered := total("messages_accepted_total"), total("messages_settled_total"), total("messages_undelivered_total")
-	if accepted != settled+undelivered || int64(accepted) != written.Load() || settled == 0 || undelivered == 0 {
-		t.Errorf("accepted %v, of which the producers know %d; settled %v, undelivered %v", accepted, written.Load(), settled, undelivered)
-	}
-	if got := total("channels_deleted_total"); got != float64(created.Load()) || got != total("channels_created_total") || got != total("channel_life_seconds") {
-		t.Errorf("%d channels created, %v deleted", created.Load(), got)
-	}
-	s.metric("caddy_megaphone_held_producers", "", func(n float64) bool { return n == 0 })
-	for _, name := range []string{"messages_pending", "messages_in_flight", "buffered_bytes", "held_bytes", "channels_read", "readers"} {
-		if got := total(name); got != 0 {
-			t.Errorf("%s is %v in the end", name, got)
-		}
-	}
-	t.Logf("accepted %v, settled %v, undelivered %v, redelivered %v, refused %v", accepted, settled, undelivered,
-		total("messages_redelivered_total"), total("messages_refused_total"))
-}
 
-// TestRefusedIngestsCount like other refused requests, in the metrics and in the access log, though they are answered
-// with a result.
-func TestRefusedIngestsCount(t *testing.T) {
-	file := &accessLog{T: t, path: filepath.Join(t.TempDir(), "access.log")}
-	s := serve(t, "megaphone {\nmax_message_size 100\n}", "log {\noutput file "+file.path+" {\nroll_disabled\n}\n}\nmegaphone")
-	s.do(http.MethodPost, "/write", http.Header{"Content-Type": {"application/x-ndjson"}}, strings.NewReader(strings.Repeat("x", 101)))
-	file.wants(map[string]any{"endpoint": "ingest", "messages": 0, "error": "PAYLOAD_TOO_LARGE"})
-	s.wantMetrics(map[string]float64{`requests_refused_total{code="PAYLOAD_TOO_LARGE",endpoint="ingest"}`: 1})
+	s.reload(limits+`metrics_compat {
+		old_created caddy_megaphone_channels_created_total
+		old_gone    caddy_megaphone_channels_deleted_total
+		old_lives   caddy_megaphone_channel_life_seconds
+	}
+	}`, "megaphone create write read exists manage")
+	s.create()
+	s.deleteChannel(b)
+	s.wantScraped(map[string]float64{
+		"old_created{}": 3, "old_gone{}": 1, "old_lives{}": 1, `caddy_megaphone_channels_deleted_total{reason="deleted"}`: 1,
+	})
+	s.wantNotScraped("old_refused{}", "old_wait{}")
+
+	// A configuration that fails to load changes nothing.
+	bad := `{"admin":{"disabled":true},"apps":{"megaphone":{"metrics_compat":{"old-created":"caddy_megaphone_channels"}}}}`
+	if err := caddy.Load([]byte(bad), true); err == nil {
+		t.Error("a bad name was accepted")
+	}
+	s.wantScraped(map[string]float64{"old_created{}": 3})
+
+	s.reload(limits+"}", "megaphone")
+	s.wantScraped(map[string]float64{"caddy_megaphone_channels_created_total{}": 3})
+	s.wantNotScraped("old_created{}", "old_gone{}", "old_lives{}")
 }

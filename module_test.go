@@ -2,97 +2,17 @@ package megaphone_test
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/coder/websocket"
-
-	"github.com/caddy-megaphone/megaphone"
 )
 
-func init() {
-	caddy.RegisterModule(brokenApp{})
-	httpcaddyfile.RegisterGlobalOption("broken", func(d *caddyfile.Dispenser, _ any) (any, error) {
-		d.Next()
-		d.NextArg()
-		return httpcaddyfile.App{Name: "broken", Value: []byte(`{"at":"` + d.Val() + `"}`)}, nil
-	})
-}
-
-// A brokenApp fails when a configuration with it is loaded.
-type brokenApp struct {
-	At string `json:"at"`
-}
-
-var errBroken = errors.New("broken on purpose")
-
-func (brokenApp) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "broken", New: func() caddy.Module { return new(brokenApp) }}
-}
-
-func (b *brokenApp) Provision(ctx caddy.Context) error {
-	if b.At == "provision" {
-		if _, err := ctx.App("megaphone"); err != nil { // is provisioned before this one fails
-			return err
-		}
-		return errBroken
-	}
-	return nil
-}
-
-func (b *brokenApp) Start() error {
-	if b.At == "start" {
-		duringBrokenStart()
-		return errBroken
-	}
-	return nil
-}
-
-// duringBrokenStart is called before an app fails to start. Caddy starts apps in an order that changes each time.
-var duringBrokenStart = func() {}
-
-// loadsThatFailToStart loads a configuration that fails to start, again and again until both have been: Megaphone was
-// started before, and it was not yet. It calls during once for each, in the midst of it.
-func (s *server) loadsThatFailToStart(settings string, during func(started bool)) {
-	s.Helper()
-	seen := map[bool]bool{}
-	duringBrokenStart = func() {
-		started := megaphone.Started() > 1 // and not only the running configuration
-		if !seen[started] {
-			seen[started] = true
-			during(started)
-		}
-	}
-	defer func() { duringBrokenStart = func() {} }()
-	for len(seen) < 2 {
-		if s.Context().Err() != nil {
-			s.Fatalf("Caddy has started its apps in one order only: %v", seen)
-		}
-		s.failsToLoad("broken start\n"+settings, "megaphone")
-	}
-}
-
-// failsToLoad loads a configuration, which must fail as a brokenApp does. Its site has an address of its own: when one
-// that was started is stopped in vain, Caddy 2.11.9 cannot listen again on a Unix socket that was in use before.
-func (s *server) failsToLoad(settings, site string) {
-	s.Helper()
-	elsewhere := *s
-	elsewhere.socket += "2"
-	if err := elsewhere.load(settings, site); err == nil || !strings.Contains(err.Error(), errBroken.Error()) {
-		s.Fatalf("load: %v", err)
-	}
-}
-
-func (b *brokenApp) Stop() error { return nil }
-
 func TestReload(t *testing.T) {
-	const settings = "megaphone {\nbuffer 1\nread_duration 1s\nhold 20s\n}" // so long that a reload takes less
+	const settings = "megaphone {\nbuffer 1\nread_duration 1s\nhold 20s\n}" // a reload takes less than hold
 	load := func(settings string, fails bool) func(*server) {
 		return func(s *server) {
 			if err := s.load(settings, "megaphone"); (err != nil) != fails {
@@ -105,114 +25,96 @@ func TestReload(t *testing.T) {
 		"with other settings":                load(strings.Replace(settings, "buffer 1", "buffer 2\nagent other", 1), false),
 		"without settings":                   load("", false),
 		"that fails when it is provisioned":  load("broken provision\n"+settings, true),
-		"that fails in megaphone's settings": load("megaphone {\nagent {env.NOT_SET_ANYWHERE}\n}", true),
-		"that fails when it is started":      func(s *server) { s.loadsThatFailToStart(settings, func(bool) {}) },
+		"that fails in Megaphone's settings": load("megaphone {\nagent {env.NOT_SET_ANYWHERE}\n}", true),
+		"that fails when it is started":      func(s *server) { s.failToStart(settings, func(bool) {}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			settings, readDuration := settings, time.Second
-			if strings.Contains(name, "started") { // takes its time
+			if strings.Contains(name, "started") { // such a reload takes longer
 				readDuration = 5 * time.Second
 				settings = strings.Replace(settings, "1s", "5s", 1)
 			}
 			s := serve(t, settings, "megaphone")
 			open, full := s.create(), s.create()
 			start := time.Now()
-			read := s.read("/read/" + open.ConsumerAddress)
+			read := s.read(open)
 			s.write(full, "1")
-			held := make(chan reply, 1)
-			go func() { held <- s.post("/write/"+full.ProducerAddress+"/s", `"held"`) }()
-			s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
+			held := s.startWrite(full, `"held"`)
+			s.awaitHeldWrite()
 			s.write(open, "1")
 			read.wants("1")
 
 			reload(s)
-			// A reader that comes by the new configuration finds the channel taken.
-			s.get("/read/"+open.ConsumerAddress+"?poll=0").wantError(t, 409, "BUSY")
+			// For a reader of the new configuration the channel has a reader.
+			s.poll(open).wantError(t, 409, "BUSY")
 			s.write(open, "2")
 			read.wants("2")
 			select {
 			case r := <-held:
-				t.Fatalf("the held write ended: %d %s", r.StatusCode, r.body)
+				t.Fatalf("the held write has ended: %d %s", r.StatusCode, r.body)
 			default:
 			}
-			s.read("/read/"+full.ConsumerAddress).wants("1", `"held"`)
-			if r := <-held; r.StatusCode != http.StatusCreated {
-				t.Errorf("the held write: %d %s", r.StatusCode, r.body)
-			}
+			s.read(full).wants("1", `"held"`)
+			(<-held).wantCreated(t)
 			read.ends()
 			if took := time.Since(start); took < readDuration {
-				t.Errorf("the read lasted %v", took)
+				t.Errorf("the read lasted %v, want at least %v", took, readDuration)
 			}
 		})
 	}
 }
 
-// Each configuration's requests have its settings, and all of them one channel, one line of waiting producers, and
-// one reader.
+// TestConfigurationsShareChannels checks that requests have the settings of their own configuration, while all
+// configurations share a channel, its line of waiting producers, and its reader.
 func TestConfigurationsShareChannels(t *testing.T) {
-	const settings = "megaphone {\nbuffer 1\nhold 10s\n}"
-	s := serve(t, settings, "megaphone")
+	s := serve(t, "megaphone {\nbuffer 1\nhold 10s\n}", "megaphone")
 	c := s.create()
-	read := s.read("/read/" + c.ConsumerAddress + "?after=")
+	read := s.readAfter(c, "")
 	full := s.create()
 	s.write(full, "1")
-	hold := func(body string) <-chan reply {
-		held := make(chan reply, 1)
-		go func() { held <- s.post("/write/"+full.ProducerAddress+"/s", body) }()
-		return held
-	}
-	first := hold("2")
-	s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
-	if err := s.load("megaphone {\nbuffer 3\nhold 50ms\n}", "megaphone"); err != nil {
-		t.Fatal(err)
-	}
-	// There would be room by the new settings. But others have come before.
-	(<-hold("3")).wantError(t, 503, "TIMEOUT")
-	next := s.read("/read/" + full.ConsumerAddress)
+	first := s.startWrite(full, "2")
+	s.awaitHeldWrite()
+	s.reload("megaphone {\nbuffer 3\nhold 50ms\n}", "megaphone")
+	// The new settings have room for this write, but another write came before it.
+	s.tryWrite(full, "3").wantError(t, 503, "TIMEOUT")
+	next := s.read(full)
 	next.wants("1", "2")
-	if r := <-first; r.StatusCode != http.StatusCreated {
-		t.Errorf("the write that was held: %d %s", r.StatusCode, r.body)
-	}
+	(<-first).wantCreated(t)
 
-	// A reader of the new configuration takes over from one of the old.
-	taking := s.read("/read/" + c.ConsumerAddress + "?after=")
+	// A reader of the new configuration takes over from a reader of the old one.
+	successor := s.readAfter(c, "")
 	read.ends()
 	s.write(c, "4")
-	taking.wants("4")
+	successor.wants("4")
 }
 
 func TestRemovingTheModuleEndsEverything(t *testing.T) {
 	s := serve(t, "megaphone {\nbuffer 1\n}", "megaphone")
 	open, full, socket := s.create(), s.create(), s.create()
-	read := s.read("/read/" + open.ConsumerAddress)
+	read := s.read(open)
 	conn := s.dial(socket, "")
 	s.write(full, "1")
-	held := make(chan reply, 1)
-	go func() { held <- s.post("/write/"+full.ProducerAddress+"/s", "2") }()
-	s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
+	held := s.startWrite(full, "2")
+	s.awaitHeldWrite()
 	s.write(open, "1")
 	read.wants("1")
-	if err := s.load("", "respond 204"); err != nil {
-		t.Fatal(err)
-	}
+	s.reload("", "respond 204")
 	read.ends()
-	s.closed(conn, websocket.StatusGoingAway)
+	s.wantClose(conn, websocket.StatusGoingAway)
 	(<-held).wantError(t, 503, "TIMEOUT")
-	if r := s.get("/read/" + open.ConsumerAddress); r.StatusCode != http.StatusNoContent {
-		t.Errorf("a reader that comes by the new configuration: %d %s", r.StatusCode, r.body)
+	if r := s.get(open.readPath()); r.StatusCode != http.StatusNoContent {
+		t.Errorf("a read under the new configuration: %d %s", r.StatusCode, r.body)
 	}
 
-	// Nothing is left: the channels are gone when the module comes back.
-	if err := s.load("", "megaphone"); err != nil {
-		t.Fatal(err)
-	}
-	s.get("/read/"+open.ConsumerAddress+"?poll=0").wantError(t, 404, "NOT_FOUND")
+	// When the module comes back, the channels are gone.
+	s.reload("", "megaphone")
+	s.poll(open).wantError(t, 404, "NOT_FOUND")
 }
 
 func TestStoppingEndsReadsCleanly(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()
-	read := s.read("/read/" + c.ConsumerAddress)
+	read := s.read(c)
 	s.write(c, "1")
 	read.wants("1")
 	if err := caddy.Stop(); err != nil {
@@ -223,36 +125,33 @@ func TestStoppingEndsReadsCleanly(t *testing.T) {
 
 func TestAReplacedConfigurationEndsItsStreams(t *testing.T) {
 	s := serve(t, "megaphone {\nstream_duration 5s\n}", "megaphone")
-	events := s.create()
-	response := s.open(http.MethodGet, "/read/"+events.ConsumerAddress, http.Header{"Accept": {"text/event-stream"}}, nil)
+	events := s.openSSE(s.create())
 	var sockets [4]channel
 	var conns [4]*websocket.Conn
 	for i := range sockets {
 		sockets[i] = s.create()
 		conns[i] = s.dial(sockets[i], "?after=")
 	}
-	if err := s.load("", "megaphone"); err != nil {
-		t.Fatal(err)
-	}
+	s.reload("", "megaphone")
 	for _, c := range sockets {
-		s.write(c, "1") // by the new configuration, to the stream of the old
+		s.write(c, "1") // the new configuration accepts it, the old one sends it
 	}
-	heard := 0
+	received := 0
 	for i, conn := range conns {
 		_, text, err := conn.Read(s.Context())
-		if err == nil && strings.HasSuffix(string(text), `"body":1}`) { // or it has ended already: the time is drawn
-			heard++
+		if err == nil && strings.HasSuffix(string(text), `"body":1}`) { // otherwise the stream has ended: the time is random
+			received++
 			_, text, err = conn.Read(s.Context())
 		}
 		if websocket.CloseStatus(err) != websocket.StatusGoingAway {
-			t.Fatalf("%q, %v, want that the server goes away", text, err)
+			t.Fatalf("got %q, %v, want close code %d", text, err, websocket.StatusGoingAway)
 		}
-		s.hears(s.dial(sockets[i], "?after="), "1") // what was not acknowledged comes again
+		s.wantMessages(s.dial(sockets[i], "?after="), "1") // it was not acknowledged, so it is sent again
 	}
-	if heard == 0 {
-		t.Error("what the new configuration is sent does not come to the streams of the old one")
+	if received == 0 {
+		t.Error("the streams of the old configuration do not get messages that the new configuration accepts")
 	}
-	if _, err := response.Body.Read(make([]byte, 1)); err != nil {
+	if _, err := events.Body.Read(make([]byte, 1)); err != nil {
 		t.Error(err)
 	}
 }
@@ -268,5 +167,5 @@ func TestValidatingLeavesNothingBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.write(c, "1")
-	s.read("/read/" + c.ConsumerAddress).wants("1")
+	s.read(c).wants("1")
 }

@@ -13,9 +13,10 @@ import (
 	"testing"
 )
 
-// TestParkedReadsOfRealClients: clients read by NDJSON and by events, on connections that are kept. They go in the middle,
-// take over, and come back while producers write and the configuration is replaced. Each sees every message, in order.
-func TestParkedReadsOfRealClients(t *testing.T) {
+// TestClientsThatComeAndGoGetEveryMessage checks clients that read over NDJSON and SSE, on connections that they keep. They
+// abort reads, take over, and read again while producers write and the configuration is replaced. Each client gets every
+// message, in order.
+func TestClientsThatComeAndGoGetEveryMessage(t *testing.T) {
 	const settings, channels, messages = "megaphone {\nread_duration %dms\nstream_duration %[1]dms\nheartbeat 20ms\n}", 12, 60
 	s := serve(t, fmt.Sprintf(settings, 150), "megaphone")
 	var all, writing sync.WaitGroup
@@ -37,24 +38,22 @@ func TestParkedReadsOfRealClients(t *testing.T) {
 			}
 			for i, body := range seen {
 				if body != fmt.Sprint(i) {
-					t.Errorf("channel %d: message %d is %s", n, i, body)
+					t.Errorf("channel %d: message %d has the body %s", n, i, body)
 				}
 			}
 		})
 	}
 	for i := range 2 {
-		if err := s.load(fmt.Sprintf(settings, 151+i), "megaphone"); err != nil {
-			t.Fatal(err)
-		}
+		s.reload(fmt.Sprintf(settings, 151+i), "megaphone")
 	}
 	writing.Wait()
 	all.Wait()
 }
 
-// writeOnce writes a message, again and again until it is accepted.
+// writeOnce writes a message with the body i. It repeats the write, with the same key, until the channel accepts it.
 func (s *server) writeOnce(c channel, i int) error {
 	for s.ctx.Err() == nil {
-		r, err := http.NewRequestWithContext(s.ctx, http.MethodPost, "http://localhost/write/"+c.ProducerAddress+"/stream", strings.NewReader(fmt.Sprint(i)))
+		r, err := http.NewRequestWithContext(s.ctx, http.MethodPost, "http://localhost"+c.writePath(), strings.NewReader(fmt.Sprint(i)))
 		if err != nil {
 			return err
 		}
@@ -71,7 +70,8 @@ func (s *server) writeOnce(c channel, i int) error {
 	return s.ctx.Err()
 }
 
-// readAtRandom reads messages until it has so many, and goes now and then. It returns their bodies without repeats.
+// readAtRandom reads a channel until it has got a number of messages. It aborts reads at random and continues from its
+// cursor. It returns the body of each message once.
 func (s *server) readAtRandom(c channel, messages int, random *rand.Rand) (bodies []string, err error) {
 	var seen []string
 	cursor := ""
@@ -79,7 +79,7 @@ func (s *server) readAtRandom(c channel, messages int, random *rand.Rand) (bodie
 		if s.ctx.Err() != nil {
 			return bodies, s.ctx.Err()
 		}
-		r, err := http.NewRequestWithContext(s.ctx, http.MethodGet, "http://localhost/read/"+c.ConsumerAddress+"?after="+cursor, nil)
+		r, err := http.NewRequestWithContext(s.ctx, http.MethodGet, "http://localhost"+c.readPath()+"?after="+cursor, nil)
 		if err != nil {
 			return bodies, err
 		}
@@ -95,7 +95,7 @@ func (s *server) readAtRandom(c channel, messages int, random *rand.Rand) (bodie
 			return bodies, errors.New(response.Status)
 		}
 		lines := bufio.NewScanner(response.Body)
-		for enough := 1 + random.IntN(20); enough > 0 && lines.Scan(); {
+		for left := 1 + random.IntN(20); left > 0 && lines.Scan(); {
 			var m message
 			line := strings.TrimPrefix(lines.Text(), "data: ")
 			if !strings.HasPrefix(line, "{") {
@@ -105,7 +105,7 @@ func (s *server) readAtRandom(c channel, messages int, random *rand.Rand) (bodie
 				response.Body.Close()
 				return bodies, fmt.Errorf("%q: %w", line, err)
 			}
-			enough--
+			left--
 			cursor = m.EID
 			if !slices.Contains(seen, m.EID) {
 				seen, bodies = append(seen, m.EID), append(bodies, string(m.Body))

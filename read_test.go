@@ -1,7 +1,7 @@
 package megaphone_test
 
 import (
-	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -10,15 +10,13 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/caddy-megaphone/megaphone"
 )
 
 func TestReadSendsLinesAndEndsCleanly(t *testing.T) {
 	s := serve(t, "megaphone {\nread_duration 1s\n}", "megaphone")
 	c := s.create()
 	start := time.Now()
-	r := s.read("/read/" + c.ConsumerAddress)
+	r := s.read(c)
 	for name, want := range map[string]string{
 		"Content-Type": "application/x-ndjson", "Cache-Control": "no-store, no-transform", "Incremental": "?1",
 		"X-Accel-Buffering": "no", "Megaphone-Resume": "", "Access-Control-Allow-Origin": "", "Vary": "",
@@ -35,21 +33,21 @@ func TestReadSendsLinesAndEndsCleanly(t *testing.T) {
 	}
 	r.ends()
 	if took := time.Since(start); took < time.Second {
-		t.Errorf("the read lasted %v", took)
+		t.Errorf("the read lasted %v, want at least 1s", took)
 	}
-	s.read("/read/" + c.ConsumerAddress).ends()
+	s.read(c).ends()
 }
 
 func TestASecondReaderIsRefused(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()
-	s.read("/read/" + c.ConsumerAddress)
+	s.read(c)
 	start := time.Now()
-	s.get("/read/"+c.ConsumerAddress).wantError(t, 409, "BUSY")
+	s.get(c.readPath()).wantError(t, 409, "BUSY")
 	if took := time.Since(start); took < time.Second {
-		t.Errorf("refused after %v, which lets existing clients spin", took)
+		t.Errorf("refused after %v, but existing clients repeat a read at once", took)
 	}
-	s.get("/read/"+c.ConsumerAddress+"?poll=0").wantError(t, 409, "BUSY")
+	s.poll(c).wantError(t, 409, "BUSY")
 }
 
 func TestUnknownChannelsAreNotFound(t *testing.T) {
@@ -65,14 +63,14 @@ func TestHeadConsumesNothing(t *testing.T) {
 	s := serve(t, "megaphone {\nread_duration 50ms\n}", "megaphone")
 	c := s.create()
 	s.write(c, "1")
-	r := s.do(http.MethodHead, "/read/"+c.ConsumerAddress, nil, nil)
+	r := s.do(http.MethodHead, c.readPath(), nil, nil)
 	if r.StatusCode != http.StatusOK || r.Header.Get("Content-Type") != "application/x-ndjson" {
 		t.Errorf("HEAD: %d %v", r.StatusCode, r.Header)
 	}
 	if r := s.do(http.MethodHead, "/read/main.x", nil, nil); r.StatusCode != http.StatusNotFound {
-		t.Errorf("HEAD of nothing: %d", r.StatusCode)
+		t.Errorf("HEAD of an unknown channel: %d", r.StatusCode)
 	}
-	s.read("/read/" + c.ConsumerAddress).ends("1")
+	s.read(c).ends("1")
 }
 
 func TestReadOverHTTP10(t *testing.T) {
@@ -91,28 +89,26 @@ func TestReadOverHTTP10(t *testing.T) {
 	}
 }
 
-func TestAReadThatBreaksOffLosesNothing(t *testing.T) {
+func TestAnAbortedReadLosesNothing(t *testing.T) {
 	s := serve(t, "megaphone {\nread_duration 2s\n}", "megaphone")
 	c := s.create()
 	for i := range 3 {
 		s.write(c, fmt.Sprint(i))
 	}
-	r := s.read("/read/" + c.ConsumerAddress)
+	r := s.read(c)
 	r.wants("0", "1")
 	r.close()
 	s.write(c, "3")
-	s.eventuallyFree(c)
-	s.read("/read/"+c.ConsumerAddress).ends("0", "1", "2", "3")
+	s.awaitNoReader(c)
+	s.read(c).ends("0", "1", "2", "3")
 }
 
 func TestServerSentEvents(t *testing.T) {
 	s := serve(t, "megaphone {\nstream_duration 1500ms\nheartbeat 400ms\n}", "megaphone")
 	c := s.create()
-	path := "/read/" + c.ConsumerAddress
-	busy := s.read(path)
-	accept := http.Header{"Accept": {"text/event-stream"}}
-	response := s.open(http.MethodGet, path, accept, nil)
-	busy.ends() // it was taken over
+	read := s.read(c)
+	response := s.openSSE(c) // takes over
+	read.ends()
 	if got := response.Header.Get("Content-Type"); got != "text/event-stream" {
 		t.Errorf("content type %q", got)
 	}
@@ -127,18 +123,18 @@ func TestServerSentEvents(t *testing.T) {
 		t.Fatalf("stream %q", text)
 	}
 	for _, lastEvent := range []string{"", match[1]} {
-		header := accept.Clone()
+		header := http.Header{"Accept": {"text/event-stream"}}
 		if lastEvent != "" {
 			header.Set("Last-Event-ID", lastEvent)
 		}
-		r := s.do(http.MethodGet, path, header, nil)
-		if repeated := strings.Contains(r.body, "data:"); repeated != (lastEvent == "") {
+		r := s.do(http.MethodGet, c.readPath(), header, nil)
+		if again := strings.Contains(r.body, "data:"); again != (lastEvent == "") {
 			t.Errorf("after %q: %q", lastEvent, r.body)
 		}
 	}
 }
 
-func TestTheTransportIsChosenByTheRequest(t *testing.T) {
+func TestTheRequestChoosesTheTransport(t *testing.T) {
 	s := serve(t, "megaphone {\nread_duration 10ms\nstream_duration 10ms\n}", `
 		handle_path /all/* {
 			megaphone
@@ -158,9 +154,10 @@ func TestTheTransportIsChosenByTheRequest(t *testing.T) {
 				transports websocket
 			}
 		}`)
-	c := channel{}
-	r := s.do(http.MethodPost, "/all/create", nil, nil)
-	c.ConsumerAddress = regexp.MustCompile(`"consumerAddress":"([^"]+)"`).FindStringSubmatch(r.body)[1]
+	var c channel
+	if err := json.Unmarshal([]byte(s.do(http.MethodPost, "/all/create", nil, nil).body), &c); err != nil {
+		t.Fatal(err)
+	}
 	const ndjson, sse = "application/x-ndjson", "text/event-stream"
 	for _, test := range []struct {
 		site, query, accept string
@@ -190,7 +187,7 @@ func TestTheTransportIsChosenByTheRequest(t *testing.T) {
 		if test.accept != "" {
 			header.Set("Accept", test.accept)
 		}
-		r := s.do(http.MethodGet, "/"+test.site+"/read/"+c.ConsumerAddress+test.query, header, nil)
+		r := s.do(http.MethodGet, "/"+test.site+c.readPath()+test.query, header, nil)
 		if test.status == 200 {
 			if r.StatusCode != 200 || r.Header.Get("Content-Type") != test.contentType {
 				t.Errorf("%+v: %d %q", test, r.StatusCode, r.Header.Get("Content-Type"))
@@ -199,44 +196,10 @@ func TestTheTransportIsChosenByTheRequest(t *testing.T) {
 		}
 		r.wantError(t, test.status, "NOT_ACCEPTABLE")
 		if offered := map[string]string{"plain": "ndjson", "ws": "websocket", "sse": "sse"}[test.site]; !strings.Contains(r.body, "there is "+offered) {
-			t.Errorf("%+v does not name what is offered: %s", test, r.body)
+			t.Errorf("%+v: the reply does not name what is offered: %s", test, r.body)
 		}
 	}
 	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}
-	s.do(http.MethodGet, "/plain/read/"+c.ConsumerAddress, upgrade, nil).wantError(t, 404, "NOT_ACCEPTABLE")
+	s.do(http.MethodGet, "/plain"+c.readPath(), upgrade, nil).wantError(t, 404, "NOT_ACCEPTABLE")
 	s.do(http.MethodPost, "/plain/create", nil, strings.NewReader(`{"protocols":["WEBSOCKET_V1"]}`)).wantError(t, 400, "BAD_REQUEST")
-}
-
-func TestAClientThatGoesWhileHeldLeavesNothingBehind(t *testing.T) {
-	s := serve(t, "megaphone {\nbuffer 1\nhold 1m\nread_duration 1s\n}", "megaphone")
-	c := s.create()
-	s.write(c, "1")
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/write/"+c.ProducerAddress+"/s", strings.NewReader("2"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header = jsonHeader
-	gone := make(chan error, 1)
-	go func() {
-		response, err := s.client.Do(r)
-		if err == nil {
-			response.Body.Close()
-		}
-		gone <- err
-	}()
-	s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
-	cancel()
-	if <-gone == nil {
-		t.Fatal("the write was not held")
-	}
-	s.eventually(func() bool { return megaphone.HeldBytes() == 0 })
-	held := make(chan reply)
-	go func() { held <- s.post("/write/"+c.ProducerAddress+"/s", "3") }()
-	s.eventually(func() bool { return megaphone.HeldBytes() > 0 })
-	s.read("/read/"+c.ConsumerAddress).ends("1", "3")
-	if r := <-held; r.StatusCode != http.StatusCreated {
-		t.Errorf("the write behind: %d %s", r.StatusCode, r.body)
-	}
 }

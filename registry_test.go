@@ -17,39 +17,40 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(new(guest))
-	caddy.RegisterModule(stranger{})
+	caddy.RegisterModule(new(guestModule))
+	caddy.RegisterModule(noProvider{})
 }
 
-// A guest is a module of somebody else's that provides a Broker. Its name is its key.
-type guest struct {
+// A guestModule is a guest module that provides a guestBroker. Its name is the Broker's key.
+type guestModule struct {
 	Name string `json:"name,omitempty"`
 }
 
-// guestsOpen counts the Brokers of guests that are open.
-var guestsOpen atomic.Int32
+// openGuests counts the guestBrokers that are open.
+var openGuests atomic.Int32
 
-func (*guest) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "megaphone.brokers.guest", New: func() caddy.Module { return new(guest) }}
+func (*guestModule) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "megaphone.brokers.guest", New: func() caddy.Module { return new(guestModule) }}
 }
 
-func (g *guest) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (g *guestModule) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	d.Args(&g.Name)
 	return nil
 }
 
-func (g *guest) BrokerKey() string { return g.Name }
+func (g *guestModule) BrokerKey() string { return g.Name }
 
-func (g *guest) OpenBroker() (broker.Broker, error) {
+func (g *guestModule) OpenBroker() (broker.Broker, error) {
 	if g.Name == "broken" {
 		return nil, errors.New("this guest cannot open")
 	}
-	guestsOpen.Add(1)
+	openGuests.Add(1)
 	return &guestBroker{Broker: memory.New()}, nil
 }
 
-// A guestBroker has none of the optional interfaces, never publishes at once, and returns other messages than it was given.
+// A guestBroker does what the contract allows and the Broker in memory does not do: it has none of the optional
+// interfaces, PublishNow always returns false, and it returns other messages than it was given.
 type guestBroker struct {
 	broker.Broker
 
@@ -58,14 +59,14 @@ type guestBroker struct {
 
 func (b *guestBroker) Close() {
 	if !b.closed.Swap(true) {
-		guestsOpen.Add(-1)
+		openGuests.Add(-1)
 	}
 	b.Broker.Close()
 }
 
 func (*guestBroker) PublishNow(string, *broker.Message, broker.Limits) bool { return false }
 
-// Publish does not know what became of messages to the stream "uncertain".
+// Publish returns [broker.ErrOutcomeUnknown] for messages of the stream "uncertain".
 func (b *guestBroker) Publish(ctx context.Context, producer string, m *broker.Message, l broker.Limits) error {
 	if m.StreamID() == "uncertain" {
 		return broker.ErrOutcomeUnknown
@@ -73,31 +74,31 @@ func (b *guestBroker) Publish(ctx context.Context, producer string, m *broker.Me
 	return b.Broker.Publish(ctx, producer, restored(m), l)
 }
 
-// restored returns a message that says the same.
+// restored returns another message with an equal line.
 func restored(m *broker.Message) *broker.Message {
 	again, err := broker.RestoreMessage(broker.StoredMessage{
 		ID: m.ID(), StreamID: m.StreamID(), Time: m.Time(), Keyed: m.Keyed(), Body: m.Body(),
 	})
 	if err != nil || !bytes.Equal(again.Line(), m.Line()) {
-		panic("a restored message differs")
+		panic("a restored message has another line")
 	}
 	return again
 }
 
-// A stranger is a module in the namespace of brokers that provides none.
-type stranger struct{}
+// A noProvider is a module in the namespace of guest modules that provides no Broker.
+type noProvider struct{}
 
-func (stranger) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "megaphone.brokers.stranger", New: func() caddy.Module { return new(stranger) }}
+func (noProvider) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "megaphone.brokers.no_provider", New: func() caddy.Module { return new(noProvider) }}
 }
 
-func (*stranger) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
+func (*noProvider) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
 
-func TestAGuestKeepsTheChannels(t *testing.T) {
+func TestAGuestBrokerKeepsTheChannels(t *testing.T) {
 	s := serve(t, "megaphone {\nbroker guest\n}", "megaphone create write read exists manage health")
 	c := s.create()
-	read := s.read("/read/" + c.ConsumerAddress)
-	for range 20 { // also of a producer that writes directly where that is possible
+	read := s.read(c)
+	for range 20 { // later writes may be direct ones
 		s.write(c, `"\u00e9 & <b>"`)
 		read.wants(`"\u00e9 & <b>"`)
 	}
@@ -110,62 +111,37 @@ func TestAGuestKeepsTheChannels(t *testing.T) {
 	}
 
 	// A reload with the same key keeps the channels and the read.
-	if err := s.load("megaphone {\nttl 2m\nbroker guest\n}", "megaphone"); err != nil {
-		t.Fatal(err)
-	}
+	s.reload("megaphone {\nttl 2m\nbroker guest\n}", "megaphone")
 	s.write(c, "1")
 	read.wants("1")
-	if n := guestsOpen.Load(); n != 1 {
-		t.Errorf("%d guests are open", n)
+	if n := openGuests.Load(); n != 1 {
+		t.Errorf("%d guest Brokers are open", n)
 	}
 
-	// Another key is another Broker: the first one ends what it has.
-	if err := s.load("megaphone {\nbroker guest other\n}", "megaphone"); err != nil {
-		t.Fatal(err)
-	}
+	// Another key means another Broker. The first one closes, which ends its reads.
+	s.reload("megaphone {\nbroker guest other\n}", "megaphone")
 	read.ends()
-	s.post("/write/"+c.ProducerAddress+"/s", "1").wantError(t, 404, "NOT_FOUND")
-	s.eventually(func() bool { return guestsOpen.Load() == 1 })
+	s.tryWrite(c, "1").wantError(t, 404, "NOT_FOUND")
+	s.eventually(func() bool { return openGuests.Load() == 1 })
 
-	// And so is another module.
+	// Another module means another Broker too.
 	other := s.create()
-	if err := s.load("megaphone {\nbroker memory\n}", "megaphone"); err != nil {
-		t.Fatal(err)
-	}
-	s.post("/write/"+other.ProducerAddress+"/s", "1").wantError(t, 404, "NOT_FOUND")
-	s.eventually(func() bool { return guestsOpen.Load() == 0 })
+	s.reload("megaphone {\nbroker memory\n}", "megaphone")
+	s.tryWrite(other, "1").wantError(t, 404, "NOT_FOUND")
+	s.eventually(func() bool { return openGuests.Load() == 0 })
 	s.write(s.create(), "1")
 }
 
-func TestAGuestThatDoesNotOpenChangesNothing(t *testing.T) {
+func TestAGuestBrokerThatDoesNotOpenChangesNothing(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()
 	if err := s.load("megaphone {\nbroker guest broken\n}", "megaphone"); err == nil || !strings.Contains(err.Error(), "broker: this guest cannot open") {
 		t.Errorf("error %v", err)
 	}
 	s.write(c, "1")
-	s.read("/read/" + c.ConsumerAddress).wants("1")
-	if n := guestsOpen.Load(); n != 0 {
-		t.Errorf("%d guests are open", n)
-	}
-}
-
-func TestAdminAPIWithoutOptionalInterfaces(t *testing.T) {
-	s := serveAdmin(t, "megaphone {\nbroker guest\n}", "megaphone")
-	s.create()
-	var page struct{ Channels []struct{ ID string } }
-	if status := s.call(http.MethodGet, "channels", "", &page); status != http.StatusOK || len(page.Channels) != 1 {
-		t.Errorf("list: %d, %v", status, page)
-	}
-	var stats struct{ Agent string }
-	if status := s.call(http.MethodGet, "stats", "", &stats); status != http.StatusOK || stats.Agent != "main" {
-		t.Errorf("stats: %d, %v", status, stats)
-	}
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
-		var refusal struct{ Error string }
-		if status := s.call(method, "drain", "{}", &refusal); status != http.StatusNotImplemented || refusal.Error == "" {
-			t.Errorf("%s drain: %d, %v", method, status, refusal)
-		}
+	s.read(c).wants("1")
+	if n := openGuests.Load(); n != 0 {
+		t.Errorf("%d guest Brokers are open", n)
 	}
 }
 
@@ -176,7 +152,7 @@ func TestBrokersAreModules(t *testing.T) {
 		{`{"broker":{}}`, "module"},
 		{`{"broker":{"module":"none"}}`, "megaphone.brokers.none"},
 		{`{"broker":{"module":"memory","size":1}}`, "size"},
-		{`{"broker":{"module":"stranger"}}`, "provides no broker"},
+		{`{"broker":{"module":"no_provider"}}`, "provides no broker"},
 	} {
 		err := caddy.Validate(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}, AppsRaw: caddy.ModuleMap{"megaphone": []byte(test.config)}})
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {

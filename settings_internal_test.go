@@ -14,16 +14,16 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// documented returns the settings in the tables of a part of docs/settings.md, and their defaults as written there.
-func documented(t *testing.T, part string) map[string]string {
+// documented returns the settings in the tables of a section of docs/settings.md, with the defaults that they name.
+func documented(t *testing.T, section string) map[string]string {
 	t.Helper()
 	page, err := os.ReadFile("docs/settings.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, found := strings.Cut(string(page), "\n## "+part+"\n")
+	_, text, found := strings.Cut(string(page), "\n## "+section+"\n")
 	if !found {
-		t.Fatalf("docs/settings.md has no part %q", part)
+		t.Fatalf("docs/settings.md has no section %q", section)
 	}
 	text, _, _ = strings.Cut(text, "\n## ")
 	settings := map[string]string{}
@@ -33,7 +33,7 @@ func documented(t *testing.T, part string) map[string]string {
 	return settings
 }
 
-// fields returns the values of the fields of a module's configuration, by their names in JSON.
+// fields returns the settings of a module, by their names in JSON.
 func fields(module any) map[string]any {
 	values := map[string]any{}
 	v := reflect.Indirect(reflect.ValueOf(module))
@@ -45,10 +45,10 @@ func fields(module any) map[string]any {
 	return values
 }
 
-// caddyfileNames are the settings that have another name in a Caddyfile than in JSON.
+// caddyfileNames has the settings whose name in a Caddyfile differs from the name in JSON.
 var caddyfileNames = map[string]string{"webhooks": "webhook"}
 
-// unset are how the page writes that nothing is set.
+// unset is what the page writes for a setting without a default.
 var unset = []string{"off", "none", "no limit"}
 
 func TestSettingsOfTheServerAreDocumented(t *testing.T) {
@@ -67,19 +67,19 @@ func TestSettingsOfTheServerAreDocumented(t *testing.T) {
 			t.Errorf("docs/settings.md lacks %s", written)
 		case slices.Contains(unset, text):
 			if !reflect.ValueOf(want).IsZero() {
-				t.Errorf("%s: docs/settings.md says %q, and the default is %v", written, text, want)
+				t.Errorf("%s: docs/settings.md says %q, but the default is %v", written, text, want)
 			}
 		default:
 			var app App
 			if err := app.UnmarshalCaddyfile(caddyfile.NewTestDispenser("megaphone {\n" + written + " " + text + "\n}")); err != nil {
 				t.Errorf("docs/settings.md: %v", err)
 			} else if got := fields(&app)[name]; !reflect.DeepEqual(got, want) {
-				t.Errorf("%s: docs/settings.md says %q, and the default is %v", written, text, want)
+				t.Errorf("%s: docs/settings.md says %q, but the default is %v", written, text, want)
 			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(docs)) {
-		t.Errorf("docs/settings.md has %s, which there is not", name)
+		t.Errorf("docs/settings.md has the setting %s, which does not exist", name)
 	}
 }
 
@@ -94,14 +94,14 @@ func TestSettingsOfASiteAreDocumented(t *testing.T) {
 			t.Errorf("docs/settings.md lacks %s", name)
 		case list:
 			if text != strings.Join(all, " ") {
-				t.Errorf("%s: docs/settings.md says %q, and the default is %q", name, text, all)
+				t.Errorf("%s: docs/settings.md says %q, but the default is %q", name, text, all)
 			}
 		case !slices.Contains(unset, text) || !reflect.ValueOf(value).IsZero():
-			t.Errorf("%s: docs/settings.md says %q", name, text)
+			t.Errorf("%s: docs/settings.md says %q, but there is no default", name, text)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(docs)) {
-		t.Errorf("docs/settings.md has %s, which there is not", name)
+		t.Errorf("docs/settings.md has the setting %s, which does not exist", name)
 	}
 	page, err := os.ReadFile("docs/settings.md")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func TestUIIsServedWhereASiteSaysSo(t *testing.T) {
+func TestUIIsServedIfConfigured(t *testing.T) {
 	s := serve(t, "", "route {\nhandle_path /inside/* {\nmegaphone create ui\n}\nmegaphone read ui\nrespond next 418\n}")
 	for path, contentType := range map[string]string{
 		"/ui/":           "text/html; charset=utf-8",
@@ -54,11 +54,11 @@ func TestUIIsOffByDefault(t *testing.T) {
 	}
 }
 
-func TestUILeadsToItsSlash(t *testing.T) {
+func TestUIRedirectsToThePathWithASlash(t *testing.T) {
 	s := serve(t, "", "handle_path /inside/* {\nmegaphone ui\n}")
 	s.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	r := s.get("/inside/ui")
-	// Relative: the handler does not know of the prefix.
+	// The location is relative because the handler does not know the prefix.
 	if location := r.Header.Get("Location"); r.StatusCode != http.StatusPermanentRedirect || location != "ui/" {
 		t.Errorf("%d to %q", r.StatusCode, location)
 	}
@@ -73,7 +73,7 @@ func TestUIIsCachedByItsContent(t *testing.T) {
 	}
 }
 
-func TestUIStateTellsWhatTheSiteServes(t *testing.T) {
+func TestUIStateShowsWhatTheSiteServes(t *testing.T) {
 	s := serve(t, "megaphone {\nagent here\nbuffer 7\nhold 2s\n}", "megaphone create read ui {\ntransports sse poll\n}")
 	before := time.Now()
 	r := s.get("/ui/state.json")
@@ -97,7 +97,7 @@ func TestUIStateTellsWhatTheSiteServes(t *testing.T) {
 	}
 }
 
-func TestUIStateTellsOfChannelsWhereManageIsServed(t *testing.T) {
+func TestUIStateShowsChannelsIfTheSiteServesManage(t *testing.T) {
 	s := serve(t, "", "handle_path /all/* {\nmegaphone manage ui\n}\nmegaphone create write ui")
 	c := s.create()
 	s.write(c, "1")
@@ -125,13 +125,14 @@ func TestUIStateTellsOfChannelsWhereManageIsServed(t *testing.T) {
 	}
 	for _, address := range []string{c.ProducerAddress, c.ConsumerAddress} {
 		if _, secret, _ := strings.Cut(address, "."); strings.Contains(r.body, secret[:8]) {
-			t.Errorf("tells a secret: %s", r.body)
+			t.Errorf("the state has a secret: %s", r.body)
 		}
 	}
 }
 
-// The policy would keep it from loading, too.
-func TestUIUsesNothingFromOutside(t *testing.T) {
+// TestUILoadsNothingFromElsewhere checks that the inspector needs neither other servers nor inline scripts and styles. Its
+// content security policy blocks them too.
+func TestUILoadsNothingFromElsewhere(t *testing.T) {
 	entries, err := os.ReadDir("ui")
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +146,7 @@ func TestUIUsesNothingFromOutside(t *testing.T) {
 		}
 		for _, pattern := range []*regexp.Regexp{outside, inline} {
 			if found := pattern.Find(text); found != nil {
-				t.Errorf("%s has %s", entry.Name(), found)
+				t.Errorf("%s contains %s", entry.Name(), found)
 			}
 		}
 	}

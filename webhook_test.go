@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,34 +20,37 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// A hookReceiver is a server that webhooks tell.
-type hookReceiver struct {
+const webhookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+// A webhookReceiver is a server to which a webhook posts deletions.
+type webhookReceiver struct {
 	testing.TB
 
 	verifier *standardwebhooks.Webhook
 	address  string
 	server   *httptest.Server
-	down     atomic.Bool  // answers 503
-	refused  atomic.Int32 // how often it has
+	down     atomic.Bool  // whether it answers with 503
+	refused  atomic.Int32 // how often it did
 
-	mu        sync.Mutex
-	announced map[string]int // channels, with how many messages were not delivered
-	requests  int
+	mu          sync.Mutex
+	undelivered map[string]int // by deleted channel: how many messages were not delivered
 }
 
-func newHookReceiver(t testing.TB) *hookReceiver {
+func newWebhookReceiver(t testing.TB) *webhookReceiver {
 	t.Helper()
-	verifier, err := standardwebhooks.NewWebhook(hookSecret)
+	verifier, err := standardwebhooks.NewWebhook(webhookSecret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &hookReceiver{TB: t, verifier: verifier, address: fmt.Sprint("127.0.0.1:", testserver.FreePort(t)), announced: map[string]int{}}
+	r := &webhookReceiver{
+		TB: t, verifier: verifier, address: fmt.Sprint("127.0.0.1:", testserver.FreePort(t)), undelivered: map[string]int{},
+	}
 	r.start()
 	return r
 }
 
-// start makes it listen, at the same address as before if it did.
-func (r *hookReceiver) start() {
+// start makes the receiver listen. Later calls use the same address.
+func (r *webhookReceiver) start() {
 	r.Helper()
 	var listener net.Listener
 	var err error
@@ -63,7 +69,7 @@ func (r *hookReceiver) start() {
 	r.Cleanup(r.server.Close)
 }
 
-func (r *hookReceiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+func (r *webhookReceiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	body, err := io.ReadAll(request.Body)
 	if err != nil {
 		return
@@ -76,29 +82,28 @@ func (r *hookReceiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	if err := r.verifier.Verify(body, request.Header); err != nil {
 		r.Error(err)
 	}
-	var told struct {
+	var posted struct {
 		Channels    []string
 		Undelivered map[string]int
 	}
-	if err := json.Unmarshal(body, &told); err != nil || len(told.Channels) == 0 {
-		r.Errorf("told %q", body)
+	if err := json.Unmarshal(body, &posted); err != nil || len(posted.Channels) == 0 {
+		r.Errorf("got %q, %v", body, err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.requests++
-	for _, c := range told.Channels {
-		r.announced[c] = told.Undelivered[c]
+	for _, c := range posted.Channels {
+		r.undelivered[c] = posted.Undelivered[c]
 	}
 }
 
-// await waits until it has been told of all these channels.
-func (r *hookReceiver) await(channels []channel) {
+// await waits until the receiver has got the deletion of all these channels.
+func (r *webhookReceiver) await(channels []channel) {
 	r.Helper()
 	missing := func() (n int) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for _, c := range channels {
-			if _, ok := r.announced[c.ConsumerAddress]; !ok {
+			if _, ok := r.undelivered[c.ConsumerAddress]; !ok {
 				n++
 			}
 		}
@@ -106,19 +111,27 @@ func (r *hookReceiver) await(channels []channel) {
 	}
 	for deadline := time.Now().Add(30 * time.Second); missing() > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.Fatalf("%d of %d channels were not announced", missing(), len(channels))
+			r.Fatalf("the receiver has not got the deletion of %d of %d channels", missing(), len(channels))
 		}
 	}
 }
 
-func (r *hookReceiver) settings(more string) string {
-	return fmt.Sprintf("megaphone {\nttl 1s\nwebhook channel_deleted http://%s/hook {\nsecret %s\n}\n%s\n}", r.address, hookSecret, more)
+// settings returns the settings of a server with this webhook, whose channels live for a second. more are further
+// settings.
+func (r *webhookReceiver) settings(more string) string {
+	return fmt.Sprintf("megaphone {\nttl 1s\nwebhook channel_deleted http://%s/hook {\nsecret %s\n}\n%s\n}", r.address, webhookSecret, more)
 }
 
-// TestWebhookReceiverIsRestarted: every deletion is announced at least once, though the receiver goes away, fails, and
-// the configuration is replaced meanwhile.
-func TestWebhookReceiverIsRestarted(t *testing.T) {
-	r := newHookReceiver(t)
+// awaitWebhookFailure waits until the webhook has failed.
+func (s *server) awaitWebhookFailure() {
+	s.Helper()
+	s.awaitMetric("caddy_megaphone_webhook_failures_total", `event="channel_deleted"`, func(n float64) bool { return n > 0 })
+}
+
+// TestWebhookReceiverRestarts checks that the receiver gets every deletion at least once, even if it stops, answers with
+// errors and starts again, and the configuration is replaced meanwhile.
+func TestWebhookReceiverRestarts(t *testing.T) {
+	r := newWebhookReceiver(t)
 	s := serve(t, r.settings(""), "megaphone")
 	var channels []channel
 	create := func(n int) {
@@ -133,12 +146,10 @@ func TestWebhookReceiverIsRestarted(t *testing.T) {
 
 	r.server.Close()
 	create(20)
-	// They expire, and are announced in vain.
-	s.metric("caddy_megaphone_channels", "", func(n float64) bool { return n == 0 })
-	s.metric("caddy_megaphone_webhook_failures_total", `event="channel_deleted"`, func(n float64) bool { return n > 0 })
-	if err := s.load(r.settings("buffer 7"), "megaphone"); err != nil {
-		t.Fatal(err)
-	}
+	// The channels expire, and the webhook fails.
+	s.awaitMetric("caddy_megaphone_channels", "", func(n float64) bool { return n == 0 })
+	s.awaitWebhookFailure()
+	s.reload(r.settings("buffer 7"), "megaphone")
 	create(20)
 	r.down.Store(true)
 	r.start()
@@ -149,30 +160,92 @@ func TestWebhookReceiverIsRestarted(t *testing.T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range channels {
-		if r.announced[c.ConsumerAddress] != 1 {
-			t.Errorf("a channel is said to have lost %d messages", r.announced[c.ConsumerAddress])
+		if n := r.undelivered[c.ConsumerAddress]; n != 1 {
+			t.Errorf("the webhook says that a channel had %d undelivered messages, want 1", n)
 		}
 	}
-	if len(r.announced) != len(channels) {
-		t.Errorf("%d channels were announced, there were %d", len(r.announced), len(channels))
+	if len(r.undelivered) != len(channels) {
+		t.Errorf("the webhook reports %d deleted channels, want %d", len(r.undelivered), len(channels))
 	}
 }
 
-// TestWebhookIsFinishedWhenItIsRemoved: what was deleted before a reload is announced though the new configuration
-// has no webhook, even no Megaphone.
-func TestWebhookIsFinishedWhenItIsRemoved(t *testing.T) {
+// TestARemovedWebhookFinishes checks that the webhook posts every deletion before a reload, even if the new configuration
+// has no webhook or no Megaphone.
+func TestARemovedWebhookFinishes(t *testing.T) {
 	for name, site := range map[string]string{"without the webhook": "megaphone", "without the module": "respond 204"} {
 		t.Run(name, func(t *testing.T) {
-			r := newHookReceiver(t)
+			r := newWebhookReceiver(t)
 			r.down.Store(true)
 			s := serve(t, r.settings(""), "megaphone")
 			c := s.create()
-			s.metric("caddy_megaphone_webhook_failures_total", `event="channel_deleted"`, func(n float64) bool { return n > 0 })
-			if err := s.load("", site); err != nil {
-				t.Fatal(err)
-			}
+			s.awaitWebhookFailure()
+			s.reload("", site)
 			r.down.Store(false)
 			r.await([]channel{c})
 		})
+	}
+}
+
+// TestWebhooksUseTheLogsOfTheLoadedConfiguration checks that a webhook logs to the outputs of the configuration that is
+// loaded at that time. The outputs of an earlier configuration may be closed.
+func TestWebhooksUseTheLogsOfTheLoadedConfiguration(t *testing.T) {
+	for name, test := range map[string]struct {
+		site        string // of the next configuration; empty if there is none
+		withWebhook bool   // whether the next configuration has the webhook too
+	}{
+		"without a reload":                      {},
+		"after a reload with the webhook":       {"megaphone create manage", true},
+		"after a reload without the webhook":    {"megaphone create manage", false},
+		"after a reload without the whole site": {"respond 204", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var status atomic.Int32
+			status.Store(http.StatusInternalServerError)
+			receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(status.Load())) }))
+			t.Cleanup(receiver.Close)
+			dir := t.TempDir()
+			logTo := func(name string) string {
+				return fmt.Sprintf("log mega {\noutput file %s {\nroll_disabled\n}\ninclude megaphone\n}\nlog other {\nexclude megaphone\n}\n", filepath.Join(dir, name))
+			}
+			logged := func(name, line string) bool {
+				text, _ := os.ReadFile(filepath.Join(dir, name))
+				return strings.Contains(string(text), line) && strings.Contains(string(text), `"logger":"megaphone.webhook"`)
+			}
+			hook := "megaphone {\nwebhook channel_deleted " + receiver.URL + "\n}\n"
+			s := serve(t, logTo("first")+hook, "megaphone create manage")
+			s.createAndDelete(1)
+			s.eventually(func() bool { return logged("first", "a webhook failed and will be repeated") })
+			last := "first"
+			if test.site != "" {
+				last = "second"
+				settings := logTo(last)
+				if test.withWebhook {
+					settings += hook
+				}
+				s.reload(settings, test.site)
+			}
+			status.Store(http.StatusBadRequest)
+			s.eventually(func() bool { return logged(last, "announcements are lost") })
+		})
+	}
+}
+
+// TestWebhookSettingsAreCheckedOnLoad checks faults that are known only when a configuration is loaded, and that the
+// example in docs/webhooks.md has none.
+func TestWebhookSettingsAreCheckedOnLoad(t *testing.T) {
+	s := serve(t, "megaphone", "megaphone")
+	t.Setenv("WEBHOOK_HOST", "a.example")
+	const hooks = "webhook channel_deleted https://a.example/\nwebhook channel_deleted https://{env.WEBHOOK_HOST}/\n"
+	if err := s.load("megaphone {\n"+hooks+"}", "megaphone"); err == nil || !strings.Contains(err.Error(), "another webhook posts channel_deleted to the same URL") {
+		t.Errorf("two webhooks with the same URL: %v", err)
+	}
+	if err := s.load("megaphone {\nwebhook channel_deleted {env.NOT_SET_ANYWHERE}\n}", "megaphone"); err == nil {
+		t.Error("a webhook without a URL is accepted")
+	}
+	t.Setenv("WEBHOOK_SECRET", webhookSecret)
+	page := docBlock(t, "webhooks.md", "webhook channel_deleted")
+	page = strings.TrimSuffix(strings.TrimPrefix(page, "{\n"), "}\n")
+	if err := s.load(page, "megaphone"); err != nil {
+		t.Errorf("the example in docs/webhooks.md: %v", err)
 	}
 }

@@ -11,9 +11,10 @@ import (
 	"github.com/coder/websocket"
 )
 
+// dial reads a channel over a WebSocket.
 func (s *server) dial(c channel, query string) *websocket.Conn {
 	s.Helper()
-	conn, response, err := websocket.Dial(s.Context(), "ws://localhost/read/"+c.ConsumerAddress+query, &websocket.DialOptions{HTTPClient: s.client})
+	conn, response, err := websocket.Dial(s.Context(), "ws://localhost"+c.readPath()+query, &websocket.DialOptions{HTTPClient: s.client})
 	if err != nil {
 		s.Fatalf("%v %v", err, response)
 	}
@@ -21,8 +22,8 @@ func (s *server) dial(c channel, query string) *websocket.Conn {
 	return conn
 }
 
-// hears reads messages with these bodies from a WebSocket, and returns their event ids.
-func (s *server) hears(conn *websocket.Conn, bodies ...string) []string {
+// wantMessages waits for messages with these bodies, and returns their event ids.
+func (s *server) wantMessages(conn *websocket.Conn, bodies ...string) []string {
 	s.Helper()
 	var eids []string
 	for _, body := range bodies {
@@ -32,70 +33,77 @@ func (s *server) hears(conn *websocket.Conn, bodies ...string) []string {
 		}
 		match := regexp.MustCompile(`^\{"sid":"stream","eid":"([^"]+)","ts":"[^"]+","body":(.*)\}$`).FindSubmatch(text)
 		if kind != websocket.MessageText || match == nil || string(match[2]) != body {
-			s.Fatalf("message %q, want %s", text, body)
+			s.Fatalf("got %q, want a message with the body %s", text, body)
 		}
 		eids = append(eids, string(match[1]))
 	}
 	return eids
 }
 
-func (s *server) closed(conn *websocket.Conn, code websocket.StatusCode) {
+// wantClose waits until the server ends a WebSocket with this code.
+func (s *server) wantClose(conn *websocket.Conn, code websocket.StatusCode) {
 	s.Helper()
 	if _, text, err := conn.Read(s.Context()); websocket.CloseStatus(err) != code {
-		s.Fatalf("%q, %v, want close code %d", text, err, code)
+		s.Fatalf("got %q, %v, want close code %d", text, err, code)
 	}
 }
 
-func (s *server) say(conn *websocket.Conn, text string) {
+func (s *server) sendText(conn *websocket.Conn, text string) {
 	s.Helper()
 	if err := conn.Write(s.Context(), websocket.MessageText, []byte(text)); err != nil {
 		s.Fatal(err)
 	}
 }
 
-func TestWebSocketAcknowledges(t *testing.T) {
+// awaitNothingInFlight waits until a channel has no messages in flight. The site must serve manage.
+func (s *server) awaitNothingInFlight(c channel) {
+	s.Helper()
+	s.eventually(func() bool {
+		return strings.Contains(s.get("/channel/"+c.ConsumerAddress).body, `"inFlight":0`)
+	})
+}
+
+func TestWebSocketAcknowledgements(t *testing.T) {
 	s := serve(t, "megaphone {\nin_flight 2\n}", "megaphone create write read manage")
 	c := s.create()
 	conn := s.dial(c, "")
 	s.write(c, "1")
-	eids := s.hears(conn, "1")
-	s.say(conn, fmt.Sprintf(`{"ack":%q}`, eids[0]))
-	s.eventually(func() bool { // until then the reader is a plain one
-		return strings.Contains(s.get("/channel/"+c.ConsumerAddress).body, `"inFlight":0`)
-	})
+	eids := s.wantMessages(conn, "1")
+	s.sendText(conn, fmt.Sprintf(`{"ack":%q}`, eids[0]))
+	s.awaitNothingInFlight(c) // now the reader is an acknowledging one
 	for i := 2; i <= 5; i++ {
 		s.write(c, fmt.Sprint(i))
 	}
-	eids = s.hears(conn, "2", "3")
-	// No more until they are acknowledged: an unknown event does nothing.
-	s.say(conn, `{"ack":"unknown"}`)
-	s.say(conn, fmt.Sprintf(`{"ack":%q}`, eids[0]))
-	s.hears(conn, "4")
+	eids = s.wantMessages(conn, "2", "3")
+	// The window is full until messages are acknowledged. An unknown event acknowledges nothing.
+	s.sendText(conn, `{"ack":"unknown"}`)
+	s.sendText(conn, fmt.Sprintf(`{"ack":%q}`, eids[0]))
+	s.wantMessages(conn, "4")
 	conn.CloseNow()
 
 	conn = s.dial(c, "?after=")
-	s.hears(conn, "3", "4")
+	s.wantMessages(conn, "3", "4")
 }
 
 func TestWebSocketCloseCodes(t *testing.T) {
 	s := serve(t, "megaphone {\nstream_duration 2s\n}", "megaphone")
 	c := s.create()
-	taken := s.dial(c, "")
-	s.get("/read/"+c.ConsumerAddress+"?poll=0").wantError(t, 409, "BUSY")
-	conn := s.dial(c, "?after=")
-	s.closed(taken, 4409)
-	s.closed(conn, websocket.StatusNormalClosure)
+	first := s.dial(c, "")
+	s.poll(c).wantError(t, 409, "BUSY")
+	conn := s.dial(c, "?after=") // takes over
+	s.wantClose(first, 4409)
+	s.wantClose(conn, websocket.StatusNormalClosure)
 
 	for _, text := range []string{"hello", `{"ack":1}`, `{}`, `[]`} {
 		conn := s.dial(c, "?after=")
-		s.say(conn, text)
-		s.closed(conn, 4400)
+		s.sendText(conn, text)
+		s.wantClose(conn, 4400)
 	}
 	conn = s.dial(c, "?after=")
 	if err := conn.Write(t.Context(), websocket.MessageBinary, []byte(`{"ack":"x"}`)); err != nil {
 		t.Fatal(err)
 	}
-	s.closed(conn, 4400)
+	s.wantClose(conn, 4400)
 }
 
 func TestWebSocketHandshakeIsChecked(t *testing.T) {
@@ -112,7 +120,7 @@ func TestWebSocketHandshakeIsChecked(t *testing.T) {
 		h.Set(name, value)
 		return h
 	}
-	path := "/read/" + c.ConsumerAddress
+	path := c.readPath()
 	r := s.do(http.MethodGet, path, with("Sec-WebSocket-Version", "8"), nil)
 	r.wantError(t, 426, "BAD_REQUEST")
 	if r.Header.Get("Sec-WebSocket-Version") != "13" {
@@ -130,17 +138,18 @@ func TestWebSocketHandshakeIsChecked(t *testing.T) {
 	}
 }
 
-// When Caddy's handler timeouts returns, it sets deadlines again, though the connection was taken over.
-func TestAWebSocketOutlivesADeadlineThatWasSetAfterIt(t *testing.T) {
+// TestAWebSocketOutlivesLaterDeadlines checks a site with Caddy's handler timeouts. When that handler returns, it sets the
+// server's deadlines again, even on a connection that was hijacked.
+func TestAWebSocketOutlivesLaterDeadlines(t *testing.T) {
 	s := serve(t, "servers {\ntimeouts {\nwrite_idle 200ms\nread_body_idle 200ms\n}\n}\nmegaphone {\nheartbeat 300ms\n}", "route {\ntimeouts {\nwrite_timeout 5s\nread_timeout 5s\n}\nmegaphone create write read manage\n}")
 	c := s.create()
 	pings := make(chan struct{}, 10)
-	conn, _, err := websocket.Dial(s.Context(), "ws://localhost/read/"+c.ConsumerAddress+"?after=", &websocket.DialOptions{
+	conn, _, err := websocket.Dial(s.Context(), "ws://localhost"+c.readPath()+"?after=", &websocket.DialOptions{
 		HTTPClient: s.client,
 		OnPingReceived: func(context.Context, []byte) bool {
 			select {
 			case pings <- struct{}{}:
-			default: // nobody waits for it any more
+			default: // nobody waits for a ping any more
 			}
 			return true
 		},
@@ -157,9 +166,7 @@ func TestAWebSocketOutlivesADeadlineThatWasSetAfterIt(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	eid := s.hears(conn, "1")[0]
-	s.say(conn, fmt.Sprintf(`{"ack":%q}`, eid))
-	s.eventually(func() bool {
-		return strings.Contains(s.get("/channel/"+c.ConsumerAddress).body, `"inFlight":0`)
-	})
+	eid := s.wantMessages(conn, "1")[0]
+	s.sendText(conn, fmt.Sprintf(`{"ack":%q}`, eid))
+	s.awaitNothingInFlight(c)
 }

@@ -15,17 +15,17 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
 )
 
-// BenchmarkServeWrite: a write as the handler sees it, without what Caddy and net/http do before and after.
+// BenchmarkServeWrite measures a write in the handler, without what Caddy and net/http do before and after.
 func BenchmarkServeWrite(b *testing.B) {
 	b.ReportAllocs()
-	serve := writer(b)
+	write := serveWrites(b)
 	for b.Loop() {
-		serve()
+		write()
 	}
 }
 
-// writer returns a function that serves one write to a channel, and takes the message.
-func writer(tb testing.TB) func() {
+// serveWrites returns a function that serves one write to a channel, and reads the message.
+func serveWrites(tb testing.TB) func() {
 	tb.Helper()
 	app := &App{MaxMessageSize: 1 << 20, limits: brokerfixture.Limits, registry: newRegistry(memory.New())}
 	app.broker = app.registry.broker
@@ -60,7 +60,7 @@ func writer(tb testing.TB) func() {
 	}
 }
 
-// A discardResponse is where a reply goes that nobody looks at.
+// A discardResponse is a response writer that discards everything except the header.
 type discardResponse http.Header
 
 func (w discardResponse) Header() http.Header { return http.Header(w) }
@@ -70,9 +70,9 @@ func (discardResponse) Write(p []byte) (int, error) { return len(p), nil }
 func (discardResponse) WriteHeader(int) {}
 
 func TestServeWriteAllocatesLittle(t *testing.T) {
-	serve := writer(t)
-	// The message, its line, and what a garbage collection takes from the pool of buffers.
-	if allocations := testing.AllocsPerRun(1000, serve); allocations > 3 {
-		t.Errorf("%v allocations for each write", allocations)
+	// The message, its line, and what the garbage collection frees from the pool of buffers.
+	const most = 3
+	if allocations := testing.AllocsPerRun(1000, serveWrites(t)); allocations > most {
+		t.Errorf("%v allocations for each write, want at most %d", allocations, most)
 	}
 }

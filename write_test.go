@@ -1,18 +1,21 @@
 package megaphone_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone"
 )
 
 func TestWriteKeepsTheTextOfTheBody(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()
-	read := s.read("/read/" + c.ConsumerAddress)
+	read := s.read(c)
 	for body, want := range map[string]string{
 		` {"b" : 1, "a":2, "b": 3.1400 } `:          `{"b":1,"a":2,"b":3.1400}`,
 		`12345678901234567890.123456789012345678E7`: `12345678901234567890.123456789012345678E7`,
@@ -20,7 +23,7 @@ func TestWriteKeepsTheTextOfTheBody(t *testing.T) {
 		"[\n1,\n2 ]":                                `[1,2]`,
 		`null`:                                      `null`,
 	} {
-		r := s.post("/write/"+c.ProducerAddress+"/stream", body)
+		r := s.tryWrite(c, body)
 		if r.StatusCode != http.StatusCreated || r.body != `{"status":"OK"}` || r.Header.Get("Content-Type") != "application/json" {
 			t.Fatalf("reply %d %s", r.StatusCode, r.body)
 		}
@@ -28,7 +31,7 @@ func TestWriteKeepsTheTextOfTheBody(t *testing.T) {
 	}
 }
 
-func TestWriteTakesContentTypesOfJSON(t *testing.T) {
+func TestWriteAcceptsContentTypesOfJSON(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()
 	for contentType, ok := range map[string]bool{
@@ -42,7 +45,7 @@ func TestWriteTakesContentTypesOfJSON(t *testing.T) {
 		"application/x-www-form-urlencoded": false,
 		"":                                  false,
 	} {
-		for _, path := range []string{"/write/" + c.ProducerAddress + "/s", "/write-batch", "/channelsExists"} {
+		for _, path := range []string{c.writePath(), "/write-batch", "/channelsExists"} {
 			r := s.do(http.MethodPost, path, http.Header{"Content-Type": {contentType}}, strings.NewReader(`{"channels":[],"messages":[]}`))
 			if ok && r.StatusCode >= 300 {
 				t.Errorf("%s with %q: %d %s", path, contentType, r.StatusCode, r.body)
@@ -56,7 +59,7 @@ func TestWriteTakesContentTypesOfJSON(t *testing.T) {
 func TestWriteDecodesTheStreamID(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()
-	read := s.read("/read/" + c.ConsumerAddress)
+	read := s.read(c)
 	for segment, want := range map[string]string{
 		"plain": "plain", "a%2Fb": "a/b", "a%20b+c": "a b+c", "%C3%A9": "é", "%22%5C": `"\`, "%252F": "%2F", "..%2f": "../", "a%3Fb%23": "a?b#",
 	} {
@@ -64,7 +67,7 @@ func TestWriteDecodesTheStreamID(t *testing.T) {
 			t.Fatalf("%s: %d %s", segment, r.StatusCode, r.body)
 		}
 		if m := read.next(); m.SID != want {
-			t.Errorf("%s is read as %q, want %q", segment, m.SID, want)
+			t.Errorf("%s: stream id %q, want %q", segment, m.SID, want)
 		}
 	}
 }
@@ -72,7 +75,7 @@ func TestWriteDecodesTheStreamID(t *testing.T) {
 func TestWriteRefuses(t *testing.T) {
 	s := serve(t, "megaphone {\nmax_message_size 1KB\n}", "megaphone")
 	c := s.create()
-	path := "/write/" + c.ProducerAddress + "/stream"
+	path := c.writePath()
 	for name, test := range map[string]struct {
 		path   string
 		body   io.Reader
@@ -82,7 +85,7 @@ func TestWriteRefuses(t *testing.T) {
 		"malformed JSON":             {path, strings.NewReader(`{"a":`), 400, "BAD_REQUEST"},
 		"two values":                 {path, strings.NewReader(`1 2`), 400, "BAD_REQUEST"},
 		"no body":                    {path, nil, 400, "BAD_REQUEST"},
-		"no UTF-8":                   {path, strings.NewReader("\"\xff\""), 400, "BAD_REQUEST"},
+		"not UTF-8":                  {path, strings.NewReader("\"\xff\""), 400, "BAD_REQUEST"},
 		"an empty stream id":         {"/write/" + c.ProducerAddress + "/", strings.NewReader("1"), 400, "BAD_REQUEST"},
 		"a stream id without UTF-8":  {"/write/" + c.ProducerAddress + "/%FF", strings.NewReader("1"), 400, "BAD_REQUEST"},
 		"the consumer's address":     {"/write/" + c.ConsumerAddress + "/stream", strings.NewReader("1"), 404, "NOT_FOUND"},
@@ -105,16 +108,44 @@ func TestAFullChannelHoldsAWriteAndThenRefusesIt(t *testing.T) {
 	c := s.create()
 	s.write(c, "1")
 	start := time.Now()
-	s.post("/write/"+c.ProducerAddress+"/s", "2").wantError(t, 503, "TIMEOUT")
+	s.tryWrite(c, "2").wantError(t, 503, "TIMEOUT")
 	if held := time.Since(start); held < time.Second {
-		t.Errorf("held for %v", held)
+		t.Errorf("the write was held for %v, want at least 1s", held)
 	}
-	held := make(chan reply)
-	go func() { held <- s.post("/write/"+c.ProducerAddress+"/s", "3") }()
-	s.read("/read/"+c.ConsumerAddress).wants("1", "3")
-	if r := <-held; r.StatusCode != http.StatusCreated {
-		t.Errorf("held write: %d %s", r.StatusCode, r.body)
+	held := s.startWrite(c, "3")
+	s.read(c).wants("1", "3")
+	(<-held).wantCreated(t)
+}
+
+func TestAHeldWriteWhoseClientIsGoneLeavesNothingBehind(t *testing.T) {
+	s := serve(t, "megaphone {\nbuffer 1\nhold 1m\nread_duration 1s\n}", "megaphone")
+	c := s.create()
+	s.write(c, "1")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost"+c.writePath(), strings.NewReader("2"))
+	if err != nil {
+		t.Fatal(err)
 	}
+	r.Header = jsonHeader
+	gone := make(chan error, 1)
+	go func() {
+		response, err := s.client.Do(r)
+		if err == nil {
+			response.Body.Close()
+		}
+		gone <- err
+	}()
+	s.awaitHeldWrite()
+	cancel()
+	if <-gone == nil {
+		t.Fatal("the write was not held")
+	}
+	s.eventually(func() bool { return megaphone.HeldBytes() == 0 })
+	held := s.startWrite(c, "3")
+	s.awaitHeldWrite()
+	s.read(c).ends("1", "3")
+	(<-held).wantCreated(t)
 }
 
 func TestWriteBatch(t *testing.T) {
@@ -147,12 +178,12 @@ func TestWriteBatch(t *testing.T) {
 		t.Errorf("reply\n%s, want\n%s", r.body, want)
 	}
 
-	// One message is the same in all channels.
-	one, other := s.read("/read/"+a.ConsumerAddress), s.read("/read/"+b.ConsumerAddress)
+	// A message has the same event id and time in all channels.
+	one, other := s.read(a), s.read(b)
 	for _, body := range []string{`{"n":1}`, `2`} {
 		m := one.next()
 		if n := other.next(); m.EID != n.EID || m.TS != n.TS || string(m.Body) != body || string(n.Body) != body {
-			t.Errorf("messages %v and %v", m, n)
+			t.Errorf("messages %v and %v, want the same with the body %s", m, n, body)
 		}
 	}
 }
@@ -188,7 +219,7 @@ func TestWriteBatchReplies(t *testing.T) {
 	}
 }
 
-func TestWriteBatchBoundsItsReply(t *testing.T) {
+func TestWriteBatchLimitsItsReply(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	batch := func(channels, messages int) string {
 		var b strings.Builder
@@ -201,31 +232,14 @@ func TestWriteBatchBoundsItsReply(t *testing.T) {
 	}
 	s.post("/write-batch", batch(1000, 263)).wantError(t, 400, "BAD_REQUEST")
 	if r := s.post("/write-batch", batch(1000, 262)); r.StatusCode != http.StatusCreated {
-		t.Errorf("a batch within the bound: %d", r.StatusCode)
+		t.Errorf("a batch within the limit: %d", r.StatusCode)
 	}
 }
 
-func TestLimitsAreAnsweredWithRetryAfter(t *testing.T) {
-	s := serve(t, "megaphone {\nmax_channels 2\nmax_memory 1KB\nhold 0s\n}", "megaphone")
-	c := s.create()
-	s.create()
-	r := s.do(http.MethodPost, "/create", nil, nil)
-	r.wantError(t, 503, "LIMIT_REACHED")
-	if r.Header.Get("Retry-After") == "" {
-		t.Error("no Retry-After")
-	}
-	s.write(c, `"`+strings.Repeat("x", 1000)+`"`)
-	r = s.post("/write/"+c.ProducerAddress+"/s", "1")
-	r.wantError(t, 503, "LIMIT_REACHED")
-	if r.Header.Get("Retry-After") == "" {
-		t.Error("no Retry-After")
-	}
-}
-
-func TestAWriteWithAKeyMayBeRepeated(t *testing.T) {
+func TestAWriteWithAKeyCanBeRepeated(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()
-	path := "/write/" + c.ProducerAddress + "/s"
+	path := c.writePath()
 	keyed := func(keys ...string) http.Header {
 		return http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": keys}
 	}
@@ -236,7 +250,7 @@ func TestAWriteWithAKeyMayBeRepeated(t *testing.T) {
 		s.post("/write-batch", fmt.Sprintf(`{"channels":[%q],"messages":[{"streamId":"s","body":2,"key":"k2"}]}`, c.ProducerAddress))
 	}
 	s.write(c, "3")
-	s.read("/read/"+c.ConsumerAddress).wants("1", "2", "3")
+	s.read(c).wants("1", "2", "3")
 	for _, keys := range [][]string{{""}, {"a b"}, {"é"}, {strings.Repeat("k", 256)}, {"a", "b"}} {
 		s.do(http.MethodPost, path, keyed(keys...), strings.NewReader("1")).wantError(t, 400, "BAD_REQUEST")
 	}

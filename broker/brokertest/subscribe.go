@@ -54,9 +54,10 @@ var subscribeTests = group{
 		old.takes(ms...)
 		r := s.subscribe(a.Consumer, takeOver)
 		old.over(broker.ErrTakenOver)
+		ms = append(ms, s.publish(a.Producer, "3")...)
 		s.hasNoEffect(old, ms[1])
 		old.End(broker.EndClean)
-		s.holds(a.Consumer, 0, 2)
+		s.holds(a.Consumer, 1, 2)
 		r.takes(ms...)
 		if _, err := s.trySubscribe(a.Consumer); !errors.Is(err, broker.ErrBusy) {
 			s.Errorf("a third reader gets the error %v, although the second is there", err)
@@ -69,9 +70,10 @@ var subscribeTests = group{
 		old.takes(ms...)
 		old.End(broker.EndFault)
 		r := s.subscribe(a.Consumer)
+		ms = append(ms, s.publish(a.Producer, "2")...)
 		s.hasNoEffect(old, ms[0])
 		old.End(broker.EndClean)
-		s.holds(a.Consumer, 0, 1)
+		s.holds(a.Consumer, 1, 1)
 		if !s.state(a.Consumer).Connected {
 			s.Error("the second end of the first read has ended the second read")
 		}

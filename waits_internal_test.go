@@ -2,14 +2,11 @@ package megaphone
 
 import (
 	"bufio"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,17 +21,14 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
-// Every wait ends when its client is gone, at its deadline, when its channel is deleted, when its configuration is
-// replaced, and when the process exits (TestEveryWaitEnds). The server is net/http's, over pipes, so that all of
-// it is in a synctest bubble; registry_internal_test.go and feed_test.go have what needs no server.
-
-// A pipeServer serves a Handler over pipes.
+// A pipeServer serves a Handler with net/http over pipes. So the whole server can be in a synctest bubble. Tests of waits
+// that need no server are in broker/memory and internal/delivery.
 type pipeServer struct {
 	*testing.T
 
 	handler *Handler
 	conns   chan net.Conn
-	ended   chan time.Time // when a request's handler has returned
+	ended   chan time.Time // receives the time when the handler of a request has returned
 	channel broker.Addresses
 }
 
@@ -78,7 +72,7 @@ func newPipeServer(t *testing.T) *pipeServer {
 	return s
 }
 
-// A pipeListener accepts the connections of a channel.
+// A pipeListener accepts connections from a Go channel.
 type pipeListener struct{ conns chan net.Conn }
 
 func (l pipeListener) Accept() (net.Conn, error) {
@@ -91,13 +85,13 @@ func (l pipeListener) Accept() (net.Conn, error) {
 func (l pipeListener) Close() error   { close(l.conns); return nil }
 func (l pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 
-// get sends a request that reads. It returns the client's side.
+// get sends a GET request. It returns the client's side of the connection.
 func (s *pipeServer) get(path string, headers ...string) net.Conn {
 	s.Helper()
 	return s.send("GET "+path, headers, "")
 }
 
-// post sends a request that writes.
+// post sends a POST request. It returns the client's side of the connection.
 func (s *pipeServer) post(path, contentType, body string) net.Conn {
 	s.Helper()
 	return s.send("POST "+path, []string{"Content-Type: " + contentType, fmt.Sprintf("Content-Length: %d", len(body))}, body)
@@ -115,7 +109,7 @@ func (s *pipeServer) send(request string, headers []string, body string) net.Con
 	return client
 }
 
-// skipHeader reads the header of a reply, and no more.
+// skipHeader reads the header of a response, and not a byte more.
 func (s *pipeServer) skipHeader(client net.Conn) {
 	s.Helper()
 	var header []byte
@@ -126,8 +120,8 @@ func (s *pipeServer) skipHeader(client net.Conn) {
 	}
 }
 
-// reply reads a whole reply in the background, and then tells its status.
-func (s *pipeServer) reply(client net.Conn) <-chan int {
+// status reads a whole response in the background, and then sends its status. It sends 0 if that fails.
+func (s *pipeServer) status(client net.Conn) <-chan int {
 	status := make(chan int, 1)
 	go func() {
 		response, err := http.ReadResponse(bufio.NewReader(client), nil)
@@ -142,6 +136,7 @@ func (s *pipeServer) reply(client net.Conn) <-chan int {
 	return status
 }
 
+// fill fills the channel, which has room for one message.
 func (s *pipeServer) fill() {
 	s.Helper()
 	if err := s.handler.app.broker.Publish(s.Context(), s.channel.Producer, brokerfixture.Message(s), s.handler.app.limits); err != nil {
@@ -156,26 +151,31 @@ func (s *pipeServer) delete() {
 	}
 }
 
-// A wait is a request that waits, and how soon it ends at the latest, by what.
+// A wait is a request that waits for something.
 type wait struct {
+	// start sends the request. It returns the client's side of the connection.
 	start func(*pipeServer) net.Conn
-	// noReply tells that the client reads nothing more.
-	noReply bool
+	// readsNothing says that the client reads nothing more after start.
+	readsNothing bool
 
+	// How long the wait lasts at most after its client is gone, without any event (its deadline), after its channel is
+	// deleted, after its configuration is replaced, and after the process begins to exit; or never.
 	gone, deadline, deleted, unloaded, exit time.Duration
 
-	// The status if it was the deadline, the end of the channel, and the exit.
+	// The status of the response at the deadline (also if the configuration is replaced), after the channel is deleted, and
+	// after the process begins to exit.
 	status [3]int
 }
 
 const (
-	// none marks what does not end a wait.
-	none = -1
-	// farewell is how long a WebSocket's client may leave the end of it unanswered: coder/websocket's two times 5 s.
-	farewell = 10 * time.Second
+	// never says that an event does not end a wait.
+	never = -1
+	// closeTimeout is how long a client may leave the close of its WebSocket unanswered: coder/websocket waits twice 5s.
+	closeTimeout = 10 * time.Second
 )
 
-var handshake = []string{
+// upgrade is the header of a request for a WebSocket.
+var upgrade = []string{
 	"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 }
 
@@ -218,11 +218,11 @@ var waits = map[string]wait{
 		start: func(s *pipeServer) net.Conn {
 			return s.send("POST /write", []string{"Content-Type: application/x-ndjson", "Content-Length: 100"}, "")
 		},
-		deadline: none, deleted: none, unloaded: none, status: [3]int{2: 503},
+		deadline: never, deleted: never, unloaded: never, status: [3]int{2: 503},
 	},
 	"refused read": {
 		start:    func(s *pipeServer) net.Conn { return s.get("/read/main.unknown") },
-		deadline: time.Second, deleted: none, unloaded: time.Second, status: [3]int{404, 0, 404},
+		deadline: time.Second, deleted: never, unloaded: time.Second, status: [3]int{404, 0, 404},
 	},
 	"read whose client takes nothing": {
 		start: func(s *pipeServer) net.Conn {
@@ -231,28 +231,30 @@ var waits = map[string]wait{
 			s.fill()
 			return client
 		},
-		noReply:  true,
-		deadline: testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxFarewell,
+		readsNothing: true,
+		deadline:     testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxFarewell,
 	},
 	"poll whose client takes nothing": {
 		start: func(s *pipeServer) net.Conn {
 			s.fill()
 			return s.get("/read/" + s.channel.Consumer + "?poll=0")
 		},
-		noReply:  true,
-		deadline: testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxFarewell,
+		readsNothing: true,
+		deadline:     testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxFarewell,
 	},
-	"websocket whose client takes nothing": { // the process does not wait so long for it: TestExitWaitsForWebSockets
+	"websocket whose client takes nothing": { // the exit does not wait so long for it: see TestExitWaitsForWebSockets
 		start: func(s *pipeServer) net.Conn {
-			client := s.get("/read/"+s.channel.Consumer, handshake...)
+			client := s.get("/read/"+s.channel.Consumer, upgrade...)
 			s.skipHeader(client)
 			return client
 		},
-		noReply:  true,
-		deadline: testStream + farewell, deleted: farewell, unloaded: delivery.MaxSpread + farewell, exit: farewell,
+		readsNothing: true,
+		deadline:     testStream + closeTimeout, deleted: closeTimeout, unloaded: delivery.MaxSpread + closeTimeout, exit: closeTimeout,
 	},
 }
 
+// TestEveryWaitEnds checks that every wait ends when its client is gone, at its deadline, when its channel is deleted, when
+// its configuration is replaced, and when the process exits.
 func TestEveryWaitEnds(t *testing.T) {
 	for name, wait := range waits {
 		for cause, test := range map[string]struct {
@@ -266,7 +268,7 @@ func TestEveryWaitEnds(t *testing.T) {
 			"configuration replaced": {func(s *pipeServer, _ net.Conn) { close(s.handler.app.unloaded) }, wait.unloaded, wait.status[0]},
 			"process exits":          {func(s *pipeServer, _ net.Conn) { s.handler.app.registry.Close() }, wait.exit, wait.status[2]},
 		} {
-			if test.within == none {
+			if test.within == never {
 				continue
 			}
 			t.Run(name+", "+cause, func(t *testing.T) {
@@ -274,8 +276,8 @@ func TestEveryWaitEnds(t *testing.T) {
 					s := newPipeServer(t)
 					client := wait.start(s)
 					var status <-chan int
-					if !wait.noReply {
-						status = s.reply(client)
+					if !wait.readsNothing {
+						status = s.status(client)
 					}
 					synctest.Wait()
 					select {
@@ -287,10 +289,10 @@ func TestEveryWaitEnds(t *testing.T) {
 					test.act(s, client)
 					took := (<-s.ended).Sub(start)
 					if took > test.within {
-						t.Errorf("it has ended after %v, want %v at the latest", took, test.within)
+						t.Errorf("the wait lasted %v, want at most %v", took, test.within)
 					}
 					if cause == "configuration replaced" && wait.unloaded == wait.deadline && took != wait.deadline {
-						t.Errorf("it has ended after %v, and should go on", took)
+						t.Errorf("the wait lasted %v, want its whole time of %v", took, wait.deadline)
 					}
 					if cause != "client gone" && status != nil {
 						if got := <-status; got != test.status {
@@ -301,66 +303,4 @@ func TestEveryWaitEnds(t *testing.T) {
 			})
 		}
 	}
-}
-
-func TestExitWaitsForWebSockets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newPipeServer(t)
-		client := s.get("/read/"+s.channel.Consumer, handshake...)
-		s.skipHeader(client)
-		synctest.Wait()
-		shared := s.handler.app.registry
-		shared.Close()
-
-		// The client is told that the server goes away (RFC 6455, 7.4.1), and agrees.
-		start := time.Now()
-		var header [2]byte
-		if _, err := io.ReadFull(client, header[:]); err != nil || header[0] != 0x88 {
-			t.Fatalf("frame %x, %v", header, err)
-		}
-		reason := make([]byte, header[1])
-		if _, err := io.ReadFull(client, reason); err != nil || binary.BigEndian.Uint16(reason) != 1001 {
-			t.Errorf("close frame %q, %v", reason, err)
-		}
-		time.AfterFunc(maxFarewell/2, func() { client.Close() })
-		shared.awaitSockets()
-		if took := time.Since(start); took < maxFarewell/2 || took > maxFarewell-10*time.Millisecond {
-			t.Errorf("waited for %v", took)
-		}
-
-		// Not for ever.
-		shared.sockets.Add(1)
-		start = time.Now()
-		shared.awaitSockets()
-		if took := time.Since(start); took != maxFarewell {
-			t.Errorf("waited for %v", took)
-		}
-	})
-}
-
-func TestNotTooManyRefusedReadsWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		shared := newRegistry(memory.New())
-		defer shared.Close()
-		const more = 10
-		var waited, refused atomic.Int32
-		var all sync.WaitGroup
-		for range 3 { // as often as it may be: none is counted for ever
-			for range maxSlowed + more {
-				all.Go(func() {
-					start := time.Now()
-					shared.slowDown(t.Context())
-					if time.Since(start) == time.Second {
-						waited.Add(1)
-					} else {
-						refused.Add(1)
-					}
-				})
-			}
-			all.Wait()
-			if waited.Swap(0) != maxSlowed || refused.Swap(0) != more {
-				t.Error("not as many wait as may")
-			}
-		}
-	})
 }
