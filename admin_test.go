@@ -2,12 +2,9 @@ package megaphone_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -58,7 +55,7 @@ func (s *adminServer) call(method, path, body string, v any) int {
 		s.Fatal(err)
 	}
 	response, err := s.admin.Do(r)
-	for errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) { // as in open: a reload replaces the admin endpoint too
+	for isDropped(err) { // as in open: a reload replaces the admin endpoint too
 		r.Body, _ = r.GetBody() // never fails for the reader of a string
 		response, err = s.admin.Do(r)
 	}

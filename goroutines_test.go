@@ -45,7 +45,7 @@ func running(t testing.TB, name string) int {
 
 // goroutines returns the stacks of all goroutines.
 func goroutines() string {
-	for size := 1 << 20; ; size *= 2 {
+	for size := 1 << 18; ; size *= 2 {
 		stacks := make([]byte, size)
 		if n := runtime.Stack(stacks, true); n < size {
 			return string(stacks[:n])

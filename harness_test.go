@@ -93,7 +93,20 @@ func (s *server) load(settings, site string) error {
 	// The server of the replaced configuration closes idle connections whenever it likes. The next request must not be
 	// sent on one of them.
 	defer s.client.CloseIdleConnections()
-	return caddy.Load(adapt(s.T, s.caddyfile(settings, site)), true)
+	if err := caddy.Load(adapt(s.T, s.caddyfile(settings, site)), true); err != nil {
+		return err
+	}
+	s.awaitOneServer()
+	return nil
+}
+
+// awaitOneServer waits until only the server of the loaded configuration accepts connections. Caddy does not wait until
+// the replaced one has stopped, so that one might accept the next connection.
+func (s *server) awaitOneServer() {
+	s.Helper()
+	s.eventually(func() bool {
+		return strings.Count(goroutines(), "created by github.com/caddyserver/caddy/v2/modules/caddyhttp.(*App).Start ") == 1
+	})
 }
 
 // reload replaces the configuration, which must succeed.
@@ -176,9 +189,7 @@ func (s *server) open(method, path string, header http.Header, body io.Reader) *
 	maps.Copy(r.Header, header)
 	r.Host = header.Get("Host") // the URL's if empty
 	response, err := s.client.Do(r)
-	for (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) && r.GetBody != nil {
-		// When Caddy replaces a configuration, it shuts down the old server. net/http then drops requests that it has just
-		// read. No handler has seen them, so this one is sent again.
+	for isDropped(err) && r.GetBody != nil {
 		r.Body, _ = r.GetBody() // never fails for the readers that tests use
 		response, err = s.client.Do(r)
 	}
@@ -187,6 +198,14 @@ func (s *server) open(method, path string, header http.Header, body io.Reader) *
 	}
 	s.Cleanup(func() { response.Body.Close() })
 	return response
+}
+
+// isDropped reports whether err says that the server of a replaced configuration has dropped a request. When Caddy shuts
+// such a server down, net/http closes idle connections, and drops requests that it has just read. No handler has seen the
+// request, so it can be sent again.
+func isDropped(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) ||
+		err != nil && strings.Contains(err.Error(), "http: server closed idle connection")
 }
 
 var (

@@ -44,7 +44,7 @@ var batchTests = group{
 		s.holds(free.Consumer, 3, 0)
 		time.Sleep(s.pick(s.limits.Hold/2, 0))
 		s.subscribe(other.Consumer).one()
-		got, ok := receiveWithin(outcomes, patience)
+		got, ok := receiveWithin(outcomes, s.patience())
 		if !ok {
 			s.Fatal("the call does not return")
 		}

@@ -19,6 +19,7 @@ package brokertest
 import (
 	"maps"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,7 +43,7 @@ type Options struct {
 	// New or later, so that they belong to the bubble. A Broker that lives in this process alone should pass in both modes.
 	//
 	// With RealTime, tests run in parallel and wait on the clock, with these tolerances:
-	//   - Something that must happen may take up to 20 seconds.
+	//   - Something that must happen may take up to 20 seconds, or 2 seconds once a test has failed.
 	//   - Something that must not happen must not happen for the duration of Quiet.
 	//   - A wait may be a fifth shorter than the limit that ends it. The limits that tests wait for are between a tenth of a
 	//     second and a second.
@@ -50,7 +51,7 @@ type Options struct {
 	//   - The Broker may count the bytes of messages in its own way. It must refuse messages for want of memory once they take
 	//     four times [broker.Limits].MaxMemory, counted by [broker.Message.Size], but not before they take a quarter of it.
 	//
-	// All tests together take some twelve seconds on two processors, if the store answers within a millisecond.
+	// All tests together take some 15 seconds on two processors. They mostly wait, so go test -parallel=8 is much faster.
 	RealTime bool
 
 	// Quiet is how long a test in real time waits before it concludes that nothing happens. In that time, a call that
@@ -70,8 +71,9 @@ func Run(t *testing.T, o Options) {
 	// Parallel tests begin when the function of their parent has returned, and the parent waits for them. So this parent
 	// makes Run wait for them.
 	t.Run(mode, func(t *testing.T) {
+		failed := new(atomic.Bool)
 		for _, name := range slices.Sorted(maps.Keys(groups)) {
-			t.Run(name, func(t *testing.T) { runGroup(t, o, groups[name]) })
+			t.Run(name, func(t *testing.T) { runGroup(t, o, groups[name], failed) })
 		}
 	})
 }
@@ -101,7 +103,7 @@ var groups = map[string]group{
 	"window":      windowTests,
 }
 
-func runGroup(t *testing.T, o Options, tests group) {
+func runGroup(t *testing.T, o Options, tests group, failed *atomic.Bool) {
 	if o.RealTime {
 		t.Parallel()
 	}
@@ -109,13 +111,13 @@ func runGroup(t *testing.T, o Options, tests group) {
 		t.Run(name, func(t *testing.T) {
 			if o.RealTime {
 				t.Parallel()
-				runTest(t, o, tests[name])
+				runTest(t, o, tests[name], failed)
 				return
 			}
 			skipped := false
 			synctest.Test(t, func(t *testing.T) {
 				defer func() { skipped = t.Skipped() }()
-				runTest(t, o, tests[name])
+				runTest(t, o, tests[name], failed)
 			})
 			if skipped { // the test in the bubble has said why
 				t.SkipNow()
@@ -124,13 +126,16 @@ func runGroup(t *testing.T, o Options, tests group) {
 	}
 }
 
-func runTest(t *testing.T, o Options, test func(*suite)) {
+func runTest(t *testing.T, o Options, test func(*suite), failed *atomic.Bool) {
+	defer func() { failed.CompareAndSwap(false, t.Failed()) }()
 	b := o.New(t)
 	defer b.Close()
 	if !o.RealTime {
 		time.Sleep(123456789) // so the times of a test are not those of a ticker that New has started
 	}
-	test(&suite{T: t, Broker: b, limits: defaultLimits(o.RealTime), realTime: o.RealTime, quiet: o.Quiet})
+	test(&suite{
+		T: t, Broker: b, limits: defaultLimits(o.RealTime), realTime: o.RealTime, quiet: o.Quiet, failed: failed,
+	})
 }
 
 // defaultLimits returns the limits that tests begin with. In real time no test lasts as long as their Hold and TTL, so a

@@ -122,7 +122,7 @@ var closeTests = group{
 				}
 			})
 		}
-		if _, ok := receiveWithin(r.Ready(), patience); !ok { // receive would wait until no goroutine does anything
+		if _, ok := receiveWithin(r.Ready(), s.patience()); !ok { // receive would wait until no goroutine does anything
 			s.Error("nothing is written")
 		}
 		for range 4 {

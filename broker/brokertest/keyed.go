@@ -81,7 +81,7 @@ var keyedTests = group{
 		s.subscribe(a.Consumer).one()
 		s.no(s.returned(first))
 		inTime := time.Since(start) < s.limits.Hold
-		err, ok := receiveWithin(duplicate, patience)
+		err, ok := receiveWithin(duplicate, s.patience())
 		if !ok {
 			s.Fatal("the duplicate waits for longer than its hold time")
 		}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ type suite struct {
 	limits   broker.Limits
 	realTime bool
 	quiet    time.Duration
+	failed   *atomic.Bool // a test of the same Run has failed
 }
 
 // implementing returns the Broker as an optional interface. If the Broker does not implement it, the test is skipped.

@@ -9,11 +9,21 @@ import (
 const (
 	// patience is how long a test waits for something that must happen. It is long enough for a loaded machine.
 	patience = 20 * time.Second
+	// patienceAfterFailure is for tests after one that has failed. A Broker that never does what it must would take too long
+	// to test otherwise.
+	patienceAfterFailure = 2 * time.Second
 	// pollInterval is how often a test looks at a state that must change.
 	pollInterval = 5 * time.Millisecond
 	// clockTolerance is how much the store's clock may differ from ours.
 	clockTolerance = time.Second
 )
+
+func (s *suite) patience() time.Duration {
+	if s.realTime && s.failed.Load() {
+		return patienceAfterFailure
+	}
+	return patience
+}
 
 // pause waits until nothing happens any more. In a bubble that takes no time. In real time it is a short while.
 func (s *suite) pause() {
@@ -30,7 +40,7 @@ func (s *suite) eventually(holds func() bool) bool {
 		synctest.Wait()
 		return holds()
 	}
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(pollInterval) {
+	for deadline := time.Now().Add(s.patience()); time.Now().Before(deadline); time.Sleep(pollInterval) {
 		if holds() {
 			return true
 		}
@@ -96,7 +106,7 @@ func receive[T any](s *suite, c <-chan T) (value T, ok bool) {
 			return value, false
 		}
 	}
-	return receiveWithin(c, patience)
+	return receiveWithin(c, s.patience())
 }
 
 // receiveWithin is like receive, and lets time pass in a bubble too.
