@@ -60,7 +60,7 @@ func (l *accessLog) wants(want map[string]any) {
 	}
 }
 
-// redacted returns the part of an address that may be logged. The agent is main.
+// redacted returns the part of an address of the agent main that may be logged.
 func redacted(address string) string { return address[:len("main.")+4] + "…" }
 
 // TestAccessLog checks what Megaphone adds to the log of a request, and that the log has no secrets if the site uses the

@@ -58,19 +58,19 @@ func TestConnectionsWithDirectWritesContinueUnderTheNextConfiguration(t *testing
 		}
 	}
 	s.eventually(func() bool { return !s.isDirect() })
-	idle.writes(c, numbered(0, 2*enough)...)
+	idle.writeAll(c, numbered(0, 2*enough)...)
 	if s.isDirect() {
 		t.Error("the new configuration serves writes directly, but another handler comes before Megaphone")
 	}
 }
 
-// TestAWriteDuringAReloadDoesNotHijack checks a write that is being served while the configuration is replaced. After it,
-// its connection would be hijacked otherwise.
+// TestAWriteDuringAReloadDoesNotHijack checks a write that is being served while the configuration is replaced. Without
+// the reload, the write would hijack its connection.
 func TestAWriteDuringAReloadDoesNotHijack(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c, client := s.create(), s.rawClient()
 	idle := s.direct(c)
-	client.writes(c, numbered(0, enough-1)...)
+	client.writeAll(c, numbered(0, enough-1)...)
 	request := writeRequest(c.ProducerAddress, "7")
 	client.send(request[:len(request)-1])
 	s.eventually(func() bool { return running(t, "/internal/httpjson.ReadBody") > 0 })

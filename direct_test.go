@@ -21,7 +21,7 @@ const enough = 8
 func (s *server) direct(to channel) *rawClient {
 	s.Helper()
 	c := s.rawClient()
-	c.writes(to, numbered(0, enough)...)
+	c.writeAll(to, numbered(0, enough)...)
 	s.eventually(s.isDirect)
 	return c
 }
@@ -55,7 +55,7 @@ func TestWritesAreServedDirectlyOnlyWhereNobodyNotices(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := serve(t, test.settings, test.site)
 			c, client := s.create(), s.rawClient()
-			client.writes(c, numbered(0, 3*enough)...)
+			client.writeAll(c, numbered(0, 3*enough)...)
 			if test.direct {
 				s.eventually(s.isDirect)
 			} else if s.isDirect() {
@@ -159,7 +159,7 @@ func TestCaddyServesRequestsThatAreNotDirectWrites(t *testing.T) {
 				s.eventually(func() bool { return !s.isDirect() })
 				return
 			}
-			client.writes(c, numbered(100, 100+2*enough)...)
+			client.writeAll(c, numbered(100, 100+2*enough)...)
 			s.eventually(s.isDirect) // the connection was hijacked again
 			client.Close()
 			s.eventually(func() bool { return !s.isDirect() })
@@ -181,7 +181,7 @@ func TestAFullChannelHoldsADirectWrite(t *testing.T) {
 	s := serve(t, "megaphone {\nbuffer 10\nin_flight 10\n}", "megaphone")
 	c := s.create()
 	client := s.direct(c)
-	client.writes(c, numbered(enough, 10)...)
+	client.writeAll(c, numbered(enough, 10)...)
 	client.send(writeRequest(c.ProducerAddress, "10"))
 	s.eventually(func() bool { return !s.isDirect() }) // the connection went back to net/http
 	s.read(c).wants(numbered(0, 11)...)
@@ -264,18 +264,18 @@ func TestAConnectionIsHijackedLaterAfterOtherRequests(t *testing.T) {
 		client.send(createRequest)
 		client.wants(http.StatusOK)
 		s.eventually(func() bool { return !s.isDirect() })
-		client.writes(c, numbered(0, writes-1)...)
+		client.writeAll(c, numbered(0, writes-1)...)
 		if s.isDirect() {
 			t.Errorf("the connection is hijacked before %d writes", writes)
 		}
-		client.writes(c, `"last"`)
+		client.writeAll(c, `"last"`)
 		s.eventually(s.isDirect)
 	}
-	client.writes(c, numbered(0, 4*enough)...) // as many as it took, so the number starts from enough again
+	client.writeAll(c, numbered(0, 4*enough)...) // as many as it took, so the number starts from enough again
 	client.send(createRequest)
 	client.wants(http.StatusOK)
 	s.eventually(func() bool { return !s.isDirect() })
-	client.writes(c, numbered(0, enough)...)
+	client.writeAll(c, numbered(0, enough)...)
 	s.eventually(s.isDirect)
 }
 
@@ -336,13 +336,13 @@ func TestAConnectionWithManyUnservedRequestsIsHijackedAgain(t *testing.T) {
 	s := serve(t, "megaphone {\nbuffer 1000\n}", "megaphone")
 	c := s.create()
 	client := s.direct(c)
-	client.writes(c, `"`+strings.Repeat("x", 10_000)+`"`) // so that the server reads as much at once
+	client.writeAll(c, `"`+strings.Repeat("x", 10_000)+`"`) // so that the server reads as much at once
 	client.send(createRequest + strings.Repeat(writeRequest(c.ProducerAddress, "1"), ahead))
 	client.wants(http.StatusOK)
 	for range ahead {
 		client.wants(http.StatusCreated)
 	}
-	client.writes(c, numbered(0, 4*enough)...)
+	client.writeAll(c, numbered(0, 4*enough)...)
 	s.eventually(s.isDirect)
 }
 
@@ -354,7 +354,7 @@ func TestAnIdleHijackedConnectionIsClosed(t *testing.T) {
 	for range 3 { // takes longer than the connection may be idle, but it is not idle
 		time.Sleep(700 * time.Millisecond)
 		last = time.Now()
-		client.writes(c, "1")
+		client.writeAll(c, "1")
 	}
 	client.wantsEnd()
 	if took := time.Since(last); took < 2*time.Second || took > 5*time.Second {

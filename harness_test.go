@@ -87,21 +87,17 @@ func (s *server) in(t *testing.T) *server {
 	return &same
 }
 
-// load replaces the configuration.
+// load replaces the configuration. For a moment, the server of the replaced one may still accept connections.
 func (s *server) load(settings, site string) error {
 	s.Helper()
 	// The server of the replaced configuration closes idle connections whenever it likes. The next request must not be
 	// sent on one of them.
 	defer s.client.CloseIdleConnections()
-	if err := caddy.Load(adapt(s.T, s.caddyfile(settings, site)), true); err != nil {
-		return err
-	}
-	s.awaitOneServer()
-	return nil
+	return caddy.Load(adapt(s.T, s.caddyfile(settings, site)), true)
 }
 
-// awaitOneServer waits until only the server of the loaded configuration accepts connections. Caddy does not wait until
-// the replaced one has stopped, so that one might accept the next connection.
+// awaitOneServer waits until only the server of the loaded configuration accepts connections. Caddy does not wait for
+// that.
 func (s *server) awaitOneServer() {
 	s.Helper()
 	s.eventually(func() bool {
@@ -109,12 +105,13 @@ func (s *server) awaitOneServer() {
 	})
 }
 
-// reload replaces the configuration, which must succeed.
+// reload replaces the configuration, which must succeed. Then the new configuration serves all new connections.
 func (s *server) reload(settings, site string) {
 	s.Helper()
 	if err := s.load(settings, site); err != nil {
 		s.Fatal(err)
 	}
+	s.awaitOneServer()
 }
 
 func (s *server) caddyfile(settings, site string) string {

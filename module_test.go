@@ -13,19 +13,22 @@ import (
 
 func TestReload(t *testing.T) {
 	const settings = "megaphone {\nbuffer 1\nread_duration 1s\nhold 20s\n}" // a reload takes less than hold
-	load := func(settings string, fails bool) func(*server) {
+	reloads := func(settings string) func(*server) {
+		return func(s *server) { s.reload(settings, "megaphone") }
+	}
+	fails := func(settings string) func(*server) {
 		return func(s *server) {
-			if err := s.load(settings, "megaphone"); (err != nil) != fails {
-				s.Fatalf("load: %v", err)
+			if err := s.load(settings, "megaphone"); err == nil {
+				s.Fatal("the configuration is loaded")
 			}
 		}
 	}
 	for name, reload := range map[string]func(*server){
-		"with the same settings":             load(settings, false),
-		"with other settings":                load(strings.Replace(settings, "buffer 1", "buffer 2\nagent other", 1), false),
-		"without settings":                   load("", false),
-		"that fails when it is provisioned":  load("broken provision\n"+settings, true),
-		"that fails in Megaphone's settings": load("megaphone {\nagent {env.NOT_SET_ANYWHERE}\n}", true),
+		"with the same settings":             reloads(settings),
+		"with other settings":                reloads(strings.Replace(settings, "buffer 1", "buffer 2\nagent other", 1)),
+		"without settings":                   reloads(""),
+		"that fails when it is provisioned":  fails("broken provision\n" + settings),
+		"that fails in Megaphone's settings": fails("megaphone {\nagent {env.NOT_SET_ANYWHERE}\n}"),
 		"that fails when it is started":      func(s *server) { s.failToStart(settings, func(bool) {}) },
 	} {
 		t.Run(name, func(t *testing.T) {

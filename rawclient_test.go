@@ -79,8 +79,8 @@ func writeRequest(producerAddress, body string, lines ...string) string {
 		producerAddress, more.String(), len(body), body)
 }
 
-// writes writes messages, one after the other. The channel must accept them.
-func (c *rawClient) writes(to channel, bodies ...string) {
+// writeAll writes messages, one after the other. The channel must accept them.
+func (c *rawClient) writeAll(to channel, bodies ...string) {
 	c.Helper()
 	for _, body := range bodies {
 		c.send(writeRequest(to.ProducerAddress, body))

@@ -158,9 +158,12 @@ type wait struct {
 	// readsNothing says that the client reads nothing more after start.
 	readsNothing bool
 
-	// How long the wait lasts at most after its client is gone, without any event (its deadline), after its channel is
-	// deleted, after its configuration is replaced, and after the process begins to exit; or never.
-	gone, deadline, deleted, unloaded, exit time.Duration
+	// How long the wait lasts at most in each case, or never.
+	gone     time.Duration // after the client is gone
+	deadline time.Duration // if nothing happens
+	deleted  time.Duration // after the channel is deleted
+	unloaded time.Duration // after the configuration is replaced
+	exit     time.Duration // after the process begins to exit
 
 	// The status of the response at the deadline (also if the configuration is replaced), after the channel is deleted, and
 	// after the process begins to exit.
@@ -168,7 +171,7 @@ type wait struct {
 }
 
 const (
-	// never says that an event does not end a wait.
+	// never says that an event does not end the wait.
 	never = -1
 	// closeTimeout is how long a client may leave the close of its WebSocket unanswered: coder/websocket waits twice 5s.
 	closeTimeout = 10 * time.Second

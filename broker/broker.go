@@ -50,9 +50,10 @@ type Broker interface {
 	//
 	// While the channel holds l.Buffer pending messages, and while the memory for messages is used up, Publish waits at
 	// most l.Hold, first come first served for each channel. Then it fails with [ErrTimeout], or with [ErrMemoryLimit] if
-	// memory was what it waited for. It fails with [ErrNotFound] if the channel is deleted meanwhile, with the error of
-	// ctx if that ends, and with [ErrClosed] if the Broker closes. If Publish fails, the message is in no channel and never
-	// will be, unless the error is [ErrOutcomeUnknown].
+	// memory was what it waited for. If the messages that wait take too much memory already, it fails with ErrMemoryLimit at
+	// once. It fails with [ErrNotFound] if the channel is deleted meanwhile, with the error of ctx if that ends, and with
+	// [ErrClosed] if the Broker closes. If Publish fails, the message is in no channel and never will be, unless the error
+	// is [ErrOutcomeUnknown].
 	Publish(ctx context.Context, producer string, m *Message, l Limits) error
 
 	// PublishNow does what Publish does if that needs no wait, no other machine and ends without an error. It reports

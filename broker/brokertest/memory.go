@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"context"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -90,6 +91,22 @@ var memoryTests = group{
 		}
 		for range len(results) {
 			s.is(<-results, broker.ErrMemoryLimit)
+		}
+	},
+	"the messages that wait for room are in memory too": func(s *suite) {
+		b := implementing[broker.MemoryUser](s)
+		a := s.create()
+		size := totalSize(s.fill(a.Producer))
+		m := s.message("held")
+		ctx, cancel := context.WithCancel(s.Context())
+		held := s.holdMessage(ctx, a.Producer, m)
+		if used := b.MemoryUsed(); used != size+m.Size() {
+			s.Errorf("%d bytes are in use, want %d", used, size+m.Size())
+		}
+		cancel()
+		s.is(s.returned(held), context.Canceled)
+		if used := b.MemoryUsed(); used != size {
+			s.Errorf("%d bytes are in use after the message was withdrawn, want %d", used, size)
 		}
 	},
 	"the memory in use goes back to zero": func(s *suite) {
