@@ -85,6 +85,7 @@ func silentServer(t *testing.T, network, address string) <-chan struct{} {
 }
 
 func TestAdminCommandsCanBeInterrupted(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	address := "unix/" + s.Socket("admin")
 	accepted := silentServer(t, "unix", s.Socket("admin"))
@@ -101,6 +102,7 @@ func TestAdminCommandsCanBeInterrupted(t *testing.T) {
 }
 
 func TestInterruptedDeleteDeletesNothing(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "")
 	for range 3 {
 		s.create()
@@ -133,6 +135,7 @@ func adminStub(t *testing.T, socket string, serve http.HandlerFunc) {
 }
 
 func TestInterruptedListIsNoWholeList(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	asked := make(chan struct{}, 10)
 	adminStub(t, s.Socket("admin"), func(w http.ResponseWriter, r *http.Request) {
@@ -152,6 +155,7 @@ func TestInterruptedListIsNoWholeList(t *testing.T) {
 }
 
 func TestInterruptedDeleteTellsHowFarItCame(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	var requests int
 	asked := make(chan struct{}, 10)
@@ -179,6 +183,7 @@ func TestInterruptedDeleteTellsHowFarItCame(t *testing.T) {
 }
 
 func TestDrainTimesOutWhereTheServerDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	address := "unix/" + s.Socket("admin")
 	silentServer(t, "unix", s.Socket("admin"))
@@ -190,6 +195,7 @@ func TestDrainTimesOutWhereTheServerDoesNotAnswer(t *testing.T) {
 }
 
 func TestDrainTimesOutWhereTheServerAnswersNoMore(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	adminStub(t, s.Socket("admin"), func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet {
@@ -205,6 +211,7 @@ func TestDrainTimesOutWhereTheServerAnswersNoMore(t *testing.T) {
 }
 
 func TestInterruptedDrainGoesOn(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "")
 	a := s.create()
 	s.run(0, "", "send", a.ProducerAddress, "s", "1")

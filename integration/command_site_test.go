@@ -25,6 +25,7 @@ func siteStub(t *testing.T, serve http.HandlerFunc) (url string) {
 }
 
 func TestSendTellsWhatWasWrittenOfAnUnfinishedStream(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "megaphone {\nmax_message_size 1KB\n}")
 	a := s.create()
 	input := "1\nno JSON\n2\n3\n\"" + strings.Repeat("x", 2000) + "\"\n4\n"
@@ -38,6 +39,7 @@ func TestSendTellsWhatWasWrittenOfAnUnfinishedStream(t *testing.T) {
 }
 
 func TestInterruptedSendTellsWhatWasWritten(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "")
 	a := s.create()
 	c := startCommand(t, s.command("send", a.ProducerAddress, "s"))
@@ -53,6 +55,7 @@ func TestInterruptedSendTellsWhatWasWritten(t *testing.T) {
 }
 
 func TestSendTellsWhatIsNotKnown(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	read := make(chan struct{}, 10)
 	var silent, lost http.HandlerFunc = func(_ http.ResponseWriter, r *http.Request) {
@@ -94,6 +97,7 @@ func TestSendTellsWhatIsNotKnown(t *testing.T) {
 }
 
 func TestCommandsKeepThePasswordOfTheSite(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	plain := siteStub(t, func(http.ResponseWriter, *http.Request) {})
 	for _, url := range []string{
@@ -116,6 +120,7 @@ func TestCommandsKeepThePasswordOfTheSite(t *testing.T) {
 }
 
 func TestCommandsEscapeWhatServersSay(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	url := siteStub(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -149,6 +154,7 @@ func TestCommandsEscapeWhatServersSay(t *testing.T) {
 }
 
 func TestCommandsSendTheHostThatTheyAreTold(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	url := siteStub(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

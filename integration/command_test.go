@@ -103,6 +103,7 @@ type shown struct {
 }
 
 func TestCommandsForChannels(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "megaphone {\ninspect_messages\n}")
 	a, b := s.create(), s.create()
 	s.run(0, "", "send", a.ProducerAddress, "news", `{"n":1}`, `2`)
@@ -153,6 +154,7 @@ func TestCommandsForChannels(t *testing.T) {
 }
 
 func TestCommandsForMessages(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "megaphone {\nhold 0s\nbuffer 5\n}")
 	a := s.create()
 	if out, _ := s.run(0, "", "create"); !strings.Contains(out, "producer address  main.") {
@@ -198,6 +200,7 @@ func TestCommandsForMessages(t *testing.T) {
 }
 
 func TestCommandsSayWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	for _, test := range []struct {
 		args []string
@@ -231,6 +234,7 @@ func TestCommandsSayWhatIsWrong(t *testing.T) {
 }
 
 func TestCommandsFindTheAdminAPIByConfig(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "")
 	for _, adapter := range [][]string{nil, {"--adapter", "caddyfile"}} {
 		args := append([]string{"megaphone", "stats", "--json", "--config", filepath.Join(s.Dir, "Caddyfile")}, adapter...)
@@ -242,6 +246,7 @@ func TestCommandsFindTheAdminAPIByConfig(t *testing.T) {
 }
 
 func TestCommandsCompleteIDs(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "")
 	s.create()
 	out, _ := s.run(0, "", "list", "--json")
@@ -257,6 +262,7 @@ func TestCommandsCompleteIDs(t *testing.T) {
 }
 
 func TestTailFollowsOverARestartOfTheRead(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "megaphone {\nread_duration 1s\n}")
 	a := s.create()
 	cmd := s.command("tail", "--json", a.ConsumerAddress)
@@ -302,6 +308,7 @@ func TestTailFollowsOverARestartOfTheRead(t *testing.T) {
 }
 
 func TestTailEndsWhenInterrupted(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "")
 	a := s.create()
 	cmd := s.command("tail", a.ConsumerAddress)

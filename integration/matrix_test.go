@@ -47,6 +47,7 @@ const soon = 10 * time.Second
 // TestEverythingArrivesAtOnce checks that the header and each message of a read arrive at once, whatever comes before
 // the handler, and with every protocol.
 func TestEverythingArrivesAtOnce(t *testing.T) {
+	t.Parallel()
 	ports := map[bool]int{true: testserver.FreePort(t), false: testserver.FreePort(t)}
 	var sites strings.Builder
 	for name, directives := range middlewares {

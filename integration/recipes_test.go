@@ -30,6 +30,7 @@ const (
 )
 
 func TestRecipesAreListedAndFormatted(t *testing.T) {
+	t.Parallel()
 	list, err := os.ReadFile("../docs/recipes/README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +56,7 @@ func TestRecipesAreListedAndFormatted(t *testing.T) {
 }
 
 func TestRecipeForwardAuth(t *testing.T) {
+	t.Parallel()
 	r := openRecipe(t, "forward-auth")
 	s := r.start(0)
 	r.session(hello, "not yours\n403\n", "please log in\n401\n")
@@ -89,6 +91,7 @@ func TestRecipeForwardAuth(t *testing.T) {
 }
 
 func TestRecipeOwnAddress(t *testing.T) {
+	t.Parallel()
 	r := openRecipe(t, "own-address")
 	s := r.start(0)
 	r.session(hello, "retry: 1000\n", "id: [^\n]+\ndata: "+hello, "please log in\n401\n")
@@ -143,6 +146,7 @@ func TestRecipeOwnAddress(t *testing.T) {
 }
 
 func TestRecipeBasicAuth(t *testing.T) {
+	t.Parallel()
 	r := openRecipe(t, "basic-auth")
 	r.setenv("PASSWORD", "long and random")
 	r.setenv("PRODUCER_HASH", strings.TrimSpace(r.run(r.block("sh prepare", 0)+"echo $PRODUCER_HASH")))
@@ -160,6 +164,7 @@ func TestRecipeBasicAuth(t *testing.T) {
 }
 
 func TestRecipeClientCertificates(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed")
 	}
@@ -196,6 +201,7 @@ func TestRecipeClientCertificates(t *testing.T) {
 }
 
 func TestRecipeSeveralServers(t *testing.T) {
+	t.Parallel()
 	r := openRecipe(t, "several-servers")
 	agents := map[string]*testserver.Server{}
 	env := r.env
@@ -264,6 +270,7 @@ func TestRecipeSeveralServers(t *testing.T) {
 }
 
 func TestRecipeCORS(t *testing.T) {
+	t.Parallel()
 	r := openRecipe(t, "cors")
 	r.start(0)
 	r.session("(?i)access-control-allow-origin: https://www.example.com\r\n", "not for this page\n",
@@ -271,6 +278,7 @@ func TestRecipeCORS(t *testing.T) {
 }
 
 func TestRecipeNginx(t *testing.T) {
+	t.Parallel()
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
 		if nginx, err = exec.LookPath("/usr/sbin/nginx"); err != nil {

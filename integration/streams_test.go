@@ -22,6 +22,7 @@ import (
 const streams = 1000
 
 func TestAThousandStreamsOverAFewConnections(t *testing.T) {
+	t.Parallel()
 	for name, client := range map[string]func(*testing.T, *network) func(i int) *http.Client{
 		"HTTP/2": func(t *testing.T, n *network) func(int) *http.Client {
 			transport := &http.Transport{
@@ -116,6 +117,7 @@ func hasEvent(ctx context.Context, opened <-chan *http.Response, proto string) e
 // TestExtendedConnectIsRefused asks for WebSockets over HTTP/2 (RFC 8441) and HTTP/3 (RFC 9220). The refusal says which
 // HTTP version has them.
 func TestExtendedConnectIsRefused(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, "", "GODEBUG=http2xconnect=1")
 	ch := n.create(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

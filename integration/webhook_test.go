@@ -18,6 +18,7 @@ import (
 // TestExitWithWebhooks deletes a channel before the process exits. If the receiver accepts the webhook, it gets the
 // event. If not, the server logs the event as lost. Neither delays the exit.
 func TestExitWithWebhooks(t *testing.T) {
+	t.Parallel()
 	for name, status := range map[string]int{"taken": http.StatusOK, "not taken": http.StatusBadGateway} {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
@@ -74,6 +75,7 @@ func TestExitWithWebhooks(t *testing.T) {
 // TestMetricsPage scrapes metrics with the configuration that docs/metrics.md shows, from a site and from the admin
 // endpoint.
 func TestMetricsPage(t *testing.T) {
+	t.Parallel()
 	s, metrics := startWithMetrics(t, "")
 	for url, client := range map[string]*http.Client{
 		"http://localhost/metrics": s.Admin(), "http://metrics/metrics": metrics,

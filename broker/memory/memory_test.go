@@ -1,6 +1,7 @@
 package memory_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -8,11 +9,15 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 )
 
+func newBroker(*testing.T) broker.Broker { return memory.New() }
+
 func TestTheBrokerKeepsTheContract(t *testing.T) {
-	newBroker := func(*testing.T) broker.Broker { return memory.New() }
 	brokertest.Run(t, brokertest.Options{New: newBroker})
-	if testing.Short() {
-		return
+}
+
+func TestTheBrokerKeepsTheContractInRealTime(t *testing.T) {
+	if os.Getenv("MEGAPHONE_REALTIME") == "" {
+		t.Skip("takes some 15 seconds: set MEGAPHONE_REALTIME=1 to run it")
 	}
 	brokertest.Run(t, brokertest.Options{New: newBroker, RealTime: true})
 }

@@ -31,6 +31,7 @@ const (
 
 // TestOriginalJavaScriptClient runs a stand-in for the original's client, because no registry has that client.
 func TestOriginalJavaScriptClient(t *testing.T) {
+	t.Parallel()
 	node := tool(t, "node")
 	readsAcrossBoundariesAndAReload(t, func(ctx context.Context, url, consumer, stream string, count int) *exec.Cmd {
 		return exec.CommandContext(ctx, node, "standin.mjs", url, consumer, stream, strconv.Itoa(count))
@@ -92,6 +93,7 @@ func readsAcrossBoundariesAndAReload(t *testing.T, command func(ctx context.Cont
 
 // TestOwnJavaScriptClient breaks the client's connections all the time and reloads the configuration.
 func TestOwnJavaScriptClient(t *testing.T) {
+	t.Parallel()
 	ownJavaScriptClient(t, tool(t, "node"))
 }
 
@@ -104,6 +106,7 @@ func ownJavaScriptClient(t *testing.T, runtime string, args ...string) {
 	t.Helper()
 	for _, transports := range []string{"websocket", "sse", "ndjson", "poll", "websocket,sse,ndjson,poll"} {
 		t.Run(transports, func(t *testing.T) {
+			t.Parallel()
 			s, url := start(t)
 			link := newLink(t, url)
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
