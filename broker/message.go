@@ -87,8 +87,10 @@ type StoredMessage struct {
 	Body []byte
 }
 
-// RestoreMessage makes a message from what a store kept of it. Its line is the same, byte for byte, as that of the
-// original. RestoreMessage keeps neither the body nor the string. It fails with [ErrMessage].
+// RestoreMessage makes a message from what a store kept of it. It says the same as the original. Its line is the same, byte for
+// byte, with one exception: if the stream id of a message of [NewMessageFromJSON] has characters outside ASCII, JSON may
+// write some of its characters in another way. RestoreMessage keeps neither the body nor the string. It fails with
+// [ErrMessage].
 func RestoreMessage(s StoredMessage) (*Message, error) {
 	m := &Message{id: s.ID, keyed: s.Keyed, at: clock.At(s.Time)}
 	line, err := m.begin(s.StreamID, len(s.Body))
