@@ -133,7 +133,7 @@ var closeTests = group{
 	},
 }
 
-// closes closes the Broker, which waits for nothing.
+// closes calls Close, which must not wait for anything.
 func (s *suite) closes() {
 	s.Helper()
 	start := time.Now()

@@ -40,7 +40,7 @@ func after(cursor string) func(*broker.SubscribeOptions) {
 	return func(o *broker.SubscribeOptions) { o.After, o.TakeOver, o.Follow = cursor, true, true }
 }
 
-// takes takes all that there is, and compares it with what is wanted.
+// takes compares all that there is to take with what is wanted.
 func (r *reader) takes(want ...*broker.Message) {
 	r.s.Helper()
 	got := r.takeAtLeast(len(want))
