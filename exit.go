@@ -21,17 +21,17 @@ func (s *registry) exitTime(limit time.Duration) time.Duration {
 	return max(limit, 10*time.Millisecond)
 }
 
-// maxFarewell is how long the exit waits for a client to take the end of its response.
-const maxFarewell = socket.MaxFarewell
+// maxExitWrite is how long the exit waits for a client to take the end of its response.
+const maxExitWrite = socket.MaxExitWrite
 
-// maxFarewells is how long the exit waits for all clients, as long as their number keeps falling.
-const maxFarewells = 700 * time.Millisecond
+// maxExitWrites is how long the exit waits for all clients, as long as their number keeps falling.
+const maxExitWrites = 700 * time.Millisecond
 
 // awaitSockets waits, within bounds, until all connections are closed that Caddy does not wait for.
 func (s *registry) awaitSockets() {
-	began, limit := time.Now(), s.exitTime(maxFarewells)
+	began, limit := time.Now(), s.exitTime(maxExitWrites)
 	left, progress := s.sockets.Load(), began
-	for left > 0 && time.Since(progress) < maxFarewell && time.Since(began) < limit {
+	for left > 0 && time.Since(progress) < maxExitWrite && time.Since(began) < limit {
 		time.Sleep(time.Millisecond)
 		if n := s.sockets.Load(); n < left {
 			left, progress = n, time.Now()
@@ -51,11 +51,11 @@ func (s *registry) cutOffReading(w http.ResponseWriter) (stop func()) {
 func (s *registry) cutOffWriting(w http.ResponseWriter, r *http.Request) (stop func()) {
 	control, c := http.NewResponseController(conn.Innermost(w)), conn.Of(r)
 	var began time.Time
-	return s.whenClosed(maxFarewell, func() error {
+	return s.whenClosed(maxExitWrite, func() error {
 		if began.IsZero() {
 			began = time.Now()
 		}
-		if r.ProtoMajor == 2 && c != nil && time.Since(began) > maxFarewell {
+		if r.ProtoMajor == 2 && c != nil && time.Since(began) > maxExitWrite {
 			return c.Close()
 		}
 		return control.SetWriteDeadline(time.Unix(1, 0))

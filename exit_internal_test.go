@@ -19,11 +19,11 @@ func TestTheWaitsOfTheExitShareTheirTime(t *testing.T) {
 		time.Sleep(time.Minute)
 		r.Close()
 		began := time.Now()
-		for _, limit := range []time.Duration{maxExitEvents, maxFarewells, webhook.MaxExitLinger} {
+		for _, limit := range []time.Duration{maxExitEvents, maxExitWrites, webhook.MaxExitLinger} {
 			time.Sleep(r.exitTime(limit))
 		}
-		if took := time.Since(began); took < maxFarewells || took >= time.Second {
-			t.Errorf("the exit takes %v, want %v to 1s", took, maxFarewells)
+		if took := time.Since(began); took < maxExitWrites || took >= time.Second {
+			t.Errorf("the exit takes %v, want %v to 1s", took, maxExitWrites)
 		}
 	})
 }
@@ -48,18 +48,18 @@ func TestExitWaitsForWebSockets(t *testing.T) {
 		if _, err := io.ReadFull(client, reason); err != nil || binary.BigEndian.Uint16(reason) != 1001 {
 			t.Errorf("close frame %q, %v", reason, err)
 		}
-		time.AfterFunc(maxFarewell/2, func() { client.Close() })
+		time.AfterFunc(maxExitWrite/2, func() { client.Close() })
 		r.awaitSockets()
-		if took := time.Since(start); took < maxFarewell/2 || took > maxFarewell-10*time.Millisecond {
-			t.Errorf("the exit waited for %v, want %v", took, maxFarewell/2)
+		if took := time.Since(start); took < maxExitWrite/2 || took > maxExitWrite-10*time.Millisecond {
+			t.Errorf("the exit waited for %v, want %v", took, maxExitWrite/2)
 		}
 
 		// This client never closes its connection.
 		r.sockets.Add(1)
 		start = time.Now()
 		r.awaitSockets()
-		if took := time.Since(start); took != maxFarewell {
-			t.Errorf("the exit waited for %v, want %v", took, maxFarewell)
+		if took := time.Since(start); took != maxExitWrite {
+			t.Errorf("the exit waited for %v, want %v", took, maxExitWrite)
 		}
 	})
 }

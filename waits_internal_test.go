@@ -235,7 +235,7 @@ var waits = map[string]wait{
 			return client
 		},
 		readsNothing: true,
-		deadline:     testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxFarewell,
+		deadline:     testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxExitWrite,
 	},
 	"poll whose client takes nothing": {
 		start: func(s *pipeServer) net.Conn {
@@ -243,7 +243,7 @@ var waits = map[string]wait{
 			return s.get("/read/" + s.channel.Consumer + "?poll=0")
 		},
 		readsNothing: true,
-		deadline:     testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxFarewell,
+		deadline:     testWriteTime, deleted: testWriteTime, unloaded: testWriteTime, exit: maxExitWrite,
 	},
 	"websocket whose client takes nothing": { // the exit does not wait so long for it: see TestExitWaitsForWebSockets
 		start: func(s *pipeServer) net.Conn {

@@ -5,8 +5,8 @@ import "time"
 // WritePieces writes pieces as [Writer.Write] would write their concatenation, but nobody has to copy them together. No
 // piece may be empty. The kernel gets all pieces at once. What it does not take then follows piece by piece.
 func (w *Writer) WritePieces(pieces [][]byte, timeout time.Duration) error {
-	if w.eager != nil && len(pieces) > 0 {
-		n, err := w.eager.WritePieces(pieces)
+	if w.nonblocking != nil && len(pieces) > 0 {
+		n, err := w.nonblocking.WritePieces(pieces)
 		w.written.Add(uint64(n)) //nolint:gosec // not negative
 		if err != nil {
 			return err

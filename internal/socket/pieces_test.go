@@ -28,7 +28,7 @@ func TestWritePieces(t *testing.T) {
 	near, far := socketPair(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	socket := &deadlineConn{Conn: near, t: t}
-	for name, w := range map[string]*Writer{"a socket": {conn: socket, eager: newEager(near)}, "something else": {conn: socket}} {
+	for name, w := range map[string]*Writer{"a socket": {conn: socket, nonblocking: newNonblocking(near)}, "something else": {conn: socket}} {
 		for range 20 {
 			pieces, all := randomPieces(random)
 			before := w.Written()

@@ -13,8 +13,8 @@ const (
 	maxUnsent = 128 << 10
 	// lookAgain is how long AwaitRoom waits between two looks.
 	lookAgain = 10 * time.Millisecond
-	// MaxFarewell is how long clients may take to receive the last bytes when the process exits.
-	MaxFarewell = 250 * time.Millisecond
+	// MaxExitWrite is how long clients may take to receive the last bytes when the process exits.
+	MaxExitWrite = 250 * time.Millisecond
 )
 
 // LimitUnsent makes the kernel accept no more bytes for a connection than it will send soon, where the system can do
@@ -27,7 +27,7 @@ func LimitUnsent(conn net.Conn) {
 
 // AwaitRoom waits until the kernel accepts bytes for a connection, and then reports true. It reports false if the peer
 // takes nothing for the timeout. The process closes exit when it exits: the timeout then starts again, and is
-// MaxFarewell at most. Where the system does not report whether there is room, AwaitRoom reports true at once.
+// MaxExitWrite at most. Where the system does not report whether there is room, AwaitRoom reports true at once.
 func AwaitRoom(conn net.Conn, timeout time.Duration, exit <-chan struct{}) bool {
 	raw := below(conn)
 	if raw == nil {
@@ -43,7 +43,7 @@ func AwaitRoom(conn net.Conn, timeout time.Duration, exit <-chan struct{}) bool 
 		select {
 		case <-ticker.C:
 		case <-exit:
-			exit, timeout, began = nil, min(timeout, MaxFarewell), time.Now()
+			exit, timeout, began = nil, min(timeout, MaxExitWrite), time.Now()
 		}
 		before := state
 		if state = look(raw); state.queued < before.queued {

@@ -16,14 +16,14 @@ const maxPiece = 64 << 10
 
 // A Writer writes to a socket. Only one goroutine may use it at a time, except for Written.
 type Writer struct {
-	conn  net.Conn
-	eager *eager // may be nil
+	conn        net.Conn
+	nonblocking *nonblocking // may be nil
 
 	written atomic.Uint64 // bytes
 }
 
 // NewWriter returns the writer for a socket.
-func NewWriter(conn net.Conn) Writer { return Writer{conn: conn, eager: newEager(conn)} }
+func NewWriter(conn net.Conn) Writer { return Writer{conn: conn, nonblocking: newNonblocking(conn)} }
 
 // Written returns how many bytes were written so far. Any goroutine may call it at any time.
 func (w *Writer) Written() uint64 { return w.written.Load() }
@@ -32,8 +32,8 @@ func (w *Writer) Written() uint64 { return w.written.Load() }
 // each timeout. So Write rarely needs a deadline, and it never leaves one. It overwrites a deadline that others have
 // set: Caddy's timeouts handler leaves one when it returns.
 func (w *Writer) Write(p []byte, timeout time.Duration) error {
-	if w.eager != nil && len(p) > 0 {
-		n, err := w.eager.Write(p)
+	if w.nonblocking != nil && len(p) > 0 {
+		n, err := w.nonblocking.Write(p)
 		w.written.Add(uint64(n)) //nolint:gosec // not negative
 		if err != nil {
 			return err
@@ -64,8 +64,8 @@ func (w *Writer) Write(p []byte, timeout time.Duration) error {
 
 // queued returns how many bytes the peer has not taken, or 0 if that is unknown.
 func (w *Writer) queued() int {
-	if w.eager == nil {
+	if w.nonblocking == nil {
 		return 0
 	}
-	return look(w.eager.raw).queued
+	return look(w.nonblocking.raw).queued
 }

@@ -95,7 +95,7 @@ func TestSlowClientIsNotCutOff(t *testing.T) {
 	const timeout, size = time.Second, 6 * maxPiece
 	near, far := socketPair(t)
 	socket := &deadlineConn{Conn: near, t: t}
-	w := Writer{conn: socket, eager: newEager(near)}
+	w := Writer{conn: socket, nonblocking: newNonblocking(near)}
 	began := time.Now()
 	go func() {
 		for left := size; left > 0; {
@@ -161,7 +161,7 @@ func TestClientThatTakesLittleIsNotCutOff(t *testing.T) {
 // fill writes to a socket until the kernel takes no more.
 func fill(t *testing.T, conn net.Conn) (filled int) {
 	t.Helper()
-	e := newEager(conn)
+	e := newNonblocking(conn)
 	for {
 		n, err := e.Write(make([]byte, maxPiece))
 		if err != nil {
@@ -193,7 +193,7 @@ func TestAwaitRoom(t *testing.T) {
 	}
 	close(exit)
 	began = time.Now()
-	if AwaitRoom(near, time.Minute, exit) || time.Since(began) > MaxFarewell+5*time.Second {
+	if AwaitRoom(near, time.Minute, exit) || time.Since(began) > MaxExitWrite+5*time.Second {
 		t.Errorf("AwaitRoom found room, or held up the exit for %v", time.Since(began))
 	}
 	go func() { _, _ = io.CopyN(io.Discard, far, int64(filled)) }()

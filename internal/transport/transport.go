@@ -230,7 +230,7 @@ func (r *response) End(why Reason) {
 func (r *response) awaitRoom() {
 	limit := r.bounds.Timeout
 	if r.bounds.Conn != nil && !socket.AwaitRoom(r.bounds.Conn, limit, r.bounds.Exit) && isClosed(r.bounds.Exit) {
-		limit = socket.MaxFarewell
+		limit = socket.MaxExitWrite
 	}
 	_ = r.setDeadline(time.Now().Add(limit)) // net/http removes it
 }

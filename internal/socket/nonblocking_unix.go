@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// An eager writer writes what the kernel takes at once. It never waits.
-type eager struct {
+// A nonblocking writer writes what the kernel takes at once. It never waits.
+type nonblocking struct {
 	raw syscall.RawConn
 
 	// write is a field because each call would allocate a closure. The other fields are its arguments and results.
@@ -22,13 +22,13 @@ type eager struct {
 	err    error
 }
 
-// newEager returns the eager writer for a connection, or nil if the connection is not a socket.
-func newEager(conn net.Conn) *eager {
+// newNonblocking returns the nonblocking writer for a connection, or nil if the connection is not a socket.
+func newNonblocking(conn net.Conn) *nonblocking {
 	raw := Raw(conn)
 	if raw == nil {
 		return nil
 	}
-	e := &eager{raw: raw}
+	e := &nonblocking{raw: raw}
 	e.write = func(fd uintptr) bool {
 		for {
 			if len(e.pieces) > 0 {
@@ -45,7 +45,7 @@ func newEager(conn net.Conn) *eager {
 }
 
 // Write writes none, some, or all of p. It ignores deadlines.
-func (e *eager) Write(p []byte) (int, error) {
+func (e *nonblocking) Write(p []byte) (int, error) {
 	e.p = p
 	err := e.raw.Write(e.write)
 	e.p = nil
@@ -53,7 +53,7 @@ func (e *eager) Write(p []byte) (int, error) {
 }
 
 // WritePieces is Write for pieces. There must be at least one, and none may be empty.
-func (e *eager) WritePieces(pieces [][]byte) (int, error) {
+func (e *nonblocking) WritePieces(pieces [][]byte) (int, error) {
 	e.pieces = pieces
 	err := e.raw.Write(e.write)
 	e.pieces = nil
@@ -61,7 +61,7 @@ func (e *eager) WritePieces(pieces [][]byte) (int, error) {
 }
 
 // outcome returns the results of a write. If the write was not made, err says why.
-func (e *eager) outcome(err error) (int, error) {
+func (e *nonblocking) outcome(err error) (int, error) {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return 0, nil // somebody else has set a deadline; it is not meant for this write
