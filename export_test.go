@@ -1,11 +1,14 @@
 package megaphone
 
-import "github.com/caddy-megaphone/megaphone/internal/conn"
+import (
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
+)
 
 // HeldBytes returns how many bytes of messages wait for room in channels.
 func HeldBytes() (n int64) {
 	registries.Range(func(_, pooled any) bool {
-		n += pooled.(*registry).stats().HeldBytes
+		n += broker.StatsOf(pooled.(*registry).broker).HeldBytes
 		return true
 	})
 	return n

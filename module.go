@@ -258,7 +258,7 @@ func (a *App) Cleanup() error {
 	last, err := registries.Delete(a.brokerKey)
 	a.stopEvents()
 	if last {
-		if n := a.registry.stats().Undelivered[broker.EndClosed]; n > 0 {
+		if n := broker.StatsOf(a.broker).Undelivered[broker.EndClosed]; n > 0 {
 			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
 		}
 	}

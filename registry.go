@@ -175,14 +175,6 @@ func (s *registry) Destruct() error {
 	return nil
 }
 
-// stats returns what the Broker counts, or zeros if it does not count.
-func (s *registry) stats() broker.Stats {
-	if b, ok := s.broker.(broker.Statser); ok {
-		return b.Stats()
-	}
-	return broker.Stats{}
-}
-
 // flushDeletions makes the Broker report at once what was deleted until now.
 func (s *registry) flushDeletions() {
 	if b, ok := s.broker.(broker.DeletionSource); ok {
@@ -190,14 +182,10 @@ func (s *registry) flushDeletions() {
 	}
 }
 
-// drains reports whether the Broker drains.
-func (s *registry) drains() bool {
-	b, ok := s.broker.(broker.Drainer)
-	return ok && b.DrainState().Active
-}
-
 // healthy reports whether new clients are welcome.
-func (s *registry) healthy() bool { return !s.drains() && !s.isClosed() && !caddy.Exiting() }
+func (s *registry) healthy() bool {
+	return !broker.IsDraining(s.broker) && !s.isClosed() && !caddy.Exiting()
+}
 
 // slowDown makes a client wait that would otherwise repeat its request in a loop. Existing clients do that when a read is
 // refused (protocol.md, part 3). If too many clients wait already, it returns at once.

@@ -191,14 +191,14 @@ func (a *App) uiServer(ctx context.Context) (*uiServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	stats := a.registry.stats()
+	stats := broker.StatsOf(a.broker)
 	server := &uiServer{
 		Channels:      stats.Channels,
 		MaxChannels:   a.MaxChannels,
 		BufferedBytes: stats.BufferedBytes,
 		MaxMemory:     a.MaxMemory,
 		Undelivered:   int(stats.AllUndelivered()), //nolint:gosec // far below the limit
-		Draining:      a.registry.drains(),
+		Draining:      broker.IsDraining(a.broker),
 		List:          make([]uiChannel, 0, len(page.Channels)),
 	}
 	for _, c := range page.Channels {

@@ -80,3 +80,17 @@ type Deletion struct {
 
 // Consumer returns the channel's consumer address.
 func (d Deletion) Consumer() string { return FormatAddress(d.Agent, d.Secret) }
+
+// StatsOf returns what a Broker counts, or zeros if it does not count.
+func StatsOf(b Broker) Stats {
+	if b, ok := b.(Statser); ok {
+		return b.Stats()
+	}
+	return Stats{}
+}
+
+// IsDraining reports whether a Broker drains.
+func IsDraining(b Broker) bool {
+	d, ok := b.(Drainer)
+	return ok && d.DrainState().Active
+}

@@ -46,13 +46,7 @@ var closeTests = group{
 		a := s.create()
 		s.fill(a.Producer)
 		in := s.Ingest(s.limits)
-		ms := []*broker.Message{s.big("1", 600<<10), s.big("2", 600<<10), s.big("3", 600<<10)}
-		written := start(func() (err error) {
-			for i, m := range ms {
-				err = errors.Join(err, in.Write(s.Context(), i, []byte(a.Producer), m))
-			}
-			return err
-		})
+		written := s.writesTooMuch(in, a.Producer)
 		s.waits(written)
 		s.closes()
 		_ = s.returned(written) // Write may report the error, or leave that to Finish

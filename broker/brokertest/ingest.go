@@ -84,13 +84,7 @@ var ingestTests = group{
 		a := s.create()
 		s.fill(a.Producer)
 		in := s.Ingest(s.limits)
-		ms := []*broker.Message{s.big("1", 600<<10), s.big("2", 600<<10), s.big("3", 600<<10)}
-		written := start(func() (err error) {
-			for i, m := range ms {
-				err = errors.Join(err, in.Write(s.Context(), i, []byte(a.Producer), m))
-			}
-			return err
-		})
+		written := s.writesTooMuch(in, a.Producer)
 		s.waits(written)
 		r := s.subscribe(a.Consumer)
 		r.next(s.limits.InFlight)
@@ -164,4 +158,16 @@ func (s *suite) finishes(in broker.Ingestion, written int, failures ...broker.In
 		}
 	}
 	return result
+}
+
+// writesTooMuch begins to write more messages to a channel than an ingestion may hold back, and returns the result.
+func (s *suite) writesTooMuch(in broker.Ingestion, producer string) (written <-chan error) {
+	s.Helper()
+	ms := []*broker.Message{s.big("1", 600<<10), s.big("2", 600<<10), s.big("3", 600<<10)}
+	return start(func() (err error) {
+		for i, m := range ms {
+			err = errors.Join(err, in.Write(s.Context(), i, []byte(producer), m))
+		}
+		return err
+	})
 }

@@ -101,7 +101,7 @@ func (b *Broker) histogramOf(bounds []time.Duration, of func(*counters) *histogr
 // Stats implements [broker.Statser]. It takes no lock.
 func (b *Broker) Stats() broker.Stats {
 	s := broker.Stats{
-		Channels:      b.Len(),
+		Channels:      b.channelCount(),
 		Readers:       int(b.readers.Load()),
 		HeldProducers: int(b.waiters.Load()),
 		BufferedBytes: b.budget.buffered.Load(),

@@ -37,7 +37,7 @@ func (b *Broker) Drain(over time.Duration) broker.DrainState {
 	channels := slices.Collect(b.list.all())
 	d.state = broker.DrainState{
 		Active: true, Started: time.Now().Round(0), Over: over,
-		Channels: len(channels), Remaining: len(channels), Undelivered: b.Undelivered(),
+		Channels: len(channels), Remaining: len(channels), Undelivered: b.undelivered(),
 	}
 	d.left.Store(int64(len(channels)))
 	d.stop, d.ended = make(chan struct{}), make(chan struct{})
@@ -74,7 +74,7 @@ func (b *Broker) drainState() broker.DrainState {
 	if s.Active {
 		s.Remaining = int(b.drain.left.Load())
 		s.Done = s.Remaining == 0
-		s.Undelivered = b.Undelivered() - s.Undelivered
+		s.Undelivered = b.undelivered() - s.Undelivered
 	}
 	return s
 }

@@ -152,17 +152,14 @@ func (b *Broker) Close() {
 	b.drain.end()
 }
 
-// Closed returns a channel that is closed when Close is called.
-func (b *Broker) Closed() <-chan struct{} { return b.stop }
-
 func (b *Broker) isClosed() bool { return b.closed.Load() }
 
-// Len returns the number of channels.
-func (b *Broker) Len() int { return int(b.count.Load()) }
+// channelCount returns the number of channels.
+func (b *Broker) channelCount() int { return int(b.count.Load()) }
 
-// Undelivered returns how many messages were let go unsettled, because their channel was deleted, since the Broker was
+// undelivered returns how many messages were let go unsettled, because their channel was deleted, since the Broker was
 // made.
-func (b *Broker) Undelivered() int {
+func (b *Broker) undelivered() int {
 	var n uint64
 	for i := range b.counters {
 		for reason := range broker.EndReasons {

@@ -67,8 +67,8 @@ func TestCloseEndsEveryWait(t *testing.T) {
 		if time.Since(start) != 0 {
 			t.Errorf("the waits ended after %v", time.Since(start))
 		}
-		if b.Undelivered() != 1 || b.Len() != 0 || b.MemoryUsed() != 0 {
-			t.Errorf("%d undelivered, %d channels and %d bytes left", b.Undelivered(), b.Len(), b.MemoryUsed())
+		if b.undelivered() != 1 || b.channelCount() != 0 || b.MemoryUsed() != 0 {
+			t.Errorf("%d undelivered, %d channels and %d bytes left", b.undelivered(), b.channelCount(), b.MemoryUsed())
 		}
 		if _, err := b.Create(t.Context(), "main", l); !errors.Is(err, broker.ErrClosed) {
 			t.Errorf("create after close: %v", err)
@@ -94,14 +94,14 @@ func TestExpiredChannelsAreRemovedWithinASecond(t *testing.T) {
 			}
 		}
 		time.Sleep(brokerfixture.Limits.TTL - time.Nanosecond)
-		if b.Len() != channels {
-			t.Errorf("%d channels are left before their time", b.Len())
+		if b.channelCount() != channels {
+			t.Errorf("%d channels are left before their time", b.channelCount())
 		}
 		time.Sleep(sweepInterval)
 		synctest.Wait()
-		if b.Len() != 0 || b.Undelivered() != channels || b.MemoryUsed() != 0 || b.channels.Size() != 0 {
+		if b.channelCount() != 0 || b.undelivered() != channels || b.MemoryUsed() != 0 || b.channels.Size() != 0 {
 			t.Errorf("%d channels, %d undelivered, %d bytes, %d addresses after their time",
-				b.Len(), b.Undelivered(), b.MemoryUsed(), b.channels.Size())
+				b.channelCount(), b.undelivered(), b.MemoryUsed(), b.channels.Size())
 		}
 	})
 }
@@ -132,8 +132,8 @@ func TestAcceptedMessagesAreSettledOrUndelivered(t *testing.T) {
 	if n := b.Stats(); n.Pending+n.InFlight != 0 || n.Deleted[broker.EndClosed] != 10 {
 		t.Errorf("%+v after Close", n)
 	}
-	if accepted == 0 || settled == 0 || accepted != settled+b.Undelivered() {
-		t.Errorf("accepted %d, settled %d, undelivered %d", accepted, settled, b.Undelivered())
+	if accepted == 0 || settled == 0 || accepted != settled+b.undelivered() {
+		t.Errorf("accepted %d, settled %d, undelivered %d", accepted, settled, b.undelivered())
 	}
 	if b.MemoryUsed() != 0 || b.budget.held.Load() != 0 {
 		t.Errorf("%d bytes buffered and %d bytes held are left", b.MemoryUsed(), b.budget.held.Load())
@@ -217,7 +217,7 @@ func TestChannelWithNewReaderDoesNotExpire(t *testing.T) {
 		if _, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: brokerfixture.Limits}); err != nil {
 			t.Fatal(err)
 		}
-		if b.remove(c, broker.EndExpired) || b.Len() != 1 {
+		if b.remove(c, broker.EndExpired) || b.channelCount() != 1 {
 			t.Error("a channel with a reader has expired")
 		}
 	})

@@ -44,10 +44,7 @@ type Stats struct {
 
 // stats serves the totals.
 func stats(v View, _ *http.Request) (int, any, error) {
-	var totals broker.Stats
-	if b, ok := v.Broker.(broker.Statser); ok {
-		totals = b.Stats()
-	}
+	totals := broker.StatsOf(v.Broker)
 	reply := Stats{
 		Agent:         v.Agent,
 		Channels:      totals.Channels,
@@ -62,9 +59,7 @@ func stats(v View, _ *http.Request) (int, any, error) {
 		Accepted:      totals.Accepted,
 		Settled:       totals.Settled,
 		Undelivered:   totals.AllUndelivered(),
-	}
-	if b, ok := v.Broker.(broker.Drainer); ok {
-		reply.Draining = b.DrainState().Active
+		Draining:      broker.IsDraining(v.Broker),
 	}
 	return http.StatusOK, reply, nil
 }
