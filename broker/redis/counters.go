@@ -1,0 +1,152 @@
+package redis
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// stats is what this node has counted since it started. What the channels hold now is counted in Redis, for all nodes.
+type stats struct {
+	accepted, duplicates, sent, redelivered, settled atomic.Uint64
+	refusedFull, refusedMemory                       atomic.Uint64
+	created                                          atomic.Uint64
+	undelivered, deleted                             [broker.EndReasonCount]atomic.Uint64
+
+	wait, delay, life histogram
+
+	roundTrips, reconnects, resyncs, fenced, lostPushes atomic.Uint64
+}
+
+// Bounds of the histograms. A last bucket has all longer durations.
+var (
+	waitBounds = []time.Duration{
+		time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond,
+		500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 30 * time.Second,
+	}
+	delayBounds = []time.Duration{
+		100 * time.Microsecond, 500 * time.Microsecond, time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond,
+		50 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, time.Second, 5 * time.Second,
+		20 * time.Second, time.Minute,
+	}
+	lifeBounds = []time.Duration{
+		10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour,
+		4 * time.Hour, 12 * time.Hour, 24 * time.Hour, 7 * 24 * time.Hour,
+	}
+)
+
+// maxBuckets is the number of bounds of the longest histogram, plus one.
+const maxBuckets = 13
+
+// A histogram counts durations by their size.
+type histogram struct {
+	counts [maxBuckets]atomic.Uint64
+	sum    atomic.Int64 // nanoseconds
+}
+
+// observe counts n equal durations.
+func (h *histogram) observe(bounds []time.Duration, d time.Duration, n int) {
+	i := 0
+	for i < len(bounds) && d > bounds[i] {
+		i++
+	}
+	h.counts[i].Add(uint64(n)) //nolint:gosec // not negative
+	h.sum.Add(int64(max(d, 0)) * int64(n))
+}
+
+func (h *histogram) read(bounds []time.Duration) broker.Histogram {
+	r := broker.Histogram{Bounds: bounds, Cumulative: make([]uint64, len(bounds))}
+	for i := range bounds {
+		r.Count += h.counts[i].Load()
+		r.Cumulative[i] = r.Count
+	}
+	r.Count += h.counts[len(bounds)].Load()
+	r.Sum = time.Duration(h.sum.Load())
+	return r
+}
+
+// totals is what all channels hold, as Redis counts it.
+type totals struct {
+	channels, readers, messages, inFlight, bytes, held, heldBytes int64
+}
+
+// A ledger has what this node has published and not told Redis yet, and the totals that Redis told it. So a message costs no
+// call for the counters. Redis counts everything else itself. A node that is killed takes what it has not told with it, which
+// is at most a second's messages.
+type ledger struct {
+	scopes []struct{ messages, bytes atomic.Int64 }
+	bytes  atomic.Int64 // of all scopes
+	limit  atomic.Int64 // the smallest memory limit of late, or 0
+
+	mu      sync.Mutex // one refresh at a time
+	at      time.Time  // of the last refresh
+	parts   []totals   // by scope
+	current atomic.Pointer[totals]
+}
+
+func newLedger(scopes int) *ledger {
+	l := &ledger{scopes: make([]struct{ messages, bytes atomic.Int64 }, scopes), parts: make([]totals, scopes)}
+	l.current.Store(new(totals))
+	return l
+}
+
+// published counts messages that this node has published.
+func (l *ledger) published(scope, messages int, bytes int64) {
+	l.scopes[scope].messages.Add(int64(messages))
+	l.scopes[scope].bytes.Add(bytes)
+	l.bytes.Add(bytes)
+}
+
+// used returns how many bytes messages take, as far as this node knows.
+func (l *ledger) used() int64 { return max(0, l.current.Load().bytes+l.bytes.Load()) }
+
+// readersElsewhere and channelsElsewhere return how many there are in other scopes.
+func (l *ledger) readersElsewhere(scope int) int64 {
+	if len(l.scopes) == 1 {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(0, l.current.Load().readers-l.parts[scope].readers)
+}
+
+func (l *ledger) channelsElsewhere(scope int) int64 {
+	if len(l.scopes) == 1 {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(0, l.current.Load().channels-l.parts[scope].channels)
+}
+
+// Stats implements [broker.Statser]. Counters are those of this process. What the channels hold is that of all nodes.
+func (b *Broker) Stats() broker.Stats {
+	b.refreshSoon(maxStatsAge)
+	s, t := &b.stats, b.ledger.current.Load()
+	messages := uint64(max(0, t.messages))                       //nolint:gosec // not negative
+	inFlight := min(uint64(max(0, t.inFlight)), messages)        //nolint:gosec // not negative
+	r := broker.Stats{
+		Channels: int(t.channels), Readers: int(t.readers), HeldProducers: int(t.held),
+		Pending: messages - inFlight, InFlight: inFlight,
+		BufferedBytes: max(0, t.bytes), HeldBytes: max(0, t.heldBytes),
+		Accepted: s.accepted.Load(), Duplicates: s.duplicates.Load(),
+		Sent: s.sent.Load(), Redelivered: s.redelivered.Load(), Settled: s.settled.Load(),
+		RefusedFull: s.refusedFull.Load(), RefusedMemory: s.refusedMemory.Load(), Created: s.created.Load(),
+		PublishWait: s.wait.read(waitBounds), DeliveryDelay: s.delay.read(delayBounds), ChannelLife: s.life.read(lifeBounds),
+	}
+	for _, reason := range broker.EndReasons {
+		r.Undelivered[reason], r.Deleted[reason] = s.undelivered[reason].Load(), s.deleted[reason].Load()
+	}
+	// Only messages that waited are observed. Those that did not wait belong in every bucket.
+	immediate := r.Accepted - min(r.Accepted, r.PublishWait.Count)
+	for i := range r.PublishWait.Cumulative {
+		r.PublishWait.Cumulative[i] += immediate
+	}
+	r.PublishWait.Count = r.Accepted
+	return r
+}
+
+// maxStatsAge is how old statistics may be.
+const maxStatsAge = 20 * time.Millisecond

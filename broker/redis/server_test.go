@@ -1,0 +1,104 @@
+package redis_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker/redis"
+)
+
+// A server is a redis-server that the tests have started, on a Unix socket.
+type server struct {
+	socket  string
+	process *exec.Cmd
+}
+
+var shared = sync.OnceValues(func() (*server, error) { return startServer(tempDir) })
+
+// tempDir is where the servers' sockets are. TestMain removes it.
+var tempDir string
+
+func TestMain(m *testing.M) {
+	tempDir, _ = os.MkdirTemp("", "megaphone-redis")
+	code := m.Run()
+	if enabled() {
+		if s, err := shared(); err == nil {
+			s.stop()
+		}
+	}
+	_ = os.RemoveAll(tempDir)
+	os.Exit(code)
+}
+
+func enabled() bool { return os.Getenv("MEGAPHONE_REDIS") != "" }
+
+// sharedServer returns the server that tests share. Each test uses keys of its own.
+func sharedServer(t *testing.T) *server {
+	t.Helper()
+	needsRedis(t)
+	s, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func needsRedis(t *testing.T) {
+	t.Helper()
+	if !enabled() {
+		t.Skip("needs redis-server 7 and takes half a minute: MEGAPHONE_REDIS=1 go test ./broker/redis")
+	}
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Skip("redis-server is not installed: apt-get install redis-server")
+	}
+}
+
+// startServer starts a redis-server. Further arguments are settings.
+func startServer(dir string, args ...string) (*server, error) {
+	s := &server{socket: filepath.Join(dir, rand.Text()[:8]+".sock")}
+	args = append([]string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--dir", dir}, args...)
+	s.process = exec.Command("redis-server", args...)
+	if err := s.process.Start(); err != nil {
+		return nil, err
+	}
+	for range 1000 {
+		if _, err := os.Stat(s.socket); err == nil {
+			return s, nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	s.stop()
+	return nil, errors.New("redis-server does not start")
+}
+
+func (s *server) stop() {
+	_ = s.process.Process.Kill()
+	_ = s.process.Wait()
+}
+
+func (s *server) options(prefix string) redis.Options {
+	return redis.Options{
+		Addresses: []string{s.socket}, KeyPrefix: prefix, DialTimeout: redis.DefaultDialTimeout, Timeout: redis.DefaultTimeout,
+	}
+}
+
+// open starts a Broker.
+func open(t *testing.T, o redis.Options) *redis.Broker {
+	t.Helper()
+	b, err := redis.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	if err := b.Start(context.WithoutCancel(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
