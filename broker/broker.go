@@ -127,7 +127,8 @@ type Subscription interface {
 
 	// Settle settles everything in flight up to and including the message, and reports whether it found the message. The
 	// first call makes the reader an acknowledging one, and makes the channel follow cursors (protocol.md 2.1, 2.4): from
-	// then on a message leaves the window only by being settled.
+	// then on a message leaves the window only by being settled. A store elsewhere may learn of it a moment later: if the
+	// channel is deleted or taken over before, the messages count as undelivered, or are sent again.
 	Settle(id EventID) bool
 
 	// Drained reports that the channel takes no more messages because its server drains, and that Take has returned all

@@ -12,6 +12,6 @@ func TestBroker(t *testing.T) {
 	s := sharedServer(t)
 	brokertest.Run(t, brokertest.Options{
 		New:      func(t *testing.T) broker.Broker { return open(t, s.options("test:"+rand.Text()+":")) },
-		RealTime: true,
+		RealTime: true, Shared: true, Copies: true,
 	})
 }

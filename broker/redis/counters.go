@@ -125,8 +125,8 @@ func (l *ledger) channelsElsewhere(scope int) int64 {
 func (b *Broker) Stats() broker.Stats {
 	b.refreshSoon(maxStatsAge)
 	s, t := &b.stats, b.ledger.current.Load()
-	messages := uint64(max(0, t.messages))                       //nolint:gosec // not negative
-	inFlight := min(uint64(max(0, t.inFlight)), messages)        //nolint:gosec // not negative
+	messages := uint64(max(0, t.messages))                //nolint:gosec // not negative
+	inFlight := min(uint64(max(0, t.inFlight)), messages) //nolint:gosec // not negative
 	r := broker.Stats{
 		Channels: int(t.channels), Readers: int(t.readers), HeldProducers: int(t.held),
 		Pending: messages - inFlight, InFlight: inFlight,

@@ -33,7 +33,7 @@ type ingestion struct {
 	limits  broker.Limits
 	changed chan struct{} // receives a value when lines are finished
 	stop    chan struct{} // closed when what is held back is to be withdrawn
-		groups  sync.WaitGroup
+	groups  sync.WaitGroup
 
 	mu            sync.Mutex
 	reason        error  // why what is held back is withdrawn; set before stop is closed

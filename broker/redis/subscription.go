@@ -21,16 +21,16 @@ type subscription struct {
 	ready  chan struct{}
 	done   chan struct{}
 
-	mu     sync.Mutex
-	fence  uint32
+	mu    sync.Mutex
+	fence uint32
 	// starting says that Redis has not answered yet where the channel's messages begin.
 	starting bool
 	endsWith error // why it ends, if it is known before that
-	over   bool  // no method has an effect any more
-	ended  bool  // End was called
-	err    error // why it is over; set before done is closed
-	notify func()
-	drains bool // this node is being drained, and it is the reader's turn to end
+	over     bool  // no method has an effect any more
+	ended    bool  // End was called
+	err      error // why it is over; set before done is closed
+	notify   func()
+	drains   bool // this node is being drained, and it is the reader's turn to end
 
 	acks, follows bool
 	settledID     broker.EventID // of the last message that was let go
@@ -216,6 +216,7 @@ func (s *subscription) Settle(id broker.EventID) bool {
 	for i := range s.inFlight {
 		if s.held[i].id == id {
 			s.settle(i + 1)
+			s.report.now = true // an acknowledgement should not be lost
 			found = true
 			break
 		}

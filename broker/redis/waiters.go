@@ -181,7 +181,7 @@ func (it *item) hold() time.Duration { return max(it.limits.Hold, shortHold) }
 // noted turns a note into an outcome.
 func (b *Broker) noted(it *item, n note) broker.Outcome {
 	taken := n.accepted - n.duplicates
-	b.stats.accepted.Add(uint64(max(0, taken)))   //nolint:gosec // not negative
+	b.stats.accepted.Add(uint64(max(0, taken)))  //nolint:gosec // not negative
 	b.stats.duplicates.Add(uint64(n.duplicates)) //nolint:gosec // not negative
 	b.stats.wait.observe(waitBounds, time.Since(it.begun), max(0, taken))
 	outcome := broker.Outcome{Accepted: it.accepted + n.accepted}
@@ -219,7 +219,7 @@ func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 		if all {
 			return outcome
 		}
-		left := uint64(len(it.ms) - outcome.Accepted) //nolint:gosec // not negative
+		left := uint64(len(it.ms) - outcome.Accepted)               //nolint:gosec // not negative
 		if reason == broker.ErrTimeout && integer(values, 2) == 1 { //nolint:errorlint // it is that value
 			reason = broker.ErrMemoryLimit
 			b.stats.refusedMemory.Add(left)

@@ -26,8 +26,9 @@ if ARGV[5] ~= '' then
     resume = 1
   else
     local size = 0
-    -- After a fault, the node may have taken more than it could report.
-    each(0, (mode == 2 and c.len or c.inflight) - 1, function(m, i)
+    -- The reader before may have taken more than its node has reported, but no more than it was given. After a fault not even
+    -- that is known.
+    each(0, (mode == 2 and c.len or math.max(c.inflight, c.sent)) - 1, function(m, i)
       size = size + #m + OVERHEAD
       if string.sub(m, 2, 17) == ARGV[5] then
         resume, settled = 1, i + 1
