@@ -64,7 +64,8 @@ var sharedDrainTests = group{
 					rest = append(rest, r)
 				}
 			}
-			if passed := time.Since(start); len(rest) < readers-1-int(readers*passed/over) {
+			// If the Broker stands for several servers, each may end a read at once.
+			if passed := time.Since(start); len(rest) < readers/2-int(readers*passed/over) {
 				s.Fatalf("%d of %d readers are left after %v of %v", len(rest), readers, passed, over)
 			}
 			if left = rest; time.Since(start) > over+patience {

@@ -131,9 +131,9 @@ func (s *subscription) takeReport(ends bool) report {
 	return p
 }
 
-func (p *report) args(node, prefix string, used int64) []string {
+func (p *report) args(node, prefix string, elsewhere int64) []string {
 	numbers := packer{}.put(6, int64(p.taken)).put(6, int64(p.settled)).put(6, int64(p.have)).put(3, int64(p.count)). //nolint:gosec // positions have 6 bytes
-																put(5, maxFetch).put(5, p.bytes).put(1, int64(p.flags)).put(1, one(p.ends)).put(7, used)
+																put(5, maxFetch).put(5, p.bytes).put(1, int64(p.flags)).put(1, one(p.ends)).put(7, elsewhere)
 	return []string{
 		prefix, node, strconv.FormatUint(uint64(p.fence), 10), rueidis.BinaryString(numbers), rueidis.BinaryString(p.id[:]),
 	}
@@ -157,7 +157,7 @@ func (s *subscription) advance() {
 	s.mu.Unlock()
 	b := s.broker
 	keys, prefix := b.keys.channelKeys(s.x)
-	reply := b.run(b.background, advanceScript, keys, p.args(b.node, prefix, b.ledger.used())...)
+	reply := b.run(b.background, advanceScript, keys, p.args(b.node, prefix, b.ledger.elsewhere(b.keys.scopeOf(s.x.partition())).bytes)...)
 	values, err := reply.ToArray()
 	code, codeErr := reply.AsInt64()
 	s.mu.Lock()
@@ -265,7 +265,7 @@ func (s *subscription) retryEnd(p report) {
 func (s *subscription) tryEnd(p report) error {
 	b := s.broker
 	keys, prefix := b.keys.channelKeys(s.x)
-	reply := b.run(b.background, advanceScript, keys, p.args(b.node, prefix, b.ledger.used())...)
+	reply := b.run(b.background, advanceScript, keys, p.args(b.node, prefix, b.ledger.elsewhere(b.keys.scopeOf(s.x.partition())).bytes)...)
 	values, err := reply.ToArray()
 	if err != nil {
 		if _, codeErr := reply.AsInt64(); codeErr == nil {

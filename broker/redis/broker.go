@@ -247,7 +247,6 @@ func (b *Broker) leave() {
 	case <-done:
 	case <-time.After(closeTimeout):
 	}
-	_ = b.refresh(b.background)
 	_ = b.do(b.background, b.client, b.client.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
 }
 
@@ -308,7 +307,7 @@ func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (bro
 		counted = clientID(client)
 	}
 	scope := b.keys.scopeOf(p)
-	numbers := packer{}.put(5, ms(l.TTL)).put(5, int64(l.MaxChannels)).put(5, b.ledger.channelsElsewhere(scope)).
+	numbers := packer{}.put(5, ms(l.TTL)).put(5, int64(l.MaxChannels)).put(5, b.ledger.elsewhere(scope).channels).
 		put(5, int64(l.MaxChannelsPerClient))
 	keys := []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.expiries(p), b.keys.quotas(p)}
 	code, err := b.run(b.background, createScript, keys, "", rueidis.BinaryString(numbers), counted, strings.Clone(agent)).AsInt64()

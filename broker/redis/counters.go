@@ -72,59 +72,43 @@ type totals struct {
 	channels, readers, messages, inFlight, bytes, held, heldBytes int64
 }
 
-// A ledger has what this node has published and not told Redis yet, and the totals that Redis told it. So a message costs no
-// call for the counters. Redis counts everything else itself. A node that is killed takes what it has not told with it, which
-// is at most a second's messages.
+// A ledger has the totals that Redis told this node last. In a cluster they are those of other scopes for the limits, which are
+// exact to a second or so there. A single server counts exactly.
 type ledger struct {
-	scopes []struct{ messages, bytes atomic.Int64 }
-	bytes  atomic.Int64 // of all scopes
-	limit  atomic.Int64 // the smallest memory limit of late, or 0
-
 	mu      sync.Mutex // one refresh at a time
 	at      time.Time  // of the last refresh
-	parts   []totals   // by scope
-	current atomic.Pointer[totals]
+	scopes  int
+	current atomic.Pointer[allTotals]
+}
+
+// allTotals are the totals of each scope, and their sum. They never change.
+type allTotals struct {
+	parts []totals
+	sum   totals
 }
 
 func newLedger(scopes int) *ledger {
-	l := &ledger{scopes: make([]struct{ messages, bytes atomic.Int64 }, scopes), parts: make([]totals, scopes)}
-	l.current.Store(new(totals))
+	l := &ledger{scopes: scopes}
+	l.current.Store(&allTotals{parts: make([]totals, scopes)})
 	return l
 }
 
-// published counts messages that this node has published.
-func (l *ledger) published(scope, messages int, bytes int64) {
-	l.scopes[scope].messages.Add(int64(messages))
-	l.scopes[scope].bytes.Add(bytes)
-	l.bytes.Add(bytes)
-}
-
-// used returns how many bytes messages take, as far as this node knows.
-func (l *ledger) used() int64 { return max(0, l.current.Load().bytes+l.bytes.Load()) }
-
-// readersElsewhere and channelsElsewhere return how many there are in other scopes.
-func (l *ledger) readersElsewhere(scope int) int64 {
-	if len(l.scopes) == 1 {
-		return 0
+// elsewhere returns the totals of other scopes.
+func (l *ledger) elsewhere(scope int) totals {
+	if l.scopes == 1 {
+		return totals{}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return max(0, l.current.Load().readers-l.parts[scope].readers)
-}
-
-func (l *ledger) channelsElsewhere(scope int) int64 {
-	if len(l.scopes) == 1 {
-		return 0
+	t := l.current.Load()
+	all, part := &t.sum, &t.parts[scope]
+	return totals{
+		channels: max(0, all.channels-part.channels), readers: max(0, all.readers-part.readers), bytes: max(0, all.bytes-part.bytes),
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return max(0, l.current.Load().channels-l.parts[scope].channels)
 }
 
 // Stats implements [broker.Statser]. Counters are those of this process. What the channels hold is that of all nodes.
 func (b *Broker) Stats() broker.Stats {
 	b.refreshSoon(maxStatsAge)
-	s, t := &b.stats, b.ledger.current.Load()
+	s, t := &b.stats, &b.ledger.current.Load().sum
 	messages := uint64(max(0, t.messages))                //nolint:gosec // not negative
 	inFlight := min(uint64(max(0, t.inFlight)), messages) //nolint:gosec // not negative
 	r := broker.Stats{

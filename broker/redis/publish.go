@@ -25,7 +25,6 @@ type item struct {
 	// The outcome, once done has a value.
 	status               itemStatus
 	accepted, duplicates int
-	bytes                int64 // of what was accepted and is no duplicate
 	err                  error
 	done                 chan struct{}
 }
@@ -135,7 +134,7 @@ func (b *Broker) publishItems(scope int, batch []*item) {
 		return
 	}
 	readOutcomes(message, batch)
-	b.countPublished(scope, batch)
+	b.countPublished(batch)
 	for _, it := range batch {
 		if it.err == nil {
 			it.err = durable
@@ -148,13 +147,16 @@ func (b *Broker) publishItems(scope int, batch []*item) {
 func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
 	keys := make([]string, 0, len(batch)+1)
 	places := make(map[channelID]int, len(batch))
-	messages := 0
+	messages, size := 0, 0
 	for _, it := range batch {
 		messages += len(it.ms)
+		size += it.size
 	}
-	args := make([]string, 3, 3+messages)
+	args := make([]string, 5, 5+messages)
 	args[0], args[1] = b.keys.pushPrefix(scope), b.node
-	items := make(packer, 0, 29*len(batch))
+	args[3] = text(b.ledger.elsewhere(scope).bytes)
+	args[4] = text(int64(size + messages*(messageOverhead-messageHead)))
+	items := make(packer, 0, 28*len(batch))
 	for _, it := range batch {
 		place, ok := places[it.x]
 		if !ok {
@@ -162,12 +164,9 @@ func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
 			place = len(keys)
 			places[it.x] = place
 		}
-		l, full := it.limits, int64(0)
-		if b.usedUp(l.MaxMemory) {
-			full = 1
-		}
+		l := it.limits
 		items = items.put(2, int64(place)).put(2, int64(len(args)+1)).put(2, int64(len(it.ms))).put(4, int64(l.Buffer)).
-			put(5, ms(l.Hold)).put(7, min(l.MaxMemory, maxMemory)).put(1, full)
+			put(5, ms(l.Hold)).put(7, min(l.MaxMemory, maxMemory))
 		items = appendNumber(items, it.number, 6)
 		args = append(args, it.ms...)
 	}
@@ -185,33 +184,30 @@ func ms(d time.Duration) int64 {
 
 // readOutcomes reads the reply of lua/publish.lua into items.
 func readOutcomes(reply rueidis.RedisMessage, batch []*item) {
-	const size = 10
+	const size = 5
 	outcomes, err := reply.ToString()
 	for i, it := range batch {
 		switch {
 		case err != nil: // the reply is a number: all is taken
-			it.accepted, it.bytes = len(it.ms), int64(it.size+len(it.ms)*(messageOverhead-messageHead))
+			it.accepted = len(it.ms)
 		case len(outcomes) < (i+1)*size:
 			it.err = errData
 		default:
 			o := outcomes[i*size : (i+1)*size]
 			it.status, it.accepted, it.duplicates = itemStatus(o[0]), int(number(o[1:3])), int(number(o[3:5])) //nolint:gosec // 2 bytes
-			it.bytes = int64(number(o[5:]))                                                                    //nolint:gosec // 5 bytes
 		}
 	}
 }
 
 // countPublished counts what a call has written.
-func (b *Broker) countPublished(scope int, batch []*item) {
-	messages, duplicates, bytes := 0, 0, int64(0)
+func (b *Broker) countPublished(batch []*item) {
+	messages, duplicates := 0, 0
 	for _, it := range batch {
 		messages += it.accepted - it.duplicates
 		duplicates += it.duplicates
-		bytes += it.bytes
 	}
 	b.stats.accepted.Add(uint64(messages))     //nolint:gosec // not negative
 	b.stats.duplicates.Add(uint64(duplicates)) //nolint:gosec // not negative
-	b.ledger.published(scope, messages, bytes)
 }
 
 // messageOverhead is what a message counts beside its line.

@@ -22,22 +22,28 @@ func (b *Broker) refreshSoon(age time.Duration) {
 	}
 }
 
-// refresh tells Redis what this node has published, and learns the totals. If memory is free, it admits producers that wait
-// for it.
+// refresh learns the totals. It admits producers that wait for memory, if some is free.
 func (b *Broker) refresh(ctx context.Context) error {
 	l := b.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	calls := make([]scriptCall, l.scopes)
+	for scope := range calls {
+		calls[scope] = scriptCall{[]string{b.keys.counters(scope), b.keys.memory(scope)}, []string{"", strconv.Itoa(maxRetries)}}
+	}
+	all := &allTotals{parts: make([]totals, l.scopes)}
 	var waiting []channelID
-	for scope, reply := range b.runAll(ctx, countScript, l.report(&b.keys)) {
+	for scope, reply := range b.runAll(ctx, countScript, calls) {
 		values, err := reply.ToArray()
 		if err != nil {
-			return b.failed(err, true) // what was told may be counted, so it is not told again
+			return b.failed(err, false)
 		}
-		l.parts[scope] = totals{
+		part := totals{
 			channels: integer(values, 0), readers: integer(values, 1), messages: integer(values, 2), inFlight: integer(values, 3),
 			bytes: integer(values, 4), held: integer(values, 5), heldBytes: integer(values, 6),
 		}
+		all.parts[scope] = part
+		all.sum.add(part)
 		names, _ := values[7].AsStrSlice()
 		for _, name := range names {
 			if x, ok := toChannelID(name); ok {
@@ -45,17 +51,7 @@ func (b *Broker) refresh(ctx context.Context) error {
 			}
 		}
 	}
-	var sum totals
-	for _, part := range l.parts {
-		sum.channels += part.channels
-		sum.readers += part.readers
-		sum.messages += part.messages
-		sum.inFlight += part.inFlight
-		sum.bytes += part.bytes
-		sum.held += part.held
-		sum.heldBytes += part.heldBytes
-	}
-	l.current.Store(&sum)
+	l.current.Store(all)
 	l.at = time.Now()
 	if len(waiting) > 0 {
 		b.retry(ctx, waiting)
@@ -63,31 +59,23 @@ func (b *Broker) refresh(ctx context.Context) error {
 	return nil
 }
 
-// report takes what is to be told to Redis. The lock is held.
-func (l *ledger) report(k *keyspace) []scriptCall {
-	calls := make([]scriptCall, len(l.scopes))
-	for scope := range l.scopes {
-		messages, bytes := l.scopes[scope].messages.Swap(0), l.scopes[scope].bytes.Swap(0)
-		l.bytes.Add(-bytes)
-		calls[scope] = scriptCall{
-			[]string{k.counters(scope), k.memory(scope)},
-			[]string{"", strconv.FormatInt(messages, 10), strconv.FormatInt(bytes, 10), strconv.Itoa(maxRetries)},
-		}
-	}
-	return calls
+func (t *totals) add(other totals) {
+	t.channels += other.channels
+	t.readers += other.readers
+	t.messages += other.messages
+	t.inFlight += other.inFlight
+	t.bytes += other.bytes
+	t.held += other.held
+	t.heldBytes += other.heldBytes
 }
 
-// retry admits producers that wait for memory. Channels in which some go on waiting are found again.
+// retry admits producers that wait for memory. A channel in which some go on waiting is put back into the set.
 func (b *Broker) retry(ctx context.Context, channels []channelID) {
-	unwait := make([]scriptCall, len(channels))
 	calls := make([]scriptCall, len(channels))
-	used := strconv.FormatInt(b.ledger.used(), 10)
 	for i, x := range channels {
 		keys, prefix := b.keys.channelKeys(x)
-		unwait[i] = scriptCall{keys[2:], []string{"", string(x[:])}}
-		calls[i] = scriptCall{keys, []string{prefix, used}}
+		calls[i] = scriptCall{keys, []string{prefix, b.bytesElsewhere(x)}}
 	}
-	b.runAll(ctx, unwaitScript, unwait)
 	for _, reply := range b.runAll(ctx, retryScript, calls) {
 		if err := reply.Error(); err != nil {
 			b.log.Warn("redis: cannot admit producers that wait for memory", "error", err)
@@ -96,17 +84,9 @@ func (b *Broker) retry(ctx context.Context, channels []channelID) {
 	}
 }
 
-// usedUp reports whether the memory for messages is used up.
-func (b *Broker) usedUp(limit int64) bool {
-	l := b.ledger
-	if told := l.bytes.Load(); told > limit/64 || told < -limit/64 {
-		b.refreshSoon(0) // so that nodes together do not exceed the limit by much
-	}
-	if l.used() < limit {
-		return false
-	}
-	b.refreshSoon(10 * time.Millisecond)
-	return l.used() >= limit
+// bytesElsewhere returns what messages take in the scopes that a channel is not in.
+func (b *Broker) bytesElsewhere(x channelID) string {
+	return text(b.ledger.elsewhere(b.keys.scopeOf(x.partition())).bytes)
 }
 
 // memoryFreed is called when producers wait for memory that was freed.

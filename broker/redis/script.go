@@ -26,7 +26,6 @@ var (
 	sweepScript     = newScript("state", "remove", "sweep")
 	reapScript      = newScript("state", "reap")
 	countScript     = newScript("count")
-	unwaitScript    = newScript("unwait")
 	beatScript      = newScript("state", "beat")
 	touchScript     = newScript("touch")
 )

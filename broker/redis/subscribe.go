@@ -121,9 +121,9 @@ var resumes = [...]broker.Resume{broker.ResumeNone, broker.ResumeComplete, broke
 func (b *Broker) subscribe(s *subscription, mode int, cursor string, follow bool) ([]rueidis.RedisMessage, error) {
 	l := &s.limits
 	keys, prefix := b.keys.channelKeys(s.x)
-	scope := b.keys.scopeOf(s.x.partition())
+	elsewhere := b.ledger.elsewhere(b.keys.scopeOf(s.x.partition()))
 	numbers := packer{}.put(1, int64(mode)).put(3, int64(aheadOf(l))).put(5, ms(l.TTL)).put(5, int64(l.MaxReaders)).
-		put(5, b.ledger.readersElsewhere(scope)).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(follow)).put(7, b.ledger.used())
+		put(5, elsewhere.readers).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(follow)).put(7, elsewhere.bytes)
 	reply := b.run(b.background, subscribeScript, keys,
 		prefix, b.node, strconv.FormatUint(uint64(s.fence), 10), rueidis.BinaryString(numbers), cursor)
 	if code, err := reply.AsInt64(); err == nil {

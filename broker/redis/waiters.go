@@ -210,7 +210,7 @@ func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 	it := call.item
 	keys, prefix := b.keys.channelKeys(it.x)
 	id := rueidis.BinaryString(appendNumber([]byte(b.node), it.number, 6))
-	reply := b.run(b.background, withdrawScript, keys, prefix, id, text(b.ledger.used()), text(min(it.limits.MaxMemory, maxMemory)))
+	reply := b.run(b.background, withdrawScript, keys, prefix, id, b.bytesElsewhere(it.x), text(min(it.limits.MaxMemory, maxMemory)))
 	values, err := reply.ToArray()
 	if err == nil && len(values) == 4 {
 		n := note{accepted: int(integer(values, 0)), duplicates: int(integer(values, 1))}

@@ -3,7 +3,7 @@
 -- Returns -1 if this is not the reader, and -2 if there is no such channel. Else head, len, in flight,
 -- whether memory was freed for which producers wait, and the messages.
 -- Positions: taken up to, settled up to, what the node has.
-local taken, settled, have, count, maxBytes, size, flags, ends, used = struct.unpack('<I6I6I6I3I5I5I1I1I7', ARGV[4])
+local taken, settled, have, count, maxBytes, size, flags, ends, elsewhere = struct.unpack('<I6I6I6I3I5I5I1I1I7', ARGV[4])
 if not load() then return -2 end
 if not hasReader() or c.node ~= ARGV[2] or c.fence ~= tonumber(ARGV[3]) then return -1 end
 if flags % 4 >= 2 then set(2) end
@@ -19,7 +19,7 @@ elseif count > 0 then
   -- What was pushed and got lost is sent again.
   fetch(out, math.max(0, have - c.head), count, maxBytes)
 end
-admit(used)
+admit(elsewhere)
 out[1], out[2], out[3] = c.head, c.len, c.inflight
 out[4] = save()
 return out

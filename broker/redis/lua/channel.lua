@@ -149,10 +149,14 @@ local function forget(id, w)
   c.held = c.held - 1
 end
 
--- Admits waiting calls while there is room, first come first served. used is the memory in use. A call whose node has not
+-- The memory in use. elsewhere is that in other scopes.
+local function memory(elsewhere) return tonumber(redis.call('HGET', KEYS[2], 'bytes') or 0) + elsewhere end
+
+-- Admits waiting calls while there is room, first come first served. A call whose node has not
 -- withdrawn it in time is dropped: that node is gone.
-local function admit(used)
-  local t = c.held > 0 and now()
+local function admit(elsewhere)
+  if c.held == 0 then return end
+  local t, used = now(), memory(elsewhere)
   while c.held > 0 do
     local id = redis.call('LINDEX', key('w'), 0)
     local w = id and waiter(id)

@@ -1,8 +1,6 @@
--- Adds what this node has published to the counters, and returns them. KEYS: 1 counters, 2 the set of channels in which
--- producers wait for memory. ARGV: 2 messages, 3 bytes, 4 how many of those channels to return.
-if ARGV[2] ~= '0' then redis.call('HINCRBY', KEYS[1], 'messages', ARGV[2]) end
-if ARGV[3] ~= '0' then redis.call('HINCRBY', KEYS[1], 'bytes', ARGV[3]) end
+-- Returns the counters, and some of the channels in which producers wait for memory, which it takes out of their set.
+-- KEYS: 1 counters, 2 the set. ARGV: 2 how many channels.
 local out = redis.call('HMGET', KEYS[1], 'channels', 'readers', 'messages', 'inflight', 'bytes', 'held', 'heldbytes')
 for i = 1, #out do out[i] = tonumber(out[i] or 0) end
-out[#out + 1] = redis.call('SRANDMEMBER', KEYS[2], ARGV[4])
+out[#out + 1] = redis.call('SPOP', KEYS[2], ARGV[2])
 return out

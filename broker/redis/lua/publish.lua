@@ -1,15 +1,19 @@
 -- Appends messages to channels, in one pass for many producers.
 -- KEYS: the states of the channels, each once; last the counters.
--- ARGV: 1 as always, 2 this node, 3 the items, then the messages.
--- Returns 0 if all is taken and nothing is a duplicate. Else a string with four values for each item: status (0 taken, 1 the
--- channel is full, 2 the memory is used up, 3 held, 4 no such channel), how many are taken, how many of them are duplicates,
--- and how many bytes the others take.
-local ITEM, SIZE = '<I2I2I2I4I5I7I1c6', 29 -- channel, first message, messages, buffer, hold, memory, whether it is used up, number
+-- ARGV: 1 as always, 2 this node, 3 the items, 4 the memory in use in other scopes, 5 what the messages take, then the messages.
+-- Returns 0 if all is taken and nothing is a duplicate. Else a string with three values for each item: status (0 taken, 1 the
+-- channel is full, 2 the memory is used up, 3 held, 4 no such channel), how many are taken, and how many of them are
+-- duplicates.
+local ITEM, SIZE = '<I2I2I2I4I5I7c6', 28 -- channel, first message, messages, buffer, hold, memory, number
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local channels, states = #KEYS - 1, nil
 if channels == 1 then states = {call('GET', KEYS[1])} else states = call('MGET', _G.unpack(KEYS, 1, channels)) end
 
 local all, frames, plain, out = {}, {}, true, {}
+local counters = KEYS[#KEYS]
+-- What is refused is taken off again.
+local wanted, added, addedBytes = tonumber(ARGV[5]), 0, 0
+local used = ARGV[4] + call('HINCRBY', counters, 'bytes', wanted) - wanted
 
 local function part(i, letter) return string.sub(KEYS[i], 1, -18) .. letter .. string.sub(KEYS[i], -16) end
 
@@ -40,8 +44,8 @@ end
 local function hold(i, c, first, last, buffer, time, memory, number)
   local id, size = ARGV[2] .. number, 0
   for j = first, last do size = size + #ARGV[j] + OVERHEAD end
-  if call('HINCRBY', KEYS[#KEYS], 'heldbytes', size) - size >= memory / 16 then
-    call('HINCRBY', KEYS[#KEYS], 'heldbytes', -size)
+  if call('HINCRBY', counters, 'heldbytes', size) - size >= memory / 16 then
+    call('HINCRBY', counters, 'heldbytes', -size)
     return false
   end
   local p = part(i, 'p')
@@ -49,19 +53,19 @@ local function hold(i, c, first, last, buffer, time, memory, number)
   -- The node withdraws the call itself when its time is up. The rest is for a node that is gone.
   call('HSET', p, id, pack('<I6I4I7I2I2I2I6', now() + time + 5000, buffer, memory, 0, last - first + 1, 0, size))
   call('RPUSH', part(i, 'w'), id)
-  call('HINCRBY', KEYS[#KEYS], 'held', 1)
+  call('HINCRBY', counters, 'held', 1)
   c.held = c.held + 1
   return true
 end
 
 for item = 1, #ARGV[3] / SIZE do
-  local i, j, count, buffer, time, memory, full, number = unpack(ITEM, ARGV[3], (item - 1) * SIZE + 1)
+  local i, j, count, buffer, time, memory, number = unpack(ITEM, ARGV[3], (item - 1) * SIZE + 1)
   local c = channel(i)
   local status, first, duplicates, size = 0, j, 0, 0
   if not c then
     status = 4
   else
-    local last, add = j + count - 1, c.add
+    local last, add, before = j + count - 1, c.add, #c.add
     while j <= last do
       local m = ARGV[j]
       local keyed = string.byte(m) == 1
@@ -70,7 +74,7 @@ for item = 1, #ARGV[3] / SIZE do
       elseif c.held > 0 or c.len - c.inflight >= buffer then
         status = 1
         break
-      elseif full == 1 then
+      elseif used + addedBytes + size >= memory then
         status = 2
         break
       else
@@ -93,7 +97,7 @@ for item = 1, #ARGV[3] / SIZE do
       end
       j = j + 1
     end
-    c.bytes = c.bytes + size
+    c.bytes, added, addedBytes = c.bytes + size, added + #add - before, addedBytes + size
     if status ~= 0 then
       -- The reader may have taken more than its node has reported.
       local lags = c.flags % 2 == 1 and c.sent > c.inflight
@@ -101,7 +105,7 @@ for item = 1, #ARGV[3] / SIZE do
       if time == 0 and lags and status == 1 then time = 100 end
       if time > 0 then
         if hold(i, c, j, last, buffer, time, memory, number) then
-          if status == 2 then call('SADD', string.sub(KEYS[#KEYS], 1, -2) .. 'm', string.sub(KEYS[i], -16)) end
+          if status == 2 then call('SADD', string.sub(counters, 1, -2) .. 'm', string.sub(KEYS[i], -16)) end
           status = 3
         else
           status = 2
@@ -110,7 +114,7 @@ for item = 1, #ARGV[3] / SIZE do
     end
   end
   if status ~= 0 or duplicates > 0 then plain = false end
-  out[item] = pack('<I1I2I2I5', status, j - first, duplicates, size)
+  out[item] = pack('<I1I2I2', status, j - first, duplicates)
 end
 
 local function save(i, c)
@@ -141,5 +145,7 @@ for node, f in pairs(frames) do
     end
   end
 end
+if added > 0 then call('HINCRBY', counters, 'messages', added) end
+if addedBytes ~= wanted then call('HINCRBY', counters, 'bytes', addedBytes - wanted) end
 if plain then return 0 end
 return table.concat(out)

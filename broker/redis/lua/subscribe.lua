@@ -4,7 +4,7 @@
 -- Returns -2 no such channel, -1 with the reader's node and fence if it is busy, -3 too many readers. Else head, len, in
 -- flight, flags, resume (0 none, 1 complete, 2 gap), id of the last message that was let go, ids and sizes of the messages in
 -- flight, whether memory was freed for which producers wait, how many messages the cursor has settled, and the messages.
-local mode, ahead, ttl, maxReaders, elsewhere, count, maxBytes, follow, used = struct.unpack('<I1I3I5I5I5I3I5I1I7', ARGV[4])
+local mode, ahead, ttl, maxReaders, elsewhere, count, maxBytes, follow, bytesElsewhere = struct.unpack('<I1I3I5I5I5I3I5I1I7', ARGV[4])
 if not load() then return -2 end
 local mine = hasReader() and c.node == ARGV[2]
 if hasReader() and not mine and mode == 2 then return -1 end
@@ -45,7 +45,7 @@ local ids, out = {}, {c.head, c.len, c.inflight, c.flags, resume, c.settled, '',
 each(0, c.inflight - 1, function(m) ids[#ids + 1] = string.sub(m, 2, 17) .. struct.pack('<I4', #m + OVERHEAD) end)
 out[7] = table.concat(ids)
 fetch(out, 0, count, maxBytes)
-admit(used)
+admit(bytesElsewhere)
 out[2] = c.len
 out[8] = save()
 return out
