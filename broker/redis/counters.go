@@ -132,5 +132,8 @@ func (b *Broker) Stats() broker.Stats {
 	return r
 }
 
+// RoundTrips returns how many calls this node has made.
+func (b *Broker) RoundTrips() uint64 { return b.stats.roundTrips.Load() }
+
 // maxStatsAge is how old statistics may be.
 const maxStatsAge = 20 * time.Millisecond

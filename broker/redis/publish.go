@@ -114,6 +114,7 @@ func (l *lane) empty() {
 
 // publishItems writes items in one call, and finishes them.
 func (b *Broker) publishItems(scope int, batch []*item) {
+	batch = byChannel(batch)
 	call := b.publishCall(scope, batch)
 	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
 	defer cancel()
@@ -143,35 +144,56 @@ func (b *Broker) publishItems(scope int, batch []*item) {
 	}
 }
 
-// publishCall returns the call that writes items.
+// publishCall returns the call that writes items. Those of one channel stand together.
 func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
-	keys := make([]string, 0, len(batch)+1)
-	places := make(map[channelID]int, len(batch))
-	messages, size := 0, 0
-	for _, it := range batch {
-		messages += len(it.ms)
-		size += it.size
-	}
-	args := make([]string, 5, 5+messages)
-	args[0], args[1] = b.keys.pushPrefix(scope), b.node
-	args[3] = text(b.ledger.elsewhere(scope).bytes)
-	args[4] = text(int64(size + messages*(messageOverhead-messageHead)))
-	items := make(packer, 0, 28*len(batch))
-	for _, it := range batch {
-		place, ok := places[it.x]
-		if !ok {
-			keys = append(keys, b.keys.key('s', it.x))
-			place = len(keys)
-			places[it.x] = place
+	counts := make([]int, len(batch)) // at the first item of each channel, how many it has
+	for i := 0; i < len(batch); i += counts[i] {
+		counts[i] = 1
+		for i+counts[i] < len(batch) && batch[i+counts[i]].x == batch[i].x {
+			counts[i]++
 		}
-		l := it.limits
-		items = items.put(2, int64(place)).put(2, int64(len(args)+1)).put(2, int64(len(it.ms))).put(4, int64(l.Buffer)).
-			put(5, ms(l.Hold)).put(7, min(l.MaxMemory, maxMemory))
-		items = appendNumber(items, it.number, 6)
-		args = append(args, it.ms...)
 	}
-	args[2] = rueidis.BinaryString(items)
-	return scriptCall{append(keys, b.keys.counters(scope)), args}
+	keys := make([]string, 1, 2*len(batch)+1)
+	keys[0] = b.keys.counters(scope)
+	args := make([]string, 5, 5+len(batch))
+	items, size := make(packer, 0, 30*len(batch)), 0
+	var last *item // whose messages are the last of args
+	for i, it := range batch {
+		if counts[i] > 0 {
+			keys = append(keys, b.keys.key('s', it.x))
+			items = items.put(2, int64(counts[i]))
+		}
+		if last == nil || len(it.ms) == 0 || len(last.ms) != len(it.ms) || &last.ms[0] != &it.ms[0] {
+			args = append(args, it.ms...)
+			last = it
+		}
+		items = items.put(2, int64(len(args)-len(it.ms)+1)).put(2, int64(len(it.ms))).put(4, int64(it.limits.Buffer)).
+			put(5, ms(it.limits.Hold)).put(7, min(it.limits.MaxMemory, maxMemory))
+		items = appendNumber(items, it.number, 6)
+		size += it.size + len(it.ms)*(messageOverhead-messageHead)
+	}
+	for i, it := range batch {
+		if counts[i] > 0 {
+			keys = append(keys, b.keys.key('q', it.x))
+		}
+	}
+	args[0], args[1], args[2] = b.keys.pushPrefix(scope), b.node, rueidis.BinaryString(items)
+	args[3], args[4] = text(b.ledger.elsewhere(scope).bytes), text(int64(size))
+	return scriptCall{keys, args}
+}
+
+// byChannel puts the items of each channel together, in their order.
+func byChannel(batch []*item) []*item {
+	first := make(map[channelID]int, len(batch))
+	for i, it := range batch {
+		if _, ok := first[it.x]; !ok {
+			first[it.x] = i
+		}
+	}
+	if len(first) < len(batch) {
+		slices.SortStableFunc(batch, func(a, b *item) int { return first[a.x] - first[b.x] })
+	}
+	return batch
 }
 
 // maxMemory is the largest memory limit that Lua can count exactly.

@@ -100,9 +100,9 @@ func (l *listener) receive(frames string) {
 
 // Sizes of the parts of frames.
 const (
-	readerSize  = 16 + 4         // channel, fence
-	messageSize = readerSize + 6 // and position
-	noteSize    = 6 + 1 + 2 + 2  // number, status, accepted, duplicates
+	fenceSize   = 4
+	messageSize = fenceSize + 6 // and position
+	noteSize    = 6 + 1 + 2 + 2 // number, status, accepted, duplicates
 )
 
 func (l *listener) handle(kind byte, data string) {
@@ -117,18 +117,18 @@ func (l *listener) handle(kind byte, data string) {
 		}
 		return
 	}
-	if len(data) < readerSize {
+	if len(data) < fenceSize {
 		return
 	}
-	fence := uint32(number(data[16:readerSize])) //nolint:gosec // 4 bytes
+	fence := uint32(number(data[:fenceSize])) //nolint:gosec // 4 bytes
 	s := b.subs.get(fence)
-	if s == nil || string(s.x[:]) != data[:16] {
-		return
+	if s == nil {
+		return // it has ended meanwhile
 	}
 	switch kind {
 	case 'm':
 		if len(data) > messageSize {
-			s.push(fence, number(data[readerSize:messageSize]), strings.Clone(data[messageSize:]))
+			s.push(fence, number(data[fenceSize:messageSize]), strings.Clone(data[messageSize:]))
 		}
 	case 'w':
 		s.askFetch(fence)

@@ -3,7 +3,9 @@ package redis_test
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,8 +91,12 @@ func (s *server) options(prefix string) redis.Options {
 	}
 }
 
+func dialUnix(ctx context.Context, path string, d *net.Dialer, _ *tls.Config) (net.Conn, error) {
+	return d.DialContext(ctx, "unix", path)
+}
+
 // open starts a Broker.
-func open(t *testing.T, o redis.Options) *redis.Broker {
+func open(t testing.TB, o redis.Options) *redis.Broker {
 	t.Helper()
 	b, err := redis.New(o)
 	if err != nil {

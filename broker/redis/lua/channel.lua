@@ -30,7 +30,7 @@ local function hasReader() return c.flags % 2 == 1 end
 local function flag(bit) return math.floor(c.flags / bit) % 2 == 1 end
 local function set(bit) if not flag(bit) then c.flags = c.flags + bit end end
 
-local function tellReader(kind) return push(c.node, kind, x .. struct.pack('<I4', c.fence)) end
+local function tellReader(kind) return push(c.node, kind, struct.pack('<I4', c.fence)) end
 
 -- Lets go of the oldest k messages. size is what they take, and id names the last of them.
 local function settle(k, size, id)
@@ -92,7 +92,7 @@ local function append(m)
     if size >= 2 * keep then redis.call('SET', key('k'), redis.call('GETRANGE', key('k'), -keep, -1)) end
   end
   if hasReader() and c.sent == c.len and c.sent - c.inflight < c.ahead then
-    local at = x .. struct.pack('<I4I6', c.fence, c.head + c.len)
+    local at = struct.pack('<I4I6', c.fence, c.head + c.len)
     if #m > PUSHED then
       push(c.node, 'w', at)
     elseif push(c.node, 'm', at .. m) > 0 then

@@ -1,38 +1,45 @@
--- Appends messages to channels, in one pass for many producers.
--- KEYS: the states of the channels, each once; last the counters.
+-- Appends messages to channels, in one pass for many producers. This is the script that matters: it makes few calls and few
+-- strings.
+-- KEYS: the counters, the states of the channels, their queues.
 -- ARGV: 1 as always, 2 this node, 3 the items, 4 the memory in use in other scopes, 5 what the messages take, then the messages.
+-- The items are, for each channel, their number and then each of them.
 -- Returns 0 if all is taken and nothing is a duplicate. Else a string with three values for each item: status (0 taken, 1 the
 -- channel is full, 2 the memory is used up, 3 held, 4 no such channel), how many are taken, and how many of them are
 -- duplicates.
-local ITEM, SIZE = '<I2I2I2I4I5I7c6', 28 -- channel, first message, messages, buffer, hold, memory, number
-local call, pack, unpack = redis.call, struct.pack, struct.unpack
-local channels, states = #KEYS - 1, nil
-if channels == 1 then states = {call('GET', KEYS[1])} else states = call('MGET', _G.unpack(KEYS, 1, channels)) end
-
-local all, frames, plain, out = {}, {}, true, {}
-local counters = KEYS[#KEYS]
+local call, pack, unpack, byte, sub = redis.call, struct.pack, struct.unpack, string.byte, string.sub
+local KEYS, ARGV = KEYS, ARGV
+local channels, counters, items = (#KEYS - 1) / 2, KEYS[1], ARGV[3]
+local states
+if channels == 1 then states = {call('GET', KEYS[2])} else states = call('MGET', _G.unpack(KEYS, 2, channels + 1)) end
 -- What is refused is taken off again.
 local wanted, added, addedBytes = tonumber(ARGV[5]), 0, 0
-local used = ARGV[4] + call('HINCRBY', counters, 'bytes', wanted) - wanted
+local used = ARGV[4] + call('HINCRBY', counters, 'bytes', ARGV[5]) - wanted
+local frames, out, number, at = {}, nil, 0, 1
 
-local function part(i, letter) return string.sub(KEYS[i], 1, -18) .. letter .. string.sub(KEYS[i], -16) end
-
-local function channel(i)
-  local c = all[i]
-  if c == nil then
-    local s = states[i]
-    if not s then all[i] = false return false end
-    c = {add = {}, keys = false, newKeys = 0}
-    c.head, c.len, c.inflight, c.sent, c.held, c.bytes, c.ahead, c.node, c.fence, c.flags = unpack('<I6I3I3I3I3I5I3c8I4I1', s)
-    c.sent0 = c.sent
-    all[i] = c
+-- The outcome of an item that is not simply taken.
+local function note(status, taken, duplicates)
+  if not out then
+    out = {}
+    local next, i = 1, 1
+    while i < number do
+      local count
+      count, next = unpack('<I2', items, next)
+      for _ = 1, count do
+        local _, messages
+        _, messages, _, _, _, _, next = unpack('<I2I2I4I5I7c6', items, next)
+        if i < number then out[i] = pack('<I1I2I2', 0, messages, 0) end
+        i = i + 1
+      end
+    end
   end
-  return c
+  out[number] = pack('<I1I2I2', status, taken, duplicates)
 end
 
-local function duplicate(i, c, id)
-  if not c.keys then c.keys = call('GET', part(i, 'k')) or '' end
-  local keys, at = c.keys, 1
+local function key(i, letter) return sub(KEYS[i + 1], 1, -18) .. letter .. sub(KEYS[i + 1], -16) end
+
+-- Whether the idempotency keys that a channel remembers have one.
+local function has(keys, id)
+  local at = 1
   while true do
     at = string.find(keys, id, at, true)
     if not at then return false end
@@ -41,111 +48,126 @@ local function duplicate(i, c, id)
   end
 end
 
-local function hold(i, c, first, last, buffer, time, memory, number)
+-- Keeps messages of a call that must wait. It fails if too much waits already.
+local function hold(i, first, last, buffer, time, memory, number)
   local id, size = ARGV[2] .. number, 0
   for j = first, last do size = size + #ARGV[j] + OVERHEAD end
   if call('HINCRBY', counters, 'heldbytes', size) - size >= memory / 16 then
     call('HINCRBY', counters, 'heldbytes', -size)
     return false
   end
-  local p = part(i, 'p')
+  local p = key(i, 'p')
   for j = first, last do call('HSET', p, id .. pack('<I2', j - first), ARGV[j]) end
   -- The node withdraws the call itself when its time is up. The rest is for a node that is gone.
   call('HSET', p, id, pack('<I6I4I7I2I2I2I6', now() + time + 5000, buffer, memory, 0, last - first + 1, 0, size))
-  call('RPUSH', part(i, 'w'), id)
+  call('RPUSH', key(i, 'w'), id)
   call('HINCRBY', counters, 'held', 1)
-  c.held = c.held + 1
   return true
 end
 
-for item = 1, #ARGV[3] / SIZE do
-  local i, j, count, buffer, time, memory, number = unpack(ITEM, ARGV[3], (item - 1) * SIZE + 1)
-  local c = channel(i)
-  local status, first, duplicates, size = 0, j, 0, 0
-  if not c then
-    status = 4
-  else
-    local last, add, before = j + count - 1, c.add, #c.add
-    while j <= last do
-      local m = ARGV[j]
-      local keyed = string.byte(m) == 1
-      if keyed and duplicate(i, c, string.sub(m, 2, 9)) then
-        duplicates = duplicates + 1
-      elseif c.held > 0 or c.len - c.inflight >= buffer then
-        status = 1
-        break
-      elseif used + addedBytes + size >= memory then
-        status = 2
-        break
-      else
-        add[#add + 1] = m
+local function append(queue, first, last)
+  if first == last then return call('RPUSH', queue, ARGV[first]) end
+  call('RPUSH', queue, _G.unpack(ARGV, first, last))
+end
+
+for i = 1, channels do
+  local s, count = states[i], nil
+  count, at = unpack('<I2', items, at)
+  local head, len, inflight, sent, held, bytes, ahead, node, fence, flags
+  local f, keys, newKeys = nil, nil, 0
+  local queue, from = KEYS[channels + i + 1], nil -- from: the first message that is to be appended
+  if s then
+    head, len, inflight, sent, held, bytes, ahead, node, fence, flags = unpack('<I6I3I3I3I3I5I3c8I4I1', s)
+    if flags % 2 == 1 then
+      f = frames[node]
+      if not f then
+        f = {}
+        frames[node] = f
+      end
+    end
+  end
+  for _ = 1, count do
+    local j, messages, buffer, time, memory, name
+    j, messages, buffer, time, memory, name, at = unpack('<I2I2I4I5I7c6', items, at)
+    number = number + 1
+    if not s then
+      note(4, 0, 0)
+    else
+      local first, last, status, duplicates, size, taken = j, j + messages - 1, 0, 0, 0, 0
+      from = nil
+      while j <= last do
+        local m = ARGV[j]
+        local keyed, duplicate = byte(m) == 1, false
         if keyed then
-          c.keys, c.newKeys = c.keys .. string.sub(m, 2, 9), c.newKeys + 1
+          if not keys then keys = call('GET', key(i, 'k')) or '' end
+          duplicate = has(keys, sub(m, 2, 9))
         end
-        if c.flags % 2 == 1 and c.sent == c.len and c.sent - c.inflight < c.ahead then
-          local f = frames[c.node]
-          if not f then f = {}; frames[c.node] = f end
-          local at = string.sub(KEYS[i], -16) .. pack('<I4I6', c.fence, c.head + c.len)
-          if #m > PUSHED then
-            f[#f + 1] = frame('w', at)
+        if duplicate then
+          if from then append(queue, from, j - 1) end
+          from, duplicates = nil, duplicates + 1
+        elseif held > 0 or len - inflight >= buffer then
+          status = 1
+          break
+        elseif used + addedBytes + size >= memory then
+          status = 2
+          break
+        else
+          from, taken = from or j, taken + 1
+          if keyed then keys, newKeys = keys .. sub(m, 2, 9), newKeys + 1 end
+          if f and sent == len and sent - inflight < ahead then
+            if #m > PUSHED then
+              f[#f + 1] = pack('<c1I4I4I6', 'w', 10, fence, head + len)
+            else
+              local n = #f
+              f[n + 1], f[n + 2] = pack('<c1I4I4I6', 'm', 10 + #m, fence, head + len), m
+              sent = sent + 1
+            end
+          end
+          len, size = len + 1, size + #m + OVERHEAD
+        end
+        j = j + 1
+      end
+      if from then append(queue, from, j - 1) end
+      bytes, added, addedBytes = bytes + size, added + taken, addedBytes + size
+      if status ~= 0 then
+        -- The reader may have taken more than its node has reported.
+        local lags = flags % 2 == 1 and sent > inflight
+        if lags then f[#f + 1] = pack('<c1I4I4', 'r', 4, fence) end
+        if time == 0 and lags and status == 1 then time = 100 end
+        if time > 0 then
+          if hold(i, j, last, buffer, time, memory, name) then
+            if status == 2 then call('SADD', sub(counters, 1, -2) .. 'm', sub(KEYS[i + 1], -16)) end
+            status, held = 3, held + 1
           else
-            f[#f + 1] = pack('<c1I4', 'm', 26 + #m) .. at .. m
-            c.sent = c.sent + 1
+            status = 2
           end
         end
-        c.len, size = c.len + 1, size + #m + OVERHEAD
       end
-      j = j + 1
-    end
-    c.bytes, added, addedBytes = c.bytes + size, added + #add - before, addedBytes + size
-    if status ~= 0 then
-      -- The reader may have taken more than its node has reported.
-      local lags = c.flags % 2 == 1 and c.sent > c.inflight
-      if lags then push(c.node, 'r', string.sub(KEYS[i], -16) .. pack('<I4', c.fence)) end
-      if time == 0 and lags and status == 1 then time = 100 end
-      if time > 0 then
-        if hold(i, c, j, last, buffer, time, memory, number) then
-          if status == 2 then call('SADD', string.sub(counters, 1, -2) .. 'm', string.sub(KEYS[i], -16)) end
-          status = 3
-        else
-          status = 2
-        end
-      end
+      if out or status ~= 0 or duplicates > 0 then note(status, j - first, duplicates) end
     end
   end
-  if status ~= 0 or duplicates > 0 then plain = false end
-  out[item] = pack('<I1I2I2', status, j - first, duplicates)
-end
-
-local function save(i, c)
-  call('SETRANGE', KEYS[i], 6, pack('<I3I3I3I3I5', c.len, c.inflight, c.sent, c.held, c.bytes))
-end
-
-for i, c in pairs(all) do
-  if c then
-    for j = 1, #c.add, 1000 do call('RPUSH', part(i, 'q'), _G.unpack(c.add, j, math.min(#c.add, j + 999))) end
-    if c.newKeys > 0 then
-      local keep = 8 * (256 + c.len)
-      if #c.keys >= 2 * keep then
-        call('SET', part(i, 'k'), string.sub(c.keys, -keep))
+  if s then
+    if newKeys > 0 then
+      local keep = 8 * (256 + len)
+      if #keys >= 2 * keep then
+        call('SET', key(i, 'k'), sub(keys, -keep))
       else
-        call('APPEND', part(i, 'k'), string.sub(c.keys, -8 * c.newKeys))
+        call('APPEND', key(i, 'k'), sub(keys, -8 * newKeys))
       end
     end
-    save(i, c)
-  end
-end
-for node, f in pairs(frames) do
-  if call('SPUBLISH', ARGV[1] .. node, table.concat(f)) == 0 then -- that node is gone
-    for i, c in pairs(all) do
-      if c and c.node == node and c.sent ~= c.sent0 then
-        c.sent = c.sent0
-        save(i, c)
-      end
-    end
+    call('SETRANGE', KEYS[i + 1], '6', pack('<I3I3I3I3I5', len, inflight, sent, held, bytes))
   end
 end
 if added > 0 then call('HINCRBY', counters, 'messages', added) end
 if addedBytes ~= wanted then call('HINCRBY', counters, 'bytes', addedBytes - wanted) end
-if plain then return 0 end
-return table.concat(out)
+for node, f in pairs(frames) do
+  if #f > 0 and call('SPUBLISH', ARGV[1] .. node, table.concat(f)) == 0 then
+    -- That node is gone, so it was given nothing.
+    for i = 1, channels do
+      local s = states[i]
+      if s and sub(s, 27, 34) == node then call('SETRANGE', KEYS[i + 1], '12', sub(s, 13, 15)) end
+    end
+  end
+end
+if out then return table.concat(out) end
+return 0

@@ -9,7 +9,7 @@ local function remove(base, x, reason, counters, deletions)
   local head, len, inflight, sent, held, bytes, ahead, node, fence, flags, settled, created = struct.unpack(ALL, s)
   local agent = string.sub(s, STATE + 1)
   if flags % 2 == 1 then
-    push(node, 'd', x .. struct.pack('<I4', fence))
+    push(node, 'd', struct.pack('<I4', fence))
     redis.call('HINCRBY', counters, 'readers', -1)
   end
   if math.floor(flags / 8) % 2 == 1 then
