@@ -45,9 +45,10 @@ const (
 	maxBatch      = 64        // items in one call
 	maxBatchBytes = 256 << 10 // of messages in one call, unless a single item is larger
 	maxCalls      = 2         // calls at once
+	minSecondCall = 32        // items that must wait before there is a second call at once: larger calls cost Redis less
 	maxSyncCalls  = 4         // calls at once that wait for replicas or for a disk
 	maxQueued     = 10_000    // items that wait for their call
-	maxUnpacked   = 4_000     // messages of one call: Lua cannot unpack many more
+	maxUnpacked   = 2_000     // messages of one call: Lua cannot unpack many more
 )
 
 // errBusy is the error for a write that finds too many others waiting for Redis.
@@ -78,7 +79,7 @@ func (l *lane) submit(items ...*item) {
 	if l.broker.options.Durability.waits() {
 		most = maxSyncCalls
 	}
-	if l.calls < most {
+	if l.calls == 0 || l.calls < most && (len(l.queue) >= minSecondCall || l.broker.options.Durability.waits()) {
 		l.calls++
 		go l.empty()
 	}

@@ -73,23 +73,13 @@ end
 
 -- Whether a message has the key of one that the channel holds, or has let go not long ago.
 local function duplicate(m)
-  if string.byte(m) ~= 1 then return false end
-  local keys, id, at = redis.call('GET', key('k')), string.sub(m, 2, 9), 1
-  while keys do
-    at = string.find(keys, id, at, true)
-    if not at then return false end
-    if at % 8 == 1 then return true end
-    at = at + 1
-  end
-  return false
+  return string.byte(m) == 1 and redis.call('LPOS', key('k'), string.sub(m, 2, 9))
 end
 
 local function append(m)
   redis.call('RPUSH', key('q'), m)
-  if string.byte(m) == 1 then
-    local size = redis.call('APPEND', key('k'), string.sub(m, 2, 9))
-    local keep = 8 * (257 + c.len)
-    if size >= 2 * keep then redis.call('SET', key('k'), redis.call('GETRANGE', key('k'), -keep, -1)) end
+  if string.byte(m) == 1 and redis.call('RPUSH', key('k'), string.sub(m, 2, 9)) > REMEMBERED + 64 + c.len then
+    redis.call('LTRIM', key('k'), -REMEMBERED - c.len, -1)
   end
   if hasReader() and c.sent == c.len and c.sent - c.inflight < c.ahead then
     local at = struct.pack('<I4I6', c.fence, c.head + c.len)

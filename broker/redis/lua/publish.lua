@@ -37,17 +37,6 @@ end
 
 local function key(i, letter) return sub(KEYS[i + 1], 1, -18) .. letter .. sub(KEYS[i + 1], -16) end
 
--- Whether the idempotency keys that a channel remembers have one.
-local function has(keys, id)
-  local at = 1
-  while true do
-    at = string.find(keys, id, at, true)
-    if not at then return false end
-    if at % 8 == 1 then return true end
-    at = at + 1
-  end
-end
-
 -- Keeps messages of a call that must wait. It fails if too much waits already.
 local function hold(i, first, last, buffer, time, memory, number)
   local id, size = ARGV[2] .. number, 0
@@ -74,7 +63,7 @@ for i = 1, channels do
   local s, count = states[i], nil
   count, at = unpack('<I2', items, at)
   local head, len, inflight, sent, held, bytes, ahead, node, fence, flags
-  local f, keys, newKeys = nil, nil, 0
+  local f, keys, fresh, seen = nil, nil, nil, nil -- keys: where the idempotency keys are; fresh and seen: those that are new
   local queue, from = KEYS[channels + i + 1], nil -- from: the first message that is to be appended
   if s then
     head, len, inflight, sent, held, bytes, ahead, node, fence, flags = unpack('<I6I3I3I3I3I5I3c8I4I1', s)
@@ -97,10 +86,11 @@ for i = 1, channels do
       from = nil
       while j <= last do
         local m = ARGV[j]
-        local keyed, duplicate = byte(m) == 1, false
-        if keyed then
-          if not keys then keys = call('GET', key(i, 'k')) or '' end
-          duplicate = has(keys, sub(m, 2, 9))
+        local id, duplicate = nil, false
+        if byte(m) == 1 then
+          if not keys then keys, fresh, seen = key(i, 'k'), {}, {} end
+          id = sub(m, 2, 9)
+          duplicate = seen[id] or call('LPOS', keys, id)
         end
         if duplicate then
           if from then append(queue, from, j - 1) end
@@ -113,7 +103,7 @@ for i = 1, channels do
           break
         else
           from, taken = from or j, taken + 1
-          if keyed then keys, newKeys = keys .. sub(m, 2, 9), newKeys + 1 end
+          if id then fresh[#fresh + 1], seen[id] = id, true end
           if f and sent == len and sent - inflight < ahead then
             if #m > PUSHED then
               f[#f + 1] = pack('<c1I4I4I6', 'w', 10, fence, head + len)
@@ -147,13 +137,8 @@ for i = 1, channels do
     end
   end
   if s then
-    if newKeys > 0 then
-      local keep = 8 * (256 + len)
-      if #keys >= 2 * keep then
-        call('SET', key(i, 'k'), sub(keys, -keep))
-      else
-        call('APPEND', key(i, 'k'), sub(keys, -8 * newKeys))
-      end
+    if keys and #fresh > 0 and call('RPUSH', keys, _G.unpack(fresh)) > REMEMBERED + 64 + len then
+      call('LTRIM', keys, -REMEMBERED - len, -1)
     end
     call('SETRANGE', KEYS[i + 1], '6', pack('<I3I3I3I3I5', len, inflight, sent, held, bytes))
   end

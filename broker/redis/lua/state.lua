@@ -20,6 +20,9 @@ local STATE = 70
 local READING = 4503599627370496
 -- What a message counts beside its line, less the 17 bytes before it: see messageOverhead in package broker.
 local OVERHEAD = 79
+-- How many idempotency keys a channel remembers beside those of the messages that it holds: KeyWindow in package broker, and the
+-- one that is added. Of each key it remembers 8 bytes of the event id.
+local REMEMBERED = 257
 -- Larger messages are fetched by the reader's node, not pushed to it.
 local PUSHED = 8192
 
