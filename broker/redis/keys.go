@@ -20,7 +20,8 @@ func newKeyspace(prefix string, cluster bool) keyspace {
 	return k
 }
 
-// key returns a key of a channel. The letters are: s state, q queue, w waiting calls, p their messages, k idempotency keys.
+// key returns a key of a channel. The letters are: s state, q queue, w waiting calls, p their messages, k
+// idempotency keys in order, i their set.
 func (k *keyspace) key(letter byte, x channelID) string {
 	part := k.parts[x.partition()]
 	b := make([]byte, 0, len(part)+1+len(x))

@@ -73,13 +73,15 @@ end
 
 -- Whether a message has the key of one that the channel holds, or has let go not long ago.
 local function duplicate(m)
-  return string.byte(m) == 1 and redis.call('LPOS', key('k'), string.sub(m, 2, 9))
+  return string.byte(m) == 1 and redis.call('SISMEMBER', key('i'), keyOf(m)) == 1
 end
 
 local function append(m)
   redis.call('RPUSH', key('q'), m)
-  if string.byte(m) == 1 and redis.call('RPUSH', key('k'), string.sub(m, 2, 9)) > REMEMBERED + 64 + c.len then
-    redis.call('LTRIM', key('k'), -REMEMBERED - c.len, -1)
+  if string.byte(m) == 1 then
+    redis.call('SADD', key('i'), keyOf(m))
+    local extra = redis.call('RPUSH', key('k'), keyOf(m)) - REMEMBERED - c.len
+    if extra > 32 then redis.call('SREM', key('i'), unpack(redis.call('LPOP', key('k'), extra))) end
   end
   if hasReader() and c.sent == c.len and c.sent - c.inflight < c.ahead then
     local at = struct.pack('<I4I6', c.fence, c.head + c.len)

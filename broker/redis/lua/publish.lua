@@ -63,7 +63,7 @@ for i = 1, channels do
   local s, count = states[i], nil
   count, at = unpack('<I2', items, at)
   local head, len, inflight, sent, held, bytes, ahead, node, fence, flags
-  local f, keys, fresh, seen = nil, nil, nil, nil -- keys: where the idempotency keys are; fresh and seen: those that are new
+  local f, keys, fresh = nil, nil, nil -- keys: the set of idempotency keys; fresh: those that are new
   local queue, from = KEYS[channels + i + 1], nil -- from: the first message that is to be appended
   if s then
     head, len, inflight, sent, held, bytes, ahead, node, fence, flags = unpack('<I6I3I3I3I3I5I3c8I4I1', s)
@@ -86,24 +86,22 @@ for i = 1, channels do
       from = nil
       while j <= last do
         local m = ARGV[j]
+        local full = (held > 0 or len - inflight >= buffer) and 1 or used + addedBytes + size >= memory and 2
         local id, duplicate = nil, false
         if byte(m) == 1 then
-          if not keys then keys, fresh, seen = key(i, 'k'), {}, {} end
-          id = sub(m, 2, 9)
-          duplicate = seen[id] or call('LPOS', keys, id)
+          if not keys then keys, fresh = key(i, 'i'), {} end
+          id = keyOf(m)
+          if full then duplicate = call('SISMEMBER', keys, id) == 1 else duplicate = call('SADD', keys, id) == 0 end
         end
         if duplicate then
           if from then append(queue, from, j - 1) end
           from, duplicates = nil, duplicates + 1
-        elseif held > 0 or len - inflight >= buffer then
-          status = 1
-          break
-        elseif used + addedBytes + size >= memory then
-          status = 2
+        elseif full then
+          status = full
           break
         else
           from, taken = from or j, taken + 1
-          if id then fresh[#fresh + 1], seen[id] = id, true end
+          if id then fresh[#fresh + 1] = id end
           if f and sent == len and sent - inflight < ahead then
             if #m > PUSHED then
               f[#f + 1] = pack('<c1I4I4I6', 'w', 10, fence, head + len)
@@ -137,8 +135,10 @@ for i = 1, channels do
     end
   end
   if s then
-    if keys and #fresh > 0 and call('RPUSH', keys, _G.unpack(fresh)) > REMEMBERED + 64 + len then
-      call('LTRIM', keys, -REMEMBERED - len, -1)
+    if keys and #fresh > 0 then
+      local list = key(i, 'k')
+      local extra = call('RPUSH', list, _G.unpack(fresh)) - REMEMBERED - len
+      if extra > 32 then call('SREM', keys, _G.unpack(call('LPOP', list, extra))) end
     end
     call('SETRANGE', KEYS[i + 1], '6', pack('<I3I3I3I3I5', len, inflight, sent, held, bytes))
   end

@@ -30,7 +30,7 @@ local function remove(base, x, reason, counters, deletions)
     redis.call('HINCRBY', counters, 'held', -held)
     redis.call('HINCRBY', counters, 'heldbytes', -size)
   end
-  redis.call('UNLINK', base .. 's' .. x, base .. 'q' .. x, base .. 'w' .. x, base .. 'p' .. x, base .. 'k' .. x)
+  redis.call('UNLINK', base .. 's' .. x, base .. 'q' .. x, base .. 'w' .. x, base .. 'p' .. x, base .. 'k' .. x, base .. 'i' .. x)
   redis.call('ZREM', base .. 'x', x)
   redis.call('HINCRBY', counters, 'channels', -1)
   if len > 0 then
