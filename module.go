@@ -200,6 +200,11 @@ func (a *App) close() {
 
 // Start implements [caddy.App].
 func (a *App) Start() error {
+	if b, ok := a.broker.(broker.Starter); ok {
+		if err := b.Start(a.ctx); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+	}
 	a.startEvents()
 	return nil
 }

@@ -184,6 +184,9 @@ func (s *registry) flushDeletions() {
 
 // healthy reports whether new clients are welcome.
 func (s *registry) healthy() bool {
+	if b, ok := s.broker.(broker.HealthChecker); ok && b.Healthy() != nil {
+		return false
+	}
 	return !broker.IsDraining(s.broker) && !s.isClosed() && !caddy.Exiting()
 }
 

@@ -72,6 +72,12 @@ type DeletionSource interface {
 	FlushDeletions()
 }
 
+// A HealthChecker is a [Broker] that may be unable to serve.
+type HealthChecker interface {
+	// Healthy returns nil, or why new clients are not welcome, such as a store that cannot be reached. It does not wait.
+	Healthy() error
+}
+
 // A Deletion is a channel that was deleted, by age or by a call.
 type Deletion struct {
 	// Agent and Secret are the two parts of the channel's consumer address.

@@ -25,6 +25,7 @@ package redis
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -129,6 +130,7 @@ func (b *Broker) Start(ctx context.Context) error {
 		client.Close()
 		return err
 	}
+	b.setHealth(nil)
 	close(b.started)
 	go b.work()
 	b.log.Info("redis: connected", "address", b.where(), "node", b.consumer())
@@ -250,15 +252,26 @@ func (b *Broker) leave() {
 	_ = b.do(b.background, b.client, b.client.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
 }
 
-// setHealth notes whether Redis can be reached.
-func (b *Broker) setHealth(err error) { b.health.Store(&err) }
+// errNotStarted is what is wrong before Start.
+var errNotStarted = errors.New("redis: not connected yet")
 
-// Healthy returns nil if Redis can be reached and its pushes come, or what is wrong.
+// setHealth notes whether Redis can be reached, and logs when that changes.
+func (b *Broker) setHealth(err error) {
+	switch before := b.health.Swap(&err); {
+	case b.isClosed() || before == nil:
+	case err != nil && *before == nil:
+		b.log.Error("redis: it cannot be reached; open reads stay open, writes fail", "address", b.where(), "error", err)
+	case err == nil && *before != nil && b.isStarted():
+		b.log.Info("redis: it can be reached again", "address", b.where())
+	}
+}
+
+// Healthy implements [broker.HealthChecker].
 func (b *Broker) Healthy() error {
 	if err := b.health.Load(); err != nil {
 		return *err
 	}
-	return nil
+	return errNotStarted
 }
 
 // decode returns the id of the channel that an address names. There need not be such a channel.

@@ -41,8 +41,9 @@ func (b *Broker) work() {
 		}
 		if time.Since(lastBeat) >= beatInterval {
 			lastBeat = time.Now()
-			if err := b.beat(b.background); err != nil {
-				b.setHealth(err)
+			err := b.beat(b.background)
+			b.setHealth(err)
+			if err != nil {
 				continue
 			}
 		}
@@ -55,8 +56,10 @@ func (b *Broker) work() {
 
 // beat tells that this node lives, and learns which others do.
 func (b *Broker) beat(ctx context.Context) error {
+	var stale error
 	for _, l := range b.listeners {
 		if time.Since(time.Unix(0, l.seen.Load())) > 2*beatInterval+tick {
+			stale = errStale
 			select {
 			case l.broken <- struct{}{}:
 			default:
@@ -89,7 +92,7 @@ func (b *Broker) beat(ctx context.Context) error {
 	}
 	b.beaten = true
 	b.checkPrimary(ctx)
-	return nil
+	return stale
 }
 
 // checkPrimary resyncs all readers if another server has become the primary, because that may lack the last moments.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -56,6 +57,21 @@ type Durability struct {
 	Replicas int
 	// AppendOnlyFile tells that the message must be in the append-only file on the disk of the primary. It needs Redis 7.2.
 	AppendOnlyFile bool
+}
+
+// ParseDurability reads a Durability: none, replica and a number of replicas, or aof.
+func ParseDurability(text string) (d Durability, err error) {
+	switch words := strings.Fields(text); {
+	case text == "none":
+		return d, nil
+	case text == "aof":
+		return Durability{AppendOnlyFile: true}, nil
+	case len(words) == 2 && words[0] == "replica":
+		if d.Replicas, err = strconv.Atoi(words[1]); err == nil && d.Replicas > 0 {
+			return d, nil
+		}
+	}
+	return Durability{}, fmt.Errorf("%q is unknown: use none, replica and a number of replicas such as replica 1, or aof", text)
 }
 
 func (d Durability) waits() bool { return d != Durability{} }
