@@ -163,15 +163,6 @@ func (b *Broker) prepare(ctx context.Context) (err error) {
 	return b.beat(ctx)
 }
 
-// newListeners returns a listener for each server.
-func (b *Broker) newListeners(context.Context) ([]*listener, error) {
-	l := &listener{broker: b, client: b.client, broken: make(chan struct{}, 1), ready: make(chan struct{})}
-	for scope := range b.keys.scopes {
-		l.scopes = append(l.scopes, scope)
-	}
-	return []*listener{l}, nil
-}
-
 func (b *Broker) isClosed() bool { return b.closed.Load() }
 
 func (b *Broker) isStarted() bool {

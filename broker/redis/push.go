@@ -3,7 +3,10 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -24,8 +27,55 @@ type listener struct {
 	ready  chan struct{}  // closed when it listens for the first time
 }
 
-// maxSubscribed is how many Pub/Sub channels one command subscribes to.
-const maxSubscribed = 64
+// newListeners returns a listener for each server that has channels.
+func (b *Broker) newListeners(ctx context.Context) ([]*listener, error) {
+	scopes := make([]int, len(b.keys.scopes))
+	for scope := range scopes {
+		scopes[scope] = scope
+	}
+	if !b.options.Cluster {
+		return []*listener{b.newListener(b.client, scopes)}, nil
+	}
+	var all []*listener
+	nodes := b.client.Nodes()
+	shards, err := b.do(ctx, b.client, b.client.B().ClusterSlots().Build()).ToArray()
+	if err != nil {
+		return nil, fmt.Errorf("redis: cannot ask %s for the slots of the cluster: %w", b.where(), err)
+	}
+	byAddress := map[string]*listener{}
+	for _, shard := range shards { // first slot, last slot, the primary, and its replicas
+		parts, err := shard.ToArray()
+		if err != nil || len(parts) < 3 {
+			return nil, errData
+		}
+		primary, err := parts[2].ToArray()
+		if err != nil || len(primary) < 2 {
+			return nil, errData
+		}
+		host, _ := primary[0].ToString()
+		address := net.JoinHostPort(host, text(integer(primary, 1)))
+		client, ok := nodes[address]
+		if !ok {
+			return nil, fmt.Errorf("redis: the server %s of the cluster is not connected", address)
+		}
+		l, ok := byAddress[address]
+		if !ok {
+			l = b.newListener(client, nil)
+			byAddress[address] = l
+			all = append(all, l)
+		}
+		for _, scope := range scopes {
+			if slot := int64(hashSlot(tags()[scope])); integer(parts, 0) <= slot && slot <= integer(parts, 1) {
+				l.scopes = append(l.scopes, scope)
+			}
+		}
+	}
+	return slices.DeleteFunc(all, func(l *listener) bool { return len(l.scopes) == 0 }), nil
+}
+
+func (b *Broker) newListener(c rueidis.Client, scopes []int) *listener {
+	return &listener{broker: b, client: c, scopes: scopes, broken: make(chan struct{}, 1), ready: make(chan struct{})}
+}
 
 // run listens until the Broker closes. After each interruption it resyncs all readers, since pushes may have been lost.
 func (l *listener) run() {
