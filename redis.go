@@ -119,7 +119,7 @@ func (r *RedisBroker) Provision(ctx caddy.Context) error {
 	if err := r.options.Check(); err != nil {
 		return err
 	}
-	settings, err := json.Marshal(resolved)
+	settings, err := json.Marshal(resolved) //nolint:gosec // only its hash leaves this function
 	if err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func (r *RedisBroker) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // check finds mistakes of settings that have no placeholders.
 func (r *RedisBroker) check() error {
-	text, err := json.Marshal(r)
+	text, err := json.Marshal(r) //nolint:gosec // stays in this function
 	if err != nil || strings.Contains(strings.Trim(string(text), "{}"), `{`) {
 		return err // loading the configuration replaces placeholders, and checks then
 	}

@@ -56,7 +56,7 @@ func (s *subscription) changed() {
 		return
 	}
 	taken, settled := s.takenTo()-r.taken, s.head-r.settled
-	threshold := uint64(max(1, min(aheadOf(&s.limits), s.limits.Buffer)/2)) //nolint:gosec // above zero
+	threshold := uint64(max(1, min(aheadOf(&s.limits), s.limits.Buffer)/2))
 	ahead := s.known - s.next
 	switch {
 	case taken >= threshold || settled >= threshold || r.now, r.more && ahead <= aheadOf(&s.limits)/2:
@@ -167,7 +167,7 @@ func (s *subscription) advance() {
 	case err == nil:
 		s.advanced(p, values)
 	case codeErr == nil && code == -2:
-		s.finishLocked(b.gone())
+		s.finish(b.gone())
 	default: // the connection was lost, or Redis has another reader: a resync finds out
 		if codeErr == nil {
 			b.stats.fenced.Add(1)

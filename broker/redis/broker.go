@@ -209,7 +209,7 @@ func (b *Broker) Close() {
 	for _, s := range b.subs.snapshot() {
 		s.mu.Lock()
 		final, open := s.takeReport(true), !s.over && !s.starting
-		s.finishLocked(broker.ErrClosed)
+		s.finish(broker.ErrClosed)
 		s.mu.Unlock()
 		if open {
 			b.ends.Go(func() { _ = s.tryEnd(final) })

@@ -109,8 +109,8 @@ func (l *ledger) elsewhere(scope int) totals {
 func (b *Broker) Stats() broker.Stats {
 	b.refreshSoon(maxStatsAge)
 	s, t := &b.stats, &b.ledger.current.Load().sum
-	messages := uint64(max(0, t.messages))                //nolint:gosec // not negative
-	inFlight := min(uint64(max(0, t.inFlight)), messages) //nolint:gosec // not negative
+	messages := uint64(max(0, t.messages))
+	inFlight := min(uint64(max(0, t.inFlight)), messages)
 	r := broker.Stats{
 		Channels: int(t.channels), Readers: int(t.readers), HeldProducers: int(t.held),
 		Pending: messages - inFlight, InFlight: inFlight,

@@ -91,16 +91,17 @@ func (b *Broker) announceSome(scope int) (int, error) {
 		b.reports.groups[scope] = false // Redis may have lost it
 		return 0, err
 	}
-	var entries []rueidis.XRangeEntry
-	if len(claimed) > 1 {
-		entries, _ = claimed[1].AsXRange()
-	}
 	read, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, b.consumer()).Count(maxAnnounced).
 		Streams().Key(key).Id(">").Build()).AsXRead()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		return 0, err
 	}
-	entries = append(entries, read[key]...)
+	entries := read[key]
+	if len(claimed) > 1 {
+		if old, err := claimed[1].AsXRange(); err == nil {
+			entries = append(old, entries...)
+		}
+	}
 	if len(entries) == 0 {
 		return 0, nil
 	}

@@ -229,8 +229,8 @@ func (b *Broker) countPublished(batch []*item) {
 		messages += it.accepted - it.duplicates
 		duplicates += it.duplicates
 	}
-	b.stats.accepted.Add(uint64(messages))     //nolint:gosec // not negative
-	b.stats.duplicates.Add(uint64(duplicates)) //nolint:gosec // not negative
+	b.stats.accepted.Add(uint64(messages)) //nolint:gosec // not negative
+	b.stats.duplicates.Add(uint64(duplicates))
 }
 
 // messageOverhead is what a message counts beside its line.

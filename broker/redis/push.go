@@ -196,7 +196,7 @@ func (s *subscription) endBy(fence uint32, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if fence == s.fence && !s.starting {
-		s.finishLocked(reason)
+		s.finish(reason)
 	} else if fence == s.fence {
 		s.endsWith = reason
 	}

@@ -47,7 +47,7 @@ func newScript(parts ...string) *script {
 			}
 		}
 	}
-	hash := sha1.Sum([]byte(text.String()))
+	hash := sha1.Sum([]byte(text.String())) //nolint:gosec // the name that Redis has for a script
 	return &script{text.String(), hex.EncodeToString(hash[:])}
 }
 

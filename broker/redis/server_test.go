@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +29,9 @@ var shared = sync.OnceValues(func() (*server, error) { return startServer(tempDi
 var tempDir string
 
 func TestMain(m *testing.M) {
+	if reader := os.Getenv(readerProcess); reader != "" {
+		runReader(reader)
+	}
 	tempDir, _ = os.MkdirTemp("", "megaphone-redis")
 	code := m.Run()
 	if enabled() {
@@ -83,6 +87,21 @@ func startServer(dir string, args ...string) (*server, error) {
 func (s *server) stop() {
 	_ = s.process.Process.Kill()
 	_ = s.process.Wait()
+}
+
+// pause stops the server without ending it.
+func (s *server) pause(t *testing.T) {
+	t.Helper()
+	if err := s.process.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *server) resume(t *testing.T) {
+	t.Helper()
+	if err := s.process.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (s *server) options(prefix string) redis.Options {

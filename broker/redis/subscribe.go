@@ -177,7 +177,7 @@ func (s *subscription) begin(values []rueidis.RedisMessage) {
 	s.report.more = integer(values, 1) > int64(s.known)
 	s.report.busy = false
 	if s.endsWith != nil {
-		s.finishLocked(s.endsWith)
+		s.finish(s.endsWith)
 	}
 	s.changed()
 }
@@ -227,10 +227,10 @@ func (s *subscription) resynced(fence uint32, values []rueidis.RedisMessage, err
 	case s.over || fence != s.fence:
 		return true
 	case err == broker.ErrBusy: //nolint:errorlint // subscribe returns it as it is
-		s.finishLocked(broker.ErrTakenOver)
+		s.finish(broker.ErrTakenOver)
 		return true
 	case err == broker.ErrNotFound || err == broker.ErrClosed: //nolint:errorlint // subscribe returns them as they are
-		s.finishLocked(err)
+		s.finish(err)
 		return true
 	case err != nil:
 		s.broker.log.Warn("redis: a read cannot go on, trying again", "channel", s.x.String(), "error", err)

@@ -97,14 +97,8 @@ func (s *subscription) Notify(f func()) bool {
 	return true
 }
 
-// finish ends the subscription for a reason, and notifies the reader.
+// finish ends the subscription for a reason, and notifies the reader. The lock is held.
 func (s *subscription) finish(reason error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.finishLocked(reason)
-}
-
-func (s *subscription) finishLocked(reason error) {
 	if s.over {
 		return
 	}
@@ -306,7 +300,7 @@ func (s *subscription) add(data string) bool {
 	m, err := decodeMessage(data)
 	if err != nil {
 		s.broker.log.Error("redis: a message cannot be read", "channel", s.x.String(), "error", err)
-		s.finishLocked(broker.ErrClosed)
+		s.finish(broker.ErrClosed)
 		return false
 	}
 	size := len(m.Line()) + messageOverhead

@@ -135,6 +135,7 @@ func (b *Broker) refusal(it *item) error {
 		return broker.ErrMemoryLimit
 	case itemNotFound:
 		return broker.ErrNotFound
+	case itemTaken, itemHeld:
 	}
 	return nil
 }
