@@ -217,7 +217,7 @@ func (b *Broker) Close() {
 	}
 	if b.isStarted() {
 		<-b.worked
-		b.announce()
+		b.announceAll()
 		b.leave()
 	}
 	b.cancel()

@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,8 +50,25 @@ func (b *Broker) FlushDeletions() {
 	}
 }
 
-// announce reports the deletions that no node has reported yet.
-func (b *Broker) announce() {
+// announceAll reports the deletions of all scopes.
+func (b *Broker) announceAll() {
+	commands := make([]rueidis.Completed, len(b.keys.scopes))
+	for scope := range commands {
+		commands[scope] = b.client.B().Xlen().Key(b.keys.deletions(scope)).Build()
+	}
+	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+	defer cancel()
+	var scopes []int
+	for scope, reply := range b.client.DoMulti(ctx, commands...) {
+		if n, err := reply.AsInt64(); err == nil && n > 0 {
+			scopes = append(scopes, scope)
+		}
+	}
+	b.announce(scopes)
+}
+
+// announce reports the deletions of some scopes that no node has reported yet.
+func (b *Broker) announce(scopes []int) {
 	r := &b.reports
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -60,7 +78,7 @@ func (b *Broker) announce() {
 	if r.groups == nil {
 		r.groups = make([]bool, len(b.keys.scopes))
 	}
-	for scope := range b.keys.scopes {
+	for _, scope := range scopes {
 		for {
 			n, err := b.announceSome(scope)
 			if err != nil {

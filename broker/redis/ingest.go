@@ -59,6 +59,7 @@ type group struct {
 	item  *item
 	lines []line
 	skip  chan struct{} // closed when a line before it was refused
+	first chan struct{} // closed when nothing before it is held back
 }
 
 // Write implements [broker.Ingestion].
@@ -149,7 +150,7 @@ func (in *ingestion) group(lines []line) []*group {
 	for _, l := range lines {
 		g, ok := byChannel[l.x]
 		if !ok {
-			g = &group{skip: make(chan struct{})}
+			g = &group{skip: make(chan struct{}), first: make(chan struct{})}
 			byChannel[l.x] = g
 			groups = append(groups, g)
 		}
@@ -175,6 +176,9 @@ func (in *ingestion) submitted(g *group) {
 	call := b.waiters.add(it)
 	in.mu.Lock()
 	in.holding[it.x] = append(in.holding[it.x], g)
+	if len(in.holding[it.x]) == 1 {
+		close(g.first)
+	}
 	in.mu.Unlock()
 	in.groups.Go(func() {
 		outcome := in.await(call, g)
@@ -194,12 +198,19 @@ func (in *ingestion) await(call *waiter, g *group) broker.Outcome {
 		return b.noted(g.item, n)
 	case <-g.skip:
 		return b.withdraw(call, broker.ErrSkipped)
-	case <-timer.C:
-		return b.withdraw(call, broker.ErrTimeout)
 	case <-in.stop:
 		return b.withdraw(call, in.reason)
 	case <-b.closing:
 		return b.withdraw(call, broker.ErrClosed)
+	case <-timer.C:
+	}
+	select { // what is before it has had its time too, and may be about to be refused
+	case n := <-call.notes:
+		return b.noted(g.item, n)
+	case <-g.skip:
+		return b.withdraw(call, broker.ErrSkipped)
+	case <-g.first:
+		return b.withdraw(call, broker.ErrTimeout)
 	}
 }
 
@@ -220,8 +231,11 @@ func (in *ingestion) release(g *group, failed bool) {
 	}
 	if rest = slices.Delete(rest, at, at+1); len(rest) == 0 {
 		delete(in.holding, g.item.x)
-	} else {
-		in.holding[g.item.x] = rest
+		return
+	}
+	in.holding[g.item.x] = rest
+	if at == 0 && !failed {
+		close(rest[0].first)
 	}
 }
 

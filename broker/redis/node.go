@@ -34,7 +34,7 @@ func (b *Broker) work() {
 			_ = b.refresh(b.background)
 			continue
 		case flushed := <-b.flushes:
-			b.announce()
+			b.announceAll()
 			close(flushed)
 			continue
 		case <-ticker.C:

@@ -25,6 +25,9 @@ type server struct {
 
 var shared = sync.OnceValues(func() (*server, error) { return startServer(tempDir) })
 
+// started are other servers that live until the tests end.
+var started []*server
+
 // tempDir is where the servers' sockets are. TestMain removes it.
 var tempDir string
 
@@ -38,6 +41,9 @@ func TestMain(m *testing.M) {
 		if s, err := shared(); err == nil {
 			s.stop()
 		}
+	}
+	for _, s := range started {
+		s.stop()
 	}
 	_ = os.RemoveAll(tempDir)
 	os.Exit(code)

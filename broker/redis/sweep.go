@@ -13,35 +13,51 @@ const maxSwept = 200
 
 // sweep deletes expired channels of the partitions that this node looks after, and announces deletions.
 func (b *Broker) sweep() {
-	announce := false
+	var scopes []int
 	for scope := range b.keys.scopes {
-		owned := b.owned(scope)
-		if len(owned) == 0 {
-			continue
+		if len(b.owned(scope)) > 0 {
+			scopes = append(scopes, scope)
 		}
-		keys := []string{b.keys.counters(scope), b.keys.deletions(scope)}
-		for _, p := range owned {
-			keys = append(keys, b.keys.expiries(p))
+	}
+	var announced []int
+	for len(scopes) > 0 && !b.isClosed() {
+		calls := make([]scriptCall, len(scopes))
+		for i, scope := range scopes {
+			keys := []string{b.keys.counters(scope), b.keys.deletions(scope)}
+			for _, p := range b.owned(scope) {
+				keys = append(keys, b.keys.expiries(p))
+			}
+			calls[i] = scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept)}}
 		}
-		for more := true; more && !b.isClosed(); {
-			values, err := b.run(b.background, sweepScript, keys, b.keys.pushPrefix(scope), text(maxSwept)).ToArray()
-			if err != nil {
+		var more []int
+		for i, reply := range b.runAll(b.background, sweepScript, calls) {
+			values, err := reply.ToArray()
+			if err != nil || len(values) < 2 {
 				b.log.Warn("redis: cannot delete expired channels, trying again", "error", err)
 				return
 			}
 			for _, gone := range values[2:] {
 				b.countDeleted(gone, broker.EndExpired)
 			}
-			announce = announce || integer(values, 0) > 0
-			if more = integer(values, 1) == 1; len(values) > 2 {
+			if len(values) > 2 {
 				b.memoryFreed()
 			}
+			if integer(values, 1) == 1 {
+				more = append(more, scopes[i])
+			} else if integer(values, 0) > 0 && b.announces(scopes[i]) {
+				announced = append(announced, scopes[i])
+			}
 		}
+		scopes = more
 	}
-	if announce && (len(b.keys.scopes) > 1 || b.owns(0)) {
-		b.announce()
+	if len(announced) > 0 {
+		b.announce(announced)
 	}
 }
+
+// announces reports whether this node reports the deletions of a scope: one that all partitions share belongs to the owner of the
+// first of them.
+func (b *Broker) announces(scope int) bool { return len(b.keys.scopes) > 1 || b.owns(scope) }
 
 // countDeleted counts a channel that this node has deleted. values are those of lua/remove.lua.
 func (b *Broker) countDeleted(values rueidis.RedisMessage, reason broker.EndReason) {
