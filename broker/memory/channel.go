@@ -45,8 +45,8 @@ type channel struct {
 	letGoKeys *keyWindow
 	follows   bool // the channel follows cursors: a reader knew of them
 	acks      bool // a reader has acknowledged
-	// awaitsMemory says that the budget has the channel in its list, and retries it when memory is freed.
-	awaitsMemory bool
+	// turn is the channel's place in the budget, while memory is what its first waiter waits for.
+	turn *turn
 }
 
 func (c *channel) addresses() broker.Addresses {
@@ -150,21 +150,9 @@ func (c *channel) put(m *broker.Message) {
 	}
 }
 
-// hasRoom reports whether the channel may take another pending message. If only memory is missing, the budget will call
-// memoryFreed when some is freed. The lock is held.
+// hasRoom reports whether the channel may take another pending message. The lock is held.
 func (c *channel) hasRoom(l *broker.Limits) bool {
-	budget := &c.broker.budget
-	if c.queue.pending() >= l.Buffer {
-		return false
-	}
-	if budget.hasRoom(l.MaxMemory) {
-		return true
-	}
-	if !c.awaitsMemory {
-		c.awaitsMemory = true
-		budget.register(c)
-	}
-	return budget.hasRoom(l.MaxMemory) // some may have been freed before the channel was registered
+	return c.queue.pending() < l.Buffer && c.broker.budget.hasRoom(l.MaxMemory)
 }
 
 // isDuplicate reports whether a message has the key of one that the channel holds, or has let go not long ago. The lock
@@ -202,6 +190,7 @@ func (c *channel) enqueue(w *waiter) {
 	c.broker.waiters.Add(1)
 	w.since = c.broker.now()
 	c.held.push(w)
+	c.awaitMemory(false)
 }
 
 // dequeue removes w from the waiting producers and finishes it with err, which is nil if the channel has all messages
@@ -220,6 +209,20 @@ func (c *channel) dequeue(w *waiter, err error) {
 func (c *channel) admitHeld() {
 	for w := c.held.first; w != nil && c.admit(w); w = c.held.first {
 		c.dequeue(w, nil)
+	}
+	c.awaitMemory(false)
+}
+
+// awaitMemory makes the channel wait for its turn if memory is all that its first waiter lacks, and gives up the turn if
+// there is no waiter any more. With first, the channel is the next one. The lock is held.
+func (c *channel) awaitMemory(first bool) {
+	w, budget := c.held.first, &c.broker.budget
+	if c.turn != nil && (w == nil || w.limits.MaxMemory != c.turn.limit) {
+		budget.leave(c.turn)
+		c.turn = nil
+	}
+	if w != nil && c.turn == nil && c.queue.pending() < w.limits.Buffer {
+		c.turn = budget.enter(c, w.limits.MaxMemory, first)
 	}
 }
 
@@ -248,11 +251,19 @@ func (c *channel) withdraw(w *waiter, err error) (failed bool) {
 	return err != nil
 }
 
-// memoryFreed retries the waiting producers. The budget calls it for a channel that it has taken from its list.
-func (c *channel) memoryFreed() {
+// memoryFreed admits waiting producers, since it is the channel's turn. If they get nothing, because others have taken the
+// memory meanwhile, the channel keeps its place.
+func (c *channel) memoryFreed(t *turn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.awaitsMemory = false
+	if c.turn != t {
+		return // it has given up the turn meanwhile
+	}
+	c.turn = nil
+	if w := c.held.first; w != nil && !c.hasRoom(&w.limits) {
+		c.awaitMemory(true)
+		return
+	}
 	c.admitHeld()
 }
 
@@ -304,6 +315,7 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	for w := c.held.first; w != nil; w = c.held.first {
 		c.dequeue(w, c.closed)
 	}
+	c.awaitMemory(false)
 	if c.reader != nil {
 		c.reader.finish(c.closed)
 		c.reader = nil

@@ -144,6 +144,7 @@ func (c *channel) seal() {
 	for w := c.held.first; w != nil; w = c.held.first {
 		c.dequeue(w, broker.ErrNotFound)
 	}
+	c.awaitMemory(false)
 	if c.reader != nil {
 		c.reader.wake()
 	}

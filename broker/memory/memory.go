@@ -23,6 +23,7 @@
 package memory
 
 import (
+	"container/list"
 	"context"
 	"math/rand/v2"
 	"sync/atomic"
@@ -64,7 +65,7 @@ func New() *Broker {
 	b := &Broker{
 		epoch:    time.Now(),
 		channels: xsync.NewMap[broker.Secret, *channel](),
-		budget:   budget{freed: make(chan struct{}, 1)},
+		budget:   budget{queues: map[int64]*list.List{}, freed: make(chan struct{}, 1)},
 		quotas:   quotas{xsync.NewMap[string, int]()},
 		flushes:  make(chan chan struct{}),
 		stop:     make(chan struct{}),
@@ -96,7 +97,7 @@ func (b *Broker) run() {
 			b.deletions.flush()
 			close(flushed)
 		case <-b.budget.freed:
-			b.budget.retryAll()
+			b.budget.admitNext()
 		case <-b.stop:
 			return
 		}
