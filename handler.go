@@ -102,7 +102,6 @@ func (h *Handler) directOptions() direct.Options {
 		Limits:         h.app.limits,
 		MaxMessageSize: h.app.MaxMessageSize,
 		WriteTimeout:   time.Duration(h.app.WriteTimeout),
-		Logger:         h.logger,
 		Conns:          &h.app.direct,
 		Count:          h.app.registry.metrics.Direct,
 		Over:           h.app.isOver,

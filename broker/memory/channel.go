@@ -202,7 +202,7 @@ func (c *channel) dequeue(w *waiter, err error) {
 	c.broker.waiters.Add(-1)
 	c.held.remove(w)
 	w.err = err
-	w.owner.finished()
+	w.tell()
 }
 
 // admitHeld admits waiting producers while there is room, first come first served. The lock is held.

@@ -32,6 +32,7 @@ import (
 	"github.com/puzpuzpuz/xsync/v4"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A Broker is the [broker.Broker] in this process's memory. Make one with [New].
@@ -85,23 +86,32 @@ func (b *Broker) wallTime(t time.Duration) time.Time { return b.epoch.Add(t - 1)
 // for memory.
 func (b *Broker) run() {
 	defer close(b.stopped)
+	defer guard.Recover(guard.Broker)
 	defer b.deletions.flush()
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			b.sweep()
-			b.deletions.flush()
-		case flushed := <-b.flushes:
-			b.deletions.flush()
-			close(flushed)
-		case <-b.budget.freed:
-			b.budget.admitNext()
-		case <-b.stop:
-			return
-		}
+	for b.work(ticker) {
 	}
+}
+
+// work waits for the next thing to do in the background, and does it. It reports false when the Broker is closed. A panic
+// does not keep it from the next thing.
+func (b *Broker) work(ticker *time.Ticker) (more bool) {
+	defer guard.Recover(guard.Broker)
+	more = true
+	select {
+	case <-ticker.C:
+		b.sweep()
+		b.deletions.flush()
+	case flushed := <-b.flushes:
+		defer close(flushed)
+		b.deletions.flush()
+	case <-b.budget.freed:
+		b.budget.admitNext()
+	case <-b.stop:
+		more = false
+	}
+	return more
 }
 
 // sweep removes the expired channels. It locks only those.
