@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // steering decides which socket gets new connections, among those that share an address with SO_REUSEPORT. It needs a
@@ -51,7 +53,10 @@ func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Co
 			conn, err := own.Accept()
 			switch {
 			case err == nil:
-				take(conn)
+				func() {
+					defer guard.Recover(guard.Connection, func() { _ = conn.Close() })
+					take(conn)
+				}()
 			case errors.Is(err, net.ErrClosed):
 				return
 			default:
