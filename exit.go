@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
@@ -71,6 +72,7 @@ func (s *registry) whenClosed(after time.Duration, cut func() error) (stop func(
 	cutting.Add(1)
 	cancel := context.AfterFunc(s.closing, func() {
 		defer cutting.Done()
+		defer guard.Recover(guard.Exit)
 		timer := time.NewTimer(after)
 		defer timer.Stop()
 		for {

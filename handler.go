@@ -90,7 +90,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.origins = parseOrigins(h.CORSOrigins)
 	h.direct = h.directOptions()
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		server.RegisterConnContext(conn.With)
+		server.RegisterConnContext(guardHook(conn.With))
 	}
 	return nil
 }
@@ -175,6 +175,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	}
 	entry := newAccessLogEntry(r, t)
+	defer countPanic()
 	if err := h.serve(w, r, t, entry); err != nil {
 		h.refuse(w, r, entry, err)
 	}

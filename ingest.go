@@ -26,6 +26,14 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 		}
 	}
 	ingestion := h.app.broker.Ingest(h.app.limits)
+	finished := false
+	defer func() {
+		if !finished { // a panic: no line may wait on
+			ctx, cancel := context.WithCancel(r.Context())
+			cancel()
+			ingestion.Finish(ctx)
+		}
+	}()
 	err := func() error {
 		// This ends here: net/http reads on after it, and would take the client for gone.
 		defer h.app.registry.cutOffReading(w)()
@@ -40,6 +48,7 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 		// were gone.
 		ctx = context.WithoutCancel(ctx)
 	}
+	finished = true
 	result := ingestion.Finish(ctx)
 	entry.messages = result.Written
 	h.noteLimit(broker.ErrMemoryLimit, result.RefusedMemory)

@@ -24,6 +24,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/command"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
 	"github.com/caddy-megaphone/megaphone/internal/direct"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 func init() {
@@ -31,6 +32,7 @@ func init() {
 	caddy.RegisterModule(Handler{})
 	admin.Register(func(app any) admin.View { return app.(*App).view() })
 	command.Register()
+	guard.OnPanic(reportPanic)
 }
 
 // App holds the settings of the whole server, and the channels that all sites share. Which requests a site serves is up to
@@ -132,7 +134,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.unloaded = ctx, ctx.Logger(), make(chan struct{})
 	a.unload = sync.OnceFunc(func() {
 		close(a.unloaded)
-		go a.streams.Wake()
+		guard.Go(guard.Exit, a.streams.Wake)
 		a.direct.End()
 	})
 	a.setDefaults()
@@ -194,8 +196,8 @@ func (a *App) isOver() bool {
 
 // close ends all reads and waits.
 func (a *App) close() {
+	defer a.direct.End()
 	a.registry.Close()
-	a.direct.End()
 }
 
 // Start implements [caddy.App].
@@ -258,11 +260,17 @@ func (a *App) Cleanup() error {
 	last, err := registries.Delete(a.brokerKey)
 	a.stopEvents()
 	if last {
-		if n := broker.StatsOf(a.broker).Undelivered[broker.EndClosed]; n > 0 {
-			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
-		}
+		a.warnOfUndelivered()
 	}
 	return err
+}
+
+// warnOfUndelivered logs what was left when the Broker was closed.
+func (a *App) warnOfUndelivered() {
+	defer guard.Recover(guard.Broker)
+	if n := broker.StatsOf(a.broker).Undelivered[broker.EndClosed]; n > 0 {
+		a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
+	}
 }
 
 // onEvent calls a function for one of Caddy's events.
@@ -290,12 +298,15 @@ func (a *App) stopping() {
 		a.unload()
 	}
 	if a.handOverEvents() && !exits {
-		go a.watchExit()
+		guard.Go(guard.Exit, a.watchExit)
 		return
 	}
 	if app, err := a.ctx.AppIfConfigured("http"); err == nil && exits {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
-			time.AfterFunc(delay, a.close)
+			time.AfterFunc(delay, func() {
+				defer guard.Recover(guard.Exit)
+				a.close()
+			})
 			return
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
@@ -78,14 +79,19 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 	if err != nil {
 		return nil, err
 	}
-	ended := h.countRead(read)
-	goesOn := false
+	var o *openRead
+	ended, goesOn := func(*accessLogEntry) {}, false
 	defer func() {
-		if !goesOn {
-			sub.End(broker.EndFault) // in case of a panic; only the first call counts
-			ended(entry)
+		if goesOn {
+			return
 		}
+		defer func() { ended(entry) }()
+		if o != nil {
+			o.abort() // after a panic
+		}
+		sub.End(broker.EndFault) // after a panic; only the first call counts
 	}()
+	ended = h.countRead(read)
 	if resume := sub.Resume(); resume != broker.ResumeNone {
 		entry.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
@@ -94,7 +100,7 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		h.servePoll(w, r, sub, read.poll, entry)
 		return nil, nil
 	}
-	o := &openRead{handler: h, delivery: h.newDelivery(w, r, read, sub), read: read, entry: entry, ended: ended}
+	o = &openRead{handler: h, delivery: h.newDelivery(w, r, read, sub), read: read, entry: entry, ended: ended}
 	waits := o.start(w, r)
 	goesOn = true
 	return waits, nil
@@ -174,11 +180,9 @@ func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read readR
 
 // deliverDetached does the work of a handler that has returned, until the read is parked or has ended.
 func (o *openRead) deliverDetached() {
+	defer guard.Recover(guard.Read) // as net/http does for handlers
 	parked := false
 	defer func() {
-		if fault := recover(); fault != nil { // as net/http does for handlers
-			o.handler.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
-		}
 		if !parked {
 			o.close()
 		}
@@ -188,14 +192,22 @@ func (o *openRead) deliverDetached() {
 
 // close follows the end of the read.
 func (o *openRead) close() {
+	defer func() { o.ended(o.entry) }()
+	defer o.release()
 	o.entry.messages = o.delivery.Sent()
 	o.entry.ended(o.delivery.Reason())
 	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
 		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
 			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()))
 	}
-	o.release()
-	o.ended(o.entry)
+}
+
+// abort ends a read whose start has panicked, and closes its connection if it was hijacked.
+func (o *openRead) abort() {
+	if o.release != nil {
+		defer o.release()
+	}
+	o.delivery.Abort()
 }
 
 // serveReadHead answers a HEAD request. It consumes nothing.

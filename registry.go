@@ -2,6 +2,7 @@ package megaphone
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
@@ -75,11 +77,7 @@ func (a *App) acquireRegistry(ctx caddy.Context) error {
 	}
 	key := string(id) + " " + provider.BrokerKey()
 	pooled, _, err := registries.LoadOrNew(key, func() (caddy.Destructor, error) {
-		b, err := provider.OpenBroker()
-		if err != nil {
-			return nil, err
-		}
-		return newRegistry(b), nil
+		return openRegistry(provider)
 	})
 	if err != nil {
 		return err
@@ -87,6 +85,16 @@ func (a *App) acquireRegistry(ctx caddy.Context) error {
 	a.registry, a.brokerKey, a.acquired = pooled.(*registry), key, true
 	a.broker = a.registry.broker
 	return nil
+}
+
+// openRegistry opens a Broker and makes its registry. A panic becomes an error, for Caddy's pool would stay locked.
+func openRegistry(provider broker.Provider) (s caddy.Destructor, err error) {
+	defer guard.Recover(guard.Broker, func() { err = errors.New("the module panicked: the log has the stack") })
+	b, err := provider.OpenBroker()
+	if err != nil {
+		return nil, err
+	}
+	return newRegistry(b), nil
 }
 
 // brokerNamespace is the Caddy namespace of guest modules that provide a Broker.
@@ -162,8 +170,9 @@ func (s *registry) Close() {
 	if s.closedAt.CompareAndSwap(nil, &now) {
 		close(s.ends)
 	}
+	defer s.close()
+	defer guard.Recover(guard.Broker)
 	s.broker.Close()
-	s.close()
 }
 
 // isClosed reports whether Close has been called.
@@ -177,6 +186,7 @@ func (s *registry) Destruct() error {
 
 // flushDeletions makes the Broker report at once what was deleted until now.
 func (s *registry) flushDeletions() {
+	defer guard.Recover(guard.Broker)
 	if b, ok := s.broker.(broker.DeletionSource); ok {
 		b.FlushDeletions()
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -78,7 +79,7 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 		m.limitRefusals[name] = limitRefusals.WithLabelValues(name)
 	}
 	m.collectors = []prometheus.Collector{
-		readers, readDuration, limitRefusals, m.refusals, m.Detached, m.Direct,
+		readers, readDuration, limitRefusals, m.refusals, panics, m.Detached, m.Direct,
 	}
 	m.collectors = append(m.collectors, others...)
 	if b, ok := b.(broker.Statser); ok {
@@ -130,6 +131,21 @@ func (m *Metrics) CountRead(kind transport.Kind) (ended func()) {
 		m.readDuration[kind].Observe(time.Since(start).Seconds())
 	}
 }
+
+// panics counts for the whole process, since a panic may concern no Broker, or all.
+var panics = func() *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: Name("panics_total"),
+		Help: "Panics that the process has survived, by the place.",
+	}, []string{"place"})
+	for _, place := range guard.Places() {
+		c.WithLabelValues(place.String()) // as with the refusals, so that the first panic is an increase
+	}
+	return c
+}()
+
+// CountPanic counts a panic that was recovered in a place.
+func CountPanic(place guard.Place) { panics.WithLabelValues(place.String()).Inc() }
 
 // CountRefusal counts a request to an endpoint that was answered with an error code.
 func (m *Metrics) CountRefusal(endpoint, code string) {
@@ -215,6 +231,7 @@ func (brokerCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c brokerCollector) Collect(metrics chan<- prometheus.Metric) {
+	defer guard.Recover(guard.Broker) // Prometheus calls this in a goroutine of its own
 	s := c.broker.Stats()
 	for _, m := range brokerMetrics {
 		metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(&s))

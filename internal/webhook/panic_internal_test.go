@@ -105,7 +105,7 @@ func TestAReceiverThatDripsItsBodyHoldsUpNoEvents(t *testing.T) {
 				s.Enqueue(deletions(1))
 				synctest.Wait()
 				s.Enqueue(deletions(1))
-				time.Sleep(20 * time.Second)
+				time.Sleep(25 * time.Second)
 				if test.want == 0 {
 					if attempt := r.times[1].Sub(start); attempt > test.timeout+normalPace.first*3/2 {
 						t.Errorf("the next attempt was after %v", attempt)

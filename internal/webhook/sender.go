@@ -40,7 +40,10 @@ type Sender struct {
 
 // NewSender returns a sender for events with this name. It has a goroutine, which [Sender.Destruct] ends.
 func NewSender(event string, settings *Settings, m *Metrics) *Sender {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
+	if standard, ok := http.DefaultTransport.(*http.Transport); ok { // other modules may have replaced it
+		transport = standard.Clone()
+	}
 	transport.MaxIdleConnsPerHost = 1
 	s := &Sender{
 		event:   event,
