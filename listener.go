@@ -65,8 +65,10 @@ func (w *ListenerWrapper) Provision(ctx caddy.Context) error {
 // and does not recover there.
 func guardHook(hook func(context.Context, net.Conn) context.Context) func(context.Context, net.Conn) context.Context {
 	return func(ctx context.Context, c net.Conn) (with context.Context) {
-		with = ctx
-		defer guard.Recover(guard.Connection, func() { _ = c.Close() })
+		defer guard.Recover(guard.Connection, func() {
+			with = ctx // net/http panics without a context
+			_ = c.Close()
+		})
 		return hook(ctx, c)
 	}
 }

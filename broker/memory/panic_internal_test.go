@@ -61,7 +61,7 @@ func mustDelete(t *testing.T, b *Broker) {
 func TestAProducerThatPanicsHarmsNoChannel(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, b *Broker, c *channel){
 		"the reader makes room": func(t *testing.T, _ *Broker, c *channel) { takeAll(t, c) },
-		"a sweep": func(t *testing.T, b *Broker, c *channel) {
+		"a sweep": func(_ *testing.T, _ *Broker, c *channel) {
 			c.expires.Store(1)
 			time.Sleep(2 * sweepInterval)
 		},

@@ -110,7 +110,7 @@ func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	hijacked := false
 	defer func() {
 		if !hijacked { // a panic: net/http does not close a hijacked connection
-			_ = client.Conn.Close()
+			_ = client.Close()
 		}
 	}()
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // cannot fail: the bytes are in the buffer

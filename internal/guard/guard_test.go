@@ -68,7 +68,7 @@ func TestAGoroutineThatPanicsEndsAlone(t *testing.T) {
 
 func TestAReportMayPanicToo(t *testing.T) {
 	before := guard.OnPanic(func(guard.Place, any, []byte) { panic("so does the log") })
-	defer guard.OnPanic(before)
+	defer func() { guard.OnPanic(before) }()
 	cleaned := false
 	func() {
 		defer guard.Recover(guard.Event, func() { cleaned = true })

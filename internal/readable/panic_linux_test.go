@@ -16,7 +16,7 @@ func (panicky) Readable() { panic("boom") }
 func TestAWaiterThatPanicsHarmsNoOther(t *testing.T) {
 	places := make(chan guard.Place, 1)
 	before := guard.OnPanic(func(place guard.Place, _ any, _ []byte) { places <- place })
-	defer guard.OnPanic(before)
+	defer func() { guard.OnPanic(before) }()
 	listener := listen(t, "unix")
 	bad, good := newPair(t, listener), newPair(t, listener)
 	watch, err := Start(bad.raw, panicky{})

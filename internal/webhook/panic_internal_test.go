@@ -38,7 +38,7 @@ func TestADeliveryThatPanicsLosesItsEventsOnly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			places := make(chan guard.Place, 10)
 			before := guard.OnPanic(func(place guard.Place, _ any, _ []byte) { places <- place })
-			defer guard.OnPanic(before)
+			defer func() { guard.OnPanic(before) }()
 			synctest.Test(t, func(t *testing.T) {
 				s, _, m := testSender(t, ChannelDeleted, test.change, func(attempt int, r *http.Request) (*http.Response, error) {
 					if attempt == 1 {
