@@ -66,7 +66,7 @@ type session struct {
 func Run(ctx context.Context, r *history.Recorder, o Options) error {
 	sessions := make([]*session, o.Channels)
 	for i := range sessions {
-		s := &session{Options: o, Recorder: r, rand: o.random(2*i), name: fmt.Sprint(i)}
+		s := &session{Options: o, Recorder: r, rand: o.random(2 * i), name: fmt.Sprint(i)}
 		s.transport = Transports[i%len(Transports)]
 		if err := s.create(ctx); err != nil {
 			return fmt.Errorf("create: %w", err)
