@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
@@ -28,6 +29,7 @@ type registry struct {
 	active    activeApps
 	deletions deletionQueue
 	heap      heaplimit.Guard
+	bodies    *conn.Bodies
 
 	ends     chan struct{}   // closed when Close is called
 	closing  context.Context // ends when the Broker is closed
@@ -48,6 +50,7 @@ func newRegistry(b broker.Broker) *registry {
 		metrics:  metrics.New(b, endpointNames, limitNames, hooks.Collectors()...),
 		webhooks: hooks,
 		warnings: newWarnings(limitNames),
+		bodies:   conn.NewBodies(broker.ErrClosed),
 		ends:     make(chan struct{}),
 	}
 	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
@@ -164,6 +167,7 @@ func (s *registry) Close() {
 	}
 	s.broker.Close()
 	s.close()
+	s.bodies.End()
 }
 
 // isClosed reports whether Close has been called.

@@ -67,3 +67,27 @@ func Innermost(w http.ResponseWriter) http.ResponseWriter {
 		w = wrapped.Unwrap()
 	}
 }
+
+// isTransparent reports whether what a handler has written to w reaches net/http unchanged, and at once. It is for writers
+// to which something was written.
+func isTransparent(w http.ResponseWriter) bool {
+	for {
+		switch outer := w.(type) {
+		case *caddyhttp.IdleTimeoutWriter:
+			w = outer.ResponseWriter
+		case caddyhttp.ResponseRecorder: // for the access log; other handlers buffer in it
+			inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
+			if !ok || outer.Buffered() {
+				return false
+			}
+			w = inner.Unwrap()
+		case interface{ Unwrap() http.ResponseWriter }:
+			if !isA(w, readDeadlineWriter) {
+				return false
+			}
+			w = outer.Unwrap()
+		default:
+			return isA(w, serverWriter)
+		}
+	}
+}
