@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 )
@@ -109,8 +110,15 @@ func (b *Body) finish() {
 		return
 	}
 	b.setReadDeadline(past) // for net/http, which would read on
-	// net/http closes the connection gently only if it was told that the body is too large.
-	_, _ = http.MaxBytesReader(Innermost(b.w), io.NopCloser(oneByte{}), 0).Read(make([]byte, 1))
+	if !b.isGone() {
+		// net/http waits for the client before it closes the connection only if it was told that the body is too large.
+		_, _ = http.MaxBytesReader(Innermost(b.w), io.NopCloser(oneByte{}), 0).Read(make([]byte, 1))
+	}
+}
+
+// isGone reports whether the client is gone. net/http ends the context after each failure to read from the connection.
+func (b *Body) isGone() bool {
+	return b.r.Context().Err() != nil && !errors.Is(b.err, os.ErrDeadlineExceeded) && b.bodies.ended.Load() == nil
 }
 
 // oneByte is a reader that has something to read.
