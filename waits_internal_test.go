@@ -222,7 +222,7 @@ var waits = map[string]wait{
 		start: func(s *pipeServer) net.Conn {
 			return s.send("POST /write", []string{"Content-Type: application/x-ndjson", "Content-Length: 100"}, "")
 		},
-		deadline: never, deleted: never, unloaded: never, status: [3]int{2: 503},
+		deadline: never, deleted: never, unloaded: never, exit: conn.MaxExitLinger, status: [3]int{2: 503},
 	},
 	"refused read": {
 		start:    func(s *pipeServer) net.Conn { return s.get("/read/main.unknown") },

@@ -17,7 +17,7 @@ import (
 // client can hold up the exit of the process. Any number of goroutines may use Bodies.
 type Bodies struct {
 	err    error
-	ended  atomic.Pointer[time.Time]
+	ended  atomic.Bool
 	shards [16]bodyShard
 }
 
@@ -34,19 +34,15 @@ func NewBodies(err error) *Bodies { return &Bodies{err: err} }
 
 // End ends all reads, now and from now on.
 func (s *Bodies) End() {
-	now := time.Now()
-	if s.ended.CompareAndSwap(nil, &now) && s.cut() {
-		go func() {
-			for s.cut() {
-				time.Sleep(10 * time.Millisecond)
-			}
-		}()
+	if s.ended.CompareAndSwap(false, true) {
+		s.cut()
 	}
 }
 
-// cut ends the reads in progress, and reports whether there are any. It must be called again until there are none: who
-// reads may be about to set a deadline too.
-func (s *Bodies) cut() (reading bool) {
+// cut ends the reads in progress. It does so again until there are none: another handler may be about to set a deadline
+// too.
+func (s *Bodies) cut() {
+	reading := false
 	for i := range s.shards {
 		shard := &s.shards[i]
 		shard.mu.Lock() // until the deadline is set: a handler may not return before that
@@ -56,7 +52,9 @@ func (s *Bodies) cut() (reading bool) {
 		}
 		shard.mu.Unlock()
 	}
-	return reading
+	if reading {
+		time.AfterFunc(10*time.Millisecond, s.cut)
+	}
 }
 
 // A Body is the body of a request, as its handler reads it. Only the handler's goroutine may use it.
@@ -103,7 +101,7 @@ func (b *Body) Read(p []byte) (int, error) {
 	b.begin()
 	n, err := b.inner.Read(p)
 	b.end()
-	if err != nil && !errors.Is(err, io.EOF) && b.bodies.ended.Load() != nil {
+	if err != nil && !errors.Is(err, io.EOF) && b.bodies.ended.Load() {
 		err = b.bodies.err
 	}
 	b.err = err
@@ -126,7 +124,7 @@ func (b *Body) begin() {
 		b.next.prev = b
 	}
 	b.shard.first = b
-	if b.bodies.ended.Load() != nil {
+	if b.bodies.ended.Load() {
 		b.cut()
 	}
 }
@@ -150,7 +148,7 @@ func (b *Body) end() {
 func (b *Body) cut() {
 	if b.raw != nil {
 		if b.until.IsZero() {
-			b.until = time.Now().Add(maxExitLinger)
+			b.until = time.Now().Add(MaxExitLinger)
 		}
 		_ = b.raw.SetReadDeadline(b.until)
 		return

@@ -20,8 +20,8 @@ const (
 	maxLingerPause = 5 * time.Second
 	// maxLingerBytes is how many bytes are discarded.
 	maxLingerBytes = 64 << 20
-	// maxExitLinger takes the place of the times above when the process exits.
-	maxExitLinger = 100 * time.Millisecond
+	// MaxExitLinger takes the place of the times above when the process exits.
+	MaxExitLinger = 100 * time.Millisecond
 )
 
 // maxKeepAlive is the largest rest of a body, in bytes, for which a connection of HTTP/1 is kept. It is read before the
@@ -118,7 +118,7 @@ func (b *Body) finish() {
 
 // isGone reports whether the client is gone. net/http ends the context after each failure to read from the connection.
 func (b *Body) isGone() bool {
-	return b.r.Context().Err() != nil && !errors.Is(b.err, os.ErrDeadlineExceeded) && b.bodies.ended.Load() == nil
+	return b.r.Context().Err() != nil && !errors.Is(b.err, os.ErrDeadlineExceeded) && !b.bodies.ended.Load()
 }
 
 // oneByte is a reader that has something to read.
@@ -148,7 +148,7 @@ func (b *Body) linger() {
 	b.raw = c
 	b.begin()
 	discard(c, func(t time.Time) {
-		if b.bodies.ended.Load() == nil { // otherwise cut sets the deadline
+		if !b.bodies.ended.Load() { // otherwise cut sets the deadline
 			_ = c.SetReadDeadline(t)
 		}
 	}, maxLinger)
