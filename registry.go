@@ -47,7 +47,7 @@ func newRegistry(b broker.Broker) *registry {
 	hooks := webhook.NewMetrics(metrics.Name)
 	s := &registry{
 		broker:   b,
-		metrics:  metrics.New(b, endpointNames, limitNames, hooks.Collectors()...),
+		metrics:  metrics.New(b, endpointNames, limitNames, append(hooks.Collectors(), conn.Collectors(metrics.Name)...)...),
 		webhooks: hooks,
 		warnings: newWarnings(limitNames),
 		bodies:   conn.NewBodies(broker.ErrClosed),

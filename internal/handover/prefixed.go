@@ -14,7 +14,7 @@ import (
 type Prefixed struct {
 	net.Conn
 
-	note    int // see GiveBack
+	note    int
 	early   []byte
 	used    atomic.Bool // early was read to the end
 	stalled bool        // the rest of the header did not come in time
@@ -123,6 +123,9 @@ func (c *Prefixed) CloseWrite() error {
 	}
 	return nil
 }
+
+// Note returns the note that the connection got from [GiveBack], or 0.
+func (c *Prefixed) Note() int { return c.note }
 
 // NetConn returns the accepted connection.
 func (c *Prefixed) NetConn() net.Conn { return c.Conn }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 )
 
 // steering decides which socket gets new connections, among those that share an address with SO_REUSEPORT. It needs a
@@ -126,6 +128,6 @@ func control(raw syscall.RawConn, f func(fd int) error) error {
 
 // socketOf returns the socket of a listener. It returns nil if the listener is more than a socket.
 func socketOf(l net.Listener) *net.TCPListener {
-	tcp, _ := counted(l).(*net.TCPListener)
+	tcp, _ := conn.BareListener(l).(*net.TCPListener)
 	return tcp
 }
