@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	_ "github.com/caddyserver/caddy/v2/modules/logging" // the log goes to a file
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
