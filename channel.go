@@ -77,7 +77,7 @@ func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	httpjson.Write(w, http.StatusOK, reply)
+	httpjson.WriteEarly(w, r, http.StatusOK, reply)
 	return nil
 }
 

@@ -63,6 +63,16 @@ func (e endpoint) methods() []string {
 	}
 }
 
+// takesBody reports whether the body of a request to the endpoint means something.
+func (e endpoint) takesBody() bool {
+	switch e {
+	case readEndpoint, manageEndpoint, healthEndpoint, uiEndpoint:
+		return false
+	default:
+		return true
+	}
+}
+
 // A target is what a request's path names.
 type target struct {
 	endpoint endpoint

@@ -171,18 +171,25 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !ok || !h.serves[t.endpoint] {
 		return next.ServeHTTP(w, r)
 	}
+	body := h.app.registry.bodies.Begin(w, r)
+	h.serveTarget(w, r, t)
+	body.Finish()
+	return nil
+}
+
+// serveTarget serves a request for an endpoint of this site.
+func (h *Handler) serveTarget(w http.ResponseWriter, r *http.Request, t target) {
 	if len(h.origins.patterns) > 0 && h.origins.handle(w, r, t.endpoint) {
-		return nil
+		return
 	}
 	entry := newAccessLogEntry(r, t)
 	defer countPanic()
 	if err := h.serve(w, r, t, entry); err != nil {
 		h.refuse(w, r, entry, err)
 	}
-	return nil
 }
 
-// serve serves a request for an endpoint of this site. If it returns an error, it has sent nothing.
+// serve serves a request that the other handlers of the site need not see. If it returns an error, it has sent nothing.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry *accessLogEntry) error {
 	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
 		message := "this address is for " + strings.Join(methods, " and ") + " only"
@@ -192,6 +199,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry 
 		return &httpjson.Error{
 			Status: http.StatusMethodNotAllowed, Code: "METHOD_NOT_ALLOWED",
 			Message: message, Allow: strings.Join(methods, ", "),
+		}
+	}
+	if !t.endpoint.takesBody() {
+		if err := conn.BodyOf(r).Discard(); err != nil { // a reply would wait for it
+			return httpjson.BodyError(err)
 		}
 	}
 	switch t.endpoint {

@@ -34,14 +34,7 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 			ingestion.Finish(ctx)
 		}
 	}()
-	err := func() error {
-		// This ends here: net/http reads on after it, and would take the client for gone.
-		defer h.app.registry.cutOffReading(w)()
-		return ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
-	}()
-	if err != nil && h.app.registry.isClosed() {
-		err = broker.ErrClosed
-	}
+	err := ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
 	ctx := r.Context()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// A limit of Caddy's, read_body_idle or read_body. On HTTP/1 any failure to read ends the context, as if the client
@@ -58,15 +51,12 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 	var refusal *httpjson.Error
 	if err != nil {
 		refusal = h.noteRefusal(entry, err)
-		if r.ProtoMajor == 1 {
-			w.Header().Set("Connection", "close") // the rest of the request would follow on it
-		}
 	}
-	return writeIngestResult(w, result, refusal)
+	return writeIngestResult(w, r, result, refusal)
 }
 
 // writeIngestResult replies with what became of all lines. If the request itself was refused, the reply says that too.
-func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusal *httpjson.Error) error {
+func writeIngestResult(w http.ResponseWriter, r *http.Request, result broker.IngestResult, refusal *httpjson.Error) error {
 	reply := struct {
 		Code          string    `json:"code,omitempty"`
 		Message       string    `json:"message,omitempty"`
@@ -85,7 +75,7 @@ func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusa
 	if err != nil {
 		return err
 	}
-	httpjson.Write(w, status, body)
+	httpjson.WriteEarly(w, r, status, body)
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
@@ -30,6 +31,7 @@ type registry struct {
 	active    activeApps
 	deletions deletionQueue
 	heap      heaplimit.Guard
+	bodies    *conn.Bodies
 
 	ends     chan struct{}   // closed when Close is called
 	closing  context.Context // ends when the Broker is closed
@@ -47,9 +49,10 @@ func newRegistry(b broker.Broker) *registry {
 	hooks := webhook.NewMetrics(metrics.Name)
 	s := &registry{
 		broker:   b,
-		metrics:  metrics.New(b, endpointNames, limitNames, hooks.Collectors()...),
+		metrics:  metrics.New(b, endpointNames, limitNames, append(hooks.Collectors(), conn.Collectors(metrics.Name)...)...),
 		webhooks: hooks,
 		warnings: newWarnings(limitNames),
+		bodies:   conn.NewBodies(broker.ErrClosed),
 		ends:     make(chan struct{}),
 	}
 	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
@@ -170,6 +173,7 @@ func (s *registry) Close() {
 	if s.closedAt.CompareAndSwap(nil, &now) {
 		close(s.ends)
 	}
+	defer s.bodies.End()
 	defer s.close()
 	defer guard.Recover(guard.Broker)
 	s.broker.Close()

@@ -47,11 +47,8 @@ func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
 
 // Note returns the note that the connection got from [GiveBack], or 0.
 func Note(conn net.Conn) int {
-	switch c := conn.(type) {
-	case *Prefixed:
-		return c.note
-	case *Conn:
-		return c.note
+	if c, ok := conn.(interface{ Note() int }); ok {
+		return c.Note()
 	}
 	return 0
 }

@@ -13,12 +13,12 @@ package handover
 import (
 	"fmt"
 	"net"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
@@ -74,19 +74,8 @@ func Listen(inner net.Listener, settings Settings) *Listener {
 	})
 	// The type shows what is between this listener and the socket. For example, a connection that was accepted without
 	// TLS must not reach a server that expects TLS.
-	l.group = join(fmt.Sprintf("%T %s %s", counted(inner), inner.Addr().Network(), inner.Addr()), l)
+	l.group = join(fmt.Sprintf("%T %s %s", conn.BareListener(inner), inner.Addr().Network(), inner.Addr()), l)
 	go l.pump()
-	return l
-}
-
-// counted unwraps a listener. Caddy wraps some listeners to count the users of their address. The wrapper's type is not
-// exported. If Caddy renames it, a test fails.
-func counted(l net.Listener) net.Listener {
-	if reflect.TypeOf(l).String() == "caddy.deleteListener" {
-		if inner, ok := reflect.TypeAssert[net.Listener](reflect.ValueOf(l).FieldByName("Listener")); ok {
-			return inner
-		}
-	}
 	return l
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
@@ -131,6 +132,6 @@ func control(raw syscall.RawConn, f func(fd int) error) error {
 
 // socketOf returns the socket of a listener. It returns nil if the listener is more than a socket.
 func socketOf(l net.Listener) *net.TCPListener {
-	tcp, _ := counted(l).(*net.TCPListener)
+	tcp, _ := conn.BareListener(l).(*net.TCPListener)
 	return tcp
 }

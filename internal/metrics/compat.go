@@ -37,7 +37,7 @@ var metricTypes = fullNames(map[dto.MetricType][]string{
 		"webhook_failures_total", "webhook_lost_total",
 	},
 	dto.MetricType_GAUGE: {
-		"buffered_bytes", "buffered_limit_bytes", "channels", "channels_limit", "channels_read", "detached_readers",
+		"buffered_bytes", "buffered_limit_bytes", "changed_internals", "channels", "channels_limit", "channels_read", "detached_readers",
 		"direct_connections", "held_bytes", "held_producers", "messages_in_flight", "messages_pending", "readers", "readers_limit", "webhook_queue",
 	},
 	dto.MetricType_HISTOGRAM: {
