@@ -169,6 +169,9 @@ func checkNames(kind string, names, known []string) error {
 // ServeHTTP implements [caddyhttp.MiddlewareHandler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	t, ok := parseTarget(r.URL)
+	if !ok {
+		t, ok = parseWrongPath(r)
+	}
 	if !ok || !h.serves[t.endpoint] {
 		return next.ServeHTTP(w, r)
 	}
@@ -184,6 +187,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // serve serves a request for an endpoint of this site. If it returns an error, it has sent nothing.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry *accessLogEntry) error {
+	if t.mistake != "" {
+		return h.wrongPath(r, t)
+	}
 	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
 		message := "this address is for " + strings.Join(methods, " and ") + " only"
 		if r.Method == http.MethodConnect {
@@ -216,6 +222,16 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry 
 	default:
 		return fmt.Errorf("endpoint %d is not implemented", t.endpoint)
 	}
+}
+
+// wrongPath returns the reply to a request with a mistake in its path.
+func (h *Handler) wrongPath(r *http.Request, t target) error {
+	if t.endpoint == readEndpoint {
+		if read, err := h.parseRead(r, t.address); err == nil && read.kind == transport.KindNDJSON {
+			h.app.registry.slowDown(r.Context()) // existing clients repeat such a read at once
+		}
+	}
+	return &httpjson.Error{Status: http.StatusNotFound, Code: "NOT_FOUND", Message: "no such path: " + t.mistake}
 }
 
 // serveHealth tells a load balancer whether to send new clients here. It does not want them while the server drains or
