@@ -149,6 +149,8 @@ func (a *App) settings() map[string]setting {
 //	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] [ui] {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
+//		cors_headers          <header...>
+//		cors_credentials
 //		websocket_compression
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -169,21 +171,16 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = fmt.Errorf("transports takes one or more of %s: leave it out for all of them",
 					strings.Join(transport.KindNames, ", "))
 			}
-		case "cors_origins":
-			repeated, h.CORSOrigins = h.CORSOrigins != nil, args
-			err = checkOrigins(args)
-			if len(args) == 0 {
-				err = errors.New("cors_origins takes one or more origins, for example https://www.example.com: " +
-					"leave it out to allow only the site's own")
-			}
+		case "cors_origins", "cors_headers", "cors_credentials":
+			repeated, err = h.unmarshalCORS(name, args)
 		case "websocket_compression":
 			repeated, h.Compression = h.Compression, true
 			if len(args) > 0 {
 				err = errHasValue(name, args[0])
 			}
 		default:
-			return d.Errf("unrecognized option %q of megaphone: use one of cors_origins, transports, "+
-				"websocket_compression; settings of the whole server belong in the global option megaphone", name)
+			return d.Errf("unrecognized option %q of megaphone: use one of cors_credentials, cors_headers, "+
+				"cors_origins, transports, websocket_compression; settings of the whole server belong in the global option megaphone", name)
 		}
 		switch {
 		case repeated:
@@ -194,6 +191,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err := noBlock(d, name); err != nil {
 			return err
 		}
+	}
+	if err := h.checkCORS(); err != nil {
+		return d.WrapErr(err)
 	}
 	return nil
 }

@@ -85,7 +85,7 @@ func adapted(t *testing.T, config string, mistake bool) string {
 // JSON.
 func TestCaddyfileAndJSONAgree(t *testing.T) {
 	for _, name := range []string{
-		"good_all_settings", "good_agent_placeholder", "good_all_options", "good_broker_memory", "good_defaults",
+		"good_all_settings", "good_agent_placeholder", "good_all_options", "good_broker_memory", "good_cors", "good_defaults",
 	} {
 		text, err := os.ReadFile("caddyfile/" + name + ".caddytest")
 		if err != nil {
@@ -186,6 +186,10 @@ func TestMistakesInJSON(t *testing.T) {
 		{site(`"endpoints":["read","read"]`), `endpoint "read" is named twice`},
 		{site(`"transports":["http"]`), `there is no transport "http": name any of ndjson, sse, websocket, poll`},
 		{site(`"cors_origins":["example.com"]`), `"example.com" is not a valid origin`},
+		{site(`"cors_headers":[]`), "cors_headers is an empty list: name at least one, or leave it out for none but those that are always allowed"},
+		{site(`"cors_headers":["X-A"]`), "cors_headers has no effect without cors_origins"},
+		{site(`"cors_credentials":true`), "cors_credentials has no effect without cors_origins"},
+		{site(`"cors_credentials":true,"cors_origins":["*"]`), "cors_credentials needs exact origins, and * in cors_origins stands for many: name each origin"},
 	} {
 		wantRefused(t, test.apps, test.want)
 	}
