@@ -150,8 +150,8 @@ func normalizeOrigin(pattern string) (string, error) {
 			return "", errSpelling(pattern, right)
 		}
 	}
-	if right, isWebSocket := strings.CutPrefix(strings.ToLower(pattern), "ws"); isWebSocket { // the page's is meant
-		if right, err := normalizeOrigin("http" + right); err == nil {
+	if scheme, _, _ := strings.Cut(strings.ToLower(pattern), "://"); scheme == "ws" || scheme == "wss" {
+		if right, err := normalizeOrigin("http" + pattern[len("ws"):]); err == nil { // that of the page
 			return "", errSpelling(pattern, right)
 		}
 	}
@@ -212,7 +212,7 @@ func normalizeHost(host string) (normal string, ok bool) {
 	if err != nil || host == "" {
 		return "", false
 	}
-	for _, label := range strings.Split(strings.TrimSuffix(host, "."), ".") {
+	for _, label := range strings.SplitSeq(strings.TrimSuffix(host, "."), ".") {
 		if label == "" || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return "", false
 		}

@@ -118,7 +118,7 @@ func TestWrongPathsOfOtherEndpointsGoToTheNextHandler(t *testing.T) {
 	s.post("/write/"+c.ProducerAddress, "1").wantNext(t)
 	s.post("/create/", "1").wantNext(t)
 	s.post("/write-batch/", "1").wantNext(t)
-	s.get("/channel/"+c.ConsumerAddress+"/").wantNext(t)
+	s.get("/channel/" + c.ConsumerAddress + "/").wantNext(t)
 	s.get(c.readPath()+"/?poll=0").wantError(t, 404, "NOT_FOUND")
 }
 
