@@ -212,7 +212,7 @@ func normalizeHost(host string) (normal string, ok bool) {
 	if err != nil || host == "" {
 		return "", false
 	}
-	for _, label := range strings.SplitSeq(strings.TrimSuffix(host, "."), ".") {
+	for label := range strings.SplitSeq(strings.TrimSuffix(host, "."), ".") {
 		if label == "" || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return "", false
 		}

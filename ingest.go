@@ -25,11 +25,16 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 			Message: "a stream of messages must have Content-Type: " + transport.NDJSONType,
 		}
 	}
+	body, free, err := httpjson.StreamBody(r, h.app.MaxMessageSize)
+	if err != nil {
+		return err
+	}
+	defer free()
 	ingestion := h.app.broker.Ingest(h.app.limits)
-	err := func() error {
+	err = func() error {
 		// This ends here: net/http reads on after it, and would take the client for gone.
 		defer h.app.registry.cutOffReading(w)()
-		return ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
+		return ingestLines(r.Context(), body, ingestion, int(h.app.MaxMessageSize))
 	}()
 	if err != nil && h.app.registry.isClosed() {
 		err = broker.ErrClosed

@@ -30,10 +30,8 @@ func FreeBody(body *bytes.Buffer) {
 	}
 }
 
-// ReadBody reads the body of a request up to its end. So net/http notices when the client goes away after it. The body may
-// have limit bytes. The buffer belongs to the caller until the caller calls [FreeBody]. Errors are as for [BodyError]; the
-// buffer is nil then.
-func ReadBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
+// readBody is [ReadBody] for a body without a Content-Encoding. It reads any other as it is.
+func readBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
 	if r.ContentLength > limit {
 		return nil, ErrTooLarge
 	}
@@ -66,8 +64,8 @@ func BodyError(err error) error {
 	if e, ok := errors.AsType[caddyhttp.HandlerError](err); ok && e.StatusCode == http.StatusRequestEntityTooLarge {
 		return ErrTooLarge
 	}
-	if errors.Is(err, ErrTooLarge) {
-		return ErrTooLarge
+	if e, ok := errors.AsType[*Error](err); ok { // of StreamBody
+		return e
 	}
 	e := &Error{
 		Status: http.StatusBadRequest, Code: codeBadRequest, Message: "the body ended early or is malformed", close: true,
