@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // maxDuration is the longest duration that a setting may have. Longer ones have no use, and a time that is several of
@@ -33,7 +34,7 @@ func (a *App) UnmarshalJSON(data []byte) error {
 	written := new(App)
 	written.setDefaults()
 	written.MaxChannelsPerClient = 1 // the only number without a default
-	if err := caddy.StrictUnmarshalJSON(data, (*plain)(written)); err != nil {
+	if err := unmarshalStrictly(data, (*plain)(written)); err != nil {
 		return err
 	}
 	if err := written.checkNumbers(); err != nil {
@@ -51,7 +52,17 @@ func (a *App) UnmarshalJSON(data []byte) error {
 	if i := slices.Index(written.Webhooks, nil); i >= 0 {
 		return fmt.Errorf("webhook %d is null: leave it out", i+1)
 	}
-	return caddy.StrictUnmarshalJSON(data, (*plain)(a))
+	return unmarshalStrictly(data, (*plain)(a))
+}
+
+// unmarshalStrictly decodes settings in JSON into v, in which each of them must have its place. Its errors speak of JSON,
+// not of Go's types.
+func unmarshalStrictly(data []byte, v any) error {
+	err := caddy.StrictUnmarshalJSON(data, v)
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return errors.New(jsontext.Explain(err))
+	}
+	return err
 }
 
 // setDefaults sets the defaults of settings that were left out.

@@ -156,7 +156,9 @@ func TestMistakesInJSON(t *testing.T) {
 	}
 	for _, test := range []struct{ apps, want string }{
 		{app(`{"bufer":1}`), `unknown field "bufer"`},
-		{app(`{"buffer":"many"}`), "buffer"},
+		{app(`{"buffer":"many"}`), `"buffer" has a string where a whole number belongs`},
+		{app(`{"webhooks":[{"queue":[]}]}`), `has an array where a whole number belongs`},
+		{app(`[]`), "there is an array where an object belongs"},
 		{app(`{"hold":"-1s"}`), "hold must not be negative: use 0 for no wait, or leave it out for the default"},
 		{app(`{"ttl":"4000d"}`), "ttl: 96000h0m0s is too long: use at most 3650d"},
 		{app(`{"max_message_size":1073741825}`), "max_message_size: 1073741825 is too large: use at most 1GiB"},

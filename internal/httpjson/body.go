@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // bodies has buffers for request bodies.
@@ -92,7 +94,7 @@ func ReadJSON(r *http.Request, limit int64, v any) error {
 		return BadRequest("the body is not UTF-8")
 	}
 	if err := json.Unmarshal(body.Bytes(), v); err != nil {
-		return BadRequest("the body is not as expected: " + strings.TrimPrefix(err.Error(), "json: "))
+		return BadRequest("the body is not as expected: " + jsontext.Explain(err))
 	}
 	return nil
 }
