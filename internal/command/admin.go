@@ -68,7 +68,7 @@ func (a *adminAPI) call(ctx context.Context, method, path string, body, v any) e
 // decodeReply decodes a reply of the admin API into v.
 func decodeReply(reply []byte, v any) error {
 	if err := json.Unmarshal(reply, v); err != nil {
-		return fmt.Errorf("the admin API's reply is not that of this version of Megaphone: %s", jsontext.Explain(err))
+		return fmt.Errorf("cannot decode the reply of the admin API: %s", jsontext.Explain(err))
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func runCreate(cmd *cobra.Command, _ []string) error {
 	}
 	var created struct{ ProducerAddress, ConsumerAddress string }
 	if err := json.Unmarshal(reply, &created); err != nil {
-		return fmt.Errorf("the reply is not that of Megaphone: %s", jsontext.Explain(err))
+		return fmt.Errorf("cannot decode the reply: %s", jsontext.Explain(err))
 	}
 	table := newTable(cmd.OutOrStdout())
 	fmt.Fprintf(table, "producer address\t%s\nconsumer address\t%s\n", printable(created.ProducerAddress), printable(created.ConsumerAddress))

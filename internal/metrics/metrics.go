@@ -177,6 +177,8 @@ var brokerMetrics = []brokerMetric{
 	counter("messages_accepted_total", "Messages that a channel has taken.", func(s *broker.Stats) uint64 { return s.Accepted }),
 	counter("messages_repeated_total", "Messages that were dropped because their channel had them already, by their key.",
 		func(s *broker.Stats) uint64 { return s.Duplicates }),
+	counter("messages_unroutable_total", "Messages that were written to a channel that does not exist.",
+		func(s *broker.Stats) uint64 { return s.Unroutable }),
 	counter("messages_sent_total", "Messages that a reader was sent, repeats included.",
 		func(s *broker.Stats) uint64 { return s.Sent }),
 	counter("messages_redelivered_total", "Messages that a reader was sent again.",
