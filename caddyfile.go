@@ -71,9 +71,9 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			give_up <duration>
 //			queue   <events>
 //		}
-//		metrics_compat {
+//		metrics_compat [{
 //			<old name> <metric>
-//		}
+//		}]
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
@@ -198,14 +198,15 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// unmarshalMetricsCompat sets up the old names of metrics from the setting metrics_compat.
+// unmarshalMetricsCompat sets up the old names of metrics from the setting metrics_compat. Without a block, they are those
+// of the original Megaphone.
 func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
 	const example = "caddy_megaphone_channels_created_total"
 	if d.NextArg() {
 		return d.Errf("metrics_compat takes no value: leave out %q, and write lines such as <old name> %s into a block",
 			d.Val(), example)
 	}
-	a.MetricsCompat = map[string]string{}
+	a.MetricsCompat = OldNames{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
 		if _, ok := a.MetricsCompat[name]; ok {
@@ -219,9 +220,9 @@ func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	if len(a.MetricsCompat) == 0 {
-		return d.Errf("metrics_compat names no metric: write lines such as <old name> %s into its block, or leave it out",
-			example)
+	if len(a.MetricsCompat) == 0 && d.Val() == "}" {
+		return d.Errf("metrics_compat names no metric: write lines such as <old name> %s into its block, "+
+			"or leave out the block for the names of the original Megaphone", example)
 	}
 	return nil
 }

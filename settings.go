@@ -104,9 +104,6 @@ func (a *App) Validate() error {
 	if a.Webhooks != nil && len(a.Webhooks) == 0 {
 		return errEmptyList("webhooks", "none")
 	}
-	if a.MetricsCompat != nil && len(a.MetricsCompat) == 0 {
-		return errEmptyList("metrics_compat", "none")
-	}
 	return a.checkNumbers()
 }
 
@@ -177,4 +174,36 @@ func errNotPositive(name, without string) error {
 // setting.
 func errEmptyList(name, without string) error {
 	return fmt.Errorf("%s is an empty list: name at least one, or leave it out for %s", name, without)
+}
+
+// OldNames has metrics of this module by other names under which they are shown as well. If it is empty but not nil, the
+// metrics of the original Megaphone are shown. In JSON that is true.
+type OldNames map[string]string
+
+// areOriginal reports whether the metrics of the original Megaphone are shown.
+func (n OldNames) areOriginal() bool { return n != nil && len(n) == 0 }
+
+// MarshalJSON implements [json.Marshaler].
+func (n OldNames) MarshalJSON() ([]byte, error) {
+	if n.areOriginal() {
+		return []byte("true"), nil
+	}
+	return json.Marshal(map[string]string(n))
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (n *OldNames) UnmarshalJSON(data []byte) error {
+	if string(data) == "true" {
+		*n = OldNames{}
+		return nil
+	}
+	var names map[string]string
+	switch err := json.Unmarshal(data, &names); {
+	case err != nil:
+		return errors.New("metrics_compat must be true, for the names of the original Megaphone, or an object with old names")
+	case names != nil && len(names) == 0:
+		return errEmptyList("metrics_compat", "none")
+	}
+	*n = names
+	return nil
 }

@@ -81,6 +81,14 @@ func (s *Stats) Received() uint64 {
 	return s.Accepted + s.Duplicates + s.RefusedFull + s.RefusedMemory + s.Withdrawn
 }
 
+// AllDeleted is the sum of Deleted.
+func (s *Stats) AllDeleted() (n uint64) {
+	for _, count := range s.Deleted {
+		n += count
+	}
+	return n
+}
+
 // AllUndelivered is the sum of Undelivered.
 func (s *Stats) AllUndelivered() (n uint64) {
 	for _, count := range s.Undelivered {

@@ -85,7 +85,7 @@ func adapted(t *testing.T, config string, mistake bool) string {
 // JSON.
 func TestCaddyfileAndJSONAgree(t *testing.T) {
 	for _, name := range []string{
-		"good_all_settings", "good_agent_placeholder", "good_all_options", "good_broker_memory", "good_cors", "good_defaults",
+		"good_all_settings", "good_agent_placeholder", "good_all_options", "good_broker_memory", "good_cors", "good_defaults", "good_metrics_compat",
 	} {
 		text, err := os.ReadFile("caddyfile/" + name + ".caddytest")
 		if err != nil {
@@ -168,7 +168,8 @@ func TestMistakesInJSON(t *testing.T) {
 		{app(`{"webhooks":[{"url":"http://127.0.0.1/"}]}`), `webhook 1: there is no event "": name one of channel_created`},
 		{app(`{"webhooks":[{"event":"channel_deleted"}]}`), "webhook 1: the URL is not valid: use an http or https URL with a host"},
 		{app(`{"metrics_compat":{}}`), "metrics_compat is an empty list: name at least one, or leave it out for none"},
-		{app(`{"metrics_compat":["old"]}`), "metrics_compat"},
+		{app(`{"metrics_compat":["old"]}`), "metrics_compat must be true, for the names of the original Megaphone, or an object"},
+		{app(`{"metrics_compat":false}`), "metrics_compat must be true"},
 		{app(`{"metrics_compat":{"old":null}}`), `metrics_compat: old: there is no metric "": name one of caddy_megaphone_`},
 		{app(`{"metrics_compat":{"old":"channels"}}`), `metrics_compat: old: there is no metric "channels": name one of caddy_megaphone_`},
 		{app(`{"metrics_compat":{"old-one":"caddy_megaphone_channels"}}`), "metrics_compat: old-one: the old name is not a valid metric name"},
@@ -220,7 +221,7 @@ func TestZeroInJSON(t *testing.T) {
 	}
 	wantRefused(t, webhook(`"secret":""`), "secret: it is empty: leave it out for requests without a signature")
 	for _, apps := range []string{
-		app(`"hold":0`), app(`"max_message_size":1073741824`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null,"metrics_compat":null`), webhook(`"queue":null,"secret":null`),
+		app(`"hold":0`), app(`"metrics_compat":true`), app(`"max_message_size":1073741824`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null,"metrics_compat":null`), webhook(`"queue":null,"secret":null`),
 	} {
 		if err := validate(t, apps); err != nil {
 			t.Errorf("%s: %v", apps, err)

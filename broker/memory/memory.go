@@ -45,11 +45,11 @@ type Broker struct {
 	quotas    quotas
 	deletions deletionLog
 
-	readers  atomic.Int64 // channels with a reader
-	waiters  atomic.Int64 // waiters in all channels
+	readers atomic.Int64 // channels with a reader
+	waiters atomic.Int64 // waiters in all channels
 
 	unroutable atomic.Uint64 // messages to channels that did not exist
-	counters [counterShards]counters
+	counters   [counterShards]counters
 
 	closed  atomic.Bool
 	flushes chan chan struct{} // see FlushDeletions

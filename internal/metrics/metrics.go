@@ -28,6 +28,7 @@ type Metrics struct {
 	refusals      *prometheus.CounterVec // by endpoint and code
 	limitRefusals map[string]prometheus.Counter
 	collectors    []prometheus.Collector
+	broker        broker.Broker
 }
 
 // Name returns the full name of a metric, such as caddy_megaphone_channels for channels.
@@ -65,6 +66,7 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 			Help: "Requests that were answered with an error.",
 		}, []string{"endpoint", "code"}),
 		limitRefusals: map[string]prometheus.Counter{},
+		broker:        b,
 	}
 	for kind, name := range transport.KindNames {
 		m.readers[kind] = readers.WithLabelValues(name)
