@@ -25,6 +25,11 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 			Message: "a stream of messages must have Content-Type: " + transport.NDJSONType,
 		}
 	}
+	body, free, err := httpjson.StreamBody(r, h.app.MaxMessageSize)
+	if err != nil {
+		return err
+	}
+	defer free()
 	ingestion := h.app.broker.Ingest(h.app.limits)
 	finished := false
 	defer func() {
@@ -34,7 +39,7 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 			ingestion.Finish(ctx)
 		}
 	}()
-	err := ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
+	err = ingestLines(r.Context(), body, ingestion, int(h.app.MaxMessageSize))
 	ctx := r.Context()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// A limit of Caddy's, read_body_idle or read_body. On HTTP/1 any failure to read ends the context, as if the client
@@ -161,6 +166,8 @@ type envelope struct {
 
 var errEnvelope = errors.New(`a line is {"channel":…,"streamId":…,"body":…}`)
 
+var errSurrogate = errors.New("the stream id has half of a surrogate pair")
+
 // parseEnvelope reads a line. It does what encoding/json does with a struct, with two differences: names are case
 // sensitive, and each value must be of the right kind, null included. It is several times faster (BenchmarkEnvelope) and
 // allocates nothing for a line without escapes in its strings.
@@ -179,10 +186,12 @@ func (e *envelope) set(name, value []byte, compact bool) error {
 	case "channel":
 		e.channel, err = textOf(value)
 	case "streamId":
-		if value[0] != '"' {
+		switch e.streamID = value; {
+		case value[0] != '"':
 			return errEnvelope
+		case jsontext.HasLoneSurrogate(value):
+			return errSurrogate
 		}
-		e.streamID = value
 	case "body":
 		e.body, e.compact = value, compact
 	case "key":

@@ -95,10 +95,11 @@ type App struct {
 	// URLs to which events of channels are posted. Default: none.
 	Webhooks []*Webhook `json:"webhooks,omitempty"`
 
-	// Other names under which metrics are shown as well, for dashboards and alerts of the server that this one replaces. The
-	// key is the old name. The value is a metric of this module, such as `caddy_megaphone_channels_created_total`. Under its
-	// old name a metric has no labels; it is the sum over them. Default: none.
-	MetricsCompat map[string]string `json:"metrics_compat,omitempty"`
+	// Other names under which metrics are shown as well, for dashboards and alerts of the server that this one replaces. With
+	// `true`, these are the seven metrics of the original Megaphone. Otherwise it is an object. A key is an old name. Its
+	// value is a metric of this module, such as `caddy_megaphone_channels_created_total`. Under its old name a metric has no
+	// labels; it is the sum over them. Default: none.
+	MetricsCompat OldNames `json:"metrics_compat,omitzero"`
 
 	// The broker that keeps the channels: a module of the namespace `megaphone.brokers`. Configurations with the same broker
 	// share its channels. Default: `memory`, which keeps them in the memory of this process.
@@ -171,6 +172,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if err := a.registry.metrics.Register(ctx.GetMetricsRegistry(), a.limits, a.MetricsCompat); err != nil {
 		return err
+	}
+	if a.MetricsCompat.areOriginal() {
+		if err := a.registry.metrics.RegisterOriginal(ctx.GetMetricsRegistry()); err != nil {
+			return err
+		}
 	}
 	return a.provisionWebhooks()
 }

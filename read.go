@@ -257,16 +257,12 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	if r.URL.RawQuery != "" {
 		query = r.URL.Query()
 	}
-	lastEventID := r.Header.Values("Last-Event-ID")
-	if len(query["after"]) > 1 || len(query["poll"]) > 1 || len(lastEventID) > 1 {
-		// Nobody knows which one counts, and a wrong cursor would lose messages.
-		return read, httpjson.BadRequest("after, poll and Last-Event-ID may be given once each")
+	if len(query["poll"]) > 1 {
+		return read, errTwice
 	}
-	if query.Has("after") {
-		read.cursor, read.hasCursor = query.Get("after"), true
-	}
-	if len(lastEventID) > 0 {
-		read.cursor, read.hasCursor = lastEventID[0], true
+	var err error
+	if read.cursor, read.hasCursor, err = parseCursor(r.Header, query); err != nil {
+		return read, err
 	}
 	switch {
 	case transport.IsUpgrade(r):
@@ -285,6 +281,24 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 		return read, h.notOffered(read.kind)
 	}
 	return read, nil
+}
+
+// errTwice refuses a request that says something twice: nobody knows which one counts, and a wrong cursor would lose
+// messages.
+var errTwice = httpjson.BadRequest("Last-Event-ID, after, lastEventId and poll may be given once each")
+
+// parseCursor returns the cursor that a request shows, if any (protocol.md 2.2).
+func parseCursor(header http.Header, query url.Values) (cursor string, ok bool, err error) {
+	// The first of these that is there counts. lastEventId is what polyfills of EventSource add to the address.
+	for _, values := range [][]string{header.Values("Last-Event-ID"), query["after"], query["lastEventId"]} {
+		switch {
+		case len(values) > 1:
+			return "", false, errTwice
+		case len(values) == 1 && !ok:
+			cursor, ok = values[0], true
+		}
+	}
+	return cursor, ok, nil
 }
 
 // notOffered returns the reply to a request for a transport that this site does not offer.

@@ -81,7 +81,7 @@ func (c *channel) publish(w *waiter) (finished bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed != nil {
-		w.err = c.closed
+		c.fail(w, c.closed)
 		return true
 	}
 	c.dropDuplicates(w) // the channel has these already, so they need not wait
@@ -89,7 +89,7 @@ func (c *channel) publish(w *waiter) (finished bool) {
 		return true
 	}
 	if c.sealed.Load() {
-		w.err = broker.ErrNotFound
+		c.fail(w, broker.ErrNotFound)
 		return true
 	}
 	if c.held.first == nil && c.admit(w) {
@@ -201,8 +201,20 @@ func (c *channel) dequeue(w *waiter, err error) {
 	}
 	c.broker.waiters.Add(-1)
 	c.held.remove(w)
-	w.err = err
+	c.fail(w, err)
 	w.tell()
+}
+
+// fail sets how w has ended, and counts the messages that it has left, unless refuse has counted them. The lock is held.
+func (c *channel) fail(w *waiter, err error) {
+	left := uint64(len(w.ms))
+	switch w.err = err; {
+	case err == nil, errors.Is(err, broker.ErrTimeout), errors.Is(err, broker.ErrMemoryLimit), errors.Is(err, broker.ErrSkipped):
+	case errors.Is(err, broker.ErrNotFound):
+		c.counters.unroutable.Add(left)
+	default:
+		c.counters.withdrawn.Add(left)
+	}
 }
 
 // admitHeld admits waiting producers while there is room, first come first served. The lock is held.

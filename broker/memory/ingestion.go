@@ -58,7 +58,7 @@ type heldLine struct {
 
 // Write implements [broker.Ingestion].
 func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *broker.Message) error {
-	c, err := in.broker.lookup(string(producer), producerKind)
+	c, err := in.broker.route(string(producer), 1)
 	if err != nil {
 		in.Fail(number, string(producer), err)
 		return nil

@@ -25,6 +25,7 @@ package memory
 import (
 	"container/list"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -46,9 +47,11 @@ type Broker struct {
 	quotas    quotas
 	deletions deletionLog
 
-	readers  atomic.Int64 // channels with a reader
-	waiters  atomic.Int64 // waiters in all channels
-	counters [counterShards]counters
+	readers atomic.Int64 // channels with a reader
+	waiters atomic.Int64 // waiters in all channels
+
+	unroutable atomic.Uint64 // messages to channels that did not exist
+	counters   [counterShards]counters
 
 	closed  atomic.Bool
 	flushes chan chan struct{} // see FlushDeletions
@@ -215,6 +218,15 @@ func (b *Broker) lookup(address string, kinds kind) (*channel, error) {
 	return c, nil
 }
 
+// route is lookup for the channel that n messages are written to.
+func (b *Broker) route(producer string, n int) (*channel, error) {
+	c, err := b.lookup(producer, producerKind)
+	if errors.Is(err, broker.ErrNotFound) {
+		b.unroutable.Add(uint64(n)) //nolint:gosec // not negative
+	}
+	return c, err
+}
+
 // missing is the error for a channel that is not there: Close removes channels too.
 func (b *Broker) missing() error {
 	if b.isClosed() {
@@ -263,7 +275,7 @@ func (b *Broker) Create(_ context.Context, agent string, l broker.Limits) (broke
 
 // Publish implements [broker.Broker].
 func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message, l broker.Limits) error {
-	c, err := b.lookup(producer, producerKind)
+	c, err := b.route(producer, 1)
 	if err != nil {
 		return err
 	}
@@ -285,7 +297,7 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 	channels := make([]*channel, 0, len(producers))
 	for i, address := range producers {
 		var c *channel
-		if c, outcomes[i].Err = b.lookup(address, producerKind); c != nil {
+		if c, outcomes[i].Err = b.route(address, len(ms)); c != nil {
 			channels = append(channels, c)
 		}
 	}

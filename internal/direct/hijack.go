@@ -133,5 +133,5 @@ func mayRepeat(r *http.Request) bool {
 	path, ok := strings.CutPrefix(r.RequestURI, prefix)
 	return ok && pattern.IsPath(path) && r.ProtoAtLeast(1, 1) && !r.Close &&
 		0 <= r.ContentLength && r.ContentLength <= pattern.MaxBody &&
-		r.Header.Get("Expect") == "" && r.Header.Get("Upgrade") == ""
+		r.Header.Get("Expect") == "" && r.Header.Get("Content-Encoding") == "" && r.Header.Get("Upgrade") == ""
 }

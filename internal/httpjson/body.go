@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // bodies has buffers for request bodies.
@@ -33,10 +34,8 @@ func FreeBody(body *bytes.Buffer) {
 	}
 }
 
-// ReadBody reads the body of a request up to its end. So net/http notices when the client goes away after it. The body may
-// have limit bytes. The buffer belongs to the caller until the caller calls [FreeBody]. Errors are as for [BodyError]; the
-// buffer is nil then.
-func ReadBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
+// readBody is [ReadBody] for a body without a Content-Encoding. It reads any other as it is.
+func readBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
 	if r.ContentLength > limit {
 		return nil, ErrTooLarge
 	}
@@ -76,6 +75,9 @@ func BodyError(err error) error {
 	if errors.Is(err, ErrTooLarge) || errors.Is(err, conn.ErrTooLong) {
 		return ErrTooLarge
 	}
+	if e, ok := errors.AsType[*Error](err); ok { // of StreamBody
+		return e
+	}
 	e := &Error{Status: http.StatusBadRequest, Code: codeBadRequest, Message: "the body ended early or is malformed"}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// Not status 408: some clients then repeat the request by themselves, although part of it may be done.
@@ -99,7 +101,7 @@ func ReadJSON(r *http.Request, limit int64, v any) error {
 		return BadRequest("the body is not UTF-8")
 	}
 	if err := json.Unmarshal(body.Bytes(), v); err != nil {
-		return BadRequest("the body is not as expected: " + strings.TrimPrefix(err.Error(), "json: "))
+		return BadRequest("the body is not as expected: " + jsontext.Explain(err))
 	}
 	return nil
 }

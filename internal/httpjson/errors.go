@@ -27,6 +27,8 @@ type Error struct {
 	// Cause is what the log may say beside Message. The client never sees it. Nil means that there is no more to say.
 	Cause error
 
+	acceptEncoding string // the value of the Accept-Encoding header, if it is not empty (RFC 9110, 12.5.3)
+
 	retryAfter int  // the value of the Retry-After header, in seconds; 0: no header
 	close      bool // a reply of HTTP/1 ends the connection
 }
@@ -45,6 +47,9 @@ func (e *Error) Write(w http.ResponseWriter, r *http.Request) {
 	}
 	if e.Allow != "" {
 		w.Header().Set("Allow", e.Allow)
+	}
+	if e.acceptEncoding != "" {
+		w.Header().Set("Accept-Encoding", e.acceptEncoding)
 	}
 	// HTTP/2 and HTTP/3 have no such headers (RFC 9113, 8.2.2). HTTP/3 clients refuse a reply that has one.
 	if e.Upgrade && r.ProtoMajor == 1 {

@@ -29,6 +29,7 @@ type Metrics struct {
 	refusals      *prometheus.CounterVec // by endpoint and code
 	limitRefusals map[string]prometheus.Counter
 	collectors    []prometheus.Collector
+	broker        broker.Broker
 }
 
 // Name returns the full name of a metric, such as caddy_megaphone_channels for channels.
@@ -66,6 +67,7 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 			Help: "Requests that were answered with an error.",
 		}, []string{"endpoint", "code"}),
 		limitRefusals: map[string]prometheus.Counter{},
+		broker:        b,
 	}
 	for kind, name := range transport.KindNames {
 		m.readers[kind] = readers.WithLabelValues(name)
@@ -193,6 +195,8 @@ var brokerMetrics = []brokerMetric{
 	counter("messages_accepted_total", "Messages that a channel has taken.", func(s *broker.Stats) uint64 { return s.Accepted }),
 	counter("messages_repeated_total", "Messages that were dropped because their channel had them already, by their key.",
 		func(s *broker.Stats) uint64 { return s.Duplicates }),
+	counter("messages_unroutable_total", "Messages that were written to a channel that does not exist.",
+		func(s *broker.Stats) uint64 { return s.Unroutable }),
 	counter("messages_sent_total", "Messages that a reader was sent, repeats included.",
 		func(s *broker.Stats) uint64 { return s.Sent }),
 	counter("messages_redelivered_total", "Messages that a reader was sent again.",
