@@ -29,6 +29,8 @@ type readRequest struct {
 	cursor    string
 	// poll is how long a poll waits.
 	poll time.Duration
+	// named asks for server-sent events whose names are their stream ids.
+	named bool
 }
 
 // follows reports whether the reader follows cursors (protocol.md 2.1).
@@ -154,7 +156,7 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 
 // newDelivery returns the delivery of a subscription's messages.
 func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) *delivery.Delivery {
-	t, duration := h.newTransport(w, r, read.kind, sub)
+	t, duration := h.newTransport(w, r, read, sub)
 	o := delivery.Options{
 		Subscription: sub,
 		Transport:    t,
@@ -213,10 +215,10 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 }
 
 // newTransport returns the transport that was asked for, and how long it lasts.
-func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription) (transport.Transport, time.Duration) {
-	switch kind {
+func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) (transport.Transport, time.Duration) {
+	switch read.kind {
 	case transport.KindSSE:
-		return transport.NewSSE(w, r, h.bounds(r)), time.Duration(h.app.StreamDuration)
+		return transport.NewSSE(w, r, read.named, h.bounds(r)), time.Duration(h.app.StreamDuration)
 	case transport.KindWebSocket:
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
 			Timeout:     time.Duration(h.app.WriteTimeout),
@@ -268,6 +270,9 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 		read.poll = min(wait, time.Duration(h.app.ReadDuration))
 	case transport.PrefersSSE(r.Header.Values("Accept"), h.offers):
 		read.kind = transport.KindSSE
+		if read.named = query.Get("event") == "sid"; !read.named && query.Has("event") {
+			return read, httpjson.BadRequest("event takes only sid, which names each event after its stream id")
+		}
 	}
 	if !h.offers[read.kind] {
 		return read, h.notOffered(read.kind)
