@@ -150,6 +150,7 @@ func (a *App) settings() map[string]setting {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		websocket_compression
+//		websocket_protocols   <subprotocol...>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
@@ -176,6 +177,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = errors.New("cors_origins takes one or more origins, for example https://www.example.com: " +
 					"leave it out to allow only the site's own")
 			}
+		case "websocket_protocols":
+			repeated, h.Protocols = h.Protocols != nil, args
+			err = checkProtocols(args)
+			if len(args) == 0 {
+				err = errors.New("websocket_protocols takes one or more subprotocols, for example graphql-transport-ws: " +
+					"leave it out for none")
+			}
 		case "websocket_compression":
 			repeated, h.Compression = h.Compression, true
 			if len(args) > 0 {
@@ -183,7 +191,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 		default:
 			return d.Errf("unrecognized option %q of megaphone: use one of cors_origins, transports, "+
-				"websocket_compression; settings of the whole server belong in the global option megaphone", name)
+				"websocket_compression, websocket_protocols; settings of the whole server belong in the global option megaphone", name)
 		}
 		switch {
 		case repeated:
