@@ -78,13 +78,13 @@ func TestRecipeServiceWorker(t *testing.T) {
 globalThis.self = { addEventListener: (type, listener) => { listeners[type] = listener; } };
 globalThis.caches = { open: async () => ({ match: async () => "cached" }) };
 `
-	const after = `for (const [method, url] of [["GET", "/"], ["GET", "/app.js?x=/read/"], ["POST", "/"], ["GET", "/read/main.x?after="]]) {
+	const after = `for (const [method, url] of [["GET", "/"], ["POST", "/"], ["GET", "/app.js?x=/read/"], ["GET", "/read/main.x?after="]]) {
 	let answers = false;
 	listeners.fetch({ request: { method, url: "https://app.example.com" + url }, respondWith: () => { answers = true; } });
 	console.log(answers);
 }`
 	output, err := exec.CommandContext(t.Context(), node, "-e", before+r.block("js", 0)+after).CombinedOutput()
-	if err != nil || string(output) != "true\ntrue\nfalse\nfalse\n" {
+	if err != nil || string(output) != "true\nfalse\ntrue\nfalse\n" {
 		t.Errorf("%s %v", output, err)
 	}
 }

@@ -52,9 +52,10 @@ func TestNoLogHasAnAddress(t *testing.T) {
 		sites = append(sites, fmt.Sprint("http://127.0.0.1:", testserver.FreePort(t)))
 		return sites[len(sites)-1] + " {\n" + log + directives
 	}
+	options := "\n{\nadmin unix/" + s.Socket("admin") + "\npersist_config off\nmegaphone {\nhold 0s\n}\n"
 	config := blocks(string(text), "caddyfile")[0]
 	for old, replacement := range map[string]string{
-		"\n{\n":                "\n{\nadmin unix/" + s.Socket("admin") + "\npersist_config off\nmegaphone {\nhold 0s\nwebhook channel_deleted http://" + nobody + "\n}\n",
+		"\n{\n":                options,
 		"app.example.com {\n": site(""),
 		"/var/log/caddy/":     s.Dir + "/",
 	} {
