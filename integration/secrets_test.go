@@ -55,7 +55,7 @@ func TestNoLogHasAnAddress(t *testing.T) {
 	options := "\n{\nadmin unix/" + s.Socket("admin") + "\npersist_config off\nmegaphone {\nhold 0s\n}\n"
 	config := blocks(string(text), "caddyfile")[0]
 	for old, replacement := range map[string]string{
-		"\n{\n":                options,
+		"\n{\n":               options,
 		"app.example.com {\n": site(""),
 		"/var/log/caddy/":     s.Dir + "/",
 	} {
