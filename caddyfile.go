@@ -152,6 +152,7 @@ func (a *App) settings() map[string]setting {
 //		cors_headers          <header...>
 //		cors_credentials
 //		websocket_compression
+//		websocket_protocols   <subprotocol...>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
@@ -173,6 +174,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 		case "cors_origins", "cors_headers", "cors_credentials":
 			repeated, err = h.unmarshalCORS(name, args)
+		case "websocket_protocols":
+			repeated, h.Protocols = h.Protocols != nil, args
+			err = checkProtocols(args)
+			if len(args) == 0 {
+				err = errors.New("websocket_protocols takes one or more subprotocols, for example graphql-transport-ws: " +
+					"leave it out for none")
+			}
 		case "websocket_compression":
 			repeated, h.Compression = h.Compression, true
 			if len(args) > 0 {
@@ -180,7 +188,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 		default:
 			return d.Errf("unrecognized option %q of megaphone: use one of cors_credentials, cors_headers, "+
-				"cors_origins, transports, websocket_compression; settings of the whole server belong in the global option megaphone", name)
+				"cors_origins, transports, websocket_compression, websocket_protocols; settings of the whole server belong in the global option megaphone", name)
 		}
 		switch {
 		case repeated:

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
@@ -63,6 +64,11 @@ type Handler struct {
 	// itself, if it has at least 512 bytes and its compressed form has at most 64 KiB. Compression costs CPU time.
 	// Default: false.
 	Compression bool `json:"websocket_compression,omitempty"`
+
+	// The WebSocket subprotocols of this site. A client that offers subprotocols gets the first of its own that is among
+	// these. A client that offers only others gets status 400. A client that offers none is served in any case. So a client
+	// can send a token beside a subprotocol, for example for `forward_auth`. Default: none.
+	Protocols []string `json:"websocket_protocols,omitempty"`
 
 	app     *App
 	logger  *zap.Logger
@@ -148,6 +154,7 @@ func (h *Handler) validate() error {
 		{"transports", h.Transports, strings.Join(transport.KindNames, ", ")},
 		{"cors_origins", h.CORSOrigins, "none but the site's own"},
 		{"cors_headers", h.CORSHeaders, "none but those that are always allowed"},
+		{"websocket_protocols", h.Protocols, "none"},
 	} {
 		if list.values != nil && len(list.values) == 0 {
 			return errEmptyList(list.name, list.without)
@@ -159,7 +166,23 @@ func (h *Handler) validate() error {
 	if err := checkNames("transport", h.Transports, transport.KindNames); err != nil {
 		return err
 	}
+	if err := checkProtocols(h.Protocols); err != nil {
+		return err
+	}
 	return h.checkCORS()
+}
+
+// checkProtocols checks names of WebSocket subprotocols, which are tokens of HTTP (RFC 6455, 4.1).
+func checkProtocols(names []string) error {
+	for i, name := range names {
+		if !httpguts.ValidHeaderFieldName(name) { // a token too
+			return fmt.Errorf("%q is not a WebSocket subprotocol: use letters, digits and any of !#$%%&'*+-.^_`|~", name)
+		}
+		if slices.Contains(names[:i], name) {
+			return fmt.Errorf("the WebSocket subprotocol %q is named twice: leave one of them out", name)
+		}
+	}
+	return nil
 }
 
 // checkNames checks that each name is known and appears once.

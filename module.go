@@ -184,7 +184,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 // view is what the admin API sees.
 func (a *App) view() admin.View {
 	return admin.View{
-		Broker: a.broker, Agent: a.Agent, Limits: a.limits, InspectMessages: a.InspectMessages, Healthy: a.registry.healthy(),
+		Broker: a.broker, Agent: a.Agent, Limits: a.limits, InspectMessages: a.InspectMessages,
+		CloseCode: a.registry.closes.of, Healthy: a.registry.healthy(),
 	}
 }
 

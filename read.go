@@ -30,6 +30,10 @@ type readRequest struct {
 	cursor    string
 	// poll is how long a poll waits.
 	poll time.Duration
+	// named asks for server-sent events whose names are their stream ids.
+	named bool
+	// protocol is the subprotocol of a WebSocket, or "".
+	protocol string
 }
 
 // follows reports whether the reader follows cursors (protocol.md 2.1).
@@ -53,6 +57,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 type openRead struct {
 	handler  *Handler
 	delivery *delivery.Delivery
+	socket   *transport.WebSocket // nil for another transport
 	read     readRequest
 	entry    *accessLogEntry
 	ended    func(*accessLogEntry) // counts its end
@@ -71,7 +76,7 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		return nil, h.serveReadHead(w, r, read)
 	}
 	if read.kind == transport.KindWebSocket {
-		if err := h.checkUpgrade(w, r); err != nil {
+		if read.protocol, err = h.checkUpgrade(w, r); err != nil {
 			return nil, err
 		}
 	}
@@ -100,7 +105,9 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		h.servePoll(w, r, sub, read.poll, entry)
 		return nil, nil
 	}
-	o = &openRead{handler: h, delivery: h.newDelivery(w, r, read, sub), read: read, entry: entry, ended: ended}
+	t, duration := h.newTransport(w, r, read, sub)
+	o = &openRead{handler: h, delivery: h.newDelivery(r, read, sub, t, duration), read: read, entry: entry, ended: ended}
+	o.socket, _ = t.(*transport.WebSocket)
 	waits := o.start(w, r)
 	goesOn = true
 	return waits, nil
@@ -159,8 +166,7 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 }
 
 // newDelivery returns the delivery of a subscription's messages.
-func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) *delivery.Delivery {
-	t, duration := h.newTransport(w, r, read.kind, sub)
+func (h *Handler) newDelivery(r *http.Request, read readRequest, sub broker.Subscription, t transport.Transport, duration time.Duration) *delivery.Delivery {
 	o := delivery.Options{
 		Subscription: sub,
 		Transport:    t,
@@ -196,9 +202,12 @@ func (o *openRead) close() {
 	defer o.release()
 	o.entry.messages = o.delivery.Sent()
 	o.entry.ended(o.delivery.Reason())
+	if o.socket != nil {
+		o.noteCloseCode(o.socket.CloseCode())
+	}
 	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
 		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
-			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()))
+			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()), o.entry.closeCodeField())
 	}
 }
 
@@ -225,16 +234,17 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 }
 
 // newTransport returns the transport that was asked for, and how long it lasts.
-func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription) (transport.Transport, time.Duration) {
-	switch kind {
+func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) (transport.Transport, time.Duration) {
+	switch read.kind {
 	case transport.KindSSE:
-		return transport.NewSSE(w, r, h.bounds(r)), time.Duration(h.app.StreamDuration)
+		return transport.NewSSE(w, r, read.named, h.bounds(r)), time.Duration(h.app.StreamDuration)
 	case transport.KindWebSocket:
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
 			Timeout:     time.Duration(h.app.WriteTimeout),
 			Conn:        conn.Of(r),
 			Bare:        conn.Bare,
 			Compression: h.Compression,
+			Protocol:    read.protocol,
 			Acknowledge: func(id string) {
 				event, _ := broker.ParseEventID(id)
 				sub.Settle(event)
@@ -276,6 +286,9 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 		read.poll = min(wait, time.Duration(h.app.ReadDuration))
 	case transport.PrefersSSE(r.Header.Values("Accept"), h.offers):
 		read.kind = transport.KindSSE
+		if read.named = query.Get("event") == "sid"; !read.named && query.Has("event") {
+			return read, httpjson.BadRequest("event takes only sid, which names each event after its stream id")
+		}
 	}
 	if !h.offers[read.kind] {
 		return read, h.notOffered(read.kind)
@@ -324,16 +337,26 @@ func (h *Handler) notOffered(kind transport.Kind) error {
 	return e
 }
 
-// checkUpgrade checks a request for a WebSocket, before anything else happens.
-func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
+// checkUpgrade checks a request for a WebSocket, before anything else happens. It returns the subprotocol, if there is
+// one.
+func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) (protocol string, err error) {
 	if status, problem := transport.CheckUpgrade(r); problem != "" {
 		w.Header().Set("Sec-WebSocket-Version", "13")
-		return &httpjson.Error{Status: status, Code: "BAD_REQUEST", Message: problem, Upgrade: status == http.StatusUpgradeRequired}
+		return "", &httpjson.Error{Status: status, Code: "BAD_REQUEST", Message: problem, Upgrade: status == http.StatusUpgradeRequired}
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && !sameOrigin(origin, r.Host) && !h.origins.allow(origin) {
-		return &httpjson.Error{Status: http.StatusForbidden, Code: "FORBIDDEN", Message: "pages of this origin may not connect here"}
+		return "", &httpjson.Error{Status: http.StatusForbidden, Code: "FORBIDDEN", Message: "pages of this origin may not connect here"}
 	}
-	return nil
+	protocol, ok := transport.SelectProtocol(r, h.Protocols)
+	switch {
+	case ok:
+		return protocol, nil
+	case len(h.Protocols) == 0:
+		return "", httpjson.BadRequest("this site has no WebSocket subprotocol: offer none, or name yours in its setting websocket_protocols")
+	}
+	// Those that were offered may hold a secret.
+	return "", httpjson.BadRequest("this site has none of the WebSocket subprotocols offered: offer " + strings.Join(h.Protocols, " or ") +
+		", or name yours in its setting websocket_protocols")
 }
 
 // maxPoll is how many bytes of lines the reply to a poll has before its last line.

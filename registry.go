@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
@@ -28,6 +29,8 @@ type registry struct {
 	metrics   *metrics.Metrics
 	webhooks  *webhook.Metrics
 	warnings  warnings
+	closes    closeCodes
+	refused   warning.Limiter // messages that clients refuse because of their size
 	active    activeApps
 	deletions deletionQueue
 	heap      heaplimit.Guard

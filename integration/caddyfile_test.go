@@ -185,6 +185,8 @@ func TestMistakesInJSON(t *testing.T) {
 		{site(`"endpoints":[]`), "endpoints is an empty list: name at least one, or leave it out for create, write, read, exists"},
 		{site(`"transports":[]`), "transports is an empty list: name at least one, or leave it out for ndjson, sse, websocket, poll"},
 		{site(`"cors_origins":[]`), "cors_origins is an empty list: name at least one, or leave it out for none but the site's own"},
+		{site(`"websocket_protocols":[]`), "websocket_protocols is an empty list: name at least one, or leave it out for none"},
+		{site(`"websocket_protocols":["a b"]`), `"a b" is not a WebSocket subprotocol`},
 		{site(`"endpoints":["reed"]`), `there is no endpoint "reed": name any of create, write, read, exists`},
 		{site(`"endpoints":["read","read"]`), `endpoint "read" is named twice`},
 		{site(`"transports":["http"]`), `there is no transport "http": name any of ndjson, sse, websocket, poll`},
