@@ -200,7 +200,13 @@ func TestStateOfAVanishedPeer(t *testing.T) {
 			if c == nil {
 				t.Fatal("Of returns nil")
 			}
-			fill(t, server)
+			// The client's side is full, and the server's side is not: everything left the socket of Multipath TCP for that of TCP.
+			for queued := 0; queued == 0; _, queued = look(t, c) {
+				if _, err := server.Write(make([]byte, 16<<10)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Millisecond)
+			}
 			if err := client.Close(); err != nil {
 				t.Fatal(err)
 			}
