@@ -56,7 +56,7 @@ func multipathInfo(fd int) (mptcpInfo, error) {
 	var info mptcpInfo
 	size := uint32(unsafe.Sizeof(info))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_MPTCP, option,
-		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0) //nolint:gosec // as package unix does it
 	switch {
 	case errno != 0:
 		return info, errno

@@ -103,6 +103,7 @@ func (c *Conn) state(fd int) error {
 		return c.fallenBackState(fd)
 	case unixSocket:
 		return c.unixState(fd)
+	case tcp:
 	}
 	var err error
 	c.acked, c.queued, err = tcpState(fd, false)
@@ -111,12 +112,12 @@ func (c *Conn) state(fd int) error {
 
 // total sets c.acked and c.queued so that their sum is what was written.
 func (c *Conn) total(fd int) error {
-	switch c.kind {
-	case tcp:
+	if c.kind == tcp {
 		var err error
 		c.acked, c.queued, err = tcpState(fd, true)
 		return err
-	case multipathTCP:
+	}
+	if c.kind == multipathTCP {
 		if err := c.multipathState(fd); err != nil || c.kind == multipathTCP {
 			return err
 		}
@@ -166,7 +167,7 @@ func (c *Conn) unixState(fd int) error {
 		return unix.ECONNRESET
 	}
 	if queued < c.queued {
-		c.acked += uint64(c.queued - queued)
+		c.acked += uint64(c.queued - queued) //nolint:gosec // not negative
 	}
 	c.queued = queued
 	return nil
