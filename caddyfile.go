@@ -150,6 +150,7 @@ func (a *App) settings() map[string]setting {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		websocket_compression
+//		ndjson_redelivery
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
@@ -181,8 +182,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if len(args) > 0 {
 				err = errHasValue(name, args[0])
 			}
+		case "ndjson_redelivery":
+			repeated, h.Redelivery = h.Redelivery, true
+			if len(args) > 0 {
+				err = errHasValue(name, args[0])
+			}
 		default:
-			return d.Errf("unrecognized option %q of megaphone: use one of cors_origins, transports, "+
+			return d.Errf("unrecognized option %q of megaphone: use one of cors_origins, ndjson_redelivery, transports, "+
 				"websocket_compression; settings of the whole server belong in the global option megaphone", name)
 		}
 		switch {

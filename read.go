@@ -110,6 +110,7 @@ func (h *Handler) subscribe(r *http.Request, read readRequest) (broker.Subscript
 		Acknowledged: read.kind == transport.KindPoll,
 
 		MayAcknowledge: read.kind == transport.KindWebSocket,
+		Redeliver:      h.redelivers(read),
 	})
 	if err != nil && read.kind == transport.KindNDJSON && slices.ContainsFunc(slowedErrors, func(slowed error) bool {
 		return errors.Is(err, slowed)
@@ -117,6 +118,11 @@ func (h *Handler) subscribe(r *http.Request, read readRequest) (broker.Subscript
 		h.app.registry.slowDown(r.Context())
 	}
 	return sub, err
+}
+
+// redelivers reports whether the next read is sent again what this one sends.
+func (h *Handler) redelivers(read readRequest) bool {
+	return h.Redelivery && read.kind == transport.KindNDJSON && !read.hasCursor
 }
 
 // slowedErrors are those after which existing clients repeat a read at once.
@@ -159,12 +165,14 @@ func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read readR
 		Subscription: sub,
 		Transport:    t,
 		Request:      r,
+		Header:       w.Header(),
 		Window:       h.app.limits.InFlight,
 		Duration:     duration,
 		Heartbeat:    time.Duration(h.app.Heartbeat),
 		WriteTimeout: time.Duration(h.app.WriteTimeout),
 		Unloaded:     h.app.unloaded,
 		Follows:      read.follows(),
+		Redeliver:    h.redelivers(read),
 	}
 	if read.kind == transport.KindNDJSON {
 		o.Heartbeat, o.Unloaded = 0, nil
