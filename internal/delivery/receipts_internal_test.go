@@ -1,13 +1,18 @@
 package delivery
 
 import (
+	"crypto/tls"
+	"net"
 	"net/http"
+	"path/filepath"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -156,4 +161,108 @@ func TestAnUnknownConnectionDoesNotStopAtTheWindow(t *testing.T) {
 		d.holds(3)
 		d.leave(ended)
 	})
+}
+
+func TestRedeliveryEndsAReadAtTheWindow(t *testing.T) {
+	testDelivery(t, func(d *deliveryTest) {
+		d.client.acksAtOnce = true
+		redeliver := func() {
+			d.Helper()
+			sub, err := d.broker.Subscribe(t.Context(), d.addresses.Consumer, broker.SubscribeOptions{Limits: d.limits, Redeliver: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.delivery = Delivery{
+				sub: sub, transport: d.client, receipts: receipts{conn: d.client, maxUnconfirmed: 1},
+				duration: time.Hour, writeTimeout: 10 * time.Second, unloaded: d.unloaded, redeliver: true,
+			}
+		}
+		d.delivery.sub.End(broker.EndFault)
+		d.publish(4)
+		for _, sent := range []int{3, 3, 1} { // what the window holds, the same again, and the rest
+			redeliver()
+			if sent == 1 {
+				d.delivery.duration = time.Second
+			}
+			start := time.Now()
+			d.delivery.Deliver()
+			if took := time.Since(start); sent == 3 && took > 0 {
+				t.Errorf("the read ends after %v", took)
+			}
+			if d.delivery.Sent() != sent || d.delivery.Reason() != transport.Complete {
+				t.Errorf("the read has sent %d messages and ends as %v, want %d", d.delivery.Sent(), d.delivery.Reason(), sent)
+			}
+		}
+		d.holds(1)
+	})
+}
+
+// TestRedeliveryWaitsForASlowClient has a client that is slow. Its read ends once it has everything, not before.
+func TestRedeliveryWaitsForASlowClient(t *testing.T) {
+	testDelivery(t, func(d *deliveryTest) {
+		d.delivery.sub.End(broker.EndFault)
+		sub, err := d.broker.Subscribe(t.Context(), d.addresses.Consumer, broker.SubscribeOptions{Limits: d.limits, Redeliver: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.delivery.sub, d.delivery.redeliver = sub, true
+		d.publish(4)
+		ended := d.run()
+		for range 3 {
+			time.Sleep(time.Second)
+			if len(ended) > 0 {
+				t.Fatal("the read has ended")
+			}
+			d.client.acknowledge(100)
+		}
+		d.endsWithin(ended, transport.Complete, maxCheckPause)
+		if how := d.delivery.endOf(transport.Complete); how != broker.EndUnconfirmed {
+			t.Errorf("the read ends as %v for the channel", how)
+		}
+	})
+}
+
+// hidden is a connection whose socket nobody finds.
+type hidden struct{ net.Conn }
+
+// TestWhatIsKnownOfAConnection checks of which connections the receipts are known, so that a clean end settles.
+func TestWhatIsKnownOfAConnection(t *testing.T) {
+	t.Parallel()
+	dial := func(network, address string) net.Conn {
+		listener, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { listener.Close() })
+		c, err := net.Dial(network, listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	tcp, unix, linux := dial("tcp", "127.0.0.1:0"), dial("unix", filepath.Join(t.TempDir(), "s")), runtime.GOOS == "linux"
+	for name, test := range map[string]struct {
+		conn  net.Conn
+		http  int
+		known bool
+	}{
+		"HTTP/1.1 over TCP":            {tcp, 1, linux},
+		"HTTP/1.1 over TLS":            {tls.Server(tcp, nil), 1, linux},
+		"HTTP/1.1 over a Unix socket":  {unix, 1, linux},
+		"HTTP/1.1 over something else": {hidden{tcp}, 1, false},
+		"HTTP/2 over TLS":              {tls.Server(tcp, nil), 2, linux},
+		"HTTP/2 over a Unix socket":    {unix, 2, false}, // nothing tells what was written
+		"HTTP/2 over something else":   {hidden{tcp}, 2, false},
+		"HTTP/3":                       {nil, 3, false},
+	} {
+		ctx := t.Context()
+		if test.conn != nil {
+			ctx = conn.With(ctx, test.conn)
+		}
+		r := (&http.Request{ProtoMajor: test.http}).WithContext(ctx)
+		if rc := newReceipts(r, http.Header{}, 100); rc.known() != test.known || test.known && (rc.http2 != nil) != (test.http == 2) {
+			t.Errorf("%s: known is %v, want %v", name, rc.known(), test.known)
+		}
+	}
 }
