@@ -55,28 +55,6 @@ func (r *tcpRead) wantLarge(t *testing.T, count int) {
 	}
 }
 
-// TestMultipathTCPLosesNothing has a reader over Multipath TCP that takes nothing until its read has ended, and then
-// vanishes. Another one takes everything.
-func TestMultipathTCPLosesNothing(t *testing.T) {
-	t.Parallel()
-	_, c, address := startTCP(t, "megaphone {\nread_duration 300ms\n}", "megaphone create write read exists manage")
-	const messages = 14
-	ch := c.create()
-	stalls := openReadOver(t, address, ch, true, 4096)
-	if multipath, err := stalls.conn.MultipathTCP(); err != nil || !multipath {
-		t.Skip("this system has no Multipath TCP")
-	}
-	c.writeLarge(ch, messages, 8000)
-	if n := c.inFlight(ch); n != messages {
-		t.Errorf("%d messages are in flight, want all %d", n, messages)
-	}
-	stalls.conn.Close()
-	openReadOver(t, address, ch, true, 1<<20).wantLarge(t, messages)
-	if n := c.inFlight(ch); n != 0 {
-		t.Errorf("%d messages are in flight, although the client has read to the end", n)
-	}
-}
-
 // TestNDJSONBehindAProxyLosesNothing has a reader behind a proxy that takes everything in the client's stead. The read
 // ends cleanly, as the server sees it. Then the proxy is killed.
 func TestNDJSONBehindAProxyLosesNothing(t *testing.T) {
