@@ -41,7 +41,6 @@ func of(conn syscall.Conn) *Conn {
 	}
 	c := &Conn{raw: raw}
 	c.look = func(fd uintptr) { c.err = c.state(int(fd)) }
-	c.count = func(fd uintptr) { c.err = c.total(int(fd)) }
 	if err := raw.Control(func(fd uintptr) { c.kind, c.err = kindOf(int(fd)) }); err != nil || c.err != nil {
 		return nil
 	}
@@ -88,6 +87,9 @@ func (c *Conn) Counts() bool { return c.kind == tcp || c.kind == multipathTCP }
 
 // Written returns how many bytes the kernel has accepted, counted from some moment. It fails if that is not known.
 func (c *Conn) Written() (uint64, error) {
+	if c.count == nil { // few readers need it
+		c.count = func(fd uintptr) { c.err = c.total(int(fd)) }
+	}
 	if err := c.raw.Control(c.count); err != nil {
 		return 0, err
 	}
