@@ -152,6 +152,7 @@ func (a *App) settings() map[string]setting {
 //		cors_headers          <header...>
 //		cors_credentials
 //		websocket_compression
+//		ndjson_redelivery
 //		websocket_protocols   <subprotocol...>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -186,9 +187,14 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if len(args) > 0 {
 				err = errHasValue(name, args[0])
 			}
+		case "ndjson_redelivery":
+			repeated, h.Redelivery = h.Redelivery, true
+			if len(args) > 0 {
+				err = errHasValue(name, args[0])
+			}
 		default:
 			return d.Errf("unrecognized option %q of megaphone: use one of cors_credentials, cors_headers, "+
-				"cors_origins, transports, websocket_compression, websocket_protocols; settings of the whole server belong in the global option megaphone", name)
+				"cors_origins, ndjson_redelivery, transports, websocket_compression, websocket_protocols; settings of the whole server belong in the global option megaphone", name)
 		}
 		switch {
 		case repeated:
