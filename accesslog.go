@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -12,6 +13,8 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
+	"github.com/caddy-megaphone/megaphone/internal/metrics"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -23,6 +26,27 @@ func loadedLogger(last *zap.Logger) *zap.Logger {
 		return ctx.Logger(new(App))
 	}
 	return last
+}
+
+// reportPanic counts and logs a panic that was recovered outside net/http. Like net/http, it takes [http.ErrAbortHandler]
+// for a way to end something, not for a fault.
+func reportPanic(place guard.Place, v any, stack []byte) {
+	if v == http.ErrAbortHandler { //nolint:errorlint // as net/http compares
+		return
+	}
+	metrics.CountPanic(place)
+	loadedLogger(caddy.Log()).Error("a panic was recovered",
+		zap.Stringer("place", place), zap.String("panic", fmt.Sprint(v)), zap.ByteString("stack", stack))
+}
+
+// countPanic counts a panic of a request's handler, which net/http recovers and logs. Defer it.
+func countPanic() {
+	if v := recover(); v != nil {
+		if v != http.ErrAbortHandler { //nolint:errorlint // as net/http compares
+			metrics.CountPanic(guard.Request)
+		}
+		panic(v)
+	}
 }
 
 // An accessLogEntry is what a request adds to the access log, as the object "megaphone". Other handlers see the same

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
@@ -83,14 +84,19 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 	if err != nil {
 		return nil, err
 	}
-	ended := h.countRead(read)
-	goesOn := false
+	var o *openRead
+	ended, goesOn := func(*accessLogEntry) {}, false
 	defer func() {
-		if !goesOn {
-			sub.End(broker.EndFault) // in case of a panic; only the first call counts
-			ended(entry)
+		if goesOn {
+			return
 		}
+		defer func() { ended(entry) }()
+		if o != nil {
+			o.abort() // after a panic
+		}
+		sub.End(broker.EndFault) // after a panic; only the first call counts
 	}()
+	ended = h.countRead(read)
 	if resume := sub.Resume(); resume != broker.ResumeNone {
 		entry.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
@@ -100,7 +106,7 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		return nil, nil
 	}
 	t, duration := h.newTransport(w, r, read, sub)
-	o := &openRead{handler: h, delivery: h.newDelivery(r, read, sub, t, duration), read: read, entry: entry, ended: ended}
+	o = &openRead{handler: h, delivery: h.newDelivery(r, read, sub, t, duration), read: read, entry: entry, ended: ended}
 	o.socket, _ = t.(*transport.WebSocket)
 	waits := o.start(w, r)
 	goesOn = true
@@ -180,11 +186,9 @@ func (h *Handler) newDelivery(r *http.Request, read readRequest, sub broker.Subs
 
 // deliverDetached does the work of a handler that has returned, until the read is parked or has ended.
 func (o *openRead) deliverDetached() {
+	defer guard.Recover(guard.Read) // as net/http does for handlers
 	parked := false
 	defer func() {
-		if fault := recover(); fault != nil { // as net/http does for handlers
-			o.handler.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
-		}
 		if !parked {
 			o.close()
 		}
@@ -194,6 +198,8 @@ func (o *openRead) deliverDetached() {
 
 // close follows the end of the read.
 func (o *openRead) close() {
+	defer func() { o.ended(o.entry) }()
+	defer o.release()
 	o.entry.messages = o.delivery.Sent()
 	o.entry.ended(o.delivery.Reason())
 	if o.socket != nil {
@@ -203,8 +209,14 @@ func (o *openRead) close() {
 		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
 			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()), o.entry.closeCodeField())
 	}
-	o.release()
-	o.ended(o.entry)
+}
+
+// abort ends a read whose start has panicked, and closes its connection if it was hijacked.
+func (o *openRead) abort() {
+	if o.release != nil {
+		defer o.release()
+	}
+	o.delivery.Abort()
 }
 
 // serveReadHead answers a HEAD request. It consumes nothing.
@@ -255,16 +267,12 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	if r.URL.RawQuery != "" {
 		query = r.URL.Query()
 	}
-	lastEventID := r.Header.Values("Last-Event-ID")
-	if len(query["after"]) > 1 || len(query["poll"]) > 1 || len(lastEventID) > 1 {
-		// Nobody knows which one counts, and a wrong cursor would lose messages.
-		return read, httpjson.BadRequest("after, poll and Last-Event-ID may be given once each")
+	if len(query["poll"]) > 1 {
+		return read, errTwice
 	}
-	if query.Has("after") {
-		read.cursor, read.hasCursor = query.Get("after"), true
-	}
-	if len(lastEventID) > 0 {
-		read.cursor, read.hasCursor = lastEventID[0], true
+	var err error
+	if read.cursor, read.hasCursor, err = parseCursor(r.Header, query); err != nil {
+		return read, err
 	}
 	switch {
 	case transport.IsUpgrade(r):
@@ -286,6 +294,24 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 		return read, h.notOffered(read.kind)
 	}
 	return read, nil
+}
+
+// errTwice refuses a request that says something twice: nobody knows which one counts, and a wrong cursor would lose
+// messages.
+var errTwice = httpjson.BadRequest("Last-Event-ID, after, lastEventId and poll may be given once each")
+
+// parseCursor returns the cursor that a request shows, if any (protocol.md 2.2).
+func parseCursor(header http.Header, query url.Values) (cursor string, ok bool, err error) {
+	// The first of these that is there counts. lastEventId is what polyfills of EventSource add to the address.
+	for _, values := range [][]string{header.Values("Last-Event-ID"), query["after"], query["lastEventId"]} {
+		switch {
+		case len(values) > 1:
+			return "", false, errTwice
+		case len(values) == 1 && !ok:
+			cursor, ok = values[0], true
+		}
+	}
+	return cursor, ok, nil
 }
 
 // notOffered returns the reply to a request for a transport that this site does not offer.

@@ -15,6 +15,7 @@ import (
 	"github.com/gobwas/ws"
 	"github.com/google/uuid"
 
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
@@ -100,9 +101,15 @@ func (t *WebSocket) Start() error {
 		t.gone.fire()
 		return err
 	}
-	t.conn, t.compressed = conn, compressed
+	started := false
+	defer func() {
+		if !started { // a panic: net/http does not close a hijacked connection
+			_ = conn.Close()
+		}
+	}()
+	t.compressed = compressed
 	t.parser = parser{compression: compressed, handle: t.handle}
-	bare := conn
+	hijacked, bare := conn, conn
 	if t.options.Bare != nil {
 		bare = t.options.Bare(conn)
 	}
@@ -110,9 +117,10 @@ func (t *WebSocket) Start() error {
 	if socket != nil {
 		conn = socket
 	}
-	t.out = newBatchConn(conn, t.options, t.hangUp)
+	t.out, t.conn = newBatchConn(conn, t.options, t.hangUp), hijacked
 	t.listener.conn, t.listener.receive, t.listener.onEnd = conn, t.receive, t.inputEnded
 	t.listener.listen(socket, early)
+	started = true
 	return nil
 }
 
@@ -166,7 +174,10 @@ func (t *WebSocket) receive(p []byte) (more bool) {
 		err = nil
 	}
 	if t.failed.Load() || errors.Is(err, errAgreed) {
-		time.AfterFunc(maxFailing, t.hangUp) // a write may be under way, and nobody waits for it any more
+		time.AfterFunc(maxFailing, func() { // a write may be under way, and nobody waits for it any more
+			defer guard.Recover(guard.WebSocket)
+			t.hangUp()
+		})
 	}
 	return err == nil
 }
@@ -245,10 +256,10 @@ func (t *WebSocket) Heartbeat() error {
 		return nil
 	}
 	t.out.control(ws.OpPing, []byte(p.payload))
-	go func() {
+	guard.Go(guard.WebSocket, func() {
 		defer t.ping.Store(nil)
 		t.out.watch(p.answered.c, t.over.c, t.hangUp)
-	}()
+	}, t.hangUp)
 	return nil
 }
 
