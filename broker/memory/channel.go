@@ -43,8 +43,8 @@ type channel struct {
 	settled broker.EventID
 	// letGoKeys has the keyed messages that were let go last. It is nil until the first one.
 	letGoKeys *keyWindow
-	follows     bool // the channel follows cursors: a reader knew of them
-	acks        bool // a reader has acknowledged
+	follows   bool // the channel follows cursors: a reader knew of them
+	acks      bool // a reader has acknowledged
 	// awaitsMemory says that the budget has the channel in its list, and retries it when memory is freed.
 	awaitsMemory bool
 	// unconfirmed is how many messages, from the first of the queue, a read has brought that ended as EndUnconfirmed. It has
