@@ -31,7 +31,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
@@ -60,8 +59,6 @@ type Options struct {
 	// WriteTimeout is how long a client may take nothing of the replies before its connection is closed. If Caddy's
 	// write_idle is shorter, that counts.
 	WriteTimeout time.Duration
-	// Logger gets panics.
-	Logger *zap.Logger
 	// Conns holds the hijacked connections of the configuration. Count counts them.
 	Conns *Conns
 	Count prometheus.Gauge
@@ -110,6 +107,12 @@ func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	if err != nil {
 		return false
 	}
+	hijacked := false
+	defer func() {
+		if !hijacked { // a panic: net/http does not close a hijacked connection
+			_ = client.Close()
+		}
+	}()
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // cannot fail: the bytes are in the buffer
 	c := &producerConn{
 		options: o, origin: client.Conn, socket: bare, server: server, hijackedAfter: hijackAfter,
@@ -120,6 +123,7 @@ func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	}
 	c.writer = socket.NewWriter(bare)
 	c.out = c.reply.append(c.out, c.last, false)
+	hijacked = true
 	go c.serve()
 	return true
 }
@@ -129,5 +133,5 @@ func mayRepeat(r *http.Request) bool {
 	path, ok := strings.CutPrefix(r.RequestURI, prefix)
 	return ok && pattern.IsPath(path) && r.ProtoAtLeast(1, 1) && !r.Close &&
 		0 <= r.ContentLength && r.ContentLength <= pattern.MaxBody &&
-		r.Header.Get("Expect") == "" && r.Header.Get("Upgrade") == ""
+		r.Header.Get("Expect") == "" && r.Header.Get("Content-Encoding") == "" && r.Header.Get("Upgrade") == ""
 }
