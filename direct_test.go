@@ -35,6 +35,8 @@ func TestWritesAreServedDirectlyOnlyWhereNobodyNotices(t *testing.T) {
 		{name: "with CORS", site: "megaphone {\ncors_origins *\n}", direct: true},
 		{name: "before another handler", site: "megaphone\nfile_server", direct: true},
 		{name: "after a Megaphone handler that serves no writes", site: "route {\nmegaphone read create\nmegaphone write\n}", direct: true},
+		{name: "turned off", site: "megaphone {\ndirect_writes off\n}"},
+		{name: "turned on", site: "megaphone {\ndirect_writes on\ndetached_reads off\n}", direct: true},
 		{name: "with an access log", site: "log {\noutput discard\n}\nmegaphone"},
 		{name: "with metrics", settings: "metrics", site: "megaphone"},
 		{name: "with a trace", settings: "servers {\ntrace\n}", site: "megaphone"},

@@ -2,7 +2,7 @@
 //
 // A backend often keeps a connection and writes one message after the other. Most of what such a write costs is then what
 // net/http and Caddy do for each request (docs/performance.md). So after some writes in a row that differ only in their
-// path, body, length and idempotency key, [Hijack] hijacks the connection from net/http. From then on this package serves
+// path, body, length and idempotency key, [Site.Hijack] hijacks the connection from net/http. From then on this package serves
 // the connection.
 //
 // A direct write is a request that
@@ -49,7 +49,7 @@ const minWrites, maxWrites = 8, 1024
 // prefix begins the path of a direct write.
 const prefix = "/write/"
 
-// Options are what direct writes need to know of their site. They must not change after they were given to [Hijack]. All
+// Options are what direct writes need to know of their site. They must not change after they were given to [NewSite]. All
 // fields must be set.
 type Options struct {
 	// Broker gets the messages, within Limits.
@@ -73,10 +73,18 @@ type Options struct {
 	First func(handler caddyhttp.MiddlewareHandler) Answer
 }
 
+// A Site is a site that serves writes directly. Any number of goroutines may use it.
+type Site struct {
+	Options
+}
+
+// NewSite returns a site with these options.
+func NewSite(o Options) *Site { return &Site{Options: o} }
+
 // Hijack hijacks the connection of a write if it is time to, and reports whether it did. The handler of r calls it when the
 // write was accepted and nothing of the reply was sent. If Hijack returns true, it sends the reply itself, and the handler
-// must return without using w or r again. If it returns false, the handler must send the reply. Hijack keeps o.
-func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
+// must return without using w or r again. If it returns false, the handler must send the reply.
+func (s *Site) Hijack(w http.ResponseWriter, r *http.Request) bool {
 	client := conn.ClientOf(r)
 	if client == nil || r.ProtoMajor != 1 || client.NeverHijack {
 		return false
@@ -89,13 +97,13 @@ func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 		return false
 	}
 	client.Writes = 0
-	if r.TLS != nil || !conn.IsBare(w, r) || !isAlone(r, o) {
+	if r.TLS != nil || !conn.IsBare(w, r) || !s.isAlone(r) {
 		client.NeverHijack, client.Header = true, nil
 		return false
 	}
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	bare := handover.Socket(client.Conn)
-	if server == nil || bare == nil || !mayRepeat(r) || o.Over() {
+	if server == nil || bare == nil || !mayRepeat(r) || s.Over() {
 		return false
 	}
 	reply, ok := newReply(w.Header())
@@ -112,9 +120,9 @@ func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	}
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // cannot fail: the bytes are in the buffer
 	c := &producerConn{
-		options: o, origin: client.Conn, socket: bare, server: server, hijackedAfter: hijackAfter,
+		site: s, origin: client.Conn, socket: bare, server: server, hijackedAfter: hijackAfter,
 		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
-		timeout: conn.WriteTimeout(r, o.WriteTimeout), reply: reply,
+		timeout: conn.WriteTimeout(r, s.WriteTimeout), reply: reply,
 		buffer: slices.Clone(early), end: len(early),
 		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: clock.Now(),
 	}

@@ -27,7 +27,7 @@ const (
 //
 // It does not know the functions that modules have registered for the connections of a server. These functions learn what
 // net/http reports of a connection that is hijacked, and of one that is given back.
-func isAlone(r *http.Request, o *Options) bool {
+func (s *Site) isAlone(r *http.Request) bool {
 	server := conn.ServerOf(r)
 	switch {
 	case server == nil, server.Metrics != nil, server.Logs != nil && server.Logs.Trace:
@@ -37,7 +37,7 @@ func isAlone(r *http.Request, o *Options) bool {
 	case len(server.ExpectedUnderscoreHeaders) > 0, len(server.ExpectedDotHeaders) > 0:
 		return false // Caddy may remove the Idempotency-Key of a request
 	}
-	return o.isFirst(server.Routes, r, map[string]bool{}) == Yes
+	return s.isFirst(server.Routes, r, map[string]bool{}) == Yes
 }
 
 // isShort reports whether a limit is set and shorter than the time in which the rest of a direct write must arrive.
@@ -45,7 +45,7 @@ func isShort(limit caddy.Duration) bool { return 0 < limit && time.Duration(limi
 
 // isFirst reports whether this handler is the first that a write with the Host of r comes to. Groups are the groups of
 // which a route was taken: Caddy takes only the first route of a group that matches.
-func (o *Options) isFirst(routes caddyhttp.RouteList, r *http.Request, groups map[string]bool) Answer {
+func (s *Site) isFirst(routes caddyhttp.RouteList, r *http.Request, groups map[string]bool) Answer {
 	for _, route := range routes {
 		if groups[route.Group] {
 			continue
@@ -63,9 +63,9 @@ func (o *Options) isFirst(routes caddyhttp.RouteList, r *http.Request, groups ma
 		for _, handler := range route.Handlers {
 			var found Answer
 			if sub, ok := handler.(*caddyhttp.Subroute); ok {
-				found = o.isFirst(sub.Routes, r, groups)
+				found = s.isFirst(sub.Routes, r, groups)
 			} else {
-				found = o.First(handler)
+				found = s.First(handler)
 			}
 			if found != No {
 				return found

@@ -30,7 +30,7 @@ const (
 
 // A producerConn is the hijacked connection of a producer. Only the goroutine of serve uses it, except for interrupt.
 type producerConn struct {
-	options       *Options
+	site          *Site
 	origin        net.Conn      // the connection that the server accepted
 	socket        net.Conn      // the socket of origin
 	server        *http.Server  // gets the connection back in the end
@@ -56,17 +56,17 @@ type producerConn struct {
 
 // serve serves direct writes until something else comes, or until the connection is interrupted.
 func (c *producerConn) serve() {
-	conns, count := c.options.Conns, c.options.Count
+	conns, count := c.site.Conns, c.site.Count
 	count.Inc()
 	defer func() {
 		count.Dec()
 		conns.remove(c)
 		if fault := recover(); fault != nil { // as net/http does for handlers
-			c.options.Logger.Error("a write failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
+			c.site.Logger.Error("a write failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
 			_ = c.socket.Close()
 		}
 	}()
-	if conns.add(c); c.options.Over() {
+	if conns.add(c); c.site.Over() {
 		c.interrupt()
 	}
 	err := c.arm(c.idle, -1)
@@ -133,7 +133,7 @@ func (c *producerConn) serveNext() outcome {
 		return partial
 	}
 	request, ok := c.match(p[:n])
-	if !ok || int64(request.Length) > c.options.MaxMessageSize {
+	if !ok || int64(request.Length) > c.site.MaxMessageSize {
 		return other
 	}
 	body := p[n:]
@@ -146,7 +146,7 @@ func (c *producerConn) serveNext() outcome {
 		return other
 	}
 	m, err := broker.NewMessage(streamID, body[:request.Length], string(request.Key))
-	if err != nil || !c.options.Broker.PublishNow(producer, m, c.options.Limits) {
+	if err != nil || !c.site.Broker.PublishNow(producer, m, c.site.Limits) {
 		return other
 	}
 	c.begin += n + request.Length

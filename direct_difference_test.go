@@ -1,0 +1,185 @@
+package megaphone_test
+
+import (
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// changing matches what differs between two replies to the same request, and its replacement.
+var changing = []struct {
+	pattern *regexp.Regexp
+	same    string
+}{
+	{regexp.MustCompile(`\r\nDate: [^\r\n]*`), ""},
+	{regexp.MustCompile(`main\.[A-Za-z0-9_-]{22}`), "(address)"},
+	{regexp.MustCompile(`"eid":"[^"]*"`), "(id)"},
+	{regexp.MustCompile(`"20[0-9-]*T[0-9:.]*Z"`), "(time)"},
+}
+
+// comparable returns a text without what differs between two replies to the same request.
+func comparable(text string) string {
+	for _, c := range changing {
+		text = c.pattern.ReplaceAllString(text, c.same)
+	}
+	return text
+}
+
+// TestDirectWritesEqualNetHTTP sends random requests, cut at random, to a site on a connection that is served directly, and
+// to the same site with direct_writes off. Both must send the same bytes and have the same messages. A failure names the
+// script: MEGAPHONE_SCRIPT=seed/number runs it alone. MEGAPHONE_SCRIPTS=60s runs for that long with a random seed.
+func TestDirectWritesEqualNetHTTP(t *testing.T) {
+	seed, first, last, limit := uint64(1), uint64(0), uint64(150), 2*time.Second
+	if text := os.Getenv("MEGAPHONE_SCRIPTS"); text != "" {
+		var err error
+		if limit, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+		seed, last = rand.Uint64(), 1<<62
+	}
+	if text := os.Getenv("MEGAPHONE_SCRIPT"); text != "" {
+		s, number, _ := strings.Cut(text, "/")
+		var errs [2]error
+		seed, errs[0] = strconv.ParseUint(s, 10, 64)
+		first, errs[1] = strconv.ParseUint(number, 10, 64)
+		if errs != [2]error{} {
+			t.Fatal(errs)
+		}
+		last = first + 1
+	}
+	other := filepath.Join(t.TempDir(), "other.sock")
+	const settings = "servers {\nmax_header_size 8KB\n}\nmegaphone {\nbuffer 16\nhold 0\nmax_message_size 3KB\n}"
+	site := func(options string) string {
+		return "route {\nmegaphone create write read exists manage {\ncors_origins *\n" + options + "}\n" +
+			`respond "next: {http.request.method} {http.request.uri} {http.request.host}"` + "\n}"
+	}
+	direct := serve(t, settings, site(""))
+	if err := direct.load(settings, site("")+"\n}\nhttp://:81 {\nbind unix/"+other+"\n"+site("direct_writes off\n")); err != nil {
+		t.Fatal(err)
+	}
+	direct.awaitServers(2)
+	plain := direct.in(t)
+	plain.socket = other
+
+	end := time.Now().Add(limit)
+	number := first
+	for ; number < last && time.Now().Before(end) && !t.Failed(); number++ {
+		comparison{direct, plain, seed, number}.run()
+	}
+	t.Logf("%d scripts with the seed %d", number-first, seed)
+}
+
+// A comparison plays a script to two sites.
+type comparison struct {
+	direct, plain *server
+	seed, number  uint64
+}
+
+func (c comparison) run() {
+	t := c.direct.T
+	s := newScript(c.seed, c.number)
+	s.write()
+	text := s.text.String()
+	const mark = "GET /mark HTTP/1.1\r\nHost: localhost\r\n"
+	cut := ""
+	if s.chance(3) {
+		text += mark + "\r\n"
+		cut = s.request(s.IntN(2))
+		cut = cut[:s.IntN(len(cut)+1)]
+	} else {
+		text += mark + "Connection: close\r\n\r\n"
+	}
+	pieces := s.cut(text)
+
+	got := make(chan [2]string, 1)
+	go func() {
+		replies, messages := c.direct.play(text, cut, pieces, true)
+		got <- [2]string{replies, messages}
+	}()
+	wantReplies, wantMessages := c.plain.play(text, cut, pieces, false)
+	replies := <-got
+	if replies[0] != wantReplies || replies[1] != wantMessages {
+		t.Errorf("MEGAPHONE_SCRIPT=%d/%d: after the requests\n%q\nand a part of one\n%q\na direct connection replies\n%q\nand net/http\n%q\n"+
+			"the messages are\n%q\nand\n%q", c.seed, c.number, text, cut, replies[0], wantReplies, replies[1], wantMessages)
+	}
+}
+
+// cut returns the lengths of random pieces of a text.
+func (s *script) cut(text string) (pieces []int) {
+	longest := pick(s, 20, 200, 2000, len(text))
+	for n := 0; n < len(text); n += pieces[len(pieces)-1] {
+		pieces = append(pieces, 1+s.IntN(longest))
+	}
+	return pieces
+}
+
+// play sends a script on a new connection, and returns all replies and all messages of the script's channel. The
+// connection is served directly, if the site does that. cut is sent last, and then the client ends its side of the
+// connection.
+func (s *server) play(text, cut string, pieces []int, direct bool) (replies, messages string) {
+	c := s.create()
+	client := s.rawClient()
+	defer client.Close()
+	client.writeAll(c, numbered(0, enough)...)
+	if direct {
+		s.eventually(s.isDirect)
+	}
+	addresses := strings.NewReplacer("ADDRESS", c.ProducerAddress, "READ", c.ConsumerAddress)
+	var sent atomic.Bool
+	go func() {
+		defer sent.Store(true)
+		rest := addresses.Replace(text)
+		for _, n := range append(pieces, len(rest)) {
+			n = min(n, len(rest))
+			if _, err := io.WriteString(client.Conn, rest[:n]); err != nil {
+				return // the server has closed the connection
+			}
+			rest = rest[n:]
+			if len(pieces) < 50 {
+				time.Sleep(50 * time.Microsecond)
+			}
+		}
+	}()
+	replies = client.all(addresses.Replace(cut), &sent)
+	if direct {
+		client.Close()
+		s.eventually(func() bool { return !s.isDirect() })
+	}
+	return comparable(replies), comparable(s.do(http.MethodGet, c.readPath()+"?poll=0&after=", nil, nil).body)
+}
+
+// all reads all replies. When the reply to the mark has arrived, or none for a while after all was sent, all sends rest and
+// ends the client's side of the connection.
+func (c *rawClient) all(rest string, sent *atomic.Bool) string {
+	var text strings.Builder
+	buffer := make([]byte, 4096)
+	ended := false
+	for {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if ended {
+			_ = c.Conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		}
+		n, err := c.replies.Read(buffer)
+		text.Write(buffer[:n])
+		if !ended && sent.Load() && (err != nil || strings.Contains(text.String(), "next: GET /mark")) {
+			ended = true
+			_, _ = io.WriteString(c.Conn, rest)
+			_ = c.Conn.(*net.UnixConn).CloseWrite()
+		}
+		if err != nil && !os.IsTimeout(err) {
+			return text.String()
+		}
+		if err != nil && ended && text.Len() > 1<<20 {
+			return text.String()
+		}
+	}
+}
