@@ -46,6 +46,7 @@ type producerConn struct {
 	length     int    // of the request at begin; 0 if it is unknown
 	out        []byte // replies that are not sent
 	served     int    // how many requests were served
+	skipped    int    // how many bytes of empty lines were skipped since the last of them
 
 	idle  time.Duration // how long the client may send no request; 0: as long as it likes
 	last  time.Duration // when the last request was served, on the clock of clock.Now
@@ -123,8 +124,11 @@ var headEnd = []byte("\r\n\r\n")
 // serveNext serves the next request if it has arrived as a whole.
 func (c *producerConn) serveNext() outcome {
 	c.length = 0
-	p := bytes.TrimLeft(c.buffer[c.begin:c.end], "\r\n") // some clients send an empty line after a body (RFC 9112, 2.2)
-	c.begin = c.end - len(p)
+	c.skipEmptyLines()
+	p := c.buffer[c.begin:c.end]
+	if len(p) > 0 && isLineEnd(p[0]) {
+		return other // net/http refuses it
+	}
 	n := bytes.Index(p, headEnd) + len(headEnd)
 	switch {
 	case n > maxHead, n < len(headEnd) && len(p) >= maxHead:
@@ -151,6 +155,7 @@ func (c *producerConn) serveNext() outcome {
 	}
 	c.begin += n + request.Length
 	c.served++
+	c.skipped = 0
 	c.last = m.Accepted()
 	over := c.over.Load()
 	c.out = c.reply.append(c.out, c.last, over && !handover.Outlives(c.origin))
@@ -159,6 +164,19 @@ func (c *producerConn) serveNext() outcome {
 	}
 	return served
 }
+
+// maxSkipped is how many bytes of empty lines before a request are skipped. net/http has the same limit.
+const maxSkipped = 4
+
+// skipEmptyLines skips empty lines before a request: some clients send one after a body (RFC 9112, 2.2).
+func (c *producerConn) skipEmptyLines() {
+	for c.begin < c.end && isLineEnd(c.buffer[c.begin]) && c.skipped < maxSkipped {
+		c.begin++
+		c.skipped++
+	}
+}
+
+func isLineEnd(b byte) bool { return b == '\r' || b == '\n' }
 
 // match returns the parts in which a request may differ. It reports false if the request differs in others too.
 func (c *producerConn) match(head []byte) (r pattern.Request, ok bool) {

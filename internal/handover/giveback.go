@@ -1,7 +1,6 @@
 package handover
 
 import (
-	"bytes"
 	"cmp"
 	"net"
 	"net/http"
@@ -23,11 +22,10 @@ func Socket(conn net.Conn) net.Conn {
 }
 
 // GiveBack gives a hijacked connection back to its server, or to the server that has replaced it, for the client's next
-// requests. early is what was already read of the next request, if anything. [Socket] must return a socket for the
+// requests. early is what was already read of the next request, if anything, without the empty lines that net/http skips
+// only after a body that it has read itself. [Socket] must return a socket for the
 // connection. If the connection is hijacked again, [Note] returns the note.
 func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
-	// The client may have sent an empty line after a body: net/http skips one only after a body that it has read itself.
-	early = bytes.TrimLeft(early, "\r\n")
 	next := prefixed(Socket(conn), early)
 	next.note = note
 	if err := next.SetDeadline(time.Time{}); err != nil {
