@@ -1,6 +1,7 @@
 package megaphone_test
 
 import (
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone"
 )
 
 // changing matches what differs between two replies to the same request, and its replacement.
@@ -26,8 +29,8 @@ var changing = []struct {
 	{regexp.MustCompile(`"20[0-9-]*T[0-9:.]*Z"`), "(time)"},
 }
 
-// comparable returns a text without what differs between two replies to the same request.
-func comparable(text string) string {
+// withoutChanges returns a text without what differs between two replies to the same request.
+func withoutChanges(text string) string {
 	for _, c := range changing {
 		text = c.pattern.ReplaceAllString(text, c.same)
 	}
@@ -38,7 +41,7 @@ func comparable(text string) string {
 // to the same site with direct_writes off. Both must send the same bytes and have the same messages. A failure names the
 // script: MEGAPHONE_SCRIPT=seed/number runs it alone. MEGAPHONE_SCRIPTS=60s runs for that long with a random seed.
 func TestDirectWritesEqualNetHTTP(t *testing.T) {
-	seed, first, last, limit := uint64(1), uint64(0), uint64(150), 2*time.Second
+	seed, first, last, limit := uint64(1), uint64(0), uint64(150), 1500*time.Millisecond
 	if text := os.Getenv("MEGAPHONE_SCRIPTS"); text != "" {
 		var err error
 		if limit, err = time.ParseDuration(text); err != nil {
@@ -56,8 +59,9 @@ func TestDirectWritesEqualNetHTTP(t *testing.T) {
 		}
 		last = first + 1
 	}
+	megaphone.SampleDirectWrites(t, 4)
 	other := filepath.Join(t.TempDir(), "other.sock")
-	const settings = "servers {\nmax_header_size 8KB\n}\nmegaphone {\nbuffer 16\nhold 0\nmax_message_size 3KB\n}"
+	const settings = "servers {\nmax_header_size 8KB\n}\nmegaphone {\nbuffer 20\nhold 0\nmax_message_size 3KB\n}"
 	site := func(options string) string {
 		return "route {\nmegaphone create write read exists manage {\ncors_origins *\n" + options + "}\n" +
 			`respond "next: {http.request.method} {http.request.uri} {http.request.host}"` + "\n}"
@@ -75,7 +79,11 @@ func TestDirectWritesEqualNetHTTP(t *testing.T) {
 	for ; number < last && time.Now().Before(end) && !t.Failed(); number++ {
 		comparison{direct, plain, seed, number}.run()
 	}
-	t.Logf("%d scripts with the seed %d", number-first, seed)
+	metrics := direct.metrics()
+	if n := metrics["caddy_megaphone_direct_mismatches_total{}"]; n > 0 {
+		t.Errorf("%v samples differ", n)
+	}
+	t.Logf("%d scripts with the seed %d, %v samples", number-first, seed, metrics["caddy_megaphone_direct_samples_total{}"])
 }
 
 // A comparison plays a script to two sites.
@@ -154,32 +162,32 @@ func (s *server) play(text, cut string, pieces []int, direct bool) (replies, mes
 		client.Close()
 		s.eventually(func() bool { return !s.isDirect() })
 	}
-	return comparable(replies), comparable(s.do(http.MethodGet, c.readPath()+"?poll=0&after=", nil, nil).body)
+	return withoutChanges(replies), withoutChanges(s.do(http.MethodGet, c.readPath()+"?poll=0&after=", nil, nil).body)
 }
 
 // all reads all replies. When the reply to the mark has arrived, or none for a while after all was sent, all sends rest and
 // ends the client's side of the connection.
 func (c *rawClient) all(rest string, sent *atomic.Bool) string {
+	const quiet = 100 * time.Millisecond
 	var text strings.Builder
 	buffer := make([]byte, 4096)
-	ended := false
-	for {
-		_ = c.Conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		if ended {
-			_ = c.Conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for ended := false; ; {
+		limit := 20 * time.Second
+		if !ended {
+			limit = quiet
+		}
+		if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
+			c.Fatal(err)
 		}
 		n, err := c.replies.Read(buffer)
 		text.Write(buffer[:n])
+		if err != nil && (ended || !errors.Is(err, os.ErrDeadlineExceeded)) {
+			return text.String() // the server has closed the connection, with or without a reset
+		}
 		if !ended && sent.Load() && (err != nil || strings.Contains(text.String(), "next: GET /mark")) {
 			ended = true
-			_, _ = io.WriteString(c.Conn, rest)
+			_, _ = io.WriteString(c.Conn, rest) // may fail: the server may have closed the connection
 			_ = c.Conn.(*net.UnixConn).CloseWrite()
-		}
-		if err != nil && !os.IsTimeout(err) {
-			return text.String()
-		}
-		if err != nil && ended && text.Len() > 1<<20 {
-			return text.String()
 		}
 	}
 }

@@ -26,15 +26,15 @@ func pick[T any](s *script, choices ...T) T { return choices[s.IntN(len(choices)
 
 // write writes all requests.
 func (s *script) write() {
-	for range 1 + s.IntN(12) {
-		if s.chance(8) {
+	for range 1 + s.IntN(20) {
+		if s.chance(20) {
 			s.text.WriteString(strings.Repeat(pick(s, "\r\n", "\n", "\r\n\r\n\r\n"), 1+s.IntN(3)))
 		}
 		switch {
-		case s.chance(6):
+		case s.chance(15):
 			s.text.WriteString(s.otherRequest())
 		default:
-			s.text.WriteString(s.request(s.IntN(4) - 1))
+			s.text.WriteString(s.request(max(0, s.IntN(8)-5)))
 		}
 	}
 }
@@ -77,7 +77,7 @@ func (s *script) request(changes int) string {
 	if s.chance(3) {
 		r.header = append(r.header, fmt.Sprint("Idempotency-Key: ", s.IntN(5)))
 	}
-	if s.chance(changes + 2) {
+	if s.chance(12) {
 		r.body = pick(s, "", "{", " 1 ", "\"\xff\"", "\x00", "1 2", `"`+strings.Repeat("y", 3000+s.IntN(4000))+`"`)
 	}
 	r.length = fmt.Sprint(len(r.body))

@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/direct"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	"github.com/caddy-megaphone/megaphone/internal/obstacle"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -67,7 +68,8 @@ type Handler struct {
 
 	app     *App
 	logger  *zap.Logger
-	direct  *direct.Site // nil if direct writes are off
+	direct  *direct.Site  // nil if direct writes are off
+	reads   *obstacle.Log // of detached reads; nil if they are off
 	serves  [endpointCount]bool
 	offers  [transport.KindCount]bool
 	origins origins
@@ -98,14 +100,21 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.offers[slices.Index(transport.KindNames, name)] = true
 	}
 	h.origins = parseOrigins(h.CORSOrigins)
+	if isOn(h.DetachedReads) {
+		h.reads = obstacle.NewLog(h.logger, "reads")
+	}
 	if isOn(h.DirectWrites) {
 		h.direct = direct.NewSite(h.directOptions())
 	}
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		server.RegisterConnContext(conn.With)
+		server.RegisterConnState(direct.Ended)
 	}
 	return nil
 }
+
+// sampleEvery is how many direct writes there are for each one that goes the long way, to be compared.
+var sampleEvery = 4096
 
 // directOptions are for writes that bypass this handler.
 func (h *Handler) directOptions() direct.Options {
@@ -117,6 +126,9 @@ func (h *Handler) directOptions() direct.Options {
 		Logger:         h.logger,
 		Conns:          &h.app.direct,
 		Count:          h.app.registry.metrics.Direct,
+		SampleEvery:    sampleEvery,
+		Samples:        h.app.registry.metrics.DirectSamples,
+		Mismatches:     h.app.registry.metrics.DirectMismatches,
 		Over:           h.app.isOver,
 		First: func(handler caddyhttp.MiddlewareHandler) direct.Answer {
 			other, ok := handler.(*Handler)
@@ -192,6 +204,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	entry := newAccessLogEntry(r, t)
 	if err := h.serve(w, r, t, entry); err != nil {
+		if h.direct != nil {
+			h.direct.Refused(r, err)
+		}
 		h.refuse(w, r, entry, err)
 	}
 	return nil

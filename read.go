@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	"github.com/caddy-megaphone/megaphone/internal/obstacle"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -127,7 +129,7 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 	app, d := o.handler.app, o.delivery
 	socket.LimitUnsent(conn.Of(r))
 	// A server that shuts down tells the client that the connection ends, but not the handler.
-	if d.Start() == nil && !app.isOver() && isOn(o.handler.DetachedReads) && d.Detach(w, r) {
+	if d.Start() == nil && !app.isOver() && o.detach(w, r) {
 		app.registry.sockets.Add(1)
 		app.registry.metrics.Detached.Inc()
 		app.streams.Add(d)
@@ -150,6 +152,21 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 		o.release = app.registry.cutOffWriting(w, r)
 	}
 	return o
+}
+
+// detach makes the read independent of its handler, and reports whether it did.
+func (o *openRead) detach(w http.ResponseWriter, r *http.Request) bool {
+	log := o.handler.reads
+	if log == nil {
+		return false
+	}
+	if o.delivery.Detach(w, r) {
+		log.Bypassed(r)
+		return true
+	}
+	reason, detail := obstacle.Of(w, r)
+	log.Kept(r, cmp.Or(reason, obstacle.Fault), detail)
+	return false
 }
 
 // newDelivery returns the delivery of a subscription's messages.

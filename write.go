@@ -32,7 +32,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 		return err
 	}
 	entry.messages = 1
-	if h.direct == nil || !h.direct.Hijack(w, r) {
+	if h.direct == nil || !h.direct.Hijack(w, r, producer, m) {
 		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
 	return nil

@@ -27,9 +27,10 @@ type Client struct {
 	Writes int
 	// Header is the header of the last write. It is shared with the request: do not change it.
 	Header http.Header
-	// HijackAfter is how many such writes there must be before the connection is hijacked; 0 means the default of package
-	// direct. It begins as the note of [handover.GiveBack].
-	HijackAfter int
+	// Changes is how many writes had other headers than the one before.
+	Changes int
+	// Note is what package direct has noted of the connection when it gave the connection back: see [handover.GiveBack].
+	Note any
 	// NeverHijack says that the connection can never be hijacked.
 	NeverHijack bool
 }
@@ -44,7 +45,7 @@ func With(ctx context.Context, conn net.Conn) context.Context {
 		return ctx
 	}
 	bare := Bare(conn)
-	return context.WithValue(ctx, connKey{}, &Client{Conn: bare, HijackAfter: handover.Note(bare)})
+	return context.WithValue(ctx, connKey{}, &Client{Conn: bare, Note: handover.Note(bare)})
 }
 
 // ClientOf returns what the requests on the connection of r share. It returns nil if the connection is unknown: over

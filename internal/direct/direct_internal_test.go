@@ -2,6 +2,7 @@ package direct
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"runtime"
@@ -37,7 +38,7 @@ func writer(tb testing.TB, size int) func() {
 			Method: http.MethodPost, Host: "localhost", Proto: "HTTP/1.1",
 			Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(size)}},
 		},
-		reply: reply, socket: client,
+		reply: reply, socket: client, sampleIn: math.MaxInt,
 	}
 	var ms []*broker.Message
 	taken := 0

@@ -46,7 +46,9 @@ type producerConn struct {
 	length     int    // of the request at begin; 0 if it is unknown
 	out        []byte // replies that are not sent
 	served     int    // how many requests were served
-	skipped    int    // how many bytes of empty lines were skipped since the last of them
+	sampleIn   int    // how many requests are served before the next sample
+	sample     *sample
+	skipped    int // how many bytes of empty lines were skipped since the last of them
 
 	idle  time.Duration // how long the client may send no request; 0: as long as it likes
 	last  time.Duration // when the last request was served, on the clock of clock.Now
@@ -80,10 +82,13 @@ func (c *producerConn) serve() {
 		return
 	}
 	hijackAfter := minWrites
-	if c.served < c.hijackedAfter && !c.over.Load() {
+	switch {
+	case c.sample != nil:
+		hijackAfter = c.hijackedAfter
+	case c.served < c.hijackedAfter && !c.over.Load():
 		hijackAfter = min(2*c.hijackedAfter, maxWrites)
 	}
-	handover.GiveBack(c.server, c.origin, slices.Clone(c.buffer[c.begin:c.end]), hijackAfter)
+	handover.GiveBack(c.server, c.origin, slices.Clone(c.buffer[c.begin:c.end]), &note{hijackAfter, c.sample})
 }
 
 // errGoesBack says that the connection must go back to its server.
@@ -131,7 +136,7 @@ func (c *producerConn) serveNext() outcome {
 	}
 	n := bytes.Index(p, headEnd) + len(headEnd)
 	switch {
-	case n > maxHead, n < len(headEnd) && len(p) >= maxHead:
+	case n > maxHead, n < len(headEnd) && len(p) >= maxHead, c.site.distrusted.Load():
 		return other
 	case n < len(headEnd):
 		return partial
@@ -150,6 +155,10 @@ func (c *producerConn) serveNext() outcome {
 		return other
 	}
 	m, err := broker.NewMessage(streamID, body[:request.Length], string(request.Key))
+	if c.sampleIn--; c.sampleIn < 0 && err == nil && !c.over.Load() {
+		c.sample = c.newSample(producer, string(request.Key), m)
+		return other
+	}
 	if err != nil || !c.site.Broker.PublishNow(producer, m, c.site.Limits) {
 		return other
 	}

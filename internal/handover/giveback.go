@@ -21,11 +21,24 @@ func Socket(conn net.Conn) net.Conn {
 	return nil
 }
 
+// IsSocket reports whether [Socket] returns a socket for a connection, now or once the server has read what was read before.
+func IsSocket(conn net.Conn) bool {
+	switch c := conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	case *Prefixed:
+		return IsSocket(c.Conn)
+	case *Conn:
+		return IsSocket(c.Prefixed)
+	}
+	return false
+}
+
 // GiveBack gives a hijacked connection back to its server, or to the server that has replaced it, for the client's next
 // requests. early is what was already read of the next request, if anything, without the empty lines that net/http skips
 // only after a body that it has read itself. [Socket] must return a socket for the
 // connection. If the connection is hijacked again, [Note] returns the note.
-func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
+func GiveBack(server *http.Server, conn net.Conn, early []byte, note any) {
 	next := prefixed(Socket(conn), early)
 	next.note = note
 	if err := next.SetDeadline(time.Time{}); err != nil {
@@ -39,15 +52,15 @@ func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
 	go givenBackTo(server).give(next)
 }
 
-// Note returns the note that the connection got from [GiveBack], or 0.
-func Note(conn net.Conn) int {
+// Note returns the note that the connection got from [GiveBack], or nil.
+func Note(conn net.Conn) any {
 	switch c := conn.(type) {
 	case *Prefixed:
 		return c.note
 	case *Conn:
 		return c.note
 	}
-	return 0
+	return nil
 }
 
 // Outlives reports whether a connection stays open when another server replaces its own.

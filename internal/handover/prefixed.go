@@ -13,7 +13,7 @@ import (
 type Prefixed struct {
 	net.Conn
 
-	note  int // see GiveBack
+	note  any // see GiveBack
 	early []byte
 	used  atomic.Bool // early was read to the end
 }
