@@ -3,10 +3,9 @@
 package main
 
 import (
+	_ "github.com/caddy-megaphone/megaphone"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
-
-	_ "github.com/caddy-megaphone/megaphone"
 )
 
 func main() {
