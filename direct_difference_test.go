@@ -39,17 +39,17 @@ func withoutChanges(text string) string {
 
 // TestDirectWritesEqualNetHTTP sends random requests, cut at random, to a site on a connection that is served directly, and
 // to the same site with direct_writes off. Both must send the same bytes and have the same messages. A failure names the
-// script: MEGAPHONE_SCRIPT=seed/number runs it alone. MEGAPHONE_SCRIPTS=60s runs for that long with a random seed.
+// script: MEGAPHONE_SEED=seed/number runs it alone. MEGAPHONE_RANDOM_TIME=1m runs for that long with a random seed.
 func TestDirectWritesEqualNetHTTP(t *testing.T) {
 	seed, first, last, limit := uint64(1), uint64(0), uint64(150), 1500*time.Millisecond
-	if text := os.Getenv("MEGAPHONE_SCRIPTS"); text != "" {
+	if text := os.Getenv("MEGAPHONE_RANDOM_TIME"); text != "" {
 		var err error
 		if limit, err = time.ParseDuration(text); err != nil {
 			t.Fatal(err)
 		}
 		seed, last = rand.Uint64(), 1<<62
 	}
-	if text := os.Getenv("MEGAPHONE_SCRIPT"); text != "" {
+	if text := os.Getenv("MEGAPHONE_SEED"); text != "" {
 		s, number, _ := strings.Cut(text, "/")
 		var errs [2]error
 		seed, errs[0] = strconv.ParseUint(s, 10, 64)
@@ -116,7 +116,7 @@ func (c comparison) run() {
 	wantReplies, wantMessages := c.plain.play(text, cut, pieces, false)
 	replies := <-got
 	if replies[0] != wantReplies || replies[1] != wantMessages {
-		t.Errorf("MEGAPHONE_SCRIPT=%d/%d: after the requests\n%q\nand a part of one\n%q\na direct connection replies\n%q\nand net/http\n%q\n"+
+		t.Errorf("MEGAPHONE_SEED=%d/%d: after the requests\n%q\nand a part of one\n%q\na direct connection replies\n%q\nand net/http\n%q\n"+
 			"the messages are\n%q\nand\n%q", c.seed, c.number, text, cut, replies[0], wantReplies, replies[1], wantMessages)
 	}
 }

@@ -376,17 +376,17 @@ func TestAConnectionWithManyUnservedRequestsIsHijackedAgain(t *testing.T) {
 }
 
 func TestAnIdleHijackedConnectionIsClosed(t *testing.T) {
-	s := serve(t, "servers {\ntimeouts {\nidle 2s\n}\n}", "megaphone")
+	s := serve(t, "servers {\ntimeouts {\nidle 1s\n}\n}", "megaphone")
 	c := s.create()
 	client := s.direct(c)
 	var last time.Time
 	for range 3 { // takes longer than the connection may be idle, but it is not idle
-		time.Sleep(700 * time.Millisecond)
+		time.Sleep(400 * time.Millisecond)
 		last = time.Now()
 		client.writeAll(c, "1")
 	}
 	client.wantsEnd()
-	if took := time.Since(last); took < 2*time.Second || took > 5*time.Second {
-		t.Errorf("the connection was closed after %v, want 2s to 5s", took)
+	if took := time.Since(last); took < time.Second || took > 4*time.Second {
+		t.Errorf("the connection was closed after %v, want 1s to 4s", took)
 	}
 }

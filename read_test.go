@@ -90,7 +90,7 @@ func TestReadOverHTTP10(t *testing.T) {
 }
 
 func TestAnAbortedReadLosesNothing(t *testing.T) {
-	s := serve(t, "megaphone {\nread_duration 2s\n}", "megaphone")
+	s := serve(t, "megaphone {\nread_duration 1s\n}", "megaphone")
 	c := s.create()
 	for i := range 3 {
 		s.write(c, fmt.Sprint(i))
@@ -104,7 +104,7 @@ func TestAnAbortedReadLosesNothing(t *testing.T) {
 }
 
 func TestServerSentEvents(t *testing.T) {
-	s := serve(t, "megaphone {\nstream_duration 1500ms\nheartbeat 400ms\n}", "megaphone")
+	s := serve(t, "megaphone {\nstream_duration 750ms\nheartbeat 200ms\n}", "megaphone")
 	c := s.create()
 	read := s.read(c)
 	response := s.openSSE(c) // takes over

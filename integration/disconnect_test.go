@@ -73,6 +73,7 @@ func (r *tcpRead) reset(t *testing.T) {
 
 // TestResetInTheMiddleOfABacklog resets a reader in the middle of a backlog, again and again. The reader loses nothing.
 func TestResetInTheMiddleOfABacklog(t *testing.T) {
+	t.Parallel()
 	const messages = 1500
 	// A reset loses the messages that have reached the client's machine but not the client. The window of 100 messages
 	// makes up for that, so the client never has more than 100 unread messages.
@@ -120,6 +121,7 @@ func TestResetInTheMiddleOfABacklog(t *testing.T) {
 // TestAStalledReaderDelaysNobody has a reader that stops reading but keeps its connection. It delays nobody else. The
 // server cuts it off after write_timeout. The next reader gets the messages that have not reached the stalled machine.
 func TestAStalledReaderDelaysNobody(t *testing.T) {
+	t.Parallel()
 	const writeTimeout = time.Second
 	_, c, address := startTCP(t, "megaphone {\nwrite_timeout 1s\nhold 100ms\n}", "megaphone")
 	stalled, other := c.create(), c.create()
