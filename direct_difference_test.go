@@ -3,12 +3,14 @@ package megaphone_test
 import (
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -37,28 +39,41 @@ func withoutChanges(text string) string {
 	return text
 }
 
-// TestDirectWritesEqualNetHTTP sends random requests, cut at random, to a site on a connection that is served directly, and
-// to the same site with direct_writes off. Both must send the same bytes and have the same messages. A failure names the
-// script: MEGAPHONE_SEED=seed/number runs it alone. MEGAPHONE_RANDOM_TIME=1m runs for that long with a random seed.
-func TestDirectWritesEqualNetHTTP(t *testing.T) {
-	seed, first, last, limit := uint64(1), uint64(0), uint64(150), 1500*time.Millisecond
+// whichScripts returns the seed of the scripts to play, the number of the first one, the number after the last one, and for
+// how long to play.
+func whichScripts(t *testing.T) (seed, first, end uint64, limit time.Duration) {
+	t.Helper()
+	parse := func(text string) uint64 {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	seed, end, limit = 1, 150, 1500*time.Millisecond
 	if text := os.Getenv("MEGAPHONE_RANDOM_TIME"); text != "" {
 		var err error
 		if limit, err = time.ParseDuration(text); err != nil {
 			t.Fatal(err)
 		}
-		seed, last = rand.Uint64(), 1<<62
+		seed, end = rand.Uint64(), math.MaxUint64
 	}
 	if text := os.Getenv("MEGAPHONE_SEED"); text != "" {
-		s, number, _ := strings.Cut(text, "/")
-		var errs [2]error
-		seed, errs[0] = strconv.ParseUint(s, 10, 64)
-		first, errs[1] = strconv.ParseUint(number, 10, 64)
-		if errs != [2]error{} {
-			t.Fatal(errs)
+		text, number, alone := strings.Cut(text, "/")
+		if seed = parse(text); alone {
+			first = parse(number)
+			end = first + 1
 		}
-		last = first + 1
 	}
+	t.Logf("MEGAPHONE_SEED=%d", seed)
+	return seed, first, end, limit
+}
+
+// TestDirectWritesEqualNetHTTP sends random requests, cut at random, to a site on a connection that is served directly, and
+// to the same site with direct_writes off. Both must send the same bytes and have the same messages. A failure names the
+// script: MEGAPHONE_SEED=seed/number runs it alone. MEGAPHONE_RANDOM_TIME=1m runs for that long with a random seed.
+func TestDirectWritesEqualNetHTTP(t *testing.T) {
+	seed, first, last, limit := whichScripts(t)
 	megaphone.SampleDirectWrites(t, 4)
 	other := filepath.Join(t.TempDir(), "other.sock")
 	const settings = "servers {\nmax_header_size 8KB\n}\nmegaphone {\nbuffer 20\nhold 0\nmax_message_size 3KB\n}"
@@ -83,7 +98,7 @@ func TestDirectWritesEqualNetHTTP(t *testing.T) {
 	if n := metrics["caddy_megaphone_direct_mismatches_total{}"]; n > 0 {
 		t.Errorf("%v samples differ", n)
 	}
-	t.Logf("%d scripts with the seed %d, %v samples", number-first, seed, metrics["caddy_megaphone_direct_samples_total{}"])
+	t.Logf("%d scripts, %v samples", number-first, metrics["caddy_megaphone_direct_samples_total{}"])
 }
 
 // A comparison plays a script to two sites.
@@ -146,7 +161,7 @@ func (s *server) play(text, cut string, pieces []int, direct bool) (replies, mes
 	go func() {
 		defer sent.Store(true)
 		rest := addresses.Replace(text)
-		for _, n := range append(pieces, len(rest)) {
+		for _, n := range slices.Concat(pieces, []int{len(rest)}) {
 			n = min(n, len(rest))
 			if _, err := io.WriteString(client.Conn, rest[:n]); err != nil {
 				return // the server has closed the connection

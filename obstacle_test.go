@@ -2,10 +2,10 @@ package megaphone_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -26,6 +26,7 @@ func TestTheLogSaysOnceWhetherRequestsBypassNetHTTP(t *testing.T) {
 		"a limit on requests":   {settings: "servers {\ntimeouts {\nread_body 1m\n}\n}", site: "megaphone", writes: "read_body", reads: bypass},
 		"another handler":       {site: "header X-A b\nmegaphone", writes: "another handler comes before", reads: bypass},
 		"changing headers":      {site: "megaphone", header: "Traceparent: %d", writes: `"Traceparent"`, reads: bypass},
+		"chunks":                {site: "megaphone", header: "Transfer-Encoding: chunked", writes: "no Content-Length", reads: bypass},
 		"HTTP/2":                {site: "megaphone", settings: "servers {\nprotocols h1 h2c\n}", h2: true, writes: "HTTP/2.0", reads: "HTTP/2.0"},
 		"both are off":          {site: "megaphone {\ndirect_writes off\ndetached_reads off\n}"},
 		"with the listener wrapper": {
@@ -48,9 +49,13 @@ func TestTheLogSaysOnceWhetherRequestsBypassNetHTTP(t *testing.T) {
 				for i := range 3 * enough * 3 {
 					header := "X-Same: 1"
 					if test.header != "" {
-						header = fmt.Sprintf(test.header, i)
+						header = strings.ReplaceAll(test.header, "%d", strconv.Itoa(i))
 					}
-					client.send(writeRequest(c.ProducerAddress, "1", header))
+					request := writeRequest(c.ProducerAddress, "1", header)
+					if name == "chunks" {
+						request = strings.Replace(request, "Content-Length: 1\r\n\r\n1", "\r\n1\r\n1\r\n0\r\n\r\n", 1)
+					}
+					client.send(request)
 					client.wants(http.StatusCreated)
 				}
 				if test.h2 {

@@ -55,7 +55,8 @@ const prefix = "/write/"
 func (s *Site) Hijack(w http.ResponseWriter, r *http.Request, producer string, m *broker.Message) bool {
 	client := conn.ClientOf(r)
 	if client == nil || r.ProtoMajor != 1 {
-		s.log.Kept(r, obstacle.Version, r.Proto)
+		reason, detail := obstacle.Of(w, r)
+		s.log.Kept(r, cmp.Or(reason, obstacle.Wrapped), detail)
 		return false
 	}
 	if client.NeverHijack {
@@ -105,7 +106,11 @@ func (s *Site) isTime(client *conn.Client, r *http.Request, hijackAfter int) boo
 func (s *Site) hijack(w http.ResponseWriter, r *http.Request, client *conn.Client, hijackAfter, served int) bool {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	bare := handover.Socket(client.Conn)
-	if server == nil || bare == nil || !mayRepeat(r) || s.Over() {
+	if !mayRepeat(r) {
+		s.log.Kept(r, tooOdd, "")
+		return false
+	}
+	if server == nil || bare == nil || s.Over() {
 		return false
 	}
 	reply, ok := newReply(w.Header())
