@@ -1,7 +1,6 @@
 package megaphone
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,8 +15,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
-	"github.com/caddy-megaphone/megaphone/internal/obstacle"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -31,6 +30,10 @@ type readRequest struct {
 	cursor    string
 	// poll is how long a poll waits.
 	poll time.Duration
+	// named asks for server-sent events whose names are their stream ids.
+	named bool
+	// protocol is the subprotocol of a WebSocket, or "".
+	protocol string
 }
 
 // follows reports whether the reader follows cursors (protocol.md 2.1).
@@ -54,6 +57,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 type openRead struct {
 	handler  *Handler
 	delivery *delivery.Delivery
+	socket   *transport.WebSocket // nil for another transport
 	read     readRequest
 	entry    *accessLogEntry
 	ended    func(*accessLogEntry) // counts its end
@@ -72,7 +76,7 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		return nil, h.serveReadHead(w, r, read)
 	}
 	if read.kind == transport.KindWebSocket {
-		if err := h.checkUpgrade(w, r); err != nil {
+		if read.protocol, err = h.checkUpgrade(w, r); err != nil {
 			return nil, err
 		}
 	}
@@ -80,14 +84,19 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 	if err != nil {
 		return nil, err
 	}
-	ended := h.countRead(read)
-	goesOn := false
+	var o *openRead
+	ended, goesOn := func(*accessLogEntry) {}, false
 	defer func() {
-		if !goesOn {
-			sub.End(broker.EndFault) // in case of a panic; only the first call counts
-			ended(entry)
+		if goesOn {
+			return
 		}
+		defer func() { ended(entry) }()
+		if o != nil {
+			o.abort() // after a panic
+		}
+		sub.End(broker.EndFault) // after a panic; only the first call counts
 	}()
+	ended = h.countRead(read)
 	if resume := sub.Resume(); resume != broker.ResumeNone {
 		entry.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
@@ -96,7 +105,9 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		h.servePoll(w, r, sub, read.poll, entry)
 		return nil, nil
 	}
-	o := &openRead{handler: h, delivery: h.newDelivery(w, r, read, sub), read: read, entry: entry, ended: ended}
+	t, duration := h.newTransport(w, r, read, sub)
+	o = &openRead{handler: h, delivery: h.newDelivery(r, read, sub, t, duration), read: read, entry: entry, ended: ended}
+	o.socket, _ = t.(*transport.WebSocket)
 	waits := o.start(w, r)
 	goesOn = true
 	return waits, nil
@@ -129,7 +140,7 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 	app, d := o.handler.app, o.delivery
 	socket.LimitUnsent(conn.Of(r))
 	// A server that shuts down tells the client that the connection ends, but not the handler.
-	if d.Start() == nil && !app.isOver() && o.detach(w, r) {
+	if d.Start() == nil && !app.isOver() && o.handler.reads.Try(w, r, func() bool { return d.Detach(w, r) }) {
 		app.registry.sockets.Add(1)
 		app.registry.metrics.Detached.Inc()
 		app.streams.Add(d)
@@ -154,24 +165,8 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 	return o
 }
 
-// detach makes the read independent of its handler, and reports whether it did.
-func (o *openRead) detach(w http.ResponseWriter, r *http.Request) bool {
-	log := o.handler.reads
-	if log == nil {
-		return false
-	}
-	if o.delivery.Detach(w, r) {
-		log.Bypassed(r)
-		return true
-	}
-	reason, detail := obstacle.Of(w, r)
-	log.Kept(r, cmp.Or(reason, obstacle.Fault), detail)
-	return false
-}
-
 // newDelivery returns the delivery of a subscription's messages.
-func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) *delivery.Delivery {
-	t, duration := h.newTransport(w, r, read.kind, sub)
+func (h *Handler) newDelivery(r *http.Request, read readRequest, sub broker.Subscription, t transport.Transport, duration time.Duration) *delivery.Delivery {
 	o := delivery.Options{
 		Subscription: sub,
 		Transport:    t,
@@ -191,11 +186,9 @@ func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read readR
 
 // deliverDetached does the work of a handler that has returned, until the read is parked or has ended.
 func (o *openRead) deliverDetached() {
+	defer guard.Recover(guard.Read) // as net/http does for handlers
 	parked := false
 	defer func() {
-		if fault := recover(); fault != nil { // as net/http does for handlers
-			o.handler.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
-		}
 		if !parked {
 			o.close()
 		}
@@ -205,14 +198,25 @@ func (o *openRead) deliverDetached() {
 
 // close follows the end of the read.
 func (o *openRead) close() {
+	defer func() { o.ended(o.entry) }()
+	defer o.release()
 	o.entry.messages = o.delivery.Sent()
 	o.entry.ended(o.delivery.Reason())
+	if o.socket != nil {
+		o.noteCloseCode(o.socket.CloseCode())
+	}
 	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
 		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
-			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()))
+			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()), o.entry.closeCodeField())
 	}
-	o.release()
-	o.ended(o.entry)
+}
+
+// abort ends a read whose start has panicked, and closes its connection if it was hijacked.
+func (o *openRead) abort() {
+	if o.release != nil {
+		defer o.release()
+	}
+	o.delivery.Abort()
 }
 
 // serveReadHead answers a HEAD request. It consumes nothing.
@@ -230,16 +234,17 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 }
 
 // newTransport returns the transport that was asked for, and how long it lasts.
-func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription) (transport.Transport, time.Duration) {
-	switch kind {
+func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) (transport.Transport, time.Duration) {
+	switch read.kind {
 	case transport.KindSSE:
-		return transport.NewSSE(w, r, h.bounds(r)), time.Duration(h.app.StreamDuration)
+		return transport.NewSSE(w, r, read.named, h.bounds(r)), time.Duration(h.app.StreamDuration)
 	case transport.KindWebSocket:
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
 			Timeout:     time.Duration(h.app.WriteTimeout),
 			Conn:        conn.Of(r),
 			Bare:        conn.Bare,
 			Compression: h.Compression,
+			Protocol:    read.protocol,
 			Acknowledge: func(id string) {
 				event, _ := broker.ParseEventID(id)
 				sub.Settle(event)
@@ -262,16 +267,12 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	if r.URL.RawQuery != "" {
 		query = r.URL.Query()
 	}
-	lastEventID := r.Header.Values("Last-Event-ID")
-	if len(query["after"]) > 1 || len(query["poll"]) > 1 || len(lastEventID) > 1 {
-		// Nobody knows which one counts, and a wrong cursor would lose messages.
-		return read, httpjson.BadRequest("after, poll and Last-Event-ID may be given once each")
+	if len(query["poll"]) > 1 {
+		return read, errTwice
 	}
-	if query.Has("after") {
-		read.cursor, read.hasCursor = query.Get("after"), true
-	}
-	if len(lastEventID) > 0 {
-		read.cursor, read.hasCursor = lastEventID[0], true
+	var err error
+	if read.cursor, read.hasCursor, err = parseCursor(r.Header, query); err != nil {
+		return read, err
 	}
 	switch {
 	case transport.IsUpgrade(r):
@@ -285,11 +286,32 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 		read.poll = min(wait, time.Duration(h.app.ReadDuration))
 	case transport.PrefersSSE(r.Header.Values("Accept"), h.offers):
 		read.kind = transport.KindSSE
+		if read.named = query.Get("event") == "sid"; !read.named && query.Has("event") {
+			return read, httpjson.BadRequest("event takes only sid, which names each event after its stream id")
+		}
 	}
 	if !h.offers[read.kind] {
 		return read, h.notOffered(read.kind)
 	}
 	return read, nil
+}
+
+// errTwice refuses a request that says something twice: nobody knows which one counts, and a wrong cursor would lose
+// messages.
+var errTwice = httpjson.BadRequest("Last-Event-ID, after, lastEventId and poll may be given once each")
+
+// parseCursor returns the cursor that a request shows, if any (protocol.md 2.2).
+func parseCursor(header http.Header, query url.Values) (cursor string, ok bool, err error) {
+	// The first of these that is there counts. lastEventId is what polyfills of EventSource add to the address.
+	for _, values := range [][]string{header.Values("Last-Event-ID"), query["after"], query["lastEventId"]} {
+		switch {
+		case len(values) > 1:
+			return "", false, errTwice
+		case len(values) == 1 && !ok:
+			cursor, ok = values[0], true
+		}
+	}
+	return cursor, ok, nil
 }
 
 // notOffered returns the reply to a request for a transport that this site does not offer.
@@ -315,16 +337,26 @@ func (h *Handler) notOffered(kind transport.Kind) error {
 	return e
 }
 
-// checkUpgrade checks a request for a WebSocket, before anything else happens.
-func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
+// checkUpgrade checks a request for a WebSocket, before anything else happens. It returns the subprotocol, if there is
+// one.
+func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) (protocol string, err error) {
 	if status, problem := transport.CheckUpgrade(r); problem != "" {
 		w.Header().Set("Sec-WebSocket-Version", "13")
-		return &httpjson.Error{Status: status, Code: "BAD_REQUEST", Message: problem, Upgrade: status == http.StatusUpgradeRequired}
+		return "", &httpjson.Error{Status: status, Code: "BAD_REQUEST", Message: problem, Upgrade: status == http.StatusUpgradeRequired}
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && !sameOrigin(origin, r.Host) && !h.origins.allow(origin) {
-		return &httpjson.Error{Status: http.StatusForbidden, Code: "FORBIDDEN", Message: "pages of this origin may not connect here"}
+		return "", &httpjson.Error{Status: http.StatusForbidden, Code: "FORBIDDEN", Message: "pages of this origin may not connect here"}
 	}
-	return nil
+	protocol, ok := transport.SelectProtocol(r, h.Protocols)
+	switch {
+	case ok:
+		return protocol, nil
+	case len(h.Protocols) == 0:
+		return "", httpjson.BadRequest("this site has no WebSocket subprotocol: offer none, or name yours in its setting websocket_protocols")
+	}
+	// Those that were offered may hold a secret.
+	return "", httpjson.BadRequest("this site has none of the WebSocket subprotocols offered: offer " + strings.Join(h.Protocols, " or ") +
+		", or name yours in its setting websocket_protocols")
 }
 
 // maxPoll is how many bytes of lines the reply to a poll has before its last line.

@@ -101,7 +101,7 @@ func (s *subscription) wake() {
 }
 
 // callNotify calls the function that Notify was given, if there is one. The lock is held, so the function gets a
-// goroutine of its own.
+// goroutine of its own. It does not panic: see [broker.Notifier].
 func (s *subscription) callNotify() {
 	if s.notify != nil {
 		go s.notify()

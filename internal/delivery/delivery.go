@@ -114,8 +114,7 @@ func (d *Delivery) Deliver() (parked bool) {
 		if parked {
 			return // another goroutine may have d already
 		}
-		d.sub.End(how)
-		d.transport.End(d.reason)
+		d.end(how)
 	}()
 	reason, parked := d.run()
 	if parked {
@@ -123,6 +122,18 @@ func (d *Delivery) Deliver() (parked bool) {
 	}
 	d.reason, how = reason, d.endOf(reason)
 	return false
+}
+
+// Abort ends a read that is neither delivered nor parked, as broken, because something has panicked.
+func (d *Delivery) Abort() {
+	d.reason = transport.Broken
+	d.end(broker.EndFault)
+}
+
+// end ends the subscription, and the transport even if that panics.
+func (d *Delivery) end(how broker.End) {
+	defer d.transport.End(d.reason)
+	d.sub.End(how)
 }
 
 // Sent returns how many messages the client was sent. Call it after Deliver has returned false.

@@ -126,6 +126,12 @@ func (s *Site) hijack(w http.ResponseWriter, r *http.Request, client *conn.Clien
 		s.log.Kept(r, obstacle.Fault, err.Error())
 		return false
 	}
+	hijacked := false
+	defer func() {
+		if !hijacked { // a panic: net/http does not close a hijacked connection
+			_ = client.Close()
+		}
+	}()
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // cannot fail: the bytes are in the buffer
 	c := &producerConn{
 		site: s, origin: client.Conn, socket: bare, server: server, hijackedAfter: hijackAfter,
@@ -136,6 +142,7 @@ func (s *Site) hijack(w http.ResponseWriter, r *http.Request, client *conn.Clien
 	}
 	c.writer = socket.NewWriter(bare)
 	c.out = c.reply.append(c.out, c.last, false)
+	hijacked = true
 	s.log.Bypassed(r)
 	go c.serve()
 	return true
@@ -146,5 +153,5 @@ func mayRepeat(r *http.Request) bool {
 	path, ok := strings.CutPrefix(r.RequestURI, prefix)
 	return ok && pattern.IsPath(path) && r.ProtoAtLeast(1, 1) && !r.Close &&
 		0 <= r.ContentLength && r.ContentLength <= pattern.MaxBody &&
-		r.Header.Get("Expect") == "" && r.Header.Get("Upgrade") == ""
+		r.Header.Get("Expect") == "" && r.Header.Get("Content-Encoding") == "" && r.Header.Get("Upgrade") == ""
 }

@@ -11,10 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/direct/pattern"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
@@ -61,13 +60,10 @@ type producerConn struct {
 func (c *producerConn) serve() {
 	conns, count := c.site.Conns, c.site.Count
 	count.Inc()
+	defer guard.Recover(guard.DirectWrite, func() { _ = c.socket.Close() }) // as net/http does for handlers
 	defer func() {
 		count.Dec()
 		conns.remove(c)
-		if fault := recover(); fault != nil { // as net/http does for handlers
-			c.site.Logger.Error("a write failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
-			_ = c.socket.Close()
-		}
 	}()
 	if conns.add(c); c.site.Over() {
 		c.interrupt()

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // Socket returns the socket of a connection. It returns nil if the connection is more than a socket, such as TLS.
@@ -45,20 +47,19 @@ func GiveBack(server *http.Server, conn net.Conn, early []byte, note any) {
 		_ = next.Close()
 		return
 	}
-	if c, ok := conn.(*Conn); ok {
-		go c.listener.group.give(next, c.listener.settings)
-		return
-	}
-	go givenBackTo(server).give(next)
+	guard.Go(guard.Connection, func() {
+		if c, ok := conn.(*Conn); ok {
+			c.listener.group.give(next, c.listener.settings)
+		} else {
+			givenBackTo(server).give(next)
+		}
+	}, func() { _ = next.Close() })
 }
 
 // Note returns the note that the connection got from [GiveBack], or nil.
 func Note(conn net.Conn) any {
-	switch c := conn.(type) {
-	case *Prefixed:
-		return c.note
-	case *Conn:
-		return c.note
+	if c, ok := conn.(interface{ Note() any }); ok {
+		return c.Note()
 	}
 	return nil
 }
@@ -74,6 +75,7 @@ type givenBack struct {
 	server  *http.Server
 	conns   chan *Prefixed
 	waiting waiting
+	last    *Prefixed // the last that the server has accepted; for the goroutine that accepts
 
 	closed    chan struct{}
 	closeOnce sync.Once
@@ -92,15 +94,25 @@ func givenBackTo(server *http.Server) *givenBack {
 	if r == nil {
 		r = &givenBack{server: server, conns: make(chan *Prefixed), closed: make(chan struct{})}
 		allGivenBack[server] = r
-		go func() {
-			_ = server.Serve(r) // until the server shuts down; at once if it already has
-			_ = r.Close()
-			allGivenBackMu.Lock()
-			defer allGivenBackMu.Unlock()
-			delete(allGivenBack, server)
-		}()
+		guard.Go(guard.Connection, r.serve, func() {
+			if r.last != nil {
+				_ = r.last.Close()
+			}
+		})
 	}
 	return r
+}
+
+// serve makes the server accept connections until it shuts down, or not at all if it already has. If a hook of the server
+// panics, it ends too, and the next connection makes the server accept again.
+func (r *givenBack) serve() {
+	defer func() {
+		_ = r.Close()
+		allGivenBackMu.Lock()
+		defer allGivenBackMu.Unlock()
+		delete(allGivenBack, r.server)
+	}()
+	_ = r.server.Serve(r)
 }
 
 // give waits for the client's next request, and then passes the connection to the server.
@@ -119,8 +131,8 @@ func (r *givenBack) give(conn *Prefixed) {
 // Accept implements [net.Listener].
 func (r *givenBack) Accept() (net.Conn, error) {
 	select {
-	case conn := <-r.conns:
-		return conn, nil
+	case r.last = <-r.conns:
+		return r.last, nil
 	case <-r.closed:
 		return nil, net.ErrClosed
 	}

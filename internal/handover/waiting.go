@@ -24,6 +24,7 @@ func (w *waiting) await(conn *Prefixed, idle, header time.Duration) bool {
 		_ = conn.Close()
 		return false
 	}
+	defer w.remove(conn) // in case of a panic
 	err := conn.readHead(idle, header)
 	if !w.remove(conn) || err != nil {
 		_ = conn.Close()

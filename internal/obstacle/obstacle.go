@@ -3,6 +3,7 @@
 package obstacle
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"sync"
@@ -59,6 +60,21 @@ type Log struct {
 
 // NewLog returns a Log. what names the requests, such as "writes".
 func NewLog(logger *zap.Logger, what string) *Log { return &Log{logger: logger, what: what} }
+
+// Try calls bypass, which lets a request bypass net/http if nothing is in the way, and returns what bypass returns. It logs
+// that as Bypassed and Kept do. With a nil Log it returns false at once.
+func (l *Log) Try(w http.ResponseWriter, r *http.Request, bypass func() bool) bool {
+	if l == nil {
+		return false
+	}
+	if bypass() {
+		l.Bypassed(r)
+		return true
+	}
+	reason, detail := Of(w, r)
+	l.Kept(r, cmp.Or(reason, Fault), detail)
+	return false
+}
 
 // Bypassed logs, at the first call, that a request has bypassed net/http.
 func (l *Log) Bypassed(r *http.Request) {

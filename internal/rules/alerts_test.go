@@ -39,3 +39,22 @@ func TestTheFirstMismatchFiresTheAlert(t *testing.T) {
 	caddy_megaphone_direct_mismatches_total{instance="c"} 1 1 1 1 1
 `, `	{instance="a"} 1`)
 }
+
+// The counters of all places exist from the start, so the first panic fires the alert.
+func TestFirstPanicFiresTheAlert(t *testing.T) {
+	for _, rule := range alertRules(t).Groups[0].Rules {
+		if rule.Alert != "MegaphonePanics" {
+			continue
+		}
+		promqltest.RunTest(t, fmt.Sprintf(`
+load 1m
+	caddy_megaphone_panics_total{instance="a",place="event"} 0 0 0 1 1
+	caddy_megaphone_panics_total{instance="a",place="broker"} 0 0 0 0 0
+
+eval instant at 4m count by (instance, place) (%s)
+	{instance="a",place="event"} 1
+`, rule.Expr), promqltest.NewTestEngine(t, false, 0, 1000))
+		return
+	}
+	t.Error("there is no rule MegaphonePanics")
+}

@@ -40,6 +40,12 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()
 	if err != nil {
 		return nil, false
 	}
+	taken := false
+	defer func() {
+		if !taken { // a panic: net/http does not close a hijacked connection
+			_ = conn.Close()
+		}
+	}()
 	bare := handover.Socket(conn)
 	c := &connection{Conn: bare, origin: conn, server: server, writer: socket.NewWriter(bare)}
 	c.watch.init(bare, gone)
@@ -49,6 +55,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()
 	} else {
 		c.watch.start()
 	}
+	taken = true
 	return c, true
 }
 
