@@ -45,7 +45,7 @@ func (s *adminServer) reload(settings, site string) {
 	if err := caddy.Load(adapt(s.T, caddyfile), true); err != nil {
 		s.Fatal(err)
 	}
-	s.awaitOneServer()
+	s.awaitServers(1)
 }
 
 // call sends a request to the admin API. It decodes the reply into v, and returns the status.

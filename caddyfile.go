@@ -154,6 +154,8 @@ func (a *App) settings() map[string]setting {
 //		websocket_compression
 //		ndjson_redelivery
 //		websocket_protocols   <subprotocol...>
+//		direct_writes         on|off
+//		detached_reads        on|off
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
@@ -192,9 +194,15 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if len(args) > 0 {
 				err = errHasValue(name, args[0])
 			}
+		case "direct_writes":
+			repeated = h.DirectWrites != nil
+			h.DirectWrites, err = parseSwitch(name, args)
+		case "detached_reads":
+			repeated = h.DetachedReads != nil
+			h.DetachedReads, err = parseSwitch(name, args)
 		default:
 			return d.Errf("unrecognized option %q of megaphone: use one of cors_credentials, cors_headers, "+
-				"cors_origins, ndjson_redelivery, transports, websocket_compression, websocket_protocols; settings of the whole server belong in the global option megaphone", name)
+				"cors_origins, detached_reads, direct_writes, ndjson_redelivery, transports, websocket_compression, websocket_protocols; settings of the whole server belong in the global option megaphone", name)
 		}
 		switch {
 		case repeated:
@@ -210,6 +218,16 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.WrapErr(err)
 	}
 	return nil
+}
+
+// parseSwitch returns the value of an option that is on unless it is turned off.
+func parseSwitch(name string, args []string) (*bool, error) {
+	if len(args) != 1 || args[0] != "on" && args[0] != "off" {
+		return nil, fmt.Errorf("%s takes on or off, but has %q: write %s off to turn it off, or leave it out", name,
+			strings.Join(args, " "), name)
+	}
+	on := args[0] == "on"
+	return &on, nil
 }
 
 // unmarshalMetricsCompat sets up the old names of metrics from the setting metrics_compat. Without a block, they are those

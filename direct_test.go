@@ -35,6 +35,8 @@ func TestWritesAreServedDirectlyOnlyWhereNobodyNotices(t *testing.T) {
 		{name: "with CORS", site: "megaphone {\ncors_origins *\n}", direct: true},
 		{name: "before another handler", site: "megaphone\nfile_server", direct: true},
 		{name: "after a Megaphone handler that serves no writes", site: "route {\nmegaphone read create\nmegaphone write\n}", direct: true},
+		{name: "turned off", site: "megaphone {\ndirect_writes off\n}"},
+		{name: "turned on", site: "megaphone {\ndirect_writes on\ndetached_reads off\n}", direct: true},
 		{name: "with an access log", site: "log {\noutput discard\n}\nmegaphone"},
 		{name: "with metrics", settings: "metrics", site: "megaphone"},
 		{name: "with a trace", settings: "servers {\ntrace\n}", site: "megaphone"},
@@ -180,6 +182,33 @@ func TestCaddyServesRequestsThatAreNotDirectWrites(t *testing.T) {
 			r.wants(append(bodies, numbered(100, 100+2*enough)...)...)
 		})
 	}
+}
+
+// TestADirectConnectionNeverChangesToHTTP2: net/http looks for HTTP/2 at the beginning of a connection, and takes one that
+// goes back to it for a new one. A proxy that shares the connection between its clients would be confused.
+func TestADirectConnectionNeverChangesToHTTP2(t *testing.T) {
+	for name, settings := range map[string]string{"without the listener wrapper": "", "with the listener wrapper": "servers {\nlistener_wrappers {\nmegaphone\n}\n}"} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, settings, "megaphone")
+			client := s.direct(s.create())
+			client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+			client.wants(http.StatusBadRequest)
+			client.wantsEnd()
+		})
+	}
+}
+
+// TestManyEmptyLinesAreRefused: net/http skips only 4 bytes of empty lines before a request.
+func TestManyEmptyLinesAreRefused(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	client := s.direct(c)
+	client.send("\r\n\r\n")
+	client.writeAll(c, "1", "2")
+	client.send("\n\n\n")
+	client.send("\n\n" + writeRequest(c.ProducerAddress, "3"))
+	client.wants(http.StatusBadRequest)
+	client.wantsEnd()
 }
 
 func TestAFullChannelHoldsADirectWrite(t *testing.T) {

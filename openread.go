@@ -30,7 +30,7 @@ func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
 	app, d := o.handler.app, o.delivery
 	socket.LimitUnsent(conn.Of(r))
 	// A server that shuts down tells the client that the connection ends, but not the handler.
-	if d.Start() == nil && !app.isOver() && d.Detach(w, r) {
+	if d.Start() == nil && !app.isOver() && o.handler.reads.Try(w, r, func() bool { return d.Detach(w, r) }) {
 		app.registry.sockets.Add(1)
 		app.registry.metrics.Detached.Inc()
 		app.streams.Add(d)

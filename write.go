@@ -7,7 +7,6 @@ import (
 	"net/http"
 
 	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/direct"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
@@ -34,7 +33,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 		return err
 	}
 	entry.messages = 1
-	if !direct.Hijack(w, r, &h.direct) {
+	if h.direct == nil || !h.direct.Hijack(w, r, producer, m) {
 		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
 	return nil

@@ -25,9 +25,10 @@ type Client struct {
 	Writes int
 	// Header is the header of the last write. It is shared with the request: do not change it.
 	Header http.Header
-	// HijackAfter is how many such writes there must be before the connection is hijacked; 0 means the default of package
-	// direct. It begins as the note of handover.GiveBack.
-	HijackAfter int
+	// Changes is how many writes had other headers than the one before.
+	Changes int
+	// Note is what package direct has noted of the connection when it gave the connection back: see handover.GiveBack.
+	Note any
 	// NeverHijack says that the connection can never be hijacked.
 	NeverHijack bool
 }
@@ -42,8 +43,8 @@ func With(ctx context.Context, conn net.Conn) context.Context {
 		return ctx
 	}
 	client := &Client{Conn: Bare(conn)}
-	if givenBack, ok := client.Conn.(interface{ Note() int }); ok {
-		client.HijackAfter = givenBack.Note()
+	if givenBack, ok := client.Conn.(interface{ Note() any }); ok {
+		client.Note = givenBack.Note()
 	}
 	return context.WithValue(ctx, connKey{}, client)
 }

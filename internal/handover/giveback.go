@@ -1,7 +1,6 @@
 package handover
 
 import (
-	"bytes"
 	"cmp"
 	"net"
 	"net/http"
@@ -24,12 +23,24 @@ func Socket(conn net.Conn) net.Conn {
 	return nil
 }
 
+// IsSocket reports whether [Socket] returns a socket for a connection, now or once the server has read what was read before.
+func IsSocket(conn net.Conn) bool {
+	switch c := conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	case *Prefixed:
+		return IsSocket(c.Conn)
+	case *Conn:
+		return IsSocket(c.Prefixed)
+	}
+	return false
+}
+
 // GiveBack gives a hijacked connection back to its server, or to the server that has replaced it, for the client's next
-// requests. early is what was already read of the next request, if anything. [Socket] must return a socket for the
+// requests. early is what was already read of the next request, if anything, without the empty lines that net/http skips
+// only after a body that it has read itself. [Socket] must return a socket for the
 // connection. If the connection is hijacked again, [Note] returns the note.
-func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
-	// The client may have sent an empty line after a body: net/http skips one only after a body that it has read itself.
-	early = bytes.TrimLeft(early, "\r\n")
+func GiveBack(server *http.Server, conn net.Conn, early []byte, note any) {
 	next := prefixed(Socket(conn), early)
 	next.note = note
 	if err := next.SetDeadline(time.Time{}); err != nil {
@@ -45,12 +56,12 @@ func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
 	}, func() { _ = next.Close() })
 }
 
-// Note returns the note that the connection got from [GiveBack], or 0.
-func Note(conn net.Conn) int {
-	if c, ok := conn.(interface{ Note() int }); ok {
+// Note returns the note that the connection got from [GiveBack], or nil.
+func Note(conn net.Conn) any {
+	if c, ok := conn.(interface{ Note() any }); ok {
 		return c.Note()
 	}
-	return 0
+	return nil
 }
 
 // Outlives reports whether a connection stays open when another server replaces its own.

@@ -14,7 +14,7 @@ import (
 type Prefixed struct {
 	net.Conn
 
-	note    int
+	note    any
 	early   []byte
 	used    atomic.Bool // early was read to the end
 	stalled bool        // the rest of the header did not come in time
@@ -124,8 +124,8 @@ func (c *Prefixed) CloseWrite() error {
 	return nil
 }
 
-// Note returns the note that the connection got from [GiveBack], or 0.
-func (c *Prefixed) Note() int { return c.note }
+// Note returns the note that the connection got from [GiveBack], or nil.
+func (c *Prefixed) Note() any { return c.note }
 
 // NetConn returns the accepted connection.
 func (c *Prefixed) NetConn() net.Conn { return c.Conn }

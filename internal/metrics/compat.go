@@ -30,7 +30,8 @@ type oldMetric struct {
 // by collecting, since a counter with labels is not collected before it has a value.
 var metricTypes = fullNames(map[dto.MetricType][]string{
 	dto.MetricType_COUNTER: {
-		"channels_created_total", "channels_deleted_total", "limit_refusals_total", "messages_accepted_total",
+		"channels_created_total", "channels_deleted_total", "direct_mismatches_total", "direct_samples_total",
+		"limit_refusals_total", "messages_accepted_total",
 		"messages_redelivered_total", "messages_refused_total", "messages_repeated_total", "messages_sent_total",
 		"messages_settled_total", "messages_undelivered_total", "messages_unroutable_total", "panics_total",
 		"requests_refused_total", "webhook_delivered_total",

@@ -23,6 +23,9 @@ type Metrics struct {
 	// Detached is the number of reads that do without their handler, and Direct the number of producers' connections that
 	// are served directly. Whoever begins or ends one changes the gauge. Do not replace the gauges.
 	Detached, Direct prometheus.Gauge
+	// DirectSamples counts the writes that could have been served directly and went through net/http for comparison, and
+	// DirectMismatches those of them that came out otherwise. Do not replace the counters.
+	DirectSamples, DirectMismatches prometheus.Counter
 
 	readers       [transport.KindCount]prometheus.Gauge
 	readDuration  [transport.KindCount]prometheus.Observer
@@ -62,6 +65,14 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 			Name: Name("direct_connections"),
 			Help: "Connections of producers whose writes are served directly.",
 		}),
+		DirectSamples: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: Name("direct_samples_total"),
+			Help: "Writes that could have been served directly, and went through net/http for comparison.",
+		}),
+		DirectMismatches: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: Name("direct_mismatches_total"),
+			Help: "Such writes that net/http and the handlers have made something else of.",
+		}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: Name("requests_refused_total"),
 			Help: "Requests that were answered with an error.",
@@ -81,7 +92,7 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 		m.limitRefusals[name] = limitRefusals.WithLabelValues(name)
 	}
 	m.collectors = []prometheus.Collector{
-		readers, readDuration, limitRefusals, m.refusals, panics, m.Detached, m.Direct,
+		readers, readDuration, limitRefusals, m.refusals, panics, m.Detached, m.Direct, m.DirectSamples, m.DirectMismatches,
 	}
 	m.collectors = append(m.collectors, others...)
 	if b, ok := b.(broker.Statser); ok {

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"net"
 	"net/http"
 	"time"
@@ -75,7 +76,8 @@ func (c *connection) end(why Reason, timeout time.Duration) {
 	if why != Broken {
 		c.out.append(lastChunk)
 		if c.flush(timeout) == nil && c.server != nil && !gone {
-			handover.GiveBack(c.server, c.origin, append(c.early, early...), handover.Note(c.origin))
+			early = bytes.TrimLeft(append(c.early, early...), "\r\n")
+			handover.GiveBack(c.server, c.origin, early, handover.Note(c.origin))
 			return
 		}
 	}
