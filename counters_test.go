@@ -128,7 +128,7 @@ func TestCountersAddUp(t *testing.T) {
 	for range 2 {
 		w.run(w.pollWithCursor)
 	}
-	for range 5 {
+	for range 3 {
 		time.Sleep(300 * time.Millisecond)
 		w.reload(settings, "megaphone")
 	}

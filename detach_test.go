@@ -60,13 +60,15 @@ func TestReadsAreDetachedOnlyWhereNobodyNotices(t *testing.T) {
 		waits                bool // whether the handler waits for the read
 	}{
 		{name: "alone", site: "megaphone"},
+		{name: "turned off", site: "megaphone {\ndetached_reads off\n}", waits: true},
+		{name: "turned on", site: "megaphone {\ndetached_reads on\ndirect_writes off\n}"},
 		{name: "with an access log", site: "log {\noutput discard\n}\nmegaphone", waits: true},
 		{name: "with metrics", settings: "metrics", site: "megaphone", waits: true},
 		{name: "with a limit on responses", settings: "servers {\ntimeouts {\nwrite 1m\n}\n}", site: "megaphone", waits: true},
 		{name: "with a limit on responses only", settings: "servers {\ntimeouts {\nwrite 1m\nwrite_idle -1s\n}\n}", site: "megaphone", waits: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := serve(t, "megaphone {\nread_duration 1s\n}\n"+test.settings, test.site)
+			s := serve(t, test.settings, test.site)
 			waitsAsWanted := func() bool { return handlerWaits(t) == test.waits }
 			for _, accept := range []string{"*/*", "text/event-stream"} {
 				response := s.open(http.MethodGet, s.create().readPath(), http.Header{"Accept": {accept}}, nil)
@@ -84,7 +86,9 @@ func TestReadsAreDetachedOnlyWhereNobodyNotices(t *testing.T) {
 			large := `"` + strings.Repeat("x", 200_000) + `"`
 			s.write(c, large)
 			s.write(c, "2")
-			r.ends(large, "2")
+			r.wants(large, "2")
+			s.readAfter(c, "").close() // takes over
+			r.ends()
 		})
 	}
 }

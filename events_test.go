@@ -61,7 +61,7 @@ func TestEvents(t *testing.T) {
 		on megaphone.reader_disconnected record
 	}
 	megaphone {
-		ttl 2s
+		ttl 1s
 		read_duration 1s
 	}`
 	s := serve(t, settings, "megaphone")
@@ -169,7 +169,7 @@ func TestEveryDeletionIsAnEvent(t *testing.T) {
 	const site = "megaphone create manage"
 	s := serve(t, oldHandler, site)
 	var channels []channel
-	for start := time.Now(); time.Since(start) < 3500*time.Millisecond; {
+	for start := time.Now(); time.Since(start) < 1500*time.Millisecond; {
 		channels = append(channels, s.createAndDelete(1)...)
 		s.failToLoad("broken start\n"+oldHandler, site)
 		channels = append(channels, s.createAndDelete(1)...)

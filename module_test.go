@@ -34,8 +34,8 @@ func TestReload(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			settings, readDuration := settings, time.Second
 			if strings.Contains(name, "started") { // such a reload takes longer
-				readDuration = 5 * time.Second
-				settings = strings.Replace(settings, "1s", "5s", 1)
+				readDuration = 3 * time.Second
+				settings = strings.Replace(settings, "1s", "3s", 1)
 			}
 			s := serve(t, settings, "megaphone")
 			open, full := s.create(), s.create()
@@ -127,10 +127,10 @@ func TestStoppingEndsReadsCleanly(t *testing.T) {
 }
 
 func TestAReplacedConfigurationEndsItsStreams(t *testing.T) {
-	s := serve(t, "megaphone {\nstream_duration 5s\n}", "megaphone")
+	s := serve(t, "megaphone {\nstream_duration 2s\n}", "megaphone")
 	events := s.openSSE(s.create())
-	var sockets [4]channel
-	var conns [4]*websocket.Conn
+	var sockets [10]channel
+	var conns [len(sockets)]*websocket.Conn
 	for i := range sockets {
 		sockets[i] = s.create()
 		conns[i] = s.dial(sockets[i], "?after=")

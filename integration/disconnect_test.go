@@ -24,14 +24,21 @@ type tcpRead struct {
 // openTCPRead opens a read. It tries again while the channel has another reader.
 func openTCPRead(t *testing.T, address string, from channel) *tcpRead {
 	t.Helper()
+	return openReadOver(t, address, from, false, 4096)
+}
+
+// openReadOver is openTCPRead, over Multipath TCP if wanted, and with another buffer on the client's machine.
+func openReadOver(t *testing.T, address string, from channel, multipath bool, buffer int) *tcpRead {
+	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 			var err error
-			if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) }); e != nil {
+			if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) }); e != nil {
 				return e
 			}
 			return err
 		}}
+		dialer.SetMultipathTCP(multipath)
 		conn, err := dialer.DialContext(t.Context(), "tcp", address)
 		if err != nil {
 			t.Fatal(err)
@@ -73,6 +80,7 @@ func (r *tcpRead) reset(t *testing.T) {
 
 // TestResetInTheMiddleOfABacklog resets a reader in the middle of a backlog, again and again. The reader loses nothing.
 func TestResetInTheMiddleOfABacklog(t *testing.T) {
+	t.Parallel()
 	const messages = 1500
 	// A reset loses the messages that have reached the client's machine but not the client. The window of 100 messages
 	// makes up for that, so the client never has more than 100 unread messages.
@@ -120,6 +128,7 @@ func TestResetInTheMiddleOfABacklog(t *testing.T) {
 // TestAStalledReaderDelaysNobody has a reader that stops reading but keeps its connection. It delays nobody else. The
 // server cuts it off after write_timeout. The next reader gets the messages that have not reached the stalled machine.
 func TestAStalledReaderDelaysNobody(t *testing.T) {
+	t.Parallel()
 	const writeTimeout = time.Second
 	_, c, address := startTCP(t, "megaphone {\nwrite_timeout 1s\nhold 100ms\n}", "megaphone")
 	stalled, other := c.create(), c.create()

@@ -97,6 +97,7 @@ func TestCaddyfilesInDocsAreUnderstood(t *testing.T) {
 }
 
 func TestCommandsInDocsAreUnderstood(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	checked := 0
 	for path, text := range pages(t) {

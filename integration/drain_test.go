@@ -28,6 +28,7 @@ type drainClient struct {
 }
 
 func TestDrainUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "megaphone {\nread_duration 2s\n}")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -85,6 +86,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 }
 
 func TestDrainTimesOutWhereNobodyReads(t *testing.T) {
+	t.Parallel()
 	s := newCommandServer(t, "")
 	a := s.create()
 	s.run(0, "", "send", a.ProducerAddress, "s", "1")
@@ -215,6 +217,7 @@ func (c *drainClient) consumeSocket(ctx context.Context, s *commandServer) {
 }
 
 func TestHealthFailsBeforeTheServerStopsServing(t *testing.T) {
+	t.Parallel()
 	s := &commandServer{testserver.New(t), t, fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))}
 	s.Start("shutdown_delay 3s", s.site("megaphone create health"))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -113,6 +113,7 @@ var groups = map[string]group{
 	"shared drain": sharedDrainTests,
 	"statistics":   statsTests,
 	"subscribe":    subscribeTests,
+	"unconfirmed":  unconfirmedTests,
 	"window":       windowTests,
 }
 

@@ -115,6 +115,7 @@ type report struct {
 	ends           bool
 	id             broker.EventID
 	settles        uint64 // messages
+	unconfirmed    int
 }
 
 // takeReport takes what is to be reported. The lock is held.
@@ -122,7 +123,7 @@ func (s *subscription) takeReport(ends bool) report {
 	r := &s.report
 	p := report{
 		fence: s.fence, taken: s.takenTo(), settled: s.head, have: s.head + uint64(s.known), //nolint:gosec // not negative
-		bytes: r.bytes, flags: r.flags, ends: ends, id: s.settledID, settles: s.head - r.settled,
+		bytes: r.bytes, flags: r.flags, ends: ends, id: s.settledID, settles: s.head - r.settled, unconfirmed: s.unconfirmed,
 	}
 	if room := aheadOf(&s.limits) - (s.known - s.next); r.more && room > 0 && !ends {
 		p.count = room
@@ -133,7 +134,7 @@ func (s *subscription) takeReport(ends bool) report {
 
 func (p *report) args(node, prefix string, elsewhere int64) []string {
 	numbers := packer{}.put(6, int64(p.taken)).put(6, int64(p.settled)).put(6, int64(p.have)).put(3, int64(p.count)). //nolint:gosec // positions have 6 bytes
-																put(5, maxFetch).put(5, p.bytes).put(1, int64(p.flags)).put(1, one(p.ends)).put(7, elsewhere)
+																put(5, maxFetch).put(5, p.bytes).put(1, int64(p.flags)).put(1, one(p.ends)).put(7, elsewhere).put(3, int64(p.unconfirmed))
 	return []string{
 		prefix, node, strconv.FormatUint(uint64(p.fence), 10), rueidis.BinaryString(numbers), rueidis.BinaryString(p.id[:]),
 	}

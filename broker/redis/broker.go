@@ -279,11 +279,16 @@ func (b *Broker) decode(address string, consumer bool) (channelID, error) {
 	return decode(b.codec.producer, agent, secret), nil
 }
 
-func (b *Broker) producerID(ctx context.Context, address string) (channelID, error) {
+// producerID returns the id of the channel that a producer address names, for so many messages.
+func (b *Broker) producerID(ctx context.Context, address string, messages int) (channelID, error) {
 	if err := b.ready(ctx); err != nil {
 		return channelID{}, err
 	}
-	return b.decode(address, false)
+	x, err := b.decode(address, false)
+	if err == broker.ErrNotFound { //nolint:errorlint // decode returns it as it is
+		b.stats.unroutable.Add(uint64(messages)) //nolint:gosec // not negative
+	}
+	return x, err
 }
 
 func (b *Broker) consumerID(ctx context.Context, address string) (channelID, error) {

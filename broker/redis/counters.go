@@ -10,10 +10,10 @@ import (
 
 // stats is what this node has counted since it started. What the channels hold now is counted in Redis, for all nodes.
 type stats struct {
-	accepted, duplicates, sent, redelivered, settled atomic.Uint64
-	refusedFull, refusedMemory                       atomic.Uint64
-	created                                          atomic.Uint64
-	undelivered, deleted                             [broker.EndReasonCount]atomic.Uint64
+	accepted, duplicates, sent, redelivered, settled  atomic.Uint64
+	refusedFull, refusedMemory, unroutable, withdrawn atomic.Uint64
+	created                                           atomic.Uint64
+	undelivered, deleted                              [broker.EndReasonCount]atomic.Uint64
 
 	wait, delay, life histogram
 
@@ -76,7 +76,6 @@ type totals struct {
 // exact to a second or so there. A single server counts exactly.
 type ledger struct {
 	mu      sync.Mutex // one refresh at a time
-	at      time.Time  // of the last refresh
 	scopes  int
 	current atomic.Pointer[allTotals]
 }
@@ -107,7 +106,9 @@ func (l *ledger) elsewhere(scope int) totals {
 
 // Stats implements [broker.Statser]. Counters are those of this process. What the channels hold is that of all nodes.
 func (b *Broker) Stats() broker.Stats {
-	b.refreshSoon(maxStatsAge)
+	if b.isStarted() && !b.isClosed() {
+		_ = b.refresh(b.background)
+	}
 	s, t := &b.stats, &b.ledger.current.Load().sum
 	messages := uint64(max(0, t.messages))
 	inFlight := min(uint64(max(0, t.inFlight)), messages)
@@ -118,6 +119,7 @@ func (b *Broker) Stats() broker.Stats {
 		Accepted: s.accepted.Load(), Duplicates: s.duplicates.Load(),
 		Sent: s.sent.Load(), Redelivered: s.redelivered.Load(), Settled: s.settled.Load(),
 		RefusedFull: s.refusedFull.Load(), RefusedMemory: s.refusedMemory.Load(), Created: s.created.Load(),
+		Unroutable: s.unroutable.Load(), Withdrawn: s.withdrawn.Load(),
 		PublishWait: s.wait.read(waitBounds), DeliveryDelay: s.delay.read(delayBounds), ChannelLife: s.life.read(lifeBounds),
 	}
 	for _, reason := range broker.EndReasons {
@@ -134,6 +136,3 @@ func (b *Broker) Stats() broker.Stats {
 
 // RoundTrips returns how many calls this node has made.
 func (b *Broker) RoundTrips() uint64 { return b.stats.roundTrips.Load() }
-
-// maxStatsAge is how old statistics may be.
-const maxStatsAge = 20 * time.Millisecond

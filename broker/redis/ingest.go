@@ -65,7 +65,7 @@ type group struct {
 // Write implements [broker.Ingestion].
 func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *broker.Message) error {
 	address := string(producer)
-	x, err := in.broker.producerID(ctx, address)
+	x, err := in.broker.producerID(ctx, address, 1)
 	if err != nil {
 		in.Fail(number, address, err)
 		return nil

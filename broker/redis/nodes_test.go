@@ -96,6 +96,8 @@ func (n *nodes) Stats() broker.Stats {
 		sum.RefusedFull += s.RefusedFull
 		sum.RefusedMemory += s.RefusedMemory
 		sum.Settled += s.Settled
+		sum.Unroutable += s.Unroutable
+		sum.Withdrawn += s.Withdrawn
 		sum.Created += s.Created
 		for _, reason := range broker.EndReasons {
 			sum.Undelivered[reason] += s.Undelivered[reason]

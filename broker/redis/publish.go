@@ -291,7 +291,7 @@ func (b *Broker) PublishNow(string, *broker.Message, broker.Limits) bool { retur
 
 // Publish implements [broker.Broker].
 func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message, l broker.Limits) error {
-	x, err := b.producerID(ctx, producer)
+	x, err := b.producerID(ctx, producer, 1)
 	if err != nil {
 		return err
 	}
@@ -314,7 +314,7 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 	outcomes := make([]broker.Outcome, len(producers))
 	ids := make([]channelID, len(producers))
 	for i, producer := range producers {
-		ids[i], outcomes[i].Err = b.producerID(ctx, producer)
+		ids[i], outcomes[i].Err = b.producerID(ctx, producer, len(ms))
 	}
 	hold := l.Hold
 	for part := range slices.Chunk(encoded, maxItem) {

@@ -3,24 +3,12 @@ package redis
 import (
 	"context"
 	"strconv"
-	"time"
 
 	"github.com/redis/rueidis"
 )
 
 // maxRetries is in how many channels at once a refresh admits producers that wait for memory.
 const maxRetries = 256
-
-// refreshSoon refreshes the totals unless that was done not long ago. It returns after the timeout of calls at the latest.
-func (b *Broker) refreshSoon(age time.Duration) {
-	l := b.ledger
-	l.mu.Lock()
-	fresh := time.Since(l.at) < age
-	l.mu.Unlock()
-	if !fresh && b.isStarted() && !b.isClosed() {
-		_ = b.refresh(b.background)
-	}
-}
 
 // refresh learns the totals. It admits producers that wait for memory, if some is free.
 func (b *Broker) refresh(ctx context.Context) error {
@@ -52,7 +40,6 @@ func (b *Broker) refresh(ctx context.Context) error {
 		}
 	}
 	l.current.Store(all)
-	l.at = time.Now()
 	if len(waiting) > 0 {
 		b.retry(ctx, waiting)
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // stateSize is the size of the packed part of a channel's state: see lua/state.lua.
-const stateSize = 70
+const stateSize = 71
 
 // Flags of a channel.
 const (
@@ -36,8 +36,8 @@ func parseState(s string) (c channelState, ok bool) {
 		return c, false
 	}
 	c = channelState{
-		head: number(s[0:6]), length: number(s[6:9]), inFlight: number(s[9:12]), flags: s[38],
-		created: number(s[55:60]), read: number(s[60:65]), ttl: number(s[65:70]), agent: s[stateSize:],
+		head: number(s[0:6]), length: number(s[6:9]), inFlight: number(s[9:12]), flags: s[36],
+		created: number(s[53:58]), read: number(s[58:63]), ttl: number(s[63:68]), agent: s[stateSize:],
 	}
 	if c.flags&flagClient != 0 {
 		if len(c.agent) < 8 {

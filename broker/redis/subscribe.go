@@ -72,7 +72,7 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 		return nil, err
 	}
 	s := &subscription{
-		broker: b, x: x, limits: o.Limits, ready: make(chan struct{}, 1), done: make(chan struct{}), starting: true,
+		broker: b, x: x, limits: o.Limits, again: o.Redeliver, ready: make(chan struct{}, 1), done: make(chan struct{}), starting: true,
 	}
 	s.report.busy = true
 	b.subs.add(s)
@@ -123,7 +123,7 @@ func (b *Broker) subscribe(s *subscription, mode int, cursor string, follow bool
 	keys, prefix := b.keys.channelKeys(s.x)
 	elsewhere := b.ledger.elsewhere(b.keys.scopeOf(s.x.partition()))
 	numbers := packer{}.put(1, int64(mode)).put(3, int64(aheadOf(l))).put(5, ms(l.TTL)).put(5, int64(l.MaxReaders)).
-		put(5, elsewhere.readers).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(follow)).put(7, elsewhere.bytes)
+		put(5, elsewhere.readers).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(follow)).put(7, elsewhere.bytes).put(1, one(s.again))
 	reply := b.run(b.background, subscribeScript, keys,
 		prefix, b.node, strconv.FormatUint(uint64(s.fence), 10), rueidis.BinaryString(numbers), cursor)
 	if code, err := reply.AsInt64(); err == nil {
@@ -156,7 +156,7 @@ func (b *Broker) subscribe(s *subscription, mode int, cursor string, follow bool
 }
 
 // subscribeValues is how many values come before the messages.
-const subscribeValues = 9
+const subscribeValues = 10
 
 // begin takes what Redis has of the channel. The lock is held.
 func (s *subscription) begin(values []rueidis.RedisMessage) {
@@ -172,6 +172,7 @@ func (s *subscription) begin(values []rueidis.RedisMessage) {
 		s.held = append(s.held, e)
 	}
 	s.inFlight = len(s.held)
+	s.unconfirmed = int(integer(values, 9))
 	s.report.taken, s.report.settled = s.takenTo(), s.head
 	s.addFetched(s.head, values[subscribeValues:])
 	s.report.more = integer(values, 1) > int64(s.known)

@@ -33,6 +33,8 @@ type subscription struct {
 	drains   bool // this node is being drained, and it is the reader's turn to end
 
 	acks, follows bool
+	again         bool           // see broker.SubscribeOptions.Redeliver
+	unconfirmed   int            // how many of held, from the first, a read has brought that ended as EndUnconfirmed
 	settledID     broker.EventID // of the last message that was let go
 
 	// The messages. Positions are those of Redis.
@@ -128,7 +130,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 	for size := 0; s.next < s.known && size < maxBytes; {
 		if s.next == s.inFlight {
 			if s.inFlight >= s.limits.InFlight {
-				if s.acks || s.arrived == 0 {
+				if s.acks || s.again && !s.follows || s.arrived == 0 {
 					full = true
 					break
 				}
@@ -181,7 +183,7 @@ func (s *subscription) settle(n int) {
 	s.head += uint64(n) //nolint:gosec // not negative
 	s.held = s.held[n:]
 	s.known, s.inFlight = max(0, s.known-n), s.inFlight-n
-	s.next, s.arrived = max(0, s.next-n), max(0, s.arrived-n)
+	s.next, s.arrived, s.unconfirmed = max(0, s.next-n), max(0, s.arrived-n), max(0, s.unconfirmed-n)
 }
 
 func (s *subscription) Received(n int) {
@@ -255,8 +257,13 @@ func (s *subscription) End(how broker.End) {
 		return
 	}
 	s.ended = true
-	if how == broker.EndClean && !s.follows {
+	switch {
+	case s.follows:
+	case how == broker.EndClean:
 		s.settle(s.arrived)
+	case how == broker.EndUnconfirmed:
+		s.settle(min(s.arrived, s.unconfirmed))
+		s.unconfirmed = max(s.unconfirmed, s.arrived)
 	}
 	s.over = true
 	s.report.stop()

@@ -113,7 +113,7 @@ func TestStatesOfOthersAreNotRead(t *testing.T) {
 		t.Error("a short state is read")
 	}
 	s := []byte(strings.Repeat("\x00", stateSize))
-	s[38] = flagClient
+	s[36] = flagClient
 	if _, ok := parseState(string(s)); ok {
 		t.Error("a state without its client is read")
 	}

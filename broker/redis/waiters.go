@@ -134,6 +134,7 @@ func (b *Broker) refusal(it *item) error {
 		b.stats.refusedMemory.Add(left)
 		return broker.ErrMemoryLimit
 	case itemNotFound:
+		b.stats.unroutable.Add(left)
 		return broker.ErrNotFound
 	case itemTaken, itemHeld:
 	}
@@ -188,7 +189,7 @@ func (b *Broker) noted(it *item, n note) broker.Outcome {
 	outcome := broker.Outcome{Accepted: it.accepted + n.accepted}
 	switch {
 	case n.status == noteNotFound:
-		outcome.Err = b.gone()
+		outcome.Err = b.lost(it, outcome.Accepted)
 	case n.status == noteTooLate:
 		outcome.Err = broker.ErrTimeout
 		b.stats.refusedFull.Add(uint64(len(it.ms) - outcome.Accepted)) //nolint:gosec // not negative
@@ -196,6 +197,12 @@ func (b *Broker) noted(it *item, n note) broker.Outcome {
 		outcome.Err = b.barriers[b.keys.scopeOf(it.x.partition())].pass()
 	}
 	return outcome
+}
+
+// lost returns the error for the rest of an item whose channel was deleted, and counts it.
+func (b *Broker) lost(it *item, accepted int) error {
+	b.stats.unroutable.Add(uint64(len(it.ms) - accepted)) //nolint:gosec // not negative
+	return b.gone()
 }
 
 // gone is the error for a channel that is not there.
@@ -226,6 +233,8 @@ func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 			b.stats.refusedMemory.Add(left)
 		} else if reason == broker.ErrTimeout || reason == broker.ErrSkipped { //nolint:errorlint // it is that value
 			b.stats.refusedFull.Add(left)
+		} else if reason != broker.ErrMemoryLimit { //nolint:errorlint // it is that value
+			b.stats.withdrawn.Add(left)
 		}
 		outcome.Err = reason
 		return outcome
@@ -235,7 +244,7 @@ func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 	case err != nil:
 		return broker.Outcome{Accepted: it.accepted, Err: b.failed(err, true)}
 	case code == -2:
-		return broker.Outcome{Accepted: it.accepted, Err: b.gone()}
+		return broker.Outcome{Accepted: it.accepted, Err: b.lost(it, it.accepted)}
 	}
 	return b.notWaiting(call)
 }

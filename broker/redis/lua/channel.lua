@@ -9,8 +9,8 @@ local function load()
   local s = redis.call('GET', KEYS[1])
   if not s then return false end
   c = {}
-  c.head, c.len, c.inflight, c.sent, c.held, c.bytes, c.ahead, c.node, c.fence, c.flags, c.settled, c.created, c.read, c.ttl =
-    struct.unpack(ALL, s)
+  c.head, c.len, c.inflight, c.sent, c.held, c.bytes, c.ahead, c.node, c.fence, c.flags, c.settled, c.created, c.read, c.ttl,
+    c.unconfirmed = struct.unpack(ALL, s)
   c.messages0, c.inflight0, c.bytes0 = c.len, c.inflight, c.bytes
   return true
 end
@@ -18,7 +18,7 @@ end
 -- Writes the state, and adds to the counters what has changed. Returns 1 if memory was freed for which producers wait.
 local function save()
   redis.call('SETRANGE', KEYS[1], 0, struct.pack(ALL, c.head, c.len, c.inflight, c.sent, c.held, c.bytes, c.ahead, c.node,
-    c.fence, c.flags, c.settled, c.created, c.read, c.ttl))
+    c.fence, c.flags, c.settled, c.created, c.read, c.ttl, c.unconfirmed))
   if c.len ~= c.messages0 then redis.call('HINCRBY', KEYS[2], 'messages', c.len - c.messages0) end
   if c.inflight ~= c.inflight0 then redis.call('HINCRBY', KEYS[2], 'inflight', c.inflight - c.inflight0) end
   if c.bytes == c.bytes0 then return 0 end
@@ -44,6 +44,7 @@ local function settle(k, size, id)
   end
   c.head, c.len = c.head + k, c.len - k
   c.inflight, c.sent = math.max(0, c.inflight - k), math.max(0, c.sent - k)
+  c.unconfirmed = math.max(0, c.unconfirmed - k)
   c.settled = id
 end
 

@@ -10,7 +10,7 @@ if client ~= '' then
   flags = 8
 end
 local t, none = now(), string.rep('\0', 8)
-redis.call('SET', KEYS[1], struct.pack(ALL, 0, 0, 0, 0, 0, 0, 0, none, 0, flags, none .. none, t, 0, ttl) .. client .. ARGV[4])
+redis.call('SET', KEYS[1], struct.pack(ALL, 0, 0, 0, 0, 0, 0, 0, none, 0, flags, none .. none, t, 0, ttl, 0) .. client .. ARGV[4])
 redis.call('ZADD', KEYS[3], t + ttl, x)
 redis.call('HINCRBY', KEYS[2], 'channels', 1)
 return 0

@@ -66,7 +66,7 @@ for i = 1, channels do
   local f, keys, fresh = nil, nil, nil -- keys: the set of idempotency keys; fresh: those that are new
   local queue, from = KEYS[channels + i + 1], nil -- from: the first message that is to be appended
   if s then
-    head, len, inflight, sent, held, bytes, ahead, node, fence, flags = unpack('<I6I3I3I3I3I5I3c8I4I1', s)
+    head, len, inflight, sent, held, bytes, ahead, node, fence, flags = unpack('<I6I3I3I3I3I5I1c8I4I1', s)
     if flags % 2 == 1 then
       f = frames[node]
       if not f then
@@ -150,7 +150,7 @@ for node, f in pairs(frames) do
     -- That node is gone, so it was given nothing.
     for i = 1, channels do
       local s = states[i]
-      if s and sub(s, 27, 34) == node then call('SETRANGE', KEYS[i + 1], '12', sub(s, 13, 15)) end
+      if s and sub(s, 25, 32) == node then call('SETRANGE', KEYS[i + 1], '12', sub(s, 13, 15)) end
     end
   end
 end

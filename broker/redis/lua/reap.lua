@@ -17,7 +17,7 @@ for _, x in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], READING, '+inf', 'LIMIT'
       kept = kept + 1
     else
       local t = now()
-      redis.call('SETRANGE', key, 0, struct.pack(ALL, f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10] - 1, f[11], f[12], t, f[14]))
+      redis.call('SETRANGE', key, 0, struct.pack(ALL, f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10] - 1, f[11], f[12], t, f[14], f[15]))
       redis.call('ZADD', KEYS[2], t + f[14], x)
       redis.call('HINCRBY', KEYS[1], 'readers', -1)
       freed = freed + 1

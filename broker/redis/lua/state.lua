@@ -12,10 +12,10 @@
 --   flags     1 there is a reader, 2 the channel follows cursors, 4 a reader has acknowledged, 8 a client's quota counts it
 --   settled   id of the last message that was let go
 --   created, read, ttl  in milliseconds
+--   unconfirmed  how many messages, from the oldest, a read has brought of whose end it is not known whether the client saw it
 -- After it come the client (8 bytes, if flag 8 is set) and the agent's name.
-local HOT = '<I6I3I3I3I3I5'
-local ALL = '<I6I3I3I3I3I5I3c8I4I1c16I5I5I5'
-local STATE = 70
+local ALL = '<I6I3I3I3I3I5I1c8I4I1c16I5I5I5I3'
+local STATE = 71
 -- The score of a channel that is being read, in the sorted set of the times of expiry.
 local READING = 4503599627370496
 -- What a message counts beside its line, less the 17 bytes before it: see messageOverhead in package broker.

@@ -1,0 +1,145 @@
+// Package history records what producers and consumers of a site did and saw, and checks that it fits together: every
+// accepted message was delivered or counted, none was invented, none was out of order. The idea is Jepsen's: clients run
+// against servers that tests kill, cut off and replace. What the clients saw must be explainable all the same.
+//
+// The package knows nothing of HTTP or of Megaphone's Brokers. Package workload has clients that record.
+package history
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// An Outcome is what a producer knows about an attempt to write.
+type Outcome int
+
+const (
+	// Unknown means that the producer got no answer, or one that says that the outcome is unknown.
+	Unknown Outcome = iota
+	// Accepted means that the server said so.
+	Accepted
+	// Refused means that the server said that the message is in no channel.
+	Refused
+)
+
+func (o Outcome) String() string { return [...]string{"unknown", "accepted", "refused"}[o] }
+
+// A Write is one attempt to write a message. A producer that repeats a write makes several attempts with equal values.
+type Write struct {
+	Channel string
+	// Value identifies the message. No two messages of a history have equal values.
+	Value string
+	// Keyed says that the message has an idempotency key, so that attempts may be repeated.
+	Keyed bool
+	// Start and End are when the attempt began, and when the producer knew its outcome.
+	Start, End time.Duration
+	Outcome    Outcome
+	// Detail says more of an outcome, for people.
+	Detail string
+}
+
+// A Delivery is a message that a consumer received. Deliveries of one channel are in the order in which its consumer
+// received them, repeats included.
+type Delivery struct {
+	Channel string
+	EventID string
+	Value   string
+	At      time.Duration
+}
+
+// A Fault is a time during which a test disturbs the servers. It explains why outcomes are unknown.
+type Fault struct {
+	Name       string
+	Start, End time.Duration
+}
+
+// A History is what happened in a test. Times count from its start.
+type History struct {
+	Writes     []Write
+	Deliveries []Delivery
+	Faults     []Fault
+	// Undelivered is how many messages the server counted as undelivered when it deleted a channel.
+	Undelivered map[string]int
+}
+
+// A Recorder collects a history. Its methods may be called by many goroutines at once.
+type Recorder struct {
+	start time.Time
+
+	mu        sync.Mutex
+	history   History
+	missing   map[string]struct{} // the values that were accepted and not delivered
+	delivered map[string]struct{} // the values that were delivered
+}
+
+// NewRecorder returns an empty recorder. Its time starts now.
+func NewRecorder() *Recorder {
+	return &Recorder{
+		start:     time.Now(),
+		history:   History{Undelivered: map[string]int{}},
+		missing:   map[string]struct{}{},
+		delivered: map[string]struct{}{},
+	}
+}
+
+// Now returns the time of the history. It is monotonic.
+func (r *Recorder) Now() time.Duration { return time.Since(r.start) }
+
+// Write records an attempt. It has ended now, unless it has an End.
+func (r *Recorder) Write(w Write) {
+	if w.End == 0 {
+		w.End = r.Now()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history.Writes = append(r.history.Writes, w)
+	if _, ok := r.delivered[w.Value]; !ok && w.Outcome == Accepted {
+		r.missing[w.Value] = struct{}{}
+	}
+}
+
+// Deliver records a message that a consumer has received now.
+func (r *Recorder) Deliver(channel, eventID, value string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history.Deliveries = append(r.history.Deliveries, Delivery{channel, eventID, value, r.Now()})
+	r.delivered[value] = struct{}{}
+	delete(r.missing, value)
+}
+
+// Missing returns how many accepted messages were not delivered yet.
+func (r *Recorder) Missing() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.missing)
+}
+
+// Delete records that the server has deleted a channel and counted messages in it as undelivered.
+func (r *Recorder) Delete(channel string, undelivered int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history.Undelivered[channel] += undelivered
+}
+
+// Fault records a fault that lasts while f runs, and then for some time more, until its effects are over.
+func (r *Recorder) Fault(name string, after time.Duration, f func()) {
+	start := r.Now()
+	f()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history.Faults = append(r.history.Faults, Fault{name, start, r.Now() + after})
+}
+
+// History returns a copy of what was recorded until now.
+func (r *Recorder) History() History {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return History{
+		Writes:      slices.Clone(r.history.Writes),
+		Deliveries:  slices.Clone(r.history.Deliveries),
+		Faults:      slices.Clone(r.history.Faults),
+		Undelivered: maps.Clone(r.history.Undelivered),
+	}
+}

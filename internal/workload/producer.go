@@ -1,0 +1,155 @@
+package workload
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/history"
+)
+
+// value returns the value of the next message.
+func (s *session) value() string {
+	s.next++
+	return fmt.Sprintf("%s-%d", s.name, s.next)
+}
+
+// attempt sends a write and records it. It returns the outcome.
+func (s *session) attempt(ctx context.Context, limit time.Duration, value, key string) history.Outcome {
+	w := history.Write{Channel: s.name, Value: value, Keyed: key != "", Start: s.Now()}
+	header := map[string]string{}
+	if key != "" {
+		header["Idempotency-Key"] = key
+	}
+	w.Outcome, w.Detail = s.outcome(s.postFor(ctx, limit, "/write/"+s.producerAddress+"/s", header, bytes.NewReader(fmt.Appendf(nil, "%q", value))))
+	s.Write(w)
+	return w.Outcome
+}
+
+// write writes one message after the other, each once.
+func (s *session) write(ctx context.Context) {
+	for s.pause(ctx) {
+		s.attempt(ctx, requestTime, s.value(), "")
+	}
+}
+
+// writeKeyed writes one message after the other. Sometimes it breaks off a request. It repeats each message until the
+// server accepts it.
+func (s *session) writeKeyed(ctx context.Context) {
+	for s.pause(ctx) {
+		value := s.value()
+		key := "key-" + value
+		if s.rand.IntN(50) == 0 {
+			s.Fault("a producer breaks off", 0, func() {
+				s.attempt(ctx, time.Duration(s.rand.IntN(int(2*time.Millisecond))), value, key)
+			})
+		}
+		for s.attempt(ctx, requestTime, value, key) != history.Accepted && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// A failure is one of a batch or an ingest.
+type failure struct {
+	Channel, Reason string
+	Index           int
+}
+
+// A result is the reply to a batch or an ingest.
+type result struct {
+	Failures []failure
+}
+
+// outcomes says what became of each message of a batch or an ingest.
+func (s *session) outcomes(n, status int, text []byte, err error) ([]history.Outcome, string) {
+	all, detail := s.outcome(status, text, err)
+	outcomes := make([]history.Outcome, n)
+	for i := range outcomes {
+		outcomes[i] = all
+	}
+	if all != history.Accepted {
+		// A reply that comes before all was read says nothing of the lines before.
+		for i := range outcomes {
+			outcomes[i] = history.Unknown
+		}
+		return outcomes, detail
+	}
+	var r result
+	if err := json.Unmarshal(text, &r); err != nil {
+		return make([]history.Outcome, n), fmt.Sprintf("%q: %v", text, err) // unknown
+	}
+	for _, f := range r.Failures {
+		outcomes[f.Index] = history.Refused
+		if f.Reason == "TIMEOUT" && s.TimeoutIsUnknown || f.Reason == "INTERNAL_SERVER_ERROR" {
+			outcomes[f.Index] = history.Unknown
+		}
+	}
+	return outcomes, string(text)
+}
+
+// writeBatch writes batches of a few messages.
+func (s *session) writeBatch(ctx context.Context) {
+	type message struct {
+		StreamID string `json:"streamId"`
+		Body     string `json:"body"`
+	}
+	for s.pause(ctx) {
+		start := s.Now()
+		messages := make([]message, 1+s.rand.IntN(5))
+		for i := range messages {
+			messages[i] = message{"s", s.value()}
+		}
+		body, _ := json.Marshal(map[string]any{"channels": []string{s.producerAddress}, "messages": messages})
+		status, text, err := s.post(ctx, "/write-batch", nil, bytes.NewReader(body))
+		outcomes, detail := s.outcomes(len(messages), status, text, err)
+		if err == nil && status != http.StatusCreated && status < 500 { // the whole batch was refused
+			for i := range outcomes {
+				outcomes[i] = history.Refused
+			}
+		}
+		for i, m := range messages {
+			s.Write(history.Write{Channel: s.name, Value: m.Body, Start: start, Outcome: outcomes[i], Detail: detail})
+		}
+	}
+}
+
+// ingest streams lines, one request after the other.
+func (s *session) ingest(ctx context.Context) {
+	for s.pause(ctx) {
+		var lines []history.Write
+		body, pipe := io.Pipe()
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			defer func() { _ = pipe.Close() }()
+			for range 1 + s.rand.IntN(50) {
+				w := history.Write{Channel: s.name, Value: s.value(), Start: s.Now()}
+				lines = append(lines, w)
+				if _, err := fmt.Fprintf(pipe, `{"channel":%q,"streamId":"s","body":%q}`+"\n", s.producerAddress, w.Value); err != nil {
+					return // the request has ended
+				}
+				if !s.pause(ctx) {
+					return
+				}
+			}
+		}()
+		status, text, err := s.post(ctx, "/write", map[string]string{"Content-Type": "application/x-ndjson"}, body)
+		_ = body.CloseWithError(io.ErrClosedPipe)
+		<-sent
+		outcomes, detail := s.outcomes(len(lines), status, text, err)
+		end := s.Now()
+		for i, w := range lines {
+			w.Outcome, w.Detail, w.End = outcomes[i], detail, end
+			// Lines of one request are in order, so the next line began after this one was accepted.
+			if w.Outcome == history.Accepted && i+1 < len(lines) {
+				w.End = lines[i+1].Start - 1
+			}
+			s.Write(w)
+		}
+	}
+}

@@ -1,0 +1,167 @@
+// Package workload has producers and consumers that use a site as applications do, and record what they do and see. A
+// test disturbs the servers meanwhile. Package history says whether what the clients recorded fits together.
+package workload
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/history"
+)
+
+// Options say what the clients do. Producers and consumers choose by the seed, but their timing is real, so a run with
+// the same seed is similar, not equal.
+type Options struct {
+	// Seed decides which producer and which consumer each channel gets, and what they do when.
+	Seed uint64
+	// Base returns the start of the URL for the next request. It may return another server each time.
+	Base func() string
+	// HTTP sends the requests.
+	HTTP *http.Client
+	// Channels is how many channels there are. Each has one producer and one consumer.
+	Channels int
+	// Pause is the average time between two writes of a producer.
+	Pause time.Duration
+	// Reading, if it is set, keeps the consumers from reading before it is closed.
+	Reading <-chan struct{}
+	// Settle is how long consumers go on after the last write, at most, to get what is missing.
+	Settle time.Duration
+	// TimeoutIsUnknown says that a reply TIMEOUT leaves the outcome unknown, as it does where a store may have failed. By
+	// default it means that the message is in no channel.
+	TimeoutIsUnknown bool
+}
+
+// random returns one of the sequences of random numbers that the seed stands for.
+func (o Options) random(i int) *rand.Rand {
+	return rand.New(rand.NewPCG(o.Seed, uint64(i))) //nolint:gosec // a test repeats it
+}
+
+// Transports are the names of the ways to read. A channel uses one of them all the time.
+var Transports = []string{"ndjson", "cursor", "sse", "poll", "websocket"}
+
+// producers are the ways to write. A channel uses one of them all the time.
+var producers = []func(*session, context.Context){(*session).write, (*session).writeKeyed, (*session).writeBatch, (*session).ingest}
+
+// A session is one channel with its producer and its consumer.
+type session struct {
+	Options
+	*history.Recorder
+
+	rand                             *rand.Rand // the producer's
+	producerAddress, consumerAddress string
+	name                             string // in the history
+	transport                        string
+	next                             int // the number of the last message
+}
+
+// Run creates the channels and runs the clients. Producers write until ctx ends. Consumers go on until everything that
+// was accepted has arrived. Run fails if it cannot create the channels. The history says whether the rest is right.
+func Run(ctx context.Context, r *history.Recorder, o Options) error {
+	sessions := make([]*session, o.Channels)
+	for i := range sessions {
+		s := &session{Options: o, Recorder: r, rand: o.random(2 * i), name: fmt.Sprint(i)}
+		s.transport = Transports[i%len(Transports)]
+		if err := s.create(ctx); err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+		sessions[i] = s
+	}
+	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var writers, readers sync.WaitGroup
+	for i, s := range sessions {
+		writers.Go(func() { producers[i/len(Transports)%len(producers)](s, ctx) })
+		readers.Go(func() { s.consume(reading, o.random(2*i+1)) })
+	}
+	writers.Wait()
+	for deadline := time.Now().Add(o.Settle); r.Missing() > 0 && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	stop()
+	readers.Wait()
+	return nil
+}
+
+// create creates the channel. It repeats that until ctx ends, since a server may be down.
+func (s *session) create(ctx context.Context) error {
+	for {
+		var created struct{ ProducerAddress, ConsumerAddress string }
+		status, text, err := s.post(ctx, "/create", nil, nil)
+		if err == nil && status == http.StatusOK {
+			if err = json.Unmarshal(text, &created); err == nil {
+				s.producerAddress, s.consumerAddress = created.ProducerAddress, created.ConsumerAddress
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%d %s %w", status, text, errors.Join(err, ctx.Err()))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// requestTime is how long a request of a producer may take. It is longer than a server holds a write.
+const requestTime = 20 * time.Second
+
+// post sends a request and reads the reply. It goes on when ctx ends: producers want to know what became of a write.
+func (s *session) post(ctx context.Context, path string, header map[string]string, body io.Reader) (status int, text []byte, err error) {
+	return s.postFor(ctx, requestTime, path, header, body)
+}
+
+// postFor is like post, but the producer breaks off after some time.
+func (s *session) postFor(ctx context.Context, limit time.Duration, path string, header map[string]string, body io.Reader) (status int, text []byte, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Base()+path, body)
+	if err != nil {
+		return 0, nil, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	for name, value := range header {
+		r.Header.Set(name, value)
+	}
+	response, err := s.HTTP.Do(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	text, err = io.ReadAll(response.Body)
+	return response.StatusCode, text, err
+}
+
+// outcome says what a reply to a write means.
+func (s *session) outcome(status int, text []byte, err error) (history.Outcome, string) {
+	var dial *net.OpError
+	switch {
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return history.Refused, err.Error() // it was never sent
+	case err != nil, status == http.StatusServiceUnavailable && strings.Contains(string(text), "not known whether"):
+		return history.Unknown, fmt.Sprintf("%d %s %v", status, text, err)
+	case status == http.StatusCreated:
+		return history.Accepted, ""
+	case status == http.StatusServiceUnavailable && strings.Contains(string(text), `"TIMEOUT"`) && s.TimeoutIsUnknown,
+		status >= 500 && status != http.StatusServiceUnavailable:
+		return history.Unknown, fmt.Sprintf("%d %s", status, text)
+	default:
+		return history.Refused, fmt.Sprintf("%d %s", status, text)
+	}
+}
+
+// pause waits for about the time between two writes. It reports whether the producer should go on.
+func (s *session) pause(ctx context.Context) bool {
+	select {
+	case <-time.After(time.Duration(s.rand.ExpFloat64() * float64(s.Pause))):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
