@@ -65,10 +65,12 @@ type Broker struct {
 	health           atomic.Pointer[error]
 
 	// Of the goroutine work.
-	nodes   []string
-	reaped  [partitions]bool
-	beaten  bool
-	history string
+	nodes []string
+	// departed are nodes that have lived and live no more.
+	departed []string
+	reaped   [partitions]bool
+	beaten   bool
+	history  string
 
 	ends    sync.WaitGroup // of reads that Close ends
 	freed   chan struct{}

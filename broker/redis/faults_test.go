@@ -247,3 +247,23 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		}
 	}
 }
+
+// TestANodeThatComesKeepsItsReaders: nodes that do not know it yet do not take it for gone.
+func TestANodeThatComesKeepsItsReaders(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	o := s.options("test:" + rand.Text() + ":")
+	writer := open(t, o)
+	reader := open(t, o) // after the heartbeat of the other
+	a, err := writer.Create(t.Context(), "agent", faultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := reader.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1500 * time.Millisecond) // the other node looks after its partitions meanwhile
+	publish(t, writer, a.Producer, "1")
+	takes(t, sub, "1")
+}

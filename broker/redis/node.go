@@ -83,6 +83,13 @@ func (b *Broker) beat(ctx context.Context) error {
 	known := integer(values, 1) == 1
 	if !slices.Equal(nodes, b.nodes) {
 		b.log.Info("redis: the nodes that share the channels have changed", "nodes", len(nodes))
+		for _, node := range b.nodes {
+			if !slices.Contains(nodes, node) {
+				b.departed = append(b.departed, node)
+			}
+		}
+		b.departed = slices.DeleteFunc(b.departed, func(node string) bool { return slices.Contains(nodes, node) })
+		b.departed = b.departed[max(0, len(b.departed)-maxDeparted):]
 		b.nodes = nodes
 		b.reaped = [partitions]bool{}
 	}
@@ -151,19 +158,23 @@ func (b *Broker) owned(scope int) (owned []int) {
 	return owned
 }
 
+// maxDeparted is how many nodes are remembered that live no more.
+const maxDeparted = 100
+
 // maxReaped is how many channels one call checks.
 const maxReaped = 200
 
 // reap frees the channels whose readers were on nodes that are gone. It looks at a partition once after nodes have changed.
 func (b *Broker) reap() {
-	live := strings.Join(b.nodes, "")
+	live, departed := strings.Join(b.nodes, ""), strings.Join(b.departed, "")
 	for p := range partitions {
 		if b.reaped[p] || !b.owns(p) {
 			continue
 		}
-		keys := []string{b.keys.counters(b.keys.scopeOf(p)), b.keys.expiries(p)}
+		scope := b.keys.scopeOf(p)
+		keys, prefix := []string{b.keys.counters(scope), b.keys.expiries(p)}, b.keys.pushPrefix(scope)
 		for skip := int64(0); ; {
-			values, err := b.run(b.background, reapScript, keys, "", live, text(skip), text(maxReaped)).ToArray()
+			values, err := b.run(b.background, reapScript, keys, prefix, live, text(skip), text(maxReaped), departed).ToArray()
 			if err != nil {
 				b.log.Warn("redis: cannot free the channels of nodes that are gone, trying again", "error", err)
 				return

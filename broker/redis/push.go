@@ -186,6 +186,8 @@ func (l *listener) handle(kind byte, data string) {
 		s.askReport(fence)
 	case 't':
 		s.endBy(fence, broker.ErrTakenOver)
+	case 'f': // other nodes took this one for gone
+		go s.resync()
 	case 'd':
 		s.endBy(fence, b.gone())
 	}
