@@ -153,7 +153,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 		s.taken++
 	}
 	s.broker.stats.sent.Add(uint64(len(dst) - first)) //nolint:gosec // not negative
-	s.broker.stats.redelivered.Add(uint64(again))     //nolint:gosec // not negative
+	s.broker.stats.redelivered.Add(uint64(again))
 	s.full = full
 	if s.next < s.known && !full {
 		s.wake()
@@ -280,7 +280,7 @@ func (s *subscription) push(fence uint32, position uint64, data string) {
 	if s.over || fence != s.fence {
 		return
 	}
-	switch at := s.head + uint64(len(s.held)); { //nolint:gosec // not negative
+	switch at := s.head + uint64(len(s.held)); {
 	case !s.starting && position < at:
 		return
 	case s.starting || position > at || s.known < len(s.held):
