@@ -183,7 +183,7 @@ func (it *item) hold() time.Duration { return max(it.limits.Hold, shortHold) }
 // noted turns a note into an outcome.
 func (b *Broker) noted(it *item, n note) broker.Outcome {
 	taken := n.accepted - n.duplicates
-	b.stats.accepted.Add(uint64(max(0, taken)))  //nolint:gosec // not negative
+	b.stats.accepted.Add(uint64(max(0, taken)))
 	b.stats.duplicates.Add(uint64(n.duplicates)) //nolint:gosec // not negative
 	b.stats.wait.observe(waitBounds, time.Since(it.begun), max(0, taken))
 	outcome := broker.Outcome{Accepted: it.accepted + n.accepted}
