@@ -66,6 +66,14 @@ type Handler struct {
 	// Default: false.
 	Compression bool `json:"websocket_compression,omitempty"`
 
+	// Whether a message of an NDJSON read without a cursor is sent again in the next such read, with the same `eid`. It is
+	// settled only when both reads have ended cleanly. Existing clients drop the second copy. Set it where a proxy stands
+	// between the clients and this site: the proxy acknowledges what it was sent, and the client may never get it. Such a
+	// read ends early once it has sent as many messages as the in-flight window holds, and the client reads again.
+	// Redelivery doubles the traffic of these reads. Reads with cursors, SSE, polls and WebSockets do not need it and are
+	// not changed. Default: false.
+	Redelivery bool `json:"ndjson_redelivery,omitempty"`
+
 	// The WebSocket subprotocols of this site. A client that offers subprotocols gets the first of its own that is among
 	// these. A client that offers only others gets status 400. A client that offers none is served in any case. So a client
 	// can send a token beside a subprotocol, for example for `forward_auth`. Default: none.

@@ -10,14 +10,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
-	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
-	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -51,17 +48,6 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	defer o.close()
 	o.delivery.Deliver()
 	return nil
-}
-
-// An openRead is a read that has begun.
-type openRead struct {
-	handler  *Handler
-	delivery *delivery.Delivery
-	socket   *transport.WebSocket // nil for another transport
-	read     readRequest
-	entry    *accessLogEntry
-	ended    func(*accessLogEntry) // counts its end
-	release  func()                // releases what it holds of the server
 }
 
 // beginRead begins a read. It returns nil if that failed, and if the handler need not wait for the read: it is done, or
@@ -105,9 +91,8 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		h.servePoll(w, r, sub, read.poll, entry)
 		return nil, nil
 	}
-	t, duration := h.newTransport(w, r, read, sub)
-	o = &openRead{handler: h, delivery: h.newDelivery(r, read, sub, t, duration), read: read, entry: entry, ended: ended}
-	o.socket, _ = t.(*transport.WebSocket)
+	o = &openRead{handler: h, read: read, entry: entry, ended: ended}
+	o.delivery, o.socket = h.newDelivery(w, r, read, sub)
 	waits := o.start(w, r)
 	goesOn = true
 	return waits, nil
@@ -123,6 +108,7 @@ func (h *Handler) subscribe(r *http.Request, read readRequest) (broker.Subscript
 		Acknowledged: read.kind == transport.KindPoll,
 
 		MayAcknowledge: read.kind == transport.KindWebSocket,
+		Redeliver:      h.redelivers(read),
 	})
 	if err != nil && read.kind == transport.KindNDJSON && slices.ContainsFunc(slowedErrors, func(slowed error) bool {
 		return errors.Is(err, slowed)
@@ -132,92 +118,13 @@ func (h *Handler) subscribe(r *http.Request, read readRequest) (broker.Subscript
 	return sub, err
 }
 
+// redelivers reports whether the next read is sent again what this one sends.
+func (h *Handler) redelivers(read readRequest) bool {
+	return h.Redelivery && read.kind == transport.KindNDJSON && !read.hasCursor
+}
+
 // slowedErrors are those after which existing clients repeat a read at once.
 var slowedErrors = []error{broker.ErrNotFound, broker.ErrBusy, broker.ErrReaderLimit}
-
-// start begins the response. If the read can do without its handler, it goes on by itself and start returns nil.
-func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
-	app, d := o.handler.app, o.delivery
-	socket.LimitUnsent(conn.Of(r))
-	// A server that shuts down tells the client that the connection ends, but not the handler.
-	if d.Start() == nil && !app.isOver() && o.handler.reads.Try(w, r, func() bool { return d.Detach(w, r) }) {
-		app.registry.sockets.Add(1)
-		app.registry.metrics.Detached.Inc()
-		app.streams.Add(d)
-		own := *o.entry // the other one belongs to the request, which is over
-		o.entry, o.release = &own, func() {
-			app.registry.sockets.Add(-1)
-			app.registry.metrics.Detached.Dec()
-			app.streams.Remove(d)
-		}
-		d.MayPark(o.deliverDetached)
-		if !d.Park() {
-			go o.deliverDetached()
-		}
-		return nil
-	}
-	if o.read.kind == transport.KindWebSocket {
-		app.registry.sockets.Add(1)
-		o.release = func() { app.registry.sockets.Add(-1) }
-	} else {
-		o.release = app.registry.cutOffWriting(w, r)
-	}
-	return o
-}
-
-// newDelivery returns the delivery of a subscription's messages.
-func (h *Handler) newDelivery(r *http.Request, read readRequest, sub broker.Subscription, t transport.Transport, duration time.Duration) *delivery.Delivery {
-	o := delivery.Options{
-		Subscription: sub,
-		Transport:    t,
-		Request:      r,
-		Window:       h.app.limits.InFlight,
-		Duration:     duration,
-		Heartbeat:    time.Duration(h.app.Heartbeat),
-		WriteTimeout: time.Duration(h.app.WriteTimeout),
-		Unloaded:     h.app.unloaded,
-		Follows:      read.follows(),
-	}
-	if read.kind == transport.KindNDJSON {
-		o.Heartbeat, o.Unloaded = 0, nil
-	}
-	return delivery.New(o)
-}
-
-// deliverDetached does the work of a handler that has returned, until the read is parked or has ended.
-func (o *openRead) deliverDetached() {
-	defer guard.Recover(guard.Read) // as net/http does for handlers
-	parked := false
-	defer func() {
-		if !parked {
-			o.close()
-		}
-	}()
-	parked = o.delivery.Deliver()
-}
-
-// close follows the end of the read.
-func (o *openRead) close() {
-	defer func() { o.ended(o.entry) }()
-	defer o.release()
-	o.entry.messages = o.delivery.Sent()
-	o.entry.ended(o.delivery.Reason())
-	if o.socket != nil {
-		o.noteCloseCode(o.socket.CloseCode())
-	}
-	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
-		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
-			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()), o.entry.closeCodeField())
-	}
-}
-
-// abort ends a read whose start has panicked, and closes its connection if it was hijacked.
-func (o *openRead) abort() {
-	if o.release != nil {
-		defer o.release()
-	}
-	o.delivery.Abort()
-}
 
 // serveReadHead answers a HEAD request. It consumes nothing.
 func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read readRequest) error {

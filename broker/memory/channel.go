@@ -43,8 +43,10 @@ type channel struct {
 	settled broker.EventID
 	// letGoKeys has the keyed messages that were let go last. It is nil until the first one.
 	letGoKeys *keyWindow
-	follows   bool // the channel follows cursors: a reader knew of them
-	acks      bool // a reader has acknowledged
+	// unconfirmed is how many messages, from the first of the queue, a read has brought that ended as EndUnconfirmed.
+	unconfirmed int
+	follows     bool // the channel follows cursors: a reader knew of them
+	acks        bool // a reader has acknowledged
 	// turn is the channel's place in the budget, while memory is what its first waiter waits for.
 	turn *turn
 }
@@ -298,6 +300,7 @@ func (c *channel) letGo(n int) {
 		}
 		c.broker.budget.release(m)
 	}
+	c.unconfirmed = max(0, c.unconfirmed-n)
 	if c.reader != nil {
 		c.reader.shift(n)
 	}

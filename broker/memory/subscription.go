@@ -20,6 +20,7 @@ type subscription struct {
 
 	limits broker.Limits
 	acks   bool // messages leave the window only by being settled
+	again  bool // the same, unless the channel follows cursors
 	resume broker.Resume
 
 	next    int  // the index in the queue of the message to take next; at most queue.inFlight
@@ -51,8 +52,12 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 		done:    make(chan struct{}),
 		limits:  o.Limits,
 		acks:    o.Acknowledged || o.MayAcknowledge && c.acks,
+		again:   o.Redeliver,
 	}
 	c.follows = c.follows || o.Follow
+	if !c.follows && !o.Redeliver {
+		c.settle(c.unconfirmed) // the client has seen the end of the read that has brought them
+	}
 	if o.After != "" {
 		s.resume = broker.ResumeGap
 		if id, ok := broker.ParseEventID(o.After); ok && c.settleUpTo(id) {
@@ -141,7 +146,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 	for size := 0; s.next < q.len && size < maxBytes; {
 		if s.next == q.inFlight {
 			if q.inFlight >= s.limits.InFlight {
-				if s.acks || s.arrived == 0 {
+				if s.acks || s.again && !c.follows || s.arrived == 0 {
 					full = true
 					break
 				}
@@ -212,8 +217,13 @@ func (s *subscription) End(how broker.End) {
 	if c.reader != s {
 		return
 	}
-	if how == broker.EndClean && !c.follows {
+	switch {
+	case c.follows:
+	case how == broker.EndClean:
 		c.settle(s.arrived)
+	case how == broker.EndUnconfirmed:
+		c.settle(min(s.arrived, c.unconfirmed))
+		c.unconfirmed = max(c.unconfirmed, s.arrived)
 	}
 	c.reader = nil
 	c.broker.readers.Add(-1)
