@@ -56,7 +56,7 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 	}
 	c.follows = c.follows || o.Follow
 	if !c.follows && !o.Redeliver {
-		c.settle(c.unconfirmed) // the client has seen the end of the read that has brought them
+		c.settle(int(c.unconfirmed)) // the client has seen the end of the read that has brought them
 	}
 	if o.After != "" {
 		s.resume = broker.ResumeGap
@@ -222,8 +222,8 @@ func (s *subscription) End(how broker.End) {
 	case how == broker.EndClean:
 		c.settle(s.arrived)
 	case how == broker.EndUnconfirmed:
-		c.settle(min(s.arrived, c.unconfirmed))
-		c.unconfirmed = max(c.unconfirmed, s.arrived)
+		c.settle(min(s.arrived, int(c.unconfirmed)))
+		c.unconfirmed = max(c.unconfirmed, uint32(s.arrived)) //nolint:gosec // no channel holds so many
 	}
 	c.reader = nil
 	c.broker.readers.Add(-1)
