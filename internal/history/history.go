@@ -70,8 +70,8 @@ type Recorder struct {
 
 	mu        sync.Mutex
 	history   History
-	missing   map[string]struct{} // the values that were accepted and not delivered
-	delivered map[string]struct{} // the values that were delivered
+	missing   map[string]map[string]struct{} // by channel, the values that were accepted and not delivered
+	delivered map[string]struct{}            // the values that were delivered
 }
 
 // NewRecorder returns an empty recorder. Its time starts now.
@@ -79,7 +79,7 @@ func NewRecorder() *Recorder {
 	return &Recorder{
 		start:     time.Now(),
 		history:   History{Undelivered: map[string]int{}},
-		missing:   map[string]struct{}{},
+		missing:   map[string]map[string]struct{}{},
 		delivered: map[string]struct{}{},
 	}
 }
@@ -96,7 +96,10 @@ func (r *Recorder) Write(w Write) {
 	defer r.mu.Unlock()
 	r.history.Writes = append(r.history.Writes, w)
 	if _, ok := r.delivered[w.Value]; !ok && w.Outcome == Accepted {
-		r.missing[w.Value] = struct{}{}
+		if r.missing[w.Channel] == nil {
+			r.missing[w.Channel] = map[string]struct{}{}
+		}
+		r.missing[w.Channel][w.Value] = struct{}{}
 	}
 }
 
@@ -106,14 +109,19 @@ func (r *Recorder) Deliver(channel, eventID, value string) {
 	defer r.mu.Unlock()
 	r.history.Deliveries = append(r.history.Deliveries, Delivery{channel, eventID, value, r.Now()})
 	r.delivered[value] = struct{}{}
-	delete(r.missing, value)
+	delete(r.missing[channel], value)
 }
 
-// Missing returns how many accepted messages were not delivered yet.
-func (r *Recorder) Missing() int {
+// Missing returns how many accepted messages were not delivered yet. Those of deleted channels do not count.
+func (r *Recorder) Missing() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.missing)
+	for channel, values := range r.missing {
+		if _, deleted := r.history.Undelivered[channel]; !deleted {
+			n += len(values)
+		}
+	}
+	return n
 }
 
 // Delete records that the server has deleted a channel and counted messages in it as undelivered.
