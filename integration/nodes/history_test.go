@@ -48,7 +48,7 @@ func (f *faults) node(random *rand.Rand) {
 	switch k := random.IntN(13); {
 	case k < 4:
 		fault("kill -9", func() {
-			n.kill()
+			n.Kill()
 			f.restart(n)
 		})
 	case k < 6:
@@ -74,8 +74,7 @@ func (f *faults) node(random *rand.Rand) {
 			select {
 			case <-n.Done():
 			case <-time.After(between(random, 0, 300*time.Millisecond)):
-				_ = syscall.Kill(n.Pid(), syscall.SIGKILL)
-				<-n.Done()
+				n.Kill()
 			}
 			f.restart(n)
 		})

@@ -102,14 +102,29 @@ type cluster struct {
 type node struct {
 	*testserver.Server
 
-	link     *relay // to Redis
+	link     *relay // to Redis, or nil
 	port     int
 	settings func(revision int) string // global options
 	revision int
 }
 
-// newCluster starts nodes. settings go into the block of the option megaphone, and redis into that of its setting broker.
+// newCluster starts nodes, each with a relay to Redis. settings go into the block of the option megaphone, and redis into that of
+// its setting broker.
 func newCluster(tb testing.TB, s *store, count int, settings, redis string) *cluster {
+	tb.Helper()
+	var links []*relay
+	c := newClusterAt(tb, s, count, func() string {
+		links = append(links, newRelay(tb, "unix", s.socket))
+		return links[len(links)-1].address
+	}, settings, redis)
+	for i, n := range c.nodes {
+		n.link = links[i]
+	}
+	return c
+}
+
+// newClusterAt is like newCluster, but a function says where Redis is for the next node.
+func newClusterAt(tb testing.TB, s *store, count int, address func() string, settings, redis string) *cluster {
 	tb.Helper()
 	c := &cluster{TB: tb, store: s}
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
@@ -118,7 +133,7 @@ func newCluster(tb testing.TB, s *store, count int, settings, redis string) *clu
 	hook := httptest.NewServer(&c.announcements)
 	tb.Cleanup(hook.Close)
 	for range count {
-		n := &node{Server: testserver.New(tb), link: newRelay(tb, "unix", s.socket), port: testserver.FreePort(tb)}
+		n, at := &node{Server: testserver.New(tb), port: testserver.FreePort(tb)}, address()
 		n.settings = func(revision int) string {
 			return fmt.Sprintf(`grace_period 3s
 servers {
@@ -133,7 +148,7 @@ megaphone {
 	broker redis %s {
 		%s
 	}
-}`, settings, 10_000+revision, hook.URL, n.link.address, redis)
+}`, settings, 10_000+revision, hook.URL, at, redis)
 		}
 		c.nodes = append(c.nodes, n)
 		n.start()
@@ -148,12 +163,6 @@ func (n *node) site() string {
 func (n *node) url() string { return fmt.Sprintf("http://127.0.0.1:%d", n.port) }
 
 func (n *node) start() { n.Start(n.settings(n.revision), n.site()) }
-
-// kill kills the node without a warning.
-func (n *node) kill() {
-	n.Signal(syscall.SIGKILL)
-	<-n.Done()
-}
 
 // reload changes a setting.
 func (n *node) reload() error {

@@ -72,6 +72,7 @@ type Recorder struct {
 	history   History
 	missing   map[string]map[string]struct{} // by channel, the values that were accepted and not delivered
 	delivered map[string]struct{}            // the values that were delivered
+	accepted  int                            // attempts
 }
 
 // NewRecorder returns an empty recorder. Its time starts now.
@@ -95,6 +96,9 @@ func (r *Recorder) Write(w Write) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.history.Writes = append(r.history.Writes, w)
+	if w.Outcome == Accepted {
+		r.accepted++
+	}
 	if _, ok := r.delivered[w.Value]; !ok && w.Outcome == Accepted {
 		if r.missing[w.Channel] == nil {
 			r.missing[w.Channel] = map[string]struct{}{}
@@ -110,6 +114,13 @@ func (r *Recorder) Deliver(channel, eventID, value string) {
 	r.history.Deliveries = append(r.history.Deliveries, Delivery{channel, eventID, value, r.Now()})
 	r.delivered[value] = struct{}{}
 	delete(r.missing[channel], value)
+}
+
+// Accepted returns how many attempts were accepted.
+func (r *Recorder) Accepted() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.accepted
 }
 
 // Missing returns how many accepted messages were not delivered yet. Those of deleted channels do not count.
