@@ -22,7 +22,7 @@ const lag = 300 * time.Millisecond
 // newReplica starts a replica of a primary, behind a slow network, and waits until it has all data.
 func newReplica(tb testing.TB, primary *store) *store {
 	tb.Helper()
-	link := newRelay(tb, "unix", primary.socket)
+	link := newRelay(tb, "tcp", fmt.Sprintf("127.0.0.1:%d", primary.port)) // a sentinel does not find it behind a socket
 	replica := newStore(tb, "--replicaof", strings.Replace(link.address, ":", " ", 1), "--repl-diskless-sync-delay", "0")
 	for limit := time.Now().Add(patience); !strings.Contains(replica.try("INFO", "replication"), "master_link_status:up"); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(limit) {

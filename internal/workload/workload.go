@@ -41,8 +41,9 @@ type Options struct {
 	Time time.Duration
 	// Settle is how long consumers go on after the last write, at most, to get what is missing.
 	Settle time.Duration
-	// TimeoutIsUnknown says that a reply TIMEOUT leaves the outcome unknown, as it does where a store may have failed. By
-	// default it means that the message is in no channel.
+	// TimeoutIsUnknown says that the failure TIMEOUT in the reply to a batch or an ingest leaves the outcome unknown, as it
+	// does where a store may have failed. By default it means that the message is in no channel. The reply to a single write
+	// says which of the two it is.
 	TimeoutIsUnknown bool
 }
 
@@ -178,8 +179,7 @@ func (s *session) outcome(status int, text []byte, err error) (history.Outcome, 
 		return history.Unknown, fmt.Sprintf("%d %s %v", status, text, err)
 	case status == http.StatusCreated:
 		return history.Accepted, ""
-	case status == http.StatusServiceUnavailable && strings.Contains(string(text), `"TIMEOUT"`) && s.TimeoutIsUnknown,
-		status >= 500 && status != http.StatusServiceUnavailable:
+	case status >= 500 && status != http.StatusServiceUnavailable:
 		return history.Unknown, fmt.Sprintf("%d %s", status, text)
 	default:
 		return history.Refused, fmt.Sprintf("%d %s", status, text)
