@@ -23,7 +23,7 @@ const lag = 300 * time.Millisecond
 func newReplica(tb testing.TB, primary *store) *store {
 	tb.Helper()
 	link := newRelay(tb, "tcp", fmt.Sprintf("127.0.0.1:%d", primary.port)) // a sentinel does not find it behind a socket
-	replica := newStore(tb, "--replicaof", strings.Replace(link.address, ":", " ", 1), "--repl-diskless-sync-delay", "0")
+	replica := newStore(tb, "--replicaof", strings.Replace(link.address, ":", " ", 1))
 	for limit := time.Now().Add(patience); !strings.Contains(replica.try("INFO", "replication"), "master_link_status:up"); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(limit) {
 			tb.Fatal("the replica does not reach its primary")
@@ -92,9 +92,11 @@ func TestFailoverLosesNothing(t *testing.T) {
 		writers.Go(func() {
 			const batch = 20
 			for n := 0; writing.Err() == nil; {
-				if b.write(ctx, any(), n, batch) == batch || !b.keyed {
+				accepted := b.write(ctx, any(), n, batch)
+				if accepted == batch || !b.keyed {
 					n += batch
-				} else {
+				}
+				if accepted < batch {
 					time.Sleep(20 * time.Millisecond)
 				}
 			}
@@ -108,6 +110,7 @@ func TestFailoverLosesNothing(t *testing.T) {
 		}
 	}
 	before(2000)
+	t.Logf("%v: before the failover", r.Now())
 	r.Fault("the primary is killed", 5*time.Second, func() {
 		primary.kill()
 		for limit := time.Now().Add(patience); !strings.Contains(replica.try("INFO", "replication"), "role:master"); time.Sleep(10 * time.Millisecond) {
@@ -117,9 +120,12 @@ func TestFailoverLosesNothing(t *testing.T) {
 		}
 		newReplica(t, replica)
 	})
+	t.Logf("%v: there is a new primary with a replica", r.Now())
 	before(r.Accepted() + 2000)
+	t.Logf("%v: after it, %d messages are missing", r.Now(), r.Missing())
 	done()
 	writers.Wait()
+	t.Logf("%v: done, %d messages are missing", r.Now(), r.Missing())
 	settles(t, r, 4000)
 	stop()
 	readers.Wait()

@@ -51,7 +51,8 @@ func newStore(tb testing.TB, settings ...string) *store {
 		tb.Fatal(err)
 	}
 	s := &store{TB: tb, socket: filepath.Join(dir, rand.Text()[:8]+".sock"), port: testserver.FreePort(tb)}
-	arguments := []string{"--port", fmt.Sprint(s.port), "--bind", "127.0.0.1", "--unixsocket", s.socket, "--save", "", "--dir", dir}
+	arguments := []string{"--port", fmt.Sprint(s.port), "--bind", "127.0.0.1", "--unixsocket", s.socket, "--save", "", "--dir", dir,
+		"--repl-diskless-sync-delay", "0"}
 	s.process = exec.Command("redis-server", append(arguments, settings...)...) //nolint:noctx // lives as long as the test
 	if err := s.process.Start(); err != nil {
 		tb.Fatal(err)
