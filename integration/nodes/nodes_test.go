@@ -38,7 +38,6 @@ type store struct {
 	testing.TB
 
 	socket  string
-	port    int // 0 if it listens on the socket only
 	process *exec.Cmd
 }
 
@@ -50,9 +49,8 @@ func newStore(tb testing.TB, settings ...string) *store {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &store{TB: tb, socket: filepath.Join(dir, rand.Text()[:8]+".sock"), port: testserver.FreePort(tb)}
-	arguments := []string{"--port", fmt.Sprint(s.port), "--bind", "127.0.0.1", "--unixsocket", s.socket, "--save", "", "--dir", dir,
-		"--repl-diskless-sync-delay", "0"}
+	s := &store{TB: tb, socket: filepath.Join(dir, rand.Text()[:8]+".sock")}
+	arguments := []string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--dir", dir, "--repl-diskless-sync-delay", "0"}
 	s.process = exec.Command("redis-server", append(arguments, settings...)...) //nolint:noctx // lives as long as the test
 	if err := s.process.Start(); err != nil {
 		tb.Fatal(err)
@@ -103,7 +101,7 @@ type cluster struct {
 type node struct {
 	*testserver.Server
 
-	link     *relay // to Redis, or nil
+	link     *relay // to Redis
 	port     int
 	settings func(revision int) string // global options
 	revision int
@@ -113,20 +111,6 @@ type node struct {
 // its setting broker.
 func newCluster(tb testing.TB, s *store, count int, settings, redis string) *cluster {
 	tb.Helper()
-	var links []*relay
-	c := newClusterAt(tb, s, count, func() string {
-		links = append(links, newRelay(tb, "unix", s.socket))
-		return links[len(links)-1].address
-	}, settings, redis)
-	for i, n := range c.nodes {
-		n.link = links[i]
-	}
-	return c
-}
-
-// newClusterAt is like newCluster, but a function says where Redis is for the next node.
-func newClusterAt(tb testing.TB, s *store, count int, address func() string, settings, redis string) *cluster {
-	tb.Helper()
 	c := &cluster{TB: tb, store: s}
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	tb.Cleanup(transport.CloseIdleConnections)
@@ -134,7 +118,7 @@ func newClusterAt(tb testing.TB, s *store, count int, address func() string, set
 	hook := httptest.NewServer(&c.announcements)
 	tb.Cleanup(hook.Close)
 	for range count {
-		n, at := &node{Server: testserver.New(tb), port: testserver.FreePort(tb)}, address()
+		n := &node{Server: testserver.New(tb), link: newRelay(tb, s.socket), port: testserver.FreePort(tb)}
 		n.settings = func(revision int) string {
 			return fmt.Sprintf(`grace_period 3s
 servers {
@@ -149,7 +133,7 @@ megaphone {
 	broker redis %s {
 		%s
 	}
-}`, settings, 10_000+revision, hook.URL, at, redis)
+}`, settings, 10_000+revision, hook.URL, n.link.address, redis)
 		}
 		c.nodes = append(c.nodes, n)
 		n.start()

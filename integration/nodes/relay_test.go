@@ -11,22 +11,22 @@ import (
 // A relay passes connections on to a server over a network that a test disturbs.
 type relay struct {
 	address string
-	network string // of the server: unix or tcp
-	target  string
 	delay   atomic.Int64 // in nanoseconds, each way
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-	flows chan struct{} // closed while the relay passes data on
+	mu     sync.Mutex
+	socket string // of the server
+	conns  map[net.Conn]struct{}
+	flows  chan struct{} // closed while the relay passes data on
 }
 
-func newRelay(tb testing.TB, network, target string) *relay {
+// newRelay returns a relay to a Unix socket. The test's end closes it.
+func newRelay(tb testing.TB, socket string) *relay {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback
 	if err != nil {
 		tb.Fatal(err)
 	}
-	r := &relay{address: listener.Addr().String(), network: network, target: target, conns: map[net.Conn]struct{}{}, flows: make(chan struct{})}
+	r := &relay{address: listener.Addr().String(), socket: socket, conns: map[net.Conn]struct{}{}, flows: make(chan struct{})}
 	close(r.flows)
 	tb.Cleanup(func() {
 		_ = listener.Close()
@@ -45,12 +45,13 @@ func newRelay(tb testing.TB, network, target string) *relay {
 }
 
 func (r *relay) pass(client net.Conn) {
-	server, err := net.Dial(r.network, r.target) //nolint:noctx // loopback
+	r.mu.Lock()
+	server, err := net.Dial("unix", r.socket) //nolint:noctx // a socket answers at once
 	if err != nil {
+		r.mu.Unlock()
 		_ = client.Close()
 		return
 	}
-	r.mu.Lock()
 	r.conns[client], r.conns[server] = struct{}{}, struct{}{}
 	r.mu.Unlock()
 	var both sync.WaitGroup
@@ -112,6 +113,14 @@ func (r *relay) cut() {
 		}
 		_ = conn.Close()
 	}
+}
+
+// redirect cuts all connections, and passes new ones on to another server.
+func (r *relay) redirect(socket string) {
+	r.mu.Lock()
+	r.socket = socket
+	r.mu.Unlock()
+	r.cut()
 }
 
 // hold keeps all data back for a time. Then it comes.
