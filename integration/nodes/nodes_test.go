@@ -120,7 +120,8 @@ func newCluster(tb testing.TB, s *store, count int, settings, redis string) *clu
 	for range count {
 		n := &node{Server: testserver.New(tb), link: newRelay(tb, s.socket), port: testserver.FreePort(tb)}
 		n.settings = func(revision int) string {
-			return fmt.Sprintf(`grace_period 3s
+			return fmt.Sprintf(`shutdown_delay 500ms
+grace_period 3s
 servers {
 	listener_wrappers {
 		megaphone
