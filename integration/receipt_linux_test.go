@@ -89,14 +89,14 @@ func TestAStalledPlainReaderLosesNothing(t *testing.T) {
 // vanishes. Another one takes everything.
 func TestMultipathTCPLosesNothing(t *testing.T) {
 	t.Parallel()
-	_, c, address := startTCP(t, "megaphone {\nread_duration 300ms\n}", "megaphone create write read exists manage")
+	_, c, address := startTCP(t, "megaphone {\nread_duration 2s\n}", "megaphone create write read exists manage")
 	const messages = 14
 	ch := c.create()
+	c.writeLarge(ch, messages, 8000)
 	stalls := openReadOver(t, address, ch, true, 4096)
 	if multipath, err := stalls.conn.MultipathTCP(); err != nil || !multipath {
 		t.Skip("this system has no Multipath TCP")
 	}
-	c.writeLarge(ch, messages, 8000)
 	if n := c.inFlight(ch); n != messages {
 		t.Errorf("%d messages are in flight, want all %d", n, messages)
 	}
