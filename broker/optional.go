@@ -1,6 +1,31 @@
 package broker
 
-import "time"
+import (
+	"context"
+	"time"
+)
+
+// A Starter is a [Broker] that opens files or connections. [Provider].OpenBroker must not do that, since checking a
+// configuration calls it too.
+type Starter interface {
+	// Start makes the Broker ready. It is called before a configuration that uses the Broker takes effect, once for each
+	// such configuration, and has an effect only the first time. If it fails, the configuration is refused. Until it has
+	// returned, calls fail with [ErrStarting]. It gives up when ctx ends.
+	Start(ctx context.Context) error
+}
+
+// A HealthReporter is a [Broker] that may be unable to take writes for a while, because its storage is.
+type HealthReporter interface {
+	// Health returns nil while the Broker works, and otherwise why it does not, in words for operators. It takes no
+	// longer than a load of a variable.
+	Health() error
+}
+
+// A Keeper is a [Broker] whose channels outlive it.
+type Keeper interface {
+	// Keeps reports whether another Broker that is opened the same way will have the channels that this one has.
+	Keeps() bool
+}
 
 // A Notifier is a [Subscription] that can call a function instead of sending on a channel. Its reader then needs no
 // goroutine while it waits.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
 // A channel is one channel of a [Broker]: the messages that it holds, the producers that wait for room, and its one
@@ -45,6 +46,7 @@ type channel struct {
 	letGoKeys *keyWindow
 	follows   bool // the channel follows cursors: a reader knew of them
 	acks      bool // a reader has acknowledged
+	journaled
 	// awaitsMemory says that the budget has the channel in its list, and retries it when memory is freed.
 	awaitsMemory bool
 }
@@ -58,21 +60,24 @@ func (c *channel) addresses() broker.Addresses {
 // never is when a channel with a reader expires.
 const never = math.MaxInt64
 
-// publishNow takes a message, or drops it as a duplicate, if that needs no wait. It reports whether it did.
-func (c *channel) publishNow(m *broker.Message, l broker.Limits) bool {
+// publishNow takes a message, or drops it as a duplicate, if that needs no wait for room. It reports whether it did, and
+// returns the commit that makes the message durable.
+func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok bool, commit *journal.Commit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.closed != nil:
-		return false
+		return false, nil
 	case c.isDuplicate(m):
 		c.counters.duplicates.Add(1)
-		return true
-	case c.sealed.Load() || c.held.first != nil || !c.hasRoom(&l):
-		return false
+		return true, c.commit()
+	case c.sealed.Load() || c.held.first != nil || !c.hasRoom(l):
+		return false, nil
 	}
-	c.put(m)
-	return true
+	if c.put(m, nil) != nil {
+		return false, nil // publish will report the error
+	}
+	return true, c.commit()
 }
 
 // publish takes as many of w's messages as there is room for, and enqueues w if any are left. It reports whether w is
@@ -92,8 +97,11 @@ func (c *channel) publish(w *waiter) (finished bool) {
 		w.err = broker.ErrNotFound
 		return true
 	}
-	if c.held.first == nil && c.admit(w) {
-		return true
+	if c.held.first == nil {
+		if all, err := c.admit(w); all || err != nil {
+			w.err = err
+			return true
+		}
 	}
 	if w.limits.Hold <= 0 {
 		w.err = c.refusal(w)
@@ -107,20 +115,22 @@ func (c *channel) publish(w *waiter) (finished bool) {
 	return false
 }
 
-// admit moves messages of w into the queue while there is room. It reports whether it has moved all of them. The lock
-// is held.
-func (c *channel) admit(w *waiter) (all bool) {
+// admit moves messages of w into the queue while there is room. It reports whether it has moved all of them. It fails if
+// the journal does. The lock is held.
+func (c *channel) admit(w *waiter) (all bool, err error) {
 	for c.dropDuplicates(w); len(w.ms) > 0; c.dropDuplicates(w) {
 		if !c.hasRoom(&w.limits) {
-			return false
+			return false, nil
 		}
-		c.put(w.ms[0])
+		if err := c.put(w.ms[0], w.batch()); err != nil {
+			return false, err
+		}
 		if w.waiting {
 			c.counters.wait.observe(waitBounds, c.broker.now()-w.since, 1)
 		}
 		c.accept(w)
 	}
-	return true
+	return true, nil
 }
 
 // dropDuplicates drops messages from the front of w while they are duplicates. The lock is held.
@@ -138,16 +148,23 @@ func (c *channel) accept(w *waiter) {
 	}
 	w.ms = w.ms[1:]
 	w.accepted++
+	w.commit = c.commit()
 }
 
-// put appends a message and wakes the reader. The lock is held.
-func (c *channel) put(m *broker.Message) {
+// put appends a message and wakes the reader. If the journal fails, nothing happens. The lock is held.
+func (c *channel) put(m *broker.Message, batch *journal.Batch) error {
+	if c.broker.journal != nil {
+		if err := c.journalPut(m, batch); err != nil {
+			return err
+		}
+	}
 	c.broker.budget.reserve(m)
 	c.counters.accepted.Add(1)
 	c.queue.push(m)
-	if c.reader != nil {
+	if c.reader != nil && c.unsynced == 0 {
 		c.reader.wake()
 	}
+	return nil
 }
 
 // hasRoom reports whether the channel may take another pending message. If only memory is missing, the budget will call
@@ -218,8 +235,12 @@ func (c *channel) dequeue(w *waiter, err error) {
 
 // admitHeld admits waiting producers while there is room, first come first served. The lock is held.
 func (c *channel) admitHeld() {
-	for w := c.held.first; w != nil && c.admit(w); w = c.held.first {
-		c.dequeue(w, nil)
+	for w := c.held.first; w != nil; w = c.held.first {
+		all, err := c.admit(w)
+		if !all && err == nil {
+			return
+		}
+		c.dequeue(w, err)
 	}
 }
 
@@ -270,8 +291,10 @@ func (c *channel) letGo(n int) {
 	for range n {
 		m := c.queue.popInFlight()
 		c.settled = m.ID()
+		c.letGoCount++
 		if m.Keyed() {
 			c.rememberKey(m.ID())
+			c.newKeys++
 		}
 		c.broker.budget.release(m)
 	}
@@ -313,6 +336,10 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	c.counters.life.observe(lifeBounds, c.broker.now()-c.created, 1)
 	c.counters.undelivered[reason].inFlight.Add(uint64(c.queue.inFlight)) //nolint:gosec // not negative
 	c.counters.undelivered[reason].pending.Add(uint64(c.queue.pending())) //nolint:gosec // not negative
+	if reason != broker.EndClosed {
+		c.forget()
+	}
+	c.unsynced = 0
 	undelivered = c.queue.len
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)
