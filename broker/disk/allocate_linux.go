@@ -1,0 +1,29 @@
+package disk
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// allocate makes a new file so large, and takes the room on the disk. So no write to its memory can fail for want of room.
+func allocate(f *os.File, size int) error {
+	err := unix.Fallocate(int(f.Fd()), 0, 0, int64(size)) //nolint:gosec // a file descriptor
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fallocate(int(f.Fd()), 0, 0, int64(size)) //nolint:gosec // a file descriptor
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return fillWithZeros(f, size)
+	}
+	return err
+}
+
+// syncMapped makes a file durable whose content was changed in memory.
+func syncMapped(f *os.File, _ []byte) error {
+	err := unix.Fdatasync(int(f.Fd())) //nolint:gosec // a file descriptor
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fdatasync(int(f.Fd())) //nolint:gosec // a file descriptor
+	}
+	return err
+}

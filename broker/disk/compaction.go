@@ -1,0 +1,168 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+)
+
+// Compaction copies what still lives out of the oldest segment to the end, and removes that segment. All that lives is in
+// memory, so there is no other snapshot. Most messages do not live long, so there is little to copy.
+
+// channelOverhead is about how many bytes a channel without messages takes in a journal.
+const channelOverhead = 200
+
+// compact compacts while the sealed segments take more than twice what lives, and one segment.
+func (l *log) compact() {
+	for {
+		select {
+		case <-l.stop:
+			return
+		default:
+		}
+		l.mu.Lock()
+		var used int64
+		for _, s := range l.sealed {
+			used += int64(s.size)
+		}
+		bytes, channels := l.engine.Live()
+		if used <= 2*(bytes+int64(channels)*channelOverhead)+int64(l.size) || l.fault != nil || l.closed {
+			l.mu.Unlock()
+			return
+		}
+		oldest := l.sealed[0]
+		l.mu.Unlock()
+		if err := l.compactSegment(oldest); err != nil {
+			return // there is no room, or the log has broken down
+		}
+	}
+}
+
+// compactSegment copies what lives of a sealed segment, and removes it.
+func (l *log) compactSegment(s sealed) error {
+	data, closed, err := l.folder.open(segmentName(s.sequence))
+	if err != nil {
+		return l.lost(s, err)
+	}
+	copies := copier{log: l, sequence: s.sequence, data: data, places: map[int]place{}}
+	err = guardReads(func() error {
+		end, err := readRecords(data, s.sequence, s.end, copies.copy)
+		if err == nil && end != s.end && !errors.Is(err, errDamaged) {
+			err = errDamaged
+		}
+		return err
+	})
+	_ = closed()
+	switch {
+	case copies.err != nil:
+		return copies.err
+	case err != nil:
+		return l.lost(s, err)
+	case copies.copied > 0 && !l.syncAll():
+		return errors.New("make copies durable: failed")
+	}
+	return l.removeBefore(s.sequence + 1)
+}
+
+// lost makes the log begin anew because a sealed segment cannot be read any more. All that lives is in memory.
+func (l *log) lost(s sealed, err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err = fmt.Errorf("read %s again: %w", segmentName(s.sequence), err)
+	l.breakDown(err)
+	return err
+}
+
+// removeBefore removes the sealed segments before a place in the sequence. If one cannot be removed, it stays for the next
+// attempt, and does no harm.
+func (l *log) removeBefore(sequence uint64) error {
+	for {
+		l.mu.Lock()
+		if len(l.sealed) == 0 || l.sealed[0].sequence >= sequence {
+			l.mu.Unlock()
+			return nil
+		}
+		oldest := l.sealed[0]
+		l.mu.Unlock()
+		if err := l.folder.remove(segmentName(oldest.sequence)); err != nil && !isMissing(err) {
+			return err
+		}
+		l.mu.Lock()
+		l.sealed = l.sealed[1:]
+		l.mu.Unlock()
+	}
+}
+
+// A copier copies what lives of one segment.
+type copier struct {
+	log      *log
+	sequence uint64
+	data     []byte
+	places   map[int]place // by the offset of the original: where a message is now that several channels hold
+	copied   int
+	err      error
+}
+
+// A place is where a record is.
+type place struct {
+	sequence uint64
+	offset   int
+}
+
+// copy copies a record if it is needed. It stops the copier if it fails.
+func (c *copier) copy(offset int, payload []byte, r *record) bool {
+	l := c.log
+	write := func(f func() error) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		c.err = f()
+		c.copied++
+	}
+	switch r.kind {
+	case kindChannel:
+		l.engine.Look(r.id, func(live journal.Locked) {
+			snapshot := live.Snapshot()
+			write(func() error {
+				_, err := l.write(appendChannel(nil, snapshot), nil, urgent)
+				return err
+			})
+		})
+	case kindPut, kindPart:
+		l.engine.Look(r.id, func(live journal.Locked) {
+			if r.position > live.LetGo() {
+				write(func() error {
+					at, err := l.write(payload, nil, urgent)
+					c.places[offset] = place{l.head.sequence, at}
+					return err
+				})
+			}
+		})
+	case kindSame:
+		l.engine.Look(r.id, func(live journal.Locked) {
+			if r.position > live.LetGo() {
+				write(func() error { return c.copySame(r) })
+			}
+		})
+	}
+	return c.err == nil
+}
+
+// copySame copies a message that another channel had first. The lock of the log is held.
+func (c *copier) copySame(r *record) error {
+	l := c.log
+	if err := l.makeRoom(recordSize(64), urgent); err != nil {
+		return errStorage(err)
+	}
+	if at, ok := c.places[r.offset]; ok && at.sequence == l.head.sequence {
+		_, err := l.write(appendSame(nil, r.id, r.position, at.offset), nil, urgent)
+		return err
+	}
+	original, err := recordAt(c.data, c.sequence, r.offset)
+	if err != nil {
+		return err
+	}
+	at, err := l.write(appendPut(nil, r.id, r.position, original.keyed), original.line, urgent)
+	c.places[r.offset] = place{l.head.sequence, at}
+	return err
+}
