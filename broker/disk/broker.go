@@ -85,6 +85,7 @@ func Open(o Options) *Broker {
 		folder: o.folder, size: o.segment, report: b.report,
 		dirty: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
+	b.log.prepared = sync.NewCond(&b.log.mu)
 	b.log.settings.Store(&o.Settings)
 	b.log.health.Store(new(error))
 	b.Broker, b.log.engine = memory.NewJournaled(b.log)
@@ -93,6 +94,7 @@ func Open(o Options) *Broker {
 
 // Configure changes the settings from now on.
 func (b *Broker) Configure(s Settings) {
+	b.log.prepared = sync.NewCond(&b.log.mu)
 	b.log.settings.Store(&s)
 	signal(b.log.wake)
 }
@@ -141,16 +143,14 @@ func (l *log) start(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	l.engine.Restore(all)
-	first := l.head.sequence
-	for _, go_ := range []func(){l.syncer, l.maintainer} {
-		l.stopped.Go(go_)
-	}
 	if gaps > 0 || len(r.report.Damages) > 0 {
-		if err := l.rewrite(first); err != nil {
+		if err := l.rewrite(l.head.sequence); err != nil {
 			l.end()
 			return nil, err
 		}
 	}
+	l.stopped.Go(l.syncer)
+	l.stopped.Go(l.maintainer)
 	return &r.report, nil
 }
 
@@ -190,10 +190,15 @@ func (l *log) rewrite(first uint64) (err error) {
 	return l.removeBefore(first)
 }
 
-// end stops the log. What was written is durable then.
-func (l *log) end() {
+// halt stops all that happens beside the writes. Nobody compacts after that, so the channels may be closed: a channel that
+// is closed would look like one that is gone.
+func (l *log) halt() {
 	close(l.stop)
 	l.stopped.Wait()
+}
+
+// end ends the log. What was written is durable then.
+func (l *log) end() {
 	l.syncAll()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -215,13 +220,16 @@ func (l *log) end() {
 
 // Close implements [broker.Broker]. The channels stay in the journal.
 func (b *Broker) Close() {
-	b.Broker.Close()
 	b.starting.Lock()
 	defer b.starting.Unlock()
 	if b.closed {
 		return
 	}
 	b.closed = true
+	if b.started {
+		b.log.halt()
+	}
+	b.Broker.Close()
 	if b.started {
 		b.log.end()
 		if err := b.options.folder.close(); err != nil {

@@ -16,10 +16,8 @@ const channelOverhead = 200
 // compact compacts while the sealed segments take more than twice what lives, and one segment.
 func (l *log) compact() {
 	for {
-		select {
-		case <-l.stop:
+		if l.isHalted() {
 			return
-		default:
 		}
 		l.mu.Lock()
 		var used int64
@@ -88,6 +86,9 @@ func (l *log) removeBefore(sequence uint64) error {
 		if err := l.folder.remove(segmentName(oldest.sequence)); err != nil && !isMissing(err) {
 			return err
 		}
+		if err := l.folder.sync(); err != nil { // or else a newer segment may vanish before an older one
+			return err
+		}
 		l.mu.Lock()
 		l.sealed = l.sealed[1:]
 		l.mu.Unlock()
@@ -152,7 +153,7 @@ func (c *copier) copy(offset int, payload []byte, r *record) bool {
 func (c *copier) copySame(r *record) error {
 	l := c.log
 	if err := l.makeRoom(recordSize(64), urgent); err != nil {
-		return errStorage(err)
+		return err
 	}
 	if at, ok := c.places[r.offset]; ok && at.sequence == l.head.sequence {
 		_, err := l.write(appendSame(nil, r.id, r.position, at.offset), nil, urgent)

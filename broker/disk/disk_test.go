@@ -14,11 +14,7 @@ func TestTheBrokerKeepsTheContract(t *testing.T) {
 	for name, durability := range map[string]Durability{"process": Process, "disk": Disk} {
 		t.Run(name, func(t *testing.T) {
 			brokertest.Run(t, brokertest.Options{New: func(t *testing.T) broker.Broker {
-				b := Open(Options{Path: t.TempDir(), segment: smallSegment, Settings: Settings{Durability: durability}})
-				if err := b.Start(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				return b
+				return openTest(t, &testFolder{}, durability)
 			}})
 		})
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
@@ -58,6 +57,9 @@ func (l *log) renew() error {
 	}
 	for id := range l.engine.IDs() {
 		l.engine.Look(id, func(c journal.Locked) { err = l.copyChannel(c) })
+		if err == nil && l.isHalted() {
+			err = errClosed
+		}
 		if err != nil {
 			return l.renewed(err)
 		}
@@ -79,6 +81,9 @@ func (l *log) renew() error {
 func (l *log) giveUp() (first uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for l.preparing {
+		l.prepared.Wait()
+	}
 	if l.next != nil {
 		_ = l.next.file.close()
 		_ = l.folder.remove(segmentName(l.next.sequence)) // the folder may have vanished, or be another one
@@ -87,9 +92,9 @@ func (l *log) giveUp() (first uint64, err error) {
 	if err := l.folder.prepare(); err != nil {
 		return 0, err
 	}
-	if l.prepareNext(); l.nextErr != nil {
-		err, l.nextErr = l.nextErr, nil
-		return 0, err
+	l.nextErr = nil
+	if l.prepareNext(false); l.nextErr != nil {
+		return 0, l.nextErr
 	}
 	l.renewing = true
 	if err := l.advance(l.head.end, true); err != nil {
@@ -186,9 +191,8 @@ func (l *log) maintain() {
 	}
 	l.compact()
 	l.mu.Lock()
-	if l.nextErr = nil; l.next == nil && !l.closed {
-		l.prepareNext()
-	}
+	l.nextErr = nil
+	l.prepareNext(true)
 	err, owes := l.nextErr, len(l.debts) > 0
 	l.mu.Unlock()
 	if err == nil && owes {
@@ -199,6 +203,16 @@ func (l *log) maintain() {
 		l.setHealth(l.full())
 	}
 	l.mu.Unlock()
+}
+
+// isHalted reports whether halt was called.
+func (l *log) isHalted() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // full returns why there is no room for what adds to the log, or nil if there is. The lock is held.
@@ -225,6 +239,3 @@ func (l *log) checkFolder() error {
 	}
 	return err
 }
-
-// errStorage wraps a fault for callers of the Broker.
-func errStorage(err error) error { return fmt.Errorf("%w: %w", broker.ErrStorage, err) }

@@ -27,18 +27,20 @@ type log struct {
 
 	// mu may be taken with a channel's lock held, never the other way round. It is held while a record is copied, and not
 	// while the disk works, with one exception: if no segment has been prepared when one is needed, that is done then.
-	mu       sync.Mutex
-	head     *segment
-	next     *segment // prepared; may be nil
-	nextErr  error    // why none could be prepared; nil if that was not tried
-	unsynced []*segment
-	sealed   []sealed // segments that are not written any more, oldest first
-	commit   *journal.Commit
-	holders  []holder // whom to tell when commit is durable
-	fault    error    // why nothing may be written; see fault.go
-	renewing bool
-	debts    map[journal.ID]struct{} // channels of which something could not be written
-	closed   bool
+	mu        sync.Mutex
+	head      *segment
+	next      *segment   // prepared; may be nil
+	nextErr   error      // why none could be prepared; nil if that was not tried
+	preparing bool       // somebody makes next
+	prepared  *sync.Cond // somebody has made it, or failed
+	unsynced  []*segment
+	sealed    []sealed // segments that are not written any more, oldest first
+	commit    *journal.Commit
+	holders   []holder // whom to tell when commit is durable
+	fault     error    // why nothing may be written; see fault.go
+	renewing  bool
+	debts     map[journal.ID]struct{} // channels of which something could not be written
+	closed    bool
 
 	syncing sync.Mutex // held while segments are synced or given up
 	dirty   chan struct{}
@@ -234,7 +236,7 @@ func (l *log) makeRoom(size int, u urgency) error {
 		return nil
 	}
 	if l.next == nil && l.nextErr == nil {
-		l.prepareNext()
+		l.prepareNext(false)
 	}
 	switch {
 	case l.next == nil && free >= size && u != patient:
@@ -270,21 +272,50 @@ func (l *log) advance(end int, suspect bool) error {
 	return nil
 }
 
-// prepareNext makes the segment after the head, or sets nextErr. The lock is held.
-func (l *log) prepareNext() {
-	sequence := l.head.sequence + 1
-	if limit := l.settings.Load().MaxDisk; limit > 0 && l.diskUsed()+int64(l.size) > limit {
-		l.nextErr = fmt.Errorf("the journal has reached max_disk, %d bytes", limit)
+// prepareNext makes the segment after the head, or sets nextErr. If somebody does that already, it waits. The lock is held.
+// If others is true, they may take it meanwhile.
+func (l *log) prepareNext(others bool) {
+	for l.preparing {
+		l.prepared.Wait()
+	}
+	if l.next != nil || l.nextErr != nil || l.closed {
 		return
 	}
-	l.next, l.nextErr = l.makeSegment(sequence)
+	sequence, full := l.head.sequence+1, l.reachesMaxDisk()
+	if full != nil {
+		l.nextErr = full
+		return
+	}
+	l.preparing = true
+	if others {
+		l.mu.Unlock()
+	}
+	next, err := l.makeSegment(sequence)
+	if others {
+		l.mu.Lock()
+	}
+	l.next, l.nextErr, l.preparing = next, err, false
+	l.prepared.Broadcast()
 }
 
-// makeSegment makes the file of a segment.
+// reachesMaxDisk returns an error if the settings allow no further segment. The lock is held.
+func (l *log) reachesMaxDisk() error {
+	if limit := l.settings.Load().MaxDisk; limit > 0 && l.diskUsed()+int64(l.size) > limit {
+		return fmt.Errorf("it has reached max_disk, %d bytes", limit)
+	}
+	return nil
+}
+
+// makeSegment makes the file of a segment, and makes its name durable.
 func (l *log) makeSegment(sequence uint64) (*segment, error) {
 	f, err := l.folder.create(segmentName(sequence), l.size)
 	if err != nil {
 		return nil, err
+	}
+	if err := l.folder.sync(); err != nil {
+		_ = f.close()
+		_ = l.folder.remove(segmentName(sequence))
+		return nil, fmt.Errorf("make the name of a segment durable: %w", err)
 	}
 	return &segment{sequence: sequence, file: f, mem: f.bytes()}, nil
 }

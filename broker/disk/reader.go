@@ -46,7 +46,7 @@ func payloadAt(data []byte, sequence uint64, offset int) ([]byte, error) {
 // whole.
 func readRecords(data []byte, sequence uint64, end int, f func(offset int, payload []byte, r *record) bool) (int, error) {
 	data = data[:min(end, len(data))]
-	offset := segmentHeader
+	offset := segmentHeader // which may be behind the end
 	for offset <= len(data)-recordHeader {
 		payload, err := payloadAt(data, sequence, offset)
 		if err != nil || len(payload) == 0 {

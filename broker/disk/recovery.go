@@ -50,10 +50,12 @@ type recovery struct {
 type readSegment struct {
 	header
 
-	name   string
-	data   []byte
-	end    int // how much of it counts
-	closed func() error
+	name           string
+	data           []byte
+	end            int  // how much of it counts
+	open           bool // nobody has said how much that is: it ends where no record follows
+	broken, unused bool // it has no header; it has zeros in its place
+	closed         func() error
 }
 
 // A state is what was read of a channel.
@@ -115,43 +117,64 @@ func (r *recovery) openSegments() error {
 		return !ok
 	})
 	slices.Sort(names)
-	for i, name := range names {
-		sequence, _ := parseSegmentName(name)
-		data, closed, err := r.folder.open(name)
-		if err != nil {
+	for _, name := range names {
+		if err := r.openSegment(name); err != nil {
 			return err
 		}
-		s := &readSegment{name: name, data: data, end: len(data), closed: closed}
-		s.header, err = parseHeader(data)
-		if last := i == len(names)-1; err != nil && last && (errors.Is(err, errUnused) || isZero(data)) {
-			r.unused = append(r.unused, name)
-			return closed()
+	}
+	for n := len(r.segments); n > 0 && r.segments[n-1].unused; n = len(r.segments) {
+		last := r.segments[n-1]
+		r.segments, r.unused = r.segments[:n-1], append(r.unused, last.name)
+		if err := last.closed(); err != nil {
+			return err
 		}
-		r.segments = append(r.segments, s) // so it is closed
-		r.report.Bytes += int64(len(data))
-		switch {
-		case err != nil:
-			return fmt.Errorf("%s: %w", name, err)
-		case s.sequence != sequence:
-			return fmt.Errorf("%s is the segment %d under another name: give it back the name %s", name, s.sequence, segmentName(s.sequence))
+	}
+	for i, s := range r.segments {
+		r.report.Bytes += int64(len(s.data))
+		if i == 0 {
+			continue
 		}
-		if i > 0 {
-			before := r.segments[i-1]
-			if before.sequence+1 != sequence {
-				return fmt.Errorf("the segment %s is missing: restore it, or repair the journal", segmentName(before.sequence+1))
-			}
-			before.end = int(min(s.before, uint64(len(before.data)))) //nolint:gosec // at most the length
+		before := r.segments[i-1]
+		if before.sequence+1 != s.sequence {
+			return fmt.Errorf("the segment %s is missing: restore it, or repair the journal", segmentName(before.sequence+1))
+		}
+		if !s.broken {
+			before.open, before.end = false, int(min(s.before, uint64(len(before.data)))) //nolint:gosec // at most the length
 		}
 	}
 	r.report.Segments = len(r.segments)
 	return nil
 }
 
+// openSegment opens a segment and reads its header.
+func (r *recovery) openSegment(name string) error {
+	sequence, _ := parseSegmentName(name)
+	data, closed, err := r.folder.open(name)
+	if err != nil {
+		return err
+	}
+	s := &readSegment{name: name, data: data, open: true, end: len(data), closed: closed}
+	r.segments = append(r.segments, s) // so it is closed
+	s.header, err = parseHeader(data)
+	switch {
+	case errors.Is(err, errUnused), errors.Is(err, errDamaged):
+		// Its name tells its place, and that is all that reading it needs.
+		s.sequence, s.broken, s.unused = sequence, true, errors.Is(err, errUnused)
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
+	case s.sequence != sequence:
+		return fmt.Errorf("%s is the segment %d under another name: give it back the name %s", name, s.sequence, segmentName(s.sequence))
+	}
+	return nil
+}
+
 // readSegment reads the records of a segment.
 func (r *recovery) readSegment(i int) error {
 	s := r.segments[i]
-	if i == len(r.segments)-1 {
+	if !s.broken {
 		r.nextTag = s.nextTag
+	} else {
+		r.report.Damages = append(r.report.Damages, Damage{File: s.name, Bytes: segmentHeader, Middle: r.wasDurable(i, 0)})
 	}
 	end, err := readRecords(s.data, s.sequence, s.end, func(offset int, _ []byte, rec *record) bool {
 		r.apply(i, offset, rec)
@@ -160,7 +183,6 @@ func (r *recovery) readSegment(i int) error {
 	if err != nil && !errors.Is(err, errDamaged) {
 		return fmt.Errorf("%s, offset %d: %w", s.name, end, err)
 	}
-	last := i == len(r.segments)-1
 	if err == nil && end == s.end {
 		return nil
 	}
@@ -168,7 +190,7 @@ func (r *recovery) readSegment(i int) error {
 		File: s.name, Offset: end, Bytes: s.end - end, Records: wholeRecords(s.data, s.sequence, end+8, s.end),
 		Middle: r.wasDurable(i, end),
 	}
-	if last {
+	if s.open {
 		d.Bytes = len(bytes.TrimRight(s.data[end:s.end], "\x00")) // the rest was only prepared
 		if s.end = end; err == nil && d.Records == 0 && !d.Middle {
 			return nil // the end, and perhaps a record that was about to be written
@@ -182,7 +204,7 @@ func (r *recovery) readSegment(i int) error {
 // wasDurable reports whether a place is known to have been durable once: later segments, or this one, say so.
 func (r *recovery) wasDurable(i, offset int) bool {
 	if i+1 < len(r.segments) && r.segments[i+1].suspect {
-		return false
+		return false // nor if a still later one is: all that lived then was written again
 	}
 	for _, later := range r.segments[i+1:] {
 		if mark(later.data) > 0 {

@@ -83,16 +83,14 @@ func (s *segment) begin(h *header) error {
 	})
 }
 
-// parseHeader reads the header of a segment. It fails with errUnused if there is none yet.
+// parseHeader reads the header of a segment. It fails with errUnused if there is none yet, and with errDamaged.
 func parseHeader(data []byte) (h header, err error) {
-	if len(data) < segmentHeader {
-		return h, fmt.Errorf("it has %d bytes, and a segment has %d at least", len(data), segmentHeader)
+	if isZero(data[:min(8, len(data))]) {
+		return h, errUnused
 	}
-	if binary.LittleEndian.Uint64(data) != magic {
-		if isZero(data[:8]) {
-			return h, errUnused
-		}
-		return h, errors.New("it is not a segment of a journal")
+	if len(data) < segmentHeader || binary.LittleEndian.Uint64(data) != magic ||
+		binary.LittleEndian.Uint32(data[56:]) != crc32.Checksum(data[8:56], castagnoli) {
+		return h, errDamaged
 	}
 	h = header{
 		version:  binary.LittleEndian.Uint32(data[8:]),
@@ -100,9 +98,6 @@ func parseHeader(data []byte) (h header, err error) {
 		sequence: binary.LittleEndian.Uint64(data[16:]),
 		before:   binary.LittleEndian.Uint64(data[24:]),
 		nextTag:  binary.LittleEndian.Uint32(data[32:]),
-	}
-	if binary.LittleEndian.Uint32(data[56:]) != crc32.Checksum(data[8:56], castagnoli) {
-		return h, errors.New("its header is damaged")
 	}
 	if h.version != formatVersion {
 		return h, fmt.Errorf("it has version %d of the format, and this program knows version %d: use the program that wrote it, or a later one",
@@ -125,6 +120,9 @@ func (s *segment) setMark() error {
 
 // mark returns up to where everything in a segment is known to be durable, or zero if that is not known.
 func mark(data []byte) int {
+	if len(data) < segmentHeader {
+		return 0
+	}
 	b := data[markOffset:]
 	m := binary.LittleEndian.Uint64(b)
 	if binary.LittleEndian.Uint32(b[8:]) != crc32.Checksum(b[:8], castagnoli) || m > uint64(len(data)) {
