@@ -36,7 +36,8 @@ func init() {
 // App holds the settings of the whole server, and the channels that all sites share. Which requests a site serves is up to
 // the `megaphone` handler. Every setting has a default, so the handler alone is enough.
 //
-// Channels and their messages outlive configuration reloads. With the broker `memory` a restart of the process loses them.
+// Channels and their messages outlive configuration reloads. With the broker `memory` a restart of the process loses them,
+// with the broker `disk` it does not.
 type App struct {
 	// The first part of every address that this server creates: letters, digits, `_` and `-`. With several servers, give
 	// each its own name, by which a load balancer can route. Placeholders such as `{env.POD_NAME}` are supported. Channels
@@ -110,6 +111,7 @@ type App struct {
 	eventsLogged  bool // the log has all events
 	registry      *registry
 	broker        broker.Broker
+	provider      broker.Provider // has opened broker, or would have
 	limits        broker.Limits
 
 	brokerKey string                   // of the registry in registries, if acquired
@@ -176,7 +178,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 // view is what the admin API sees.
 func (a *App) view() admin.View {
 	return admin.View{
-		Broker: a.broker, Agent: a.Agent, Limits: a.limits, InspectMessages: a.InspectMessages, Healthy: a.registry.healthy(),
+		Broker: a.broker, Agent: a.Agent, Limits: a.limits, InspectMessages: a.InspectMessages, Health: a.registry.health(),
 	}
 }
 
@@ -200,6 +202,9 @@ func (a *App) close() {
 
 // Start implements [caddy.App].
 func (a *App) Start() error {
+	if err := a.startBroker(); err != nil {
+		return err
+	}
 	a.startEvents()
 	return nil
 }
@@ -257,7 +262,7 @@ func (a *App) Cleanup() error {
 	}
 	last, err := registries.Delete(a.brokerKey)
 	a.stopEvents()
-	if last {
+	if b, ok := a.broker.(broker.Keeper); last && !(ok && b.Keeps()) {
 		if n := broker.StatsOf(a.broker).Undelivered[broker.EndClosed]; n > 0 {
 			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
 		}

@@ -1,17 +1,12 @@
 package broker
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
-// A Starter is a [Broker] that opens files or connections. [Provider].OpenBroker must not do that, since checking a
-// configuration calls it too.
-type Starter interface {
-	// Start makes the Broker ready. It is called before a configuration that uses the Broker takes effect, once for each
-	// such configuration, and has an effect only the first time. If it fails, the configuration is refused. Until it has
-	// returned, calls fail with [ErrStarting]. It gives up when ctx ends.
-	Start(ctx context.Context) error
+// A Configurer is a [Provider] whose Broker can take other settings while it is open.
+type Configurer interface {
+	// ConfigureBroker sets what [Provider].BrokerKey leaves out. It is called when a configuration takes effect, with a
+	// Broker that this module has opened, perhaps for an earlier configuration.
+	ConfigureBroker(Broker)
 }
 
 // A HealthReporter is a [Broker] that may be unable to take writes for a while, because its storage is.

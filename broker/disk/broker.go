@@ -48,12 +48,12 @@ type Options struct {
 	// Logger returns where the Broker logs now. If it is nil, the Broker does not log.
 	Logger func() *slog.Logger
 
-	segment int    // the size of a segment; 0 means defaultSegment
+	segment int    // the size of a segment; 0 means SegmentSize
 	folder  folder // nil means that at Path
 }
 
-// defaultSegment is the size of a segment, in bytes.
-const defaultSegment = 64 << 20
+// SegmentSize is the size of a segment, in bytes. A journal takes two of them at least.
+const SegmentSize = 64 << 20
 
 // A Broker is a [broker.Broker] whose channels outlive the process.
 type Broker struct {
@@ -75,7 +75,7 @@ func Open(o Options) *Broker {
 		o.Logger = func() *slog.Logger { return discard }
 	}
 	if o.segment == 0 {
-		o.segment = defaultSegment
+		o.segment = SegmentSize
 	}
 	if o.folder == nil {
 		o.folder = &osFolder{path: o.Path}

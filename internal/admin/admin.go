@@ -36,8 +36,8 @@ type View struct {
 	Limits broker.Limits
 	// InspectMessages says whether the API may show messages.
 	InspectMessages bool
-	// Healthy says whether new clients are welcome.
-	Healthy bool
+	// Health is "OK" if new clients are welcome, and otherwise says why they are not.
+	Health string
 }
 
 // api is the Caddy module. It never shows a secret address in full, and never takes one from a path, because Caddy logs

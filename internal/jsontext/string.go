@@ -36,3 +36,11 @@ func Text(value []byte) (text []byte, ok bool) {
 	}
 	return []byte(unescaped), true
 }
+
+// StringEnd returns the index after the JSON string that begins at i.
+func StringEnd(src []byte, i int) (int, error) {
+	if err := expect(src, i, '"'); err != nil {
+		return i, err
+	}
+	return scanString(src, i)
+}
