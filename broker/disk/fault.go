@@ -33,13 +33,17 @@ func (l *log) breakDown(err error) {
 	signal(l.wake)
 }
 
-// setHealth notes why the log takes no writes, or nil, and reports it if that is new.
-func (l *log) setHealth(err error) {
-	before := *l.health.Swap(&err)
+// setHealth notes why the log takes no writes, or nil.
+func (l *log) setHealth(err error) { l.health.Store(&err) }
+
+// reportHealth reports a change of the health since the last call. Only the maintainer calls it.
+func (l *log) reportHealth() {
+	before, now := l.reported, l.Health()
+	l.reported = now
 	switch {
-	case before == nil && err != nil:
-		l.report(event{problem: fmt.Errorf("the journal takes no writes: %w", err)})
-	case before != nil && err == nil:
+	case before == nil && now != nil:
+		l.report(event{problem: fmt.Errorf("the journal takes no writes: %w", now)})
+	case before != nil && now == nil:
 		l.report(event{recovered: true})
 	}
 }
@@ -134,6 +138,7 @@ func (l *log) renewed(err error) error {
 	}
 	if l.renewing = false; err == nil {
 		l.fault = nil
+		l.setHealth(nil)
 	}
 	return err
 }
@@ -184,6 +189,7 @@ func (l *log) maintain() {
 	l.mu.Lock()
 	broken := l.fault != nil
 	l.mu.Unlock()
+	l.reportHealth()
 	if broken {
 		if err := l.renew(); err != nil {
 			return // the log said so when it broke down
@@ -192,17 +198,24 @@ func (l *log) maintain() {
 	l.compact()
 	l.mu.Lock()
 	l.nextErr = nil
-	l.prepareNext(true)
+	if l.prepareNext(true); l.nextErr == nil {
+		l.full = false
+	}
 	err, owes := l.nextErr, len(l.debts) > 0
 	l.mu.Unlock()
 	if err == nil && owes {
 		l.payDebts()
 	}
 	l.mu.Lock()
-	if l.fault == nil {
-		l.setHealth(l.full())
+	switch {
+	case l.fault != nil: // which is the health
+	case l.full:
+		l.setHealth(l.nextErr)
+	default:
+		l.setHealth(nil)
 	}
 	l.mu.Unlock()
+	l.reportHealth()
 }
 
 // isHalted reports whether halt was called.
@@ -213,14 +226,6 @@ func (l *log) isHalted() bool {
 	default:
 		return false
 	}
-}
-
-// full returns why there is no room for what adds to the log, or nil if there is. The lock is held.
-func (l *log) full() error {
-	if l.next == nil && len(l.head.mem)-l.head.end < l.reserve() {
-		return l.nextErr
-	}
-	return nil
 }
 
 // checkFolder fails if the head is not in the folder any more.

@@ -39,6 +39,7 @@ type log struct {
 	holders   []holder // whom to tell when commit is durable
 	fault     error    // why nothing may be written; see fault.go
 	renewing  bool
+	full      bool                    // a record was refused for want of room, and there is none yet
 	debts     map[journal.ID]struct{} // channels of which something could not be written
 	closed    bool
 
@@ -47,7 +48,9 @@ type log struct {
 	wake    chan struct{}
 	stop    chan struct{}
 	stopped sync.WaitGroup
-	health  atomic.Pointer[error]
+
+	health   atomic.Pointer[error]
+	reported error // the health that was reported last
 }
 
 // A sealed segment is complete.
@@ -242,6 +245,11 @@ func (l *log) makeRoom(size int, u urgency) error {
 	case l.next == nil && free >= size && u != patient:
 		return nil
 	case l.next == nil:
+		if !l.full {
+			l.full = true
+			l.setHealth(l.nextErr)
+			signal(l.wake)
+		}
 		return l.nextErr
 	case free >= size:
 		return nil

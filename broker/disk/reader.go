@@ -89,7 +89,7 @@ func guardReads(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if fault := asFault(recover()); fault != nil {
-			err = fmt.Errorf("read the journal: %w", fault)
+			err = fmt.Errorf("a file cannot be read: the disk fails, or somebody has cut it off: %w", fault)
 		}
 	}()
 	return f()

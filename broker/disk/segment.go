@@ -154,7 +154,7 @@ func (s *segment) guarded(f func() (from, to int)) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if fault := asFault(recover()); fault != nil {
-			err = fmt.Errorf("write a record: %w", fault)
+			err = fmt.Errorf("the file cannot be written: the disk fails, or somebody has cut it off: %w", fault)
 		}
 	}()
 	from, to := f()
