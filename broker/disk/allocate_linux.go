@@ -27,3 +27,12 @@ func syncMapped(f *os.File, _ []byte) error {
 	}
 	return err
 }
+
+// populate maps all pages at once, which is faster than one after the other when they are used. Old systems cannot.
+func populate(mem []byte, write bool) {
+	advice := unix.MADV_POPULATE_READ
+	if write {
+		advice = unix.MADV_POPULATE_WRITE
+	}
+	_ = unix.Madvise(mem, advice)
+}

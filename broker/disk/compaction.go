@@ -103,6 +103,11 @@ type copier struct {
 	places   map[int]place // by the offset of the original: where a message is now that several channels hold
 	copied   int
 	err      error
+
+	// These are of the record that is looked at.
+	offset  int
+	payload []byte
+	record  *record
 }
 
 // A place is where a record is.
@@ -113,40 +118,35 @@ type place struct {
 
 // copy copies a record if it is needed. It stops the copier if it fails.
 func (c *copier) copy(offset int, payload []byte, r *record) bool {
-	l := c.log
-	write := func(f func() error) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		c.err = f()
-		c.copied++
-	}
+	c.offset, c.payload, c.record = offset, payload, r
 	switch r.kind {
-	case kindChannel:
-		l.engine.Look(r.id, func(live journal.Locked) {
-			snapshot := live.Snapshot()
-			write(func() error {
-				_, err := l.write(appendChannel(nil, snapshot), nil, urgent)
-				return err
-			})
-		})
-	case kindPut, kindPart:
-		l.engine.Look(r.id, func(live journal.Locked) {
-			if r.position > live.LetGo() {
-				write(func() error {
-					at, err := l.write(payload, nil, urgent)
-					c.places[offset] = place{l.head.sequence, at}
-					return err
-				})
-			}
-		})
-	case kindSame:
-		l.engine.Look(r.id, func(live journal.Locked) {
-			if r.position > live.LetGo() {
-				write(func() error { return c.copySame(r) })
-			}
-		})
+	case kindChannel, kindPut, kindPart, kindSame:
+		c.log.engine.Look(r.id, c.look)
 	}
 	return c.err == nil
+}
+
+// look copies the record, whose channel lives.
+func (c *copier) look(live journal.Locked) {
+	l, r := c.log, c.record
+	if r.kind != kindChannel && r.position <= live.LetGo() {
+		return
+	}
+	payload := c.payload
+	if r.kind == kindChannel {
+		payload = appendChannel(nil, live.Snapshot())
+	}
+	c.copied++
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.kind == kindSame {
+		c.err = c.copySame(r)
+		return
+	}
+	var at int
+	if at, c.err = l.write(payload, nil, urgent); r.kind == kindPut {
+		c.places[c.offset] = place{l.head.sequence, at}
+	}
 }
 
 // copySame copies a message that another channel had first. The lock of the log is held.

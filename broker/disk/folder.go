@@ -30,6 +30,8 @@ type file interface {
 	written(from, to int) error
 	// sync makes all changes durable.
 	sync() error
+	// populate makes the first change of each byte fast.
+	populate()
 	// cut makes the file shorter. The bytes must not be used after that.
 	cut(size int) error
 	// close ends the use of the file and its bytes.

@@ -209,6 +209,7 @@ func (f *testFolder) has(name string, of file) error {
 }
 
 func (f *testFile) bytes() []byte { return f.data }
+func (f *testFile) populate()     {}
 
 func (f *testFile) written(int, int) error {
 	f.folder.mu.Lock()

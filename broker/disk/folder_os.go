@@ -118,6 +118,7 @@ func (f *osFolder) open(name string) (data []byte, closed func() error, err erro
 	if err != nil {
 		return nil, nil, fmt.Errorf("map %s: %w", opened.Name(), err)
 	}
+	populate(mem.bytes, false)
 	return mem.bytes, mem.close, nil
 }
 
@@ -164,6 +165,7 @@ type osFile struct {
 func (f *osFile) bytes() []byte              { return f.mem.bytes }
 func (f *osFile) written(from, to int) error { return f.mem.written(f.File, from, to) }
 func (f *osFile) sync() error                { return f.mem.sync(f.File) }
+func (f *osFile) populate()                  { populate(f.mem.bytes, true) }
 func (f *osFile) info() (fs.FileInfo, error) { return f.Stat() }
 
 func (f *osFile) cut(size int) error {

@@ -137,18 +137,18 @@ func (l *log) putParts(id journal.ID, position uint64, keyed bool, line []byte, 
 func (l *log) maxRecord() int { return l.size / 64 }
 
 // Move implements [journal.Journal].
-func (l *log) Move(id journal.ID, m *journal.Move) {
+func (l *log) Move(id journal.ID, m journal.Move) {
 	var buffer [64]byte
-	payload := appendMove(buffer[:0], id, m)
+	payload := appendMove(buffer[:0], id, &m)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writeOrOwe(id, payload)
 }
 
 // Read implements [journal.Journal].
-func (l *log) Read(id journal.ID, r *journal.Read) {
+func (l *log) Read(id journal.ID, r journal.Read) {
 	var buffer [64]byte
-	payload := appendRead(buffer[:0], id, r)
+	payload := appendRead(buffer[:0], id, &r)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writeOrOwe(id, payload)
@@ -300,6 +300,9 @@ func (l *log) prepareNext(others bool) {
 	}
 	next, err := l.makeSegment(sequence)
 	if others {
+		if err == nil {
+			next.file.populate()
+		}
 		l.mu.Lock()
 	}
 	l.next, l.nextErr, l.preparing = next, err, false

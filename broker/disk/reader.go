@@ -47,13 +47,13 @@ func payloadAt(data []byte, sequence uint64, offset int) ([]byte, error) {
 func readRecords(data []byte, sequence uint64, end int, f func(offset int, payload []byte, r *record) bool) (int, error) {
 	data = data[:min(end, len(data))]
 	offset := segmentHeader // which may be behind the end
+	var r record
 	for offset <= len(data)-recordHeader {
 		payload, err := payloadAt(data, sequence, offset)
 		if err != nil || len(payload) == 0 {
 			return offset, err
 		}
-		r, err := parseRecord(payload)
-		if err != nil {
+		if r, err = parseRecord(payload); err != nil {
 			return offset, err
 		}
 		if !f(offset, payload, &r) {

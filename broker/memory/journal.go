@@ -85,7 +85,7 @@ func (c *channel) journalMove() {
 		move.LetGo, move.LetGoID = 0, broker.EventID{}
 	}
 	move.LetGoKeys = c.letGoKeys.last(c.newKeys)
-	c.broker.journal.Move(c.journalID(), &move)
+	c.broker.journal.Move(c.journalID(), move)
 	c.newKeys, c.lastLetGo, c.lastInFlight = 0, c.letGoCount, c.queue.inFlight
 }
 
@@ -105,8 +105,7 @@ func (c *channel) journalRead(ttl time.Duration) {
 	if ttl != 0 {
 		c.ttl = ttl
 	}
-	read := c.read()
-	c.broker.journal.Read(c.journalID(), &read)
+	c.broker.journal.Read(c.journalID(), c.read())
 }
 
 func (c *channel) read() journal.Read {

@@ -59,8 +59,8 @@ type Journal interface {
 	Put(h Holder, id ID, position uint64, m *broker.Message, batch *Batch, mustCommit bool) (*Commit, error)
 	// Move, Read and Delete never fail: what a journal cannot write now, it writes later. The keys of a Move are those
 	// that were let go since the last one, oldest first. If none was let go, LetGo is zero.
-	Move(id ID, m *Move)
-	Read(id ID, r *Read)
+	Move(id ID, m Move)
+	Read(id ID, r Read)
 	Delete(id ID) *Commit
 	// Waits reports whether changes are not durable at once.
 	Waits() bool
