@@ -127,7 +127,7 @@ func (b *Broker) Start(ctx context.Context) error {
 
 // start reads the journal, restores the channels and begins to write.
 func (l *log) start(ctx context.Context) (*Report, error) {
-	r, err := readJournal(ctx, l.folder)
+	r, err := readJournal(ctx, l.folder, false)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (l *log) start(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.begin(r); err != nil {
+	if err := l.begin(r, false); err != nil {
 		return nil, err
 	}
 	l.engine.Restore(all)
@@ -154,8 +154,9 @@ func (l *log) start(ctx context.Context) (*Report, error) {
 	return &r.report, nil
 }
 
-// begin makes the first segment to be written, behind those that were read.
-func (l *log) begin(r *recovery) error {
+// begin makes the first segment to be written, behind those that were read. It is suspect if damage in them counts for
+// nothing from now on.
+func (l *log) begin(r *recovery, suspect bool) error {
 	for _, name := range r.unused {
 		if err := l.folder.remove(name); err != nil {
 			return err
@@ -173,11 +174,19 @@ func (l *log) begin(r *recovery) error {
 		return err
 	}
 	l.next = next
-	return l.advance(before, false)
+	return l.advance(before, suspect)
 }
 
 // rewrite writes all that was read again, and removes the segments that it was read from: they are damaged.
-func (l *log) rewrite(first uint64) (err error) {
+func (l *log) rewrite(first uint64) error {
+	if err := l.copyAll(); err != nil {
+		return err
+	}
+	return l.removeBefore(first)
+}
+
+// copyAll writes all that lives, and makes it durable.
+func (l *log) copyAll() (err error) {
 	for id := range l.engine.IDs() {
 		l.engine.Look(id, func(c journal.Locked) { err = l.copyChannel(c) })
 		if err != nil {
@@ -187,7 +196,7 @@ func (l *log) rewrite(first uint64) (err error) {
 	if !l.syncAll() {
 		return l.Health()
 	}
-	return l.removeBefore(first)
+	return nil
 }
 
 // halt stops all that happens beside the writes. Nobody compacts after that, so the channels may be closed: a channel that

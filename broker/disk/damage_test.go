@@ -146,7 +146,7 @@ func TestADamagedTailIsLeftOutOnce(t *testing.T) {
 		f := folderOf(image)
 		var before []int
 		for i := range 3 {
-			r, err := readJournal(t.Context(), f)
+			r, err := readJournal(t.Context(), f, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -212,7 +212,7 @@ func FuzzJournal(f *testing.F) {
 		if !sum {
 			copy(data[segmentHeader:], first)
 		}
-		r, err := readJournal(context.Background(), folderOf(map[string][]byte{segmentName(1): data}))
+		r, err := readJournal(context.Background(), folderOf(map[string][]byte{segmentName(1): data}), second != nil)
 		if err != nil {
 			return
 		}

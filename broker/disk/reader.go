@@ -64,13 +64,17 @@ func readRecords(data []byte, sequence uint64, end int, f func(offset int, paylo
 	return min(offset, len(data)), nil
 }
 
-// wholeRecords counts the records that are whole behind a damaged place. It gives up after some work.
-func wholeRecords(data []byte, sequence uint64, from, end int) (n int) {
+// readBehind calls f with each record that is whole behind a damaged place, and returns how many there are. It gives up
+// after some work.
+func readBehind(data []byte, sequence uint64, from, end int, f func(offset int, r *record)) (n int) {
 	const maxWork = 1 << 30 // bytes to checksum
 	data = data[:min(end, len(data))]
-	for offset, work := from, 0; offset <= len(data)-recordHeader && work < maxWork; {
+	for offset, work := max(from, segmentHeader), 0; offset <= len(data)-recordHeader && work < maxWork; {
 		payload, err := payloadAt(data, sequence, offset)
 		if err == nil && len(payload) > 0 {
+			if r, err := parseRecord(payload); err == nil {
+				f(offset, &r)
+			}
 			n++
 			offset += recordSize(len(payload))
 			continue

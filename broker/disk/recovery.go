@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -16,23 +15,33 @@ import (
 
 // A Damage is a part of a segment that cannot be read.
 type Damage struct {
-	File   string
-	Offset int
-	// Bytes is how many bytes are left out, from Offset, and Records how many whole records are among them.
-	Bytes, Records int
+	File   string `json:"file"`
+	Offset int    `json:"offset"`
+	// Bytes is how many bytes there are from Offset to the end of the segment, and Records how many whole records are among
+	// them. Start leaves them out. [Repair] keeps them.
+	Bytes   int `json:"bytes"`
+	Records int `json:"records"`
 	// Middle tells that the part was durable before. Something has damaged it since. Otherwise it is the tail that a loss
 	// of power, or the fault of a disk, has torn off.
-	Middle bool
+	Middle bool `json:"middle"`
 }
 
 // A Report says what a journal has.
 type Report struct {
-	Channels, Messages int
-	Segments           int
-	Bytes              int64 // of all segments
-	Damages            []Damage
+	Channels int      `json:"channels"`
+	Messages int      `json:"messages"`
+	Segments int      `json:"segments"`
+	Bytes    int64    `json:"bytes"` // of all segments
+	Damages  []Damage `json:"damages,omitempty"`
+	// MissingFiles are segments that were lost between others. There may be more of them behind each.
+	MissingFiles []string `json:"missing_files,omitempty"`
 	// Missing is how many messages were lost between others that are there.
-	Missing int
+	Missing int `json:"missing"`
+}
+
+// Refused reports whether a Broker refuses to start with the journal.
+func (r *Report) Refused() bool {
+	return len(r.MissingFiles) > 0 || slices.ContainsFunc(r.Damages, func(d Damage) bool { return d.Middle })
 }
 
 // A recovery reads a journal.
@@ -44,6 +53,7 @@ type recovery struct {
 	shared   map[place]*broker.Message // messages that several channels hold; nil until they are made
 	report   Report
 	nextTag  uint32
+	all      bool // records behind damaged places count, and segments may be missing
 }
 
 // A readSegment is a segment that is being read.
@@ -76,9 +86,10 @@ type messageRef struct {
 	part     int // where the part begins in the line
 }
 
-// readJournal reads all segments. The caller must call close.
-func readJournal(ctx context.Context, f folder) (*recovery, error) {
-	r := &recovery{folder: f, states: map[journal.ID]*state{}, shared: map[place]*broker.Message{}}
+// readJournal reads all segments. If all is true, it reads what is whole behind damaged places, too. The caller must call
+// close.
+func readJournal(ctx context.Context, f folder, all bool) (*recovery, error) {
+	r := &recovery{folder: f, all: all, states: map[journal.ID]*state{}, shared: map[place]*broker.Message{}}
 	err := guardReads(func() error {
 		if err := r.openSegments(); err != nil {
 			return err
@@ -136,6 +147,10 @@ func (r *recovery) openSegments() error {
 		}
 		before := r.segments[i-1]
 		if before.sequence+1 != s.sequence {
+			r.report.MissingFiles = append(r.report.MissingFiles, segmentName(before.sequence+1))
+			if r.all {
+				continue
+			}
 			return fmt.Errorf("the segment %s is missing: restore it, or repair the journal", segmentName(before.sequence+1))
 		}
 		if !s.broken {
@@ -186,18 +201,25 @@ func (r *recovery) readSegment(i int) error {
 	if err == nil && end == s.end {
 		return nil
 	}
-	d := Damage{
-		File: s.name, Offset: end, Bytes: s.end - end, Records: wholeRecords(s.data, s.sequence, end+8, s.end),
-		Middle: r.wasDurable(i, end),
-	}
 	if s.open {
-		d.Bytes = len(bytes.TrimRight(s.data[end:s.end], "\x00")) // the rest was only prepared
-		if s.end = end; err == nil && d.Records == 0 && !d.Middle {
-			return nil // the end, and perhaps a record that was about to be written
-		}
+		s.end = end + len(withoutZeros(s.data[end:s.end])) // the rest was only prepared
+	}
+	d := Damage{
+		File: s.name, Offset: end, Bytes: s.end - end, Middle: r.wasDurable(i, end),
+		Records: readBehind(s.data, s.sequence, end+8, s.end, func(offset int, rec *record) {
+			if r.all {
+				r.apply(i, offset, rec)
+			}
+		}),
+	}
+	if s.open && err == nil && d.Records == 0 && !d.Middle {
+		s.end = end // the end, and perhaps a record that was about to be written
+		return nil
 	}
 	r.report.Damages = append(r.report.Damages, d)
-	s.end = end
+	if !r.all {
+		s.end = end
+	}
 	return nil
 }
 

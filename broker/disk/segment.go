@@ -106,7 +106,19 @@ func parseHeader(data []byte) (h header, err error) {
 	return h, nil
 }
 
-func isZero(b []byte) bool { return len(bytes.TrimRight(b, "\x00")) == 0 }
+// isZero reports whether all bytes are zero.
+func isZero(b []byte) bool {
+	return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) // which compares many at once
+}
+
+// withoutZeros returns the bytes up to the last one that is not zero.
+func withoutZeros(b []byte) []byte {
+	const chunk = 64 << 10
+	for len(b) > chunk && isZero(b[len(b)-chunk:]) {
+		b = b[:len(b)-chunk]
+	}
+	return bytes.TrimRight(b, "\x00")
+}
 
 // setMark notes in the file that everything up to s.synced is durable. The note itself may be lost.
 func (s *segment) setMark() error {
