@@ -262,7 +262,7 @@ func (a *App) Cleanup() error {
 	}
 	last, err := registries.Delete(a.brokerKey)
 	a.stopEvents()
-	if b, ok := a.broker.(broker.Keeper); last && !(ok && b.Keeps()) {
+	if last && !broker.IsKept(a.broker) {
 		if n := broker.StatsOf(a.broker).Undelivered[broker.EndClosed]; n > 0 {
 			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
 		}

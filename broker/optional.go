@@ -114,3 +114,9 @@ func IsDraining(b Broker) bool {
 	d, ok := b.(Drainer)
 	return ok && d.DrainState().Active
 }
+
+// IsKept reports whether the channels of a Broker outlive it.
+func IsKept(b Broker) bool {
+	k, ok := b.(Keeper)
+	return ok && k.Keeps()
+}

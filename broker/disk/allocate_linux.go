@@ -9,9 +9,9 @@ import (
 
 // allocate makes a new file so large, and takes the room on the disk. So no write to its memory can fail for want of room.
 func allocate(f *os.File, size int) error {
-	err := unix.Fallocate(int(f.Fd()), 0, 0, int64(size)) //nolint:gosec // a file descriptor
+	err := unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
 	for errors.Is(err, unix.EINTR) {
-		err = unix.Fallocate(int(f.Fd()), 0, 0, int64(size)) //nolint:gosec // a file descriptor
+		err = unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		return fillWithZeros(f, size)
@@ -21,9 +21,9 @@ func allocate(f *os.File, size int) error {
 
 // syncMapped makes a file durable whose content was changed in memory.
 func syncMapped(f *os.File, _ []byte) error {
-	err := unix.Fdatasync(int(f.Fd())) //nolint:gosec // a file descriptor
+	err := unix.Fdatasync(int(f.Fd()))
 	for errors.Is(err, unix.EINTR) {
-		err = unix.Fdatasync(int(f.Fd())) //nolint:gosec // a file descriptor
+		err = unix.Fdatasync(int(f.Fd()))
 	}
 	return err
 }

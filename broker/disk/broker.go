@@ -132,7 +132,7 @@ func (l *log) start(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	defer r.close()
-	if err := r.middle(); err != nil {
+	if err := r.report.refusal(); err != nil {
 		return nil, err
 	}
 	all, gaps, err := r.channels()
@@ -257,24 +257,3 @@ func (b *Broker) Health() error {
 
 // Keeps implements [broker.Keeper].
 func (b *Broker) Keeps() bool { return b.Health() == nil || errors.Is(b.Health(), broker.ErrStarting) }
-
-// report logs an event.
-func (b *Broker) report(e event) {
-	logger := b.options.Logger().With(slog.String("path", b.options.Path))
-	switch {
-	case e.problem != nil:
-		logger.Error("the journal has a problem: channels go on to deliver what they hold", slog.Any("error", e.problem))
-	case e.recovered:
-		logger.Info("the journal takes writes again")
-	case e.started != nil:
-		logger.Info("the journal is open", slog.Int("channels", e.started.Channels), slog.Int("messages", e.started.Messages),
-			slog.Int64("bytes", e.started.Bytes), slog.Duration("took", e.took))
-		for _, d := range e.started.Damages {
-			logger.Warn("the end of a segment of the journal was damaged, and is left out", slog.String("file", d.File),
-				slog.Int("offset", d.Offset), slog.Int("bytes", d.Bytes), slog.Int("records", d.Records))
-		}
-		if e.started.Missing > 0 {
-			logger.Warn("messages are missing in the journal between others", slog.Int("messages", e.started.Missing))
-		}
-	}
-}

@@ -56,7 +56,7 @@ func onlySegment(t *testing.T, image map[string][]byte) (name string, end int) {
 	return "", 0
 }
 
-// opens opens a Broker on damaged files, and reports whether it starts. What it has, somebody has written.
+// opens starts a Broker on damaged files, and reports whether it starts. What it has, somebody has written.
 func opens(t *testing.T, image map[string][]byte, h history) (b *Broker, starts bool) {
 	t.Helper()
 	b = Open(Options{segment: smallSegment, folder: folderOf(image)})

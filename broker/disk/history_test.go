@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"cmp"
 	"slices"
 	"strconv"
 	"testing"
@@ -119,10 +118,4 @@ func (h history) check(tb testing.TB, b broker.Broker, before int, settlesHold b
 		}
 	}
 	return seen
-}
-
-// sorted brings a history that several goroutines have noted into its order.
-func (h history) sorted() history {
-	slices.SortStableFunc(h, func(a, b fact) int { return cmp.Compare(a.at, b.at) })
-	return h
 }

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // TestMain is the process that TestKill kills, if the environment says so.
@@ -42,7 +40,7 @@ func victim(path string) {
 		all.Go(func() {
 			next := int(seed%1000*3+i) * 10_000
 			l := newLoad(b, seed+i, &next, func(a act, done bool, consumer string, n int) {
-				_, _ = os.Stdout.WriteString(fmt.Sprintf("%c %v %s %d\n", a, done, consumer, n))
+				fmt.Printf("%c %v %s %d\n", a, done, consumer, n)
 			})
 			for l.step(ctx) {
 			}
@@ -114,5 +112,3 @@ func runVictim(t *testing.T, path string, seed uint64, after time.Duration) (h h
 	_ = cmd.Wait() // it was killed
 	return h
 }
-
-var _ broker.Broker = (*Broker)(nil)

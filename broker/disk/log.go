@@ -109,7 +109,7 @@ func (l *log) put(id journal.ID, position uint64, keyed bool, line []byte, batch
 			return fmt.Errorf("%w: %w", broker.ErrStorage, err)
 		}
 		if place := batch.Place.Load(); place != 0 && place>>32 == l.head.sequence&0xffffffff {
-			_, err := l.write(appendSame(buffer[:0], id, position, int(place&0xffffffff)), nil, u) //nolint:gosec // fits
+			_, err := l.write(appendSame(buffer[:0], id, position, int(place&0xffffffff)), nil, u)
 			return err
 		}
 	}

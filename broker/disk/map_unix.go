@@ -17,7 +17,7 @@ func mapFile(f *os.File, size int, write bool) (mapping, error) {
 	if write {
 		protection |= unix.PROT_WRITE
 	}
-	mem, err := unix.Mmap(int(f.Fd()), 0, size, protection, unix.MAP_SHARED) //nolint:gosec // a file descriptor
+	mem, err := unix.Mmap(int(f.Fd()), 0, size, protection, unix.MAP_SHARED)
 	return mapping{mem}, err
 }
 
@@ -31,9 +31,9 @@ func syncFolder(f *os.File) error { return f.Sync() }
 var errLocked = unix.EWOULDBLOCK
 
 func lockFile(f *os.File) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a file descriptor
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	for errors.Is(err, unix.EINTR) {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a file descriptor
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
 	return err
 }

@@ -29,13 +29,13 @@ func payloadAt(data []byte, sequence uint64, offset int) ([]byte, error) {
 	if head == 0 {
 		return nil, nil
 	}
-	size := int(head & 0xffffffff) //nolint:gosec // 32 bits
+	size := int(head & 0xffffffff)
 	begin := offset + recordHeader
 	if size == 0 || size > len(data)-begin {
 		return nil, errDamaged
 	}
 	payload := data[begin : begin+size : begin+size]
-	if checksum(sequence, offset, payload) != uint32(head>>32) { //nolint:gosec // 32 bits
+	if checksum(sequence, offset, payload) != uint32(head>>32) {
 		return nil, errDamaged
 	}
 	return payload, nil

@@ -7,42 +7,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
-	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
-
-// A Damage is a part of a segment that cannot be read.
-type Damage struct {
-	File   string `json:"file"`
-	Offset int    `json:"offset"`
-	// Bytes is how many bytes there are from Offset to the end of the segment, and Records how many whole records are among
-	// them. Start leaves them out. [Repair] keeps them.
-	Bytes   int `json:"bytes"`
-	Records int `json:"records"`
-	// Middle tells that the part was durable before. Something has damaged it since. Otherwise it is the tail that a loss
-	// of power, or the fault of a disk, has torn off.
-	Middle bool `json:"middle"`
-}
-
-// A Report says what a journal has.
-type Report struct {
-	Channels int      `json:"channels"`
-	Messages int      `json:"messages"`
-	Segments int      `json:"segments"`
-	Bytes    int64    `json:"bytes"` // of all segments
-	Damages  []Damage `json:"damages,omitempty"`
-	// MissingFiles are segments that were lost between others. There may be more of them behind each.
-	MissingFiles []string `json:"missing_files,omitempty"`
-	// Missing is how many messages were lost between others that are there.
-	Missing int `json:"missing"`
-}
-
-// Refused reports whether a Broker refuses to start with the journal.
-func (r *Report) Refused() bool {
-	return len(r.MissingFiles) > 0 || slices.ContainsFunc(r.Damages, func(d Damage) bool { return d.Middle })
-}
 
 // A recovery reads a journal.
 type recovery struct {
@@ -397,23 +365,4 @@ func (r *recovery) join(refs []messageRef, of *record) []byte {
 		return nil
 	}
 	return line
-}
-
-// middle returns an error if durable parts of the journal are damaged.
-func (r *recovery) middle() error {
-	for _, d := range r.report.Damages {
-		if d.Middle {
-			return fmt.Errorf("%s is damaged at offset %d, in a part that was durable before: restore the folder from a copy, "+
-				"or run \"caddy megaphone journal check\" to see what a repair would lose", d.File, d.Offset)
-		}
-	}
-	return nil
-}
-
-// An event is something to tell operators.
-type event struct {
-	recovered bool
-	problem   error
-	started   *Report
-	took      time.Duration
 }

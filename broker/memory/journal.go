@@ -165,7 +165,7 @@ func (c *channel) Snapshot() *journal.Channel {
 func (c *channel) Messages() iter.Seq2[uint64, *broker.Message] {
 	return func(yield func(uint64, *broker.Message) bool) {
 		for i := range c.queue.len {
-			if !yield(c.letGoCount+uint64(i)+1, c.queue.at(i)) { //nolint:gosec // not negative
+			if !yield(c.letGoCount+uint64(i)+1, c.queue.at(i)) {
 				return
 			}
 		}
@@ -234,7 +234,7 @@ func (e engine) Restore(all []journal.Restored) {
 		}
 		c.counters.accepted.Add(uint64(len(r.Messages)))
 		c.queue.inFlight = min(c.queue.len, int(max(r.Taken, r.LetGo)-r.LetGo)) //nolint:gosec // a number of messages
-		e.Broker.restored.Add(uint64(c.queue.inFlight))                         //nolint:gosec // not negative
+		e.restored.Add(uint64(c.queue.inFlight))                                //nolint:gosec // not negative
 		c.lastInFlight = c.queue.inFlight
 		channels = append(channels, c)
 	}

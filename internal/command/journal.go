@@ -102,14 +102,14 @@ func writeReport(w io.Writer, r *disk.Report) error {
 	fmt.Fprintf(table, "channels\t%s\n", humanize.Comma(int64(r.Channels)))
 	fmt.Fprintf(table, "messages\t%s\n", humanize.Comma(int64(r.Messages)))
 	fmt.Fprintf(table, "missing between them\t%s\n", humanize.Comma(int64(r.Missing)))
-	fmt.Fprintf(table, "segments\t%d, %s\n", r.Segments, humanize.IBytes(uint64(max(0, r.Bytes)))) //nolint:gosec // not negative
+	fmt.Fprintf(table, "segments\t%d, %s\n", r.Segments, humanize.IBytes(uint64(max(0, r.Bytes))))
 	for _, d := range r.Damages {
 		kind := "torn off at the end"
 		if d.Middle {
 			kind = "damaged since it was durable"
 		}
 		fmt.Fprintf(table, "damage\t%s, offset %d: %s; of %s, a repair keeps %s whole records\n",
-			d.File, d.Offset, kind, humanize.IBytes(uint64(max(0, d.Bytes))), humanize.Comma(int64(d.Records))) //nolint:gosec // not negative
+			d.File, d.Offset, kind, humanize.IBytes(uint64(max(0, d.Bytes))), humanize.Comma(int64(d.Records)))
 	}
 	for _, name := range r.MissingFiles {
 		fmt.Fprintf(table, "missing\t%s, or several from it on\n", name)

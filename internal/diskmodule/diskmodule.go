@@ -76,7 +76,7 @@ func checkDurability(value string) error {
 
 func checkMaxDisk(value int64) error {
 	if value != 0 && value < minMaxDisk {
-		return fmt.Errorf("max_disk is %s: a journal needs at least %s", humanize.IBytes(uint64(max(0, value))), humanize.IBytes(minMaxDisk)) //nolint:gosec // not negative
+		return fmt.Errorf("max_disk is %s: a journal needs at least %s", humanize.IBytes(uint64(max(0, value))), humanize.IBytes(minMaxDisk))
 	}
 	return nil
 }
