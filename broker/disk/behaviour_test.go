@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
@@ -96,15 +97,23 @@ func TestTheJournalStaysSmall(t *testing.T) {
 			for _, data := range f.content() {
 				size += int64(len(data))
 			}
-			live, channels := b.log.engine.Live()
+			// Small segments separate a message of one channel from that of another. So each counts here.
+			var live int64
+			for id := range b.log.engine.IDs() {
+				b.log.engine.Look(id, func(c journal.Locked) {
+					live += channelOverhead
+					for _, m := range c.Messages() {
+						live += m.Size()
+					}
+				})
+			}
 			// Besides three times what lives, there are the head, the next segment, and a sealed one.
-			if bound := 3*(live+int64(channels)*channelOverhead) + 3*smallSegment; size > bound {
+			if bound := 3*live + 3*smallSegment; size > bound {
 				t.Errorf("after %d minutes, the journal takes %d bytes, and %d live", minute, size, live)
 			}
 			worst = max(worst, float64(size)/float64(live))
 		}
-		live, _ := b.log.engine.Live()
-		t.Logf("%d bytes live; at worst %.1f times as much on disk; %d segments", live, worst, b.log.head.sequence)
+		t.Logf("at worst %.1f times as much on disk as lives; %d segments", worst, b.log.head.sequence)
 		if b.log.head.sequence < 10 {
 			t.Errorf("only %d segments were written", b.log.head.sequence)
 		}
@@ -157,7 +166,7 @@ func TestAMessageLargerThanASegmentIsKept(t *testing.T) {
 		creates := 0
 		f.folder.failWith(func(operation, _ string) error {
 			if operation == "create" {
-				if creates++; creates > 2 {
+				if creates++; creates > 1 {
 					return errors.New("full")
 				}
 			}

@@ -13,20 +13,30 @@ import (
 // channelOverhead is about how many bytes a channel without messages takes in a journal.
 const channelOverhead = 200
 
-// compact compacts while the sealed segments take more than twice what lives, and one segment.
+// compact compacts until the sealed segments take at most twice what lives, and one segment. It visits each segment once at
+// most. If that is not enough, what lives takes more than it seems to, since a message that several channels hold counts
+// once. Then the next call expects as much.
 func (l *log) compact() {
-	for {
-		if l.isHalted() {
-			return
-		}
+	var last uint64
+	for i := 0; !l.isHalted(); i++ {
 		l.mu.Lock()
+		if i == 0 {
+			last = l.head.sequence
+		}
 		var used int64
 		for _, s := range l.sealed {
 			used += int64(s.size)
 		}
 		bytes, channels := l.engine.Live()
-		if used <= 2*(bytes+int64(channels)*channelOverhead)+int64(l.size) || l.fault != nil || l.closed {
-			l.mu.Unlock()
+		live := bytes + int64(channels)*channelOverhead
+		enough := used <= int64(2*l.scale*float64(live))+int64(l.size)
+		if enough || l.fault != nil || l.closed || l.sealed[0].sequence >= last {
+			if l.mu.Unlock(); i > 0 {
+				l.scale = 1
+				if !enough {
+					l.scale = max(1, float64(used)/float64(max(1, live)))
+				}
+			}
 			return
 		}
 		oldest := l.sealed[0]
@@ -163,7 +173,7 @@ func (c *copier) copySame(r *record) error {
 	if err != nil {
 		return err
 	}
-	at, err := l.write(appendPut(nil, r.id, r.position, original.keyed), original.line, urgent)
+	at, err := l.write(appendPut(nil, r.id, r.position, original.flags|sharedFlag), original.line, urgent)
 	c.places[r.offset] = place{l.head.sequence, at}
 	return err
 }

@@ -123,7 +123,7 @@ func (l *log) copyChannel(c journal.Locked) error {
 			return err
 		}
 		l.mu.Lock()
-		err = l.put(s.ID, position, m.Keyed(), m.Line(), nil, renewal)
+		err = l.put(s.ID, position, m, nil, renewal)
 		l.mu.Unlock()
 	}
 	return err

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 // written by one call, so a line is there as a whole, and a fact is there before what follows from it.
 func victim(path string) {
 	seed, _ := strconv.ParseUint(os.Getenv("MEGAPHONE_TEST_SEED"), 10, 64)
-	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	b := Open(Options{Path: path, segment: smallSegment, Logger: func() *slog.Logger { return logger }})
 	ctx := context.Background()
 	if err := b.Start(ctx); err != nil {

@@ -50,7 +50,8 @@ type log struct {
 	stopped sync.WaitGroup
 
 	health   atomic.Pointer[error]
-	reported error // the health that was reported last
+	reported error   // the health that was reported last
+	scale    float64 // how much more the journal takes of what lives than the engine says; the maintainer's
 }
 
 // A sealed segment is complete.
@@ -89,7 +90,7 @@ func (l *log) Put(h journal.Holder, id journal.ID, position uint64, m *broker.Me
 ) (*journal.Commit, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.put(id, position, m.Keyed(), m.Line(), batch, patient); err != nil {
+	if err := l.put(id, position, m, batch, patient); err != nil {
 		return nil, err
 	}
 	if mustCommit {
@@ -99,10 +100,11 @@ func (l *log) Put(h journal.Holder, id journal.ID, position uint64, m *broker.Me
 }
 
 // put writes a message, in parts if it is large. The lock is held.
-func (l *log) put(id journal.ID, position uint64, keyed bool, line []byte, batch *journal.Batch, u urgency) error {
+func (l *log) put(id journal.ID, position uint64, m *broker.Message, batch *journal.Batch, u urgency) error {
 	var buffer [64]byte
+	line, flags := m.Line(), flagsOf(m, batch != nil || m.Uses().Buffered.Load() > 1)
 	if len(line) > l.maxRecord() {
-		return l.putParts(id, position, keyed, line, u)
+		return l.putParts(id, position, flags, line, u)
 	}
 	if batch != nil {
 		if err := l.makeRoom(recordSize(len(buffer)), u); err != nil { // or else the head may change below
@@ -113,7 +115,7 @@ func (l *log) put(id journal.ID, position uint64, keyed bool, line []byte, batch
 			return err
 		}
 	}
-	offset, err := l.write(appendPut(buffer[:0], id, position, keyed), line, u)
+	offset, err := l.write(appendPut(buffer[:0], id, position, flags), line, u)
 	if err == nil && batch != nil {
 		batch.Place.Store(l.head.sequence<<32 | uint64(offset)) //nolint:gosec // not negative
 	}
@@ -121,12 +123,12 @@ func (l *log) put(id journal.ID, position uint64, keyed bool, line []byte, batch
 }
 
 // putParts writes a message in parts. The lock is held.
-func (l *log) putParts(id journal.ID, position uint64, keyed bool, line []byte, u urgency) error {
+func (l *log) putParts(id journal.ID, position uint64, flags byte, line []byte, u urgency) error {
 	var buffer [64]byte
 	sum := crc32.Checksum(line, castagnoli)
 	for offset := 0; offset < len(line); offset += l.maxRecord() {
 		part := line[offset:min(len(line), offset+l.maxRecord())]
-		if _, err := l.write(appendPart(buffer[:0], id, position, keyed, sum, len(line), offset), part, u); err != nil {
+		if _, err := l.write(appendPart(buffer[:0], id, position, flags, sum, len(line), offset), part, u); err != nil {
 			return err // what is written of it does not count
 		}
 	}

@@ -40,6 +40,8 @@ const (
 
 	// keyedFlag marks a kindPut or kindPart whose message has an idempotency key.
 	keyedFlag byte = 0x40
+	// sharedFlag marks one whose message several channels have. They share its memory after a restart, too.
+	sharedFlag byte = 0x20
 	// skipFlag marks records that a reader may skip if it does not know their kind. There are none yet.
 	skipFlag byte = 0x80
 )
@@ -61,14 +63,14 @@ func appendID(b []byte, kind byte, id journal.ID) []byte {
 }
 
 // appendPut appends the payload of a kindPut up to the line.
-func appendPut(b []byte, id journal.ID, position uint64, keyed bool) []byte {
-	return binary.AppendUvarint(appendID(b, kindPut|flag(keyed, keyedFlag), id), position)
+func appendPut(b []byte, id journal.ID, position uint64, flags byte) []byte {
+	return binary.AppendUvarint(appendID(b, kindPut|flags, id), position)
 }
 
 // appendPart appends the payload of a kindPart up to the bytes of the line that begin at an offset. The sum is that of the
 // whole line. It tells the parts of one line from those of another that was refused before all its parts were written.
-func appendPart(b []byte, id journal.ID, position uint64, keyed bool, sum uint32, size, offset int) []byte {
-	b = binary.AppendUvarint(appendID(b, kindPart|flag(keyed, keyedFlag), id), position)
+func appendPart(b []byte, id journal.ID, position uint64, flags byte, sum uint32, size, offset int) []byte {
+	b = binary.AppendUvarint(appendID(b, kindPart|flags, id), position)
 	b = binary.LittleEndian.AppendUint32(b, sum)
 	b = binary.AppendUvarint(b, uint64(size))      //nolint:gosec // not negative
 	return binary.AppendUvarint(b, uint64(offset)) //nolint:gosec // not negative
@@ -142,10 +144,15 @@ func fromUnixNano(n int64) time.Time {
 	return time.Unix(0, n)
 }
 
+// flagsOf returns the flags of a message.
+func flagsOf(m *broker.Message, shared bool) byte {
+	return flag(m.Keyed(), keyedFlag) | flag(shared, sharedFlag)
+}
+
 // A record is the payload of a record, taken apart. Which fields it has depends on the kind.
 type record struct {
 	kind     byte
-	keyed    bool
+	flags    byte // of the message
 	id       journal.ID
 	position uint64
 	sum      uint32 // of the whole line, for kindPart
@@ -172,8 +179,9 @@ func parseRecord(payload []byte) (r record, err error) {
 		return r, errMalformed
 	}
 	d := decoder{rest: payload[1:]}
-	kind := payload[0] &^ keyedFlag
-	r.kind, r.keyed = kind, payload[0]&keyedFlag != 0
+	const ofMessages = keyedFlag | sharedFlag
+	kind := payload[0] &^ ofMessages
+	r.kind, r.flags = kind, payload[0]&ofMessages
 	if kind == 0 || kind > kindDelete {
 		if kind&skipFlag != 0 {
 			return record{}, nil

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -18,7 +19,8 @@ type recovery struct {
 	segments []*readSegment // oldest first
 	unused   []string       // files that were prepared, and never used
 	states   map[journal.ID]*state
-	shared   map[place]*broker.Message // messages that several channels hold; nil until they are made
+	shared   map[place]*broker.Message          // messages that several channels hold; nil until they are made
+	byID     map[broker.EventID]*broker.Message // the same
 	report   Report
 	nextTag  uint32
 	all      bool // records behind damaged places count, and segments may be missing
@@ -57,7 +59,10 @@ type messageRef struct {
 // readJournal reads all segments. If all is true, it reads what is whole behind damaged places, too. The caller must call
 // close.
 func readJournal(ctx context.Context, f folder, all bool) (*recovery, error) {
-	r := &recovery{folder: f, all: all, states: map[journal.ID]*state{}, shared: map[place]*broker.Message{}}
+	r := &recovery{
+		folder: f, all: all, states: map[journal.ID]*state{}, shared: map[place]*broker.Message{},
+		byID: map[broker.EventID]*broker.Message{},
+	}
 	err := guardReads(func() error {
 		if err := r.openSegments(); err != nil {
 			return err
@@ -326,9 +331,15 @@ func (r *recovery) message(refs []messageRef) (*broker.Message, error) {
 				continue
 			}
 		}
-		m, err = broker.RestoreLine(line, rec.keyed)
+		m, err = broker.RestoreLine(line, rec.flags&keyedFlag != 0)
 		if err != nil {
 			return nil, fmt.Errorf("%s, offset %d: %w", r.segments[ref.segment].name, ref.offset, err)
+		}
+		if rec.flags&sharedFlag != 0 { // it may stand in several places by now
+			if other := r.byID[m.ID()]; other != nil && bytes.Equal(other.Line(), m.Line()) {
+				m = other
+			}
+			r.byID[m.ID()] = m
 		}
 		if isShared {
 			r.shared[at] = m
