@@ -1,14 +1,18 @@
 package megaphone_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/coder/websocket"
 )
 
@@ -60,6 +64,16 @@ func (l *accessLog) wants(want map[string]any) {
 	}
 }
 
+// docFilter returns the filter of docs/logging.md, with its imports done.
+func docFilter(t *testing.T) string {
+	t.Helper()
+	parts := regexp.MustCompile(`(?s)\{args\[0\]\} (regexp [^\n]*)\n.*(\tformat filter \{.*?\n\t\}\n)`).FindStringSubmatch(docBlock(t, "logging.md", "format filter"))
+	if parts == nil {
+		t.Fatal("docs/logging.md has another filter")
+	}
+	return regexp.MustCompile(`import cut_addresses (\S+)`).ReplaceAllString(parts[2], "$1 "+strings.ReplaceAll(parts[1], "$", "$$"))
+}
+
 // redacted returns the part of an address of the agent main that may be logged.
 func redacted(address string) string { return address[:len("main.")+4] + "…" }
 
@@ -67,8 +81,7 @@ func redacted(address string) string { return address[:len("main.")+4] + "…" }
 // filter from docs/logging.md.
 func TestAccessLog(t *testing.T) {
 	file := newAccessLog(t)
-	filter := strings.Replace(docBlock(t, "logging.md", "format filter"), "log {", file.setting(), 1)
-	s := serve(t, "megaphone {\nread_duration 300ms\nhold 0s\nbuffer 5\nmax_channels 1\n}", filter+"\nmegaphone")
+	s := serve(t, "megaphone {\nread_duration 300ms\nhold 0s\nbuffer 5\nmax_channels 1\n}", file.setting()+docFilter(t)+"}\nmegaphone")
 	c := s.create()
 	file.wants(map[string]any{"endpoint": "create", "messages": 0})
 	s.tryCreate()
@@ -108,6 +121,39 @@ func TestAccessLog(t *testing.T) {
 	}
 	if !strings.Contains(line, `"uri":"/write/`+redacted(c.ProducerAddress)+`/stream"`) || !strings.Contains(last, "…?poll=0") {
 		t.Errorf("with the filter, the log has\n%s%s", line, last)
+	}
+}
+
+func init() { caddy.RegisterModule(failingHandler{}) }
+
+// A failingHandler is a handler of Caddy's events that fails, and names the event's channel.
+type failingHandler struct{}
+
+func (failingHandler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.fail", New: func() caddy.Module { return new(failingHandler) }}
+}
+
+func (*failingHandler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	return nil
+}
+
+func (*failingHandler) Handle(_ context.Context, e caddy.Event) error {
+	return fmt.Errorf("no place for %v", e.Data["channel"])
+}
+
+// TestTheLogOfAFailingEventHandler checks that the filter from docs/logging.md leaves no address in it.
+func TestTheLogOfAFailingEventHandler(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.log")
+	s := serve(t, "events {\non megaphone.channel_created fail\n}\nlog events {\ninclude events\noutput file "+path+" {\nroll_disabled\n}\n"+docFilter(t)+"}", "megaphone")
+	c := s.create()
+	var text []byte
+	s.eventually(func() bool {
+		text, _ = os.ReadFile(path)
+		return strings.Contains(string(text), "no place for "+redacted(c.ConsumerAddress))
+	})
+	if strings.Contains(string(text), c.ConsumerAddress) {
+		t.Errorf("an address is in\n%s", text)
 	}
 }
 

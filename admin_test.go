@@ -45,7 +45,7 @@ func (s *adminServer) reload(settings, site string) {
 	if err := caddy.Load(adapt(s.T, caddyfile), true); err != nil {
 		s.Fatal(err)
 	}
-	s.awaitOneServer()
+	s.awaitServers(1)
 }
 
 // call sends a request to the admin API. It decodes the reply into v, and returns the status.
@@ -77,7 +77,7 @@ func (s *adminServer) call(method, path, body string, v any) int {
 func (s *adminServer) fails(status int, method, path, body string) string {
 	s.Helper()
 	var e struct{ Error string }
-	if got := s.call(method, path, body, &e); got != status || e.Error == "" {
+	if got := s.call(method, path, body, &e); got != status || e.Error == "" || goWords.MatchString(e.Error) {
 		s.Errorf("%s %s: %d %q, want %d", method, path, got, e.Error, status)
 	}
 	return e.Error
@@ -266,6 +266,7 @@ func TestAdminRefusesBadRequests(t *testing.T) {
 		{400, "DELETE", "channels", "{}"},
 		{400, "DELETE", "channels", `{"channels":"all"}`},
 		{400, "POST", "lookup", `{"channels":[1]}`},
+		{400, "POST", "lookup", `{"channels":["\ud800"]}`},
 		{413, "POST", "lookup", `{"channels":["` + strings.Repeat("x", 1<<20) + `"]}`},
 		{400, "POST", "drain", `{"over":"-1s"}`},
 		{400, "POST", "drain", `{"over":5}`},

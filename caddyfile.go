@@ -71,9 +71,9 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			give_up <duration>
 //			queue   <events>
 //		}
-//		metrics_compat {
+//		metrics_compat [{
 //			<old name> <metric>
-//		}
+//		}]
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
@@ -149,7 +149,13 @@ func (a *App) settings() map[string]setting {
 //	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] [ui] {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
+//		cors_headers          <header...>
+//		cors_credentials
 //		websocket_compression
+//		ndjson_redelivery
+//		websocket_protocols   <subprotocol...>
+//		direct_writes         on|off
+//		detached_reads        on|off
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
@@ -169,21 +175,34 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				err = fmt.Errorf("transports takes one or more of %s: leave it out for all of them",
 					strings.Join(transport.KindNames, ", "))
 			}
-		case "cors_origins":
-			repeated, h.CORSOrigins = h.CORSOrigins != nil, args
-			err = checkOrigins(args)
+		case "cors_origins", "cors_headers", "cors_credentials":
+			repeated, err = h.unmarshalCORS(name, args)
+		case "websocket_protocols":
+			repeated, h.Protocols = h.Protocols != nil, args
+			err = checkProtocols(args)
 			if len(args) == 0 {
-				err = errors.New("cors_origins takes one or more origins, for example https://www.example.com: " +
-					"leave it out to allow only the site's own")
+				err = errors.New("websocket_protocols takes one or more subprotocols, for example graphql-transport-ws: " +
+					"leave it out for none")
 			}
 		case "websocket_compression":
 			repeated, h.Compression = h.Compression, true
 			if len(args) > 0 {
 				err = errHasValue(name, args[0])
 			}
+		case "ndjson_redelivery":
+			repeated, h.Redelivery = h.Redelivery, true
+			if len(args) > 0 {
+				err = errHasValue(name, args[0])
+			}
+		case "direct_writes":
+			repeated = h.DirectWrites != nil
+			h.DirectWrites, err = parseSwitch(name, args)
+		case "detached_reads":
+			repeated = h.DetachedReads != nil
+			h.DetachedReads, err = parseSwitch(name, args)
 		default:
-			return d.Errf("unrecognized option %q of megaphone: use one of cors_origins, transports, "+
-				"websocket_compression; settings of the whole server belong in the global option megaphone", name)
+			return d.Errf("unrecognized option %q of megaphone: use one of cors_credentials, cors_headers, "+
+				"cors_origins, detached_reads, direct_writes, ndjson_redelivery, transports, websocket_compression, websocket_protocols; settings of the whole server belong in the global option megaphone", name)
 		}
 		switch {
 		case repeated:
@@ -195,17 +214,31 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
+	if err := h.checkCORS(); err != nil {
+		return d.WrapErr(err)
+	}
 	return nil
 }
 
-// unmarshalMetricsCompat sets up the old names of metrics from the setting metrics_compat.
+// parseSwitch returns the value of an option that is on unless it is turned off.
+func parseSwitch(name string, args []string) (*bool, error) {
+	if len(args) != 1 || args[0] != "on" && args[0] != "off" {
+		return nil, fmt.Errorf("%s takes on or off, but has %q: write %s off to turn it off, or leave it out", name,
+			strings.Join(args, " "), name)
+	}
+	on := args[0] == "on"
+	return &on, nil
+}
+
+// unmarshalMetricsCompat sets up the old names of metrics from the setting metrics_compat. Without a block, they are those
+// of the original Megaphone.
 func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
 	const example = "caddy_megaphone_channels_created_total"
 	if d.NextArg() {
 		return d.Errf("metrics_compat takes no value: leave out %q, and write lines such as <old name> %s into a block",
 			d.Val(), example)
 	}
-	a.MetricsCompat = map[string]string{}
+	a.MetricsCompat = OldNames{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
 		if _, ok := a.MetricsCompat[name]; ok {
@@ -219,9 +252,9 @@ func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	if len(a.MetricsCompat) == 0 {
-		return d.Errf("metrics_compat names no metric: write lines such as <old name> %s into its block, or leave it out",
-			example)
+	if len(a.MetricsCompat) == 0 && d.Val() == "}" {
+		return d.Errf("metrics_compat names no metric: write lines such as <old name> %s into its block, "+
+			"or leave out the block for the names of the original Megaphone", example)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func FuzzCaddyfile(f *testing.F) {
 		"megaphone {\nmax_message_size 2MB\nmax_channels 3\nmax_memory 1GiB\n}", "megaphone {\nbuffer 1 {\nx\n}\n}",
 		"megaphone {\nhold\n}", "megaphone {\nttl 1 2\n}", "megaphone {\nbuffer 1\nbuffer 1\n}", "megaphone {\nmax_memory -1\n}",
 		"megaphone {\nmetrics_compat {\nold caddy_megaphone_channels\n}\n}", "megaphone {\nmetrics_compat {\nold\n}\n}",
-		"megaphone create write read exists {\ntransports ndjson sse websocket poll\ncors_origins * https://*.a.b\nwebsocket_compression\n}",
+		"megaphone create write read exists {\ntransports ndjson sse websocket poll\ncors_origins * https://*.a.b\nwebsocket_compression\nndjson_redelivery\ndirect_writes off\ndetached_reads off\n}",
 		"megaphone read write read", "megaphone {\ntransports {\nsse\n}\n}", "megaphone {\ncors_origins https://a:b@c/d?e#f\n}",
 	} {
 		f.Add(seed)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -77,7 +78,7 @@ func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	httpjson.Write(w, http.StatusOK, reply)
+	httpjson.WriteEarly(w, r, http.StatusOK, reply)
 	return nil
 }
 
@@ -118,8 +119,8 @@ func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
 // serveChannelsExist says which of the given channels exist (protocol.md 1.7).
 func (h *Handler) serveChannelsExist(w http.ResponseWriter, r *http.Request) error {
 	var asked struct {
-		Channels   []string `json:"channels"`
-		ChannelIDs []string `json:"channelIds"`
+		Channels   jsontext.Strings `json:"channels"`
+		ChannelIDs jsontext.Strings `json:"channelIds"`
 	}
 	if err := httpjson.ReadJSON(r, h.app.MaxMessageSize, &asked); err != nil {
 		return err

@@ -3,6 +3,8 @@ package megaphone_test
 import (
 	"fmt"
 	"net/http"
+	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -37,6 +39,49 @@ func TestCursors(t *testing.T) {
 		}
 		r.ends("2")
 	}
+}
+
+// TestCursorsInTheQueryOfLibraries: lastEventId is what Yaffle's EventSource polyfill adds to an address. It means the
+// same as after, on every transport.
+func TestCursorsInTheQueryOfLibraries(t *testing.T) {
+	s := serve(t, "megaphone {\nread_duration 20ms\nstream_duration 20ms\n}", "megaphone")
+	c := s.create()
+	for _, body := range []string{"1", "2", "3", "4"} {
+		s.write(c, body)
+	}
+	first := s.poll(c)
+	ids := regexp.MustCompile(`"eid":"([^"]+)"`).FindAllStringSubmatch(first.body, -1)
+	if len(ids) != 4 {
+		t.Fatal(first.body)
+	}
+	eid := func(i int) string { return ids[i-1][1] }
+	for _, test := range []struct {
+		query, header string
+		want          []string
+	}{
+		{"?lastEventId=" + eid(1), "", []string{"2", "3", "4"}},
+		{"?lastEventId=" + eid(4) + "&after=" + eid(2), "", []string{"3", "4"}},
+		{"?lastEventId=" + eid(4) + "&after=" + eid(4), eid(2), []string{"3", "4"}},
+		{"?lastEventId=" + eid(4), eid(2), []string{"3", "4"}},
+		{"?lastEventId=", "", []string{"3", "4"}}, // follows cursors, and has nothing to show
+	} {
+		header := http.Header{}
+		if test.header != "" {
+			header.Set("Last-Event-ID", test.header)
+		}
+		r := s.do(http.MethodGet, c.readPath()+test.query+"&poll=0", header, nil)
+		if n := strings.Count(r.body, "\n"); n != len(test.want) || !strings.Contains(r.body, `"body":`+test.want[0]+"}") {
+			t.Errorf("poll with %+v: %s", test, r.body)
+		}
+		s.openRead(c.readPath()+test.query, header).ends(test.want...)
+		header.Set("Accept", "text/event-stream")
+		r = s.do(http.MethodGet, c.readPath()+test.query, header, nil)
+		if n := strings.Count(r.body, "data: {"); n != len(test.want) || !strings.Contains(r.body, `"body":`+test.want[0]+"}") {
+			t.Errorf("SSE with %+v: %s", test, r.body)
+		}
+	}
+	s.wantMessages(s.dial(c, "?lastEventId="+eid(3)), "4")
+	s.get(c.readPath()+"?poll=0&lastEventId=a&lastEventId=b").wantError(t, 400, "BAD_REQUEST")
 }
 
 func TestCursorsOfUnusualRequests(t *testing.T) {

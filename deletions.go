@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
@@ -92,24 +93,32 @@ func (q *deletionQueue) mark() <-chan struct{} {
 // emitDeletions runs handlers for the deletions in the queue. It returns when the registry is closed and the queue is
 // empty.
 func (s *registry) emitDeletions() {
-	q := &s.deletions
-	defer close(q.done)
-	for {
-		batch, ok := q.take()
-		if ok {
-			s.emitBatch(batch)
-			continue
-		}
-		q.logRest()
-		select {
-		case <-q.wake:
-		case <-s.closing.Done():
-			if batch, ok = q.take(); !ok {
-				return
-			}
-			s.emitBatch(batch)
-		}
+	defer close(s.deletions.done)
+	for s.emitNext() {
 	}
+}
+
+// emitNext runs handlers for the next batch, or waits for one. It reports false when there will be none. A panic, which may
+// be that of a log, does not keep it from the next batch.
+func (s *registry) emitNext() (more bool) {
+	defer guard.Recover(guard.Event)
+	more = true
+	q := &s.deletions
+	batch, ok := q.take()
+	if ok {
+		s.emitBatch(batch)
+		return more
+	}
+	q.logRest()
+	select {
+	case <-q.wake:
+	case <-s.closing.Done():
+		if batch, ok = q.take(); !ok {
+			return false
+		}
+		s.emitBatch(batch)
+	}
+	return more
 }
 
 // emitBatch runs handlers for a batch, or closes the channel of a mark.

@@ -60,6 +60,8 @@ func TestReadsAreDetachedOnlyWhereNobodyNotices(t *testing.T) {
 		waits                bool // whether the handler waits for the read
 	}{
 		{name: "alone", site: "megaphone"},
+		{name: "turned off", site: "megaphone {\ndetached_reads off\n}", waits: true},
+		{name: "turned on", site: "megaphone {\ndetached_reads on\ndirect_writes off\n}"},
 		{name: "with an access log", site: "log {\noutput discard\n}\nmegaphone", waits: true},
 		{name: "with metrics", settings: "metrics", site: "megaphone", waits: true},
 		{name: "with a limit on responses", settings: "servers {\ntimeouts {\nwrite 1m\n}\n}", site: "megaphone", waits: true},

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone"
 )
 
 func TestAReplacedConfigurationServesNoMoreDirectWrites(t *testing.T) {
@@ -96,4 +98,23 @@ func TestAnIncompleteDirectWriteDoesNotDelayAReload(t *testing.T) {
 	s.reload("", "respond 204")
 	client.wantsEnd()
 	s.eventually(func() bool { return running(t, "/internal/direct.(*producerConn).serve") == 0 })
+}
+
+// TestSamplesOfDirectWritesTakeTheLongWay: the connection of a sample is served directly again right after it, and the
+// client notices nothing.
+func TestSamplesOfDirectWritesTakeTheLongWay(t *testing.T) {
+	for name, settings := range map[string]string{"without the listener wrapper": "", "with the listener wrapper": "servers {\nlistener_wrappers {\nmegaphone\n}\n}\n"} {
+		t.Run(name, func(t *testing.T) {
+			megaphone.SampleDirectWrites(t, 5)
+			s := serve(t, settings+"megaphone {\nbuffer 1000\n}", "megaphone")
+			c := s.create()
+			s.direct(c).writeAll(c, numbered(enough, 200)...)
+			metrics := s.metrics()
+			if n := metrics["caddy_megaphone_direct_samples_total{}"]; n < 20 || metrics["caddy_megaphone_direct_mismatches_total{}"] > 0 {
+				t.Errorf("%v samples, %v of them differ", n, metrics["caddy_megaphone_direct_mismatches_total{}"])
+			}
+			s.eventually(s.isDirect)
+			s.read(c).wants(numbered(0, 200)...)
+		})
+	}
 }

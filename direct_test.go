@@ -35,6 +35,8 @@ func TestWritesAreServedDirectlyOnlyWhereNobodyNotices(t *testing.T) {
 		{name: "with CORS", site: "megaphone {\ncors_origins *\n}", direct: true},
 		{name: "before another handler", site: "megaphone\nfile_server", direct: true},
 		{name: "after a Megaphone handler that serves no writes", site: "route {\nmegaphone read create\nmegaphone write\n}", direct: true},
+		{name: "turned off", site: "megaphone {\ndirect_writes off\n}"},
+		{name: "turned on", site: "megaphone {\ndirect_writes on\ndetached_reads off\n}", direct: true},
 		{name: "with an access log", site: "log {\noutput discard\n}\nmegaphone"},
 		{name: "with metrics", settings: "metrics", site: "megaphone"},
 		{name: "with a trace", settings: "servers {\ntrace\n}", site: "megaphone"},
@@ -122,25 +124,30 @@ func TestCaddyServesRequestsThatAreNotDirectWrites(t *testing.T) {
 		status  int
 		last    bool // whether the server then closes the connection
 	}{
-		"another request":              {request: createRequest, status: http.StatusOK},
-		"another header":               {request: writeRequest("ADDRESS", `"x"`, "X-Trace: 1"), status: http.StatusCreated},
-		"another host":                 {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "localhost", "127.0.0.1"), status: http.StatusCreated},
-		"another type":                 {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/json", "/xml"), status: http.StatusUnsupportedMediaType},
-		"an escape in the stream id":   {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/str%65am "), status: http.StatusCreated},
-		"no stream id":                 {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/ "), status: http.StatusBadRequest},
-		"a path of more segments":      {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/a/b "), status: http.StatusOK},
-		"an unknown channel":           {request: writeRequest("main.AAAAAAAAAAAAAAAAAAAAAA", "1"), status: http.StatusNotFound},
-		"malformed JSON":               {request: writeRequest("ADDRESS", `{"x"`), status: http.StatusBadRequest},
-		"an empty body":                {request: writeRequest("ADDRESS", ""), status: http.StatusBadRequest},
-		"a large body":                 {request: writeRequest("ADDRESS", `"`+strings.Repeat("x", 90_000)+`"`), status: http.StatusCreated},
-		"a stream id that is too long": {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/"+strings.Repeat("s", 5000)+" "), status: http.StatusCreated},
-		"a body that is too large":     {request: writeRequest("ADDRESS", `"`+strings.Repeat("x", 100_000)+`"`), status: http.StatusRequestEntityTooLarge, last: true},
-		"a key that is too long":       {request: writeRequest("ADDRESS", `"x"`, "Idempotency-Key: "+strings.Repeat("k", 256)), status: http.StatusBadRequest},
-		"a long header":                {request: writeRequest("ADDRESS", `"x"`, "X-Long: "+strings.Repeat("x", 8000)), status: http.StatusCreated},
-		"a chunked body":               {request: strings.Replace(small, `"x"`, "3\r\n\"x\"\r\n0\r\n\r\n", 1), status: http.StatusCreated},
-		"the last request":             {request: writeRequest("ADDRESS", `"x"`, "Connection: close"), status: http.StatusCreated, last: true},
-		"another version of HTTP":      {request: strings.Replace(writeRequest("ADDRESS", `"x"`), "1.1", "1.0", 1), status: http.StatusCreated, last: true},
-		"garbage":                      {request: "no request\r\n\r\n", status: http.StatusBadRequest, last: true},
+		"another request":               {request: createRequest, status: http.StatusOK},
+		"another header":                {request: writeRequest("ADDRESS", `"x"`, "X-Trace: 1"), status: http.StatusCreated},
+		"another host":                  {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "localhost", "127.0.0.1"), status: http.StatusCreated},
+		"another type":                  {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/json", "/xml"), status: http.StatusUnsupportedMediaType},
+		"an escape in the stream id":    {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/str%65am "), status: http.StatusCreated},
+		"no stream id":                  {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/ "), status: http.StatusBadRequest},
+		"a path of more segments":       {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/a/b "), status: http.StatusNotFound},
+		"a path that ends with /":       {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/a/ "), status: http.StatusNotFound},
+		"a path of fewer segments":      {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", " "), status: http.StatusNotFound},
+		"a path with // in it":          {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/write/", "/write//"), status: http.StatusNotFound},
+		"a page of the site":            {request: strings.ReplaceAll(writeRequest("page", `"x"`), "/stream ", " "), status: http.StatusOK},
+		"an unknown channel":            {request: writeRequest("main.AAAAAAAAAAAAAAAAAAAAAA", "1"), status: http.StatusNotFound},
+		"malformed JSON":                {request: writeRequest("ADDRESS", `{"x"`), status: http.StatusBadRequest},
+		"an empty body":                 {request: writeRequest("ADDRESS", ""), status: http.StatusBadRequest},
+		"a large body":                  {request: writeRequest("ADDRESS", `"`+strings.Repeat("x", 90_000)+`"`), status: http.StatusCreated},
+		"a stream id that is too long":  {request: strings.ReplaceAll(writeRequest("ADDRESS", `"x"`), "/stream ", "/"+strings.Repeat("s", 5000)+" "), status: http.StatusCreated},
+		"a body that is too large":      {request: writeRequest("ADDRESS", `"`+strings.Repeat("x", 100_000)+`"`), status: http.StatusRequestEntityTooLarge},
+		"a body that is much too large": {request: writeRequest("ADDRESS", `"`+strings.Repeat("x", 300_000)+`"`), status: http.StatusRequestEntityTooLarge, last: true},
+		"a key that is too long":        {request: writeRequest("ADDRESS", `"x"`, "Idempotency-Key: "+strings.Repeat("k", 256)), status: http.StatusBadRequest},
+		"a long header":                 {request: writeRequest("ADDRESS", `"x"`, "X-Long: "+strings.Repeat("x", 8000)), status: http.StatusCreated},
+		"a chunked body":                {request: strings.Replace(small, `"x"`, "3\r\n\"x\"\r\n0\r\n\r\n", 1), status: http.StatusCreated},
+		"the last request":              {request: writeRequest("ADDRESS", `"x"`, "Connection: close"), status: http.StatusCreated, last: true},
+		"another version of HTTP":       {request: strings.Replace(writeRequest("ADDRESS", `"x"`), "1.1", "1.0", 1), status: http.StatusCreated, last: true},
+		"garbage":                       {request: "no request\r\n\r\n", status: http.StatusBadRequest, last: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := s.in(t)
@@ -175,6 +182,33 @@ func TestCaddyServesRequestsThatAreNotDirectWrites(t *testing.T) {
 			r.wants(append(bodies, numbered(100, 100+2*enough)...)...)
 		})
 	}
+}
+
+// TestADirectConnectionNeverChangesToHTTP2: net/http looks for HTTP/2 at the beginning of a connection, and takes one that
+// goes back to it for a new one. A proxy that shares the connection between its clients would be confused.
+func TestADirectConnectionNeverChangesToHTTP2(t *testing.T) {
+	for name, settings := range map[string]string{"without the listener wrapper": "", "with the listener wrapper": "servers {\nlistener_wrappers {\nmegaphone\n}\n}"} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, settings, "megaphone")
+			client := s.direct(s.create())
+			client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+			client.wants(http.StatusBadRequest)
+			client.wantsEnd()
+		})
+	}
+}
+
+// TestManyEmptyLinesAreRefused: net/http skips only 4 bytes of empty lines before a request.
+func TestManyEmptyLinesAreRefused(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	client := s.direct(c)
+	client.send("\r\n\r\n")
+	client.writeAll(c, "1", "2")
+	client.send("\n\n\n")
+	client.send("\n\n" + writeRequest(c.ProducerAddress, "3"))
+	client.wants(http.StatusBadRequest)
+	client.wantsEnd()
 }
 
 func TestAFullChannelHoldsADirectWrite(t *testing.T) {

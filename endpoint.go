@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // An endpoint is one of the addresses of the protocol (protocol.md, part 1).
@@ -63,12 +65,26 @@ func (e endpoint) methods() []string {
 	}
 }
 
+// takesBody reports whether the body of a request to the endpoint means something.
+func (e endpoint) takesBody() bool {
+	switch e {
+	case readEndpoint, manageEndpoint, healthEndpoint, uiEndpoint:
+		return false
+	default:
+		return true
+	}
+}
+
 // A target is what a request's path names.
 type target struct {
 	endpoint endpoint
 	address  string // of write, read and manage
 	streamID string // of write
 	file     string // of ui
+
+	// mistake is what is wrong with the path, if it is nearly the endpoint's. Only the endpoint is sure then, and the
+	// address if there is one.
+	mistake string
 }
 
 // parseTarget reads a request's path. It reports false if the path belongs to no endpoint.
@@ -133,4 +149,56 @@ func (t *target) unescape() error {
 		*segment = text
 	}
 	return nil
+}
+
+// addressEndpoints are the endpoints whose path has an address after the name.
+var addressEndpoints = map[string]endpoint{"write": writeEndpoint, "read": readEndpoint, "channel": manageEndpoint}
+
+// parseWrongPath reads a path that parseTarget does not know. It reports true if the request is meant for an endpoint all
+// the same: an address follows the endpoint's name, or the request is a POST to a name with a slash too many. No other
+// handler may answer such a request, because its 200 would look like success.
+func parseWrongPath(r *http.Request) (t target, ok bool) {
+	path := r.URL.EscapedPath()
+	name, rest, _ := strings.Cut(strings.TrimLeft(path, "/"), "/")
+	rest = strings.TrimLeft(rest, "/")
+	if rest == "" {
+		t.endpoint, ok = plainEndpoints[name]
+		t.mistake = "the path is /" + name + ", without another slash"
+		return t, ok && t.endpoint.methods()[0] == http.MethodPost && isPost(r)
+	}
+	text, err := url.PathUnescape(rest)
+	if t.endpoint, ok = addressEndpoints[name]; !ok || err != nil {
+		return t, false
+	}
+	t.address, _, _ = strings.Cut(text, "/")
+	segment, _, more := strings.Cut(rest, "/")
+	switch {
+	case path != "/"+name+"/"+rest:
+		t.mistake = "write one slash only before " + name + " and after it"
+	case t.endpoint != writeEndpoint:
+		t.mistake = "nothing follows the address: the path is /" + name + "/{address}"
+	case segment != t.address:
+		t.mistake = "write the / after the address as it is, not as %2F"
+	case more:
+		t.mistake = "a stream id is one path segment: write / as %2F, and no slash at the end"
+	default:
+		t.mistake = "the stream id is missing: the path is /write/{producerAddress}/{streamId}"
+	}
+	return t, looksLikeAddress(t.address)
+}
+
+// isPost reports whether a request is a POST, or a browser's question whether it may send one.
+func isPost(r *http.Request) bool {
+	return r.Method == http.MethodPost ||
+		r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") == http.MethodPost
+}
+
+// secretLength is the length of the shortest text that can be a secret: 128 bits in base64.
+const secretLength = 22
+
+// looksLikeAddress reports whether a segment has the shape of an address (protocol.md 1.1), of this server or of another
+// one. Names of files do not have it.
+func looksLikeAddress(segment string) bool {
+	agent, secret, ok := strings.Cut(segment, ".")
+	return ok && len(secret) >= secretLength && broker.ValidAgent(agent) && broker.ValidAgent(secret)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
@@ -81,6 +82,7 @@ func (l *activeApps) choose() {
 
 // reportDeletions reports deletions to the webhooks and handlers of the active App. The Broker calls it.
 func (s *registry) reportDeletions(deletions []broker.Deletion) {
+	defer guard.Recover(guard.Event)
 	a := s.active.current.Load()
 	if a == nil || !a.wantsEvent(webhook.ChannelDeleted) {
 		return
@@ -144,11 +146,12 @@ func (a *App) wantsEvent(name string) bool {
 }
 
 // emit runs the handlers of Caddy's event. It reports whether they have returned before the configuration was unloaded.
-// If nobody handles the event, it returns false.
+// If nobody handles the event, it returns false. If a handler panics, Caddy calls none after it, and emit returns true.
 func (a *App) emit(name string, e *webhook.Event) (done bool) {
 	if !a.handles(name) || a.ctx.Err() != nil {
 		return false
 	}
+	defer guard.Recover(guard.Event, func() { done = true })
 	a.events.Emit(a.ctx, "megaphone."+name, eventData(name, e))
 	return a.ctx.Err() == nil
 }
@@ -156,7 +159,7 @@ func (a *App) emit(name string, e *webhook.Event) (done bool) {
 // emitOrAbandon is like emit, but it abandons handlers that continue for more than maxExitEvents after the
 // configuration was unloaded.
 func (a *App) emitOrAbandon(name string, e *webhook.Event) (done bool) {
-	ended := make(chan bool, 1)
+	ended := make(chan bool, 1) // emit always returns
 	go func() { ended <- a.emit(name, e) }()
 	select {
 	case done = <-ended:
@@ -196,8 +199,9 @@ func (a *App) post(name string, events []webhook.Event) {
 }
 
 // report reports an event to the webhooks and handlers of the active App. It sets the event's time. It returns when the
-// handlers have returned.
+// handlers have returned. It does not panic, whatever they do.
 func (a *App) report(name string, e webhook.Event) {
+	defer guard.Recover(guard.Event)
 	active := a.activeApp()
 	if !active.wantsEvent(name) {
 		return

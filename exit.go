@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
@@ -39,15 +40,9 @@ func (s *registry) awaitSockets() {
 	}
 }
 
-// cutOffReading makes reads of a request's body fail when the process exits: Caddy would wait for the end of the body. The
-// caller must call the returned function when it stops reading.
-func (s *registry) cutOffReading(w http.ResponseWriter) (stop func()) {
-	control := http.NewResponseController(conn.Innermost(w))
-	return s.whenClosed(0, func() error { return control.SetReadDeadline(time.Unix(1, 0)) })
-}
-
-// cutOffWriting does the same for writes to a client that takes nothing. It first leaves some time to clients that do. On
-// HTTP/2 this ends the stream only if the connection takes something. If it does not, it is closed.
+// cutOffWriting makes writes to a client that takes nothing fail when the process exits: Caddy would wait for their end. It
+// first leaves some time to clients that do take something. On HTTP/2 this ends the stream only if the connection takes
+// something. If it does not, it is closed. The caller must call the returned function when it stops writing.
 func (s *registry) cutOffWriting(w http.ResponseWriter, r *http.Request) (stop func()) {
 	control, c := http.NewResponseController(conn.Innermost(w)), conn.Of(r)
 	var began time.Time
@@ -71,6 +66,7 @@ func (s *registry) whenClosed(after time.Duration, cut func() error) (stop func(
 	cutting.Add(1)
 	cancel := context.AfterFunc(s.closing, func() {
 		defer cutting.Done()
+		defer guard.Recover(guard.Exit)
 		timer := time.NewTimer(after)
 		defer timer.Stop()
 		for {

@@ -1,6 +1,8 @@
 package megaphone
 
 import (
+	"testing"
+
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 )
@@ -28,3 +30,10 @@ func Started() (n int) {
 
 // ConnOf returns the connection of a request as Megaphone knows it.
 var ConnOf = conn.Of
+
+// SampleDirectWrites makes one in about n direct writes a sample, until the test ends.
+func SampleDirectWrites(tb testing.TB, n int) {
+	was := sampleEvery
+	sampleEvery = n
+	tb.Cleanup(func() { sampleEvery = was })
+}

@@ -13,11 +13,13 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/direct"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	"github.com/caddy-megaphone/megaphone/internal/obstacle"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -47,17 +49,50 @@ type Handler struct {
 	Transports []string `json:"transports,omitempty"`
 
 	// The origins whose pages may use this site from a browser: exact ones such as `https://www.example.com`,
-	// `https://*.example.com` for all with one label more, or `*` for all. Default: only the site's own origin.
+	// `https://*.example.com` for all with one label more, `http://localhost:*` for all ports of a host, or `*` for all.
+	// Default: only the site's own origin.
 	CORSOrigins []string `json:"cors_origins,omitempty"`
+
+	// The request headers that pages of these origins may set, beside those that Megaphone knows and `Authorization` and
+	// `Cache-Control`, which are always allowed. Other handlers of the site, or proxies in front, may need some. Default: none.
+	CORSHeaders []string `json:"cors_headers,omitempty"`
+
+	// Whether browsers may send cookies, client certificates and passwords with requests of these origins. It needs exact
+	// origins. Megaphone uses no cookies, but another handler of the site may. Default: false.
+	CORSCredentials bool `json:"cors_credentials,omitempty"`
 
 	// Whether to compress WebSocket messages for clients that offer permessage-deflate. Each message is compressed by
 	// itself, if it has at least 512 bytes and its compressed form has at most 64 KiB. Compression costs CPU time.
 	// Default: false.
 	Compression bool `json:"websocket_compression,omitempty"`
 
+	// Whether a message of an NDJSON read without a cursor is sent again in the next such read, with the same `eid`. It is
+	// settled only when both reads have ended cleanly. Existing clients drop the second copy. Set it where a proxy stands
+	// between the clients and this site: the proxy acknowledges what it was sent, and the client may never get it. Such a
+	// read ends early once it has sent as many messages as the in-flight window holds, and the client reads again.
+	// Redelivery doubles the traffic of these reads. Reads with cursors, SSE, polls and WebSockets do not need it and are
+	// not changed. Default: false.
+	Redelivery bool `json:"ndjson_redelivery,omitempty"`
+
+	// The WebSocket subprotocols of this site. A client that offers subprotocols gets the first of its own that is among
+	// these. A client that offers only others gets status 400. A client that offers none is served in any case. So a client
+	// can send a token beside a subprotocol, for example for `forward_auth`. Default: none.
+	Protocols []string `json:"websocket_protocols,omitempty"`
+
+	// Whether to serve writes that repeat one another without net/http and Caddy's handlers, where nobody else observes
+	// them. This costs a fraction of the CPU time and changes nothing for clients. Turn it off to find out whether it has to
+	// do with a fault. Default: true.
+	DirectWrites *bool `json:"direct_writes,omitempty"`
+
+	// Whether reads over HTTP/1.1 go on without their handler, where nobody else observes the response. This costs a
+	// fraction of the memory and changes nothing for clients. Turn it off to find out whether it has to do with a fault.
+	// Default: true.
+	DetachedReads *bool `json:"detached_reads,omitempty"`
+
 	app     *App
 	logger  *zap.Logger
-	direct  direct.Options
+	direct  *direct.Site  // nil if direct writes are off
+	reads   *obstacle.Log // of detached reads; nil if they are off
 	serves  [endpointCount]bool
 	offers  [transport.KindCount]bool
 	origins origins
@@ -87,13 +122,22 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	for _, name := range orAll(h.Transports, transport.KindNames) {
 		h.offers[slices.Index(transport.KindNames, name)] = true
 	}
-	h.origins = parseOrigins(h.CORSOrigins)
-	h.direct = h.directOptions()
+	h.origins = h.newOrigins()
+	if isOn(h.DetachedReads) {
+		h.reads = obstacle.NewLog(h.logger, "reads")
+	}
+	if isOn(h.DirectWrites) {
+		h.direct = direct.NewSite(h.directOptions())
+	}
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		server.RegisterConnContext(conn.With)
+		server.RegisterConnContext(guardHook(conn.With))
+		server.RegisterConnState(direct.Ended)
 	}
 	return nil
 }
+
+// sampleEvery is how many direct writes there are for each one that goes the long way, to be compared.
+var sampleEvery = 4096
 
 // directOptions are for writes that bypass this handler.
 func (h *Handler) directOptions() direct.Options {
@@ -105,6 +149,9 @@ func (h *Handler) directOptions() direct.Options {
 		Logger:         h.logger,
 		Conns:          &h.app.direct,
 		Count:          h.app.registry.metrics.Direct,
+		SampleEvery:    sampleEvery,
+		Samples:        h.app.registry.metrics.DirectSamples,
+		Mismatches:     h.app.registry.metrics.DirectMismatches,
 		Over:           h.app.isOver,
 		First: func(handler caddyhttp.MiddlewareHandler) direct.Answer {
 			other, ok := handler.(*Handler)
@@ -120,6 +167,9 @@ func (h *Handler) directOptions() direct.Options {
 		},
 	}
 }
+
+// isOn reports the value of a setting that is on unless it is turned off.
+func isOn(setting *bool) bool { return setting == nil || *setting }
 
 // orAll returns all names if none was chosen.
 func orAll(chosen, all []string) []string {
@@ -139,6 +189,8 @@ func (h *Handler) validate() error {
 		{"endpoints", h.Endpoints, strings.Join(standardPermissions, ", ")},
 		{"transports", h.Transports, strings.Join(transport.KindNames, ", ")},
 		{"cors_origins", h.CORSOrigins, "none but the site's own"},
+		{"cors_headers", h.CORSHeaders, "none but those that are always allowed"},
+		{"websocket_protocols", h.Protocols, "none"},
 	} {
 		if list.values != nil && len(list.values) == 0 {
 			return errEmptyList(list.name, list.without)
@@ -150,7 +202,23 @@ func (h *Handler) validate() error {
 	if err := checkNames("transport", h.Transports, transport.KindNames); err != nil {
 		return err
 	}
-	return checkOrigins(h.CORSOrigins)
+	if err := checkProtocols(h.Protocols); err != nil {
+		return err
+	}
+	return h.checkCORS()
+}
+
+// checkProtocols checks names of WebSocket subprotocols, which are tokens of HTTP (RFC 6455, 4.1).
+func checkProtocols(names []string) error {
+	for i, name := range names {
+		if !httpguts.ValidHeaderFieldName(name) { // a token too
+			return fmt.Errorf("%q is not a WebSocket subprotocol: use letters, digits and any of !#$%%&'*+-.^_`|~", name)
+		}
+		if slices.Contains(names[:i], name) {
+			return fmt.Errorf("the WebSocket subprotocol %q is named twice: leave one of them out", name)
+		}
+	}
+	return nil
 }
 
 // checkNames checks that each name is known and appears once.
@@ -169,21 +237,38 @@ func checkNames(kind string, names, known []string) error {
 // ServeHTTP implements [caddyhttp.MiddlewareHandler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	t, ok := parseTarget(r.URL)
+	if !ok {
+		t, ok = parseWrongPath(r)
+	}
 	if !ok || !h.serves[t.endpoint] {
 		return next.ServeHTTP(w, r)
 	}
-	if len(h.origins.patterns) > 0 && h.origins.handle(w, r, t.endpoint) {
-		return nil
-	}
-	entry := newAccessLogEntry(r, t)
-	if err := h.serve(w, r, t, entry); err != nil {
-		h.refuse(w, r, entry, err)
-	}
+	body := h.app.registry.bodies.Begin(w, r)
+	h.serveTarget(w, r, t)
+	body.Finish()
 	return nil
 }
 
-// serve serves a request for an endpoint of this site. If it returns an error, it has sent nothing.
+// serveTarget serves a request for an endpoint of this site.
+func (h *Handler) serveTarget(w http.ResponseWriter, r *http.Request, t target) {
+	if len(h.origins.patterns) > 0 && h.origins.handle(w, r, t.endpoint) {
+		return
+	}
+	entry := newAccessLogEntry(r, t)
+	defer countPanic()
+	if err := h.serve(w, r, t, entry); err != nil {
+		if h.direct != nil {
+			h.direct.Refused(r, err)
+		}
+		h.refuse(w, r, entry, err)
+	}
+}
+
+// serve serves a request that the other handlers of the site need not see. If it returns an error, it has sent nothing.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry *accessLogEntry) error {
+	if t.mistake != "" {
+		return h.wrongPath(r, t)
+	}
 	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
 		message := "this address is for " + strings.Join(methods, " and ") + " only"
 		if r.Method == http.MethodConnect {
@@ -192,6 +277,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry 
 		return &httpjson.Error{
 			Status: http.StatusMethodNotAllowed, Code: "METHOD_NOT_ALLOWED",
 			Message: message, Allow: strings.Join(methods, ", "),
+		}
+	}
+	if !t.endpoint.takesBody() {
+		if err := conn.BodyOf(r).Discard(); err != nil { // a reply would wait for it
+			return httpjson.BodyError(err)
 		}
 	}
 	switch t.endpoint {
@@ -216,6 +306,16 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry 
 	default:
 		return fmt.Errorf("endpoint %d is not implemented", t.endpoint)
 	}
+}
+
+// wrongPath returns the reply to a request with a mistake in its path.
+func (h *Handler) wrongPath(r *http.Request, t target) error {
+	if t.endpoint == readEndpoint {
+		if read, err := h.parseRead(r, t.address); err == nil && read.kind == transport.KindNDJSON {
+			h.app.registry.slowDown(r.Context()) // existing clients repeat such a read at once
+		}
+	}
+	return &httpjson.Error{Status: http.StatusNotFound, Code: "NOT_FOUND", Message: "no such path: " + t.mistake}
 }
 
 // serveHealth tells a load balancer whether to send new clients here. It does not want them while the server starts, drains

@@ -23,8 +23,14 @@ func (c channel) readPath() string { return "/read/" + c.ConsumerAddress }
 // create creates a channel, which must succeed.
 func (s *server) create() channel {
 	s.Helper()
+	return s.createAt("")
+}
+
+// createAt creates a channel at a site below a prefix.
+func (s *server) createAt(prefix string) channel {
+	s.Helper()
 	var c channel
-	r := s.tryCreate()
+	r := s.do(http.MethodPost, prefix+"/create", nil, nil)
 	if err := json.Unmarshal([]byte(r.body), &c); err != nil || r.StatusCode != http.StatusOK {
 		s.Fatalf("create: %d %s", r.StatusCode, r.body)
 	}

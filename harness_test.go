@@ -96,12 +96,12 @@ func (s *server) load(settings, site string) error {
 	return caddy.Load(adapt(s.T, s.caddyfile(settings, site)), true)
 }
 
-// awaitOneServer waits until only the server of the loaded configuration accepts connections. Caddy does not wait for
-// that.
-func (s *server) awaitOneServer() {
+// awaitServers waits until only the servers of the loaded configuration accept connections. Caddy does not wait for that.
+// n is how many addresses they listen at.
+func (s *server) awaitServers(n int) {
 	s.Helper()
 	s.eventually(func() bool {
-		return strings.Count(goroutines(), "created by github.com/caddyserver/caddy/v2/modules/caddyhttp.(*App).Start ") == 1
+		return strings.Count(goroutines(), "created by github.com/caddyserver/caddy/v2/modules/caddyhttp.(*App).Start ") == n
 	})
 }
 
@@ -111,7 +111,7 @@ func (s *server) reload(settings, site string) {
 	if err := s.load(settings, site); err != nil {
 		s.Fatal(err)
 	}
-	s.awaitOneServer()
+	s.awaitServers(1)
 }
 
 func (s *server) caddyfile(settings, site string) string {

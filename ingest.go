@@ -25,21 +25,28 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 			Message: "a stream of messages must have Content-Type: " + transport.NDJSONType,
 		}
 	}
-	ingestion := h.app.broker.Ingest(h.app.limits)
-	err := func() error {
-		// This ends here: net/http reads on after it, and would take the client for gone.
-		defer h.app.registry.cutOffReading(w)()
-		return ingestLines(r.Context(), r.Body, ingestion, int(h.app.MaxMessageSize))
-	}()
-	if err != nil && h.app.registry.isClosed() {
-		err = broker.ErrClosed
+	body, free, err := httpjson.StreamBody(r, h.app.MaxMessageSize)
+	if err != nil {
+		return err
 	}
+	defer free()
+	ingestion := h.app.broker.Ingest(h.app.limits)
+	finished := false
+	defer func() {
+		if !finished { // a panic: no line may wait on
+			ctx, cancel := context.WithCancel(r.Context())
+			cancel()
+			ingestion.Finish(ctx)
+		}
+	}()
+	err = ingestLines(r.Context(), body, ingestion, int(h.app.MaxMessageSize))
 	ctx := r.Context()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// A limit of Caddy's, read_body_idle or read_body. On HTTP/1 any failure to read ends the context, as if the client
 		// were gone.
 		ctx = context.WithoutCancel(ctx)
 	}
+	finished = true
 	result := ingestion.Finish(ctx)
 	entry.messages = result.Written
 	h.noteLimit(broker.ErrMemoryLimit, result.RefusedMemory)
@@ -49,15 +56,12 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 	var refusal *httpjson.Error
 	if err != nil {
 		refusal = h.noteRefusal(entry, err)
-		if r.ProtoMajor == 1 {
-			w.Header().Set("Connection", "close") // the rest of the request would follow on it
-		}
 	}
-	return writeIngestResult(w, result, refusal)
+	return writeIngestResult(w, r, result, refusal)
 }
 
 // writeIngestResult replies with what became of all lines. If the request itself was refused, the reply says that too.
-func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusal *httpjson.Error) error {
+func writeIngestResult(w http.ResponseWriter, r *http.Request, result broker.IngestResult, refusal *httpjson.Error) error {
 	reply := struct {
 		Code          string    `json:"code,omitempty"`
 		Message       string    `json:"message,omitempty"`
@@ -76,7 +80,7 @@ func writeIngestResult(w http.ResponseWriter, result broker.IngestResult, refusa
 	if err != nil {
 		return err
 	}
-	httpjson.Write(w, status, body)
+	httpjson.WriteEarly(w, r, status, body)
 	return nil
 }
 
@@ -162,6 +166,8 @@ type envelope struct {
 
 var errEnvelope = errors.New(`a line is {"channel":…,"streamId":…,"body":…}`)
 
+var errSurrogate = errors.New("the stream id has half of a surrogate pair")
+
 // parseEnvelope reads a line. It does what encoding/json does with a struct, with two differences: names are case
 // sensitive, and each value must be of the right kind, null included. It is several times faster (BenchmarkEnvelope) and
 // allocates nothing for a line without escapes in its strings.
@@ -180,10 +186,12 @@ func (e *envelope) set(name, value []byte, compact bool) error {
 	case "channel":
 		e.channel, err = textOf(value)
 	case "streamId":
-		if value[0] != '"' {
+		switch e.streamID = value; {
+		case value[0] != '"':
 			return errEnvelope
+		case jsontext.HasLoneSurrogate(value):
+			return errSurrogate
 		}
-		e.streamID = value
 	case "body":
 		e.body, e.compact = value, compact
 	case "key":

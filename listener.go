@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
@@ -45,18 +46,31 @@ func (w *ListenerWrapper) Provision(ctx caddy.Context) error {
 	w.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if w.server != nil {
 		w.server.RegisterConnState(func(c net.Conn, state http.ConnState) {
+			defer guard.Recover(guard.Connection, func() { _ = c.Close() })
 			if h, ok := conn.Bare(c).(*handover.Conn); ok {
 				h.Changed(state)
 			}
 		})
-		w.server.RegisterConnContext(func(ctx context.Context, c net.Conn) context.Context {
+		w.server.RegisterConnContext(guardHook(func(ctx context.Context, c net.Conn) context.Context {
 			if h, ok := conn.Bare(c).(*handover.Conn); ok {
 				return h.Context(ctx)
 			}
 			return ctx
-		})
+		}))
 	}
 	return nil
+}
+
+// guardHook guards a function for [http.Server.ConnContext]: net/http calls these in the goroutine that accepts connections,
+// and does not recover there.
+func guardHook(hook func(context.Context, net.Conn) context.Context) func(context.Context, net.Conn) context.Context {
+	return func(ctx context.Context, c net.Conn) (with context.Context) {
+		defer guard.Recover(guard.Connection, func() {
+			with = ctx // net/http panics without a context
+			_ = c.Close()
+		})
+		return hook(ctx, c)
+	}
 }
 
 // WrapListener implements [caddy.ListenerWrapper]. Outside an HTTP server it returns the listener unchanged.

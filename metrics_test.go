@@ -215,14 +215,27 @@ func TestMetricsCompat(t *testing.T) {
 	})
 	s.wantNotScraped("old_refused{}", "old_wait{}")
 
+	// Without a block, the names are those of the original Megaphone. Their values continue too.
+	s.reload(limits+"metrics_compat\n}", "megaphone create write read exists manage")
+	s.post("/write/main.AAAAAAAAAAAAAAAAAAAAAA/s", "1").wantError(t, 404, "NOT_FOUND")
+	s.post("/write-batch", `{"channels":["x","y"],"messages":[{"streamId":"s","body":1},{"streamId":"s","body":2}]}`)
+	s.read(a).wants("1")
+	s.deleteChannel(a)
+	s.wantScraped(map[string]float64{
+		"megaphone_channel_created{}": 3, "megaphone_channel_disposed{}": 2, "megaphone_channel_duration{}": 2,
+		"megaphone_messages_received{}": 3, "megaphone_messages_read{}": 2, "megaphone_messages_unroutable{}": 5,
+		"megaphone_messages_lost{}": 2,
+	})
+	s.wantNotScraped("old_created{}")
+
 	// A configuration that fails to load changes nothing.
 	bad := `{"admin":{"disabled":true},"apps":{"megaphone":{"metrics_compat":{"old-created":"caddy_megaphone_channels"}}}}`
 	if err := caddy.Load([]byte(bad), true); err == nil {
 		t.Error("a bad name was accepted")
 	}
-	s.wantScraped(map[string]float64{"old_created{}": 3})
+	s.wantScraped(map[string]float64{"megaphone_channel_created{}": 3})
 
 	s.reload(limits+"}", "megaphone")
 	s.wantScraped(map[string]float64{"caddy_megaphone_channels_created_total{}": 3})
-	s.wantNotScraped("old_created{}", "old_gone{}", "old_lives{}")
+	s.wantNotScraped("old_created{}", "old_gone{}", "old_lives{}", "megaphone_channel_created{}")
 }

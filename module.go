@@ -24,6 +24,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/command"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
 	"github.com/caddy-megaphone/megaphone/internal/direct"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 func init() {
@@ -31,6 +32,7 @@ func init() {
 	caddy.RegisterModule(Handler{})
 	admin.Register(func(app any) admin.View { return app.(*App).view() })
 	command.Register()
+	guard.OnPanic(reportPanic)
 }
 
 // App holds the settings of the whole server, and the channels that all sites share. Which requests a site serves is up to
@@ -94,10 +96,11 @@ type App struct {
 	// URLs to which events of channels are posted. Default: none.
 	Webhooks []*Webhook `json:"webhooks,omitempty"`
 
-	// Other names under which metrics are shown as well, for dashboards and alerts of the server that this one replaces. The
-	// key is the old name. The value is a metric of this module, such as `caddy_megaphone_channels_created_total`. Under its
-	// old name a metric has no labels; it is the sum over them. Default: none.
-	MetricsCompat map[string]string `json:"metrics_compat,omitempty"`
+	// Other names under which metrics are shown as well, for dashboards and alerts of the server that this one replaces. With
+	// `true`, these are the seven metrics of the original Megaphone. Otherwise it is an object. A key is an old name. Its
+	// value is a metric of this module, such as `caddy_megaphone_channels_created_total`. Under its old name a metric has no
+	// labels; it is the sum over them. Default: none.
+	MetricsCompat OldNames `json:"metrics_compat,omitzero"`
 
 	// The broker that keeps the channels: a module of the namespace `megaphone.brokers`. Configurations with the same broker
 	// share its channels. Default: `memory`, which keeps them in the memory of this process.
@@ -134,7 +137,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger, a.unloaded = ctx, ctx.Logger(), make(chan struct{})
 	a.unload = sync.OnceFunc(func() {
 		close(a.unloaded)
-		go a.streams.Wake()
+		guard.Go(guard.Exit, a.streams.Wake)
 		a.direct.End()
 	})
 	a.setDefaults()
@@ -172,13 +175,19 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.registry.metrics.Register(ctx.GetMetricsRegistry(), a.limits, a.MetricsCompat); err != nil {
 		return err
 	}
+	if a.MetricsCompat.areOriginal() {
+		if err := a.registry.metrics.RegisterOriginal(ctx.GetMetricsRegistry()); err != nil {
+			return err
+		}
+	}
 	return a.provisionWebhooks()
 }
 
 // view is what the admin API sees.
 func (a *App) view() admin.View {
 	return admin.View{
-		Broker: a.broker, Agent: a.Agent, Limits: a.limits, InspectMessages: a.InspectMessages, Health: a.registry.health(),
+		Broker: a.broker, Agent: a.Agent, Limits: a.limits, InspectMessages: a.InspectMessages,
+		CloseCode: a.registry.closes.of, Health: a.registry.health(),
 	}
 }
 
@@ -196,8 +205,8 @@ func (a *App) isOver() bool {
 
 // close ends all reads and waits.
 func (a *App) close() {
+	defer a.direct.End()
 	a.registry.Close()
-	a.direct.End()
 }
 
 // Start implements [caddy.App].
@@ -263,11 +272,17 @@ func (a *App) Cleanup() error {
 	last, err := registries.Delete(a.brokerKey)
 	a.stopEvents()
 	if last && !broker.IsKept(a.broker) {
-		if n := broker.StatsOf(a.broker).Undelivered[broker.EndClosed]; n > 0 {
-			a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
-		}
+		a.warnOfUndelivered()
 	}
 	return err
+}
+
+// warnOfUndelivered logs what was left when the Broker was closed.
+func (a *App) warnOfUndelivered() {
+	defer guard.Recover(guard.Broker)
+	if n := broker.StatsOf(a.broker).Undelivered[broker.EndClosed]; n > 0 {
+		a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
+	}
 }
 
 // onEvent calls a function for one of Caddy's events.
@@ -295,12 +310,15 @@ func (a *App) stopping() {
 		a.unload()
 	}
 	if a.handOverEvents() && !exits {
-		go a.watchExit()
+		guard.Go(guard.Exit, a.watchExit)
 		return
 	}
 	if app, err := a.ctx.AppIfConfigured("http"); err == nil && exits {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
-			time.AfterFunc(delay, a.close)
+			time.AfterFunc(delay, func() {
+				defer guard.Recover(guard.Exit)
+				a.close()
+			})
 			return
 		}
 	}

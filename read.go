@@ -10,13 +10,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
-	"github.com/caddy-megaphone/megaphone/internal/socket"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -29,6 +27,10 @@ type readRequest struct {
 	cursor    string
 	// poll is how long a poll waits.
 	poll time.Duration
+	// named asks for server-sent events whose names are their stream ids.
+	named bool
+	// protocol is the subprotocol of a WebSocket, or "".
+	protocol string
 }
 
 // follows reports whether the reader follows cursors (protocol.md 2.1).
@@ -48,16 +50,6 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 	return nil
 }
 
-// An openRead is a read that has begun.
-type openRead struct {
-	handler  *Handler
-	delivery *delivery.Delivery
-	read     readRequest
-	entry    *accessLogEntry
-	ended    func(*accessLogEntry) // counts its end
-	release  func()                // releases what it holds of the server
-}
-
 // beginRead begins a read. It returns nil if that failed, and if the handler need not wait for the read: it is done, or
 // goes on without the handler.
 func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer string, entry *accessLogEntry) (*openRead, error) {
@@ -70,7 +62,7 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		return nil, h.serveReadHead(w, r, read)
 	}
 	if read.kind == transport.KindWebSocket {
-		if err := h.checkUpgrade(w, r); err != nil {
+		if read.protocol, err = h.checkUpgrade(w, r); err != nil {
 			return nil, err
 		}
 	}
@@ -78,14 +70,19 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 	if err != nil {
 		return nil, err
 	}
-	ended := h.countRead(read)
-	goesOn := false
+	var o *openRead
+	ended, goesOn := func(*accessLogEntry) {}, false
 	defer func() {
-		if !goesOn {
-			sub.End(broker.EndFault) // in case of a panic; only the first call counts
-			ended(entry)
+		if goesOn {
+			return
 		}
+		defer func() { ended(entry) }()
+		if o != nil {
+			o.abort() // after a panic
+		}
+		sub.End(broker.EndFault) // after a panic; only the first call counts
 	}()
+	ended = h.countRead(read)
 	if resume := sub.Resume(); resume != broker.ResumeNone {
 		entry.resumed = resume
 		w.Header().Set("Megaphone-Resume", string(resume))
@@ -94,7 +91,8 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		h.servePoll(w, r, sub, read.poll, entry)
 		return nil, nil
 	}
-	o := &openRead{handler: h, delivery: h.newDelivery(w, r, read, sub), read: read, entry: entry, ended: ended}
+	o = &openRead{handler: h, read: read, entry: entry, ended: ended}
+	o.delivery, o.socket = h.newDelivery(w, r, read, sub)
 	waits := o.start(w, r)
 	goesOn = true
 	return waits, nil
@@ -110,6 +108,7 @@ func (h *Handler) subscribe(r *http.Request, read readRequest) (broker.Subscript
 		Acknowledged: read.kind == transport.KindPoll,
 
 		MayAcknowledge: read.kind == transport.KindWebSocket,
+		Redeliver:      h.redelivers(read),
 	})
 	if err != nil && read.kind == transport.KindNDJSON && slices.ContainsFunc(slowedErrors, func(slowed error) bool {
 		return errors.Is(err, slowed)
@@ -119,84 +118,13 @@ func (h *Handler) subscribe(r *http.Request, read readRequest) (broker.Subscript
 	return sub, err
 }
 
+// redelivers reports whether the next read is sent again what this one sends.
+func (h *Handler) redelivers(read readRequest) bool {
+	return h.Redelivery && read.kind == transport.KindNDJSON && !read.hasCursor
+}
+
 // slowedErrors are those after which existing clients repeat a read at once.
 var slowedErrors = []error{broker.ErrNotFound, broker.ErrBusy, broker.ErrReaderLimit}
-
-// start begins the response. If the read can do without its handler, it goes on by itself and start returns nil.
-func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
-	app, d := o.handler.app, o.delivery
-	socket.LimitUnsent(conn.Of(r))
-	// A server that shuts down tells the client that the connection ends, but not the handler.
-	if d.Start() == nil && !app.isOver() && d.Detach(w, r) {
-		app.registry.sockets.Add(1)
-		app.registry.metrics.Detached.Inc()
-		app.streams.Add(d)
-		own := *o.entry // the other one belongs to the request, which is over
-		o.entry, o.release = &own, func() {
-			app.registry.sockets.Add(-1)
-			app.registry.metrics.Detached.Dec()
-			app.streams.Remove(d)
-		}
-		d.MayPark(o.deliverDetached)
-		if !d.Park() {
-			go o.deliverDetached()
-		}
-		return nil
-	}
-	if o.read.kind == transport.KindWebSocket {
-		app.registry.sockets.Add(1)
-		o.release = func() { app.registry.sockets.Add(-1) }
-	} else {
-		o.release = app.registry.cutOffWriting(w, r)
-	}
-	return o
-}
-
-// newDelivery returns the delivery of a subscription's messages.
-func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) *delivery.Delivery {
-	t, duration := h.newTransport(w, r, read.kind, sub)
-	o := delivery.Options{
-		Subscription: sub,
-		Transport:    t,
-		Request:      r,
-		Window:       h.app.limits.InFlight,
-		Duration:     duration,
-		Heartbeat:    time.Duration(h.app.Heartbeat),
-		WriteTimeout: time.Duration(h.app.WriteTimeout),
-		Unloaded:     h.app.unloaded,
-		Follows:      read.follows(),
-	}
-	if read.kind == transport.KindNDJSON {
-		o.Heartbeat, o.Unloaded = 0, nil
-	}
-	return delivery.New(o)
-}
-
-// deliverDetached does the work of a handler that has returned, until the read is parked or has ended.
-func (o *openRead) deliverDetached() {
-	parked := false
-	defer func() {
-		if fault := recover(); fault != nil { // as net/http does for handlers
-			o.handler.logger.Error("a read failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
-		}
-		if !parked {
-			o.close()
-		}
-	}()
-	parked = o.delivery.Deliver()
-}
-
-// close follows the end of the read.
-func (o *openRead) close() {
-	o.entry.messages = o.delivery.Sent()
-	o.entry.ended(o.delivery.Reason())
-	if c := o.handler.logger.Check(zap.DebugLevel, "read ended"); c != nil {
-		c.Write(zap.String("address", broker.RedactAddress(o.read.consumer)), zap.String("transport", o.read.kind.String()),
-			zap.Stringer("reason", o.delivery.Reason()), zap.Int("messages", o.delivery.Sent()))
-	}
-	o.release()
-	o.ended(o.entry)
-}
 
 // serveReadHead answers a HEAD request. It consumes nothing.
 func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read readRequest) error {
@@ -213,16 +141,17 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 }
 
 // newTransport returns the transport that was asked for, and how long it lasts.
-func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, kind transport.Kind, sub broker.Subscription) (transport.Transport, time.Duration) {
-	switch kind {
+func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) (transport.Transport, time.Duration) {
+	switch read.kind {
 	case transport.KindSSE:
-		return transport.NewSSE(w, r, h.bounds(r)), time.Duration(h.app.StreamDuration)
+		return transport.NewSSE(w, r, read.named, h.bounds(r)), time.Duration(h.app.StreamDuration)
 	case transport.KindWebSocket:
 		return transport.NewWebSocket(w, r, transport.WebSocketOptions{
 			Timeout:     time.Duration(h.app.WriteTimeout),
 			Conn:        conn.Of(r),
 			Bare:        conn.Bare,
 			Compression: h.Compression,
+			Protocol:    read.protocol,
 			Acknowledge: func(id string) {
 				event, _ := broker.ParseEventID(id)
 				sub.Settle(event)
@@ -245,16 +174,12 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 	if r.URL.RawQuery != "" {
 		query = r.URL.Query()
 	}
-	lastEventID := r.Header.Values("Last-Event-ID")
-	if len(query["after"]) > 1 || len(query["poll"]) > 1 || len(lastEventID) > 1 {
-		// Nobody knows which one counts, and a wrong cursor would lose messages.
-		return read, httpjson.BadRequest("after, poll and Last-Event-ID may be given once each")
+	if len(query["poll"]) > 1 {
+		return read, errTwice
 	}
-	if query.Has("after") {
-		read.cursor, read.hasCursor = query.Get("after"), true
-	}
-	if len(lastEventID) > 0 {
-		read.cursor, read.hasCursor = lastEventID[0], true
+	var err error
+	if read.cursor, read.hasCursor, err = parseCursor(r.Header, query); err != nil {
+		return read, err
 	}
 	switch {
 	case transport.IsUpgrade(r):
@@ -268,11 +193,32 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 		read.poll = min(wait, time.Duration(h.app.ReadDuration))
 	case transport.PrefersSSE(r.Header.Values("Accept"), h.offers):
 		read.kind = transport.KindSSE
+		if read.named = query.Get("event") == "sid"; !read.named && query.Has("event") {
+			return read, httpjson.BadRequest("event takes only sid, which names each event after its stream id")
+		}
 	}
 	if !h.offers[read.kind] {
 		return read, h.notOffered(read.kind)
 	}
 	return read, nil
+}
+
+// errTwice refuses a request that says something twice: nobody knows which one counts, and a wrong cursor would lose
+// messages.
+var errTwice = httpjson.BadRequest("Last-Event-ID, after, lastEventId and poll may be given once each")
+
+// parseCursor returns the cursor that a request shows, if any (protocol.md 2.2).
+func parseCursor(header http.Header, query url.Values) (cursor string, ok bool, err error) {
+	// The first of these that is there counts. lastEventId is what polyfills of EventSource add to the address.
+	for _, values := range [][]string{header.Values("Last-Event-ID"), query["after"], query["lastEventId"]} {
+		switch {
+		case len(values) > 1:
+			return "", false, errTwice
+		case len(values) == 1 && !ok:
+			cursor, ok = values[0], true
+		}
+	}
+	return cursor, ok, nil
 }
 
 // notOffered returns the reply to a request for a transport that this site does not offer.
@@ -298,16 +244,26 @@ func (h *Handler) notOffered(kind transport.Kind) error {
 	return e
 }
 
-// checkUpgrade checks a request for a WebSocket, before anything else happens.
-func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) error {
+// checkUpgrade checks a request for a WebSocket, before anything else happens. It returns the subprotocol, if there is
+// one.
+func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) (protocol string, err error) {
 	if status, problem := transport.CheckUpgrade(r); problem != "" {
 		w.Header().Set("Sec-WebSocket-Version", "13")
-		return &httpjson.Error{Status: status, Code: "BAD_REQUEST", Message: problem, Upgrade: status == http.StatusUpgradeRequired}
+		return "", &httpjson.Error{Status: status, Code: "BAD_REQUEST", Message: problem, Upgrade: status == http.StatusUpgradeRequired}
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && !sameOrigin(origin, r.Host) && !h.origins.allow(origin) {
-		return &httpjson.Error{Status: http.StatusForbidden, Code: "FORBIDDEN", Message: "pages of this origin may not connect here"}
+		return "", &httpjson.Error{Status: http.StatusForbidden, Code: "FORBIDDEN", Message: "pages of this origin may not connect here"}
 	}
-	return nil
+	protocol, ok := transport.SelectProtocol(r, h.Protocols)
+	switch {
+	case ok:
+		return protocol, nil
+	case len(h.Protocols) == 0:
+		return "", httpjson.BadRequest("this site has no WebSocket subprotocol: offer none, or name yours in its setting websocket_protocols")
+	}
+	// Those that were offered may hold a secret.
+	return "", httpjson.BadRequest("this site has none of the WebSocket subprotocols offered: offer " + strings.Join(h.Protocols, " or ") +
+		", or name yours in its setting websocket_protocols")
 }
 
 // maxPoll is how many bytes of lines the reply to a poll has before its last line.

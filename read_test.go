@@ -117,10 +117,16 @@ func TestServerSentEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shape := regexp.MustCompile(`^retry: 1000\n\nid: ([0-9a-f-]{36})\ndata: (\{"sid":"stream","eid":"[0-9a-f-]{36}","ts":"[^"]+","body":"line\\nfeed"\})\n\n(:\n\n){2,4}$`)
+	shape := regexp.MustCompile(`^retry: 1000\nid: ([0-9a-f-]{36})\ndata: (\{"sid":"stream","eid":"[0-9a-f-]{36}","ts":"[^"]+","body":"line\\nfeed"\})\n\n(:\n){2,4}$`)
 	match := shape.FindStringSubmatch(string(text))
 	if match == nil || !strings.Contains(match[2], match[1]) {
 		t.Fatalf("stream %q", text)
+	}
+	if r := s.do(http.MethodGet, c.readPath()+"?event=sid", http.Header{"Accept": {"text/event-stream"}}, nil); !strings.HasPrefix(r.body, "retry: 1000\nevent: stream\nid: ") {
+		t.Errorf("with ?event=sid: %q", r.body)
+	}
+	if r := s.do(http.MethodGet, c.readPath()+"?event=id", http.Header{"Accept": {"text/event-stream"}}, nil); r.StatusCode != http.StatusBadRequest || !strings.Contains(r.body, "event takes only sid") {
+		t.Errorf("with ?event=id: %d %s", r.StatusCode, r.body)
 	}
 	for _, lastEvent := range []string{"", match[1]} {
 		header := http.Header{"Accept": {"text/event-stream"}}

@@ -2,6 +2,7 @@ package megaphone
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -14,9 +15,12 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	_ "github.com/caddy-megaphone/megaphone/internal/diskmodule" // the module megaphone.brokers.disk
+	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
@@ -27,9 +31,12 @@ type registry struct {
 	metrics   *metrics.Metrics
 	webhooks  *webhook.Metrics
 	warnings  warnings
+	closes    closeCodes
+	refused   warning.Limiter // messages that clients refuse because of their size
 	active    activeApps
 	deletions deletionQueue
 	heap      heaplimit.Guard
+	bodies    *conn.Bodies
 
 	ends     chan struct{}   // closed when Close is called
 	closing  context.Context // ends when the Broker is closed
@@ -47,9 +54,10 @@ func newRegistry(b broker.Broker) *registry {
 	hooks := webhook.NewMetrics(metrics.Name)
 	s := &registry{
 		broker:   b,
-		metrics:  metrics.New(b, endpointNames, limitNames, hooks.Collectors()...),
+		metrics:  metrics.New(b, endpointNames, limitNames, append(hooks.Collectors(), conn.Collectors(metrics.Name)...)...),
 		webhooks: hooks,
 		warnings: newWarnings(limitNames),
+		bodies:   conn.NewBodies(broker.ErrClosed),
 		ends:     make(chan struct{}),
 	}
 	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
@@ -77,11 +85,7 @@ func (a *App) acquireRegistry(ctx caddy.Context) error {
 	}
 	key := string(id) + " " + provider.BrokerKey()
 	pooled, _, err := registries.LoadOrNew(key, func() (caddy.Destructor, error) {
-		b, err := provider.OpenBroker()
-		if err != nil {
-			return nil, err
-		}
-		return newRegistry(b), nil
+		return openRegistry(provider)
 	})
 	if err != nil {
 		return err
@@ -103,6 +107,16 @@ func (a *App) startBroker() error {
 		p.ConfigureBroker(a.broker)
 	}
 	return nil
+}
+
+// openRegistry opens a Broker and makes its registry. A panic becomes an error, for Caddy's pool would stay locked.
+func openRegistry(provider broker.Provider) (s caddy.Destructor, err error) {
+	defer guard.Recover(guard.Broker, func() { err = errors.New("the module panicked: the log has the stack") })
+	b, err := provider.OpenBroker()
+	if err != nil {
+		return nil, err
+	}
+	return newRegistry(b), nil
 }
 
 // brokerNamespace is the Caddy namespace of guest modules that provide a Broker.
@@ -178,8 +192,10 @@ func (s *registry) Close() {
 	if s.closedAt.CompareAndSwap(nil, &now) {
 		close(s.ends)
 	}
+	defer s.bodies.End()
+	defer s.close()
+	defer guard.Recover(guard.Broker)
 	s.broker.Close()
-	s.close()
 }
 
 // isClosed reports whether Close has been called.
@@ -193,6 +209,7 @@ func (s *registry) Destruct() error {
 
 // flushDeletions makes the Broker report at once what was deleted until now.
 func (s *registry) flushDeletions() {
+	defer guard.Recover(guard.Broker)
 	if b, ok := s.broker.(broker.DeletionSource); ok {
 		b.FlushDeletions()
 	}

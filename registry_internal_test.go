@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,4 +38,18 @@ func TestNotTooManyRefusedReadsWait(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestAReadOfAWrongPathIsSlowedDown: an existing client would repeat it at once, for ever.
+func TestAReadOfAWrongPathIsSlowedDown(t *testing.T) {
+	for query, want := range map[string]time.Duration{"": time.Second, "?poll=0": 0} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newPipeServer(t)
+			start := time.Now()
+			status := <-s.status(s.get("/read/" + s.channel.Consumer + "/x" + query))
+			if took := time.Since(start); status != http.StatusNotFound || took != want {
+				t.Errorf("%q: status %d after %v, want %d after %v", query, status, took, http.StatusNotFound, want)
+			}
+		})
+	}
 }

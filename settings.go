@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // maxDuration is the longest duration that a setting may have. Longer ones have no use, and a time that is several of
@@ -33,7 +34,7 @@ func (a *App) UnmarshalJSON(data []byte) error {
 	written := new(App)
 	written.setDefaults()
 	written.MaxChannelsPerClient = 1 // the only number without a default
-	if err := caddy.StrictUnmarshalJSON(data, (*plain)(written)); err != nil {
+	if err := unmarshalStrictly(data, (*plain)(written)); err != nil {
 		return err
 	}
 	if err := written.checkNumbers(); err != nil {
@@ -51,7 +52,17 @@ func (a *App) UnmarshalJSON(data []byte) error {
 	if i := slices.Index(written.Webhooks, nil); i >= 0 {
 		return fmt.Errorf("webhook %d is null: leave it out", i+1)
 	}
-	return caddy.StrictUnmarshalJSON(data, (*plain)(a))
+	return unmarshalStrictly(data, (*plain)(a))
+}
+
+// unmarshalStrictly decodes settings in JSON into v, in which each of them must have its place. Its errors speak of JSON,
+// not of Go's types.
+func unmarshalStrictly(data []byte, v any) error {
+	err := caddy.StrictUnmarshalJSON(data, v)
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return errors.New(jsontext.Explain(err))
+	}
+	return err
 }
 
 // setDefaults sets the defaults of settings that were left out.
@@ -92,9 +103,6 @@ func (a *App) Validate() error {
 	}
 	if a.Webhooks != nil && len(a.Webhooks) == 0 {
 		return errEmptyList("webhooks", "none")
-	}
-	if a.MetricsCompat != nil && len(a.MetricsCompat) == 0 {
-		return errEmptyList("metrics_compat", "none")
 	}
 	return a.checkNumbers()
 }
@@ -166,4 +174,36 @@ func errNotPositive(name, without string) error {
 // setting.
 func errEmptyList(name, without string) error {
 	return fmt.Errorf("%s is an empty list: name at least one, or leave it out for %s", name, without)
+}
+
+// OldNames has metrics of this module by other names under which they are shown as well. If it is empty but not nil, the
+// metrics of the original Megaphone are shown. In JSON that is true.
+type OldNames map[string]string
+
+// areOriginal reports whether the metrics of the original Megaphone are shown.
+func (n OldNames) areOriginal() bool { return n != nil && len(n) == 0 }
+
+// MarshalJSON implements [json.Marshaler].
+func (n OldNames) MarshalJSON() ([]byte, error) {
+	if n.areOriginal() {
+		return []byte("true"), nil
+	}
+	return json.Marshal(map[string]string(n))
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (n *OldNames) UnmarshalJSON(data []byte) error {
+	if string(data) == "true" {
+		*n = OldNames{}
+		return nil
+	}
+	var names map[string]string
+	switch err := json.Unmarshal(data, &names); {
+	case err != nil:
+		return errors.New("metrics_compat must be true, for the names of the original Megaphone, or an object with old names")
+	case names != nil && len(names) == 0:
+		return errEmptyList("metrics_compat", "none")
+	}
+	*n = names
+	return nil
 }

@@ -83,6 +83,12 @@ func TestSettingsOfTheServerAreDocumented(t *testing.T) {
 	}
 }
 
+// isSwitch reports whether a setting is on unless it is turned off.
+func isSwitch(value any) bool {
+	on, ok := value.(*bool)
+	return ok && isOn(on)
+}
+
 func TestSettingsOfASiteAreDocumented(t *testing.T) {
 	docs := documented(t, "One site")
 	defaults := map[string][]string{"endpoints": standardPermissions, "transports": transport.KindNames}
@@ -95,6 +101,10 @@ func TestSettingsOfASiteAreDocumented(t *testing.T) {
 		case list:
 			if text != strings.Join(all, " ") {
 				t.Errorf("%s: docs/settings.md says %q, but the default is %q", name, text, all)
+			}
+		case isSwitch(value):
+			if text != "on" {
+				t.Errorf("%s: docs/settings.md says %q, but the default is on", name, text)
 			}
 		case !slices.Contains(unset, text) || !reflect.ValueOf(value).IsZero():
 			t.Errorf("%s: docs/settings.md says %q, but there is no default", name, text)

@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/delivery"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -59,7 +60,7 @@ func newPipeServer(t *testing.T) *pipeServer {
 		if err := s.handler.ServeHTTP(w, r, nil); err != nil {
 			t.Error(err)
 		}
-	})}
+	}), ConnContext: conn.With}
 	go func() { _ = server.Serve(pipeListener{s.conns}) }()
 	t.Cleanup(func() {
 		app.registry.Close()
@@ -221,7 +222,7 @@ var waits = map[string]wait{
 		start: func(s *pipeServer) net.Conn {
 			return s.send("POST /write", []string{"Content-Type: application/x-ndjson", "Content-Length: 100"}, "")
 		},
-		deadline: never, deleted: never, unloaded: never, status: [3]int{2: 503},
+		deadline: never, deleted: never, unloaded: never, exit: conn.MaxExitLinger, status: [3]int{2: 503},
 	},
 	"refused read": {
 		start:    func(s *pipeServer) net.Conn { return s.get("/read/main.unknown") },

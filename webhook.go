@@ -102,7 +102,7 @@ func (w *Webhook) UnmarshalJSON(data []byte) error {
 	type plain Webhook
 	written := &Webhook{Secret: "unset"}
 	written.setDefaults()
-	if err := caddy.StrictUnmarshalJSON(data, (*plain)(written)); err != nil {
+	if err := unmarshalStrictly(data, (*plain)(written)); err != nil {
 		return err
 	}
 	if written.Secret == "" {
@@ -111,7 +111,7 @@ func (w *Webhook) UnmarshalJSON(data []byte) error {
 	if err := written.checkNumbers(); err != nil {
 		return err
 	}
-	return caddy.StrictUnmarshalJSON(data, (*plain)(w))
+	return unmarshalStrictly(data, (*plain)(w))
 }
 
 // setDefaults sets the defaults of settings that were left out.

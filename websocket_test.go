@@ -3,6 +3,7 @@ package megaphone_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -135,6 +136,90 @@ func TestWebSocketHandshakeIsChecked(t *testing.T) {
 		if response.StatusCode != http.StatusSwitchingProtocols {
 			t.Errorf("origin %s: %s", origin, response.Status)
 		}
+	}
+}
+
+func TestWebSocketSubprotocols(t *testing.T) {
+	s := serve(t, "", "handle_path /none/* {\nmegaphone\n}\nmegaphone {\nwebsocket_protocols megaphone chat.v2\n}")
+	c := s.create()
+	for _, test := range []struct {
+		site    string
+		offered []string // in a line of the header each
+		want    string   // the subprotocol, or the message of the refusal
+	}{
+		{"", nil, ""},
+		{"", []string{"megaphone, bearer.secret"}, "megaphone"},
+		{"", []string{"bearer.secret", "chat.v2,megaphone"}, "chat.v2"},
+		{"", []string{" , "}, ""},
+		{"", []string{"bearer.secret"}, "offer megaphone or chat.v2"},
+		{"", []string{"Megaphone"}, "offer megaphone or chat.v2"},
+		{"/none", nil, ""},
+		{"/none", []string{"bearer.secret"}, "name yours in its setting websocket_protocols"},
+	} {
+		header := http.Header{
+			"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+			"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, "Sec-Websocket-Protocol": test.offered,
+		}
+		response := s.open(http.MethodGet, test.site+c.readPath()+"?after=", header, nil)
+		selected, isSelected := response.Header["Sec-Websocket-Protocol"]
+		if strings.Contains(test.want, " ") {
+			text, _ := io.ReadAll(response.Body)
+			refusal := reply{Response: response, body: string(text)}
+			refusal.wantError(t, 400, "BAD_REQUEST")
+			if !strings.Contains(refusal.body, test.want) || strings.Contains(refusal.body, "secret") {
+				t.Errorf("%q is refused with %s", test.offered, refusal.body)
+			}
+		} else if response.StatusCode != http.StatusSwitchingProtocols || isSelected != (test.want != "") || isSelected && selected[0] != test.want {
+			t.Errorf("%q on the site %q: %s, selected %q, want %q", test.offered, test.site, response.Status, selected, test.want)
+		}
+		response.Body.Close()
+	}
+}
+
+// TestTheCloseCodeOfAClient closes WebSockets as a client does that reads only small messages.
+func TestTheCloseCodeOfAClient(t *testing.T) {
+	file := newAccessLog(t)
+	s := serveAdmin(t, "", "megaphone")
+	shown := func(c channel) int {
+		var found struct{ Channels []struct{ CloseCode int } }
+		if s.call(http.MethodPost, "lookup", `{"channels":["`+c.ConsumerAddress+`"]}`, &found); len(found.Channels) != 1 {
+			t.Fatal("the channel is not found")
+		}
+		return found.Channels[0].CloseCode
+	}
+	refuse := func(c channel) {
+		conn := s.dial(c, "?after=")
+		conn.SetReadLimit(100)
+		if _, _, err := conn.Read(t.Context()); err == nil {
+			t.Fatal("the client reads the message")
+		}
+	}
+	c := s.create()
+	s.write(c, `"`+strings.Repeat("x", 100)+`"`)
+	for range 2 { // the message comes again
+		refuse(c)
+		s.eventually(func() bool { return shown(c) == int(websocket.StatusMessageTooBig) })
+	}
+	if err := s.dial(c, "?after=").Close(websocket.StatusNormalClosure, ""); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(func() bool { return shown(c) == 0 })
+
+	s.reload("", file.setting()+"}\nlog_append code {http.megaphone.close_code}\nmegaphone") // now reads keep their handlers
+	refuse(c)
+	line, object := file.entry()
+	if object["close_code"] != 1009.0 || !strings.Contains(line, `"code":1009`) || shown(c) != int(websocket.StatusMessageTooBig) {
+		t.Errorf("logged %s, shown %d", line, shown(c))
+	}
+	// A code that only repeats the server's is not the client's.
+	conn := s.dial(c, "?after=")
+	s.sendText(conn, "{}")
+	if _, _, err := conn.Read(t.Context()); err != nil { // the message
+		t.Fatal(err)
+	}
+	s.wantClose(conn, 4400)
+	if line, object := file.entry(); object["close_code"] != nil || !strings.Contains(line, `"code":""`) {
+		t.Errorf("logged %s", line)
 	}
 }
 

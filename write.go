@@ -7,8 +7,8 @@ import (
 	"net/http"
 
 	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/direct"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // serveWrite writes one message (protocol.md 1.4).
@@ -33,7 +33,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 		return err
 	}
 	entry.messages = 1
-	if !direct.Hijack(w, r, &h.direct) {
+	if h.direct == nil || !h.direct.Hijack(w, r, producer, m) {
 		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
 	return nil
@@ -55,15 +55,15 @@ func idempotencyKey(h http.Header) (string, error) {
 
 // A batch is the body of a write-batch request.
 type batch struct {
-	Channels   []string      `json:"channels"`
-	ChannelIDs []string      `json:"channelIds"`
-	Messages   batchMessages `json:"messages"`
+	Channels   jsontext.Strings `json:"channels"`
+	ChannelIDs jsontext.Strings `json:"channelIds"`
+	Messages   batchMessages    `json:"messages"`
 }
 
 type batchMessage struct {
-	StreamID string          `json:"streamId"`
-	Body     json.RawMessage `json:"body"`
-	Key      *string         `json:"key"`
+	StreamID jsontext.String  `json:"streamId"`
+	Body     json.RawMessage  `json:"body"`
+	Key      *jsontext.String `json:"key"`
 }
 
 type batchMessages []batchMessage
@@ -84,12 +84,12 @@ func (ms batchMessages) render() ([]*broker.Message, error) {
 		}
 		key := ""
 		if m.Key != nil {
-			if key = *m.Key; !broker.ValidKey(key) {
+			if key = string(*m.Key); !broker.ValidKey(key) {
 				return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
 			}
 		}
 		var err error
-		if rendered[i], err = broker.NewMessage(m.StreamID, m.Body, key); err != nil {
+		if rendered[i], err = broker.NewMessage(string(m.StreamID), m.Body, key); err != nil {
 			return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, err))
 		}
 	}

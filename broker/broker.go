@@ -145,7 +145,9 @@ type Subscription interface {
 	Err() error
 
 	// End frees the channel for the next reader. [EndClean] settles what was received, unless the channel follows cursors.
-	// [EndFault] settles nothing. Only the first call counts.
+	// [EndUnconfirmed] settles what was received then and had been received before, in an earlier read that ended so; see
+	// [SubscribeOptions].Redeliver for the rest. In a channel that follows cursors it settles nothing, and nor does
+	// [EndFault] anywhere. Only the first call counts.
 	End(how End)
 }
 
@@ -219,6 +221,12 @@ type SubscribeOptions struct {
 	// the window between the start of the read and its first acknowledgement, and a client that loses its connection
 	// meanwhile would never see them.
 	MayAcknowledge bool
+	// Redeliver says what the coming of a reader without a cursor proves about an earlier read that ended as
+	// [EndUnconfirmed]. If it is false, the reader has seen that end, so Subscribe settles what was received until then. If
+	// it is true, the reader may have lost its connection. So it is sent all that again. Besides, this reader is never sent
+	// more than the window holds, and a message leaves the window only by being settled. Redeliver has no effect in a
+	// channel that follows cursors.
+	Redeliver bool
 }
 
 // Resume tells how a read resumes from its cursor (protocol.md 2.2).
@@ -241,6 +249,9 @@ const (
 	EndClean End = iota
 	// EndFault is any other end: the connection broke, or a write failed or timed out.
 	EndFault
+	// EndUnconfirmed is a clean end of which the server does not know whether the client has seen it, nor what of the
+	// messages before it has reached the client.
+	EndUnconfirmed
 )
 
 // State is what there is to know of a channel, beside its messages.

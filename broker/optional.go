@@ -29,7 +29,8 @@ type Notifier interface {
 
 	// Notify makes the subscription call f once, in a goroutine of its own, when Ready has a value or Done is closed. If
 	// one of these holds already, Notify returns false and never calls f. A later Notify replaces an earlier one, unless the
-	// earlier call has begun. So f may be called after its reader has found out by itself.
+	// earlier call has begun. So f may be called after its reader has found out by itself. f must not panic, for nobody
+	// else would recover.
 	Notify(f func()) bool
 }
 

@@ -53,6 +53,11 @@ type Stats struct {
 	// RefusedFull counts messages that were refused because their channel stayed full. RefusedMemory counts those that
 	// were refused because the memory for messages was used up.
 	RefusedFull, RefusedMemory uint64
+	// Unroutable counts messages that were written to a channel that did not exist, or was deleted while they waited for
+	// room. A message to three such channels counts three times.
+	Unroutable uint64
+	// Withdrawn counts messages that waited for room until their producer gave up, or until the Broker was closed.
+	Withdrawn uint64
 	// Settled counts messages that were let go as received.
 	Settled uint64
 	// Undelivered counts messages that were let go with their channel.
@@ -65,8 +70,23 @@ type Stats struct {
 	PublishWait Histogram
 	// DeliveryDelay is the time from a message's timestamp until a reader was given it for the first time.
 	DeliveryDelay Histogram
-	// ChannelLife is how long deleted channels had lived.
+	// ChannelLife is how long deleted channels had lived. Metrics under the names of the original Megaphone need the bounds
+	// 80 s, 160 s and so on, doubled up to 20480 s, and leave out those that are missing.
 	ChannelLife Histogram
+}
+
+// Received is how many messages were written to channels that existed, whatever became of them: accepted, dropped as
+// duplicates, refused or withdrawn. A message that still waits for room counts when it no longer waits.
+func (s *Stats) Received() uint64 {
+	return s.Accepted + s.Duplicates + s.RefusedFull + s.RefusedMemory + s.Withdrawn
+}
+
+// AllDeleted is the sum of Deleted.
+func (s *Stats) AllDeleted() (n uint64) {
+	for _, count := range s.Deleted {
+		n += count
+	}
+	return n
 }
 
 // AllUndelivered is the sum of Undelivered.

@@ -85,7 +85,7 @@ func adapted(t *testing.T, config string, mistake bool) string {
 // JSON.
 func TestCaddyfileAndJSONAgree(t *testing.T) {
 	for _, name := range []string{
-		"good_all_settings", "good_agent_placeholder", "good_all_options", "good_broker_memory", "good_defaults",
+		"good_all_settings", "good_agent_placeholder", "good_all_options", "good_broker_memory", "good_cors", "good_defaults", "good_metrics_compat",
 	} {
 		text, err := os.ReadFile("caddyfile/" + name + ".caddytest")
 		if err != nil {
@@ -156,7 +156,9 @@ func TestMistakesInJSON(t *testing.T) {
 	}
 	for _, test := range []struct{ apps, want string }{
 		{app(`{"bufer":1}`), `unknown field "bufer"`},
-		{app(`{"buffer":"many"}`), "buffer"},
+		{app(`{"buffer":"many"}`), `"buffer" has a string where a whole number belongs`},
+		{app(`{"webhooks":[{"queue":[]}]}`), `has an array where a whole number belongs`},
+		{app(`[]`), "there is an array where an object belongs"},
 		{app(`{"hold":"-1s"}`), "hold must not be negative: use 0 for no wait, or leave it out for the default"},
 		{app(`{"ttl":"4000d"}`), "ttl: 96000h0m0s is too long: use at most 3650d"},
 		{app(`{"max_message_size":1073741825}`), "max_message_size: 1073741825 is too large: use at most 1GiB"},
@@ -166,7 +168,8 @@ func TestMistakesInJSON(t *testing.T) {
 		{app(`{"webhooks":[{"url":"http://127.0.0.1/"}]}`), `webhook 1: there is no event "": name one of channel_created`},
 		{app(`{"webhooks":[{"event":"channel_deleted"}]}`), "webhook 1: the URL is not valid: use an http or https URL with a host"},
 		{app(`{"metrics_compat":{}}`), "metrics_compat is an empty list: name at least one, or leave it out for none"},
-		{app(`{"metrics_compat":["old"]}`), "metrics_compat"},
+		{app(`{"metrics_compat":["old"]}`), "metrics_compat must be true, for the names of the original Megaphone, or an object"},
+		{app(`{"metrics_compat":false}`), "metrics_compat must be true"},
 		{app(`{"metrics_compat":{"old":null}}`), `metrics_compat: old: there is no metric "": name one of caddy_megaphone_`},
 		{app(`{"metrics_compat":{"old":"channels"}}`), `metrics_compat: old: there is no metric "channels": name one of caddy_megaphone_`},
 		{app(`{"metrics_compat":{"old-one":"caddy_megaphone_channels"}}`), "metrics_compat: old-one: the old name is not a valid metric name"},
@@ -182,10 +185,16 @@ func TestMistakesInJSON(t *testing.T) {
 		{site(`"endpoints":[]`), "endpoints is an empty list: name at least one, or leave it out for create, write, read, exists"},
 		{site(`"transports":[]`), "transports is an empty list: name at least one, or leave it out for ndjson, sse, websocket, poll"},
 		{site(`"cors_origins":[]`), "cors_origins is an empty list: name at least one, or leave it out for none but the site's own"},
+		{site(`"websocket_protocols":[]`), "websocket_protocols is an empty list: name at least one, or leave it out for none"},
+		{site(`"websocket_protocols":["a b"]`), `"a b" is not a WebSocket subprotocol`},
 		{site(`"endpoints":["reed"]`), `there is no endpoint "reed": name any of create, write, read, exists`},
 		{site(`"endpoints":["read","read"]`), `endpoint "read" is named twice`},
 		{site(`"transports":["http"]`), `there is no transport "http": name any of ndjson, sse, websocket, poll`},
 		{site(`"cors_origins":["example.com"]`), `"example.com" is not a valid origin`},
+		{site(`"cors_headers":[]`), "cors_headers is an empty list: name at least one, or leave it out for none but those that are always allowed"},
+		{site(`"cors_headers":["X-A"]`), "cors_headers has no effect without cors_origins"},
+		{site(`"cors_credentials":true`), "cors_credentials has no effect without cors_origins"},
+		{site(`"cors_credentials":true,"cors_origins":["*"]`), "cors_credentials needs exact origins, and * in cors_origins stands for many: name each origin"},
 	} {
 		wantRefused(t, test.apps, test.want)
 	}
@@ -214,7 +223,7 @@ func TestZeroInJSON(t *testing.T) {
 	}
 	wantRefused(t, webhook(`"secret":""`), "secret: it is empty: leave it out for requests without a signature")
 	for _, apps := range []string{
-		app(`"hold":0`), app(`"max_message_size":1073741824`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null,"metrics_compat":null`), webhook(`"queue":null,"secret":null`),
+		app(`"hold":0`), app(`"metrics_compat":true`), app(`"max_message_size":1073741824`), app(`"buffer":null,"hold":null,"agent":null,"webhooks":null,"metrics_compat":null`), webhook(`"queue":null,"secret":null`),
 	} {
 		if err := validate(t, apps); err != nil {
 			t.Errorf("%s: %v", apps, err)

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
@@ -102,6 +104,30 @@ type shown struct {
 	}
 }
 
+// TestShowTellsTheCloseCode closes a WebSocket as a client does that reads only small messages.
+func TestShowTellsTheCloseCode(t *testing.T) {
+	t.Parallel()
+	s := newCommandServer(t, "debug\nlog {\nexclude events\n}")
+	c := s.create()
+	s.run(0, "", "send", c.ProducerAddress, "news", "1")
+	conn, _, err := websocket.Dial(s.Context(), s.url+"/read/"+c.ConsumerAddress+"?after=", nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(1)
+	if _, _, err := conn.Read(s.Context()); err == nil {
+		s.Error("the client has read the message")
+	}
+	s.Await("the log has the code", func() bool { return strings.Contains(s.Log(), `"close_code":1009}`) })
+	if log := s.Log(); !strings.Contains(log, "a client refuses a message that is too large for it") || strings.Contains(log, c.ConsumerAddress) {
+		s.Errorf("the log is\n%s", log)
+	}
+	if out, _ := s.run(0, "", "show", c.ConsumerAddress); !strings.Contains(out, "1009: a message is too large for the client") {
+		s.Errorf("show: %s", out)
+	}
+}
+
 func TestCommandsForChannels(t *testing.T) {
 	t.Parallel()
 	s := newCommandServer(t, "megaphone {\ninspect_messages\n}")
@@ -134,7 +160,6 @@ func TestCommandsForChannels(t *testing.T) {
 		t.Errorf("show: %s", out)
 	}
 	s.run(4, "", "show", "0000000000000000")
-
 	var stats struct{ Channels, Pending int }
 	out, _ = s.run(0, "", "stats", "--json")
 	if stats = decode[struct{ Channels, Pending int }](t, out); stats.Channels != 2 || stats.Pending != 2 {

@@ -24,14 +24,21 @@ type tcpRead struct {
 // openTCPRead opens a read. It tries again while the channel has another reader.
 func openTCPRead(t *testing.T, address string, from channel) *tcpRead {
 	t.Helper()
+	return openReadOver(t, address, from, false, 4096)
+}
+
+// openReadOver is openTCPRead, over Multipath TCP if wanted, and with another buffer on the client's machine.
+func openReadOver(t *testing.T, address string, from channel, multipath bool, buffer int) *tcpRead {
+	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 			var err error
-			if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) }); e != nil {
+			if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) }); e != nil {
 				return e
 			}
 			return err
 		}}
+		dialer.SetMultipathTCP(multipath)
 		conn, err := dialer.DialContext(t.Context(), "tcp", address)
 		if err != nil {
 			t.Fatal(err)

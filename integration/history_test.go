@@ -121,6 +121,7 @@ func TestHistoryFindsLosses(t *testing.T) {
 		Base:     func() string { return fmt.Sprintf("http://127.0.0.1:%d", port) },
 		HTTP:     &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 		Channels: 20,
+		Reading:  make(chan struct{}), // never
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -142,9 +142,9 @@ func readEvents(ctx context.Context, t *testing.T, c *client, p protocol) {
 	wantLine("retry: 1000\n")
 	for _, body := range []string{"1", "2"} {
 		c.write(channel, body)
-		wantLine("\n")
 		wantLine("id: ")
 		wantMessage(t, wantLine("data: "), body, nil)
+		wantLine("\n")
 	}
 }
 

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"strings"
@@ -75,6 +76,48 @@ func TestAStalledPlainReaderLosesNothing(t *testing.T) {
 				}
 				l.reset()
 			})
+		}
+	}
+}
+
+// TestMultipathTCPLosesNothing has a reader over Multipath TCP that takes nothing until its read has ended, and then
+// vanishes. Another one takes everything.
+func TestMultipathTCPLosesNothing(t *testing.T) {
+	t.Parallel()
+	_, c, address := startTCP(t, "megaphone {\nread_duration 300ms\n}", "megaphone create write read exists manage")
+	const messages = 14
+	ch := c.create()
+	stalls := openReadOver(t, address, ch, true, 4096)
+	if multipath, err := stalls.conn.MultipathTCP(); err != nil || !multipath {
+		t.Skip("this system has no Multipath TCP")
+	}
+	c.writeLarge(ch, messages, 8000)
+	if n := c.inFlight(ch); n != messages {
+		t.Errorf("%d messages are in flight, want all %d", n, messages)
+	}
+	stalls.conn.Close()
+	openReadOver(t, address, ch, true, 1<<20).wantLarge(t, messages)
+	if n := c.inFlight(ch); n != 0 {
+		t.Errorf("%d messages are in flight, although the client has read to the end", n)
+	}
+}
+
+// TestACleanEndSettlesWhatArrived has readers that take everything, by each way to connect. There is nothing for the next.
+func TestACleanEndSettlesWhatArrived(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, "read_duration 300ms")
+	for name, connection := range plainConnections {
+		client, url := n.linkClient(t, connection.http2), n.http
+		if connection.secure {
+			url = n.https
+		}
+		ch := n.create(t)
+		n.writeMany(t, ch, 50)
+		if got := bytes.Count(fetch(t, client.Client, url+"/read/"+ch.ConsumerAddress), []byte("\n")); got != 50 {
+			t.Errorf("%s: the read brought %d messages, want 50", name, got)
+		}
+		if again := fetch(t, n.producer, n.http+"/read/"+ch.ConsumerAddress+"?poll=0"); len(again) > 0 {
+			t.Errorf("%s: the next reader is sent %.200q again", name, again)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -10,14 +11,19 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
@@ -46,13 +52,60 @@ func openRecipe(t *testing.T, name string) *recipe {
 	r.backend = newBackend(t, "http://127.0.0.1:"+private)
 	r.ports = strings.NewReplacer(":3000", ":"+private, "127.0.0.1:8080", r.backend.Listener.Addr().String(),
 		":3001", fmt.Sprint(":", testserver.FreePort(t)), ":3002", fmt.Sprint(":", testserver.FreePort(t)),
-		":8000", fmt.Sprint(":", testserver.FreePort(t)), "/etc/caddy/", r.dir+"/")
+		":8000", fmt.Sprint(":", testserver.FreePort(t)), "/etc/caddy/", r.dir+"/", "/srv/app", r.dir+"/app")
 	if err := os.Symlink(testserver.Binary(t), filepath.Join(r.dir, "caddy")); err != nil {
 		t.Fatal(err)
 	}
 	r.setenv("HOME", r.dir)
 	r.setenv("PATH", r.dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
 	return r
+}
+
+// backendOfThePage runs the backend that a page shows, which answers in place of the usual one. It does nothing if Python
+// is not installed. The function that it returns ends the backend.
+func (r *recipe) backendOfThePage() (end func()) {
+	r.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		r.Log("python3 is not installed, so the backend of the page does not run")
+		return func() {}
+	}
+	address := fmt.Sprint("127.0.0.1:", testserver.FreePort(r))
+	port := strings.TrimPrefix(address, "127.0.0.1:")
+	text := strings.Replace(r.block("python", 0), `("127.0.0.1", 8080)`, `("127.0.0.1", `+port+`)`, 1)
+	cmd := exec.CommandContext(r.Context(), python, "-c", text)
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		r.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		r.backend.program.Store(nil)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if r.Failed() {
+			r.Logf("the backend of the page:\n%s", &log)
+		}
+	})
+	r.Cleanup(end)
+	awaitListener(r.T, address)
+	r.backend.program.Store(httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: address}))
+	return end
+}
+
+// awaitListener waits until something listens at an address.
+func awaitListener(t *testing.T, address string) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing listens at %s", address)
+		}
+	}
 }
 
 // blocks returns the fenced blocks of one kind in a page.
@@ -178,6 +231,22 @@ func (r *recipe) wantStatus(status int, client *http.Client, url string, header 
 	}
 }
 
+// firstMessage opens a WebSocket and returns its first message. The error is that of the handshake or of the read.
+func (r *recipe) firstMessage(client *http.Client, url, session string) (string, error) {
+	r.Helper()
+	ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, r.ports.Replace(url), &websocket.DialOptions{
+		HTTPClient: client, HTTPHeader: http.Header{"Cookie": {"session=" + session}},
+	})
+	if err != nil {
+		return "", err
+	}
+	defer conn.CloseNow()
+	_, text, err := conn.Read(ctx)
+	return string(text), err
+}
+
 // line returns the rest of the next line that begins with the prefix, without surrounding spaces.
 func (r *recipe) line(body *bufio.Reader, prefix string) string {
 	r.Helper()
@@ -197,7 +266,8 @@ type backend struct {
 	*httptest.Server
 
 	t       *testing.T
-	private string // the URL of the site where it creates channels and writes
+	private string                                // the URL of the site where it creates channels and writes
+	program atomic.Pointer[httputil.ReverseProxy] // if not nil, another backend answers in place of this one
 
 	mu       sync.Mutex
 	channels map[string]channel // by the value of the session cookie
@@ -210,15 +280,24 @@ func newBackend(t *testing.T, private string) *backend {
 	return b
 }
 
-// ServeHTTP answers the requests that the recipes use.
+// ServeHTTP answers the requests that the recipes use. Like frameworks that speak WebSocket themselves, it accepts every
+// upgrade that reaches it.
 func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if program := b.program.Load(); program != nil {
+		program.ServeHTTP(w, r)
+		return
+	}
+	if r.Header.Get("Upgrade") != "" {
+		b.serveOwnWebSocket(w, r)
+		return
+	}
 	session, err := r.Cookie("session")
 	if err != nil {
 		http.Error(w, "please log in", http.StatusUnauthorized)
 		return
 	}
 	channel := b.channel(session.Value)
-	switch r.URL.Path {
+	switch strings.TrimPrefix(r.URL.Path, "/api") {
 	case "/channel":
 		_, _ = io.WriteString(w, channel.ConsumerAddress)
 	case "/hello":
@@ -236,6 +315,21 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "a page")
 	default:
 		http.NotFound(w, r)
+	}
+}
+
+// ownMessage is what the backend sends over a WebSocket of its own.
+const ownMessage = "from the backend"
+
+func (b *backend) serveOwnWebSocket(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	if err != nil {
+		b.t.Error(err)
+		return
+	}
+	defer conn.CloseNow()
+	if err := conn.Write(r.Context(), websocket.MessageText, []byte(ownMessage)); err == nil {
+		_, _, _ = conn.Read(r.Context()) // until the client closes
 	}
 }
 

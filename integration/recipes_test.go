@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/coder/websocket"
@@ -59,13 +57,16 @@ func TestRecipeForwardAuth(t *testing.T) {
 	t.Parallel()
 	r := openRecipe(t, "forward-auth")
 	s := r.start(0)
+	end := r.backendOfThePage()
 	r.session(hello, "not yours\n403\n", "please log in\n401\n")
+	end()
 
 	client := r.client(s)
 	channel := r.backend.channel("alice")
+	r.backend.write(channel, `{"text":"hello"}`)
 	read := site + "/read/" + channel.ConsumerAddress
 	stream := bufio.NewReader(r.get(client, read+"?after=", "Cookie", "session=alice", "Accept", events).Body)
-	r.line(stream, "data: ") // the message that the session has read without a cursor
+	r.line(stream, "data: ")
 	r.backend.write(channel, "1")
 	if data := r.line(stream, "data: "); !strings.HasSuffix(data, `"body":1}`) {
 		t.Error(data)
@@ -77,16 +78,14 @@ func TestRecipeForwardAuth(t *testing.T) {
 	r.wantStatus(404, client, site+"/write/"+channel.ProducerAddress+"/chat", "Cookie", "session=alice")
 	r.wantStatus(200, client, site+"/", "Cookie", "session=alice")
 
-	for session, ok := range map[string]bool{"alice": true, "mallory": false} {
-		conn, _, err := websocket.Dial(t.Context(), read+"?after=", &websocket.DialOptions{
-			HTTPClient: client, HTTPHeader: http.Header{"Cookie": {"session=" + session}},
-		})
-		if (err == nil) != ok {
-			t.Errorf("a WebSocket of %s: %v", session, err)
-		}
-		if err == nil {
-			conn.CloseNow()
-		}
+	if text, err := r.firstMessage(client, read+"?after=", "alice"); err != nil || !strings.Contains(text, `"body":{"text":"hello"}`) {
+		t.Errorf("a WebSocket of alice: %q %v", text, err)
+	}
+	if text, err := r.firstMessage(client, read+"?after=", "mallory"); err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("a WebSocket of mallory: %q %v", text, err)
+	}
+	if text, err := r.firstMessage(client, site+"/socket", "alice"); text != ownMessage {
+		t.Errorf("a WebSocket of the backend's own: %q %v", text, err)
 	}
 }
 
@@ -94,7 +93,9 @@ func TestRecipeOwnAddress(t *testing.T) {
 	t.Parallel()
 	r := openRecipe(t, "own-address")
 	s := r.start(0)
+	end := r.backendOfThePage()
 	r.session(hello, "retry: 1000\n", "id: [^\n]+\ndata: "+hello, "please log in\n401\n")
+	end()
 
 	client := r.client(s)
 	channel := r.backend.channel("bob")
@@ -124,15 +125,11 @@ func TestRecipeOwnAddress(t *testing.T) {
 	if line := r.line(get("/events?after="+id), `{"sid":`); !strings.HasSuffix(line, `"body":2}`) {
 		t.Errorf("after the second event: %s", line)
 	}
-	conn, _, err := websocket.Dial(t.Context(), site+"/events?after="+id, &websocket.DialOptions{
-		HTTPClient: client, HTTPHeader: http.Header{"Cookie": {"session=bob"}},
-	})
-	if err != nil {
-		t.Fatal(err)
+	if text, err := r.firstMessage(client, site+"/events?after="+id, "bob"); err != nil || !strings.HasSuffix(text, `"body":2}`) {
+		t.Errorf("a WebSocket: %q %v", text, err)
 	}
-	defer conn.CloseNow()
-	if _, text, err := conn.Read(t.Context()); err != nil || !strings.HasSuffix(string(text), `"body":2}`) {
-		t.Errorf("%s %v", text, err)
+	if text, err := r.firstMessage(client, site+"/socket", "bob"); text != ownMessage {
+		t.Errorf("a WebSocket of the backend's own: %q %v", text, err)
 	}
 
 	// There is no other endpoint, and a header from the client gives no access.
@@ -254,6 +251,12 @@ func TestRecipeSeveralServers(t *testing.T) {
 	if want := fmt.Sprintf(`{"failures":[{"channel":%q,"index":0,"reason":"NOT_FOUND"}]}`, channels[1].ProducerAddress); err != nil || string(text) != want {
 		t.Errorf("%s %v", text, err)
 	}
+	if python, err := exec.LookPath("python3"); err == nil {
+		call := fmt.Sprintf("print(write_batch([%q, %q], [{'streamId': 'chat', 'body': 3}]))", channels[0].ProducerAddress, channels[1].ProducerAddress)
+		if output, err := exec.CommandContext(t.Context(), python, "-c", r.block("python", 0)+call).CombinedOutput(); err != nil || string(output) != "[]\n" {
+			t.Errorf("the backend of the page: %s %v", output, err)
+		}
+	}
 	r.wantStatus(404, client, site+"/read/c.x?poll=0")
 	r.wantStatus(404, client, site+"/read/nothing?poll=0")
 	r.wantStatus(401, client, site+"/create") // goes to the application, which asks for a session
@@ -324,16 +327,7 @@ http {
 		}
 	})
 	address := r.ports.Replace("127.0.0.1:8000")
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("nginx does not listen")
-		}
-	}
+	awaitListener(t, address)
 	r.session(`\{"status":"OK"\}`, "data: "+hello)
 
 	// On every transport, the header arrives before there is a message, and each message arrives at once.

@@ -8,7 +8,7 @@ import (
 )
 
 // shorten sets the options for the short run that CI does: only the works that have a guard, only for Megaphone and the
-// floor.
+// floors.
 func (o *options) shorten() {
 	var keys []string
 	for _, w := range works() {
@@ -19,7 +19,7 @@ func (o *options) shorten() {
 			}
 		}
 	}
-	o.works, o.peers = strings.Join(keys, ","), floor+","+guarded
+	o.works, o.peers = strings.Join(keys, ","), strings.Join([]string{floor, idleFloor, guarded}, ",")
 	o.rounds, o.duration = 3, time.Second
 }
 
@@ -41,6 +41,8 @@ func (r results) check(ws []*work) error {
 			switch {
 			case !ok:
 				errs = append(errs, fmt.Errorf("%s was not measured", m.name))
+			case m.lessIsBest && m.ratio != "" && v > m.guard:
+				errs = append(errs, fmt.Errorf("%s: %s × %s, which is more than %s", m.name, number(v), m.ratio, number(m.guard)))
 			case m.lessIsBest && v > m.guard:
 				errs = append(errs, fmt.Errorf("%s: %s %s, which is more than %s", m.name, number(v), m.unit, number(m.guard)))
 			case !m.lessIsBest && v < m.guard:

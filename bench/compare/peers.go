@@ -22,6 +22,7 @@ type settings struct {
 	h2c     bool   // HTTP/2 without TLS
 	profile bool   // with Caddy's admin endpoint, which serves profiles
 	admin   string // the address of the admin endpoint
+	dir     string // a folder for what the server writes
 }
 
 // A channel says what one consumer reads and how to write to it.
@@ -125,6 +126,14 @@ func floors() []*peer {
 			floor: true,
 		},
 		{
+			name: "respond-logged", about: "the same with an access log in a file",
+			build: goBuild("server"), args: runCaddy,
+			config: func(address string, s settings) string {
+				return caddyfile(address, s, "", accessLog(s)+"respond 201")
+			},
+			floor: true,
+		},
+		{
 			name: "wait", about: "a Caddy handler that sends its header and waits: the least that an idle reader costs under net/http and Caddy",
 			build: goBuild("server"), args: runCaddy,
 			config: func(address string, s settings) string { return caddyfile(address, s, "", "bench_wait") },
@@ -174,7 +183,21 @@ func ours() []*peer {
 			},
 			channels: createChannels, headers: map[string][]string{"http": nil},
 		},
+		{
+			name: "logged", about: "this module with an access log in a file",
+			build: goBuild("server"), args: runCaddy,
+			config: func(address string, s settings) string {
+				return caddyfile(address, s, megaphoneSettings, accessLog(s)+"megaphone")
+			},
+			channels: createChannels, headers: map[string][]string{"http": nil},
+		},
 	}
+}
+
+// accessLog returns the directive log with a file that does not grow without limit.
+func accessLog(s settings) string {
+	return "log {\n\t\toutput file " + filepath.Join(s.dir, "access.log") + " {\n\t\t\troll_size 100MiB\n\t\t\troll_keep 1\n" +
+		"\t\t\troll_uncompressed\n\t\t}\n\t}\n\t"
 }
 
 // brokers returns the brokers of others.

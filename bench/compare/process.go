@@ -75,6 +75,7 @@ func start(ctx context.Context, p *peer, s settings, core int, dir string) (*pro
 	if err != nil {
 		return nil, err
 	}
+	s.dir = dir
 	server := &process{address: address, output: new(bytes.Buffer), exited: make(chan struct{})}
 	if s.profile {
 		server.admin = filepath.Join(dir, "admin.sock")

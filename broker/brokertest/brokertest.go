@@ -100,6 +100,7 @@ var groups = map[string]group{
 	"publish now": publishNowTests,
 	"statistics":  statsTests,
 	"subscribe":   subscribeTests,
+	"unconfirmed": unconfirmedTests,
 	"window":      windowTests,
 }
 

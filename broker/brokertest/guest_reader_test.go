@@ -13,6 +13,7 @@ type subscription struct {
 	*channel
 	limits      broker.Limits
 	acks        bool
+	again       bool // acks, unless the channel follows cursors
 	resume      broker.Resume
 	ready, done chan struct{}
 	err         error
@@ -40,7 +41,7 @@ func (g *guest) Subscribe(_ context.Context, consumer string, o broker.Subscribe
 	case c.reader == nil && o.MaxReaders > 0 && readers >= o.MaxReaders:
 		return nil, broker.ErrReaderLimit
 	}
-	s := &subscription{guest: g, channel: c, limits: o.Limits, ready: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &subscription{guest: g, channel: c, limits: o.Limits, again: o.Redeliver, ready: make(chan struct{}, 1), done: make(chan struct{})}
 	s.acks = o.Acknowledged || o.MayAcknowledge && c.acks
 	if o.After != "" {
 		s.resume = broker.ResumeGap
@@ -50,6 +51,9 @@ func (g *guest) Subscribe(_ context.Context, consumer string, o broker.Subscribe
 	}
 	c.endReader(broker.ErrTakenOver)
 	c.reader, c.LastRead, c.follows = s, time.Now(), c.follows || o.Follow
+	if !c.follows && !o.Redeliver {
+		s.letGo(c, c.unconfirmed)
+	}
 	if len(c.messages) > 0 {
 		s.wake()
 	}
@@ -77,7 +81,7 @@ func (g *guest) letGo(c *channel, n int) {
 		}
 	}
 	c.keys = c.keys[max(0, len(c.keys)-broker.KeyWindow):]
-	c.messages, c.inFlight = c.messages[n:], max(0, c.inFlight-n)
+	c.messages, c.inFlight, c.unconfirmed = c.messages[n:], max(0, c.inFlight-n), max(0, c.unconfirmed-n)
 	if s := c.reader; s != nil {
 		s.next, s.arrived = max(0, s.next-n), max(0, s.arrived-n)
 	}
@@ -89,7 +93,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 	for size := 0; c.reader == s && size < maxBytes && s.next < len(c.messages); {
 		if s.next == c.inFlight {
 			if over := c.inFlight + 1 - s.limits.InFlight; over > 0 {
-				if full = s.acks || s.arrived == 0; full {
+				if full = s.acks || s.again && !c.follows || s.arrived == 0; full {
 					break
 				}
 				s.letGo(c, min(over, s.arrived))
@@ -140,8 +144,13 @@ func (s *subscription) End(how broker.End) {
 	if s.reader != s {
 		return
 	}
-	if how == broker.EndClean && !s.follows {
+	switch {
+	case s.follows:
+	case how == broker.EndClean:
 		s.letGo(s.channel, s.arrived)
+	case how == broker.EndUnconfirmed:
+		s.letGo(s.channel, min(s.arrived, s.unconfirmed))
+		s.unconfirmed = max(s.arrived, s.unconfirmed)
 	}
 	s.reader, s.LastRead = nil, time.Now()
 	s.expire(s.channel, s.limits)

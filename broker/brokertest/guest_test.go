@@ -50,6 +50,7 @@ type channel struct {
 	settled            broker.EventID   // the newest message that was let go
 	keys               []broker.EventID // of keyed messages that were let go
 	follows, acks      bool
+	unconfirmed        int // so many messages, from the first, came in a read that ended unconfirmed
 }
 
 // A write is messages on their way into a channel, or into none.

@@ -34,6 +34,7 @@ func (s *suite) trySubscribe(consumer string, options ...func(*broker.SubscribeO
 
 func takeOver(o *broker.SubscribeOptions)     { o.TakeOver, o.Follow = true, true }
 func follow(o *broker.SubscribeOptions)       { o.Follow = true }
+func redeliver(o *broker.SubscribeOptions)    { o.Redeliver = true }
 func acknowledged(o *broker.SubscribeOptions) { o.Acknowledged, o.Follow = true, true }
 
 func after(cursor string) func(*broker.SubscribeOptions) {

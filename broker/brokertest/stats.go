@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"reflect"
@@ -66,6 +67,48 @@ var statsTests = group{
 		if stats := b.Stats(); stats.RefusedMemory != 2 || stats.RefusedFull != 0 {
 			s.Errorf("%d messages are refused for want of memory, and %d because of a full channel",
 				stats.RefusedMemory, stats.RefusedFull)
+		}
+	},
+	"messages to channels that do not exist are counted": func(s *suite) {
+		b := implementing[broker.Statser](s)
+		a, gone := s.create(), s.create()
+		s.delete(gone.Consumer)
+		before := b.Stats().Unroutable
+		m := s.message("m")
+		s.is(s.Publish(s.Context(), gone.Producer, m, s.limits), broker.ErrNotFound)
+		s.is(s.Publish(s.Context(), "no address", m, s.limits), broker.ErrNotFound)
+		s.is(s.Publish(s.Context(), a.Consumer, m, s.limits), broker.ErrNotFound)
+		if s.PublishNow(gone.Producer, m, s.limits) { // the caller goes on with Publish, which counts
+			s.Error("a message to a channel that does not exist is accepted")
+		}
+		s.PublishBatch(s.Context(), []string{gone.Producer, a.Producer, "x"}, []*broker.Message{m, s.message("n")}, s.limits)
+		in := s.Ingest(s.limits)
+		s.no(in.Write(s.Context(), 0, []byte(gone.Producer), m))
+		in.Finish(s.Context())
+		if got := b.Stats().Unroutable - before; got != 3+2*2+1 {
+			s.Errorf("%d messages are unroutable, want 8", got)
+		}
+		s.addsUp(new(b.Stats()))
+	},
+	"every message that a channel gets counts as received": func(s *suite) {
+		b := implementing[broker.Statser](s)
+		a := s.create()
+		s.limits.Buffer, s.limits.Hold = 1, 0
+		s.send(a.Producer, s.keyed("1", "key"))
+		s.send(a.Producer, s.keyed("1", "key"))
+		s.is(s.Publish(s.Context(), a.Producer, s.message("2"), s.limits), broker.ErrTimeout)
+		s.limits.Hold = time.Hour
+		ctx, cancel := context.WithCancel(s.Context())
+		held := s.holdMessage(ctx, a.Producer, s.message("3"))
+		cancel()
+		s.is(s.returned(held), context.Canceled)
+		held = s.holdMessage(s.Context(), a.Producer, s.message("4"))
+		s.delete(a.Consumer)
+		s.is(s.returned(held), broker.ErrNotFound)
+		stats := b.Stats()
+		if stats.Received() != 4 || stats.Withdrawn != 1 || stats.Unroutable != 1 {
+			s.Errorf("%d messages are received, %d withdrawn, %d unroutable; want 4, 1 and 1",
+				stats.Received(), stats.Withdrawn, stats.Unroutable)
 		}
 	},
 	"a message in many channels takes its bytes once": func(s *suite) {

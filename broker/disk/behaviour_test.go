@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -123,27 +122,6 @@ func TestTheJournalStaysSmall(t *testing.T) {
 		if was, is := b.Stats(), again.Stats(); was.Pending != is.Pending || was.InFlight != is.InFlight || was.BufferedBytes != is.BufferedBytes {
 			t.Errorf("after a restart there are %d and %d messages with %d bytes, want %d and %d with %d",
 				is.Pending, is.InFlight, is.BufferedBytes, was.Pending, was.InFlight, was.BufferedBytes)
-		}
-	})
-}
-
-// TestClosingDuringCompactionLosesNothing: a channel that is closed is not gone.
-func TestClosingDuringCompactionLosesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &testFolder{}
-		b := openTest(t, f, Process)
-		next := 0
-		var h history
-		l := newLoad(b, 9, &next, func(a act, done bool, consumer string, n int) { h = append(h, fact{0, a, done, consumer, n}) })
-		for range 500 {
-			l.step(context.Background())
-		}
-		signal(b.log.wake) // so that it compacts now
-		b.Close()
-		again := openTest(t, f, Process)
-		defer again.Close()
-		if seen := h.check(t, again, 1, true); seen == 0 {
-			t.Error("nothing is there")
 		}
 	})
 }

@@ -106,7 +106,8 @@ func appendRead(b []byte, id journal.ID, r *journal.Read) []byte {
 func appendReads(b []byte, r *journal.Read) []byte {
 	b = append(b, flag(r.Follows, 1)|flag(r.Acks, 2))
 	b = binary.AppendVarint(b, unixNano(r.LastRead))
-	return binary.AppendVarint(b, int64(r.TTL))
+	b = binary.AppendVarint(b, int64(r.TTL))
+	return binary.AppendUvarint(b, r.Unconfirmed)
 }
 
 func appendChannel(b []byte, c *journal.Channel) []byte {
@@ -292,6 +293,7 @@ func (d *decoder) reads() (r journal.Read) {
 		r.Follows, r.Acks = flags[0]&1 != 0, flags[0]&2 != 0
 	}
 	r.LastRead, r.TTL = fromUnixNano(d.varint()), time.Duration(d.varint())
+	r.Unconfirmed = d.uint()
 	return r
 }
 

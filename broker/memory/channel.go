@@ -20,9 +20,8 @@ type channel struct {
 	broker             *Broker
 	agent              string
 	producer, consumer broker.Secret
-	client             string // the client whose quota counts the channel; may be empty
-	place              int    // in the Broker's list
-	tag                uint32 // random: see id
+	client             *string // whose quota counts the channel; may be nil
+	place              int     // in the Broker's list
 	counters           *counters
 	created            time.Duration
 
@@ -34,7 +33,15 @@ type channel struct {
 	// true only under the lock.
 	sealed atomic.Bool
 
-	mu       sync.Mutex
+	tag uint32 // random: see id
+
+	mu sync.Mutex
+	// unconfirmed is how many messages, from the first of the queue, a read has brought that ended as EndUnconfirmed. It has
+	// 32 bits, and stands here, so that a channel fits into one of Go's blocks of 256 bytes.
+	unconfirmed uint32
+	follows     bool // the channel follows cursors: a reader knew of them
+	acks        bool // a reader has acknowledged
+
 	closed   error // why it takes no more calls: ErrNotFound once it is deleted, or ErrClosed
 	queue    queue
 	held     waitList
@@ -43,12 +50,10 @@ type channel struct {
 	// settled is the newest message that was let go. A cursor that shows it leaves no gap.
 	settled broker.EventID
 	// letGoKeys has the keyed messages that were let go last. It is nil until the first one.
-	letGoKeys *keyWindow
-	follows   bool // the channel follows cursors: a reader knew of them
-	acks      bool // a reader has acknowledged
-	journaled
-	// awaitsMemory says that the budget has the channel in its list, and retries it when memory is freed.
-	awaitsMemory bool
+	letGoKeys  *keyWindow
+	*journaled // nil without a journal
+	// turn is the channel's place in the budget, while memory is what its first waiter waits for.
+	turn *turn
 }
 
 func (c *channel) addresses() broker.Addresses {
@@ -86,7 +91,7 @@ func (c *channel) publish(w *waiter) (finished bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed != nil {
-		w.err = c.closed
+		c.fail(w, c.closed)
 		return true
 	}
 	c.dropDuplicates(w) // the channel has these already, so they need not wait
@@ -94,12 +99,12 @@ func (c *channel) publish(w *waiter) (finished bool) {
 		return true
 	}
 	if c.sealed.Load() {
-		w.err = broker.ErrNotFound
+		c.fail(w, broker.ErrNotFound)
 		return true
 	}
 	if c.held.first == nil {
 		if all, err := c.admit(w); all || err != nil {
-			w.err = err
+			c.fail(w, err)
 			return true
 		}
 	}
@@ -161,27 +166,15 @@ func (c *channel) put(m *broker.Message, batch *journal.Batch) error {
 	c.broker.budget.reserve(m)
 	c.counters.accepted.Add(1)
 	c.queue.push(m)
-	if c.reader != nil && c.unsynced == 0 {
+	if c.reader != nil && c.notDurable() == 0 {
 		c.reader.wake()
 	}
 	return nil
 }
 
-// hasRoom reports whether the channel may take another pending message. If only memory is missing, the budget will call
-// memoryFreed when some is freed. The lock is held.
+// hasRoom reports whether the channel may take another pending message. The lock is held.
 func (c *channel) hasRoom(l *broker.Limits) bool {
-	budget := &c.broker.budget
-	if c.queue.pending() >= l.Buffer {
-		return false
-	}
-	if budget.hasRoom(l.MaxMemory) {
-		return true
-	}
-	if !c.awaitsMemory {
-		c.awaitsMemory = true
-		budget.register(c)
-	}
-	return budget.hasRoom(l.MaxMemory) // some may have been freed before the channel was registered
+	return c.queue.pending() < l.Buffer && c.broker.budget.hasRoom(l.MaxMemory)
 }
 
 // isDuplicate reports whether a message has the key of one that the channel holds, or has let go not long ago. The lock
@@ -219,6 +212,7 @@ func (c *channel) enqueue(w *waiter) {
 	c.broker.waiters.Add(1)
 	w.since = c.broker.now()
 	c.held.push(w)
+	c.awaitMemory(false)
 }
 
 // dequeue removes w from the waiting producers and finishes it with err, which is nil if the channel has all messages
@@ -229,8 +223,20 @@ func (c *channel) dequeue(w *waiter, err error) {
 	}
 	c.broker.waiters.Add(-1)
 	c.held.remove(w)
-	w.err = err
-	w.owner.finished()
+	c.fail(w, err)
+	w.tell()
+}
+
+// fail sets how w has ended, and counts the messages that it has left, unless refuse has counted them. The lock is held.
+func (c *channel) fail(w *waiter, err error) {
+	left := uint64(len(w.ms))
+	switch w.err = err; {
+	case err == nil, errors.Is(err, broker.ErrTimeout), errors.Is(err, broker.ErrMemoryLimit), errors.Is(err, broker.ErrSkipped):
+	case errors.Is(err, broker.ErrNotFound):
+		c.counters.unroutable.Add(left)
+	default:
+		c.counters.withdrawn.Add(left)
+	}
 }
 
 // admitHeld admits waiting producers while there is room, first come first served. The lock is held.
@@ -238,9 +244,23 @@ func (c *channel) admitHeld() {
 	for w := c.held.first; w != nil; w = c.held.first {
 		all, err := c.admit(w)
 		if !all && err == nil {
-			return
+			break
 		}
 		c.dequeue(w, err)
+	}
+	c.awaitMemory(false)
+}
+
+// awaitMemory makes the channel wait for its turn if memory is all that its first waiter lacks, and gives up the turn if
+// there is no waiter any more. With first, the channel is the next one. The lock is held.
+func (c *channel) awaitMemory(first bool) {
+	w, budget := c.held.first, &c.broker.budget
+	if c.turn != nil && (w == nil || w.limits.MaxMemory != c.turn.limit) {
+		budget.leave(c.turn)
+		c.turn = nil
+	}
+	if w != nil && c.turn == nil && c.queue.pending() < w.limits.Buffer {
+		c.turn = budget.enter(c, w.limits.MaxMemory, first)
 	}
 }
 
@@ -269,11 +289,19 @@ func (c *channel) withdraw(w *waiter, err error) (failed bool) {
 	return err != nil
 }
 
-// memoryFreed retries the waiting producers. The budget calls it for a channel that it has taken from its list.
-func (c *channel) memoryFreed() {
+// memoryFreed admits waiting producers, since it is the channel's turn. If they get nothing, because others have taken the
+// memory meanwhile, the channel keeps its place.
+func (c *channel) memoryFreed(t *turn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.awaitsMemory = false
+	if c.turn != t {
+		return // it has given up the turn meanwhile
+	}
+	c.turn = nil
+	if w := c.held.first; w != nil && !c.hasRoom(&w.limits) {
+		c.awaitMemory(true)
+		return
+	}
 	c.admitHeld()
 }
 
@@ -291,13 +319,13 @@ func (c *channel) letGo(n int) {
 	for range n {
 		m := c.queue.popInFlight()
 		c.settled = m.ID()
-		c.letGoCount++
 		if m.Keyed() {
 			c.rememberKey(m.ID())
-			c.newKeys++
 		}
+		c.noteLetGo(m)
 		c.broker.budget.release(m)
 	}
+	c.unconfirmed -= min(c.unconfirmed, uint32(n)) //nolint:gosec // no channel holds so many
 	if c.reader != nil {
 		c.reader.shift(n)
 	}
@@ -327,6 +355,7 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	for w := c.held.first; w != nil; w = c.held.first {
 		c.dequeue(w, c.closed)
 	}
+	c.awaitMemory(false)
 	if c.reader != nil {
 		c.reader.finish(c.closed)
 		c.reader = nil
@@ -339,7 +368,6 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	if reason != broker.EndClosed {
 		c.forget()
 	}
-	c.unsynced = 0
 	undelivered = c.queue.len
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)

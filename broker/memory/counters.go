@@ -16,6 +16,8 @@ type counters struct {
 	redelivered atomic.Uint64 // messages that a reader was given again
 	settled     atomic.Uint64
 	refused     [2]atomic.Uint64 // messages that found no room in time, by noRoom
+	unroutable  atomic.Uint64    // messages whose channel was deleted while they waited
+	withdrawn   atomic.Uint64    // messages that waited until their producer gave up, or the Broker was closed
 
 	undelivered [broker.EndReasonCount]undelivered
 	created     atomic.Uint64
@@ -58,13 +60,15 @@ var (
 		20 * time.Second, time.Minute,
 	}
 	lifeBounds = []time.Duration{
-		10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour,
-		4 * time.Hour, 12 * time.Hour, 24 * time.Hour, 7 * 24 * time.Hour,
+		10 * time.Second, 30 * time.Second, time.Minute, 80 * time.Second, 2 * time.Minute, 160 * time.Second, 5 * time.Minute,
+		320 * time.Second, 640 * time.Second, 15 * time.Minute, 1280 * time.Second, 2560 * time.Second, time.Hour,
+		5120 * time.Second, 10240 * time.Second, 4 * time.Hour, 20480 * time.Second, 12 * time.Hour, 24 * time.Hour,
+		7 * 24 * time.Hour,
 	}
 )
 
 // maxBuckets is the number of bounds of the longest histogram, plus one.
-const maxBuckets = 13
+const maxBuckets = 21
 
 // A histogram counts durations by their size.
 type histogram struct {
@@ -135,6 +139,8 @@ func (b *Broker) Stats() broker.Stats {
 	s.Duplicates = sum(func(c *counters) *atomic.Uint64 { return &c.duplicates })
 	s.RefusedFull = sum(func(c *counters) *atomic.Uint64 { return &c.refused[channelFull] })
 	s.RefusedMemory = sum(func(c *counters) *atomic.Uint64 { return &c.refused[memoryFull] })
+	s.Unroutable = b.unroutable.Load() + sum(func(c *counters) *atomic.Uint64 { return &c.unroutable })
+	s.Withdrawn = sum(func(c *counters) *atomic.Uint64 { return &c.withdrawn })
 	s.Created = sum(func(c *counters) *atomic.Uint64 { return &c.created })
 	s.Sent = sent + s.Redelivered
 	s.InFlight = taken - s.Settled - lostInFlight

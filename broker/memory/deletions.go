@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A deletionLog collects deletions and reports them in batches. Its zero value collects nothing.
@@ -61,6 +62,12 @@ func (l *deletionLog) flush() {
 	for len(deletions) > 0 {
 		batch := deletions[:min(len(deletions), maxDeletionBatch)]
 		deletions = deletions[len(batch):]
-		report(batch)
+		l.call(report, batch)
 	}
+}
+
+// call calls report. If that panics, the next batches are reported all the same.
+func (*deletionLog) call(report func([]broker.Deletion), batch []broker.Deletion) {
+	defer guard.Recover(guard.Broker)
+	report(batch)
 }

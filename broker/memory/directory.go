@@ -90,7 +90,7 @@ func (b *Broker) Peek(_ context.Context, address string, limit int) ([]*broker.M
 	if c.closed != nil {
 		return nil, c.closed
 	}
-	ms := make([]*broker.Message, 0, min(limit, c.queue.len-c.unsynced))
+	ms := make([]*broker.Message, 0, min(limit, c.queue.len-c.notDurable()))
 	for i := range cap(ms) {
 		ms = append(ms, c.queue.at(i))
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A drain empties a Broker, so that its process can stop without losing anything. While it is active, Create makes no
@@ -96,6 +97,7 @@ const drainPause = 50 * time.Millisecond
 // settled.
 func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended chan struct{}) {
 	defer close(ended)
+	defer guard.Recover(guard.Broker)
 	all, sealed, start := len(channels), 0, time.Now()
 	var waiting []*channel
 	for {
@@ -144,6 +146,7 @@ func (c *channel) seal() {
 	for w := c.held.first; w != nil; w = c.held.first {
 		c.dequeue(w, broker.ErrNotFound)
 	}
+	c.awaitMemory(false)
 	if c.reader != nil {
 		c.reader.wake()
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 const (
@@ -60,7 +61,7 @@ type heldLine struct {
 
 // Write implements [broker.Ingestion].
 func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *broker.Message) error {
-	c, err := in.broker.lookup(string(producer), producerKind)
+	c, err := in.broker.route(string(producer), 1)
 	if err != nil {
 		in.Fail(number, string(producer), err)
 		return nil
@@ -148,20 +149,23 @@ func (line *heldLine) finished() {
 // expire withdraws the lines that have been held back for too long. If such a line fails, expire also withdraws the
 // lines behind it for the same channel, which would only take its place.
 func (in *ingestion) expire() {
-	now := time.Now()
+	now, pause := time.Now(), time.Duration(0)
 	skipped := map[*channel]bool{}
 	for _, line := range in.heldLines() {
-		switch {
-		case skipped[line.channel]:
-			line.channel.withdraw(&line.waiter, broker.ErrSkipped)
-		case !line.due.After(now):
-			skipped[line.channel] = line.channel.withdraw(&line.waiter, broker.ErrTimeout)
-		}
+		func() {
+			defer guard.Recover(guard.Broker, func() { pause = time.Second })
+			switch {
+			case skipped[line.channel]:
+				line.channel.withdraw(&line.waiter, broker.ErrSkipped)
+			case !line.due.After(now):
+				skipped[line.channel] = line.channel.withdraw(&line.waiter, broker.ErrTimeout)
+			}
+		}()
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if len(in.held) > 0 {
-		in.timer.Reset(time.Until(in.held[0].due))
+		in.timer.Reset(max(time.Until(in.held[0].due), pause))
 	}
 }
 

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"context"
 	"iter"
 	"time"
 
@@ -8,7 +9,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
-// journaled is what a channel has for a journal. Its lock guards it. Without a journal, only the two counts change.
+// journaled is what a channel has for a journal. Its lock guards it.
 //
 // The message at index i of the queue has the position letGoCount + i + 1.
 type journaled struct {
@@ -42,9 +43,29 @@ func (c *channel) journalPut(m *broker.Message, batch *journal.Batch) error {
 	return nil
 }
 
+// notDurable returns how many messages, at the end of the queue, are not durable yet. The lock is held.
+func (c *channel) notDurable() int {
+	if c.journaled == nil {
+		return 0
+	}
+	return c.unsynced
+}
+
+// noteLetGo notes that a message was let go. The lock is held.
+func (c *channel) noteLetGo(m *broker.Message) {
+	if c.journaled == nil {
+		return
+	}
+	c.letGoCount++
+	c.unsynced = min(c.unsynced, c.queue.len) // all are let go when the channel is deleted
+	if m.Keyed() {
+		c.newKeys++
+	}
+}
+
 // commit returns what makes all messages of the channel durable, or nil if they are. The lock is held.
 func (c *channel) commit() *journal.Commit {
-	if c.unsynced == 0 {
+	if c.notDurable() == 0 {
 		return nil
 	}
 	return c.lastCommit
@@ -77,7 +98,7 @@ func (c *channel) durable(unsynced int) {
 
 // journalMove tells the journal how far messages were taken and let go, if that has changed. The lock is held.
 func (c *channel) journalMove() {
-	if c.broker.journal == nil || c.lastLetGo == c.letGoCount && c.lastInFlight == c.queue.inFlight {
+	if c.journaled == nil || c.lastLetGo == c.letGoCount && c.lastInFlight == c.queue.inFlight {
 		return
 	}
 	move := c.move()
@@ -99,7 +120,7 @@ func (c *channel) move() journal.Move {
 
 // journalRead tells the journal that a read begins or ends, or acknowledges. A ttl of zero changes none. The lock is held.
 func (c *channel) journalRead(ttl time.Duration) {
-	if c.broker.journal == nil {
+	if c.journaled == nil {
 		return
 	}
 	if ttl != 0 {
@@ -109,7 +130,7 @@ func (c *channel) journalRead(ttl time.Duration) {
 }
 
 func (c *channel) read() journal.Read {
-	r := journal.Read{Follows: c.follows, Acks: c.acks, TTL: c.ttl}
+	r := journal.Read{Follows: c.follows, Acks: c.acks, TTL: c.ttl, Unconfirmed: c.letGoCount + uint64(c.unconfirmed)}
 	if c.lastRead != 0 {
 		r.LastRead = c.broker.wallTime(c.lastRead)
 	}
@@ -118,7 +139,7 @@ func (c *channel) read() journal.Read {
 
 // forget makes the journal forget the channel. The lock is held.
 func (c *channel) forget() {
-	if c.broker.journal != nil {
+	if c.journaled != nil {
 		c.deleted = c.broker.journal.Delete(c.journalID())
 	}
 }
@@ -131,13 +152,13 @@ func (b *Broker) add(c *channel, ttl time.Duration) (*journal.Commit, error) {
 	var commit *journal.Commit
 	if b.journal != nil {
 		var err error
-		c.tag, c.ttl = b.journal.NextTag(), ttl
+		c.tag, c.journaled = b.journal.NextTag(), &journaled{ttl: ttl}
 		if commit, err = b.journal.Create(c.Snapshot()); err != nil {
 			c.closed = broker.ErrNotFound // for whoever has found it in the list
 			b.list.remove(c)
 			b.count.Add(-1)
-			if c.client != "" {
-				b.quotas.release(c.client)
+			if c.client != nil {
+				b.quotas.release(*c.client)
 			}
 			return nil, err
 		}
@@ -148,14 +169,25 @@ func (b *Broker) add(c *channel, ttl time.Duration) (*journal.Commit, error) {
 	return commit, nil
 }
 
+// ended waits until the end of a deleted channel is durable.
+func (c *channel) ended(ctx context.Context) error {
+	if c.journaled == nil {
+		return nil
+	}
+	return c.deleted.Wait(ctx)
+}
+
 // LetGo implements [journal.Locked].
 func (c *channel) LetGo() uint64 { return c.letGoCount }
 
 // Snapshot implements [journal.Locked].
 func (c *channel) Snapshot() *journal.Channel {
 	s := &journal.Channel{
-		ID: c.journalID(), Agent: c.agent, Client: c.client, Producer: c.producer, Consumer: c.consumer,
+		ID: c.journalID(), Agent: c.agent, Producer: c.producer, Consumer: c.consumer,
 		Created: c.broker.wallTime(c.created), Read: c.read(), Move: c.move(),
+	}
+	if c.client != nil {
+		s.Client = *c.client
 	}
 	s.LetGoKeys = c.letGoKeys.last(broker.KeyWindow)
 	return s
@@ -233,8 +265,9 @@ func (e engine) Restore(all []journal.Restored) {
 			c.queue.push(m)
 		}
 		c.counters.accepted.Add(uint64(len(r.Messages)))
-		c.queue.inFlight = min(c.queue.len, int(max(r.Taken, r.LetGo)-r.LetGo)) //nolint:gosec // a number of messages
-		e.restored.Add(uint64(c.queue.inFlight))                                //nolint:gosec // not negative
+		c.unconfirmed = uint32(min(c.queue.len, int(max(r.Unconfirmed, r.LetGo)-r.LetGo))) //nolint:gosec // a number of messages
+		c.queue.inFlight = min(c.queue.len, int(max(r.Taken, r.LetGo)-r.LetGo))            //nolint:gosec // a number of messages
+		e.restored.Add(uint64(c.queue.inFlight))                                           //nolint:gosec // not negative
 		c.lastInFlight = c.queue.inFlight
 		channels = append(channels, c)
 	}
@@ -245,11 +278,11 @@ func (e engine) Restore(all []journal.Restored) {
 // restore makes a channel of what the journal kept, and enters it by its addresses.
 func (b *Broker) restore(r *journal.Channel) *channel {
 	c := &channel{
-		broker: b, agent: r.Agent, producer: r.Producer, consumer: r.Consumer, client: r.Client,
+		broker: b, agent: r.Agent, producer: r.Producer, consumer: r.Consumer,
 		place: int(r.Place), tag: r.Tag, counters: &b.counters[r.Producer[0]%counterShards],
 		created: r.Created.Sub(b.epoch) + 1,
 		settled: r.LetGoID, follows: r.Follows, acks: r.Acks,
-		journaled: journaled{letGoCount: r.LetGo, lastLetGo: r.LetGo, ttl: r.TTL},
+		journaled: &journaled{letGoCount: r.LetGo, lastLetGo: r.LetGo, ttl: r.TTL},
 	}
 	if !r.LastRead.IsZero() {
 		c.lastRead = r.LastRead.Sub(b.epoch) + 1
@@ -259,8 +292,9 @@ func (b *Broker) restore(r *journal.Channel) *channel {
 	}
 	c.expires.Store(int64(b.now() + r.TTL))
 	c.counters.created.Add(1)
-	if c.client != "" {
-		b.quotas.restore(c.client)
+	if r.Client != "" {
+		c.client = &r.Client
+		b.quotas.restore(r.Client)
 	}
 	b.channels.Store(c.producer, c)
 	b.channels.Store(c.consumer, c)

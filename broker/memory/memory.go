@@ -25,7 +25,9 @@
 package memory
 
 import (
+	"container/list"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -34,6 +36,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A Broker is the [broker.Broker] in this process's memory. Make one with [New].
@@ -50,9 +53,11 @@ type Broker struct {
 	journal  journal.Journal // may be nil
 	restored atomic.Uint64   // messages that were in flight when the journal restored them
 
-	readers  atomic.Int64 // channels with a reader
-	waiters  atomic.Int64 // waiters in all channels
-	counters [counterShards]counters
+	readers atomic.Int64 // channels with a reader
+	waiters atomic.Int64 // waiters in all channels
+
+	unroutable atomic.Uint64 // messages to channels that did not exist
+	counters   [counterShards]counters
 
 	closed  atomic.Bool
 	flushes chan chan struct{} // see FlushDeletions
@@ -70,7 +75,7 @@ func New() *Broker {
 	b := &Broker{
 		epoch:    time.Now(),
 		channels: xsync.NewMap[broker.Secret, *channel](),
-		budget:   budget{freed: make(chan struct{}, 1)},
+		budget:   budget{queues: map[int64]*list.List{}, freed: make(chan struct{}, 1)},
 		quotas:   quotas{xsync.NewMap[string, int]()},
 		flushes:  make(chan chan struct{}),
 		stop:     make(chan struct{}),
@@ -98,23 +103,32 @@ func (b *Broker) wallTime(t time.Duration) time.Time { return b.epoch.Add(t - 1)
 // for memory.
 func (b *Broker) run() {
 	defer close(b.stopped)
+	defer guard.Recover(guard.Broker)
 	defer b.deletions.flush()
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			b.sweep()
-			b.deletions.flush()
-		case flushed := <-b.flushes:
-			b.deletions.flush()
-			close(flushed)
-		case <-b.budget.freed:
-			b.budget.retryAll()
-		case <-b.stop:
-			return
-		}
+	for b.work(ticker) {
 	}
+}
+
+// work waits for the next thing to do in the background, and does it. It reports false when the Broker is closed. A panic
+// does not keep it from the next thing.
+func (b *Broker) work(ticker *time.Ticker) (more bool) {
+	defer guard.Recover(guard.Broker)
+	more = true
+	select {
+	case <-ticker.C:
+		b.sweep()
+		b.deletions.flush()
+	case flushed := <-b.flushes:
+		defer close(flushed)
+		b.deletions.flush()
+	case <-b.budget.freed:
+		b.budget.admitNext()
+	case <-b.stop:
+		more = false
+	}
+	return more
 }
 
 // sweep removes the expired channels. It locks only those.
@@ -136,8 +150,8 @@ func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
 	if !ok {
 		return false
 	}
-	if c.client != "" {
-		b.quotas.release(c.client)
+	if c.client != nil {
+		b.quotas.release(*c.client)
 	}
 	if reason != broker.EndClosed {
 		b.deletions.add(broker.Deletion{Agent: c.agent, Secret: c.consumer, Undelivered: undelivered, Reason: reason})
@@ -218,6 +232,15 @@ func (b *Broker) lookup(address string, kinds kind) (*channel, error) {
 	return c, nil
 }
 
+// route is lookup for the channel that n messages are written to.
+func (b *Broker) route(producer string, n int) (*channel, error) {
+	c, err := b.lookup(producer, producerKind)
+	if errors.Is(err, broker.ErrNotFound) {
+		b.unroutable.Add(uint64(n)) //nolint:gosec // not negative
+	}
+	return c, err
+}
+
 // missing is the error for a channel that is not there: Close removes channels too.
 func (b *Broker) missing() error {
 	if b.isClosed() {
@@ -244,7 +267,8 @@ func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (bro
 			b.count.Add(-1)
 			return broker.Addresses{}, broker.ErrClientLimit
 		}
-		c.client = l.Client
+		client := l.Client
+		c.client = &client
 	}
 	c.producer, c.consumer = broker.NewSecrets()
 	c.expires.Store(int64(c.created + l.TTL))
@@ -278,7 +302,7 @@ func (b *Broker) discard(c *channel) {
 
 // Publish implements [broker.Broker].
 func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message, l broker.Limits) error {
-	c, err := b.lookup(producer, producerKind)
+	c, err := b.route(producer, 1)
 	if err != nil {
 		return err
 	}
@@ -307,7 +331,7 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 	channels := make([]*channel, 0, len(producers))
 	for i, address := range producers {
 		var c *channel
-		if c, outcomes[i].Err = b.lookup(address, producerKind); c != nil {
+		if c, outcomes[i].Err = b.route(address, len(ms)); c != nil {
 			channels = append(channels, c)
 		}
 	}
@@ -378,5 +402,5 @@ func (b *Broker) Delete(ctx context.Context, address string) error {
 	if !b.remove(c, broker.EndDeleted) {
 		return b.missing()
 	}
-	return c.deleted.Wait(ctx)
+	return c.ended(ctx)
 }

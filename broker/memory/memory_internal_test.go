@@ -3,6 +3,7 @@ package memory
 import (
 	"errors"
 	"math/rand/v2"
+	"reflect"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -221,4 +222,12 @@ func TestChannelWithNewReaderDoesNotExpire(t *testing.T) {
 			t.Error("a channel with a reader has expired")
 		}
 	})
+}
+
+// TestAChannelFitsItsBlock notices a field that makes Go take the next larger block of memory for each channel.
+func TestAChannelFitsItsBlock(t *testing.T) {
+	t.Parallel()
+	if size := reflect.TypeFor[channel]().Size(); size > 256 {
+		t.Errorf("a channel has %d bytes; Go takes 288 for more than 256", size)
+	}
 }

@@ -66,11 +66,14 @@ type model struct {
 	letGo    int // how many of accepted are let go, from the first
 	inFlight int // how many after them are in flight
 	follows  bool
-	held     []*heldProducer // first come first
+	// unconfirmed is the place after the newest message that a read has brought that ended unconfirmed.
+	unconfirmed int
+	held        []*heldProducer // first come first
 
 	// These are of the present reader. If there is none, sub is nil.
 	sub     broker.Subscription
 	acks    bool
+	again   bool  // like acks, unless the channel follows cursors
 	taken   []int // the places in accepted of the messages that it was given
 	next    int   // the place of the message that it will be given next
 	arrived int   // how many of taken are reported as received
@@ -127,6 +130,7 @@ func (m *model) subscribe(t *rapid.T) {
 		Follow:       rapid.Bool().Draw(t, "follow"),
 		TakeOver:     rapid.Bool().Draw(t, "take over"),
 		Acknowledged: rapid.Bool().Draw(t, "acknowledged"),
+		Redeliver:    rapid.Bool().Draw(t, "redeliver"),
 	}
 	cursor := -1
 	if m.consumed >= 0 && rapid.Bool().Draw(t, "cursor") {
@@ -157,7 +161,10 @@ func (m *model) subscribe(t *rapid.T) {
 	if cursor >= m.letGo {
 		m.letGoUpTo(cursor + 1)
 	}
-	m.sub, m.acks, m.follows = sub, o.Acknowledged, m.follows || o.Follow
+	m.sub, m.acks, m.again, m.follows = sub, o.Acknowledged, o.Redeliver, m.follows || o.Follow
+	if !m.follows && !o.Redeliver {
+		m.letGoUpTo(max(m.letGo, m.unconfirmed))
+	}
 	m.taken, m.next, m.arrived = nil, m.letGo, 0
 }
 
@@ -191,7 +198,7 @@ func (m *model) take(t *rapid.T) {
 
 // leaveWindow lets go of the oldest message in flight, which must have been received.
 func (m *model) leaveWindow(t *rapid.T) {
-	if m.acks || m.receivedUpTo() <= m.letGo {
+	if m.acks || m.again && !m.follows || m.receivedUpTo() <= m.letGo {
 		t.Fatal("a message has left the window before it was received")
 	}
 	m.letGoUpTo(m.letGo + 1)
@@ -199,7 +206,7 @@ func (m *model) leaveWindow(t *rapid.T) {
 
 // mayTake reports whether the window lets another message out.
 func (m *model) mayTake() bool {
-	return m.inFlight < m.limits.InFlight || !m.acks && m.receivedUpTo() > m.letGo
+	return m.inFlight < m.limits.InFlight || !m.acks && (!m.again || m.follows) && m.receivedUpTo() > m.letGo
 }
 
 // receivedUpTo is the place after the newest message that has been received on this connection.
@@ -237,10 +244,15 @@ func (m *model) end(t *rapid.T) {
 	if m.sub == nil {
 		return
 	}
-	how := rapid.SampledFrom([]broker.End{broker.EndClean, broker.EndFault}).Draw(t, "how")
+	how := rapid.SampledFrom([]broker.End{broker.EndClean, broker.EndFault, broker.EndUnconfirmed}).Draw(t, "how")
 	m.sub.End(how)
-	if how == broker.EndClean && !m.follows {
-		m.letGoUpTo(max(m.letGo, m.receivedUpTo()))
+	switch received := m.receivedUpTo(); {
+	case m.follows:
+	case how == broker.EndClean:
+		m.letGoUpTo(max(m.letGo, received))
+	case how == broker.EndUnconfirmed:
+		m.letGoUpTo(max(m.letGo, min(received, m.unconfirmed)))
+		m.unconfirmed = max(received, m.unconfirmed)
 	}
 	m.sub = nil
 }
@@ -278,6 +290,9 @@ func (m *model) drain(t *rapid.T) {
 	sub, err := m.broker.Subscribe(t.Context(), m.addresses.Consumer, broker.SubscribeOptions{Limits: m.limits, TakeOver: true})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !m.follows {
+		m.letGoUpTo(max(m.letGo, m.unconfirmed))
 	}
 	for place, total := m.letGo, 0; place < len(m.accepted); {
 		ms, _ := sub.Take(nil, 1<<20)

@@ -20,6 +20,7 @@ type subscription struct {
 
 	limits broker.Limits
 	acks   bool // messages leave the window only by being settled
+	again  bool // the same, unless the channel follows cursors
 	resume broker.Resume
 
 	next    int  // the index in the queue of the message to take next; at most queue.inFlight
@@ -51,8 +52,12 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 		done:    make(chan struct{}),
 		limits:  o.Limits,
 		acks:    o.Acknowledged || o.MayAcknowledge && c.acks,
+		again:   o.Redeliver,
 	}
 	c.follows = c.follows || o.Follow
+	if !c.follows && !o.Redeliver {
+		c.settle(int(c.unconfirmed)) // the client has seen the end of the read that has brought them
+	}
 	if o.After != "" {
 		s.resume = broker.ResumeGap
 		if id, ok := broker.ParseEventID(o.After); ok && c.settleUpTo(id) {
@@ -64,7 +69,7 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 	c.expires.Store(never)
 	c.journalRead(o.TTL)
 	c.journalMove()
-	if c.queue.len > c.unsynced {
+	if c.queue.len > c.notDurable() {
 		s.wake()
 	}
 	return s, nil
@@ -103,7 +108,7 @@ func (s *subscription) wake() {
 }
 
 // callNotify calls the function that Notify was given, if there is one. The lock is held, so the function gets a
-// goroutine of its own.
+// goroutine of its own. It does not panic: see [broker.Notifier].
 func (s *subscription) callNotify() {
 	if s.notify != nil {
 		go s.notify()
@@ -138,13 +143,13 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 		return dst, false
 	}
 	q := &c.queue
-	visible := q.len - c.unsynced
+	visible := q.len - c.notDurable()
 	again := 0            // messages that a reader was given before
 	var now time.Duration // read once, when it is needed
 	for size := 0; s.next < visible && size < maxBytes; {
 		if s.next == q.inFlight {
 			if q.inFlight >= s.limits.InFlight {
-				if s.acks || s.arrived == 0 {
+				if s.acks || s.again && !c.follows || s.arrived == 0 {
 					full = true
 					break
 				}
@@ -223,8 +228,13 @@ func (s *subscription) End(how broker.End) {
 	if c.reader != s {
 		return
 	}
-	if how == broker.EndClean && !c.follows {
+	switch {
+	case c.follows:
+	case how == broker.EndClean:
 		c.settle(s.arrived)
+	case how == broker.EndUnconfirmed:
+		c.settle(min(s.arrived, int(c.unconfirmed)))
+		c.unconfirmed = max(c.unconfirmed, uint32(s.arrived)) //nolint:gosec // no channel holds so many
 	}
 	c.reader = nil
 	c.broker.readers.Add(-1)

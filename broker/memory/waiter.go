@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A waiter is what one producer writes to one channel. While the channel has no room for all of it, the waiter is in
@@ -58,6 +59,12 @@ func (l *waitList) remove(w *waiter) {
 // An owner waits for its waiters. When a waiter leaves its waitList, the channel calls finished, with its lock held. If
 // the waiter never entered the waitList, the code that published it calls finished, without the lock.
 type owner interface{ finished() }
+
+// tell tells the owner that w has left its waitList. If the owner panics, the channel goes on.
+func (w *waiter) tell() {
+	defer guard.Recover(guard.Broker)
+	w.owner.finished()
+}
 
 // A waitGroup is the owner of one call's waiters, one for each channel.
 type waitGroup struct {

@@ -36,6 +36,9 @@ type View struct {
 	Limits broker.Limits
 	// InspectMessages says whether the API may show messages.
 	InspectMessages bool
+	// CloseCode returns the code with which a client has closed its last WebSocket on the channel of a consumer address. It
+	// returns 0 if the code was a usual one, if there was none, and if it is no longer known.
+	CloseCode func(consumer string) int
 	// Health is "OK" if new clients are welcome, and otherwise says why they are not.
 	Health string
 }

@@ -31,6 +31,9 @@ type Channel struct {
 	LastRead *time.Time `json:"lastRead"`
 	// Expires is nil while the channel has a reader.
 	Expires *time.Time `json:"expires"`
+	// CloseCode is the code with which the last WebSocket that read the channel was closed by its client, if it says what
+	// was wrong, such as 1009 for a message that is too large for the client.
+	CloseCode int `json:"closeCode,omitempty"`
 
 	// Messages are the oldest messages, if the request asks for them.
 	Messages []Message `json:"messages,omitempty"`
@@ -47,12 +50,13 @@ type Message struct {
 	Message json.RawMessage `json:"message"`
 }
 
-func newChannel(c broker.ChannelInfo) Channel {
+func newChannel(v View, c broker.ChannelInfo) Channel {
 	agent, _, _ := strings.Cut(c.Consumer, ".")
 	return Channel{
 		ID: c.ID, Agent: agent, Producer: broker.RedactAddress(c.Producer), Consumer: broker.RedactAddress(c.Consumer),
 		Connected: c.Connected, Pending: c.Pending, InFlight: c.InFlight,
 		Created: c.Created.UTC(), LastRead: httpjson.TimeOrNull(c.LastRead), Expires: httpjson.TimeOrNull(c.Expires),
+		CloseCode: v.CloseCode(c.Consumer),
 	}
 }
 
@@ -82,7 +86,7 @@ func list(v View, r *http.Request) (int, any, error) {
 	}
 	reply := ListReply{Channels: make([]Channel, 0, len(page.Channels)), Next: page.Next}
 	for _, c := range page.Channels {
-		reply.Channels = append(reply.Channels, newChannel(c))
+		reply.Channels = append(reply.Channels, newChannel(v, c))
 	}
 	return http.StatusOK, reply, nil
 }
@@ -93,7 +97,7 @@ func show(v View, r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	channel := newChannel(info)
+	channel := newChannel(v, info)
 	limit, err := parseMessageLimit(v, r)
 	if err != nil {
 		return 0, nil, err
@@ -183,7 +187,7 @@ type LookupReply struct {
 func lookup(v View, r *http.Request) (int, any, error) {
 	channels := []Channel{}
 	notFound, err := forEachChannel(v, r, func(info broker.ChannelInfo) error {
-		channels = append(channels, newChannel(info))
+		channels = append(channels, newChannel(v, info))
 		return nil
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // parseQuery reads a query, in which each of the known parameters may appear once. An unknown parameter is an error:
@@ -23,7 +24,7 @@ import (
 func parseQuery(u *url.URL, known ...string) (map[string]string, error) {
 	all, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return nil, fmt.Errorf("the query is malformed: %w", err)
+		return nil, errors.New("the query is malformed: write % as %25 and ; as %3B")
 	}
 	parameters := make(map[string]string, len(all))
 	for name, values := range all {
@@ -150,7 +151,7 @@ func parseBody(r *http.Request, v any) error {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(v); err != nil {
-		return newError(http.StatusBadRequest, "invalid body: "+strings.TrimPrefix(err.Error(), "json: "))
+		return newError(http.StatusBadRequest, "invalid body: "+jsontext.Explain(err))
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return newError(http.StatusBadRequest, "invalid body: something follows the JSON value")
@@ -161,7 +162,7 @@ func parseBody(r *http.Request, v any) error {
 // parseNames reads the ids and addresses in a request's body. It sorts them and drops repeated ones.
 func parseNames(r *http.Request) ([]string, error) {
 	var body struct {
-		Channels []string `json:"channels"`
+		Channels jsontext.Strings `json:"channels"`
 	}
 	if err := parseBody(r, &body); err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-megaphone/megaphone/internal/admin"
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // addAdminFlags adds the flags that say where the admin API is. Caddy's own commands have the same.
@@ -61,8 +62,13 @@ func (a *adminAPI) call(ctx context.Context, method, path string, body, v any) e
 	if err != nil {
 		return err
 	}
+	return decodeReply(reply, v)
+}
+
+// decodeReply decodes a reply of the admin API into v.
+func decodeReply(reply []byte, v any) error {
 	if err := json.Unmarshal(reply, v); err != nil {
-		return fmt.Errorf("cannot decode the reply of the admin API: %w", err)
+		return fmt.Errorf("cannot decode the reply of the admin API: %s", jsontext.Explain(err))
 	}
 	return nil
 }

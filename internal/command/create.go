@@ -6,6 +6,8 @@ import (
 	"net/http"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 func createCommand() *cobra.Command {
@@ -40,7 +42,7 @@ func runCreate(cmd *cobra.Command, _ []string) error {
 	}
 	var created struct{ ProducerAddress, ConsumerAddress string }
 	if err := json.Unmarshal(reply, &created); err != nil {
-		return fmt.Errorf("cannot decode the reply: %w", err)
+		return fmt.Errorf("cannot decode the reply: %s", jsontext.Explain(err))
 	}
 	table := newTable(cmd.OutOrStdout())
 	fmt.Fprintf(table, "producer address\t%s\nconsumer address\t%s\n", printable(created.ProducerAddress), printable(created.ConsumerAddress))

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 
+	"github.com/gobwas/ws"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-megaphone/megaphone/internal/admin"
@@ -71,6 +73,9 @@ func printChannel(w io.Writer, c admin.Channel) error {
 	fmt.Fprintf(table, "id\t%s\nagent\t%s\nproducer address\t%s\nconsumer address\t%s\n", c.ID, c.Agent, c.Producer, c.Consumer)
 	fmt.Fprintf(table, "being read\t%s\npending\t%d\nin flight\t%d\n", yesNo(c.Connected), c.Pending, c.InFlight)
 	fmt.Fprintf(table, "age\t%s\nlast read\t%s\nexpires\t%s\n", since(&c.Created), since(c.LastRead), until(c.Expires))
+	if c.CloseCode != 0 {
+		fmt.Fprintf(table, "last close code\t%s\n", closeCode(c.CloseCode))
+	}
 	for _, m := range c.Messages {
 		state := "pending"
 		if m.InFlight {
@@ -82,4 +87,12 @@ func printChannel(w io.Writer, c admin.Channel) error {
 		fmt.Fprintf(table, "more\tnot shown: they are too large to be shown at once\n")
 	}
 	return table.Flush()
+}
+
+// closeCode returns a close code with its meaning (RFC 6455, 7.4.1), if an operator can do something about it.
+func closeCode(code int) string {
+	if code == int(ws.StatusMessageTooBig) {
+		return fmt.Sprintf("%d: a message is too large for the client", code)
+	}
+	return strconv.Itoa(code)
 }

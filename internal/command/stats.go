@@ -1,7 +1,6 @@
 package command
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -36,7 +35,7 @@ func runStats(cmd *cobra.Command, _ []string) error {
 		return printLine(cmd.OutOrStdout(), reply)
 	}
 	var totals admin.Stats
-	if err := json.Unmarshal(reply, &totals); err != nil {
+	if err := decodeReply(reply, &totals); err != nil {
 		return err
 	}
 	return printStats(cmd.OutOrStdout(), totals)

@@ -1,6 +1,6 @@
 // Package conn is for what requests need to know of their connection, and of what Caddy and net/http have put around it.
-// All reflection into the connections and response writers of Caddy and net/http stands in this package (bare.go). It
-// knows nothing of channels and endpoints.
+// It also reads the bodies of requests, up to their end where that matters. All reflection into Caddy and net/http stands
+// in bare.go. The package knows nothing of channels and endpoints.
 package conn
 
 import (
@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
 // A Client is what all requests on a connection of HTTP/1 or HTTP/2 share.
@@ -27,9 +25,10 @@ type Client struct {
 	Writes int
 	// Header is the header of the last write. It is shared with the request: do not change it.
 	Header http.Header
-	// HijackAfter is how many such writes there must be before the connection is hijacked; 0 means the default of package
-	// direct. It begins as the note of [handover.GiveBack].
-	HijackAfter int
+	// Changes is how many writes had other headers than the one before.
+	Changes int
+	// Note is what package direct has noted of the connection when it gave the connection back: see handover.GiveBack.
+	Note any
 	// NeverHijack says that the connection can never be hijacked.
 	NeverHijack bool
 }
@@ -43,8 +42,11 @@ func With(ctx context.Context, conn net.Conn) context.Context {
 	if ctx.Value(connKey{}) != nil {
 		return ctx
 	}
-	bare := Bare(conn)
-	return context.WithValue(ctx, connKey{}, &Client{Conn: bare, HijackAfter: handover.Note(bare)})
+	client := &Client{Conn: Bare(conn)}
+	if givenBack, ok := client.Conn.(interface{ Note() any }); ok {
+		client.Note = givenBack.Note()
+	}
+	return context.WithValue(ctx, connKey{}, client)
 }
 
 // ClientOf returns what the requests on the connection of r share. It returns nil if the connection is unknown: over

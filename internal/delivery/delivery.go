@@ -34,6 +34,8 @@ type Options struct {
 	Transport transport.Transport
 	// Request is the read that the transport answers. The state of its connection shows what has reached the client.
 	Request *http.Request
+	// Header is the header of the response.
+	Header http.Header
 	// Window is the size of the in-flight window, in messages.
 	Window int
 	// Duration is how long the read lasts, counted from Start.
@@ -48,6 +50,9 @@ type Options struct {
 	Unloaded <-chan struct{}
 	// Follows says that the channel follows cursors, so that a clean end settles nothing.
 	Follows bool
+	// Redeliver says that the subscription was made with [broker.SubscribeOptions].Redeliver: what the client's machine
+	// has acknowledged, the client may not have.
+	Redeliver bool
 }
 
 // A Delivery delivers the messages of one read. Its methods are for one goroutine at a time.
@@ -61,6 +66,7 @@ type Delivery struct {
 	writeTimeout time.Duration   // how long the client may acknowledge nothing
 	unloaded     <-chan struct{} // closed when the read should end because its configuration was replaced
 	follows      bool            // the channel follows cursors, so that a clean end settles nothing
+	redeliver    bool            // what has arrived may not have arrived at the client
 
 	started     bool // Start was called
 	startErr    error
@@ -84,12 +90,13 @@ func New(o Options) *Delivery {
 	return &Delivery{
 		sub:          o.Subscription,
 		transport:    o.Transport,
-		receipts:     newReceipts(o.Request, o.Window),
+		receipts:     newReceipts(o.Request, o.Header, o.Window),
 		duration:     o.Duration,
 		heartbeat:    o.Heartbeat,
 		writeTimeout: o.WriteTimeout,
 		unloaded:     o.Unloaded,
 		follows:      o.Follows,
+		redeliver:    o.Redeliver,
 	}
 }
 
@@ -114,8 +121,7 @@ func (d *Delivery) Deliver() (parked bool) {
 		if parked {
 			return // another goroutine may have d already
 		}
-		d.sub.End(how)
-		d.transport.End(d.reason)
+		d.end(how)
 	}()
 	reason, parked := d.run()
 	if parked {
@@ -123,6 +129,18 @@ func (d *Delivery) Deliver() (parked bool) {
 	}
 	d.reason, how = reason, d.endOf(reason)
 	return false
+}
+
+// Abort ends a read that is neither delivered nor parked, as broken, because something has panicked.
+func (d *Delivery) Abort() {
+	d.reason = transport.Broken
+	d.end(broker.EndFault)
+}
+
+// end ends the subscription, and the transport even if that panics.
+func (d *Delivery) end(how broker.End) {
+	defer d.transport.End(d.reason)
+	d.sub.End(how)
 }
 
 // Sent returns how many messages the client was sent. Call it after Deliver has returned false.
@@ -230,6 +248,9 @@ func (d *Delivery) send() error {
 	ms, full := d.sub.Take(d.ms[:0], MaxTake)
 	d.ms = ms
 	if len(ms) > 0 {
+		if h := d.receipts.http2; h != nil {
+			h.before(ms)
+		}
 		for _, m := range ms {
 			d.transport.Append(m.ID(), m.Line())
 		}
@@ -238,6 +259,9 @@ func (d *Delivery) send() error {
 			return err
 		}
 		d.sent += len(ms)
+		if h := d.receipts.http2; h != nil {
+			h.after(d.sent)
+		}
 		d.stalledSince = time.Time{}
 		if d.receipts.due(d.sent) {
 			d.sub.Received(d.receipts.update(d.sent))
@@ -246,6 +270,10 @@ func (d *Delivery) send() error {
 	d.checkAt = time.Time{}
 	if d.sub.Drained() {
 		d.endBy(d.startedAt.Add(minDrained))
+	}
+	if full && len(ms) == 0 && d.redeliver && d.receipts.arrived == d.sent {
+		d.endAt = earliest(d.endAt, time.Now()) // nothing more may be sent before the client reads again
+		return nil
 	}
 	if full {
 		return d.checkReceipts()

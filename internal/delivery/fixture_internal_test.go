@@ -74,6 +74,13 @@ func (c *fakeClient) State() (acked uint64, queued int, err error) {
 	return c.acked, int(c.written - c.acked), nil
 }
 
+// Written implements [peer].
+func (c *fakeClient) Written() (uint64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.written, nil
+}
+
 // A deliveryTest is a channel with a delivery to a fake client.
 type deliveryTest struct {
 	*testing.T

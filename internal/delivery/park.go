@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A parking lets a read without a handler wait without a goroutine. The goroutine would be most of what an idle reader
@@ -31,7 +32,7 @@ const (
 )
 
 // MayPark allows the delivery to park the read, if the subscription is a [broker.Notifier]. When something happens to a
-// parked read, resume is called in a new goroutine. It must call [Delivery.Deliver]. Call MayPark after
+// parked read, resume is called in a new goroutine. It must call [Delivery.Deliver], which may panic. Call MayPark after
 // [Delivery.Detach], which lets the transport wake the read when its client is gone.
 func (d *Delivery) MayPark(resume func()) {
 	if sub, ok := d.sub.(broker.Notifier); ok {
@@ -41,8 +42,9 @@ func (d *Delivery) MayPark(resume func()) {
 }
 
 // wake continues the read if it is parked, and returns when the read is parked again or has ended. Any goroutine may call
-// it at any time. Since it may last, call it in a goroutine of its own.
+// it at any time. Since it may last, call it in a goroutine of its own. It does not panic.
 func (d *Delivery) wake() {
+	defer guard.Recover(guard.Read)
 	if p := &d.parking; !p.state.CompareAndSwap(parks, running) && p.state.CompareAndSwap(parked, running) {
 		p.timer.Stop()
 		p.resume()

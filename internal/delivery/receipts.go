@@ -13,7 +13,7 @@ import (
 
 // receipts finds out how many of the sent messages have arrived at the client's machine (protocol.md 2.1).
 type receipts struct {
-	conn           peer // nil: unknown, so what was sent counts as arrived
+	conn           peer // nil: unknown
 	maxUnconfirmed int  // how many sent messages may be unconfirmed before the connection is checked
 	arrived        int
 	acked          uint64 // how many bytes the peer had acknowledged at the last check that found some queued
@@ -22,87 +22,68 @@ type receipts struct {
 	mark   uint64
 	marked int
 
-	// On HTTP/2, a flush hands the data to another goroutine, which writes it at once, but a moment later. So what was sent
-	// before a checkpoint counts as written only when flushDelay has passed since the checkpoint. If the connection is so
-	// full that the other goroutine must wait, up to buffered bytes may not be written even then.
-	//
-	// The bytes that the peer has acknowledged since the checkpoint cannot replace this time: they may belong to another
-	// stream. Nor can we demand in addition that they are as many as were flushed: if something on the way compresses,
-	// there are fewer.
-	flushDelay   time.Duration
-	buffered     uint64
-	checkpoint   int
-	checkpointAt time.Time
+	http2 *http2Writes // nil: a flush writes to the socket
 }
 
-// A peer reports how many bytes the other side of a connection has acknowledged, and how many bytes were written that it
-// has not acknowledged: see [receipt.Conn].
+// A peer reports what became of the bytes of a connection: see [receipt.Conn].
 type peer interface {
 	State() (acked uint64, queued int, err error)
+	Written() (uint64, error)
 }
 
-const (
-	// http2FlushDelay is how long data may take from a flush on HTTP/2 to the kernel.
-	http2FlushDelay = 2 * time.Millisecond
-	// http2Buffer is the size of net/http's buffer for an HTTP/2 connection, with what TLS adds.
-	http2Buffer = 5 << 10
-)
-
-func newReceipts(r *http.Request, window int) receipts {
+// newReceipts returns the receipts for the response to r that has the header.
+func newReceipts(r *http.Request, header http.Header, window int) receipts {
 	rc := receipts{maxUnconfirmed: max(1, window/2)}
 	if r.ProtoMajor > 2 {
 		return rc
 	}
-	if c := conn.Of(r); c != nil {
-		if c := receipt.Of(c); c != nil {
-			rc.conn = c
-		}
+	c := conn.Of(r)
+	if c == nil {
+		return rc
 	}
-	if r.ProtoMajor == 2 {
-		rc.flushDelay, rc.buffered = http2FlushDelay, http2Buffer
+	state := receipt.Of(c)
+	switch {
+	case state == nil:
+	case r.ProtoMajor < 2:
+		rc.conn = state
+	case state.Counts():
+		rc.conn, rc.http2 = state, &http2Writes{conn: state, header: header}
 	}
 	return rc
 }
 
+// known reports whether the system tells what has arrived. If it does not, what was sent counts as arrived as long as the
+// read lasts, but not for its end.
+func (rc *receipts) known() bool { return rc.conn != nil }
+
 // due reports whether so many messages are unconfirmed that it is time to check the connection.
-func (rc *receipts) due(sent int) bool { return rc.conn == nil || sent-rc.arrived >= rc.maxUnconfirmed }
+func (rc *receipts) due(sent int) bool { return !rc.known() || sent-rc.arrived >= rc.maxUnconfirmed }
 
 // update checks the connection and returns how many of the sent messages have arrived.
 func (rc *receipts) update(sent int) (arrived int) {
-	if rc.conn == nil {
+	if !rc.known() {
 		rc.arrived = sent
 		return sent
 	}
-	written := rc.written(sent)
+	written, buffered := sent, uint64(0) // so many messages are in the socket, and the rest within so many bytes behind it
+	if rc.http2 != nil {
+		written, buffered = rc.http2.count(), http2Buffer
+	}
 	acked, queued, err := rc.conn.State()
 	switch {
 	case err != nil:
 	case queued == 0:
-		rc.arrived = written
+		rc.arrived = max(rc.arrived, written)
 	default:
 		rc.acked = acked
 		if acked >= rc.mark {
 			rc.arrived = max(rc.arrived, rc.marked)
 		}
 		if rc.arrived >= rc.marked {
-			rc.mark, rc.marked = acked+uint64(queued)+rc.buffered, written //nolint:gosec // not negative
+			rc.mark, rc.marked = acked+uint64(queued)+buffered, sent //nolint:gosec // not negative
 		}
 	}
 	return rc.arrived
-}
-
-// written returns how many of the sent messages were certainly written to the connection.
-func (rc *receipts) written(sent int) int {
-	if rc.flushDelay == 0 {
-		return sent
-	}
-	now := time.Now()
-	written := rc.arrived
-	if now.Sub(rc.checkpointAt) >= rc.flushDelay {
-		written = max(written, rc.checkpoint)
-		rc.checkpoint, rc.checkpointAt = sent, now
-	}
-	return written
 }
 
 const (
@@ -160,7 +141,7 @@ func (d *Delivery) endOf(reason transport.Reason) broker.End {
 	for pause := time.Millisecond; d.receipts.update(d.sent) < d.sent; pause *= 2 {
 		left := time.Until(deadline)
 		if left <= 0 {
-			return broker.EndFault
+			break
 		}
 		select {
 		case <-time.After(min(pause, left)):
@@ -170,6 +151,12 @@ func (d *Delivery) endOf(reason transport.Reason) broker.End {
 			return broker.EndFault
 		}
 	}
-	d.sub.Received(d.sent)
+	d.sub.Received(d.receipts.arrived)
+	switch {
+	case d.redeliver, !d.receipts.known():
+		return broker.EndUnconfirmed
+	case d.receipts.arrived < d.sent:
+		return broker.EndFault
+	}
 	return broker.EndClean
 }

@@ -2,6 +2,7 @@ package direct
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"runtime"
@@ -32,12 +33,12 @@ func writer(tb testing.TB, size int) func() {
 	client := &repeatingConn{request: fmt.Appendf(nil, "POST /write/%s/stream HTTP/1.1\r\nHost: localhost\r\n"+
 		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n\"%0*d\"", a.Producer, size, size-2, 0)}
 	c := &producerConn{
-		options: &Options{MaxMessageSize: 1 << 20, Limits: brokerfixture.Limits, Broker: b},
+		site: NewSite(Options{MaxMessageSize: 1 << 20, Limits: brokerfixture.Limits, Broker: b}),
 		first: &http.Request{
 			Method: http.MethodPost, Host: "localhost", Proto: "HTTP/1.1",
 			Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(size)}},
 		},
-		reply: reply, socket: client,
+		reply: reply, socket: client, sampleIn: math.MaxInt,
 	}
 	var ms []*broker.Message
 	taken := 0

@@ -2,7 +2,7 @@
 //
 // A backend often keeps a connection and writes one message after the other. Most of what such a write costs is then what
 // net/http and Caddy do for each request (docs/performance.md). So after some writes in a row that differ only in their
-// path, body, length and idempotency key, [Hijack] hijacks the connection from net/http. From then on this package serves
+// path, body, length and idempotency key, [Site.Hijack] hijacks the connection from net/http. From then on this package serves
 // the connection.
 //
 // A direct write is a request that
@@ -27,17 +27,13 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/direct/pattern"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
+	"github.com/caddy-megaphone/megaphone/internal/obstacle"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
@@ -46,56 +42,75 @@ import (
 // up to maxWrites.
 const minWrites, maxWrites = 8, 1024
 
+// maxChanges is how often the headers of a connection's writes may change before the log says so.
+const maxChanges = 64
+
 // prefix begins the path of a direct write.
 const prefix = "/write/"
 
-// Options are what direct writes need to know of their site. They must not change after they were given to [Hijack]. All
-// fields must be set.
-type Options struct {
-	// Broker gets the messages, within Limits.
-	Broker broker.Broker
-	Limits broker.Limits
-	// MaxMessageSize is the size of the largest body, in bytes. Larger ones go back to net/http.
-	MaxMessageSize int64
-	// WriteTimeout is how long a client may take nothing of the replies before its connection is closed. If Caddy's
-	// write_idle is shorter, that counts.
-	WriteTimeout time.Duration
-	// Logger gets panics.
-	Logger *zap.Logger
-	// Conns holds the hijacked connections of the configuration. Count counts them.
-	Conns *Conns
-	Count prometheus.Gauge
-	// Over reports whether the configuration was replaced, or the process exits. Right after Over has begun to return true,
-	// [Conns.End] must be called. Over is called on any goroutine.
-	Over func() bool
-	// First reports whether a handler of a site is the one that direct writes stand in for. No means that the handler
-	// leaves every write to the next handler, as it is. Unknown means anything else.
-	First func(handler caddyhttp.MiddlewareHandler) Answer
+// Hijack hijacks the connection of a write if it is time to, and reports whether it did. The handler of r calls it when the
+// channel of producer has accepted the message m and nothing of the reply was sent. If Hijack returns true, it sends the
+// reply itself, and the handler must return without using w or r again. If it returns false, the handler must send the
+// reply.
+func (s *Site) Hijack(w http.ResponseWriter, r *http.Request, producer string, m *broker.Message) bool {
+	client := conn.ClientOf(r)
+	if client == nil || r.ProtoMajor != 1 {
+		reason, detail := obstacle.Of(w, r)
+		s.log.Kept(r, cmp.Or(reason, obstacle.Wrapped), detail)
+		return false
+	}
+	if client.NeverHijack {
+		return false
+	}
+	goesOn, served := false, 0 // the connection was served directly, and goes on with that
+	if sample := sampleOf(client); sample != nil {
+		goesOn, served = sample.accepted(w, r, producer, m), sample.served
+	}
+	hijackAfter := minWrites
+	if n, _ := client.Note.(*note); n != nil {
+		hijackAfter = n.hijackAfter
+	}
+	if s.distrusted.Load() || !s.isTime(client, r, hijackAfter) && !goesOn {
+		return false
+	}
+	client.Writes, client.Changes = 0, 0
+	reason, detail := obstacle.Of(w, r)
+	if reason == "" {
+		reason = s.obstacle(r)
+	}
+	if reason != "" {
+		client.NeverHijack, client.Header = true, nil
+		s.log.Kept(r, reason, detail)
+		return false
+	}
+	return s.hijack(w, r, client, hijackAfter, served)
 }
 
-// Hijack hijacks the connection of a write if it is time to, and reports whether it did. The handler of r calls it when the
-// write was accepted and nothing of the reply was sent. If Hijack returns true, it sends the reply itself, and the handler
-// must return without using w or r again. If it returns false, the handler must send the reply. Hijack keeps o.
-func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
-	client := conn.ClientOf(r)
-	if client == nil || r.ProtoMajor != 1 || client.NeverHijack {
-		return false
-	}
+// isTime reports whether enough writes like r have come in a row.
+func (s *Site) isTime(client *conn.Client, r *http.Request, hijackAfter int) bool {
 	if !pattern.Same(client.Header, r.Header) {
+		if client.Header != nil {
+			client.Changes++
+		}
+		if client.Changes >= maxChanges {
+			s.log.Kept(r, headersDiffer, pattern.Difference(client.Header, r.Header))
+			client.Changes = 0
+		}
 		client.Writes, client.Header = 0, r.Header
 	}
-	hijackAfter := cmp.Or(client.HijackAfter, minWrites)
-	if client.Writes++; client.Writes < hijackAfter {
-		return false
-	}
-	client.Writes = 0
-	if r.TLS != nil || !conn.IsBare(w, r) || !isAlone(r, o) {
-		client.NeverHijack, client.Header = true, nil
-		return false
-	}
+	client.Writes++
+	return client.Writes >= hijackAfter
+}
+
+// hijack hijacks the connection of an accepted write, and sends the reply. It returns false if that is not possible now.
+func (s *Site) hijack(w http.ResponseWriter, r *http.Request, client *conn.Client, hijackAfter, served int) bool {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	bare := handover.Socket(client.Conn)
-	if server == nil || bare == nil || !mayRepeat(r) || o.Over() {
+	if !mayRepeat(r) {
+		s.log.Kept(r, tooOdd, "")
+		return false
+	}
+	if server == nil || bare == nil || s.Over() {
 		return false
 	}
 	reply, ok := newReply(w.Header())
@@ -108,18 +123,27 @@ func Hijack(w http.ResponseWriter, r *http.Request, o *Options) bool {
 	}
 	_, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
+		s.log.Kept(r, obstacle.Fault, err.Error())
 		return false
 	}
+	hijacked := false
+	defer func() {
+		if !hijacked { // a panic: net/http does not close a hijacked connection
+			_ = client.Close()
+		}
+	}()
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // cannot fail: the bytes are in the buffer
 	c := &producerConn{
-		options: o, origin: client.Conn, socket: bare, server: server, hijackedAfter: hijackAfter,
+		site: s, origin: client.Conn, socket: bare, server: server, hijackedAfter: hijackAfter,
 		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
-		timeout: conn.WriteTimeout(r, o.WriteTimeout), reply: reply,
-		buffer: slices.Clone(early), end: len(early),
+		timeout: conn.WriteTimeout(r, s.WriteTimeout), reply: reply,
+		buffer: slices.Clone(early), end: len(early), served: served, sampleIn: s.untilSample(),
 		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: clock.Now(),
 	}
 	c.writer = socket.NewWriter(bare)
 	c.out = c.reply.append(c.out, c.last, false)
+	hijacked = true
+	s.log.Bypassed(r)
 	go c.serve()
 	return true
 }
@@ -129,5 +153,5 @@ func mayRepeat(r *http.Request) bool {
 	path, ok := strings.CutPrefix(r.RequestURI, prefix)
 	return ok && pattern.IsPath(path) && r.ProtoAtLeast(1, 1) && !r.Close &&
 		0 <= r.ContentLength && r.ContentLength <= pattern.MaxBody &&
-		r.Header.Get("Expect") == "" && r.Header.Get("Upgrade") == ""
+		r.Header.Get("Expect") == "" && r.Header.Get("Content-Encoding") == "" && r.Header.Get("Upgrade") == ""
 }

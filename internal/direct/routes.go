@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/obstacle"
 )
 
 // An Answer is the answer to a question about handlers or routes.
@@ -21,23 +22,37 @@ const (
 	Yes
 )
 
-// isAlone reports whether all writes with the Host of r come to this handler, whatever their path and body are, and
-// whether no other handler, log or limit would see or change them or their replies. It returns true only if it is sure,
-// which it can be only for sites that have this handler first.
+// The reasons why writes are not direct, besides those of package obstacle.
+const (
+	observed      obstacle.Reason = "Caddy's global option metrics, or the server's trace, observes every request"
+	readTimeout   obstacle.Reason = "servers { timeouts } limits how long a request takes: see the option read_body, and read_header and read_body_idle below a second"
+	filtered      obstacle.Reason = "expected_underscore_headers or expected_dot_headers may remove headers"
+	notFirst      obstacle.Reason = "another handler comes before megaphone, or a matcher other than host decides what reaches it"
+	tooOdd        obstacle.Reason = "the requests have no Content-Length, more than 64 KiB, escapes in the path, HTTP/1.0, Expect or Connection: close"
+	headersDiffer obstacle.Reason = "the headers change from write to write"
+)
+
+// obstacle returns why not all writes with the Host of r come to this handler first, whatever their path and body are, or
+// which log or limit would see or change them or their replies. It returns no reason only if it is sure, which it can be
+// only for sites that have this handler first.
 //
 // It does not know the functions that modules have registered for the connections of a server. These functions learn what
 // net/http reports of a connection that is hijacked, and of one that is given back.
-func isAlone(r *http.Request, o *Options) bool {
+func (s *Site) obstacle(r *http.Request) obstacle.Reason {
 	server := conn.ServerOf(r)
 	switch {
-	case server == nil, server.Metrics != nil, server.Logs != nil && server.Logs.Trace:
-		return false // conn.IsBare has found out whether this Host has an access log: one wraps the response
+	case server == nil:
+		return obstacle.Wrapped
+	case server.Metrics != nil, server.Logs != nil && server.Logs.Trace:
+		return observed // obstacle.Of has found out whether this Host has an access log: one wraps the response
 	case server.ReadTimeout > 0, server.ReadMinRate > 0, isShort(server.ReadHeaderTimeout), isShort(server.ReadIdleTimeout):
-		return false
+		return readTimeout
 	case len(server.ExpectedUnderscoreHeaders) > 0, len(server.ExpectedDotHeaders) > 0:
-		return false // Caddy may remove the Idempotency-Key of a request
+		return filtered // Caddy may remove the Idempotency-Key of a request
+	case s.isFirst(server.Routes, r, map[string]bool{}) != Yes:
+		return notFirst
 	}
-	return o.isFirst(server.Routes, r, map[string]bool{}) == Yes
+	return ""
 }
 
 // isShort reports whether a limit is set and shorter than the time in which the rest of a direct write must arrive.
@@ -45,7 +60,7 @@ func isShort(limit caddy.Duration) bool { return 0 < limit && time.Duration(limi
 
 // isFirst reports whether this handler is the first that a write with the Host of r comes to. Groups are the groups of
 // which a route was taken: Caddy takes only the first route of a group that matches.
-func (o *Options) isFirst(routes caddyhttp.RouteList, r *http.Request, groups map[string]bool) Answer {
+func (s *Site) isFirst(routes caddyhttp.RouteList, r *http.Request, groups map[string]bool) Answer {
 	for _, route := range routes {
 		if groups[route.Group] {
 			continue
@@ -63,9 +78,9 @@ func (o *Options) isFirst(routes caddyhttp.RouteList, r *http.Request, groups ma
 		for _, handler := range route.Handlers {
 			var found Answer
 			if sub, ok := handler.(*caddyhttp.Subroute); ok {
-				found = o.isFirst(sub.Routes, r, groups)
+				found = s.isFirst(sub.Routes, r, groups)
 			} else {
-				found = o.First(handler)
+				found = s.First(handler)
 			}
 			if found != No {
 				return found

@@ -11,10 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/direct/pattern"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
@@ -30,7 +29,7 @@ const (
 
 // A producerConn is the hijacked connection of a producer. Only the goroutine of serve uses it, except for interrupt.
 type producerConn struct {
-	options       *Options
+	site          *Site
 	origin        net.Conn      // the connection that the server accepted
 	socket        net.Conn      // the socket of origin
 	server        *http.Server  // gets the connection back in the end
@@ -46,6 +45,9 @@ type producerConn struct {
 	length     int    // of the request at begin; 0 if it is unknown
 	out        []byte // replies that are not sent
 	served     int    // how many requests were served
+	sampleIn   int    // how many requests are served before the next sample
+	sample     *sample
+	skipped    int // how many bytes of empty lines were skipped since the last of them
 
 	idle  time.Duration // how long the client may send no request; 0: as long as it likes
 	last  time.Duration // when the last request was served, on the clock of clock.Now
@@ -56,17 +58,14 @@ type producerConn struct {
 
 // serve serves direct writes until something else comes, or until the connection is interrupted.
 func (c *producerConn) serve() {
-	conns, count := c.options.Conns, c.options.Count
+	conns, count := c.site.Conns, c.site.Count
 	count.Inc()
+	defer guard.Recover(guard.DirectWrite, func() { _ = c.socket.Close() }) // as net/http does for handlers
 	defer func() {
 		count.Dec()
 		conns.remove(c)
-		if fault := recover(); fault != nil { // as net/http does for handlers
-			c.options.Logger.Error("a write failed", zap.Any("panic", fault), zap.StackSkip("stack", 1))
-			_ = c.socket.Close()
-		}
 	}()
-	if conns.add(c); c.options.Over() {
+	if conns.add(c); c.site.Over() {
 		c.interrupt()
 	}
 	err := c.arm(c.idle, -1)
@@ -79,10 +78,13 @@ func (c *producerConn) serve() {
 		return
 	}
 	hijackAfter := minWrites
-	if c.served < c.hijackedAfter && !c.over.Load() {
+	switch {
+	case c.sample != nil:
+		hijackAfter = c.hijackedAfter
+	case c.served < c.hijackedAfter && !c.over.Load():
 		hijackAfter = min(2*c.hijackedAfter, maxWrites)
 	}
-	handover.GiveBack(c.server, c.origin, slices.Clone(c.buffer[c.begin:c.end]), hijackAfter)
+	handover.GiveBack(c.server, c.origin, slices.Clone(c.buffer[c.begin:c.end]), &note{hijackAfter, c.sample})
 }
 
 // errGoesBack says that the connection must go back to its server.
@@ -123,17 +125,20 @@ var headEnd = []byte("\r\n\r\n")
 // serveNext serves the next request if it has arrived as a whole.
 func (c *producerConn) serveNext() outcome {
 	c.length = 0
-	p := bytes.TrimLeft(c.buffer[c.begin:c.end], "\r\n") // some clients send an empty line after a body (RFC 9112, 2.2)
-	c.begin = c.end - len(p)
+	c.skipEmptyLines()
+	p := c.buffer[c.begin:c.end]
+	if len(p) > 0 && isLineEnd(p[0]) {
+		return other // net/http refuses it
+	}
 	n := bytes.Index(p, headEnd) + len(headEnd)
 	switch {
-	case n > maxHead, n < len(headEnd) && len(p) >= maxHead:
+	case n > maxHead, n < len(headEnd) && len(p) >= maxHead, c.site.distrusted.Load():
 		return other
 	case n < len(headEnd):
 		return partial
 	}
 	request, ok := c.match(p[:n])
-	if !ok || int64(request.Length) > c.options.MaxMessageSize {
+	if !ok || int64(request.Length) > c.site.MaxMessageSize {
 		return other
 	}
 	body := p[n:]
@@ -146,11 +151,16 @@ func (c *producerConn) serveNext() outcome {
 		return other
 	}
 	m, err := broker.NewMessage(streamID, body[:request.Length], string(request.Key))
-	if err != nil || !c.options.Broker.PublishNow(producer, m, c.options.Limits) {
+	if c.sampleIn--; c.sampleIn < 0 && err == nil && !c.over.Load() {
+		c.sample = c.newSample(producer, string(request.Key), m)
+		return other
+	}
+	if err != nil || !c.site.Broker.PublishNow(producer, m, c.site.Limits) {
 		return other
 	}
 	c.begin += n + request.Length
 	c.served++
+	c.skipped = 0
 	c.last = m.Accepted()
 	over := c.over.Load()
 	c.out = c.reply.append(c.out, c.last, over && !handover.Outlives(c.origin))
@@ -159,6 +169,19 @@ func (c *producerConn) serveNext() outcome {
 	}
 	return served
 }
+
+// maxSkipped is how many bytes of empty lines before a request are skipped. net/http has the same limit.
+const maxSkipped = 4
+
+// skipEmptyLines skips empty lines before a request: some clients send one after a body (RFC 9112, 2.2).
+func (c *producerConn) skipEmptyLines() {
+	for c.begin < c.end && isLineEnd(c.buffer[c.begin]) && c.skipped < maxSkipped {
+		c.begin++
+		c.skipped++
+	}
+}
+
+func isLineEnd(b byte) bool { return b == '\r' || b == '\n' }
 
 // match returns the parts in which a request may differ. It reports false if the request differs in others too.
 func (c *producerConn) match(head []byte) (r pattern.Request, ok bool) {

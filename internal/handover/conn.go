@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // What a server does with a connection.
@@ -192,7 +194,7 @@ func (c *Conn) endRead(p []byte, err error) (int, error) {
 	}
 	if c.passed {
 		if c.clean {
-			go c.pass()
+			c.goPass()
 		} else {
 			_ = c.Conn.Close()
 		}
@@ -269,7 +271,7 @@ func (c *Conn) Close() error {
 	if c.reading {
 		return c.Conn.SetReadDeadline(time.Unix(1, 0)) // endRead then passes it on
 	}
-	go c.pass()
+	c.goPass()
 	return nil
 }
 
@@ -298,6 +300,11 @@ func requestLength(begin []byte) int {
 		return -1
 	}
 	return len(begin) - source.Len() - buffered.Buffered() + int(r.ContentLength)
+}
+
+// goPass calls pass in a goroutine.
+func (c *Conn) goPass() {
+	guard.Go(guard.Connection, c.pass, func() { _ = c.Conn.Close() })
 }
 
 // pass passes the connection on. If that fails, it closes the connection.

@@ -1,12 +1,13 @@
 package handover
 
 import (
-	"bytes"
 	"cmp"
 	"net"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // Socket returns the socket of a connection. It returns nil if the connection is more than a socket, such as TLS.
@@ -22,34 +23,45 @@ func Socket(conn net.Conn) net.Conn {
 	return nil
 }
 
+// IsSocket reports whether [Socket] returns a socket for a connection, now or once the server has read what was read before.
+func IsSocket(conn net.Conn) bool {
+	switch c := conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	case *Prefixed:
+		return IsSocket(c.Conn)
+	case *Conn:
+		return IsSocket(c.Prefixed)
+	}
+	return false
+}
+
 // GiveBack gives a hijacked connection back to its server, or to the server that has replaced it, for the client's next
-// requests. early is what was already read of the next request, if anything. [Socket] must return a socket for the
+// requests. early is what was already read of the next request, if anything, without the empty lines that net/http skips
+// only after a body that it has read itself. [Socket] must return a socket for the
 // connection. If the connection is hijacked again, [Note] returns the note.
-func GiveBack(server *http.Server, conn net.Conn, early []byte, note int) {
-	// The client may have sent an empty line after a body: net/http skips one only after a body that it has read itself.
-	early = bytes.TrimLeft(early, "\r\n")
+func GiveBack(server *http.Server, conn net.Conn, early []byte, note any) {
 	next := prefixed(Socket(conn), early)
 	next.note = note
 	if err := next.SetDeadline(time.Time{}); err != nil {
 		_ = next.Close()
 		return
 	}
-	if c, ok := conn.(*Conn); ok {
-		go c.listener.group.give(next, c.listener.settings)
-		return
-	}
-	go givenBackTo(server).give(next)
+	guard.Go(guard.Connection, func() {
+		if c, ok := conn.(*Conn); ok {
+			c.listener.group.give(next, c.listener.settings)
+		} else {
+			givenBackTo(server).give(next)
+		}
+	}, func() { _ = next.Close() })
 }
 
-// Note returns the note that the connection got from [GiveBack], or 0.
-func Note(conn net.Conn) int {
-	switch c := conn.(type) {
-	case *Prefixed:
-		return c.note
-	case *Conn:
-		return c.note
+// Note returns the note that the connection got from [GiveBack], or nil.
+func Note(conn net.Conn) any {
+	if c, ok := conn.(interface{ Note() any }); ok {
+		return c.Note()
 	}
-	return 0
+	return nil
 }
 
 // Outlives reports whether a connection stays open when another server replaces its own.
@@ -63,6 +75,7 @@ type givenBack struct {
 	server  *http.Server
 	conns   chan *Prefixed
 	waiting waiting
+	last    *Prefixed // the last that the server has accepted; for the goroutine that accepts
 
 	closed    chan struct{}
 	closeOnce sync.Once
@@ -81,15 +94,25 @@ func givenBackTo(server *http.Server) *givenBack {
 	if r == nil {
 		r = &givenBack{server: server, conns: make(chan *Prefixed), closed: make(chan struct{})}
 		allGivenBack[server] = r
-		go func() {
-			_ = server.Serve(r) // until the server shuts down; at once if it already has
-			_ = r.Close()
-			allGivenBackMu.Lock()
-			defer allGivenBackMu.Unlock()
-			delete(allGivenBack, server)
-		}()
+		guard.Go(guard.Connection, r.serve, func() {
+			if r.last != nil {
+				_ = r.last.Close()
+			}
+		})
 	}
 	return r
+}
+
+// serve makes the server accept connections until it shuts down, or not at all if it already has. If a hook of the server
+// panics, it ends too, and the next connection makes the server accept again.
+func (r *givenBack) serve() {
+	defer func() {
+		_ = r.Close()
+		allGivenBackMu.Lock()
+		defer allGivenBackMu.Unlock()
+		delete(allGivenBack, r.server)
+	}()
+	_ = r.server.Serve(r)
 }
 
 // give waits for the client's next request, and then passes the connection to the server.
@@ -108,8 +131,8 @@ func (r *givenBack) give(conn *Prefixed) {
 // Accept implements [net.Listener].
 func (r *givenBack) Accept() (net.Conn, error) {
 	select {
-	case conn := <-r.conns:
-		return conn, nil
+	case r.last = <-r.conns:
+		return r.last, nil
 	case <-r.closed:
 		return nil, net.ErrClosed
 	}

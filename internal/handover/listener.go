@@ -13,11 +13,13 @@ package handover
 import (
 	"fmt"
 	"net"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 const (
@@ -72,48 +74,55 @@ func Listen(inner net.Listener, settings Settings) *Listener {
 	})
 	// The type shows what is between this listener and the socket. For example, a connection that was accepted without
 	// TLS must not reach a server that expects TLS.
-	l.group = join(fmt.Sprintf("%T %s %s", counted(inner), inner.Addr().Network(), inner.Addr()), l)
+	l.group = join(fmt.Sprintf("%T %s %s", conn.BareListener(inner), inner.Addr().Network(), inner.Addr()), l)
 	go l.pump()
-	return l
-}
-
-// counted unwraps a listener. Caddy wraps some listeners to count the users of their address. The wrapper's type is not
-// exported. If Caddy renames it, a test fails.
-func counted(l net.Listener) net.Listener {
-	if reflect.TypeOf(l).String() == "caddy.deleteListener" {
-		if inner, ok := reflect.TypeAssert[net.Listener](reflect.ValueOf(l).FieldByName("Listener")); ok {
-			return inner
-		}
-	}
 	return l
 }
 
 // pump passes on the connections that the socket accepts.
 func (l *Listener) pump() {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			select {
-			case l.failed <- err: // the server waits a little, or gives up
-				continue
-			case <-l.closed:
-			}
-			select {
-			case <-l.gone: // on some systems, Caddy's listeners report this with an error of their own
-				return
-			case <-time.After(retry):
-			}
-			continue
+	for l.pumpOne() {
+	}
+}
+
+// pumpOne passes on the next connection. It reports false when there will be no more. Other listener wrappers may be below
+// this one, and may panic.
+func (l *Listener) pumpOne() (more bool) {
+	var conn net.Conn
+	defer guard.Recover(guard.Connection, func() {
+		if conn != nil {
+			_ = conn.Close()
 		}
+		more = l.pause()
+	})
+	var err error
+	if conn, err = l.Listener.Accept(); err != nil {
 		select {
-		case l.accepted <- prefixed(conn, nil):
+		case l.failed <- err: // the server waits a little, or gives up
+			return true
 		case <-l.closed:
-			if isSecure(conn) { // the successor may have other TLS policies
-				_ = conn.Close()
-				continue
-			}
-			l.group.pass(prefixed(conn, nil))
 		}
+		return l.pause()
+	}
+	select {
+	case l.accepted <- prefixed(conn, nil):
+	case <-l.closed:
+		if isSecure(conn) { // the successor may have other TLS policies
+			_ = conn.Close()
+			return true
+		}
+		l.group.pass(prefixed(conn, nil))
+	}
+	return true
+}
+
+// pause waits a little before the next connection. It reports false when the socket is closed.
+func (l *Listener) pause() bool {
+	select {
+	case <-l.gone: // on some systems, Caddy's listeners report this with an error of their own
+		return false
+	case <-time.After(retry):
+		return true
 	}
 }
 
@@ -264,6 +273,7 @@ func (g *group) linger(l *Listener) bool {
 // endLingering closes the lingering sockets. It closes them all at once, after a while without changes: if one socket
 // closed while another had just been opened, we would not know the kernel's order.
 func (g *group) endLingering() {
+	defer guard.Recover(guard.Connection)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.lingering) == 0 {
@@ -281,11 +291,17 @@ func (g *group) endLingering() {
 			target = g.steering
 		}
 		g.steering.to(slices.Index(g.sockets, target))
-		_ = l.closeSocket()
+		l.endSocket()
 		g.forget(l)
 	}
 	g.lingering = nil
 	g.steering.off()
+}
+
+// endSocket closes the socket of a listener whose server is over. If that panics, the other sockets close all the same.
+func (l *Listener) endSocket() {
+	defer guard.Recover(guard.Connection)
+	_ = l.closeSocket()
 }
 
 // dissolve ends what is left of a group that has no open listener. The caller holds the lock.
@@ -293,7 +309,7 @@ func (g *group) dissolve() {
 	delete(groups, g.key)
 	g.waiting.close()
 	for _, l := range g.lingering {
-		_ = l.closeSocket()
+		l.endSocket()
 	}
 	g.lingering = nil
 	if g.steering != nil {

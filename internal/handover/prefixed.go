@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -13,9 +14,10 @@ import (
 type Prefixed struct {
 	net.Conn
 
-	note  int // see GiveBack
-	early []byte
-	used  atomic.Bool // early was read to the end
+	note    any
+	early   []byte
+	used    atomic.Bool // early was read to the end
+	stalled bool        // the rest of the header did not come in time
 }
 
 func prefixed(conn net.Conn, early []byte) *Prefixed {
@@ -27,6 +29,9 @@ func prefixed(conn net.Conn, early []byte) *Prefixed {
 // Read implements [net.Conn].
 func (c *Prefixed) Read(p []byte) (int, error) {
 	if len(c.early) == 0 {
+		if c.stalled {
+			return 0, os.ErrDeadlineExceeded
+		}
 		return c.Conn.Read(p)
 	}
 	n := copy(p, c.early)
@@ -37,17 +42,20 @@ func (c *Prefixed) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// maxHead is how many bytes of a request are read here at most.
-const maxHead = 4 << 10
+const (
+	// maxHead is how many bytes of a request are read here at most.
+	maxHead = 4 << 10
+	// minBegin is how many bytes must have come for net/http to see the beginning of a request on a connection that had
+	// others.
+	minBegin = 4
+)
 
 // readHead reads a request up to the end of its header, or less if the header is larger than maxHead. idle limits the
-// time for the first byte, and header limits the time for the rest; 0 means no limit. It is not an error if the client
-// goes in the middle of the header: the server will notice that.
+// time for the beginning of the request, and header limits the time for the rest; 0 means no limit. It is not an error if
+// the client goes or stalls in the middle of the header: the server will notice that, and may have a reply to it.
 func (c *Prefixed) readHead(idle, header time.Duration) error {
-	if len(c.early) == 0 {
-		if err := c.readByte(idle); err != nil {
-			return err
-		}
+	if err := c.readBegin(idle); err != nil {
+		return err
 	}
 	if !hasHead(c.early) {
 		if err := c.limitRead(header); err != nil {
@@ -61,6 +69,10 @@ func (c *Prefixed) readHead(idle, header time.Duration) error {
 		if errors.Is(err, io.EOF) {
 			break
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.stalled = true
+			break
+		}
 		if err != nil {
 			return err
 		}
@@ -68,18 +80,23 @@ func (c *Prefixed) readHead(idle, header time.Duration) error {
 	return c.SetReadDeadline(time.Time{})
 }
 
-// readByte reads the first byte of a request. It skips empty lines before the request (RFC 9112, 2.2).
-func (c *Prefixed) readByte(limit time.Duration) error {
+// readBegin reads the first bytes of a request. It skips empty lines before the request (RFC 9112, 2.2).
+func (c *Prefixed) readBegin(limit time.Duration) error {
+	if len(c.early) >= minBegin {
+		return nil
+	}
 	if err := c.limitRead(limit); err != nil {
 		return err
 	}
-	first := []byte{'\n'}
-	for first[0] == '\r' || first[0] == '\n' {
-		if n, err := c.Conn.Read(first); n == 0 {
+	begin := append(make([]byte, 0, minBegin), c.early...)
+	for len(begin) < minBegin {
+		n, err := c.Conn.Read(begin[len(begin):minBegin])
+		if n == 0 {
 			return err
 		}
+		begin = append(begin[:0], bytes.TrimLeft(begin[:len(begin)+n], "\r\n")...)
 	}
-	c.early = first
+	c.early = begin
 	c.used.Store(false)
 	return nil
 }
@@ -106,6 +123,9 @@ func (c *Prefixed) CloseWrite() error {
 	}
 	return nil
 }
+
+// Note returns the note that the connection got from [GiveBack], or nil.
+func (c *Prefixed) Note() any { return c.note }
 
 // NetConn returns the accepted connection.
 func (c *Prefixed) NetConn() net.Conn { return c.Conn }

@@ -30,6 +30,7 @@ func TestReadHeadReadsUpToTheEndOfTheHeader(t *testing.T) {
 		want        string
 		took        time.Duration
 		err         error
+		then        error // from the next Read, if it is known
 	}{
 		{name: "already read", early: "GET / HTTP/1.1\r\n\r\nrest", want: "GET / HTTP/1.1\r\n\r\nrest"},
 		{name: "in pieces", pieces: []string{"G", "ET / HTTP/1.1\r\nHost", ": x\r\n\r", "\nrest"}, want: "GET / HTTP/1.1\r\nHost: x\r\n\r\nrest", took: 4 * time.Second},
@@ -40,7 +41,8 @@ func TestReadHeadReadsUpToTheEndOfTheHeader(t *testing.T) {
 		{name: "with a longer header", early: strings.Repeat("x", maxHead+1), want: strings.Repeat("x", maxHead+1)},
 		{name: "that never comes", took: idle, err: os.ErrDeadlineExceeded},
 		{name: "whose client goes", ends: true, err: io.EOF},
-		{name: "that takes too long", pieces: []string{"GET", " /"}, took: time.Second + header, err: os.ErrDeadlineExceeded},
+		{name: "that begins too late", pieces: []string{"GET"}, took: idle, err: os.ErrDeadlineExceeded},
+		{name: "that takes too long", pieces: []string{"GET", " /"}, want: "GET /", took: 2*time.Second + header, then: os.ErrDeadlineExceeded},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -70,6 +72,11 @@ func TestReadHeadReadsUpToTheEndOfTheHeader(t *testing.T) {
 				got := make([]byte, len(test.want))
 				if _, err := io.ReadFull(c, got); err != nil || string(got) != test.want {
 					t.Errorf("the server read %q, %v, want %q", got, err, test.want)
+				}
+				if test.then != nil {
+					if _, err := c.Read(got); !errors.Is(err, test.then) {
+						t.Errorf("the next read fails with %v, want %v", err, test.then)
+					}
 				}
 				if !c.used.Load() {
 					t.Error("early is not empty after the request was read")

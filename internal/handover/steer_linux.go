@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // steering decides which socket gets new connections, among those that share an address with SO_REUSEPORT. It needs a
@@ -51,7 +54,10 @@ func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Co
 			conn, err := own.Accept()
 			switch {
 			case err == nil:
-				take(conn)
+				func() {
+					defer guard.Recover(guard.Connection, func() { _ = conn.Close() })
+					take(conn)
+				}()
 			case errors.Is(err, net.ErrClosed):
 				return
 			default:
@@ -126,6 +132,6 @@ func control(raw syscall.RawConn, f func(fd int) error) error {
 
 // socketOf returns the socket of a listener. It returns nil if the listener is more than a socket.
 func socketOf(l net.Listener) *net.TCPListener {
-	tcp, _ := counted(l).(*net.TCPListener)
+	tcp, _ := conn.BareListener(l).(*net.TCPListener)
 	return tcp
 }

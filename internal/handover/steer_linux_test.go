@@ -111,7 +111,6 @@ func TestReplacingASocketLosesNoConnection(t *testing.T) {
 	}
 }
 
-// counted knows the type name of Caddy's own listener.
 func TestSocketOfCaddysListener(t *testing.T) {
 	l := listenAt(t, "tcp/127.0.0.1:0")
 	defer l.Close()

@@ -1,6 +1,8 @@
 package handover
 
 import (
+	"bytes"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -22,12 +24,29 @@ func (w *waiting) await(conn *Prefixed, idle, header time.Duration) bool {
 		_ = conn.Close()
 		return false
 	}
+	defer w.remove(conn) // in case of a panic
 	err := conn.readHead(idle, header)
 	if !w.remove(conn) || err != nil {
 		_ = conn.Close()
 		return false
 	}
+	if bytes.HasPrefix(conn.early, http2Preface) {
+		refuse(conn)
+		return false
+	}
 	return true
+}
+
+// http2Preface begins a connection of HTTP/2. net/http looks for it at the beginning of a connection only. It would take
+// one that has served HTTP/1.1 for a new one. A proxy that shares such a connection between its clients never expects the
+// change.
+var http2Preface = []byte("PRI * HTTP/2.0")
+
+// refuse sends what net/http sends for a request that it cannot read, and closes the connection.
+func refuse(conn net.Conn) {
+	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request")
+	_ = conn.Close()
 }
 
 func (w *waiting) add(conn net.Conn) bool {

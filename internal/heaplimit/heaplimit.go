@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	runtimemetrics "runtime/metrics"
 	"sync"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A Guard keeps the memory of the process near max_memory when messages use max_memory up. Left alone, Go's garbage
@@ -71,8 +73,10 @@ func (g *Guard) afterCollection() {
 // minOthers is how many bytes everything except messages may take, however little is in use.
 const minOthers = 48 << 20
 
-// adjust sets the limit. The caller holds the lock.
+// adjust sets the limit. The caller holds the lock. The runtime may be what calls it, so it does not panic, even if
+// Messages does.
 func (g *Guard) adjust() {
+	defer guard.Recover(guard.Broker)
 	samples := []runtimemetrics.Sample{
 		{Name: "/gc/heap/live:bytes"},
 		{Name: "/memory/classes/heap/stacks:bytes"},

@@ -13,6 +13,10 @@ import (
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // bodies has buffers for request bodies.
@@ -30,10 +34,8 @@ func FreeBody(body *bytes.Buffer) {
 	}
 }
 
-// ReadBody reads the body of a request up to its end. So net/http notices when the client goes away after it. The body may
-// have limit bytes. The buffer belongs to the caller until the caller calls [FreeBody]. Errors are as for [BodyError]; the
-// buffer is nil then.
-func ReadBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
+// readBody is [ReadBody] for a body without a Content-Encoding. It reads any other as it is.
+func readBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
 	if r.ContentLength > limit {
 		return nil, ErrTooLarge
 	}
@@ -59,19 +61,24 @@ func ReadBody(r *http.Request, limit int64) (*bytes.Buffer, error) {
 	return body, nil
 }
 
-// BodyError returns the [Error] for a body that could not be read because of err: [ErrTooLarge] if the body is larger than
-// this package or another handler allows, and status 400 otherwise.
+// BodyError returns the error for a body that could not be read because of err: [broker.ErrClosed] if the process exits,
+// [ErrTooLarge] if the body is larger than this package or another handler allows, and an [Error] with status 400
+// otherwise.
 func BodyError(err error) error {
+	if errors.Is(err, broker.ErrClosed) { // from conn.Bodies
+		return broker.ErrClosed
+	}
 	// Caddy's request_body has a limit of its own.
 	if e, ok := errors.AsType[caddyhttp.HandlerError](err); ok && e.StatusCode == http.StatusRequestEntityTooLarge {
 		return ErrTooLarge
 	}
-	if errors.Is(err, ErrTooLarge) {
+	if errors.Is(err, ErrTooLarge) || errors.Is(err, conn.ErrTooLong) {
 		return ErrTooLarge
 	}
-	e := &Error{
-		Status: http.StatusBadRequest, Code: codeBadRequest, Message: "the body ended early or is malformed", close: true,
+	if e, ok := errors.AsType[*Error](err); ok { // of StreamBody
+		return e
 	}
+	e := &Error{Status: http.StatusBadRequest, Code: codeBadRequest, Message: "the body ended early or is malformed"}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// Not status 408: some clients then repeat the request by themselves, although part of it may be done.
 		e.Message, e.Cause = "the body paused for longer than this server waits", err
@@ -80,7 +87,7 @@ func BodyError(err error) error {
 }
 
 // ReadJSON reads the body of a request into v, as [json.Unmarshal] does. The body may have limit bytes. It must be one
-// JSON value in UTF-8, and the Content-Type must say that it is JSON. The error is always an [Error].
+// JSON value in UTF-8, and the Content-Type must say that it is JSON. Errors are as for [BodyError].
 func ReadJSON(r *http.Request, limit int64, v any) error {
 	if err := CheckJSONType(r); err != nil {
 		return err
@@ -94,7 +101,7 @@ func ReadJSON(r *http.Request, limit int64, v any) error {
 		return BadRequest("the body is not UTF-8")
 	}
 	if err := json.Unmarshal(body.Bytes(), v); err != nil {
-		return BadRequest("the body is not as expected: " + strings.TrimPrefix(err.Error(), "json: "))
+		return BadRequest("the body is not as expected: " + jsontext.Explain(err))
 	}
 	return nil
 }

@@ -27,8 +27,10 @@ type Error struct {
 	// Cause is what the log may say beside Message. The client never sees it. Nil means that there is no more to say.
 	Cause error
 
+	acceptEncoding string // the value of the Accept-Encoding header, if it is not empty (RFC 9110, 12.5.3)
+
 	retryAfter int  // the value of the Retry-After header, in seconds; 0: no header
-	close      bool // a reply of HTTP/1 ends the connection, since the rest of the request's body would follow on it
+	close      bool // a reply of HTTP/1 ends the connection
 }
 
 // Error implements error. It returns the message.
@@ -37,13 +39,17 @@ func (e *Error) Error() string { return e.Message }
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// Write sends the error to the client, as the reply to r. It ignores errors: a client that is gone needs no reply.
+// Write sends the error to the client, as the reply to r, of which the body need not have been read. It ignores errors: a
+// client that is gone needs no reply.
 func (e *Error) Write(w http.ResponseWriter, r *http.Request) {
 	if e.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(e.retryAfter))
 	}
 	if e.Allow != "" {
 		w.Header().Set("Allow", e.Allow)
+	}
+	if e.acceptEncoding != "" {
+		w.Header().Set("Accept-Encoding", e.acceptEncoding)
 	}
 	// HTTP/2 and HTTP/3 have no such headers (RFC 9113, 8.2.2). HTTP/3 clients refuse a reply that has one.
 	if e.Upgrade && r.ProtoMajor == 1 {
@@ -57,7 +63,7 @@ func (e *Error) Write(w http.ResponseWriter, r *http.Request) {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	}{e.Code, e.Message})
-	Write(w, e.Status, body)
+	WriteEarly(w, r, e.Status, body)
 }
 
 // Codes of errors that this package uses more than once.
@@ -81,7 +87,7 @@ func BadRequest(message string) error {
 // ErrTooLarge is the reply to a request whose body is larger than it may be.
 var ErrTooLarge = &Error{
 	Status: http.StatusRequestEntityTooLarge, Code: "PAYLOAD_TOO_LARGE",
-	Message: "the body is larger than this server takes", close: true,
+	Message: "the body is larger than this server takes",
 }
 
 // replies has the reply to each error that a Broker may return. It is the one place where these errors become statuses. An empty

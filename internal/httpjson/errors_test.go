@@ -14,8 +14,8 @@ import (
 func TestOnlyHTTP1RepliesHaveHeadersOfTheConnection(t *testing.T) {
 	for major, want := range map[int]string{1: "close", 2: "", 3: ""} {
 		w := httptest.NewRecorder()
-		httpjson.ErrTooLarge.Write(w, &http.Request{ProtoMajor: major})
-		if got := w.Header().Get("Connection"); got != want || w.Code != http.StatusRequestEntityTooLarge {
+		httpjson.ErrorOf(broker.ErrClosed).Write(w, &http.Request{ProtoMajor: major})
+		if got := w.Header().Get("Connection"); got != want || w.Code != http.StatusServiceUnavailable {
 			t.Errorf("HTTP/%d: Connection: %q with status %d", major, got, w.Code)
 		}
 	}

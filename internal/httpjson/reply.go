@@ -5,7 +5,10 @@ package httpjson
 
 import (
 	"net/http"
+	"strconv"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 )
 
 // JSONType is the content type of JSON.
@@ -25,6 +28,16 @@ func Write(w http.ResponseWriter, status int, body []byte) {
 	SetJSONHeader(w.Header())
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
+}
+
+// WriteEarly is [Write] for the reply to a request of which the body may not have been read to its end. The connection of
+// HTTP/1 then ends with the reply, if the rest is not short.
+func WriteEarly(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+	if conn.BodyOf(r).BeginReply() {
+		w.Header().Set("Connection", "close")
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	Write(w, status, body)
 }
 
 // SetJSONHeader sets the header of a reply that [Write] would send. The values are shared: do not change them in place.

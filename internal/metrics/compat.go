@@ -30,13 +30,15 @@ type oldMetric struct {
 // by collecting, since a counter with labels is not collected before it has a value.
 var metricTypes = fullNames(map[dto.MetricType][]string{
 	dto.MetricType_COUNTER: {
-		"channels_created_total", "channels_deleted_total", "limit_refusals_total", "messages_accepted_total",
+		"channels_created_total", "channels_deleted_total", "direct_mismatches_total", "direct_samples_total",
+		"limit_refusals_total", "messages_accepted_total",
 		"messages_redelivered_total", "messages_refused_total", "messages_repeated_total", "messages_sent_total",
-		"messages_settled_total", "messages_undelivered_total", "requests_refused_total", "webhook_delivered_total",
+		"messages_settled_total", "messages_undelivered_total", "messages_unroutable_total", "panics_total",
+		"requests_refused_total", "webhook_delivered_total",
 		"webhook_failures_total", "webhook_lost_total",
 	},
 	dto.MetricType_GAUGE: {
-		"buffered_bytes", "buffered_limit_bytes", "channels", "channels_limit", "channels_read", "detached_readers",
+		"buffered_bytes", "buffered_limit_bytes", "changed_internals", "channels", "channels_limit", "channels_read", "detached_readers",
 		"direct_connections", "held_bytes", "held_producers", "messages_in_flight", "messages_pending", "readers", "readers_limit", "webhook_queue",
 	},
 	dto.MetricType_HISTOGRAM: {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
@@ -27,7 +28,7 @@ func exercised(t *testing.T) *Metrics {
 	b := memory.New()
 	t.Cleanup(b.Close)
 	hooks := webhook.NewMetrics(Name)
-	m := New(b, testEndpoints, testLimits, hooks.Collectors()...)
+	m := New(b, testEndpoints, testLimits, append(hooks.Collectors(), conn.Collectors(Name)...)...)
 	for range 2 {
 		m.CountRefusal("create", "LIMIT_REACHED")
 	}
@@ -96,7 +97,7 @@ func TestOldNamesBeginAtZero(t *testing.T) {
 	b := memory.New()
 	defer b.Close()
 	for _, name := range []string{"webhook_queue", "webhook_lost_total"} {
-		m := New(b, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...)
+		m := New(b, testEndpoints, testLimits, append(webhook.NewMetrics(Name).Collectors(), conn.Collectors(Name)...)...)
 		families := gathered(t, m, map[string]string{"old": Name(name)})
 		if families[Name(name)] != nil || len(families["old"].GetMetric()) != 1 {
 			t.Errorf("%s is %v, and as old %v", name, families[Name(name)], families["old"])

@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
@@ -24,7 +25,7 @@ func metricNames() map[string]bool {
 	b := memory.New()
 	b.Close()
 	descs := make(chan *prometheus.Desc, 100)
-	m := New(b, testEndpoints, testLimits, webhook.NewMetrics(Name).Collectors()...)
+	m := New(b, testEndpoints, testLimits, append(webhook.NewMetrics(Name).Collectors(), conn.Collectors(Name)...)...)
 	for _, c := range append(limitGauges(broker.Limits{}), m.collectors...) {
 		c.Describe(descs)
 	}

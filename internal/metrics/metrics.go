@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
@@ -22,12 +23,16 @@ type Metrics struct {
 	// Detached is the number of reads that do without their handler, and Direct the number of producers' connections that
 	// are served directly. Whoever begins or ends one changes the gauge. Do not replace the gauges.
 	Detached, Direct prometheus.Gauge
+	// DirectSamples counts the writes that could have been served directly and went through net/http for comparison, and
+	// DirectMismatches those of them that came out otherwise. Do not replace the counters.
+	DirectSamples, DirectMismatches prometheus.Counter
 
 	readers       [transport.KindCount]prometheus.Gauge
 	readDuration  [transport.KindCount]prometheus.Observer
 	refusals      *prometheus.CounterVec // by endpoint and code
 	limitRefusals map[string]prometheus.Counter
 	collectors    []prometheus.Collector
+	broker        broker.Broker
 }
 
 // Name returns the full name of a metric, such as caddy_megaphone_channels for channels.
@@ -60,11 +65,20 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 			Name: Name("direct_connections"),
 			Help: "Connections of producers whose writes are served directly.",
 		}),
+		DirectSamples: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: Name("direct_samples_total"),
+			Help: "Writes that could have been served directly, and went through net/http for comparison.",
+		}),
+		DirectMismatches: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: Name("direct_mismatches_total"),
+			Help: "Such writes that net/http and the handlers have made something else of.",
+		}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: Name("requests_refused_total"),
 			Help: "Requests that were answered with an error.",
 		}, []string{"endpoint", "code"}),
 		limitRefusals: map[string]prometheus.Counter{},
+		broker:        b,
 	}
 	for kind, name := range transport.KindNames {
 		m.readers[kind] = readers.WithLabelValues(name)
@@ -78,7 +92,7 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 		m.limitRefusals[name] = limitRefusals.WithLabelValues(name)
 	}
 	m.collectors = []prometheus.Collector{
-		readers, readDuration, limitRefusals, m.refusals, m.Detached, m.Direct,
+		readers, readDuration, limitRefusals, m.refusals, panics, m.Detached, m.Direct, m.DirectSamples, m.DirectMismatches,
 	}
 	m.collectors = append(m.collectors, storageUp(b))
 	m.collectors = append(m.collectors, others...)
@@ -145,6 +159,21 @@ func (m *Metrics) CountRead(kind transport.Kind) (ended func()) {
 	}
 }
 
+// panics counts for the whole process, since a panic may concern no Broker, or all.
+var panics = func() *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: Name("panics_total"),
+		Help: "Panics that the process has survived, by the place.",
+	}, []string{"place"})
+	for _, place := range guard.Places() {
+		c.WithLabelValues(place.String()) // as with the refusals, so that the first panic is an increase
+	}
+	return c
+}()
+
+// CountPanic counts a panic that was recovered in a place.
+func CountPanic(place guard.Place) { panics.WithLabelValues(place.String()).Inc() }
+
 // CountRefusal counts a request to an endpoint that was answered with an error code.
 func (m *Metrics) CountRefusal(endpoint, code string) {
 	m.refusals.WithLabelValues(endpoint, code).Inc()
@@ -191,6 +220,8 @@ var brokerMetrics = []brokerMetric{
 	counter("messages_accepted_total", "Messages that a channel has taken.", func(s *broker.Stats) uint64 { return s.Accepted }),
 	counter("messages_repeated_total", "Messages that were dropped because their channel had them already, by their key.",
 		func(s *broker.Stats) uint64 { return s.Duplicates }),
+	counter("messages_unroutable_total", "Messages that were written to a channel that does not exist.",
+		func(s *broker.Stats) uint64 { return s.Unroutable }),
 	counter("messages_sent_total", "Messages that a reader was sent, repeats included.",
 		func(s *broker.Stats) uint64 { return s.Sent }),
 	counter("messages_redelivered_total", "Messages that a reader was sent again.",
@@ -229,6 +260,7 @@ func (brokerCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c brokerCollector) Collect(metrics chan<- prometheus.Metric) {
+	defer guard.Recover(guard.Broker) // Prometheus calls this in a goroutine of its own
 	s := c.broker.Stats()
 	for _, m := range brokerMetrics {
 		metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(&s))

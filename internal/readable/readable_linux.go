@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A Watch is a watched socket. The zero value watches nothing.
@@ -124,7 +126,7 @@ func newPoller() (*poller, error) {
 		return nil, err
 	}
 	p := &poller{fd: fd, raw: raw}
-	go p.run()
+	go p.run() // guarded for each waiter
 	return p, nil
 }
 
@@ -143,10 +145,16 @@ func (p *poller) run() {
 			continue
 		}
 		for _, e := range events[:n] {
-			if waiter := p.waiter(Watch{p, e.Fd, e.Pad}); waiter != nil {
-				waiter.Readable()
-			}
+			p.call(Watch{p, e.Fd, e.Pad})
 		}
+	}
+}
+
+// call calls the waiter of a watch. A waiter that panics is not called again, and the others are.
+func (p *poller) call(w Watch) {
+	defer guard.Recover(guard.Connection)
+	if waiter := p.waiter(w); waiter != nil {
+		waiter.Readable()
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -98,17 +97,8 @@ func TestOtherConnectionsHaveNoState(t *testing.T) {
 	pipe, other := net.Pipe()
 	defer pipe.Close()
 	defer other.Close()
-	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	unix, err := net.Dial("unix", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close()
-	for _, conn := range []net.Conn{pipe, unix, tls.Server(pipe, nil), struct{ net.Conn }{pipe}} {
+	server, _ := pair(t)
+	for _, conn := range []net.Conn{pipe, tls.Server(pipe, nil), struct{ net.Conn }{server}} {
 		if Of(conn) != nil {
 			t.Errorf("Of did not return nil for a %T", conn)
 		}

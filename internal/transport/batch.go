@@ -9,6 +9,7 @@ import (
 
 	"github.com/gobwas/ws"
 
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/receipt"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
@@ -47,6 +48,7 @@ func newBatchConn(conn net.Conn, o WebSocketOptions, fault func()) *batchConn {
 // message adds a message to what the next flush writes. p must not change until then, unless it is compressed.
 func (c *batchConn) message(p []byte, compressed bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.holding = true
 	h := ws.Header{OpCode: ws.OpText, Rsv: ws.Rsv(compressed, false, false)}
 	switch {
@@ -55,7 +57,6 @@ func (c *batchConn) message(p []byte, compressed bool) {
 	case c.putHeader(h, len(p)):
 		c.frame.add(nil, p, nil)
 	}
-	c.mu.Unlock()
 }
 
 // put adds a frame with a copy of its payload. The caller holds the lock.
@@ -85,11 +86,16 @@ func (c *batchConn) flush() error {
 		c.idle.Wait()
 	}
 	c.holding, c.writing = false, true
+	drains := false
+	defer func() { // in case of a panic too
+		if !drains {
+			c.rest()
+		}
+	}()
 	c.writeNext()
 	if c.err == nil && !c.frame.empty() {
+		drains = true
 		go c.drain() // the next flush returns its error
-	} else {
-		c.rest()
 	}
 	if c.err == nil && c.closing {
 		return errClosing // messages added after the close frame are lost
@@ -136,17 +142,24 @@ func (c *batchConn) settle(limit time.Duration) bool {
 
 // drain writes what was added, and what is added meanwhile. It stops when a batch begins. The caller has set writing.
 func (c *batchConn) drain() {
-	c.mu.Lock()
-	for c.err == nil && !c.holding && !c.frame.empty() {
-		c.writeNext()
-	}
-	c.rest()
-	err := c.err
-	c.mu.Unlock()
-	if err != nil {
+	defer guard.Recover(guard.WebSocket, c.fault)
+	if c.drainAll() != nil {
 		c.fault()
 	}
 }
+
+func (c *batchConn) drainAll() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.rest()
+	for c.err == nil && !c.holding && !c.frame.empty() {
+		c.writeNext()
+	}
+	return c.err
+}
+
+// errPanicked is the error of a write that has panicked.
+var errPanicked = errors.New("the write panicked")
 
 // writeNext writes the frame. The caller holds the lock and has set writing. writeNext releases the lock while it
 // writes.
@@ -161,10 +174,13 @@ func (c *batchConn) writeNext() {
 		c.lastPing, c.answers = nil, 1
 	}
 	c.mu.Unlock()
-	err := next.writeTo(&c.writer, c.timeout)
+	err := errPanicked
+	defer func() {
+		c.mu.Lock()
+		c.err = err
+	}()
+	err = next.writeTo(&c.writer, c.timeout)
 	next.free()
-	c.mu.Lock()
-	c.err = err
 }
 
 // rest records that nobody writes any more. The caller holds the lock.

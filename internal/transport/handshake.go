@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -29,6 +30,23 @@ func CheckUpgrade(r *http.Request) (status int, problem string) {
 	return 0, ""
 }
 
+// SelectProtocol returns the first subprotocol that a request for a WebSocket offers and the site has (RFC 6455, 4.2.2).
+// It returns "" if the request offers none. It reports false if the site has none of those that the request offers: a
+// browser would close such a WebSocket at once, and tell its page nothing.
+func SelectProtocol(r *http.Request, has []string) (selected string, ok bool) {
+	ok = true
+	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for offered := range strings.SplitSeq(line, ",") {
+			offered = strings.TrimSpace(offered)
+			if slices.Contains(has, offered) {
+				return offered, true
+			}
+			ok = ok && offered == ""
+		}
+	}
+	return "", ok
+}
+
 func headerHas(h http.Header, name, token string) bool {
 	for _, line := range h.Values(name) {
 		for value := range strings.SplitSeq(line, ",") {
@@ -43,12 +61,15 @@ func headerHas(h http.Header, name, token string) bool {
 // upgrade answers a request that has passed [IsUpgrade] and [CheckUpgrade], and hijacks its connection. early is what
 // the client has already sent after the request. The response goes through net/http, so every wrapper of the handler
 // sees it.
-func upgrade(w http.ResponseWriter, r *http.Request, compression bool) (conn net.Conn, early []byte, compressed bool, err error) {
+func upgrade(w http.ResponseWriter, r *http.Request, o WebSocketOptions) (conn net.Conn, early []byte, compressed bool, err error) {
 	h := w.Header()
 	h.Set("Upgrade", "websocket")
 	h.Set("Connection", "Upgrade")
 	h.Set("Sec-WebSocket-Accept", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
-	if compression {
+	if o.Protocol != "" {
+		h.Set("Sec-WebSocket-Protocol", o.Protocol)
+	}
+	if o.Compression {
 		if extension := agreeOnCompression(r.Header.Values("Sec-WebSocket-Extensions")); extension != "" {
 			h.Set("Sec-WebSocket-Extensions", extension)
 			compressed = true

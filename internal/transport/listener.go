@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/readable"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
@@ -36,6 +37,7 @@ func (l *listener) listen(bare net.Conn, early []byte) {
 	switch {
 	case len(early) > 0:
 		l.reading.Go(func() {
+			defer guard.Recover(guard.WebSocket, l.onEnd)
 			if !l.receive(early) {
 				l.onEnd()
 			} else if !l.await() {
@@ -79,6 +81,7 @@ var readBuffers = sync.Pool{New: func() any { return new([2 << 10]byte) }}
 
 // readNow reads what is there. The lock orders it after the goroutine that read before.
 func (l *listener) readNow() {
+	defer guard.Recover(guard.WebSocket, l.onEnd)
 	l.mu.Lock()
 	stopped := l.stopped
 	l.mu.Unlock()
@@ -125,6 +128,7 @@ func (l *listener) readAll(buffer []byte) (goesOn bool) {
 
 // read reads until the connection ends.
 func (l *listener) read() {
+	defer guard.Recover(guard.WebSocket)
 	defer l.onEnd()
 	buffer := make([]byte, 512)
 	for {

@@ -96,7 +96,7 @@ func TestNDJSONWritesWholeLinesAtOnce(t *testing.T) {
 func TestSSEFrames(t *testing.T) {
 	c := newClient(t)
 	go func() { _, _ = io.Copy(io.Discard, c) }()
-	s := NewSSE(c.writer, request(), Bounds{Timeout: timeout})
+	s := NewSSE(c.writer, request(), false, Bounds{Timeout: timeout})
 	id := uuid.MustParse("01890a5d-ac96-774b-bcce-b302099a8057")
 	err := s.Start()
 	for range 2 {
@@ -106,8 +106,32 @@ func TestSSEFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	event := "id: 01890a5d-ac96-774b-bcce-b302099a8057\ndata: {}\n\n"
-	if want := []string{"retry: 1000\n\n", event + event, ":\n\n"}; fmt.Sprint(c.writer.writes) != fmt.Sprint(want) {
+	if want := []string{"retry: 1000\n", event + event, ":\n"}; fmt.Sprint(c.writer.writes) != fmt.Sprint(want) {
 		t.Errorf("got the writes %q, want %q", c.writer.writes, want)
+	}
+}
+
+func TestSSENames(t *testing.T) {
+	for _, test := range []struct{ streamID, name string }{
+		{`"chat"`, "event: chat\n"},
+		{`"a: b"`, "event: a: b\n"},
+		{`" é\"\\,\"eid\":\"\u003c"`, "event:  é\"\\,\"eid\":\"<\n"},
+		{`"` + strings.Repeat("x", 300) + `"`, "event: " + strings.Repeat("x", 300) + "\n"},
+		{`"two\nlines"`, ""},
+		{`"two\rlines"`, ""},
+	} {
+		c := newClient(t)
+		go func() { _, _ = io.Copy(io.Discard, c) }()
+		s := NewSSE(c.writer, request(), true, Bounds{Timeout: timeout})
+		line := fmt.Sprintf(`{"sid":%s,"eid":"00000000-0000-0000-0000-000000000000","ts":"","body":{"sid":"x","eid":"y"}}`, test.streamID)
+		s.Append(uuid.UUID{}, []byte(line+"\n"))
+		if err := s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		want := test.name + "id: 00000000-0000-0000-0000-000000000000\ndata: " + line + "\n\n"
+		if got := strings.Join(c.writer.writes, ""); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }
 
@@ -120,7 +144,7 @@ var streams = map[string]func(w http.ResponseWriter, line []byte) error{
 		return errors.Join(err, n.Flush(), n.Heartbeat())
 	},
 	"sse": func(w http.ResponseWriter, line []byte) error {
-		s := NewSSE(w, request(), Bounds{Timeout: timeout})
+		s := NewSSE(w, request(), false, Bounds{Timeout: timeout})
 		err := s.Start()
 		s.Append(uuid.UUID{}, line)
 		return errors.Join(err, s.Flush(), s.Heartbeat())
@@ -194,7 +218,7 @@ func TestStalledClientIsCutOff(t *testing.T) {
 func TestBrokenEndDoesNotLookClean(t *testing.T) {
 	for why := Complete; why <= Broken; why++ {
 		c := newClient(t)
-		NewSSE(c.writer, request(), Bounds{Timeout: timeout}).End(why)
+		NewSSE(c.writer, request(), false, Bounds{Timeout: timeout}).End(why)
 		if broken := c.writer.deadline.Equal(time.Unix(1, 0)); broken != (why == Broken) {
 			t.Errorf("%v: the response is broken off: %v, want %v", why, broken, why == Broken)
 		}
@@ -241,7 +265,7 @@ func requestOverHTTP2() *http.Request {
 func TestStalledHTTP2ConnectionIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &stuckWriter{newClient(t).writer, make(chan struct{})}
-		s := NewSSE(w, requestOverHTTP2(), Bounds{Timeout: timeout, Conn: w})
+		s := NewSSE(w, requestOverHTTP2(), false, Bounds{Timeout: timeout, Conn: w})
 		start := time.Now()
 		if err := s.Start(); err == nil || time.Since(start) != 2*timeout {
 			t.Errorf("Start returned %v after %v, want an error after %v", err, time.Since(start), 2*timeout)
@@ -251,7 +275,7 @@ func TestStalledHTTP2ConnectionIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(t)
 		go func() { _, _ = io.Copy(io.Discard, c) }()
-		s := NewSSE(c.writer, requestOverHTTP2(), Bounds{Timeout: timeout, Conn: c.writer})
+		s := NewSSE(c.writer, requestOverHTTP2(), false, Bounds{Timeout: timeout, Conn: c.writer})
 		for range 3 {
 			if err := s.Heartbeat(); err != nil {
 				t.Errorf("the connection takes everything, and the error is %v", err)

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"net"
 	"net/http"
 	"time"
@@ -39,6 +40,12 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()
 	if err != nil {
 		return nil, false
 	}
+	taken := false
+	defer func() {
+		if !taken { // a panic: net/http does not close a hijacked connection
+			_ = conn.Close()
+		}
+	}()
 	bare := handover.Socket(conn)
 	c := &connection{Conn: bare, origin: conn, server: server, writer: socket.NewWriter(bare)}
 	c.watch.init(bare, gone)
@@ -48,6 +55,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, conn net.Conn, gone func()
 	} else {
 		c.watch.start()
 	}
+	taken = true
 	return c, true
 }
 
@@ -68,7 +76,8 @@ func (c *connection) end(why Reason, timeout time.Duration) {
 	if why != Broken {
 		c.out.append(lastChunk)
 		if c.flush(timeout) == nil && c.server != nil && !gone {
-			handover.GiveBack(c.server, c.origin, append(c.early, early...), handover.Note(c.origin))
+			early = bytes.TrimLeft(append(c.early, early...), "\r\n")
+			handover.GiveBack(c.server, c.origin, early, handover.Note(c.origin))
 			return
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
@@ -43,7 +44,7 @@ type Detachable interface {
 
 	// Detach makes the transport independent of the request's handler, and reports whether it did. If it did, the handler
 	// may return. Call Detach after Start, with the request and its connection. From then on, gone is called in its own
-	// goroutine when Gone is closed.
+	// goroutine when Gone is closed. It must not panic.
 	Detach(r *http.Request, conn net.Conn, gone func()) bool
 }
 
@@ -187,7 +188,10 @@ func (r *response) arm() error {
 	switch {
 	case !r.shares:
 	case r.hangUp == nil:
-		r.hangUp = time.AfterFunc(2*r.bounds.Timeout, func() { _ = r.bounds.Conn.Close() })
+		r.hangUp = time.AfterFunc(2*r.bounds.Timeout, func() {
+			defer guard.Recover(guard.Connection)
+			_ = r.bounds.Conn.Close()
+		})
 	default:
 		r.hangUp.Reset(2 * r.bounds.Timeout)
 	}
@@ -221,7 +225,7 @@ func (r *response) End(why Reason) {
 		_ = r.control.SetWriteDeadline(time.Unix(1, 0))
 	}
 	if r.shares && !socket.HasRoom(r.bounds.Conn) {
-		go closeStalled(r.bounds)
+		guard.Go(guard.Connection, func() { closeStalled(r.bounds) }, func() { _ = r.bounds.Conn.Close() })
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/readable"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
@@ -45,6 +46,7 @@ func (w *clientWatch) start() {
 
 // Readable implements [readable.Waiter].
 func (w *clientWatch) Readable() {
+	defer guard.Recover(guard.Connection, w.fail)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.over {
@@ -68,6 +70,7 @@ func (w *clientWatch) wait() {
 	w.done = done
 	go func() {
 		defer close(done)
+		defer guard.Recover(guard.Connection, w.fail)
 		first := make([]byte, 1)
 		n, err := w.conn.Read(first)
 		w.mu.Lock()
@@ -86,6 +89,15 @@ func (w *clientWatch) note(early []byte, err error) {
 		if w.onGone != nil {
 			go w.onGone()
 		}
+	}
+}
+
+// fail takes the client for gone, because the watch has panicked.
+func (w *clientWatch) fail() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over && !isClosed(w.gone) {
+		w.note(nil, errPanicked)
 	}
 }
 

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"github.com/gobwas/ws"
 	"github.com/google/uuid"
 
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/handover"
 )
 
@@ -38,6 +40,8 @@ type WebSocketOptions struct {
 	Bare func(net.Conn) net.Conn
 	// Compression offers permessage-deflate (RFC 7692).
 	Compression bool
+	// Protocol is the subprotocol that [SelectProtocol] has selected; "" is none.
+	Protocol string
 	// Acknowledge is called for each event that the client acknowledges. A goroutine of the transport calls it.
 	Acknowledge func(eventID string)
 }
@@ -58,6 +62,8 @@ type WebSocket struct {
 	parser   parser
 	unclear  bool        // the client has sent a message that is not an acknowledgement; later messages are ignored
 	failed   atomic.Bool // the client has violated the protocol; what it sends later is ignored
+
+	closeCode atomic.Uint32 // the client has given it; 0 if the client has not closed, or has given none
 
 	gone   signal                 // the client has gone, or has sent something that ends the read
 	over   signal                 // the client will send nothing more
@@ -90,14 +96,20 @@ func NewWebSocket(w http.ResponseWriter, r *http.Request, options WebSocketOptio
 
 // Start implements [Transport].
 func (t *WebSocket) Start() error {
-	conn, early, compressed, err := upgrade(t.w, t.r, t.options.Compression)
+	conn, early, compressed, err := upgrade(t.w, t.r, t.options)
 	if err != nil {
 		t.gone.fire()
 		return err
 	}
-	t.conn, t.compressed = conn, compressed
+	started := false
+	defer func() {
+		if !started { // a panic: net/http does not close a hijacked connection
+			_ = conn.Close()
+		}
+	}()
+	t.compressed = compressed
 	t.parser = parser{compression: compressed, handle: t.handle}
-	bare := conn
+	hijacked, bare := conn, conn
 	if t.options.Bare != nil {
 		bare = t.options.Bare(conn)
 	}
@@ -105,9 +117,10 @@ func (t *WebSocket) Start() error {
 	if socket != nil {
 		conn = socket
 	}
-	t.out = newBatchConn(conn, t.options, t.hangUp)
+	t.out, t.conn = newBatchConn(conn, t.options, t.hangUp), hijacked
 	t.listener.conn, t.listener.receive, t.listener.onEnd = conn, t.receive, t.inputEnded
 	t.listener.listen(socket, early)
+	started = true
 	return nil
 }
 
@@ -161,7 +174,10 @@ func (t *WebSocket) receive(p []byte) (more bool) {
 		err = nil
 	}
 	if t.failed.Load() || errors.Is(err, errAgreed) {
-		time.AfterFunc(maxFailing, t.hangUp) // a write may be under way, and nobody waits for it any more
+		time.AfterFunc(maxFailing, func() { // a write may be under way, and nobody waits for it any more
+			defer guard.Recover(guard.WebSocket)
+			t.hangUp()
+		})
 	}
 	return err == nil
 }
@@ -176,6 +192,9 @@ func (t *WebSocket) handle(opcode ws.OpCode, payload []byte) error {
 			p.answered.fire()
 		}
 	case ws.OpClose:
+		if len(payload) >= 2 && !t.out.isClosing() { // otherwise the client repeats the server's code
+			t.closeCode.Store(uint32(binary.BigEndian.Uint16(payload)))
+		}
 		t.out.control(ws.OpClose, payload[:min(2, len(payload))])
 		return errAgreed
 	default:
@@ -237,12 +256,16 @@ func (t *WebSocket) Heartbeat() error {
 		return nil
 	}
 	t.out.control(ws.OpPing, []byte(p.payload))
-	go func() {
+	guard.Go(guard.WebSocket, func() {
 		defer t.ping.Store(nil)
 		t.out.watch(p.answered.c, t.over.c, t.hangUp)
-	}()
+	}, t.hangUp)
 	return nil
 }
+
+// CloseCode returns the code with which the client has closed the WebSocket (RFC 6455, 7.4). It returns 0 if the client
+// has given none, and if the server was the first to close. Call it after End.
+func (t *WebSocket) CloseCode() int { return int(t.closeCode.Load()) }
 
 // Gone implements [Transport].
 func (t *WebSocket) Gone() <-chan struct{} { return t.gone.c }

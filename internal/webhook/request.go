@@ -72,9 +72,14 @@ func (s *Sender) retry(ctx context.Context, p pace, end time.Time, r request) er
 	return err
 }
 
-// maxReplyRead is how many bytes of a receiver's answer are read. An answer that was read to its end leaves the connection
-// for the next request.
-const maxReplyRead = 64 << 10
+// An answer that was read to its end leaves the connection for the next request. Beyond these bounds, another connection
+// costs less.
+const (
+	// maxReplyRead is how many bytes of a receiver's answer are read.
+	maxReplyRead = 64 << 10
+	// maxReplyTime is how long the answer may take after its header. The request's timeout holds for all of it together.
+	maxReplyTime = time.Second
+)
 
 // post posts a request once. Its error is permanent if a repeat makes no sense.
 func (s *Sender) post(r request) error {
@@ -106,6 +111,7 @@ func (s *Sender) post(r request) error {
 		return errors.Join(context.Cause(s.ctx), withoutURL(err))
 	}
 	defer func() { _ = response.Body.Close() }()
+	defer time.AfterFunc(maxReplyTime, cancel).Stop()
 	_, _ = io.CopyN(io.Discard, response.Body, maxReplyRead)
 	return judge(response)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/warning"
 )
 
@@ -39,7 +40,10 @@ type Sender struct {
 
 // NewSender returns a sender for events with this name. It has a goroutine, which [Sender.Destruct] ends.
 func NewSender(event string, settings *Settings, m *Metrics) *Sender {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
+	if standard, ok := http.DefaultTransport.(*http.Transport); ok { // other modules may have replaced it
+		transport = standard.Clone()
+	}
 	transport.MaxIdleConnsPerHost = 1
 	s := &Sender{
 		event:   event,
@@ -151,10 +155,17 @@ func (s *Sender) run() {
 
 // deliver posts a batch to the receiver, until the receiver accepts it or the batch is given up.
 func (s *Sender) deliver(batch []Event) {
+	counted := false
+	defer guard.Recover(guard.Webhook, func() {
+		if !counted {
+			s.metrics.Lost.WithLabelValues(s.event).Add(float64(len(batch)))
+		}
+	})
 	body, err := encode(s.event, batch)
 	if err == nil {
 		err = s.send(request{id: "msg_" + uuid.Must(uuid.NewV7()).String(), body: body, events: len(batch)})
 	}
+	counted = true
 	switch {
 	case err == nil:
 		s.metrics.Delivered.WithLabelValues(s.event).Add(float64(len(batch)))

@@ -15,6 +15,12 @@ import (
 
 // consume reads the channel until ctx ends, however often it must begin again.
 func (s *session) consume(ctx context.Context, random *rand.Rand) {
+	if s.Reading != nil {
+		select {
+		case <-s.Reading:
+		case <-ctx.Done():
+		}
+	}
 	c := &consumer{session: s, rand: random}
 	for ctx.Err() == nil {
 		before := c.received

@@ -31,6 +31,8 @@ type Options struct {
 	Channels int
 	// Pause is the average time between two writes of a producer.
 	Pause time.Duration
+	// Reading, if it is set, keeps the consumers from reading before it is closed.
+	Reading <-chan struct{}
 	// Settle is how long consumers go on after the last write, at most, to get what is missing.
 	Settle time.Duration
 	// TimeoutIsUnknown says that a reply TIMEOUT leaves the outcome unknown, as it does where a store may have failed. By

@@ -35,6 +35,7 @@ type Read struct {
 	Follows, Acks bool
 	LastRead      time.Time // zero: never
 	TTL           time.Duration
+	Unconfirmed   uint64 // up to this position, a read has brought messages that ended as [broker.EndUnconfirmed]
 }
 
 // A Move says how far a channel's messages have been taken and let go. Positions count from 1, so zero means none.

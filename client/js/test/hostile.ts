@@ -94,7 +94,7 @@ export const httpTransports = Object.keys(frames) as HTTPTransport[];
 /** Begins the reply to a read. */
 export function begin(response: ServerResponse, transport: HTTPTransport): void {
   response.writeHead(200, { "Content-Type": frames[transport].type });
-  response.write(transport === "sse" ? "retry: 1000\n\n" : "");
+  response.write(transport === "sse" ? "retry: 1000\n" : "");
   response.flushHeaders();
 }
 

@@ -14,7 +14,7 @@ const streams: Record<string, { parser: () => Parser; text: string }> = {
   "SSE with CRLF": { parser: () => new SSE(), text: messages.map((m) => `id: 1\r\ndata: ${m}\r\n\r\n`).join("") },
   "SSE with comments": {
     parser: () => new SSE(),
-    text: "retry: 1000\n\n:\n\n" + messages.map((m) => `: data: no\nevent: x\ndata:${m}\nid\n\n:\n\n`).join(""),
+    text: "retry: 1000\n:\n" + messages.map((m) => `: data: no\nevent: x\ndata:${m}\nid\n\n:\n:\n\n:\n`).join(""),
   },
   "SSE with data on several lines": {
     parser: () => new SSE(),

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"net/http"
 	"slices"
+	"strings"
 )
 
 // MaxBody is the length, in bytes, of the longest body that a recognised request may have.
@@ -50,6 +51,20 @@ var holes = map[string]hole{"Content-Length": length, "Idempotency-Key": key}
 
 // Same reports whether two headers are the same, except for the values that may differ.
 func Same(a, b http.Header) bool { return includes(a, b) && includes(b, a) }
+
+// Difference returns the names of the headers that keep two headers from being the same, in order, separated by commas.
+func Difference(a, b http.Header) string {
+	var names []string
+	for _, pair := range [][2]http.Header{{a, b}, {b, a}} {
+		for name, values := range pair[1] {
+			if holes[name] == none && !slices.Equal(pair[0][name], values) && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
 
 // includes reports whether a has all of b, except for the values that may differ.
 func includes(a, b http.Header) bool {
