@@ -62,8 +62,7 @@ func (c *channel) addresses() broker.Addresses {
 	}
 }
 
-// never is when a channel with a reader expires.
-const never = math.MaxInt64
+const never = math.MaxInt64 // is when a channel with a reader expires
 
 // publishNow takes a message, or drops it as a duplicate, if that needs no wait for room. It reports whether it did, and
 // returns the commit that makes the message durable.

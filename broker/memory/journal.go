@@ -9,6 +9,14 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
+// NewJournaled returns an empty Broker that tells a journal of every change, and the engine by which the journal restores
+// its channels. Only packages that know the type of the journal can call it.
+func NewJournaled(j journal.Journal) (*Broker, journal.Engine) {
+	b := New()
+	b.journal = j
+	return b, engine{b}
+}
+
 // journaled is what a channel has for a journal. Its lock guards it.
 //
 // The message at index i of the queue has the position letGoCount + i + 1.

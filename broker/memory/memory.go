@@ -85,14 +85,6 @@ func New() *Broker {
 	return b
 }
 
-// NewJournaled returns an empty Broker that tells a journal of every change, and the engine by which the journal restores
-// its channels. Only packages that know the type of the journal can call it.
-func NewJournaled(j journal.Journal) (*Broker, journal.Engine) {
-	b := New()
-	b.journal = j
-	return b, engine{b}
-}
-
 // now returns the time on the Broker's clock. It is never zero.
 func (b *Broker) now() time.Duration { return time.Since(b.epoch) + 1 }
 
