@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"testing"
@@ -129,4 +130,47 @@ func TestHistoryFindsLosses(t *testing.T) {
 	if faults := r.History().Check(); len(faults) == 0 {
 		t.Error("the checker finds no fault")
 	}
+}
+
+// TestHistoryOverKills kills a server with the broker disk and starts it again, again and again, while producers and
+// consumers of each kind use it. They go on by themselves: no channel is missing, and each message comes.
+func TestHistoryOverKills(t *testing.T) {
+	t.Parallel()
+	n := seed(t)
+	s := testserver.New(t)
+	port := testserver.FreePort(t)
+	settings := fmt.Sprintf("megaphone {\nread_duration 300ms\nttl 1h\nbroker disk {\npath %s\n}\n}", filepath.Join(s.Dir, "journal"))
+	start := func() { s.Start(settings, tcpSite(port, "megaphone")) }
+	start()
+	r := history.NewRecorder()
+	kills := 1
+	if text := os.Getenv("MEGAPHONE_KILLS"); text != "" {
+		kills, _ = strconv.Atoi(text)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		defer cancel()
+		for range kills {
+			time.Sleep(300 * time.Millisecond)
+			r.Fault("kill", 5*time.Second, func() {
+				s.Signal(syscall.SIGKILL)
+				<-s.Done()
+				start()
+			})
+		}
+		time.Sleep(300 * time.Millisecond)
+	}()
+	err := workload.Run(ctx, r, workload.Options{
+		Seed:     n,
+		Base:     func() string { return fmt.Sprintf("http://127.0.0.1:%d", port) },
+		HTTP:     &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+		Channels: 20,
+		Pause:    5 * time.Millisecond,
+		Settle:   patience,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantHistory(t, r.History(), 50)
 }
