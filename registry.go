@@ -14,8 +14,8 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
-	_ "github.com/caddy-megaphone/megaphone/internal/diskmodule" // the module megaphone.brokers.disk
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	_ "github.com/caddy-megaphone/megaphone/internal/diskmodule" // the module megaphone.brokers.disk
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
