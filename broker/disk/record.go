@@ -104,7 +104,7 @@ func appendRead(b []byte, id journal.ID, r *journal.Read) []byte {
 }
 
 func appendReads(b []byte, r *journal.Read) []byte {
-	b = append(b, flag(r.Follows, 1)|flag(r.Acks, 2))
+	b = append(b, bit(r.Follows, 1)|bit(r.Acks, 2))
 	b = binary.AppendVarint(b, unixNano(r.LastRead))
 	b = binary.AppendVarint(b, int64(r.TTL))
 	return binary.AppendUvarint(b, r.Unconfirmed)
@@ -123,7 +123,7 @@ func appendChannel(b []byte, c *journal.Channel) []byte {
 	return appendMoves(b, &c.Move)
 }
 
-func flag(set bool, f byte) byte {
+func bit(set bool, f byte) byte {
 	if set {
 		return f
 	}
@@ -147,7 +147,7 @@ func fromUnixNano(n int64) time.Time {
 
 // flagsOf returns the flags of a message.
 func flagsOf(m *broker.Message, shared bool) byte {
-	return flag(m.Keyed(), keyedFlag) | flag(shared, sharedFlag)
+	return bit(m.Keyed(), keyedFlag) | bit(shared, sharedFlag)
 }
 
 // A record is the payload of a record, taken apart. Which fields it has depends on the kind.

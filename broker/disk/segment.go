@@ -73,7 +73,7 @@ func (s *segment) begin(h *header) error {
 		b := s.mem[:segmentHeader]
 		binary.LittleEndian.PutUint64(b, 0)
 		binary.LittleEndian.PutUint32(b[8:], h.version)
-		binary.LittleEndian.PutUint32(b[12:], uint32(flag(h.suspect, suspectFlag)))
+		binary.LittleEndian.PutUint32(b[12:], uint32(bit(h.suspect, suspectFlag)))
 		binary.LittleEndian.PutUint64(b[16:], h.sequence)
 		binary.LittleEndian.PutUint64(b[24:], h.before)
 		binary.LittleEndian.PutUint32(b[32:], h.nextTag)

@@ -361,7 +361,7 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 		c.broker.readers.Add(-1)
 	}
 	c.counters.deleted[reason].Add(1)
-	c.counters.life.observe(lifeBounds, c.broker.now()-c.created, 1)
+	c.counters.life.observe(lifeBounds, max(0, c.broker.now()-c.created), 1)
 	c.counters.undelivered[reason].inFlight.Add(uint64(c.queue.inFlight)) //nolint:gosec // not negative
 	c.counters.undelivered[reason].pending.Add(uint64(c.queue.pending())) //nolint:gosec // not negative
 	if reason != broker.EndClosed {

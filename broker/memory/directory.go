@@ -29,7 +29,7 @@ func (b *Broker) List(_ context.Context, o broker.ListOptions) (broker.ChannelPa
 			break
 		}
 		examined++
-		if c.expired(now) || now-c.created < o.MinAge || o.Agent != "" && c.agent != o.Agent || !c.matches(&o) {
+		if c.expired(now) || max(0, now-c.created) < o.MinAge || o.Agent != "" && c.agent != o.Agent || !c.matches(&o) {
 			continue
 		}
 		if state, err := c.state(); err == nil {
