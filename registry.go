@@ -220,9 +220,12 @@ func (s *registry) health() string {
 	if broker.IsDraining(s.broker) || s.isClosed() || caddy.Exiting() {
 		return "DRAINING"
 	}
-	if b, ok := s.broker.(broker.HealthReporter); ok {
-		if err := b.Health(); err != nil {
-			return httpjson.ErrorOf(err).Code
+	if b, ok := s.broker.(broker.HealthChecker); ok {
+		switch err := b.Healthy(); {
+		case errors.Is(err, broker.ErrStarting):
+			return httpjson.ErrorOf(broker.ErrStarting).Code
+		case err != nil:
+			return httpjson.ErrorOf(broker.ErrStorage).Code
 		}
 	}
 	return "OK"

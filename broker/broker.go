@@ -35,7 +35,7 @@ import (
 // Errors are the sentinels of this package, wrapped or not. Any other error is a fault of the Broker, and the channel is
 // as if the call had not been made. If that is not known, the error is [ErrOutcomeUnknown].
 //
-// What only some Brokers can do is an optional interface: [Starter], [HealthReporter], [Keeper], [Drainer], [Statser],
+// What only some Brokers can do is an optional interface: [Starter], [HealthChecker], [Keeper], [Drainer], [Statser],
 // [DeletionSource], [MemoryUser], and [Notifier] for a Subscription. Callers find it by assertion and do without where it
 // is missing.
 type Broker interface {
@@ -128,7 +128,8 @@ type Subscription interface {
 
 	// Settle settles everything in flight up to and including the message, and reports whether it found the message. The
 	// first call makes the reader an acknowledging one, and makes the channel follow cursors (protocol.md 2.1, 2.4): from
-	// then on a message leaves the window only by being settled.
+	// then on a message leaves the window only by being settled. A store elsewhere may learn of it a moment later: if the
+	// channel is deleted or taken over before, the messages count as undelivered, or are sent again.
 	Settle(id EventID) bool
 
 	// Drained reports that the channel takes no more messages because its server drains, and that Take has returned all

@@ -128,7 +128,7 @@ func RestoreLine(line []byte, keyed bool) (*Message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: the line has no time: %w", ErrMessage, err)
 	}
-	m.at, m.body = clock.At(t), uint32(end+lineFrame) //nolint:gosec // messages are limited to 1 GiB
+	m.at, m.body = clock.At(t), uint32(end+lineFrame)
 	return m, nil
 }
 

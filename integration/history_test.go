@@ -78,7 +78,7 @@ func TestHistoryOverReloads(t *testing.T) {
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(transport.CloseIdleConnections)
 	r := history.NewRecorder()
-	ctx, cancel := context.WithTimeout(t.Context(), longTime(t, time.Second))
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+longTime(t, 0))
 	defer cancel()
 	go func() {
 		for i := 1; ctx.Err() == nil; i++ {
@@ -94,8 +94,10 @@ func TestHistoryOverReloads(t *testing.T) {
 		HTTP:     &http.Client{Transport: transport},
 		Channels: 40,
 		Pause:    5 * time.Millisecond,
+		Time:     longTime(t, time.Second),
 		Settle:   patience,
 	})
+	cancel()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,6 +125,7 @@ func TestHistoryFindsLosses(t *testing.T) {
 		HTTP:     &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 		Channels: 20,
 		Reading:  make(chan struct{}), // never
+		Time:     patience,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -30,7 +30,7 @@ func TestUntilTheStartNoChannelIsMissing(t *testing.T) {
 		_, peek := b.Peek(ctx, address, 1)
 		for name, err := range map[string]error{
 			"create": create, "publish": b.Publish(ctx, address, m, l), "subscribe": subscribe, "state": state, "list": list,
-			"find": find, "peek": peek, "delete": b.Delete(ctx, address), "health": b.Health(),
+			"find": find, "peek": peek, "delete": b.Delete(ctx, address), "health": b.Healthy(),
 			"batch":  b.PublishBatch(ctx, []string{address}, []*broker.Message{m}, l)[0].Err,
 			"ingest": in.Finish(ctx).Failures[0].Err,
 		} {

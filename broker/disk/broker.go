@@ -247,8 +247,8 @@ func (b *Broker) Close() {
 	}
 }
 
-// Health implements [broker.HealthReporter].
-func (b *Broker) Health() error {
+// Healthy implements [broker.HealthChecker].
+func (b *Broker) Healthy() error {
 	if !b.ready.Load() {
 		return broker.ErrStarting
 	}
@@ -256,4 +256,4 @@ func (b *Broker) Health() error {
 }
 
 // Keeps implements [broker.Keeper].
-func (b *Broker) Keeps() bool { return b.Health() == nil || errors.Is(b.Health(), broker.ErrStarting) }
+func (b *Broker) Keeps() bool { return b.Healthy() == nil || errors.Is(b.Healthy(), broker.ErrStarting) }

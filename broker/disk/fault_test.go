@@ -74,12 +74,12 @@ func (f *faulty) has(b *Broker) {
 // recovers waits until the Broker takes writes again, and checks that nothing is lost, even by a restart.
 func (f *faulty) recovers() {
 	f.Helper()
-	if f.broker.Health() == nil {
+	if f.broker.Healthy() == nil {
 		f.Fatal("the Broker says that it is well")
 	}
 	f.folder.failWith(nil)
 	time.Sleep(2 * retryInterval)
-	if err := f.broker.Health(); err != nil {
+	if err := f.broker.Healthy(); err != nil {
 		f.Fatalf("the Broker does not recover: %v", err)
 	}
 	f.write(nil)
@@ -170,7 +170,7 @@ func TestMaxDiskRefusesWrites(t *testing.T) {
 			t.Errorf("the journal takes %d bytes", size)
 		}
 		time.Sleep(retryInterval)
-		if err := f.broker.Health(); err == nil || !strings.Contains(err.Error(), "max_disk") {
+		if err := f.broker.Healthy(); err == nil || !strings.Contains(err.Error(), "max_disk") {
 			t.Errorf("the health is %v", err)
 		}
 		f.broker.Configure(Settings{})
@@ -328,8 +328,8 @@ func TestAFileThatIsCutOffDoesNotEndTheProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if refused == 0 || b.Health() != nil {
-		t.Errorf("%d writes are refused; the health is %v", refused, b.Health())
+	if refused == 0 || b.Healthy() != nil {
+		t.Errorf("%d writes are refused; the health is %v", refused, b.Healthy())
 	}
 }
 

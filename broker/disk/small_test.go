@@ -32,10 +32,10 @@ func TestASmallDisk(t *testing.T) {
 			written++
 		}
 	}
-	if !errors.Is(err, broker.ErrStorage) || b.Health() == nil {
-		t.Fatalf("after %d messages: error %v, health %v", written, err, b.Health())
+	if !errors.Is(err, broker.ErrStorage) || b.Healthy() == nil {
+		t.Fatalf("after %d messages: error %v, health %v", written, err, b.Healthy())
 	}
-	t.Logf("full after %d messages: %v", written, b.Health())
+	t.Logf("full after %d messages: %v", written, b.Healthy())
 
 	// Reading makes room, and then the Broker takes writes by itself.
 	s, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: l, Acknowledged: true})
@@ -53,7 +53,7 @@ func TestASmallDisk(t *testing.T) {
 	s.End(broker.EndFault)
 	for start := time.Now(); b.Publish(t.Context(), a.Producer, brokerfixture.Message(t), l) != nil; time.Sleep(time.Millisecond) {
 		if time.Since(start) > 20*time.Second {
-			t.Fatalf("the Broker does not recover: %v", b.Health())
+			t.Fatalf("the Broker does not recover: %v", b.Healthy())
 		}
 	}
 	b.Close()

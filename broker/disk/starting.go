@@ -12,7 +12,7 @@ import (
 var (
 	_ broker.Broker         = (*Broker)(nil)
 	_ broker.Starter        = (*Broker)(nil)
-	_ broker.HealthReporter = (*Broker)(nil)
+	_ broker.HealthChecker = (*Broker)(nil)
 	_ broker.Keeper         = (*Broker)(nil)
 )
 

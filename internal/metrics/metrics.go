@@ -108,7 +108,7 @@ func storageUp(b broker.Broker) prometheus.Collector {
 		Name: Name("storage_up"),
 		Help: "1, or 0 while writes are refused because the storage of the broker takes none.",
 	}, func() float64 {
-		if b, ok := b.(broker.HealthReporter); ok && b.Health() != nil {
+		if b, ok := b.(broker.HealthChecker); ok && b.Healthy() != nil {
 			return 0
 		}
 		return 1
