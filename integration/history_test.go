@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -150,28 +151,32 @@ func TestHistoryOverKills(t *testing.T) {
 	if text := os.Getenv("MEGAPHONE_KILLS"); text != "" {
 		kills, _ = strconv.Atoi(text)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+time.Duration(kills)*time.Second)
 	defer cancel()
-	go func() {
-		defer cancel()
+	var killer sync.WaitGroup
+	killer.Go(func() {
 		for range kills {
-			time.Sleep(300 * time.Millisecond)
+			for before := len(r.History().Writes); len(r.History().Writes) < before+50 && ctx.Err() == nil; { // it is in use
+				time.Sleep(10 * time.Millisecond)
+			}
 			r.Fault("kill", 5*time.Second, func() {
 				s.Signal(syscall.SIGKILL)
 				<-s.Done()
 				start()
 			})
 		}
-		time.Sleep(300 * time.Millisecond)
-	}()
+	})
 	err := workload.Run(ctx, r, workload.Options{
 		Seed:     n,
 		Base:     func() string { return fmt.Sprintf("http://127.0.0.1:%d", port) },
 		HTTP:     &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 		Channels: 20,
 		Pause:    5 * time.Millisecond,
+		Time:     time.Duration(kills) * time.Second,
 		Settle:   patience,
 	})
+	cancel()
+	killer.Wait()
 	if err != nil {
 		t.Fatal(err)
 	}

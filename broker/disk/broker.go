@@ -256,4 +256,6 @@ func (b *Broker) Healthy() error {
 }
 
 // Keeps implements [broker.Keeper].
-func (b *Broker) Keeps() bool { return b.Healthy() == nil || errors.Is(b.Healthy(), broker.ErrStarting) }
+func (b *Broker) Keeps() bool {
+	return b.Healthy() == nil || errors.Is(b.Healthy(), broker.ErrStarting)
+}

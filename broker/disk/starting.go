@@ -10,10 +10,10 @@ import (
 // [broker.ErrStarting] until then. After Close, the Broker in memory knows what they fail with.
 
 var (
-	_ broker.Broker         = (*Broker)(nil)
-	_ broker.Starter        = (*Broker)(nil)
+	_ broker.Broker        = (*Broker)(nil)
+	_ broker.Starter       = (*Broker)(nil)
 	_ broker.HealthChecker = (*Broker)(nil)
-	_ broker.Keeper         = (*Broker)(nil)
+	_ broker.Keeper        = (*Broker)(nil)
 )
 
 // starts returns ErrStarting until the Broker has started.
