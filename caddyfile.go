@@ -189,17 +189,15 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if len(args) > 0 {
 				err = errHasValue(name, args[0])
 			}
+		case "direct_writes":
+			repeated, err = parseSwitch(&h.DirectWrites, name, args)
+		case "detached_reads":
+			repeated, err = parseSwitch(&h.DetachedReads, name, args)
 		case "ndjson_redelivery":
 			repeated, h.Redelivery = h.Redelivery, true
 			if len(args) > 0 {
 				err = errHasValue(name, args[0])
 			}
-		case "direct_writes":
-			repeated = h.DirectWrites != nil
-			h.DirectWrites, err = parseSwitch(name, args)
-		case "detached_reads":
-			repeated = h.DetachedReads != nil
-			h.DetachedReads, err = parseSwitch(name, args)
 		default:
 			return d.Errf("unrecognized option %q of megaphone: use one of cors_credentials, cors_headers, "+
 				"cors_origins, detached_reads, direct_writes, ndjson_redelivery, transports, websocket_compression, websocket_protocols; settings of the whole server belong in the global option megaphone", name)
@@ -220,14 +218,16 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// parseSwitch returns the value of an option that is on unless it is turned off.
-func parseSwitch(name string, args []string) (*bool, error) {
+// parseSwitch sets an option that is on unless it is turned off, and reports whether it was set before.
+func parseSwitch(option **bool, name string, args []string) (repeated bool, err error) {
 	if len(args) != 1 || args[0] != "on" && args[0] != "off" {
-		return nil, fmt.Errorf("%s takes on or off, but has %q: write %s off to turn it off, or leave it out", name,
+		return false, fmt.Errorf("%s takes on or off, but has %q: write %s off to turn it off, or leave it out", name,
 			strings.Join(args, " "), name)
 	}
+	repeated = *option != nil
 	on := args[0] == "on"
-	return &on, nil
+	*option = &on
+	return repeated, nil
 }
 
 // unmarshalMetricsCompat sets up the old names of metrics from the setting metrics_compat. Without a block, they are those

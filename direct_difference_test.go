@@ -82,6 +82,7 @@ func TestDirectWritesEqualNetHTTP(t *testing.T) {
 			`respond "next: {http.request.method} {http.request.uri} {http.request.host}"` + "\n}"
 	}
 	direct := serve(t, settings, site(""))
+	direct.ctx = t.Context() // the scripts may take longer than other tests
 	if err := direct.load(settings, site("")+"\n}\nhttp://:81 {\nbind unix/"+other+"\n"+site("direct_writes off\n")); err != nil {
 		t.Fatal(err)
 	}
@@ -125,8 +126,9 @@ func (c comparison) run() {
 
 	got := make(chan [2]string, 1)
 	go func() {
-		replies, messages := c.direct.play(text, cut, pieces, true)
-		got <- [2]string{replies, messages}
+		var replies [2]string
+		defer func() { got <- replies }() // also if play fails
+		replies[0], replies[1] = c.direct.play(text, cut, pieces, true)
 	}()
 	wantReplies, wantMessages := c.plain.play(text, cut, pieces, false)
 	replies := <-got
@@ -204,5 +206,40 @@ func (c *rawClient) all(rest string, sent *atomic.Bool) string {
 			_, _ = io.WriteString(c.Conn, rest) // may fail: the server may have closed the connection
 			_ = c.Conn.(*net.UnixConn).CloseWrite()
 		}
+	}
+}
+
+// TestADirectConnectionNeverChangesToHTTP2: net/http looks for HTTP/2 at the beginning of a connection, and takes one that
+// goes back to it for a new one. A proxy that shares the connection between its clients would be confused.
+func TestADirectConnectionNeverChangesToHTTP2(t *testing.T) {
+	for name, settings := range map[string]string{"without the listener wrapper": "", "with the listener wrapper": "servers {\nlistener_wrappers {\nmegaphone\n}\n}"} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, settings, "megaphone")
+			client := s.direct(s.create())
+			client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+			client.wants(http.StatusBadRequest)
+			client.wantsEnd()
+		})
+	}
+}
+
+// TestManyEmptyLinesAreRefused: net/http skips only 4 bytes of empty lines before a request.
+func TestManyEmptyLinesAreRefused(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	for _, late := range []bool{false, true} { // the request comes after the connection has gone back
+		client := s.direct(c)
+		client.send("\r\n\r\n")
+		client.writeAll(c, "1", "2")
+		client.send("\n\n\n")
+		if late {
+			client.send("\n\n")
+			s.eventually(func() bool { return !s.isDirect() })
+			client.send(writeRequest(c.ProducerAddress, "3"))
+		} else {
+			client.send("\n\n" + writeRequest(c.ProducerAddress, "3"))
+		}
+		client.wants(http.StatusBadRequest)
+		client.wantsEnd()
 	}
 }

@@ -95,13 +95,13 @@ func (s *script) request(changes int) string {
 }
 
 func (s *script) changePath(r *randomRequest) {
-	switch s.IntN(4) {
-	case 0:
+	switch kind := s.IntN(4); {
+	case kind == 0 && len(r.path) > 1:
 		at := 1 + s.IntN(len(r.path)-1)
 		r.path = fmt.Sprintf("%s%%%0*x%s", r.path[:at], pick(s, 2, 2, 2, 1), r.path[at], r.path[at+1:])
-	case 1:
+	case kind == 1:
 		r.path += pick(s, "/", "/more", "%2Fmore", "%2fmore", "?", "?a=b", "#f", "%", "%zz", "%00", "\x01", "ä", ";v=1", "~-._")
-	case 2:
+	case kind == 2:
 		r.path = pick(s, "http://localhost", "HTTP://localhost:80", "https://other.example", "//localhost", "/.", "/x/..", "/") + r.path
 	default:
 		r.path = pick(s, "/write/ADDRESS", "/write/ADDRESS/", "/write//stream", "/write/READ/stream", "/WRITE/ADDRESS/stream", "*", "",

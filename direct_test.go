@@ -184,33 +184,6 @@ func TestCaddyServesRequestsThatAreNotDirectWrites(t *testing.T) {
 	}
 }
 
-// TestADirectConnectionNeverChangesToHTTP2: net/http looks for HTTP/2 at the beginning of a connection, and takes one that
-// goes back to it for a new one. A proxy that shares the connection between its clients would be confused.
-func TestADirectConnectionNeverChangesToHTTP2(t *testing.T) {
-	for name, settings := range map[string]string{"without the listener wrapper": "", "with the listener wrapper": "servers {\nlistener_wrappers {\nmegaphone\n}\n}"} {
-		t.Run(name, func(t *testing.T) {
-			s := serve(t, settings, "megaphone")
-			client := s.direct(s.create())
-			client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-			client.wants(http.StatusBadRequest)
-			client.wantsEnd()
-		})
-	}
-}
-
-// TestManyEmptyLinesAreRefused: net/http skips only 4 bytes of empty lines before a request.
-func TestManyEmptyLinesAreRefused(t *testing.T) {
-	s := serve(t, "", "megaphone")
-	c := s.create()
-	client := s.direct(c)
-	client.send("\r\n\r\n")
-	client.writeAll(c, "1", "2")
-	client.send("\n\n\n")
-	client.send("\n\n" + writeRequest(c.ProducerAddress, "3"))
-	client.wants(http.StatusBadRequest)
-	client.wantsEnd()
-}
-
 func TestAFullChannelHoldsADirectWrite(t *testing.T) {
 	s := serve(t, "megaphone {\nbuffer 10\nin_flight 10\n}", "megaphone")
 	c := s.create()

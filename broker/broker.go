@@ -35,8 +35,9 @@ import (
 // Errors are the sentinels of this package, wrapped or not. Any other error is a fault of the Broker, and the channel is
 // as if the call had not been made. If that is not known, the error is [ErrOutcomeUnknown].
 //
-// What only some Brokers can do is an optional interface: [Drainer], [Statser], [DeletionSource], [MemoryUser], and
-// [Notifier] for a Subscription. Callers find it by assertion and do without where it is missing.
+// What only some Brokers can do is an optional interface: [Starter], [HealthChecker], [Keeper], [Drainer], [Statser],
+// [DeletionSource], [MemoryUser], and [Notifier] for a Subscription. Callers find it by assertion and do without where it
+// is missing.
 type Broker interface {
 	// Create makes a channel and returns its addresses. Its life is counted from now on. It fails with
 	// [ErrChannelLimit] if there are l.MaxChannels already, with [ErrClientLimit] if l.Client has
@@ -127,7 +128,8 @@ type Subscription interface {
 
 	// Settle settles everything in flight up to and including the message, and reports whether it found the message. The
 	// first call makes the reader an acknowledging one, and makes the channel follow cursors (protocol.md 2.1, 2.4): from
-	// then on a message leaves the window only by being settled.
+	// then on a message leaves the window only by being settled. A store elsewhere may learn of it a moment later: if the
+	// channel is deleted or taken over before, the messages count as undelivered, or are sent again.
 	Settle(id EventID) bool
 
 	// Drained reports that the channel takes no more messages because its server drains, and that Take has returned all
@@ -150,7 +152,8 @@ type Subscription interface {
 	End(how End)
 }
 
-// Errors of a [Broker]. None of them is a fault, except ErrOutcomeUnknown.
+// Errors of a [Broker]. None of them is a fault, except ErrStorage and ErrOutcomeUnknown. Every call may fail with
+// ErrStarting until a [Starter] has started, and every call that would write to a storage with ErrStorage.
 var (
 	ErrNotFound     = errors.New("no such channel")
 	ErrBusy         = errors.New("another consumer is reading")
@@ -162,6 +165,8 @@ var (
 	ErrReaderLimit  = errors.New("too many readers")
 	ErrMemoryLimit  = errors.New("the memory for messages is used up")
 	ErrDraining     = errors.New("the server is being drained")
+	ErrStarting     = errors.New("the channels are still being loaded")
+	ErrStorage      = errors.New("the storage takes no writes now")
 	ErrClosed       = errors.New("the broker is closed")
 
 	// ErrOutcomeUnknown marks a fault that hides whether a write was done, such as a store that did not answer in time. The

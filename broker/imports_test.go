@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// The contract, the engine and the contract's tests can be imported without a web server.
+// The contract, the Brokers and the contract's tests can be imported without a web server.
 func TestNoWebServerIsImported(t *testing.T) {
-	list := exec.CommandContext(t.Context(), "go", "list", "-deps", ".", "./memory", "./brokertest")
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", ".", "./memory", "./disk", "./redis", "./brokertest")
 	deps, err := list.Output()
 	if err != nil {
 		t.Fatal(err)

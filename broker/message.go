@@ -8,12 +8,14 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
+
 	"github.com/caddy-megaphone/megaphone/internal/clock"
 	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // A Message is one event, and the line that carries it. The line is rendered once, however many channels the message is
-// written to. Make one with [NewMessage], [NewMessageFromJSON] or [RestoreMessage]. A Message never changes, and any
+// written to. Make one with [NewMessage], [NewMessageFromJSON], [RestoreMessage] or [RestoreLine]. A Message never changes, and any
 // number of goroutines may read it. Two Messages say the same if their lines are equal; a Broker need not return the
 // pointer that it was given.
 type Message struct {
@@ -89,7 +91,7 @@ type StoredMessage struct {
 
 // RestoreMessage makes a message from what a store kept of it. It says the same as the original. Its line is the same, byte for
 // byte, with one exception: if the stream id of a message of [NewMessageFromJSON] has characters outside ASCII, JSON may
-// write some of its characters in another way. RestoreMessage keeps neither the body nor the string. It fails with
+// write some of its characters in another way ([RestoreLine] has no exception). RestoreMessage keeps neither the body nor the string. It fails with
 // [ErrMessage].
 func RestoreMessage(s StoredMessage) (*Message, error) {
 	m := &Message{id: s.ID, keyed: s.Keyed, at: clock.At(s.Time)}
@@ -100,6 +102,45 @@ func RestoreMessage(s StoredMessage) (*Message, error) {
 	line = m.appendID(line)
 	line = s.Time.UTC().AppendFormat(line, timeFormat)
 	return m.compact(append(line, lineBeforeBody...), s.Body)
+}
+
+// RestoreLine makes a message from its line ([Message.Line]), for a store that keeps lines. Its line is the same, byte for byte.
+// keyed tells whether the message was written with an idempotency key. RestoreLine keeps the line, which nobody may change any
+// more. It checks everything but the body. It fails with [ErrMessage].
+func RestoreLine(line []byte, keyed bool) (*Message, error) {
+	m := &Message{keyed: keyed, line: line}
+	end, err := 0, errNoLine
+	if bytes.HasPrefix(line, []byte(lineStart)) {
+		end, err = jsontext.StringEnd(line, len(lineStart))
+	}
+	if err != nil || end == len(lineStart)+len(`""`) || len(line) < end+lineFrame+1+len(lineEnd) {
+		return nil, fmt.Errorf("%w: this is no line of a message", ErrMessage)
+	}
+	id, rest := cutFixed(line[end:], lineBeforeID, 36)
+	at, rest := cutFixed(rest, lineBeforeTime, len(timeFormat))
+	if !bytes.HasPrefix(rest, []byte(lineBeforeBody)) || !bytes.HasSuffix(line, []byte(lineEnd)) {
+		return nil, fmt.Errorf("%w: this is no line of a message", ErrMessage)
+	}
+	if m.id, err = uuid.ParseBytes(id); err != nil {
+		return nil, fmt.Errorf("%w: the line has no event id: %w", ErrMessage, err)
+	}
+	t, err := time.Parse(timeFormat, string(at))
+	if err != nil {
+		return nil, fmt.Errorf("%w: the line has no time: %w", ErrMessage, err)
+	}
+	m.at, m.body = clock.At(t), uint32(end+lineFrame)
+	return m, nil
+}
+
+var errNoLine = errors.New("no line")
+
+// cutFixed cuts a value of a fixed size off the front, which a fixed text comes before. Both are nil if it is not there.
+func cutFixed(line []byte, before string, size int) (value, rest []byte) {
+	rest, ok := bytes.CutPrefix(line, []byte(before))
+	if !ok || len(rest) < size {
+		return nil, nil
+	}
+	return rest[:size], rest[size:]
 }
 
 func emptyMessage(key string) *Message {

@@ -68,10 +68,53 @@ func FuzzMessage(f *testing.F) {
 		if key != "" && m.ID() != KeyedEventID(key) || key == "" && m.ID().Version() != 7 {
 			t.Errorf("event id %v", m.ID())
 		}
+		restored, err := RestoreLine(bytes.Clone(m.Line()), m.Keyed())
+		if err != nil || restored.ID() != m.ID() || restored.StreamID() != streamID || !restored.Time().Equal(m.Time()) ||
+			restored.Keyed() != m.Keyed() || !bytes.Equal(restored.Line(), m.Line()) || !bytes.Equal(restored.Body(), m.Body()) {
+			t.Errorf("the line %q is restored as %+v, error %v", m.Line(), restored, err)
+		}
 		if id, ok := ParseEventID(m.ID().String()); !ok || id != m.ID() {
 			t.Errorf("event id %v was read as %v", m.ID(), id)
 		}
 	})
+}
+
+// TestARestoredLineIsTheSame also where RestoreMessage would write the stream id in another way.
+func TestARestoredLineIsTheSame(t *testing.T) {
+	for _, streamID := range []string{`"a"`, `"\u00e4 ä \u2028\/ \"\\"`, `"<&>"`} {
+		m, err := NewMessageFromJSON([]byte(streamID), []byte(`{"a":1}`), true, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		restored, err := RestoreLine(bytes.Clone(m.Line()), false)
+		if err != nil || !bytes.Equal(restored.Line(), m.Line()) || restored.StreamID() != m.StreamID() ||
+			restored.ID() != m.ID() || string(restored.Body()) != `{"a":1}` || restored.Size() != m.Size() {
+			t.Errorf("the line %q is restored as %q, error %v", m.Line(), restored.Line(), err)
+		}
+	}
+}
+
+// TestOnlyLinesAreRestored: whatever else a store returns is an error, not a message.
+func TestOnlyLinesAreRestored(t *testing.T) {
+	m, err := NewMessage("stream", []byte("1"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := string(m.Line())
+	for i := range len(line) {
+		if _, err := RestoreLine([]byte(line[:i]), false); !errors.Is(err, ErrMessage) {
+			t.Errorf("%q: error %v", line[:i], err)
+		}
+	}
+	for _, bad := range []string{
+		"", "{}\n", strings.Replace(line, "sid", "Sid", 1), strings.Replace(line, "stream", "", 1),
+		strings.Replace(line, "eid", "Eid", 1), strings.Replace(line, `"ts":"2`, `"ts":"x`, 1), strings.Replace(line, "body", "Body", 1),
+		strings.Replace(line, m.ID().String(), strings.Repeat("x", 36), 1), line + " ",
+	} {
+		if _, err := RestoreLine([]byte(bad), false); !errors.Is(err, ErrMessage) {
+			t.Errorf("%q: error %v", bad, err)
+		}
+	}
 }
 
 // TestAMessageTakesNoMoreMemoryThanItCounts: the white space that compaction removes from a body takes no memory.

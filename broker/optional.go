@@ -2,6 +2,19 @@ package broker
 
 import "time"
 
+// A Configurer is a [Provider] whose Broker can take other settings while it is open.
+type Configurer interface {
+	// ConfigureBroker sets what [Provider].BrokerKey leaves out. It is called when a configuration takes effect, with a
+	// Broker that this module has opened, perhaps for an earlier configuration.
+	ConfigureBroker(Broker)
+}
+
+// A Keeper is a [Broker] whose channels outlive it.
+type Keeper interface {
+	// Keeps reports whether another Broker that is opened the same way will have the channels that this one has.
+	Keeps() bool
+}
+
 // A Notifier is a [Subscription] that can call a function instead of sending on a channel. Its reader then needs no
 // goroutine while it waits.
 type Notifier interface {
@@ -15,7 +28,9 @@ type Notifier interface {
 }
 
 // A Drainer is a [Broker] that can be emptied, so that its process can stop without losing anything. Draining concerns
-// this process only: where several servers share the channels, the others go on.
+// this process only: where several servers share the channels, the others go on. Then the channels stay and take messages, and
+// only the reads of this process end: one after the other, spread over the given time, their readers see
+// [Subscription].Drained. DrainState counts channels that have a reader in this process.
 type Drainer interface {
 	// Drain begins to empty the Broker, or begins again with another time. From now on Create fails with [ErrDraining]. One
 	// after the other, spread over the given time, channels take no more messages: their producers get [ErrNotFound], and
@@ -46,7 +61,8 @@ type DrainState struct {
 // A Statser is a [Broker] that counts.
 type Statser interface {
 	// Stats returns what happened since the Broker was made, and what it holds now. It takes no longer with many channels
-	// than with few, and delays no other call.
+	// than with few, and delays no other call. Where several servers share the channels, it returns what happened in this
+	// process, and what all channels hold. It may ask the store, and returns older numbers if that does not answer in time.
 	Stats() Stats
 }
 
@@ -62,11 +78,18 @@ type DeletionSource interface {
 	// OnDeletions makes the Broker call report with the channels that are deleted from now on: about once a second if there
 	// are any, and when it closes. Calls come one after the other. They should be short, for they delay the expiry of
 	// channels. A batch has at most 10,000 deletions, and the slice is report's to keep. Close deletes channels without
-	// reporting them.
+	// reporting them. Where several servers share the channels, one of them reports a deletion, not always the one that
+	// deleted. It counts as reported when report returns: if that server is killed before, another one reports it.
 	OnDeletions(report func([]Deletion))
 
 	// FlushDeletions reports at once what was deleted until now, and returns after that.
 	FlushDeletions()
+}
+
+// A HealthChecker is a [Broker] that may be unable to serve.
+type HealthChecker interface {
+	// Healthy returns nil, or why new clients are not welcome, such as a store that cannot be reached. It does not wait.
+	Healthy() error
 }
 
 // A Deletion is a channel that was deleted, by age or by a call.
@@ -94,4 +117,10 @@ func StatsOf(b Broker) Stats {
 func IsDraining(b Broker) bool {
 	d, ok := b.(Drainer)
 	return ok && d.DrainState().Active
+}
+
+// IsKept reports whether the channels of a Broker outlive it.
+func IsKept(b Broker) bool {
+	k, ok := b.(Keeper)
+	return ok && k.Keeps()
 }

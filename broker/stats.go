@@ -41,8 +41,8 @@ type Stats struct {
 	Channels, Readers, HeldProducers int
 	// Pending and InFlight count the messages that channels hold.
 	Pending, InFlight uint64
-	// BufferedBytes is what the messages in channels take, and HeldBytes what the messages take that wait for room. Each
-	// message counts once.
+	// BufferedBytes is what the messages in channels take, and HeldBytes what the messages take that wait for room. A
+	// message in many channels counts once, unless the Broker keeps a copy of it in each.
 	BufferedBytes, HeldBytes int64
 
 	// Accepted counts messages that a channel has taken. Duplicates counts those that a channel dropped, because it had

@@ -93,6 +93,7 @@ var cursorTests = group{
 		r.received()
 		ms = append(ms, s.publish(a.Producer, numbers(3, 6)...)...)
 		r.takes(ms[3:]...)
+		s.holds(a.Consumer, 0, 3)
 		r = s.subscribe(a.Consumer, after(ms[0].ID().String()))
 		r.resumes(broker.ResumeGap)
 		r.takes(ms[3:]...)

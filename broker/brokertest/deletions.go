@@ -47,6 +47,7 @@ var deletionTests = group{
 		r := s.subscribe(a.Consumer)
 		r.next(3)
 		r.Settle(ms[1].ID())
+		s.holds(a.Consumer, 0, 1)
 		s.delete(a.Consumer)
 		l.source.FlushDeletions()
 		l.wants(map[string]broker.Deletion{a.Consumer: {Reason: broker.EndDeleted, Undelivered: 1}})

@@ -173,6 +173,7 @@ var keyedTests = group{
 			}
 			r.Settle(ms[len(ms)-1].ID())
 		}
+		s.holds(a.Consumer, 0, 0)
 		s.drops(a.Producer, fmt.Sprint(0))
 		s.holds(a.Consumer, 0, 0)
 	},

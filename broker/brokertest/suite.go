@@ -23,6 +23,8 @@ type suite struct {
 	limits   broker.Limits
 	realTime bool
 	quiet    time.Duration
+	shared   bool
+	copies   bool
 	failed   *atomic.Bool // a test of the same Run has failed
 }
 

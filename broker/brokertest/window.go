@@ -110,6 +110,7 @@ var windowTests = group{
 		ms = append(ms, s.publish(a.Producer, "more")...)
 		r.takes(ms[len(ms)-1]) // no reader has acknowledged yet
 		r.Settle(ms[len(ms)-1].ID())
+		s.holds(a.Consumer, 0, 0)
 
 		r = s.subscribe(a.Consumer, may)
 		ms = s.fill(a.Producer)

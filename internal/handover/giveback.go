@@ -38,8 +38,8 @@ func IsSocket(conn net.Conn) bool {
 
 // GiveBack gives a hijacked connection back to its server, or to the server that has replaced it, for the client's next
 // requests. early is what was already read of the next request, if anything, without the empty lines that net/http skips
-// only after a body that it has read itself. [Socket] must return a socket for the
-// connection. If the connection is hijacked again, [Note] returns the note.
+// only after a body that it has read itself. [Socket] must return a socket for the connection. If the connection is hijacked
+// again, [Note] returns the note.
 func GiveBack(server *http.Server, conn net.Conn, early []byte, note any) {
 	next := prefixed(Socket(conn), early)
 	next.note = note

@@ -80,9 +80,10 @@ func (c *Prefixed) readHead(idle, header time.Duration) error {
 	return c.SetReadDeadline(time.Time{})
 }
 
-// readBegin reads the first bytes of a request. It skips empty lines before the request (RFC 9112, 2.2).
+// readBegin reads the first bytes of a request. It skips empty lines before the request (RFC 9112, 2.2), but leaves those
+// that [GiveBack] got to net/http, which refuses them.
 func (c *Prefixed) readBegin(limit time.Duration) error {
-	if len(c.early) >= minBegin {
+	if len(c.early) >= minBegin || len(c.early) > 0 && (c.early[0] == '\r' || c.early[0] == '\n') {
 		return nil
 	}
 	if err := c.limitRead(limit); err != nil {

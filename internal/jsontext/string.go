@@ -40,6 +40,14 @@ func Text(value []byte) (text []byte, ok bool) {
 	return []byte(unescaped), true
 }
 
+// StringEnd returns the index after the JSON string that begins at i.
+func StringEnd(src []byte, i int) (int, error) {
+	if err := expect(src, i, '"'); err != nil {
+		return i, err
+	}
+	return scanString(src, i)
+}
+
 // HasLoneSurrogate reports whether a string in JSON text that has been checked has an escape such as \ud800 without the
 // other half of its pair (RFC 8259, 8.2). Such a string is no text: encoding/json makes U+FFFD of it, so that different
 // strings become the same.

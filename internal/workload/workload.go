@@ -33,6 +33,8 @@ type Options struct {
 	Pause time.Duration
 	// Reading, if it is set, keeps the consumers from reading before it is closed.
 	Reading <-chan struct{}
+	// Time is how long producers write, from when all channels are there.
+	Time time.Duration
 	// Settle is how long consumers go on after the last write, at most, to get what is missing.
 	Settle time.Duration
 	// TimeoutIsUnknown says that a reply TIMEOUT leaves the outcome unknown, as it does where a store may have failed. By
@@ -63,8 +65,9 @@ type session struct {
 	next                             int // the number of the last message
 }
 
-// Run creates the channels and runs the clients. Producers write until ctx ends. Consumers go on until everything that
-// was accepted has arrived. Run fails if it cannot create the channels. The history says whether the rest is right.
+// Run creates the channels and runs the clients. Producers write for o.Time, and no longer than ctx. Consumers go on until
+// everything that was accepted has arrived. Run fails if it cannot create the channels before ctx ends. The history says
+// whether the rest is right.
 func Run(ctx context.Context, r *history.Recorder, o Options) error {
 	sessions := make([]*session, o.Channels)
 	for i := range sessions {
@@ -75,11 +78,13 @@ func Run(ctx context.Context, r *history.Recorder, o Options) error {
 		}
 		sessions[i] = s
 	}
+	writing, cancel := context.WithTimeout(ctx, o.Time)
+	defer cancel()
 	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var writers, readers sync.WaitGroup
 	for i, s := range sessions {
-		writers.Go(func() { producers[i/len(Transports)%len(producers)](s, ctx) })
+		writers.Go(func() { producers[i/len(Transports)%len(producers)](s, writing) })
 		readers.Go(func() { s.consume(reading, o.random(2*i+1)) })
 	}
 	writers.Wait()

@@ -1,0 +1,282 @@
+package redis
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// reportDelay is how long what a reader has taken or settled may go unreported.
+const reportDelay = 250 * time.Millisecond
+
+// maxFetch is how many bytes of messages a reader is given at once.
+const maxFetch = 1 << 20
+
+// Bounds of how many messages a reader's node may be given before they are taken.
+const (
+	minAhead = 16
+	maxAhead = 128
+)
+
+func aheadOf(l *broker.Limits) int { return min(max(l.InFlight, minAhead), maxAhead) }
+
+// reporting is what a subscription has to tell Redis, and what it waits for. The subscription's lock guards it.
+type reporting struct {
+	taken, settled uint64 // positions that Redis knows of
+	bytes          int64  // of what was settled since
+	flags          byte
+	more           bool // Redis may have messages that this node was not given
+	busy           bool // a report is on its way
+	now            bool // Redis asks for a report
+	timer          *time.Timer
+	armed          bool
+	early          []early
+}
+
+// An early is a message that was pushed before messages before it came.
+type early struct {
+	position uint64
+	data     string
+}
+
+func (r *reporting) stop() {
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.armed, r.early = false, nil
+}
+
+// changed reports to Redis if that is due, and sees to it that it will be. The lock is held.
+func (s *subscription) changed() {
+	r := &s.report
+	if s.over || r.busy {
+		return
+	}
+	taken, settled := s.takenTo()-r.taken, s.head-r.settled
+	threshold := uint64(max(1, min(aheadOf(&s.limits), s.limits.Buffer)/2))
+	ahead := s.known - s.next
+	switch {
+	case taken >= threshold || settled >= threshold || r.now, r.more && ahead <= aheadOf(&s.limits)/2:
+		r.busy = true
+		go s.advance()
+	case (taken > 0 || settled > 0 || r.flags != 0) && !r.armed:
+		r.armed = true
+		if r.timer == nil {
+			r.timer = time.AfterFunc(reportDelay, s.reportDue)
+		} else {
+			r.timer.Reset(reportDelay)
+		}
+	}
+}
+
+// takenTo returns the position up to which messages are in flight. The lock is held.
+func (s *subscription) takenTo() uint64 { return s.head + uint64(s.inFlight) } //nolint:gosec // not negative
+
+// reportDue is called when something has gone unreported for long enough.
+func (s *subscription) reportDue() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.armed = false
+	s.report.now = true
+	s.changed()
+}
+
+// askReport is called when producers wait and Redis asks what was taken.
+func (s *subscription) askReport(fence uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if fence == s.fence && (s.takenTo() > s.report.taken || s.head > s.report.settled) {
+		s.report.now = true
+		s.changed()
+	}
+}
+
+// askFetch is called when there is a message that is too large to push.
+func (s *subscription) askFetch(fence uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if fence == s.fence {
+		s.report.more = true
+		s.changed()
+	}
+}
+
+// A report is what one call tells Redis.
+type report struct {
+	fence          uint32
+	taken, settled uint64
+	have           uint64
+	count          int
+	bytes          int64
+	flags          byte
+	ends           bool
+	id             broker.EventID
+	settles        uint64 // messages
+	unconfirmed    int
+}
+
+// takeReport takes what is to be reported. The lock is held.
+func (s *subscription) takeReport(ends bool) report {
+	r := &s.report
+	p := report{
+		fence: s.fence, taken: s.takenTo(), settled: s.head, have: s.head + uint64(s.known), //nolint:gosec // not negative
+		bytes: r.bytes, flags: r.flags, ends: ends, id: s.settledID, settles: s.head - r.settled, unconfirmed: s.unconfirmed,
+	}
+	if room := aheadOf(&s.limits) - (s.known - s.next); r.more && room > 0 && !ends {
+		p.count = room
+	}
+	r.taken, r.settled, r.bytes, r.flags, r.now = p.taken, p.settled, 0, 0, false
+	return p
+}
+
+func (p *report) args(node, prefix string, elsewhere int64) []string {
+	numbers := packer{}.put(6, int64(p.taken)).put(6, int64(p.settled)).put(6, int64(p.have)).put(3, int64(p.count)). //nolint:gosec // positions have 6 bytes
+																put(5, maxFetch).put(5, p.bytes).put(1, int64(p.flags)).put(1, one(p.ends)).put(7, elsewhere).put(3, int64(p.unconfirmed))
+	return []string{
+		prefix, node, strconv.FormatUint(uint64(p.fence), 10), rueidis.BinaryString(numbers), rueidis.BinaryString(p.id[:]),
+	}
+}
+
+func one(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// advance reports, and adds the messages that Redis returns.
+func (s *subscription) advance() {
+	s.mu.Lock()
+	if s.over {
+		s.mu.Unlock()
+		return
+	}
+	p := s.takeReport(false)
+	s.mu.Unlock()
+	b := s.broker
+	keys, prefix := b.keys.channelKeys(s.x)
+	reply := b.run(b.background, advanceScript, keys, p.args(b.node, prefix, b.ledger.elsewhere(b.keys.scopeOf(s.x.partition())).bytes)...)
+	values, err := reply.ToArray()
+	code, codeErr := reply.AsInt64()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.over || p.fence != s.fence: // a resync takes care
+	case err == nil:
+		s.advanced(p, values)
+	case codeErr == nil && code == -2:
+		s.finish(b.gone())
+	default: // the connection was lost, or Redis has another reader: a resync finds out
+		if codeErr == nil {
+			b.stats.fenced.Add(1)
+		}
+		s.report.bytes += p.bytes
+		s.report.flags |= p.flags
+		go s.resync()
+	}
+}
+
+// advanced takes the reply to a report. The lock is held.
+func (s *subscription) advanced(p report, values []rueidis.RedisMessage) {
+	s.broker.stats.settled.Add(p.settles)
+	if integer(values, 3) == 1 {
+		s.broker.memoryFreed()
+	}
+	end := uint64(integer(values, 0) + integer(values, 1)) //nolint:gosec // not negative
+	s.addFetched(p.have, values[4:])
+	s.report.more = end > s.head+uint64(s.known) //nolint:gosec // not negative
+	s.report.busy = false
+	s.changed()
+}
+
+// addFetched adds messages from a position on, and then those that were pushed meanwhile. The lock is held.
+func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage) {
+	before := s.known
+	for _, value := range values {
+		data, err := value.ToString()
+		if err != nil || !s.addAt(position, data) {
+			break
+		}
+		position++
+	}
+	waiting := s.report.early
+	s.report.early = nil
+	for _, e := range waiting {
+		s.addAt(e.position, e.data)
+	}
+	if s.known > before && !s.over {
+		s.wake()
+	}
+}
+
+// addAt adds a message at its position, if it is the next one that is missing. It reports false if messages before it are
+// missing. The lock is held.
+func (s *subscription) addAt(position uint64, data string) bool {
+	if s.over || position > s.head+uint64(s.known) { //nolint:gosec // not negative
+		return false
+	}
+	if position < s.head+uint64(s.known) { //nolint:gosec // not negative
+		return true
+	}
+	if s.known == len(s.held) {
+		return s.add(data)
+	}
+	m, err := decodeMessage(data) // one that is in flight, and is sent again
+	if err != nil {
+		return false
+	}
+	e := &s.held[s.known]
+	e.m = m
+	s.addAhead(int64(e.size))
+	s.known++
+	return true
+}
+
+// sendEnd frees the channel for the next reader. If Redis does not answer, it goes on trying in the background.
+func (s *subscription) sendEnd(p report) {
+	b := s.broker
+	err := s.tryEnd(p)
+	b.subs.remove(s)
+	if err != nil && !b.isClosed() {
+		b.log.Warn("redis: the end of a read could not be told, trying again", "channel", s.x.String(), "error", err)
+		go s.retryEnd(p)
+	}
+}
+
+// maxEnds is how often the end of a read is told. After that, the channel is free when its next reader asks this node, or when
+// this node stops.
+const maxEnds = 10
+
+func (s *subscription) retryEnd(p report) {
+	for i := range maxEnds {
+		select {
+		case <-time.After(time.Second << min(i, 5)):
+		case <-s.broker.closing:
+			return
+		}
+		if s.tryEnd(p) == nil {
+			return
+		}
+	}
+}
+
+func (s *subscription) tryEnd(p report) error {
+	b := s.broker
+	keys, prefix := b.keys.channelKeys(s.x)
+	reply := b.run(b.background, advanceScript, keys, p.args(b.node, prefix, b.ledger.elsewhere(b.keys.scopeOf(s.x.partition())).bytes)...)
+	values, err := reply.ToArray()
+	if err != nil {
+		if _, codeErr := reply.AsInt64(); codeErr == nil {
+			return nil // it is not the reader any more
+		}
+		return err
+	}
+	b.stats.settled.Add(p.settles)
+	if integer(values, 3) == 1 {
+		b.memoryFreed()
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package redis_test
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// BenchmarkDelivered measures what a message costs Redis that is published, delivered and settled. 64 producers write to one
+// node at once, readers are on another. The share of XADD is of what Redis does in the same processor time:
+// `redis-benchmark -P 64 XADD` takes as much for a message.
+func BenchmarkDelivered(b *testing.B) {
+	if !enabled() {
+		b.Skip("needs redis-server: MEGAPHONE_REDIS=1")
+	}
+	for _, channels := range []int{64, 1} {
+		for _, keyed := range []bool{false, true} {
+			b.Run(fmt.Sprintf("channels=%d/keyed=%v", channels, keyed), func(b *testing.B) { benchmarkDelivered(b, channels, keyed) })
+		}
+	}
+}
+
+func benchmarkDelivered(b *testing.B, channels int, keyed bool) {
+	s, err := startServer(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.stop()
+	o := s.options("bench:")
+	writer, reader := open(b, o), open(b, o)
+	l := broker.Limits{
+		Buffer: 100, InFlight: 100, Hold: 10 * time.Second, TTL: time.Minute, MaxChannels: 1000, MaxMemory: 1 << 30,
+	}
+	var received atomic.Int64
+	var reading sync.WaitGroup
+	ctx, stop := context.WithCancel(b.Context())
+	defer stop()
+	var producers []string
+	for range channels {
+		a, err := writer.Create(ctx, "agent", l)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sub, err := reader.Subscribe(ctx, a.Consumer, broker.SubscribeOptions{Limits: l})
+		if err != nil {
+			b.Fatal(err)
+		}
+		producers = append(producers, a.Producer)
+		reading.Go(func() {
+			taken := 0
+			for {
+				select {
+				case <-sub.Ready():
+					ms, _ := sub.Take(nil, 1<<20)
+					taken += len(ms)
+					sub.Received(taken)
+					received.Add(int64(len(ms)))
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	body := []byte(`"` + strings.Repeat("x", 234) + `"`) // a line of 346 bytes
+	before := processorTime(b, s)
+	trips := writer.RoundTrips() + reader.RoundTrips()
+	var next atomic.Int64
+	var writing sync.WaitGroup
+	b.ResetTimer()
+	for p := range 64 {
+		writing.Go(func() {
+			for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
+				key := ""
+				if keyed {
+					key = fmt.Sprint(n)
+				}
+				m, err := broker.NewMessage("stream", body, key)
+				if err == nil {
+					err = writer.Publish(ctx, producers[p%channels], m, l)
+				}
+				if err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	writing.Wait()
+	for received.Load() < int64(b.N) && !b.Failed() {
+		time.Sleep(time.Millisecond)
+	}
+	b.StopTimer()
+	used := processorTime(b, s) - before
+	n := float64(b.N)
+	b.ReportMetric(float64(used.Microseconds())/n, "redis-µs/op")
+	b.ReportMetric(float64(writer.RoundTrips()+reader.RoundTrips()-trips)/n, "trips/op")
+	if one := xadd(b, s); one > 0 {
+		b.ReportMetric(one.Seconds()/(used.Seconds()/n), "of-XADD")
+	}
+	stop()
+	reading.Wait()
+}
+
+// xadd returns the processor time that Redis takes for one XADD.
+func xadd(b *testing.B, s *server) time.Duration {
+	if os.Getenv("MEGAPHONE_REDIS") != "bench" {
+		return 0
+	}
+	const calls = 300_000
+	before := processorTime(b, s)
+	out, err := exec.Command("redis-benchmark", "-s", s.socket, "-P", "64", "-n", fmt.Sprint(calls), "-q",
+		"xadd", "stream", "maxlen", "~", "1000", "*", "m", rand.Text()+strings.Repeat("x", 320)).CombinedOutput()
+	if err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	return (processorTime(b, s) - before) / calls
+}
+
+// processorTime returns how much processor time the main thread of Redis has used.
+func processorTime(b *testing.B, s *server) (sum time.Duration) {
+	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.socket}, DisableCache: true, ForceSingleClient: true, DialCtxFn: dialUnix})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	text, err := c.Do(b.Context(), c.B().Info().Section("cpu").Build()).ToString()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && strings.HasSuffix(name, "_main_thread") {
+			d, err := time.ParseDuration(value + "s")
+			if err != nil {
+				b.Fatal(err)
+			}
+			sum += d
+		}
+	}
+	return sum
+}

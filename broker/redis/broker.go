@@ -1,0 +1,356 @@
+// Package redis keeps channels and their messages in Redis or Valkey, so that any number of servers, the nodes, share them: any
+// node serves any channel. Its [Broker] implements [broker.Broker] and the optional interfaces that make sense for a store that
+// others share.
+//
+// Every change of a channel is one script, which Redis runs as one step (lua/). Redis' clock is the only one. A message moves
+// through the package like this:
+//
+//   - A write joins the queue of its lane (publish.go). One call carries the writes of many producers. The script appends the
+//     message if there is room. Since a channel has one reader, its state names the reader's node, and the script pushes the
+//     message to that node, over Pub/Sub.
+//   - If there is no room, the script keeps the message with the calls that wait (waiters.go). Whatever makes room admits them,
+//     first come first served, and tells their nodes.
+//   - The reader's node gets the message on its one Pub/Sub connection (push.go) and adds it to the reader's subscription
+//     (subscription.go). So a message usually takes one round trip, that of the write.
+//   - What the reader takes and settles its node reports later, many messages at once (advance.go). The same script fetches what
+//     was not pushed: large messages, what came before the reader, and what got lost.
+//
+// A reader is known by its node and by a number of that node, its fence: whoever is not the reader any more changes nothing. After
+// anything that may have lost a push or more, readers resync by event ids (subscribe.go).
+//
+// Each node looks after a part of the partitions (node.go): it deletes expired channels, frees those of nodes that are gone, and
+// reports deletions.
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// A Broker is the [broker.Broker] that keeps channels in Redis. Make one with [New].
+type Broker struct {
+	options Options
+	log     *slog.Logger
+	prefix  string
+	keys    keyspace
+	node    string // names this node: 8 random bytes
+
+	// Set by Start.
+	client    rueidis.Client
+	codec     codec
+	listeners []*listener
+	lanes     []*lane
+	barriers  []*barrier
+
+	subs     subscriptions
+	waiters  waiters
+	ledger   *ledger
+	stats    stats
+	reports  reports
+	draining draining
+
+	aheadBytes       atomic.Int64 // of messages that readers have not taken yet
+	drainUndelivered atomic.Int64
+	health           atomic.Pointer[error]
+
+	// Of the goroutine work.
+	nodes []string
+	// departed are nodes that have lived and live no more.
+	departed []string
+	reaped   [partitions]bool
+	beaten   bool
+	history  string
+
+	ends    sync.WaitGroup // of reads that Close ends
+	freed   chan struct{}
+	flushes chan chan struct{}
+	resyncs chan struct{}
+
+	startMu    sync.Mutex
+	started    chan struct{} // closed when Start has succeeded
+	closed     atomic.Bool
+	closing    chan struct{}   // closed when Close is called
+	background context.Context //nolint:containedctx // of calls that belong to no caller
+	cancel     context.CancelFunc
+	worked     chan struct{} // closed when work has returned
+}
+
+// New returns a Broker for the options, which it checks. It connects to nothing before [Broker.Start].
+func New(o Options) (*Broker, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	var node [8]byte
+	_, _ = rand.Read(node[:]) // never fails, crashes instead
+	b := &Broker{
+		options: o, log: o.logger(), prefix: o.KeyPrefix, node: string(node[:]),
+		keys:    newKeyspace(o.KeyPrefix, o.Cluster),
+		subs:    subscriptions{all: map[uint32]*subscription{}},
+		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}},
+		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs),
+		started: make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
+	}
+	b.ledger = newLedger(len(b.keys.scopes))
+	b.background, b.cancel = context.WithCancel(context.Background())
+	for scope := range b.keys.scopes {
+		b.lanes = append(b.lanes, &lane{broker: b, scope: scope})
+		b.barriers = append(b.barriers, &barrier{broker: b, scope: scope})
+	}
+	return b, nil
+}
+
+// Start connects to Redis. It fails if Redis cannot be reached, or cannot keep channels as the options ask for. Calls of other
+// methods wait until Start has succeeded. Starting again has no effect. After it has failed, it may be called again.
+func (b *Broker) Start(ctx context.Context) error {
+	b.startMu.Lock()
+	defer b.startMu.Unlock()
+	switch {
+	case b.isClosed():
+		return broker.ErrClosed
+	case b.isStarted():
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.options.DialTimeout+b.options.Timeout)
+	defer cancel()
+	client, err := rueidis.NewClient(b.options.clientOption())
+	if err != nil {
+		return fmt.Errorf("redis: cannot connect to %s: %w", b.where(), err)
+	}
+	b.client = client
+	if err := b.prepare(ctx); err != nil {
+		client.Close()
+		return err
+	}
+	b.setHealth(nil)
+	close(b.started)
+	go b.work()
+	b.log.Info("redis: connected", "address", b.where(), "node", b.consumer())
+	return nil
+}
+
+// prepare does what must be done before the first call.
+func (b *Broker) prepare(ctx context.Context) (err error) {
+	if err := b.checkServer(ctx, b.client); err != nil {
+		return err
+	}
+	if b.codec, err = b.loadCodec(ctx, b.client); err != nil {
+		return err
+	}
+	if b.listeners, err = b.newListeners(ctx); err != nil {
+		return err
+	}
+	for _, l := range b.listeners {
+		go l.run()
+	}
+	for _, l := range b.listeners {
+		select {
+		case <-l.ready:
+		case <-ctx.Done():
+			b.cancel()
+			b.background, b.cancel = context.WithCancel(context.Background())
+			return fmt.Errorf("redis: cannot listen at %s for pushed messages: %w", b.where(), ctx.Err())
+		}
+	}
+	return b.beat(ctx)
+}
+
+func (b *Broker) isClosed() bool { return b.closed.Load() }
+
+func (b *Broker) isStarted() bool {
+	select {
+	case <-b.started:
+		return true
+	default:
+		return false
+	}
+}
+
+// ready waits until the Broker has started.
+func (b *Broker) ready(ctx context.Context) error {
+	if b.isClosed() {
+		return broker.ErrClosed
+	}
+	select {
+	case <-b.started:
+		return nil
+	default:
+	}
+	select {
+	case <-b.started:
+		return nil
+	case <-b.closing:
+		return broker.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// closeTimeout is how long Close waits for calls.
+const closeTimeout = 2 * time.Second
+
+// Close implements [broker.Broker]. Channels and their messages stay in Redis: other nodes, and this one after a restart, go on
+// with them. Messages of calls that wait are withdrawn.
+func (b *Broker) Close() {
+	b.startMu.Lock()
+	defer b.startMu.Unlock()
+	if b.closed.Swap(true) {
+		return
+	}
+	close(b.closing)
+	for _, s := range b.subs.snapshot() {
+		s.mu.Lock()
+		final, open := s.takeReport(true), !s.over && !s.starting
+		s.finish(broker.ErrClosed)
+		s.mu.Unlock()
+		if open {
+			b.ends.Go(func() { _ = s.tryEnd(final) })
+		}
+	}
+	if b.isStarted() {
+		<-b.worked
+		b.announceAll()
+		b.leave()
+	}
+	b.cancel()
+	if b.client != nil {
+		b.client.Close()
+	}
+}
+
+// leave waits for calls, and tells the other nodes that this one is gone.
+func (b *Broker) leave() {
+	done := make(chan struct{})
+	go func() {
+		b.ends.Wait()
+		for len(b.waiters.snapshot()) > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeTimeout):
+	}
+	_ = b.do(b.background, b.client, b.client.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
+}
+
+// errNotStarted is what is wrong before Start.
+var errNotStarted = errors.New("redis: not connected yet")
+
+// setHealth notes whether Redis can be reached, and logs when that changes.
+func (b *Broker) setHealth(err error) {
+	switch before := b.health.Swap(&err); {
+	case b.isClosed() || before == nil:
+	case err != nil && *before == nil:
+		b.log.Error("redis: it cannot be reached; open reads stay open, writes fail", "address", b.where(), "error", err)
+	case err == nil && *before != nil && b.isStarted():
+		b.log.Info("redis: it can be reached again", "address", b.where())
+	}
+}
+
+// Healthy implements [broker.HealthChecker].
+func (b *Broker) Healthy() error {
+	if err := b.health.Load(); err != nil {
+		return *err
+	}
+	return errNotStarted
+}
+
+// decode returns the id of the channel that an address names. There need not be such a channel.
+func (b *Broker) decode(address string, consumer bool) (channelID, error) {
+	agent, secret, ok := broker.ParseAddress(address)
+	switch {
+	case b.isClosed():
+		return channelID{}, broker.ErrClosed
+	case !ok:
+		return channelID{}, broker.ErrNotFound
+	case consumer:
+		return decode(b.codec.consumer, agent, secret), nil
+	}
+	return decode(b.codec.producer, agent, secret), nil
+}
+
+// producerID returns the id of the channel that a producer address names, for so many messages.
+func (b *Broker) producerID(ctx context.Context, address string, messages int) (channelID, error) {
+	if err := b.ready(ctx); err != nil {
+		return channelID{}, err
+	}
+	x, err := b.decode(address, false)
+	if err == broker.ErrNotFound { //nolint:errorlint // decode returns it as it is
+		b.stats.unroutable.Add(uint64(messages)) //nolint:gosec // not negative
+	}
+	return x, err
+}
+
+func (b *Broker) consumerID(ctx context.Context, address string) (channelID, error) {
+	if err := b.ready(ctx); err != nil {
+		return channelID{}, err
+	}
+	return b.decode(address, true)
+}
+
+// Create implements [broker.Broker].
+func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
+	if err := b.ready(ctx); err != nil {
+		return broker.Addresses{}, err
+	}
+	if b.draining.isActive() {
+		return broker.Addresses{}, broker.ErrDraining
+	}
+	client := ""
+	if l.MaxChannelsPerClient > 0 {
+		client = l.Client
+	}
+	x := newChannelID(client)
+	p, counted := x.partition(), ""
+	if client != "" {
+		counted = clientID(client)
+	}
+	scope := b.keys.scopeOf(p)
+	numbers := packer{}.put(5, ms(l.TTL)).put(5, int64(l.MaxChannels)).put(5, b.ledger.elsewhere(scope).channels).
+		put(5, int64(l.MaxChannelsPerClient))
+	keys := []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.expiries(p), b.keys.quotas(p)}
+	code, err := b.run(b.background, createScript, keys, "", rueidis.BinaryString(numbers), counted, strings.Clone(agent)).AsInt64()
+	switch {
+	case err != nil:
+		return broker.Addresses{}, b.failed(err, false)
+	case code == 1:
+		return broker.Addresses{}, broker.ErrChannelLimit
+	case code == 2:
+		return broker.Addresses{}, broker.ErrClientLimit
+	}
+	b.stats.created.Add(1)
+	return b.codec.addresses(x, agent), nil
+}
+
+// Delete implements [broker.Broker].
+func (b *Broker) Delete(ctx context.Context, address string) error {
+	x, _, err := b.find(ctx, address)
+	if err != nil {
+		return err
+	}
+	scope := b.keys.scopeOf(x.partition())
+	reply := b.run(b.background, deleteScript, []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.deletions(scope)},
+		b.keys.pushPrefix(scope))
+	message, err := reply.ToMessage()
+	if err != nil {
+		return b.failed(err, true)
+	}
+	if code, err := message.AsInt64(); err == nil && code == -2 {
+		return b.gone()
+	}
+	b.countDeleted(message, broker.EndDeleted)
+	b.memoryFreed()
+	return nil
+}

@@ -1,0 +1,182 @@
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// errData is the error for something in Redis that this version did not write.
+var errData = errors.New("redis: there is something else in place of a channel: do other programs use the same key_prefix?")
+
+// clientOption returns what a connection needs.
+func (o *Options) clientOption() rueidis.ClientOption {
+	c := rueidis.ClientOption{
+		InitAddress:       o.Addresses,
+		Username:          o.Username,
+		Password:          o.Password,
+		SelectDB:          o.Database,
+		TLSConfig:         o.TLS,
+		ClientName:        "megaphone",
+		Dialer:            net.Dialer{Timeout: o.DialTimeout},
+		ConnWriteTimeout:  o.Timeout,
+		DisableCache:      true,
+		AlwaysPipelining:  true,
+		DisableRetry:      true, // a call says itself what it knows of its outcome
+		PipelineMultiplex: -1,   // one connection: calls for one channel stay in order
+	}
+	if o.SentinelMaster != "" {
+		c.Sentinel = rueidis.SentinelOption{
+			MasterSet: o.SentinelMaster, TLSConfig: o.TLS, Dialer: c.Dialer, ClientName: c.ClientName,
+			Username: o.SentinelUsername, Password: o.SentinelPassword,
+		}
+	}
+	c.ForceSingleClient = o.SentinelMaster == "" && !o.Cluster
+	if c.ForceSingleClient && strings.HasPrefix(o.Addresses[0], "/") {
+		c.DialCtxFn = func(ctx context.Context, path string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
+			if config != nil {
+				return (&tls.Dialer{NetDialer: d, Config: config}).DialContext(ctx, "unix", path)
+			}
+			return d.DialContext(ctx, "unix", path)
+		}
+	}
+	return c
+}
+
+// minVersion is the oldest Redis that has what the scripts use.
+const minVersion = "7.0"
+
+// checkServer refuses a server that cannot keep channels, and warns of what may lose them.
+func (b *Broker) checkServer(ctx context.Context, c rueidis.Client) error {
+	text, err := c.Do(ctx, c.B().Info().Build()).ToString()
+	if err != nil {
+		return fmt.Errorf("redis: cannot ask %s what it is: %w", b.where(), err)
+	}
+	info := parseInfo(text)
+	if version := info["redis_version"]; !atLeast(version, minVersion) {
+		return fmt.Errorf("redis: %s is Redis %s: use %s or later, or Valkey", b.where(), version, minVersion)
+	} else if b.options.Durability.AppendOnlyFile && !atLeast(version, "7.2") {
+		return fmt.Errorf("redis: durability aof needs Redis 7.2 or later, and %s is %s: upgrade it, or use durability replica", b.where(), version)
+	}
+	if policy := info["maxmemory_policy"]; policy != "" && policy != "noeviction" {
+		return fmt.Errorf("redis: %s has the eviction policy %s, by which it would delete messages: set maxmemory-policy noeviction",
+			b.where(), policy)
+	}
+	if b.options.Durability.AppendOnlyFile && info["aof_enabled"] == "0" {
+		return fmt.Errorf("redis: durability aof needs an append-only file, and %s has none: set appendonly yes", b.where())
+	}
+	if info["cluster_enabled"] == "1" && !b.options.Cluster {
+		return fmt.Errorf("redis: %s is part of a cluster: add the setting cluster", b.where())
+	}
+	if replicas, _ := strconv.Atoi(info["connected_slaves"]); replicas < b.options.Durability.Replicas {
+		b.log.Warn("redis: there are fewer replicas than the setting durability asks for: until there are, no message is accepted",
+			"replicas", replicas, "wanted", b.options.Durability.Replicas)
+	}
+	if info["aof_enabled"] == "0" && b.savesNothing(ctx, c) {
+		b.log.Warn("redis: the server keeps nothing on disk, so a restart of it loses all channels: set appendonly yes", "address", b.where())
+	}
+	return nil
+}
+
+// savesNothing reports whether the server takes no snapshots. A server that does not tell counts as one that does.
+func (b *Broker) savesNothing(ctx context.Context, c rueidis.Client) bool {
+	values, err := c.Do(ctx, c.B().ConfigGet().Parameter("save").Build()).AsStrMap()
+	save, ok := values["save"]
+	return err == nil && ok && save == ""
+}
+
+// parseInfo reads the reply to INFO.
+func parseInfo(text string) map[string]string {
+	info := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			info[name] = value
+		}
+	}
+	return info
+}
+
+// atLeast compares the first two numbers of versions.
+func atLeast(version, least string) bool {
+	parts := func(s string) (n [2]int) {
+		for i, part := range strings.SplitN(s, ".", 3)[:min(2, strings.Count(s, ".")+1)] {
+			n[i], _ = strconv.Atoi(part)
+		}
+		return n
+	}
+	a, b := parts(version), parts(least)
+	return a[0] > b[0] || a[0] == b[0] && a[1] >= b[1]
+}
+
+// loadCodec makes the codec of addresses. If the configuration has no secret, the first node puts one into Redis.
+func (b *Broker) loadCodec(ctx context.Context, c rueidis.Client) (codec, error) {
+	if b.options.AddressKey != "" {
+		return newCodec(deriveKey(b.options.AddressKey)), nil
+	}
+	var key [keySize]byte
+	_, _ = rand.Read(key[:])
+	name := b.prefix + "{" + tags()[0] + "}keys"
+	set := c.B().Set().Key(name).Value(rueidis.BinaryString(key[:])).Nx().Build()
+	if err := c.Do(ctx, set).Error(); err != nil && !rueidis.IsRedisNil(err) {
+		return codec{}, fmt.Errorf("redis: cannot keep the key of addresses: %w", err)
+	}
+	kept, err := c.Do(ctx, c.B().Get().Key(name).Build()).ToString()
+	if err != nil {
+		return codec{}, fmt.Errorf("redis: cannot read the key of addresses: %w", err)
+	}
+	if copy(key[:], kept) != keySize || len(kept) != keySize {
+		return codec{}, errData
+	}
+	return newCodec(key), nil
+}
+
+// where names the server in errors and logs.
+func (b *Broker) where() string { return strings.Join(b.options.Addresses, ", ") }
+
+// run runs a script. The call ends after the timeout of the options.
+func (b *Broker) run(ctx context.Context, s *script, keys []string, args ...string) rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
+	defer cancel()
+	b.stats.roundTrips.Add(1)
+	return s.run(ctx, b.client, scriptCall{keys, args})
+}
+
+// runAll runs a script with each of the calls, in one round trip.
+func (b *Broker) runAll(ctx context.Context, s *script, calls []scriptCall) []rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
+	defer cancel()
+	b.stats.roundTrips.Add(1)
+	return s.runAll(ctx, b.client, calls)
+}
+
+// failed turns the error of a call into that of the contract. write tells that the call changes something.
+func (b *Broker) failed(err error, write bool) error {
+	var dial *net.OpError
+	switch {
+	case err == nil:
+		return nil
+	case b.isClosed():
+		return broker.ErrClosed
+	case write && isUnknown(err, &dial):
+		return fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, err)
+	}
+	return fmt.Errorf("redis: %w", err)
+}
+
+// isUnknown reports whether the server may have done a call that has failed. It has not if it says so, or if there was no
+// connection to it.
+func isUnknown(err error, dial **net.OpError) bool {
+	if _, ok := rueidis.IsRedisErr(err); ok {
+		return false
+	}
+	return !errors.As(err, dial) || (*dial).Op != "dial"
+}

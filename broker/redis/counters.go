@@ -1,0 +1,138 @@
+package redis
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// stats is what this node has counted since it started. What the channels hold now is counted in Redis, for all nodes.
+type stats struct {
+	accepted, duplicates, sent, redelivered, settled  atomic.Uint64
+	refusedFull, refusedMemory, unroutable, withdrawn atomic.Uint64
+	created                                           atomic.Uint64
+	undelivered, deleted                              [broker.EndReasonCount]atomic.Uint64
+
+	wait, delay, life histogram
+
+	roundTrips, reconnects, resyncs, fenced, lostPushes atomic.Uint64
+}
+
+// Bounds of the histograms. A last bucket has all longer durations.
+var (
+	waitBounds = []time.Duration{
+		time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond,
+		500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 30 * time.Second,
+	}
+	delayBounds = []time.Duration{
+		100 * time.Microsecond, 500 * time.Microsecond, time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond,
+		50 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, time.Second, 5 * time.Second,
+		20 * time.Second, time.Minute,
+	}
+	lifeBounds = []time.Duration{
+		10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour,
+		4 * time.Hour, 12 * time.Hour, 24 * time.Hour, 7 * 24 * time.Hour,
+	}
+)
+
+// maxBuckets is the number of bounds of the longest histogram, plus one.
+const maxBuckets = 13
+
+// A histogram counts durations by their size.
+type histogram struct {
+	counts [maxBuckets]atomic.Uint64
+	sum    atomic.Int64 // nanoseconds
+}
+
+// observe counts n equal durations.
+func (h *histogram) observe(bounds []time.Duration, d time.Duration, n int) {
+	i := 0
+	for i < len(bounds) && d > bounds[i] {
+		i++
+	}
+	h.counts[i].Add(uint64(n)) //nolint:gosec // not negative
+	h.sum.Add(int64(max(d, 0)) * int64(n))
+}
+
+func (h *histogram) read(bounds []time.Duration) broker.Histogram {
+	r := broker.Histogram{Bounds: bounds, Cumulative: make([]uint64, len(bounds))}
+	for i := range bounds {
+		r.Count += h.counts[i].Load()
+		r.Cumulative[i] = r.Count
+	}
+	r.Count += h.counts[len(bounds)].Load()
+	r.Sum = time.Duration(h.sum.Load())
+	return r
+}
+
+// totals is what all channels hold, as Redis counts it.
+type totals struct {
+	channels, readers, messages, inFlight, bytes, held, heldBytes int64
+}
+
+// A ledger has the totals that Redis told this node last. In a cluster they are those of other scopes for the limits, which are
+// exact to a second or so there. A single server counts exactly.
+type ledger struct {
+	mu      sync.Mutex // one refresh at a time
+	scopes  int
+	current atomic.Pointer[allTotals]
+}
+
+// allTotals are the totals of each scope, and their sum. They never change.
+type allTotals struct {
+	parts []totals
+	sum   totals
+}
+
+func newLedger(scopes int) *ledger {
+	l := &ledger{scopes: scopes}
+	l.current.Store(&allTotals{parts: make([]totals, scopes)})
+	return l
+}
+
+// elsewhere returns the totals of other scopes.
+func (l *ledger) elsewhere(scope int) totals {
+	if l.scopes == 1 {
+		return totals{}
+	}
+	t := l.current.Load()
+	all, part := &t.sum, &t.parts[scope]
+	return totals{
+		channels: max(0, all.channels-part.channels), readers: max(0, all.readers-part.readers), bytes: max(0, all.bytes-part.bytes),
+	}
+}
+
+// Stats implements [broker.Statser]. Counters are those of this process. What the channels hold is that of all nodes.
+func (b *Broker) Stats() broker.Stats {
+	if b.isStarted() && !b.isClosed() {
+		_ = b.refresh(b.background)
+	}
+	s, t := &b.stats, &b.ledger.current.Load().sum
+	messages := uint64(max(0, t.messages))
+	inFlight := min(uint64(max(0, t.inFlight)), messages)
+	r := broker.Stats{
+		Channels: int(t.channels), Readers: int(t.readers), HeldProducers: int(t.held),
+		Pending: messages - inFlight, InFlight: inFlight,
+		BufferedBytes: max(0, t.bytes), HeldBytes: max(0, t.heldBytes),
+		Accepted: s.accepted.Load(), Duplicates: s.duplicates.Load(),
+		Sent: s.sent.Load(), Redelivered: s.redelivered.Load(), Settled: s.settled.Load(),
+		RefusedFull: s.refusedFull.Load(), RefusedMemory: s.refusedMemory.Load(), Created: s.created.Load(),
+		Unroutable: s.unroutable.Load(), Withdrawn: s.withdrawn.Load(),
+		PublishWait: s.wait.read(waitBounds), DeliveryDelay: s.delay.read(delayBounds), ChannelLife: s.life.read(lifeBounds),
+	}
+	for _, reason := range broker.EndReasons {
+		r.Undelivered[reason], r.Deleted[reason] = s.undelivered[reason].Load(), s.deleted[reason].Load()
+	}
+	// Only messages that waited are observed. Those that did not wait belong in every bucket.
+	immediate := r.Accepted - min(r.Accepted, r.PublishWait.Count)
+	for i := range r.PublishWait.Cumulative {
+		r.PublishWait.Cumulative[i] += immediate
+	}
+	r.PublishWait.Count = r.Accepted
+	return r
+}
+
+// RoundTrips returns how many calls this node has made.
+func (b *Broker) RoundTrips() uint64 { return b.stats.roundTrips.Load() }

@@ -1,0 +1,155 @@
+package redis
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// announcers is the consumer group of the nodes that report deletions.
+const announcers = "nodes"
+
+const (
+	// maxAnnounced is how many deletions are reported at once.
+	maxAnnounced = 1000
+	// announceTimeout is how long a node may take to report deletions. After that, another node reports them.
+	announceTimeout = 30 * time.Second
+)
+
+// reports has the function that deletions are reported to.
+type reports struct {
+	mu     sync.Mutex // held while it is called
+	report func([]broker.Deletion)
+	groups []bool // by scope: the consumer group exists
+}
+
+// OnDeletions implements [broker.DeletionSource]. Each deletion is reported by one node, also if another has deleted the channel.
+// If that node is killed while report runs, another one reports the deletion again.
+func (b *Broker) OnDeletions(report func([]broker.Deletion)) {
+	b.reports.mu.Lock()
+	defer b.reports.mu.Unlock()
+	b.reports.report = report
+}
+
+// FlushDeletions implements [broker.DeletionSource].
+func (b *Broker) FlushDeletions() {
+	if b.isClosed() || !b.isStarted() {
+		return
+	}
+	flushed := make(chan struct{})
+	select {
+	case b.flushes <- flushed:
+		<-flushed
+	case <-b.closing:
+	}
+}
+
+// announceAll reports the deletions of all scopes.
+func (b *Broker) announceAll() {
+	commands := make([]rueidis.Completed, len(b.keys.scopes))
+	for scope := range commands {
+		commands[scope] = b.client.B().Xlen().Key(b.keys.deletions(scope)).Build()
+	}
+	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+	defer cancel()
+	var scopes []int
+	for scope, reply := range b.client.DoMulti(ctx, commands...) {
+		if n, err := reply.AsInt64(); err == nil && n > 0 {
+			scopes = append(scopes, scope)
+		}
+	}
+	b.announce(scopes)
+}
+
+// announce reports the deletions of some scopes that no node has reported yet.
+func (b *Broker) announce(scopes []int) {
+	r := &b.reports
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.report == nil {
+		return
+	}
+	if r.groups == nil {
+		r.groups = make([]bool, len(b.keys.scopes))
+	}
+	for _, scope := range scopes {
+		for {
+			n, err := b.announceSome(scope)
+			if err != nil {
+				b.log.Warn("redis: cannot report deletions, trying again", "error", err)
+				return
+			}
+			if n < maxAnnounced {
+				break
+			}
+		}
+	}
+}
+
+// announceSome reports some deletions of a scope, and returns how many. The lock of the reports is held.
+func (b *Broker) announceSome(scope int) (int, error) {
+	key, c := b.keys.deletions(scope), b.client
+	if !b.reports.groups[scope] {
+		err := b.do(b.background, c, c.B().XgroupCreate().Key(key).Group(announcers).Id("0").Mkstream().Build()).Error()
+		if err != nil && !strings.Contains(err.Error(), "BUSYGROUP") {
+			return 0, err
+		}
+		b.reports.groups[scope] = true
+	}
+	// First those of a node that has not finished.
+	claimed, err := b.do(b.background, c, c.B().Xautoclaim().Key(key).Group(announcers).Consumer(b.consumer()).
+		MinIdleTime(strconv.FormatInt(ms(announceTimeout), 10)).Start("0").Count(maxAnnounced).Build()).ToArray()
+	if err != nil {
+		b.reports.groups[scope] = false // Redis may have lost it
+		return 0, err
+	}
+	read, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, b.consumer()).Count(maxAnnounced).
+		Streams().Key(key).Id(">").Build()).AsXRead()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return 0, err
+	}
+	entries := read[key]
+	if len(claimed) > 1 {
+		if old, err := claimed[1].AsXRange(); err == nil {
+			entries = append(old, entries...)
+		}
+	}
+	if len(entries) == 0 {
+		return 0, nil
+	}
+	ids := make([]string, len(entries))
+	deletions := make([]broker.Deletion, 0, len(entries))
+	for i, entry := range entries {
+		ids[i] = entry.ID
+		if d, ok := b.deletion(entry.FieldValues["d"]); ok {
+			deletions = append(deletions, d)
+		}
+	}
+	if len(deletions) > 0 {
+		b.reports.report(deletions)
+	}
+	if err := b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(ids...).Build()).Error(); err != nil {
+		return 0, err
+	}
+	return len(entries), b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error()
+}
+
+func (b *Broker) consumer() string { return strconv.FormatUint(number(b.node), 36) }
+
+// deletion reads what lua/remove.lua notes.
+func (b *Broker) deletion(s string) (d broker.Deletion, ok bool) {
+	const head = 16 + 4 + 1
+	if len(s) < head {
+		return d, false
+	}
+	x, _ := toChannelID(s[:16])
+	d = broker.Deletion{Agent: s[head:], Undelivered: int(number(s[16:20])), Reason: broker.EndReason(s[20])} //nolint:gosec // 4 bytes
+	d.Secret = b.codec.consumerSecret(x, d.Agent)
+	return d, d.Reason >= 0 && d.Reason < broker.EndReasonCount
+}

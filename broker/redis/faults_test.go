@@ -1,0 +1,269 @@
+package redis_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/redis"
+)
+
+var faultLimits = broker.Limits{
+	Buffer: 100, InFlight: 100, Hold: time.Second, TTL: time.Minute, MaxChannels: 1000, MaxMemory: 1 << 30,
+}
+
+// readerProcess makes the test binary the node of a reader: it subscribes to the consumer address of this variable, at the socket
+// and with the key prefix that follow, and shows what it takes.
+const readerProcess = "MEGAPHONE_TEST_READER"
+
+// runReader is what a readerProcess runs. It does not return.
+func runReader(text string) {
+	parts := strings.Split(text, " ")
+	b, err := redis.New((&server{socket: parts[1]}).options(parts[2]))
+	if err == nil {
+		err = b.Start(context.Background())
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	sub, err := b.Subscribe(context.Background(), parts[0], broker.SubscribeOptions{Limits: faultLimits})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("ready")
+	for range sub.Ready() {
+		ms, _ := sub.Take(nil, 1<<20)
+		for _, m := range ms {
+			fmt.Println(m.StreamID())
+		}
+	}
+}
+
+func publish(t *testing.T, b *redis.Broker, producer, name string) {
+	t.Helper()
+	m, err := broker.NewMessage(name, []byte("null"), "")
+	if err == nil {
+		err = b.Publish(t.Context(), producer, m, faultLimits)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// takes waits until a reader has taken messages with these stream ids, and no others.
+func takes(t *testing.T, sub broker.Subscription, want ...string) {
+	t.Helper()
+	limit := time.After(20 * time.Second)
+	for n := 0; n < len(want); {
+		select {
+		case <-sub.Ready():
+		case <-sub.Done():
+			t.Fatalf("the subscription is over: %v", sub.Err())
+		case <-limit:
+			t.Fatalf("message %q does not come", want[n])
+		}
+		ms, _ := sub.Take(nil, 1<<20)
+		for _, m := range ms {
+			if n == len(want) || m.StreamID() != want[n] {
+				t.Fatalf("the reader takes %q, want %q", m.StreamID(), want[min(n, len(want)-1)])
+			}
+			n++
+		}
+	}
+}
+
+// TestAReaderWhoseNodeIsKilledGivesWay: the next plain reader gets the channel at once, and all that was not settled.
+func TestAReaderWhoseNodeIsKilledGivesWay(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	o := s.options("test:" + rand.Text() + ":")
+	b := open(t, o)
+	a, err := b.Create(t.Context(), "agent", faultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := exec.Command(os.Args[0])
+	node.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", readerProcess, a.Consumer, s.socket, o.KeyPrefix))
+	out, err := node.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer node.Process.Kill()
+	lines := bufio.NewScanner(out)
+	wants := func(want string) {
+		t.Helper()
+		if lines.Scan(); lines.Text() != want {
+			t.Fatalf("the node shows %q, want %q", lines.Text(), want)
+		}
+	}
+	wants("ready")
+	publish(t, b, a.Producer, "1")
+	wants("1")
+	if _, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits}); !errors.Is(err, broker.ErrBusy) {
+		t.Errorf("a second reader gets the error %v", err)
+	}
+	_ = node.Process.Kill()
+	_ = node.Wait()
+	publish(t, b, a.Producer, "2")
+	sub, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
+	if err != nil {
+		t.Fatal(err)
+	}
+	takes(t, sub, "1", "2")
+}
+
+// TestLostConnectionsLoseNothing cuts all connections to Redis again and again while a producer writes. A reader gets every
+// message that was accepted, in order.
+func TestLostConnectionsLoseNothing(t *testing.T) {
+	t.Parallel()
+	needsRedis(t)
+	s, err := startServer(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.stop)
+	o := s.options("test:")
+	writer, reader := open(t, o), open(t, o)
+	a, err := writer.Create(t.Context(), "agent", faultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := reader.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits, Acknowledged: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{s.socket}, DisableCache: true, ForceSingleClient: true, DialCtxFn: dialUnix,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const messages = 300
+	accepted := make(chan string, messages)
+	go func() {
+		defer close(accepted)
+		for i := range messages {
+			name := fmt.Sprint(i)
+			for {
+				m, err := broker.NewMessage(name, []byte("null"), "key "+name)
+				if err == nil {
+					err = writer.Publish(t.Context(), a.Producer, m, faultLimits)
+				}
+				if err == nil {
+					accepted <- name
+					break
+				}
+				time.Sleep(5 * time.Millisecond) // and again, which the key allows
+			}
+			if i%100 == 50 {
+				kill := c.B().Arbitrary("CLIENT", "KILL", "SKIPME", "yes").Build()
+				if err := c.Do(t.Context(), kill).Error(); err != nil {
+					t.Errorf("the connections are not cut: %v", err)
+				}
+			}
+		}
+	}()
+	limit := time.After(30 * time.Second)
+	for next := range accepted {
+		for got := false; !got; {
+			ms, _ := sub.Take(nil, 1)
+			if len(ms) == 1 {
+				if got = true; ms[0].StreamID() != next {
+					t.Fatalf("the reader takes %q, want %q", ms[0].StreamID(), next)
+				}
+				sub.Settle(ms[0].ID())
+				continue
+			}
+			select {
+			case <-sub.Ready():
+			case <-sub.Done():
+				t.Fatalf("the subscription is over: %v", sub.Err())
+			case <-limit:
+				t.Fatalf("message %s does not come", next)
+			}
+		}
+	}
+}
+
+// TestWithoutRedisReadsStayOpen: while Redis is stopped, writes fail or are of unknown outcome, and health is bad. Then all goes on.
+func TestWithoutRedisReadsStayOpen(t *testing.T) {
+	t.Parallel()
+	needsRedis(t)
+	dir := t.TempDir()
+	s, err := startServer(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.stop)
+	o := s.options("test:")
+	o.Timeout = 300 * time.Millisecond
+	b := open(t, o)
+	a, err := b.Create(t.Context(), "agent", faultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.pause(t)
+	m, err := broker.NewMessage("lost", []byte("null"), "a key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Publish(t.Context(), a.Producer, m, faultLimits); !errors.Is(err, broker.ErrOutcomeUnknown) {
+		t.Errorf("a write to a Redis that does not answer fails with %v", err)
+	}
+	eventually(t, "health is bad", func() bool { return b.Healthy() != nil })
+	s.resume(t)
+	eventually(t, "health is good", func() bool { return b.Healthy() == nil })
+	eventually(t, "a write succeeds", func() bool { return b.Publish(t.Context(), a.Producer, m, faultLimits) == nil })
+	takes(t, sub, "lost")
+	publish(t, b, a.Producer, "next")
+	takes(t, sub, "next")
+}
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(20 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// TestANodeThatComesKeepsItsReaders: nodes that do not know it yet do not take it for gone.
+func TestANodeThatComesKeepsItsReaders(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	o := s.options("test:" + rand.Text() + ":")
+	writer := open(t, o)
+	reader := open(t, o) // after the heartbeat of the other
+	a, err := writer.Create(t.Context(), "agent", faultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := reader.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1500 * time.Millisecond) // the other node looks after its partitions meanwhile
+	publish(t, writer, a.Producer, "1")
+	takes(t, sub, "1")
+}

@@ -1,0 +1,2 @@
+-- Deletes a channel. KEYS: 1 state, 2 counters, 3 deletions. Returns -2 if there is none.
+return remove(string.sub(KEYS[1], 1, -18), string.sub(KEYS[1], -16), 1, KEYS[2], KEYS[3]) or -2

@@ -1,0 +1,191 @@
+package redis
+
+import (
+	"context"
+	"hash/fnv"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	// tick is how often a node looks after its partitions.
+	tick = time.Second
+	// beatInterval is how often a node tells that it lives, and checks that what is pushed to it comes.
+	beatInterval = 2 * time.Second
+	// nodeTimeout is how long a node that does not tell that it lives counts as alive.
+	nodeTimeout = 10 * time.Second
+)
+
+// work does what is to be done regularly, until the Broker closes.
+func (b *Broker) work() {
+	defer close(b.worked)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	lastBeat := time.Now()
+	for {
+		select {
+		case <-b.closing:
+			return
+		case <-b.freed:
+			_ = b.refresh(b.background)
+			continue
+		case flushed := <-b.flushes:
+			b.announceAll()
+			close(flushed)
+			continue
+		case <-ticker.C:
+		}
+		if time.Since(lastBeat) >= beatInterval {
+			lastBeat = time.Now()
+			err := b.beat(b.background)
+			b.setHealth(err)
+			if err != nil {
+				continue
+			}
+		}
+		if err := b.refresh(b.background); err == nil {
+			b.reap()
+			b.sweep()
+		}
+	}
+}
+
+// beat tells that this node lives, and learns which others do.
+func (b *Broker) beat(ctx context.Context) error {
+	var stale error
+	for _, l := range b.listeners {
+		if time.Since(time.Unix(0, l.seen.Load())) > 2*beatInterval+tick {
+			stale = errStale
+			select {
+			case l.broken <- struct{}{}:
+			default:
+			}
+		}
+		frame := appendNumber([]byte{'h'}, 0, 4)
+		push := l.client.B().Spublish().Channel(b.keys.pushPrefix(l.scopes[0]) + b.node).Message(rueidis.BinaryString(frame)).Build()
+		if err := b.do(ctx, l.client, push).Error(); err != nil {
+			return b.failed(err, false)
+		}
+	}
+	values, err := b.run(ctx, beatScript, []string{b.keys.nodes()}, "", b.node, strconv.FormatInt(ms(nodeTimeout), 10)).ToArray()
+	if err != nil || len(values) < 3 {
+		return b.failed(err, false)
+	}
+	nodes, err := values[2].AsStrSlice()
+	if err != nil {
+		return errData
+	}
+	slices.Sort(nodes)
+	known := integer(values, 1) == 1
+	if !slices.Equal(nodes, b.nodes) {
+		b.log.Info("redis: the nodes that share the channels have changed", "nodes", len(nodes))
+		for _, node := range b.nodes {
+			if !slices.Contains(nodes, node) {
+				b.departed = append(b.departed, node)
+			}
+		}
+		b.departed = slices.DeleteFunc(b.departed, func(node string) bool { return slices.Contains(nodes, node) })
+		b.departed = b.departed[max(0, len(b.departed)-maxDeparted):]
+		b.nodes = nodes
+		b.reaped = [partitions]bool{}
+	}
+	if !known && b.beaten {
+		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: its readers begin again")
+		go b.resync()
+	}
+	b.beaten = true
+	b.checkPrimary(ctx)
+	return stale
+}
+
+// checkPrimary resyncs all readers if another server has become the primary, because that may lack the last moments.
+func (b *Broker) checkPrimary(ctx context.Context) {
+	var ids []string
+	for address, c := range b.client.Nodes() {
+		text, err := b.do(ctx, c, c.B().Info().Section("replication").Build()).ToString()
+		if info := parseInfo(text); err == nil && info["role"] == "master" {
+			if b.options.Cluster {
+				ids = append(ids, address)
+			}
+			ids = append(ids, info["master_replid"])
+		}
+	}
+	slices.Sort(ids)
+	history := strings.Join(ids, " ")
+	if b.history != "" && history != "" && history != b.history {
+		b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", b.where())
+		go b.resync()
+	}
+	if history != "" {
+		b.history = history
+	}
+}
+
+// do runs one command.
+func (b *Broker) do(ctx context.Context, c rueidis.Client, command rueidis.Completed) rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
+	defer cancel()
+	b.stats.roundTrips.Add(1)
+	return c.Do(ctx, command)
+}
+
+// owns reports whether this node looks after a partition. All nodes agree on who does, except for a moment after one has come
+// or gone; then two may, which does no harm.
+func (b *Broker) owns(partition int) bool {
+	best, owner := uint64(0), ""
+	for _, node := range b.nodes {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte{byte(partition)}) //nolint:gosec // one byte
+		_, _ = h.Write([]byte(node))
+		if sum := h.Sum64(); owner == "" || sum > best {
+			best, owner = sum, node
+		}
+	}
+	return owner == b.node
+}
+
+// owned returns the partitions of a scope that this node looks after.
+func (b *Broker) owned(scope int) (owned []int) {
+	for p := range partitions {
+		if b.keys.scopeOf(p) == scope && b.owns(p) {
+			owned = append(owned, p)
+		}
+	}
+	return owned
+}
+
+// maxDeparted is how many nodes are remembered that live no more.
+const maxDeparted = 100
+
+// maxReaped is how many channels one call checks.
+const maxReaped = 200
+
+// reap frees the channels whose readers were on nodes that are gone. It looks at a partition once after nodes have changed.
+func (b *Broker) reap() {
+	live, departed := strings.Join(b.nodes, ""), strings.Join(b.departed, "")
+	for p := range partitions {
+		if b.reaped[p] || !b.owns(p) {
+			continue
+		}
+		scope := b.keys.scopeOf(p)
+		keys, prefix := []string{b.keys.counters(scope), b.keys.expiries(p)}, b.keys.pushPrefix(scope)
+		for skip := int64(0); ; {
+			values, err := b.run(b.background, reapScript, keys, prefix, live, text(skip), text(maxReaped), departed).ToArray()
+			if err != nil {
+				b.log.Warn("redis: cannot free the channels of nodes that are gone, trying again", "error", err)
+				return
+			}
+			kept, freed := integer(values, 0), integer(values, 1)
+			if skip += kept; kept+freed < maxReaped {
+				break
+			}
+		}
+		b.reaped[p] = true
+	}
+}
+
+func text(n int64) string { return strconv.FormatInt(n, 10) }

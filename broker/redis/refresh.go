@@ -1,0 +1,97 @@
+package redis
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/redis/rueidis"
+)
+
+// maxRetries is in how many channels at once a refresh admits producers that wait for memory.
+const maxRetries = 256
+
+// refresh learns the totals. It admits producers that wait for memory, if some is free.
+func (b *Broker) refresh(ctx context.Context) error {
+	l := b.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	calls := make([]scriptCall, l.scopes)
+	for scope := range calls {
+		calls[scope] = scriptCall{[]string{b.keys.counters(scope), b.keys.memory(scope)}, []string{"", strconv.Itoa(maxRetries)}}
+	}
+	all := &allTotals{parts: make([]totals, l.scopes)}
+	var waiting []channelID
+	for scope, reply := range b.runAll(ctx, countScript, calls) {
+		values, err := reply.ToArray()
+		if err != nil {
+			return b.failed(err, false)
+		}
+		part := totals{
+			channels: integer(values, 0), readers: integer(values, 1), messages: integer(values, 2), inFlight: integer(values, 3),
+			bytes: integer(values, 4), held: integer(values, 5), heldBytes: integer(values, 6),
+		}
+		all.parts[scope] = part
+		all.sum.add(part)
+		names, _ := values[7].AsStrSlice()
+		for _, name := range names {
+			if x, ok := toChannelID(name); ok {
+				waiting = append(waiting, x)
+			}
+		}
+	}
+	l.current.Store(all)
+	if len(waiting) > 0 {
+		b.retry(ctx, waiting)
+	}
+	return nil
+}
+
+func (t *totals) add(other totals) {
+	t.channels += other.channels
+	t.readers += other.readers
+	t.messages += other.messages
+	t.inFlight += other.inFlight
+	t.bytes += other.bytes
+	t.held += other.held
+	t.heldBytes += other.heldBytes
+}
+
+// retry admits producers that wait for memory. A channel in which some go on waiting is put back into the set.
+func (b *Broker) retry(ctx context.Context, channels []channelID) {
+	calls := make([]scriptCall, len(channels))
+	for i, x := range channels {
+		keys, prefix := b.keys.channelKeys(x)
+		calls[i] = scriptCall{keys, []string{prefix, b.bytesElsewhere(x)}}
+	}
+	for _, reply := range b.runAll(ctx, retryScript, calls) {
+		if err := reply.Error(); err != nil {
+			b.log.Warn("redis: cannot admit producers that wait for memory", "error", err)
+			return
+		}
+	}
+}
+
+// bytesElsewhere returns what messages take in the scopes that a channel is not in.
+func (b *Broker) bytesElsewhere(x channelID) string {
+	return text(b.ledger.elsewhere(b.keys.scopeOf(x.partition())).bytes)
+}
+
+// memoryFreed is called when producers wait for memory that was freed.
+func (b *Broker) memoryFreed() {
+	select {
+	case b.freed <- struct{}{}:
+	default:
+	}
+}
+
+func integer(values []rueidis.RedisMessage, i int) int64 {
+	if i >= len(values) {
+		return 0
+	}
+	n, _ := values[i].AsInt64()
+	return n
+}
+
+func toChannelID(s string) (x channelID, ok bool) {
+	return x, copy(x[:], s) == len(x) && len(s) == len(x)
+}

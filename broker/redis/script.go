@@ -1,0 +1,93 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha1" //nolint:gosec // the name that Redis has for a script
+	"embed"
+	"encoding/hex"
+	"strings"
+
+	"github.com/redis/rueidis"
+)
+
+//go:embed lua/*.lua
+var luaFiles embed.FS
+
+// The scripts. Redis runs each as one step. They are called by the hash of their text, so two versions of Megaphone can use
+// one Redis while servers are upgraded.
+var (
+	createScript    = newScript("state", "create")
+	publishScript   = newScript("state", "publish")
+	subscribeScript = newScript("state", "channel", "subscribe")
+	advanceScript   = newScript("state", "channel", "advance")
+	withdrawScript  = newScript("state", "channel", "withdraw")
+	retryScript     = newScript("state", "channel", "retry")
+	deleteScript    = newScript("state", "remove", "delete")
+	sweepScript     = newScript("state", "remove", "sweep")
+	reapScript      = newScript("state", "reap")
+	countScript     = newScript("count")
+	beatScript      = newScript("state", "beat")
+	touchScript     = newScript("touch")
+)
+
+// A script is one text that Redis runs.
+type script struct{ text, hash string }
+
+// newScript puts a script together from its parts, without comments.
+func newScript(parts ...string) *script {
+	var text strings.Builder
+	for _, part := range parts {
+		file, err := luaFiles.ReadFile("lua/" + part + ".lua")
+		if err != nil {
+			panic(err)
+		}
+		for line := range strings.Lines(string(file)) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "--") {
+				text.WriteString(line + "\n")
+			}
+		}
+	}
+	hash := sha1.Sum([]byte(text.String())) //nolint:gosec // the name that Redis has for a script
+	return &script{text.String(), hex.EncodeToString(hash[:])}
+}
+
+// A scriptCall is what a script is run with.
+type scriptCall struct{ keys, args []string }
+
+func (s *script) command(c rueidis.CoreClient, call scriptCall) rueidis.Completed {
+	return c.B().Evalsha().Sha1(s.hash).Numkeys(int64(len(call.keys))).Key(call.keys...).Arg(call.args...).Build()
+}
+
+// again returns the command that runs the script where its hash was not known.
+func (s *script) again(c rueidis.CoreClient, call scriptCall) rueidis.Completed {
+	return c.B().Eval().Script(s.text).Numkeys(int64(len(call.keys))).Key(call.keys...).Arg(call.args...).Build()
+}
+
+// run runs the script.
+func (s *script) run(ctx context.Context, c rueidis.CoreClient, call scriptCall) rueidis.RedisResult {
+	reply := c.Do(ctx, s.command(c, call))
+	if isUnknownScript(reply.Error()) {
+		reply = c.Do(ctx, s.again(c, call))
+	}
+	return reply
+}
+
+// runAll runs the script with each of the calls, in one round trip. The calls may run in any order.
+func (s *script) runAll(ctx context.Context, c rueidis.CoreClient, calls []scriptCall) []rueidis.RedisResult {
+	commands := make([]rueidis.Completed, len(calls))
+	for i, call := range calls {
+		commands[i] = s.command(c, call)
+	}
+	replies := c.DoMulti(ctx, commands...)
+	for i := range replies {
+		if isUnknownScript(replies[i].Error()) {
+			replies[i] = c.Do(ctx, s.again(c, calls[i]))
+		}
+	}
+	return replies
+}
+
+func isUnknownScript(err error) bool {
+	refusal, ok := rueidis.IsRedisErr(err)
+	return ok && refusal.IsNoScript()
+}

@@ -1,0 +1,269 @@
+package redis
+
+import (
+	"cmp"
+	"context"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// How a read begins: see lua/subscribe.lua.
+const (
+	modePlain    = 0
+	modeTakeOver = 1
+	modeResume   = 2
+)
+
+// subscriptions are those of this node, by fence.
+type subscriptions struct {
+	mu   sync.RWMutex
+	last uint32 // fence
+	all  map[uint32]*subscription
+}
+
+// add registers a subscription under a new fence, before Redis knows of it. The subscription's lock is held, or nobody else has
+// it yet.
+func (l *subscriptions) add(s *subscription) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all[s.fence] == s {
+		delete(l.all, s.fence)
+	}
+	l.last++
+	s.fence = l.last
+	l.all[s.fence] = s
+}
+
+// remove forgets a subscription. Only the subscription's own calls change its fence, so nobody does so meanwhile.
+func (l *subscriptions) remove(s *subscription) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all[s.fence] == s {
+		delete(l.all, s.fence)
+	}
+}
+
+func (l *subscriptions) get(fence uint32) *subscription {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.all[fence]
+}
+
+func (l *subscriptions) snapshot() []*subscription {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	all := make([]*subscription, 0, len(l.all))
+	for _, s := range l.all {
+		all = append(all, s)
+	}
+	return all
+}
+
+// Subscribe implements [broker.Broker].
+func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.SubscribeOptions) (broker.Subscription, error) {
+	x, err := b.consumerID(ctx, consumer)
+	if err != nil {
+		return nil, err
+	}
+	s := &subscription{
+		broker: b, x: x, limits: o.Limits, again: o.Redeliver, ready: make(chan struct{}, 1), done: make(chan struct{}), starting: true,
+	}
+	s.report.busy = true
+	b.subs.add(s)
+	if b.isClosed() { // Close may have missed it
+		b.subs.remove(s)
+		return nil, broker.ErrClosed
+	}
+	mode := modePlain
+	if o.TakeOver {
+		mode = modeTakeOver
+	}
+	cursor, known := "", true
+	if o.After != "" {
+		var id broker.EventID
+		if id, known = broker.ParseEventID(o.After); known {
+			cursor = string(id[:])
+		} else {
+			cursor = string(make([]byte, len(id))) // which no event has
+		}
+	}
+	values, err := b.subscribe(s, mode, cursor, o.Follow)
+	if err != nil {
+		b.subs.remove(s)
+		return nil, err
+	}
+	defer b.drainNew(s)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resume = resumes[min(2, max(0, integer(values, 4)))]
+	if o.After != "" && (!known || cursor == string(make([]byte, len(cursor)))) {
+		s.resume = broker.ResumeGap
+	}
+	flags := byte(integer(values, 3)) //nolint:gosec // one byte
+	s.acks = o.Acknowledged || o.MayAcknowledge && flags&flagAcks != 0
+	s.follows = flags&flagFollows != 0
+	s.begin(values)
+	if integer(values, 1) > 0 {
+		s.wake()
+	}
+	return s, nil
+}
+
+var resumes = [...]broker.Resume{broker.ResumeNone, broker.ResumeComplete, broker.ResumeGap}
+
+// subscribe makes a subscription the channel's reader, and returns the values of lua/subscribe.lua.
+func (b *Broker) subscribe(s *subscription, mode int, cursor string, follow bool) ([]rueidis.RedisMessage, error) {
+	l := &s.limits
+	keys, prefix := b.keys.channelKeys(s.x)
+	elsewhere := b.ledger.elsewhere(b.keys.scopeOf(s.x.partition()))
+	numbers := packer{}.put(1, int64(mode)).put(3, int64(aheadOf(l))).put(5, ms(l.TTL)).put(5, int64(l.MaxReaders)).
+		put(5, elsewhere.readers).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(follow)).put(7, elsewhere.bytes).put(1, one(s.again))
+	reply := b.run(b.background, subscribeScript, keys,
+		prefix, b.node, strconv.FormatUint(uint64(s.fence), 10), rueidis.BinaryString(numbers), cursor)
+	if code, err := reply.AsInt64(); err == nil {
+		switch code {
+		case -2:
+			return nil, b.gone()
+		case -3:
+			return nil, broker.ErrReaderLimit
+		}
+		return nil, broker.ErrBusy
+	}
+	values, err := reply.ToArray()
+	switch {
+	case err != nil:
+		return nil, b.failed(err, false)
+	case integer(values, 0) == -1:
+		node, _ := values[1].ToString()
+		if node == b.node && b.subs.get(uint32(integer(values, 2))) == nil { //nolint:gosec // a fence
+			return b.subscribe(s, modeTakeOver, cursor, follow) // a read of this node whose end Redis does not know of
+		}
+		return nil, broker.ErrBusy
+	case len(values) < subscribeValues:
+		return nil, errData
+	}
+	b.stats.settled.Add(uint64(integer(values, 8))) //nolint:gosec // not negative
+	if integer(values, 7) == 1 {
+		b.memoryFreed()
+	}
+	return values, nil
+}
+
+// subscribeValues is how many values come before the messages.
+const subscribeValues = 10
+
+// begin takes what Redis has of the channel. The lock is held.
+func (s *subscription) begin(values []rueidis.RedisMessage) {
+	s.starting = false
+	s.head = uint64(integer(values, 0)) //nolint:gosec // not negative
+	id, _ := values[5].ToString()
+	copy(s.settledID[:], id)
+	ids, _ := values[6].ToString()
+	const size = len(broker.EventID{}) + 4
+	for ; len(ids) >= size; ids = ids[size:] {
+		e := entry{size: int(number(ids[size-4 : size]))} //nolint:gosec // 4 bytes
+		copy(e.id[:], ids)
+		s.held = append(s.held, e)
+	}
+	s.inFlight = len(s.held)
+	s.unconfirmed = int(integer(values, 9))
+	s.report.taken, s.report.settled = s.takenTo(), s.head
+	s.addFetched(s.head, values[subscribeValues:])
+	s.report.more = integer(values, 1) > int64(s.known)
+	s.report.busy = false
+	if s.endsWith != nil {
+		s.finish(s.endsWith)
+	}
+	s.changed()
+}
+
+// resyncDelay is how long a subscription waits before it tries again to resync.
+const resyncDelay = time.Second
+
+// resync makes sure that Redis and this subscription agree, after something that Redis said may have been lost, or Redis itself
+// has lost something. It goes by event ids, never by positions: after a failover these may have gone back. It tries until it
+// succeeds or the subscription is over.
+func (s *subscription) resync() {
+	b := s.broker
+	for first := true; ; first = false {
+		if !first {
+			select {
+			case <-time.After(resyncDelay/2 + rand.N(resyncDelay)): //nolint:gosec // no secret
+			case <-b.closing:
+				return
+			}
+		}
+		s.mu.Lock()
+		if s.over {
+			s.mu.Unlock()
+			return
+		}
+		b.subs.add(s)
+		s.starting, s.endsWith, s.report.busy, s.report.early = true, nil, true, nil
+		cursor := ""
+		if s.settledID != (broker.EventID{}) {
+			cursor = string(s.settledID[:])
+		}
+		fence, follows := s.fence, s.follows
+		s.mu.Unlock()
+		b.stats.resyncs.Add(1)
+		values, err := b.subscribe(s, modeResume, cursor, follows)
+		if s.resynced(fence, values, err) {
+			return
+		}
+	}
+}
+
+// resynced takes the reply to a resync. It reports false if there must be another.
+func (s *subscription) resynced(fence uint32, values []rueidis.RedisMessage, err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.over || fence != s.fence:
+		return true
+	case err == broker.ErrBusy: //nolint:errorlint // subscribe returns it as it is
+		s.finish(broker.ErrTakenOver)
+		return true
+	case err == broker.ErrNotFound || err == broker.ErrClosed: //nolint:errorlint // subscribe returns them as they are
+		s.finish(err)
+		return true
+	case err != nil:
+		s.broker.log.Warn("redis: a read cannot go on, trying again", "channel", s.x.String(), "error", err)
+		return false
+	}
+	taken, settledID := make(map[broker.EventID]bool, s.next), s.settledID
+	var arrived broker.EventID
+	for i := range s.next {
+		if taken[s.held[i].id] = true; i < s.arrived {
+			arrived = s.held[i].id
+		}
+	}
+	s.addAhead(-s.ahead)
+	s.held, s.known, s.next, s.arrived = nil, 0, 0, 0
+	s.begin(values)
+	s.settledID = cmp.Or(settledID, s.settledID)
+	for i := range s.known { // what comes before a message that was taken was taken too
+		if taken[s.held[i].id] {
+			s.next = i + 1
+		}
+		if s.held[i].id == arrived {
+			s.arrived = i + 1
+		}
+	}
+	for i := range s.next {
+		if e := &s.held[i]; e.m != nil {
+			s.addAhead(-int64(e.size))
+			e.m = nil
+		}
+	}
+	s.inFlight = max(s.inFlight, s.next)
+	s.wake()
+	s.changed()
+	return true
+}

@@ -1,0 +1,73 @@
+package redis
+
+import (
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// maxSwept is how many channels one call deletes.
+const maxSwept = 200
+
+// sweep deletes expired channels of the partitions that this node looks after, and announces deletions.
+func (b *Broker) sweep() {
+	var scopes []int
+	for scope := range b.keys.scopes {
+		if len(b.owned(scope)) > 0 {
+			scopes = append(scopes, scope)
+		}
+	}
+	var announced []int
+	for len(scopes) > 0 && !b.isClosed() {
+		calls := make([]scriptCall, len(scopes))
+		for i, scope := range scopes {
+			keys := []string{b.keys.counters(scope), b.keys.deletions(scope)}
+			for _, p := range b.owned(scope) {
+				keys = append(keys, b.keys.expiries(p))
+			}
+			calls[i] = scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept)}}
+		}
+		var more []int
+		for i, reply := range b.runAll(b.background, sweepScript, calls) {
+			values, err := reply.ToArray()
+			if err != nil || len(values) < 2 {
+				b.log.Warn("redis: cannot delete expired channels, trying again", "error", err)
+				return
+			}
+			for _, gone := range values[2:] {
+				b.countDeleted(gone, broker.EndExpired)
+			}
+			if len(values) > 2 {
+				b.memoryFreed()
+			}
+			if integer(values, 1) == 1 {
+				more = append(more, scopes[i])
+			} else if integer(values, 0) > 0 && b.announces(scopes[i]) {
+				announced = append(announced, scopes[i])
+			}
+		}
+		scopes = more
+	}
+	if len(announced) > 0 {
+		b.announce(announced)
+	}
+}
+
+// announces reports whether this node reports the deletions of a scope: one that all partitions share belongs to the owner of the
+// first of them.
+func (b *Broker) announces(scope int) bool { return len(b.keys.scopes) > 1 || b.owns(scope) }
+
+// countDeleted counts a channel that this node has deleted. values are those of lua/remove.lua.
+func (b *Broker) countDeleted(values rueidis.RedisMessage, reason broker.EndReason) {
+	numbers, err := values.ToArray()
+	if err != nil {
+		return
+	}
+	undelivered := integer(numbers, 0) + integer(numbers, 1)
+	b.stats.deleted[reason].Add(1)
+	b.stats.undelivered[reason].Add(uint64(undelivered)) //nolint:gosec // not negative
+	b.stats.life.observe(lifeBounds, time.Duration(integer(numbers, 2))*time.Millisecond, 1)
+	b.drainUndelivered.Add(undelivered)
+}

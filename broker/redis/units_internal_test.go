@@ -1,0 +1,150 @@
+package redis
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+func TestPartitionsAreSpreadEvenlyOverSlots(t *testing.T) {
+	seen := map[string]bool{}
+	for p, tag := range tags() {
+		if slot := hashSlot(tag); slot*partitions/slots != p {
+			t.Errorf("partition %d has the tag %q in slot %d", p, tag, slot)
+		}
+		if seen[tag] || tag == "" || len(tag) > 3 {
+			t.Errorf("partition %d has the tag %q", p, tag)
+		}
+		seen[tag] = true
+	}
+}
+
+// TestTagsNeverChange: what is in Redis would not be found any more.
+func TestTagsNeverChange(t *testing.T) {
+	all := tags()
+	if got := all[:4]; !slices.Equal(got, firstTags) {
+		t.Errorf("the first tags are %q, want %q", got, firstTags)
+	}
+	if got := hashSlot("123456789"); got != 0x31c3 { // of the specification of Redis Cluster
+		t.Errorf("the slot is %#x", got)
+	}
+}
+
+func TestAddressesDecode(t *testing.T) {
+	c := newCodec(deriveKey("a secret that nobody guesses"))
+	x := newChannelID("")
+	a := c.addresses(x, "agent")
+	agent, producer, _ := broker.ParseAddress(a.Producer)
+	_, consumer, _ := broker.ParseAddress(a.Consumer)
+	if decode(c.producer, agent, producer) != x || decode(c.consumer, agent, consumer) != x {
+		t.Error("the addresses of a channel do not decode to its id")
+	}
+	if c.consumerSecret(x, "agent") != consumer {
+		t.Error("the secret of the consumer address is another one")
+	}
+	for what, other := range map[string]channelID{
+		"the other kind": decode(c.consumer, agent, producer), "another agent": decode(c.producer, "other", producer),
+		"another key": decode(newCodec(deriveKey("another secret, as good")).producer, agent, producer),
+	} {
+		if other == x {
+			t.Errorf("an address decodes with %s", what)
+		}
+	}
+	if got := newCodec(deriveKey("a secret that nobody guesses")).addresses(x, "agent"); got != a {
+		t.Error("the same key makes other addresses")
+	}
+}
+
+func TestChannelsOfAClientShareAPartition(t *testing.T) {
+	a, b := newChannelID("192.0.2.1"), newChannelID("192.0.2.1")
+	if a == b || a.partition() != b.partition() {
+		t.Errorf("the ids are %v and %v", a, b)
+	}
+	if x, ok := parseChannelID(a.String()); !ok || x != a {
+		t.Errorf("%v is read as %v", a, x)
+	}
+	for _, bad := range []string{"", a.String()[1:], a.String() + "0", strings.ToUpper("f" + a.String()[1:]), strings.Repeat("x", 32)} {
+		if _, ok := parseChannelID(bad); ok {
+			t.Errorf("%q is read as an id", bad)
+		}
+	}
+}
+
+func TestVersions(t *testing.T) {
+	for _, test := range []struct {
+		version, least string
+		want           bool
+	}{
+		{"7.0.15", "7.0", true},
+		{"7.2.4", "7.0", true},
+		{"8.0.0", "7.2", true},
+		{"10.1.0", "7.2", true},
+		{"7.0.15", "7.2", false},
+		{"6.2.14", "7.0", false},
+		{"", "7.0", false},
+		{"x", "7.0", false},
+	} {
+		if got := atLeast(test.version, test.least); got != test.want {
+			t.Errorf("%q is at least %s: %v", test.version, test.least, got)
+		}
+	}
+}
+
+func TestNumbersArePacked(t *testing.T) {
+	p := packer{}.put(2, 0x1234).put(5, 1<<39).put(2, -1).put(2, 1<<20)
+	if want := "\x34\x12\x00\x00\x00\x00\x80\x00\x00\xff\xff"; string(p) != want {
+		t.Errorf("the numbers are %q, want %q", p, want)
+	}
+	if got := number("\x34\x12\x00\x00\x80"); got != 0x8000001234 {
+		t.Errorf("the number is %#x", got)
+	}
+	for d, want := range map[time.Duration]int64{0: 0, time.Nanosecond: 1, time.Millisecond: 1, time.Second + 1: 1001} {
+		if got := ms(d); got != want {
+			t.Errorf("%v is %d ms, want %d", d, got, want)
+		}
+	}
+}
+
+func TestStatesOfOthersAreNotRead(t *testing.T) {
+	if _, ok := parseState(strings.Repeat("x", stateSize-1)); ok {
+		t.Error("a short state is read")
+	}
+	s := []byte(strings.Repeat("\x00", stateSize))
+	s[36] = flagClient
+	if _, ok := parseState(string(s)); ok {
+		t.Error("a state without its client is read")
+	}
+	if c, ok := parseState(string(s) + "12345678agent"); !ok || c.agent != "agent" {
+		t.Errorf("the state is %+v", c)
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	good := Options{Addresses: []string{"/run/redis.sock"}, DialTimeout: time.Second, Timeout: time.Second}
+	if err := good.Check(); err != nil {
+		t.Error(err)
+	}
+	for want, change := range map[string]func(*Options){
+		"address: name one":     func(o *Options) { o.Addresses = nil },
+		"has no port":           func(o *Options) { o.Addresses = []string{"host"} },
+		"exclude each other":    func(o *Options) { o.Cluster, o.SentinelMaster = true, "m" },
+		"only database 0":       func(o *Options) { o.Cluster, o.Database = true, 1 },
+		"use 1 or more":         func(o *Options) { o.Durability.Replicas = -1 },
+		"without braces":        func(o *Options) { o.KeyPrefix = "{x}" },
+		"can be guessed":        func(o *Options) { o.AddressKey = "short" },
+		"durations above zero":  func(o *Options) { o.Timeout = 0 },
+		"it needs a password":   func(o *Options) { o.Username = "u" },
+		"write sentinel <name>": func(o *Options) { o.SentinelPassword = "p" },
+	} {
+		o := good
+		change(&o)
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}
+
+var firstTags = []string{"cv", "14", "6y", "10"}

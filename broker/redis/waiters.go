@@ -1,0 +1,339 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// grace is how long a call that its node does not withdraw stays in Redis after its time: see lua/publish.lua. Within it a
+// call that is not there any more was taken.
+const grace = 5 * time.Second
+
+// shortHold is how long a call that must not wait does wait if the reader may have taken more than its node has reported.
+const shortHold = 100 * time.Millisecond
+
+// A note tells what became of a call that waited for room.
+type note struct {
+	status               byte // one of the constants below
+	accepted, duplicates int
+}
+
+// Statuses of notes: see admit in lua/channel.lua, and lua/remove.lua.
+const (
+	noteTaken    = 0
+	noteTooLate  = 3
+	noteNotFound = 4
+)
+
+// waiters are the calls of this node that wait for room.
+type waiters struct {
+	last atomic.Uint64
+
+	mu   sync.Mutex
+	all  map[uint64]*waiter
+	lost map[uint64]note // notes that came before their calls were registered
+}
+
+// A waiter is a call that waits for room.
+type waiter struct {
+	item  *item
+	notes chan note
+}
+
+// maxLost is how many notes are kept for calls that are not registered yet.
+const maxLost = 10_000
+
+func (w *waiters) number() uint64 { return w.last.Add(1) & (1<<48 - 1) }
+
+// add registers a call that waits.
+func (w *waiters) add(it *item) *waiter {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	call := &waiter{it, make(chan note, 1)}
+	w.all[it.number] = call
+	if n, ok := w.lost[it.number]; ok {
+		delete(w.lost, it.number)
+		call.notes <- n
+	}
+	return call
+}
+
+func (w *waiters) remove(call *waiter) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.all, call.item.number)
+}
+
+// tell gives a note to its call.
+func (w *waiters) tell(number uint64, n note) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if call, ok := w.all[number]; ok {
+		select {
+		case call.notes <- n:
+		default:
+		}
+		return
+	}
+	if len(w.lost) >= maxLost {
+		clear(w.lost) // nobody has asked for them
+	}
+	w.lost[number] = n
+}
+
+func (w *waiters) snapshot() []*waiter {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := make([]*waiter, 0, len(w.all))
+	for _, call := range w.all {
+		all = append(all, call)
+	}
+	return all
+}
+
+// outcomes waits for items that are held, and tells what became of all.
+func (b *Broker) outcomes(ctx context.Context, items []*item) []broker.Outcome {
+	outcomes := make([]broker.Outcome, len(items))
+	held := make([]*waiter, len(items))
+	for i, it := range items {
+		if it.err == nil && it.status == itemHeld {
+			held[i] = b.waiters.add(it)
+		}
+	}
+	w := wait{ctx: ctx}
+	defer w.stop()
+	for i, it := range items {
+		if held[i] != nil {
+			outcomes[i] = b.await(&w, held[i])
+			b.waiters.remove(held[i])
+			continue
+		}
+		outcomes[i] = broker.Outcome{Accepted: it.accepted, Err: b.refusal(it)}
+	}
+	return outcomes
+}
+
+// refusal returns the error of an item that is not held, and counts what was refused.
+func (b *Broker) refusal(it *item) error {
+	if it.err != nil {
+		return it.err
+	}
+	left := uint64(len(it.ms) - it.accepted) //nolint:gosec // not negative
+	switch it.status {
+	case itemFull:
+		b.stats.refusedFull.Add(left)
+		return broker.ErrTimeout
+	case itemNoMemory:
+		b.stats.refusedMemory.Add(left)
+		return broker.ErrMemoryLimit
+	case itemNotFound:
+		b.stats.unroutable.Add(left)
+		return broker.ErrNotFound
+	case itemTaken, itemHeld:
+	}
+	return nil
+}
+
+// A wait has one timer for several calls.
+type wait struct {
+	ctx   context.Context //nolint:containedctx // of one call
+	timer *time.Timer
+	over  error // why the wait has ended
+}
+
+func (w *wait) stop() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// await waits until a call gets in, or its time is over.
+func (b *Broker) await(w *wait, call *waiter) broker.Outcome {
+	if w.over == nil {
+		left := time.Until(call.item.begun.Add(call.item.hold()))
+		if w.timer == nil {
+			w.timer = time.NewTimer(left)
+		} else {
+			w.timer.Reset(left)
+		}
+		select {
+		case n := <-call.notes:
+			return b.noted(call.item, n)
+		case <-w.ctx.Done():
+			w.over = w.ctx.Err()
+		case <-b.closing:
+			w.over = broker.ErrClosed
+		case <-w.timer.C:
+			return b.withdraw(call, broker.ErrTimeout)
+		}
+	}
+	return b.withdraw(call, w.over)
+}
+
+// hold returns how long an item that is held may wait.
+func (it *item) hold() time.Duration { return max(it.limits.Hold, shortHold) }
+
+// noted turns a note into an outcome.
+func (b *Broker) noted(it *item, n note) broker.Outcome {
+	taken := n.accepted - n.duplicates
+	b.stats.accepted.Add(uint64(max(0, taken)))
+	b.stats.duplicates.Add(uint64(n.duplicates)) //nolint:gosec // not negative
+	b.stats.wait.observe(waitBounds, time.Since(it.begun), max(0, taken))
+	outcome := broker.Outcome{Accepted: it.accepted + n.accepted}
+	switch {
+	case n.status == noteNotFound:
+		outcome.Err = b.lost(it, outcome.Accepted)
+	case n.status == noteTooLate:
+		outcome.Err = broker.ErrTimeout
+		b.stats.refusedFull.Add(uint64(len(it.ms) - outcome.Accepted)) //nolint:gosec // not negative
+	case b.options.Durability.waits():
+		outcome.Err = b.barriers[b.keys.scopeOf(it.x.partition())].pass()
+	}
+	return outcome
+}
+
+// lost returns the error for the rest of an item whose channel was deleted, and counts it.
+func (b *Broker) lost(it *item, accepted int) error {
+	b.stats.unroutable.Add(uint64(len(it.ms) - accepted)) //nolint:gosec // not negative
+	return b.gone()
+}
+
+// gone is the error for a channel that is not there.
+func (b *Broker) gone() error {
+	if b.isClosed() {
+		return broker.ErrClosed
+	}
+	return broker.ErrNotFound
+}
+
+// withdraw withdraws a call whose wait has ended for a reason, unless it got in meanwhile.
+func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
+	it := call.item
+	keys, prefix := b.keys.channelKeys(it.x)
+	id := rueidis.BinaryString(appendNumber([]byte(b.node), it.number, 6))
+	reply := b.run(b.background, withdrawScript, keys, prefix, id, b.bytesElsewhere(it.x), text(min(it.limits.MaxMemory, maxMemory)))
+	values, err := reply.ToArray()
+	if err == nil && len(values) == 4 {
+		n := note{accepted: int(integer(values, 0)), duplicates: int(integer(values, 1))}
+		all := integer(values, 0) == integer(values, 3)
+		outcome := b.noted(it, n)
+		if all {
+			return outcome
+		}
+		left := uint64(len(it.ms) - outcome.Accepted)               //nolint:gosec // not negative
+		if reason == broker.ErrTimeout && integer(values, 2) == 1 { //nolint:errorlint // it is that value
+			reason = broker.ErrMemoryLimit
+			b.stats.refusedMemory.Add(left)
+		} else if reason == broker.ErrTimeout || reason == broker.ErrSkipped { //nolint:errorlint // it is that value
+			b.stats.refusedFull.Add(left)
+		} else if reason != broker.ErrMemoryLimit { //nolint:errorlint // it is that value
+			b.stats.withdrawn.Add(left)
+		}
+		outcome.Err = reason
+		return outcome
+	}
+	code, err := reply.AsInt64()
+	switch {
+	case err != nil:
+		return broker.Outcome{Accepted: it.accepted, Err: b.failed(err, true)}
+	case code == -2:
+		return broker.Outcome{Accepted: it.accepted, Err: b.lost(it, it.accepted)}
+	}
+	return b.notWaiting(call)
+}
+
+// notWaiting tells what became of a call that does not wait in Redis any more.
+func (b *Broker) notWaiting(call *waiter) broker.Outcome {
+	select {
+	case n := <-call.notes:
+		return b.noted(call.item, n)
+	case <-time.After(noteDelay):
+	}
+	// The note is lost. Within the grace time a call leaves Redis only by getting in.
+	if time.Since(call.item.begun) > call.item.hold()+grace-time.Second {
+		return broker.Outcome{Accepted: call.item.accepted, Err: broker.ErrOutcomeUnknown}
+	}
+	return b.noted(call.item, note{accepted: len(call.item.ms) - call.item.accepted})
+}
+
+// noteDelay is how much later than other replies a note may come.
+const noteDelay = 100 * time.Millisecond
+
+// resyncWaiters finds the calls whose notes were lost.
+func (b *Broker) resyncWaiters() {
+	for _, call := range b.waiters.snapshot() {
+		id := rueidis.BinaryString(appendNumber([]byte(b.node), call.item.number, 6))
+		ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+		exists, err := b.client.Do(ctx, b.client.B().Hexists().Key(b.keys.key('p', call.item.x)).Field(id).Build()).AsBool()
+		cancel()
+		if err != nil || exists {
+			continue // its own time ends the wait
+		}
+		switch _, err := b.readState(b.background, call.item.x); {
+		case errors.Is(err, broker.ErrNotFound):
+			b.waiters.tell(call.item.number, note{status: noteNotFound})
+		case err == nil:
+			b.waiters.tell(call.item.number, note{accepted: len(call.item.ms) - call.item.accepted})
+		}
+	}
+}
+
+// A barrier waits until everything that was written before is as safe as the options ask for. Calls that come at once share a
+// wait.
+type barrier struct {
+	broker *Broker
+	scope  int
+
+	mu   sync.Mutex
+	next *barrierWait // not begun
+	busy bool
+}
+
+type barrierWait struct {
+	done chan struct{}
+	err  error
+}
+
+// pass waits. Its error tells that it is not known whether what was written is safe.
+func (r *barrier) pass() error {
+	r.mu.Lock()
+	if r.next == nil {
+		r.next = &barrierWait{done: make(chan struct{})}
+	}
+	w := r.next
+	if !r.busy {
+		r.busy = true
+		go r.work()
+	}
+	r.mu.Unlock()
+	<-w.done
+	return w.err
+}
+
+func (r *barrier) work() {
+	for {
+		r.mu.Lock()
+		w := r.next
+		if r.next = nil; w == nil {
+			r.busy = false
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		b := r.broker
+		ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+		reply, err := b.runDurably(ctx, touchScript, scriptCall{keys: []string{b.keys.counters(r.scope)}})
+		cancel()
+		if w.err = err; err == nil && reply.Error() != nil {
+			w.err = b.failed(reply.Error(), true)
+		}
+		close(w.done)
+	}
+}

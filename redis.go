@@ -1,0 +1,397 @@
+package megaphone
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/redis"
+)
+
+func init() { caddy.RegisterModule(new(RedisBroker)) }
+
+// RedisBroker keeps channels and messages in Redis 7 or Valkey. Any number of servers with the same Redis and the same
+// `key_prefix` share them: whichever server a request reaches, it works. Restarts of servers lose nothing. Placeholders such as
+// `{env.REDIS_PASSWORD}` are supported in all texts.
+type RedisBroker struct {
+	// Where Redis is: `host:port`, or the path of a Unix socket. With `sentinel`, the addresses of sentinels; with `cluster`,
+	// those of some of the servers. Default: `localhost:6379`.
+	Addresses []string `json:"addresses,omitempty"`
+
+	// The name of the primary that the sentinels watch. Default: none, so there are no sentinels.
+	Sentinel string `json:"sentinel,omitempty"`
+
+	// The user name for the sentinels. Default: none.
+	SentinelUsername string `json:"sentinel_username,omitempty"`
+
+	// The password for the sentinels. Default: none.
+	SentinelPassword string `json:"sentinel_password,omitempty"`
+
+	// Whether the servers are a Redis Cluster.
+	Cluster bool `json:"cluster,omitempty"`
+
+	// The user name for Redis. Default: none, which is Redis' default user.
+	Username string `json:"username,omitempty"`
+
+	// The password for Redis. Default: none.
+	Password string `json:"password,omitempty"`
+
+	// A file that holds the password, instead of `password`. Space around it does not count. Default: none.
+	PasswordFile string `json:"password_file,omitempty"`
+
+	// The number of the database. Default: 0.
+	Database int `json:"database,omitempty"`
+
+	// Encrypts the connections to Redis and to the sentinels. Default: no encryption.
+	TLS *RedisTLS `json:"tls,omitempty"`
+
+	// What every key in Redis begins with, so that several installations can share a Redis. A short one saves memory. Default:
+	// `mega:`.
+	KeyPrefix string `json:"key_prefix,omitempty"`
+
+	// The secret from which the addresses of channels are made: 16 or more characters, the same on all servers. Whoever knows it
+	// and what is in Redis knows all addresses. Default: the first server makes one and keeps it in Redis.
+	Keys string `json:"keys,omitempty"`
+
+	// What a message must have survived before its write succeeds: `none`, `replica` and a number of replicas that have it, or
+	// `aof` for the disk of the primary (which needs Redis 7.2). Default: `none`.
+	Durability string `json:"durability,omitempty"`
+
+	// How long it may take to connect to Redis. Default: 5s.
+	DialTimeout caddy.Duration `json:"dial_timeout,omitempty"`
+
+	// How long Redis may take to answer. After that, it is not known whether a write was done, and the producer gets status 503.
+	// Default: 3s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	options redis.Options // set by Provision
+	key     string
+}
+
+// RedisTLS says how connections to Redis are encrypted. All settings are optional.
+type RedisTLS struct {
+	// A file with the certificates of the authorities to trust. Default: those of the system.
+	CA string `json:"ca,omitempty"`
+
+	// A file with the certificate that this server shows. Default: none.
+	Cert string `json:"cert,omitempty"`
+
+	// A file with the key of that certificate.
+	Key string `json:"key,omitempty"`
+
+	// The name that Redis' certificate must have. Default: the host of the address.
+	ServerName string `json:"server_name,omitempty"`
+
+	// Whether to trust any certificate. Use it for tests only.
+	Insecure bool `json:"insecure,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*RedisBroker) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: brokerNamespace + ".redis", New: func() caddy.Module { return new(RedisBroker) }}
+}
+
+// Provision implements [caddy.Provisioner]. It checks the settings and reads files. It connects to nothing.
+func (r *RedisBroker) Provision(ctx caddy.Context) error {
+	resolved, err := r.resolved()
+	if err != nil {
+		return err
+	}
+	if r.options, err = resolved.redisOptions(); err != nil {
+		return err
+	}
+	if r.options.TLS, err = resolved.TLS.config(); err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
+	if err := r.options.Check(); err != nil {
+		return err
+	}
+	settings, err := json.Marshal(resolved) //nolint:gosec // only its hash leaves this function
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(append(settings, r.options.Password...))
+	r.key = hex.EncodeToString(sum[:])
+	r.options.Logger = slog.New(loadedHandler{ctx.Logger()})
+	return nil
+}
+
+// resolved returns the settings without placeholders.
+func (r *RedisBroker) resolved() (*RedisBroker, error) {
+	c := *r
+	c.Addresses = append([]string(nil), r.Addresses...)
+	texts := map[string]*string{
+		"sentinel": &c.Sentinel, "sentinel_username": &c.SentinelUsername, "sentinel_password": &c.SentinelPassword,
+		"username": &c.Username, "password": &c.Password, "password_file": &c.PasswordFile, "key_prefix": &c.KeyPrefix,
+		"keys": &c.Keys, "durability": &c.Durability,
+	}
+	for i := range c.Addresses {
+		texts["address "+strconv.Itoa(i+1)] = &c.Addresses[i]
+	}
+	if r.TLS != nil {
+		files := *r.TLS
+		c.TLS = &files
+		texts["tls ca"], texts["tls cert"], texts["tls key"], texts["tls server_name"] = &files.CA, &files.Cert, &files.Key, &files.ServerName
+	}
+	replacer := caddy.NewReplacer()
+	for name, text := range texts {
+		var err error
+		if *text, err = replacer.ReplaceOrErr(*text, true, true); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return &c, nil
+}
+
+// redisOptions returns the options of the Broker, except for encryption. The settings have no placeholders.
+func (r *RedisBroker) redisOptions() (o redis.Options, err error) {
+	o = redis.Options{
+		Addresses: r.Addresses, SentinelMaster: r.Sentinel, SentinelUsername: r.SentinelUsername, SentinelPassword: r.SentinelPassword,
+		Cluster: r.Cluster, Username: r.Username, Password: r.Password, Database: r.Database, KeyPrefix: r.KeyPrefix,
+		AddressKey: r.Keys, DialTimeout: time.Duration(r.DialTimeout), Timeout: time.Duration(r.Timeout),
+	}
+	if len(o.Addresses) == 0 {
+		o.Addresses = []string{redis.DefaultAddress}
+	}
+	setDefault(&o.KeyPrefix, redis.DefaultKeyPrefix)
+	setDefault(&o.DialTimeout, redis.DefaultDialTimeout)
+	setDefault(&o.Timeout, redis.DefaultTimeout)
+	if r.Password != "" && r.PasswordFile != "" {
+		return o, errors.New("password and password_file exclude each other: leave out one of them")
+	}
+	setDefault(&r.Durability, "none")
+	if o.Durability, err = redis.ParseDurability(r.Durability); err != nil {
+		return o, fmt.Errorf("durability: %w", err)
+	}
+	if r.PasswordFile != "" {
+		password, err := os.ReadFile(r.PasswordFile)
+		if err != nil {
+			return o, fmt.Errorf("password_file: %w", err)
+		}
+		if o.Password = strings.TrimSpace(string(password)); o.Password == "" {
+			return o, fmt.Errorf("password_file: %s is empty: write the password into it", r.PasswordFile)
+		}
+	}
+	return o, nil
+}
+
+// config returns the configuration of TLS, or nil if there is none.
+func (t *RedisTLS) config() (*tls.Config, error) {
+	if t == nil {
+		return nil, nil //nolint:nilnil // no encryption
+	}
+	c := &tls.Config{ServerName: t.ServerName, InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12} //nolint:gosec // asked for
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
+		if err != nil {
+			return nil, fmt.Errorf("ca: %w", err)
+		}
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("ca: %s has no certificate in PEM", t.CA)
+		}
+	}
+	if (t.Cert == "") != (t.Key == "") {
+		return nil, errors.New("cert and key belong together: name both files, or none")
+	}
+	if t.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		if err != nil {
+			return nil, fmt.Errorf("cert: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// BrokerKey implements [broker.Provider]. Every setting decides how Redis is reached. Channels stay in Redis in any case.
+func (r *RedisBroker) BrokerKey() string { return r.key }
+
+// OpenBroker implements [broker.Provider].
+func (r *RedisBroker) OpenBroker() (broker.Broker, error) { return redis.New(r.options) }
+
+// UnmarshalCaddyfile sets up the broker from Caddyfile tokens. Every setting is optional:
+//
+//	megaphone {
+//		broker redis [<address...>] {
+//			address           <address...>
+//			sentinel          <primary>
+//			sentinel_username <name>
+//			sentinel_password <password>
+//			cluster
+//			username          <name>
+//			password          <password>
+//			password_file     <file>
+//			database          <number>
+//			tls {
+//				ca          <file>
+//				cert        <file>
+//				key         <file>
+//				server_name <name>
+//				insecure
+//			}
+//			key_prefix        <prefix>
+//			keys              <secret>
+//			durability        none | replica <replicas> | aof
+//			dial_timeout      <duration>
+//			timeout           <duration>
+//		}
+//	}
+func (r *RedisBroker) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the broker's name
+	r.Addresses = d.RemainingArgs()
+	settings := r.settings()
+	seen := map[string]bool{"address": len(r.Addresses) > 0}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		set, ok := settings[name]
+		if !ok {
+			return d.Errf("unrecognized setting %q of the broker redis: use one of %s", name, names(settings))
+		}
+		if seen[name] {
+			return errRepeated(d, name)
+		}
+		seen[name] = true
+		var err error
+		switch name {
+		case "address":
+			if r.Addresses = d.RemainingArgs(); len(r.Addresses) == 0 {
+				return d.Errf("address takes one or more addresses: write for example address %s", redis.DefaultAddress)
+			}
+			err = noBlock(d, name)
+		case "cluster":
+			r.Cluster = true
+			err = noValue(d, name)
+		case "durability":
+			r.Durability = strings.Join(d.RemainingArgs(), " ")
+			if _, err = redis.ParseDurability(r.Durability); err == nil {
+				err = noBlock(d, name)
+			} else {
+				err = d.Errf("durability: %v", err)
+			}
+		case "tls":
+			err = r.unmarshalTLS(d)
+		default:
+			err = set.parse(d, name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := r.check(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// check finds mistakes of settings that have no placeholders.
+func (r *RedisBroker) check() error {
+	text, err := json.Marshal(r) //nolint:gosec // stays in this function
+	if err != nil || strings.Contains(strings.Trim(string(text), "{}"), `{`) {
+		return err // loading the configuration replaces placeholders, and checks then
+	}
+	c := *r
+	if c.PasswordFile != "" && c.Password == "" { // the file is read when the configuration is loaded
+		c.Password, c.PasswordFile = c.PasswordFile, ""
+	}
+	o, err := c.redisOptions()
+	if err != nil {
+		return err
+	}
+	return o.Check()
+}
+
+// settings returns the settings of one value by name. Those without a function have another form.
+func (r *RedisBroker) settings() map[string]setting {
+	return map[string]setting{
+		"address":           {},
+		"sentinel":          words(&r.Sentinel, "mymaster"),
+		"sentinel_username": words(&r.SentinelUsername, "default"),
+		"sentinel_password": words(&r.SentinelPassword, "{env.SENTINEL_PASSWORD}"),
+		"cluster":           {},
+		"username":          words(&r.Username, "megaphone"),
+		"password":          words(&r.Password, "{env.REDIS_PASSWORD}"),
+		"password_file":     words(&r.PasswordFile, "/run/secrets/redis"),
+		"database":          {r.parseDatabase, "1"},
+		"tls":               {},
+		"key_prefix":        words(&r.KeyPrefix, redis.DefaultKeyPrefix),
+		"keys":              words(&r.Keys, "{env.MEGAPHONE_KEYS}"),
+		"durability":        {},
+		"dial_timeout":      duration(&r.DialTimeout, "5s"),
+		"timeout":           duration(&r.Timeout, "3s"),
+	}
+}
+
+// words returns a setting that is a text.
+func words(field *string, example string) setting {
+	return setting{func(value string) error {
+		if value == "" {
+			return fmt.Errorf("it is empty: write for example %s, or leave it out", example)
+		}
+		*field = value
+		return nil
+	}, example}
+}
+
+func (r *RedisBroker) parseDatabase(value string) (err error) {
+	if r.Database, err = strconv.Atoi(value); err != nil || r.Database < 0 {
+		return fmt.Errorf("%q is not the number of a database: use 0 or more", value)
+	}
+	return nil
+}
+
+// unmarshalTLS sets up encryption from the setting tls.
+func (r *RedisBroker) unmarshalTLS(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("tls takes no value: leave out %q, and write the settings in a block", d.Val())
+	}
+	t := new(RedisTLS)
+	r.TLS = t
+	settings := map[string]setting{
+		"ca": words(&t.CA, "/etc/redis/ca.pem"), "cert": words(&t.Cert, "/etc/megaphone/redis.pem"),
+		"key": words(&t.Key, "/etc/megaphone/redis.key"), "server_name": words(&t.ServerName, "redis.example.com"), "insecure": {},
+	}
+	seen := map[string]bool{}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		set, ok := settings[name]
+		if !ok {
+			return d.Errf("unrecognized setting %q of tls: use one of %s", name, names(settings))
+		}
+		if seen[name] {
+			return errRepeated(d, name)
+		}
+		seen[name] = true
+		if name == "insecure" {
+			t.Insecure = true
+			if err := noValue(d, name); err != nil {
+				return err
+			}
+		} else if err := set.parse(d, name); err != nil {
+			return err
+		}
+	}
+	if (t.Cert == "") != (t.Key == "") {
+		return d.Err("cert and key belong together: name both files, or none")
+	}
+	return nil
+}
+
+// Interface guards.
+var (
+	_ broker.Provider       = (*RedisBroker)(nil)
+	_ caddy.Provisioner     = (*RedisBroker)(nil)
+	_ caddyfile.Unmarshaler = (*RedisBroker)(nil)
+)

@@ -1,0 +1,120 @@
+package megaphone_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// startRedis starts a redis-server, and returns the path of its socket.
+func startRedis(t *testing.T) (socket string) {
+	t.Helper()
+	if os.Getenv("MEGAPHONE_REDIS") == "" {
+		t.Skip("needs redis-server: MEGAPHONE_REDIS=1 go test -run Redis .")
+	}
+	dir := t.TempDir()
+	socket = filepath.Join(dir, "redis.sock")
+	process := exec.Command("redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", dir)
+	if err := process.Start(); err != nil {
+		t.Skipf("redis-server does not start: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = process.Process.Kill()
+		_ = process.Wait()
+	})
+	for range 1000 {
+		if _, err := os.Stat(socket); err == nil {
+			return socket
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("redis-server does not start")
+	return ""
+}
+
+func TestRedisKeepsTheChannels(t *testing.T) {
+	socket := startRedis(t)
+	global := fmt.Sprintf("megaphone {\nbroker redis %s\n}", socket)
+	s := serve(t, global, "megaphone create write read exists manage health")
+	c := s.create()
+	read := s.read(c)
+	for range 20 { // later writes may be direct ones
+		s.write(c, `"\u00e9 & <b>"`)
+		read.wants(`"\u00e9 & <b>"`)
+	}
+	if r := s.get("/health"); r.StatusCode != http.StatusOK {
+		t.Errorf("health: %d %s", r.StatusCode, r.body)
+	}
+	if metrics := s.metrics(); len(metrics) == 0 {
+		t.Error("there are no metrics")
+	}
+
+	// A reload with the same settings of the broker keeps its connections, and so the read.
+	s.reload(strings.Replace(global, "megaphone {", "megaphone {\nttl 2m", 1), "megaphone")
+	s.write(c, "1")
+	read.wants("1")
+
+	// Other settings open another Broker. Reads end, and channels stay.
+	other := s.create()
+	s.write(other, "2")
+	s.reload(strings.Replace(global, socket, socket+" {\ntimeout 4s\n}", 1), "megaphone")
+	read.ends()
+	s.write(other, "3")
+	s.reload("megaphone {\nbroker memory\n}", "megaphone")
+	s.tryWrite(other, "1").wantError(t, 404, "NOT_FOUND")
+	s.reload(global, "megaphone")
+	read = s.read(other)
+	read.wants("2")
+	read.wants("3")
+}
+
+func TestRedisThatCannotBeReachedChangesNothing(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	c := s.create()
+	socket := filepath.Join(t.TempDir(), "none")
+	err := s.load("megaphone {\nbroker redis "+socket+"\n}", "megaphone")
+	if err == nil || !strings.Contains(err.Error(), "broker: redis: cannot connect to "+socket) {
+		t.Errorf("error %v", err)
+	}
+	s.write(c, "1")
+	s.read(c).wants("1")
+}
+
+// TestRedisSettings: mistakes in JSON, and in what placeholders stand for, are found without a connection.
+func TestRedisSettings(t *testing.T) {
+	t.Setenv("ADDRESS", "redis://localhost")
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, []byte(" \n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ settings, want string }{
+		{`{}`, ""},
+		{`{"addresses":["a:1"],"password":"{env.HOME}","keys":"0123456789abcdef","durability":"replica 2"}`, ""},
+		{`{"addresses":["{env.ADDRESS}"]}`, `"redis://localhost" is a URL: write host:port`},
+		{`{"password":"{env.NO_SUCH_VARIABLE}"}`, "password: "},
+		{`{"addresses":["a:1","b:1"]}`, "add sentinel <name> or cluster"},
+		{`{"durability":"two"}`, "use none, replica and a number of replicas"},
+		{`{"timeout":-1}`, "use durations above zero"},
+		{`{"database":-1}`, "use 0 or more"},
+		{`{"keys":"short"}`, "use 16 or more"},
+		{`{"password_file":"/no/such/file"}`, "password_file: open /no/such/file"},
+		{fmt.Sprintf(`{"password_file":%q}`, empty), "is empty: write the password into it"},
+		{`{"tls":{"ca":"/no/such/file"}}`, "tls: ca: open /no/such/file"},
+		{fmt.Sprintf(`{"tls":{"ca":%q}}`, empty), "has no certificate in PEM"},
+		{`{"tls":{"cert":"a"}}`, "cert and key belong together"},
+		{`{"tsl":{}}`, "tsl"},
+	} {
+		config := `{"broker":{"module":"redis",` + strings.TrimPrefix(strings.Replace(test.settings, "{}", `{"cluster":false}`, 1), "{") + `}`
+		err := caddy.Validate(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}, AppsRaw: caddy.ModuleMap{"megaphone": []byte(config)}})
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want %q", test.settings, err, test.want)
+		}
+	}
+}
