@@ -38,14 +38,15 @@ func TestHistoryOverReloads(t *testing.T) {
 	r := history.NewRecorder()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+workload.Duration(t, 0))
 	defer cancel()
-	go func() {
+	var reloading sync.WaitGroup
+	reloading.Go(func() {
 		for i := 1; ctx.Err() == nil; i++ {
 			if err := s.Reload(settings(i), tcpSite(port, site)); err != nil {
 				t.Error(err)
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-	}()
+	})
 	err := workload.Run(ctx, r, workload.Options{
 		Seed:     n,
 		Base:     func() string { return fmt.Sprintf("http://127.0.0.1:%d", port) },
@@ -56,6 +57,7 @@ func TestHistoryOverReloads(t *testing.T) {
 		Settle: patience,
 	})
 	cancel()
+	reloading.Wait()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,3 +95,33 @@ func TestWithoutItsReplicaNothingIsAccepted(t *testing.T) {
 		unknown("an ingest", r.Written, r.Failures[0].Err)
 	}
 }
+
+// TestAWriteOfUnknownOutcomeWhileTheNodeEnds: Redis does not answer, and the node is told to end. The write may still be done.
+func TestAWriteOfUnknownOutcomeWhileTheNodeEnds(t *testing.T) {
+	t.Parallel()
+	needsRedis(t)
+	s, err := startServer(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.stop)
+	o := s.options("test:")
+	o.Timeout = 200 * time.Millisecond
+	b := open(t, o)
+	a, err := b.Create(t.Context(), "agent", faultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := broker.NewMessage("s", []byte("null"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.pause(t)
+	outcome := make(chan error, 1)
+	go func() { outcome <- b.Publish(t.Context(), a.Producer, m, faultLimits) }()
+	time.Sleep(50 * time.Millisecond) // the write is on its way
+	b.Close()
+	if err := <-outcome; !errors.Is(err, broker.ErrOutcomeUnknown) {
+		t.Errorf("the write fails with %v", err)
+	}
+}

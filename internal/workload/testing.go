@@ -3,6 +3,7 @@ package workload
 import (
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -54,6 +55,7 @@ func Check(tb testing.TB, h history.History, accepted int) {
 		tb.Error(fault)
 	}
 	if outcomes[history.Accepted] < accepted {
-		tb.Errorf("only %d messages were accepted, want %d", outcomes[history.Accepted], accepted)
+		i := slices.IndexFunc(h.Writes, func(w history.Write) bool { return w.Outcome != history.Accepted })
+		tb.Errorf("only %d messages were accepted, want %d; the first other attempt is %+v", outcomes[history.Accepted], accepted, h.Writes[max(0, i):max(0, i+1)])
 	}
 }

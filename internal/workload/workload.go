@@ -76,8 +76,8 @@ type session struct {
 }
 
 // Run creates the channels and runs the clients. Producers write for o.Time, and no longer than ctx. Consumers go on until
-// everything that was accepted has arrived. Run fails if it cannot create the channels before ctx ends. The history says
-// whether the rest is right.
+// everything that was accepted has arrived. Run fails if it cannot create the channels before ctx ends, or if the deletion of
+// one is not announced. The history says whether the rest is right.
 func Run(ctx context.Context, r *history.Recorder, o Options) error {
 	sessions := make([]*session, o.Channels)
 	for i := range sessions {
@@ -114,6 +114,11 @@ func Run(ctx context.Context, r *history.Recorder, o Options) error {
 	}
 	stop()
 	readers.Wait()
+	for _, s := range sessions {
+		if s.deleted && !s.announced() {
+			return fmt.Errorf("channel %s was deleted, and nobody has announced that", s.name)
+		}
+	}
 	return nil
 }
 
