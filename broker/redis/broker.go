@@ -209,13 +209,7 @@ func (b *Broker) Close() {
 	}
 	close(b.closing)
 	for _, s := range b.subs.snapshot() {
-		s.mu.Lock()
-		final, open := s.takeReport(true), !s.over && !s.starting
-		s.finish(broker.ErrClosed)
-		s.mu.Unlock()
-		if open {
-			b.ends.Go(func() { _ = s.tryEnd(final) })
-		}
+		s.close()
 	}
 	if b.isStarted() {
 		<-b.worked

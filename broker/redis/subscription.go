@@ -27,6 +27,7 @@ type subscription struct {
 	starting bool
 	endsWith error // why it ends, if it is known before that
 	over     bool  // no method has an effect any more
+	closing  bool  // the Broker closes, and done is closed as soon as the channel is free
 	ended    bool  // End was called
 	err      error // why it is over; set before done is closed
 	notify   func()
@@ -104,12 +105,39 @@ func (s *subscription) finish(reason error) {
 	if s.over {
 		return
 	}
-	s.over, s.err = true, reason
+	s.over = true
 	s.report.stop()
 	s.forget()
+	s.tell(reason)
+}
+
+// tell tells the reader that the subscription is over. The lock is held.
+func (s *subscription) tell(reason error) {
+	s.err = reason
 	s.broker.subs.remove(s)
 	close(s.done)
 	s.callNotify()
+}
+
+// close ends the subscription because the Broker closes. The reader learns of it when the channel is free: its client reads again
+// at once, from another node.
+func (s *subscription) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || s.starting {
+		s.finish(broker.ErrClosed)
+		return
+	}
+	s.over, s.closing = true, true
+	s.report.stop()
+	final := s.takeReport(true)
+	s.forget()
+	s.broker.ends.Go(func() {
+		_ = s.tryEnd(final) // without Redis the channel is free when the node is gone
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.tell(broker.ErrClosed)
+	})
 }
 
 // forget lets go of all messages. The lock is held.
@@ -253,7 +281,11 @@ func (s *subscription) End(how broker.End) {
 	s.mu.Lock()
 	if s.ended || s.over {
 		s.ended = true
+		closing := s.closing
 		s.mu.Unlock()
+		if closing {
+			<-s.done
+		}
 		return
 	}
 	s.ended = true

@@ -1,6 +1,7 @@
 package redis_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -123,5 +124,40 @@ func TestAWriteOfUnknownOutcomeWhileTheNodeEnds(t *testing.T) {
 	b.Close()
 	if err := <-outcome; !errors.Is(err, broker.ErrOutcomeUnknown) {
 		t.Errorf("the write fails with %v", err)
+	}
+}
+
+// TestAReaderOfANodeThatEndsFindsTheChannelFree: once a read has ended because its node ends, the next one is not refused, neither
+// where the reader hears of the end nor where it ends the read itself at the same time.
+func TestAReaderOfANodeThatEndsFindsTheChannelFree(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	o := s.options("test:" + rand.Text() + ":")
+	next := open(t, o)
+	for i := range 40 {
+		b := open(t, o)
+		a, err := b.Create(t.Context(), "agent", faultLimits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sub, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
+		if err != nil {
+			t.Fatal(err)
+		}
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			b.Close()
+		}()
+		if i%2 == 0 {
+			<-sub.Done()
+		} else {
+			time.Sleep(time.Duration(i*10) * time.Microsecond)
+		}
+		sub.End(broker.EndClean)
+		if _, err := next.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits}); err != nil {
+			t.Errorf("the next read fails: %v", err)
+		}
+		<-closed
 	}
 }
