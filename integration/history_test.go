@@ -42,7 +42,7 @@ func TestHistoryOverReloads(t *testing.T) {
 	var reloading sync.WaitGroup
 	reloading.Go(func() {
 		for i := 1; ctx.Err() == nil; i++ {
-			r.Fault("reload", 0, func() {
+			r.Fault("reload", time.Second, func() {
 				if err := s.Reload(settings(i), tcpSite(port, site)); err != nil {
 					t.Error(err)
 				}
