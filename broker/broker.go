@@ -151,7 +151,7 @@ type Subscription interface {
 	End(how End)
 }
 
-// Errors of a [Broker]. None of them is a fault, except ErrOutcomeUnknown.
+// Errors of a [Broker]. None of them is a fault, except ErrOutcomeUnknown and ErrUnavailable.
 var (
 	ErrNotFound     = errors.New("no such channel")
 	ErrBusy         = errors.New("another consumer is reading")
@@ -168,6 +168,10 @@ var (
 	// ErrOutcomeUnknown marks a fault that hides whether a write was done, such as a store that did not answer in time. The
 	// producer may repeat a write that has a key.
 	ErrOutcomeUnknown = errors.New("it is not known whether the message was written")
+
+	// ErrUnavailable marks a fault that passes, such as a store that does not answer, or refuses for now. The call has
+	// changed nothing and may be repeated. The Broker tells the log.
+	ErrUnavailable = errors.New("the store of channels is not available")
 )
 
 // Limits is what a configuration sets for channels, as it applies to one call.

@@ -36,6 +36,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 )
 
 // A Broker is the [broker.Broker] that keeps channels in Redis. Make one with [New].
@@ -63,6 +64,7 @@ type Broker struct {
 	aheadBytes       atomic.Int64 // of messages that readers have not taken yet
 	drainUndelivered atomic.Int64
 	health           atomic.Pointer[error]
+	refusals         warning.Limiter
 
 	// Of the goroutine work.
 	nodes []string

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -161,6 +162,7 @@ func (b *Broker) runAll(ctx context.Context, s *script, calls []scriptCall) []ru
 // failed turns the error of a call into that of the contract. write tells that the call changes something.
 func (b *Broker) failed(err error, write bool) error {
 	var dial *net.OpError
+	refusal, refused := rueidis.IsRedisErr(err)
 	switch {
 	case err == nil:
 		return nil
@@ -168,8 +170,27 @@ func (b *Broker) failed(err error, write bool) error {
 		return broker.ErrClosed
 	case write && isUnknown(err, &dial):
 		return fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, err)
+	case refused && !passes(refusal.Error()):
+		return fmt.Errorf("redis: %w", err)
 	}
-	return fmt.Errorf("redis: %w", err)
+	if n := b.refusals.Due(1); n > 0 {
+		b.log.Warn("redis: calls fail that succeed when it is well", "calls", n, "address", b.where(), "error", err)
+	}
+	if refused && strings.HasPrefix(refusal.Error(), "OOM ") {
+		return fmt.Errorf("%w: redis: %w", broker.ErrMemoryLimit, err)
+	}
+	return fmt.Errorf("%w: redis: %w", broker.ErrUnavailable, err)
+}
+
+// passing are the codes with which Redis refuses calls for a while: it loads its data, has no memory, cannot write to its disk, has
+// too few replicas, runs a long script, or is not the primary of these keys, since there is a failover or slots move.
+var passing = []string{
+	"LOADING", "OOM", "MISCONF", "NOREPLICAS", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK",
+}
+
+func passes(refusal string) bool {
+	code, _, _ := strings.Cut(refusal, " ")
+	return slices.Contains(passing, code)
 }
 
 // isUnknown reports whether the server may have done a call that has failed. It has not if it says so, or if there was no

@@ -119,6 +119,10 @@ func (l *listener) listen(first bool) error {
 		}
 	}
 	l.seen.Store(time.Now().UnixNano())
+	select { // what was found out of the connection before
+	case <-l.broken:
+	default:
+	}
 	b.setHealth(nil)
 	if first {
 		close(l.ready)
@@ -173,6 +177,9 @@ func (l *listener) handle(kind byte, data string) {
 	fence := uint32(number(data[:fenceSize])) //nolint:gosec // 4 bytes
 	s := b.subs.get(fence)
 	if s == nil {
+		if x, ok := toChannelID(data[fenceSize:]); ok && kind == 'p' {
+			go b.disown(x, fence)
+		}
 		return // it has ended meanwhile
 	}
 	switch kind {
@@ -191,6 +198,12 @@ func (l *listener) handle(kind byte, data string) {
 	case 'd':
 		s.endBy(fence, b.gone())
 	}
+}
+
+// disown frees a channel of which Redis says that a read of this node has it, which is over: Redis was not told, or what it replied
+// to the start of the read got lost. So whoever asks for the channel next gets it.
+func (b *Broker) disown(x channelID, fence uint32) {
+	_ = (&subscription{broker: b, x: x}).tryEnd(report{fence: fence, ends: true})
 }
 
 // endBy ends the subscription if the fence is still its own.

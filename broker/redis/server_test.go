@@ -81,7 +81,8 @@ func startServer(dir string, args ...string) (*server, error) {
 		return nil, err
 	}
 	for range 1000 {
-		if _, err := os.Stat(s.socket); err == nil {
+		if c, err := net.Dial("unix", s.socket); err == nil {
+			_ = c.Close()
 			return s, nil
 		}
 		time.Sleep(10 * time.Millisecond)

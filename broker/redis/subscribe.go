@@ -3,6 +3,7 @@ package redis
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -96,6 +97,9 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 	values, err := b.subscribe(s, mode, cursor, o.Follow)
 	if err != nil {
 		b.subs.remove(s)
+		if errors.Is(err, broker.ErrUnavailable) { // Redis may have let it in
+			go b.disown(x, s.fence)
+		}
 		return nil, err
 	}
 	defer b.drainNew(s)

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -332,7 +333,7 @@ func (r *barrier) work() {
 		reply, err := b.runDurably(ctx, touchScript, scriptCall{keys: []string{b.keys.counters(r.scope)}})
 		cancel()
 		if w.err = err; err == nil && reply.Error() != nil {
-			w.err = b.failed(reply.Error(), true)
+			w.err = fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, reply.Error()) // what waited has been written
 		}
 		close(w.done)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -31,5 +32,13 @@ func TestTheReplyToAMessageThatIsNotValidSaysWhy(t *testing.T) {
 	err := fmt.Errorf("%w: the stream id is empty", broker.ErrMessage)
 	if e := httpjson.ErrorOf(err); e.Status != http.StatusBadRequest || e.Code != "BAD_REQUEST" || e.Message != err.Error() {
 		t.Errorf("reply %d %s: %s", e.Status, e.Code, e.Message)
+	}
+}
+
+func TestAStoreThatIsNotAvailableAsksToComeBack(t *testing.T) {
+	w := httptest.NewRecorder()
+	httpjson.ErrorOf(fmt.Errorf("%w: connection refused", broker.ErrUnavailable)).Write(w, &http.Request{ProtoMajor: 2})
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "refused") {
+		t.Errorf("reply %d %v %s", w.Code, w.Header(), w.Body)
 	}
 }
