@@ -49,7 +49,7 @@ type Broker struct {
 
 	// Set by Start.
 	client    rueidis.Client
-	codec     codec
+	codec     atomic.Pointer[codec]
 	listeners []*listener
 	lanes     []*lane
 	barriers  []*barrier
@@ -73,6 +73,7 @@ type Broker struct {
 	reaped   [partitions]bool
 	beaten   bool
 	history  string
+	codecDue bool // Redis may have lost the key of addresses
 
 	ends    sync.WaitGroup // of reads that Close ends
 	freed   chan struct{}
@@ -146,7 +147,7 @@ func (b *Broker) prepare(ctx context.Context) (err error) {
 	if err := b.checkServer(ctx, b.client); err != nil {
 		return err
 	}
-	if b.codec, err = b.loadCodec(ctx, b.client); err != nil {
+	if err := b.loadCodec(ctx); err != nil {
 		return err
 	}
 	if b.listeners, err = b.newListeners(ctx); err != nil {
@@ -278,9 +279,9 @@ func (b *Broker) decode(address string, consumer bool) (channelID, error) {
 	case !ok:
 		return channelID{}, broker.ErrNotFound
 	case consumer:
-		return decode(b.codec.consumer, agent, secret), nil
+		return decode(b.codec.Load().consumer, agent, secret), nil
 	}
-	return decode(b.codec.producer, agent, secret), nil
+	return decode(b.codec.Load().producer, agent, secret), nil
 }
 
 // producerID returns the id of the channel that a producer address names, for so many messages.
@@ -333,7 +334,7 @@ func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (bro
 		return broker.Addresses{}, broker.ErrClientLimit
 	}
 	b.stats.created.Add(1)
-	return b.codec.addresses(x, agent), nil
+	return b.codec.Load().addresses(x, agent), nil
 }
 
 // Delete implements [broker.Broker].

@@ -118,26 +118,44 @@ func atLeast(version, least string) bool {
 	return a[0] > b[0] || a[0] == b[0] && a[1] >= b[1]
 }
 
-// loadCodec makes the codec of addresses. If the configuration has no secret, the first node puts one into Redis.
-func (b *Broker) loadCodec(ctx context.Context, c rueidis.Client) (codec, error) {
+// loadCodec makes the codec of addresses. If the configuration has no secret, the first node puts one into Redis. A node puts
+// its own back into a Redis that has lost it: otherwise nodes that start later would have another one.
+func (b *Broker) loadCodec(ctx context.Context) error {
 	if b.options.AddressKey != "" {
-		return newCodec(deriveKey(b.options.AddressKey)), nil
+		c := newCodec(deriveKey(b.options.AddressKey))
+		b.codec.Store(&c)
+		return nil
 	}
+	before := b.codec.Load()
 	var key [keySize]byte
-	_, _ = rand.Read(key[:])
-	name := b.prefix + "{" + tags()[0] + "}keys"
-	set := c.B().Set().Key(name).Value(rueidis.BinaryString(key[:])).Nx().Build()
-	if err := c.Do(ctx, set).Error(); err != nil && !rueidis.IsRedisNil(err) {
-		return codec{}, fmt.Errorf("redis: cannot keep the key of addresses: %w", err)
+	if before != nil {
+		key = before.key
+	} else {
+		_, _ = rand.Read(key[:]) // never fails, crashes instead
 	}
-	kept, err := c.Do(ctx, c.B().Get().Key(name).Build()).ToString()
+	name, c := b.prefix+"{"+tags()[0]+"}keys", b.client
+	kept, err := b.do(ctx, c, c.B().Get().Key(name).Build()).ToString()
+	if rueidis.IsRedisNil(err) {
+		set := c.B().Set().Key(name).Value(rueidis.BinaryString(key[:])).Nx().Build()
+		if err := b.do(ctx, c, set).Error(); err != nil && !rueidis.IsRedisNil(err) {
+			return fmt.Errorf("redis: cannot keep the key of addresses: %w", err)
+		}
+		kept, err = b.do(ctx, c, c.B().Get().Key(name).Build()).ToString()
+	}
 	if err != nil {
-		return codec{}, fmt.Errorf("redis: cannot read the key of addresses: %w", err)
+		return fmt.Errorf("redis: cannot read the key of addresses: %w", err)
 	}
 	if copy(key[:], kept) != keySize || len(kept) != keySize {
-		return codec{}, errData
+		return errData
 	}
-	return newCodec(key), nil
+	if before != nil && before.key != key {
+		b.log.Warn("redis: it has another key of addresses than before: the addresses of channels from before are unknown now")
+	}
+	if before == nil || before.key != key {
+		codec := newCodec(key)
+		b.codec.Store(&codec)
+	}
+	return nil
 }
 
 // where names the server in errors and logs.

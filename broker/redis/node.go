@@ -95,10 +95,17 @@ func (b *Broker) beat(ctx context.Context) error {
 	}
 	if !known && b.beaten {
 		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: its readers begin again")
+		b.codecDue = true
 		go b.resync()
 	}
 	b.beaten = true
 	b.checkPrimary(ctx)
+	if b.codecDue {
+		if err := b.loadCodec(ctx); err != nil {
+			return err
+		}
+		b.codecDue = false
+	}
 	return stale
 }
 
@@ -118,6 +125,7 @@ func (b *Broker) checkPrimary(ctx context.Context) {
 	history := strings.Join(ids, " ")
 	if b.history != "" && history != "" && history != b.history {
 		b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", b.where())
+		b.codecDue = true
 		go b.resync()
 	}
 	if history != "" {

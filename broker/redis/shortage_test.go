@@ -73,3 +73,115 @@ func TestWithoutMemoryReadersGoOn(t *testing.T) {
 		t.Errorf("a channel is not deleted: %v", err)
 	}
 }
+
+// TestARedisThatRestartsEmptyHasNoChannels: clients get 404 and make new channels, on old nodes and new ones.
+func TestARedisThatRestartsEmptyHasNoChannels(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	b := open(t, s.options("test:"))
+	full, read := create(t, b), create(t, b)
+	sub := subscribe(t, b, read.Consumer)
+	l := faultLimits
+	l.Buffer, l.Hold = 1, 10*time.Second
+	m, err := broker.NewMessage("1", []byte("null"), "")
+	if err == nil {
+		err = b.Publish(t.Context(), full.Producer, m, l)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := make(chan error, 1)
+	go func() { held <- b.Publish(t.Context(), full.Producer, m, l) }()
+	eventually(t, "a producer waits", func() bool { return b.Stats().HeldProducers == 1 })
+	s.stop()
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-held; !errors.Is(err, broker.ErrNotFound) {
+		t.Errorf("the producer that waits gets %v", err)
+	}
+	select {
+	case <-sub.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the read does not end")
+	}
+	if !errors.Is(sub.Err(), broker.ErrNotFound) {
+		t.Errorf("the read ends with %v", sub.Err())
+	}
+	c := s.client(t)
+	eventually(t, "the key of addresses is back", func() bool { return hasKeys(t, c) })
+	other := open(t, s.options("test:"))
+	a := create(t, b)
+	publish(t, other, a.Producer, "2")
+	takes(t, subscribe(t, b, a.Consumer), "2")
+}
+
+// hasKeys reports whether the key of addresses is there.
+func hasKeys(t *testing.T, c rueidis.Client) bool {
+	t.Helper()
+	names, err := c.Do(t.Context(), c.B().Keys().Pattern("test:*keys").Build()).AsStrSlice()
+	return err == nil && len(names) == 1
+}
+
+// TestASlowRedisFailsCallsInTime: nothing waits for longer than the timeout, and no more waits than there may.
+func TestASlowRedisFailsCallsInTime(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t, "--enable-debug-command", "yes")
+	c := s.client(t)
+	o := s.options("test:")
+	o.Timeout = 300 * time.Millisecond
+	b := open(t, o)
+	a := create(t, b)
+	sub := subscribe(t, b, a.Consumer)
+	slept := make(chan error, 1)
+	go func() { slept <- c.Do(t.Context(), c.B().Arbitrary("DEBUG", "SLEEP", "2").Build()).Error() }()
+	time.Sleep(100 * time.Millisecond)
+	const writes = 15_000
+	errs := make(chan error, writes)
+	start := time.Now()
+	for range writes {
+		go func() { errs <- tryPublish(t, b, a.Producer, "1") }()
+	}
+	counts := map[string]int{}
+	for range writes {
+		switch err := <-errs; {
+		case errors.Is(err, broker.ErrUnavailable):
+			counts["unavailable"]++
+		case errors.Is(err, broker.ErrOutcomeUnknown):
+			counts["unknown"]++
+		case err == nil:
+			counts["written"]++ // after the sleep
+		default:
+			t.Fatalf("a write fails with %v", err)
+		}
+	}
+	if took := time.Since(start); counts["unavailable"] < 1000 || counts["unknown"] == 0 || took > 15*time.Second {
+		t.Errorf("%v in %v", counts, took)
+	}
+	if err := <-slept; err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a write succeeds", func() bool { return tryPublish(t, b, a.Producer, "1") == nil })
+	takes(t, sub, "1")
+	eventually(t, "health is good", func() bool { return b.Healthy() == nil })
+}
+
+// TestADistantRedisIsGoodEnough: round trips take 100 ms.
+func TestADistantRedisIsGoodEnough(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	p := newProxy(t, s.socket)
+	p.delay = 50 * time.Millisecond
+	o := through(s, p)
+	o.Timeout = 2 * time.Second
+	b := open(t, o)
+	a := create(t, b)
+	sub := subscribe(t, b, a.Consumer)
+	for _, name := range []string{"1", "2", "3"} {
+		publish(t, b, a.Producer, name)
+		takes(t, sub, name)
+	}
+	if err := b.Healthy(); err != nil {
+		t.Error(err)
+	}
+}
