@@ -69,11 +69,12 @@ type Broker struct {
 	// Of the goroutine work.
 	nodes []string
 	// departed are nodes that have lived and live no more.
-	departed []string
-	reaped   [partitions]bool
-	beaten   bool
-	history  string
-	codecDue bool // Redis may have lost the key of addresses
+	departed  []string
+	reaped    [partitions]bool
+	beaten    bool
+	histories map[string]string // of the primaries, by address: the ids of their replication
+	codecDue  bool              // Redis may have lost the key of addresses
+	beatDue   chan struct{}
 
 	ends    sync.WaitGroup // of reads that Close ends
 	freed   chan struct{}
@@ -101,8 +102,9 @@ func New(o Options) (*Broker, error) {
 		keys:    newKeyspace(o.KeyPrefix, o.Cluster),
 		subs:    subscriptions{all: map[uint32]*subscription{}},
 		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}},
-		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs),
-		started: make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
+		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs), beatDue: make(chan struct{}, 1),
+		histories: map[string]string{},
+		started:   make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
 	}
 	b.ledger = newLedger(len(b.keys.scopes))
 	b.background, b.cancel = context.WithCancel(context.Background())
@@ -132,6 +134,10 @@ func (b *Broker) Start(ctx context.Context) error {
 	}
 	b.client = client
 	if err := b.prepare(ctx); err != nil {
+		for _, l := range b.listeners {
+			close(l.stopped)
+		}
+		b.listeners = nil
 		client.Close()
 		return err
 	}
@@ -143,25 +149,20 @@ func (b *Broker) Start(ctx context.Context) error {
 }
 
 // prepare does what must be done before the first call.
-func (b *Broker) prepare(ctx context.Context) (err error) {
+func (b *Broker) prepare(ctx context.Context) error {
 	if err := b.checkServer(ctx, b.client); err != nil {
 		return err
 	}
 	if err := b.loadCodec(ctx); err != nil {
 		return err
 	}
-	if b.listeners, err = b.newListeners(ctx); err != nil {
+	if err := b.follow(ctx); err != nil {
 		return err
-	}
-	for _, l := range b.listeners {
-		go l.run()
 	}
 	for _, l := range b.listeners {
 		select {
 		case <-l.ready:
 		case <-ctx.Done():
-			b.cancel()
-			b.background, b.cancel = context.WithCancel(context.Background())
 			return fmt.Errorf("redis: cannot listen at %s for pushed messages: %w", b.where(), ctx.Err())
 		}
 	}

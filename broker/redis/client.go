@@ -35,10 +35,11 @@ func (o *Options) clientOption() rueidis.ClientOption {
 		DisableRetry:      true, // a call says itself what it knows of its outcome
 		PipelineMultiplex: -1,   // one connection: calls for one channel stay in order
 	}
+	c.ClusterOption.ShardsRefreshInterval = topologyInterval
 	if o.SentinelMaster != "" {
 		c.Sentinel = rueidis.SentinelOption{
 			MasterSet: o.SentinelMaster, TLSConfig: o.TLS, Dialer: c.Dialer, ClientName: c.ClientName,
-			Username: o.SentinelUsername, Password: o.SentinelPassword,
+			Username: o.SentinelUsername, Password: o.SentinelPassword, TopologyRefreshInterval: topologyInterval,
 		}
 	}
 	c.ForceSingleClient = o.SentinelMaster == "" && !o.Cluster

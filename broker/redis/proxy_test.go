@@ -1,7 +1,6 @@
 package redis_test
 
 import (
-	"io"
 	"net"
 	"strings"
 	"sync"
@@ -158,9 +157,6 @@ func (l *link) pump(from, to net.Conn, toClient bool) {
 	for {
 		n, err := from.Read(buffer)
 		if err != nil {
-			if err == io.EOF {
-				time.Sleep(l.proxy.currentDelay())
-			}
 			return
 		}
 		if data := string(buffer[:n]); l.pass(data, toClient) {

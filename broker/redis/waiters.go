@@ -267,9 +267,12 @@ func (b *Broker) notWaiting(call *waiter) broker.Outcome {
 // noteDelay is how much later than other replies a note may come.
 const noteDelay = 100 * time.Millisecond
 
-// resyncWaiters finds the calls whose notes were lost.
-func (b *Broker) resyncWaiters() {
+// resyncWaiters finds the calls of some scopes whose notes were lost.
+func (b *Broker) resyncWaiters(scopes map[int]bool) {
 	for _, call := range b.waiters.snapshot() {
+		if !scopes[b.keys.scopeOf(call.item.x.partition())] {
+			continue
+		}
 		id := rueidis.BinaryString(appendNumber([]byte(b.node), call.item.number, 6))
 		ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
 		exists, err := b.client.Do(ctx, b.client.B().Hexists().Key(b.keys.key('p', call.item.x)).Field(id).Build()).AsBool()
