@@ -108,7 +108,9 @@ type Broker interface {
 // [Limits].InFlight messages. It leaves the window only when a newer message needs its place, and never before it is
 // known to have been received. So if the reader neither reports receipt nor settles, Take stops returning messages.
 //
-// When the subscription is over (Done), and after End, no method has an effect on the channel: it may have another reader.
+// When the subscription is over (Done), and after End, no method has an effect on the channel: it may have another reader. One
+// exception: if the Broker closes, Received and End may still tell a Broker whose channels outlive it what the reader has. That
+// is in vain unless it comes at once.
 type Subscription interface {
 	// Ready receives a value when there may be something to take: when a message arrives, when Received or Settle makes
 	// room in a full window, when the last Take left messages behind because of maxBytes, and at the start if the channel

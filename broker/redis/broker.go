@@ -31,7 +31,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/redis/rueidis"
 
@@ -76,7 +75,6 @@ type Broker struct {
 	codecDue  bool              // Redis may have lost the key of addresses
 	beatDue   chan struct{}
 
-	ends    sync.WaitGroup // of reads that Close ends
 	freed   chan struct{}
 	flushes chan chan struct{}
 	resyncs chan struct{}
@@ -198,55 +196,6 @@ func (b *Broker) ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// closeTimeout is how long Close waits for calls.
-const closeTimeout = 2 * time.Second
-
-// Close implements [broker.Broker]. Channels and their messages stay in Redis: other nodes, and this one after a restart, go on
-// with them. Messages of calls that wait are withdrawn.
-func (b *Broker) Close() {
-	b.startMu.Lock()
-	defer b.startMu.Unlock()
-	if b.closed.Swap(true) {
-		return
-	}
-	close(b.closing)
-	for _, s := range b.subs.snapshot() {
-		s.mu.Lock()
-		final, open := s.takeReport(true), !s.over && !s.starting
-		s.finish(broker.ErrClosed)
-		s.mu.Unlock()
-		if open {
-			b.ends.Go(func() { _ = s.tryEnd(final) })
-		}
-	}
-	if b.isStarted() {
-		<-b.worked
-		b.announceAll()
-		b.leave()
-	}
-	b.cancel()
-	if b.client != nil {
-		b.client.Close()
-	}
-}
-
-// leave waits for calls, and tells the other nodes that this one is gone.
-func (b *Broker) leave() {
-	done := make(chan struct{})
-	go func() {
-		b.ends.Wait()
-		for len(b.waiters.snapshot()) > 0 {
-			time.Sleep(time.Millisecond)
-		}
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(closeTimeout):
-	}
-	_ = b.do(b.background, b.client, b.client.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
 }
 
 // errNotStarted is what is wrong before Start.

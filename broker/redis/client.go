@@ -185,7 +185,7 @@ func (b *Broker) failed(err error, write bool) error {
 	switch {
 	case err == nil:
 		return nil
-	case b.isClosed():
+	case b.isClosed() && (!write || !isUnknown(err, &dial)):
 		return broker.ErrClosed
 	case write && isUnknown(err, &dial):
 		return fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, err)
@@ -213,9 +213,12 @@ func passes(refusal string) bool {
 }
 
 // isUnknown reports whether the server may have done a call that has failed. It has not if it says so, or if there was no
-// connection to it.
+// connection to it any more or yet.
 func isUnknown(err error, dial **net.OpError) bool {
 	if _, ok := rueidis.IsRedisErr(err); ok {
+		return false
+	}
+	if errors.Is(err, rueidis.ErrClosing) {
 		return false
 	}
 	return !errors.As(err, dial) || (*dial).Op != "dial"

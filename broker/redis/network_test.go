@@ -167,6 +167,69 @@ func TestAReaderThatRedisHasCutOffResyncs(t *testing.T) {
 	eventually(t, "Redis has closed the connection", slow.isClosed)
 }
 
+// TestWhatHappensDuringAResyncCounts: what a reader takes and settles while Redis is asked where the channel begins, and its end.
+func TestWhatHappensDuringAResyncCounts(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	p := newProxy(t, s.socket)
+	o := through(s, p)
+	o.Timeout = 5 * time.Second
+	b, other := open(t, o), open(t, s.options("test:"))
+	a := create(t, b)
+	sub := subscribe(t, b, a.Consumer)
+	for _, name := range []string{"1", "2", "3"} {
+		publish(t, b, a.Producer, name)
+		takes(t, sub, name)
+	}
+	reported(t, b, a.Consumer, 3)
+	// during runs f while a resync is on its way.
+	during := func(f func()) {
+		var stalled []*link
+		p.change(func() {
+			for l := range p.links {
+				if !l.pubsub {
+					l.stops = true
+					stalled = append(stalled, l)
+				}
+			}
+		})
+		p.subscribed()[0].close()
+		eventually(t, "the node listens again", func() bool { return len(p.subscribed()) == 1 })
+		time.Sleep(100 * time.Millisecond) // so the resync begins
+		f()
+		p.change(func() {
+			for _, l := range stalled {
+				l.stops = false
+			}
+		})
+	}
+	ms, err := other.Peek(t.Context(), a.Consumer, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	during(func() { sub.Settle(ms[1].ID()) })
+	publish(t, other, a.Producer, "4")
+	takes(t, sub, "4")
+	eventually(t, "two are settled", func() bool {
+		state, err := other.State(t.Context(), a.Consumer)
+		return err == nil && state.InFlight == 2
+	})
+	if stats := other.Stats(); stats.BufferedBytes <= 0 || stats.InFlight != 2 {
+		t.Errorf("%+v", stats)
+	}
+	ended := make(chan bool)
+	during(func() {
+		go func() {
+			sub.Settle(ms[2].ID())
+			sub.End(broker.EndClean)
+			close(ended)
+		}()
+		time.Sleep(50 * time.Millisecond)
+	})
+	<-ended
+	takes(t, subscribe(t, other, a.Consumer), "4")
+}
+
 // TestASubscribeWhoseReplyIsLostHoldsNoChannel: Redis has made the node the channel's reader, and the node does not know.
 func TestASubscribeWhoseReplyIsLostHoldsNoChannel(t *testing.T) {
 	t.Parallel()

@@ -122,13 +122,11 @@ func (b *Broker) checkPrimary(ctx context.Context) {
 		})
 	}
 	all.Wait()
-	if len(changed) == 0 {
+	if len(changed) == 0 || !b.beaten {
 		return
 	}
-	if b.beaten {
-		b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", changed)
-	}
-	b.codecDue = b.beaten
+	b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", changed)
+	b.codecDue = true
 	go b.resync(b.allScopes())
 }
 

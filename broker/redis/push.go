@@ -159,13 +159,16 @@ func (l *listener) attach(c rueidis.DedicatedClient) error {
 		l.attached[scope] = true
 	}
 	l.mu.Unlock()
+	again := b.isStarted()
 	if refused != nil {
 		b.log.Warn("redis: the server does not push for some channels, trying again", "address", l.address, "error", refused)
 	} else {
 		closeOnce(l.ready)
 	}
-	go b.resync(fresh)
-	b.beatSoon()
+	if again { // before, there are no readers
+		go b.resync(fresh)
+		b.beatSoon()
+	}
 	return nil
 }
 
@@ -236,7 +239,7 @@ func (l *listener) handle(kind byte, data string) {
 	fence := uint32(number(data[:fenceSize])) //nolint:gosec // 4 bytes
 	s := b.subs.get(fence)
 	if s == nil {
-		if x, ok := toChannelID(data[fenceSize:]); ok && kind == 'p' {
+		if x, ok := toChannelID(data[fenceSize:]); ok && kind == 'p' && !b.subs.has(x) {
 			go b.disown(x, fence)
 		}
 		return // it has ended meanwhile

@@ -8,6 +8,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/redis"
 )
 
 // client returns a connection to a server, for the test itself.
@@ -79,20 +80,8 @@ func TestARedisThatRestartsEmptyHasNoChannels(t *testing.T) {
 	t.Parallel()
 	s := ownServer(t)
 	b := open(t, s.options("test:"))
-	full, read := create(t, b), create(t, b)
-	sub := subscribe(t, b, read.Consumer)
-	l := faultLimits
-	l.Buffer, l.Hold = 1, 10*time.Second
-	m, err := broker.NewMessage("1", []byte("null"), "")
-	if err == nil {
-		err = b.Publish(t.Context(), full.Producer, m, l)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	held := make(chan error, 1)
-	go func() { held <- b.Publish(t.Context(), full.Producer, m, l) }()
-	eventually(t, "a producer waits", func() bool { return b.Stats().HeldProducers == 1 })
+	sub := subscribe(t, b, create(t, b).Consumer)
+	_, held := hold(t, b)
 	s.stop()
 	if err := s.start(); err != nil {
 		t.Fatal(err)
@@ -114,6 +103,67 @@ func TestARedisThatRestartsEmptyHasNoChannels(t *testing.T) {
 	a := create(t, b)
 	publish(t, other, a.Producer, "2")
 	takes(t, subscribe(t, b, a.Consumer), "2")
+}
+
+// TestACallThatRedisHasLostIsOfUnknownOutcome: a producer waits for room, and a failover takes Redis back to the time before.
+func TestACallThatRedisHasLostIsOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	b, c := open(t, s.options("test:")), s.client(t)
+	a, held := hold(t, b)
+	names, err := c.Do(t.Context(), c.B().Keys().Pattern("test:{*}[wp]*").Build()).AsStrSlice()
+	if err != nil || len(names) < 2 {
+		t.Fatalf("keys %q: %v", names, err)
+	}
+	redisDo(t, c, append([]string{"DEL"}, names...)...)
+	redisDo(t, c, "CLIENT", "KILL", "TYPE", "pubsub")
+	if err := <-held; !errors.Is(err, broker.ErrOutcomeUnknown) {
+		t.Errorf("the producer that waits gets %v", err)
+	}
+	if state, err := b.State(t.Context(), a.Consumer); err != nil || state.Pending != 1 {
+		t.Errorf("the channel holds %+v: %v", state, err)
+	}
+}
+
+// TestACallWhoseNoteIsLostHasSucceeded: a producer waits for room and gets it while nothing can be pushed to its node.
+func TestACallWhoseNoteIsLostHasSucceeded(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	p := newProxy(t, s.socket)
+	o := s.options("test:")
+	o.Addresses = []string{p.address}
+	b, other := open(t, o), open(t, s.options("test:"))
+	a, held := hold(t, b)
+	link := p.subscribed()[0]
+	p.change(func() { link.loses = func(string) bool { return true } })
+	takes(t, subscribe(t, other, a.Consumer), "1", "1")
+	link.close()
+	if err := <-held; err != nil {
+		t.Errorf("the producer that waited gets %v", err)
+	}
+}
+
+// hold makes a producer wait for room in a new channel, which holds one message.
+func hold(t *testing.T, b *redis.Broker) (a broker.Addresses, held <-chan error) {
+	t.Helper()
+	a = create(t, b)
+	l := faultLimits
+	l.Buffer, l.Hold = 1, 10*time.Second
+	m, err := broker.NewMessage("1", []byte("null"), "")
+	if err == nil {
+		err = b.Publish(t.Context(), a.Producer, m, l)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := broker.NewMessage("1", []byte("null"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() { result <- b.Publish(t.Context(), a.Producer, second, l) }()
+	eventually(t, "a producer waits", func() bool { return b.Stats().HeldProducers == 1 })
+	return a, result
 }
 
 // hasKeys reports whether the key of addresses is there.
