@@ -51,10 +51,14 @@ func startCluster(dir string, replicas int) (*cluster, error) {
 		c.addresses = append(c.addresses, l.Addr().String())
 		_ = l.Close()
 	}
+	timeout := "15000"
+	if replicas > 0 { // so that they take over soon
+		timeout = "3000"
+	}
 	for _, port := range c.ports {
 		s, err := startServer(dir, "--port", port, "--bind", "127.0.0.1", "--cluster-enabled", "yes",
 			"--cluster-config-file", "nodes-"+port+".conf", "--cluster-port", fmt.Sprint(clusterPort(port)),
-			"--cluster-node-timeout", "3000", "--repl-diskless-sync-delay", "0")
+			"--cluster-node-timeout", timeout, "--repl-diskless-sync-delay", "0")
 		if err != nil {
 			return c, err
 		}
