@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
 // A listener has one Pub/Sub connection to a server. On it come the messages for readers of this node, and what became of calls
@@ -20,7 +21,7 @@ import (
 type listener struct {
 	broker  *Broker
 	address string        // in a cluster, of its server
-	seen    atomic.Int64  // when the last heartbeat came, in Unix nanoseconds
+	seen    atomic.Int64  // when the last heartbeat came, by the clock of package clock
 	broken  chan struct{} // receives a value when heartbeats do not come
 	changed chan struct{} // receives a value when it should listen for other scopes
 	ready   chan struct{} // closed when it listens for the first time
@@ -141,7 +142,7 @@ func (l *listener) attach(c rueidis.DedicatedClient) error {
 	}
 	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
 	defer cancel()
-	l.seen.Store(time.Now().UnixNano())
+	l.seen.Store(int64(clock.Now()))
 	fresh := map[int]bool{}
 	var refused error
 	for i, reply := range c.DoMulti(ctx, commands...) {
@@ -225,7 +226,7 @@ func (l *listener) handle(kind byte, data string) {
 	b := l.broker
 	switch kind {
 	case 'h':
-		l.seen.Store(time.Now().UnixNano())
+		l.seen.Store(int64(clock.Now()))
 		return
 	case 'a':
 		if len(data) >= noteSize {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
 // topologyInterval is how often the client asks which servers there are. Beside that, it asks after errors.
@@ -190,7 +192,7 @@ func (l *listener) beat(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return b.failed(err, false)
-	case heard == 0, time.Since(time.Unix(0, l.seen.Load())) > 2*beatInterval+tick:
+	case heard == 0, clock.Now()-time.Duration(l.seen.Load()) > 2*beatInterval+tick:
 		l.giveUp()
 		return errStale
 	}

@@ -42,3 +42,13 @@ func TestAStoreThatIsNotAvailableAsksToComeBack(t *testing.T) {
 		t.Errorf("reply %d %v %s", w.Code, w.Header(), w.Body)
 	}
 }
+
+func TestAnUnknownOutcomeIsNoFullChannel(t *testing.T) {
+	err := fmt.Errorf("%w: %w", broker.ErrOutcomeUnknown, context.DeadlineExceeded)
+	if e := httpjson.ErrorOf(err); !strings.Contains(e.Message, "not known") {
+		t.Errorf("reply %d %s: %s", e.Status, e.Code, e.Message)
+	}
+	if e := httpjson.ErrorOf(context.DeadlineExceeded); !strings.Contains(e.Message, "is full") {
+		t.Errorf("reply %d %s: %s", e.Status, e.Code, e.Message)
+	}
+}
