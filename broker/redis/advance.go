@@ -52,7 +52,7 @@ func (r *reporting) stop() {
 // changed reports to Redis if that is due, and sees to it that it will be. The lock is held.
 func (s *subscription) changed() {
 	r := &s.report
-	if s.over || r.busy {
+	if s.over || s.closes || r.busy {
 		return
 	}
 	taken, settled := s.takenTo()-r.taken, s.head-r.settled
@@ -150,7 +150,7 @@ func one(b bool) int64 {
 // advance reports, and adds the messages that Redis returns.
 func (s *subscription) advance() {
 	s.mu.Lock()
-	if s.over {
+	if s.over || s.closes {
 		s.mu.Unlock()
 		return
 	}

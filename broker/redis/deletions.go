@@ -150,6 +150,6 @@ func (b *Broker) deletion(s string) (d broker.Deletion, ok bool) {
 	}
 	x, _ := toChannelID(s[:16])
 	d = broker.Deletion{Agent: s[head:], Undelivered: int(number(s[16:20])), Reason: broker.EndReason(s[20])} //nolint:gosec // 4 bytes
-	d.Secret = b.codec.consumerSecret(x, d.Agent)
+	d.Secret = b.codec.Load().consumerSecret(x, d.Agent)
 	return d, d.Reason >= 0 && d.Reason < broker.EndReasonCount
 }

@@ -1,11 +1,13 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"hash/fnv"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -37,6 +39,8 @@ func (b *Broker) work() {
 			b.announceAll()
 			close(flushed)
 			continue
+		case <-b.beatDue:
+			lastBeat = time.Time{}
 		case <-ticker.C:
 		}
 		if time.Since(lastBeat) >= beatInterval {
@@ -56,21 +60,8 @@ func (b *Broker) work() {
 
 // beat tells that this node lives, and learns which others do.
 func (b *Broker) beat(ctx context.Context) error {
-	var stale error
-	for _, l := range b.listeners {
-		if time.Since(time.Unix(0, l.seen.Load())) > 2*beatInterval+tick {
-			stale = errStale
-			select {
-			case l.broken <- struct{}{}:
-			default:
-			}
-		}
-		frame := appendNumber([]byte{'h'}, 0, 4)
-		push := l.client.B().Spublish().Channel(b.keys.pushPrefix(l.scopes[0]) + b.node).Message(rueidis.BinaryString(frame)).Build()
-		if err := b.do(ctx, l.client, push).Error(); err != nil {
-			return b.failed(err, false)
-		}
-	}
+	followed := b.follow(ctx)
+	heard := b.beatListeners(ctx)
 	values, err := b.run(ctx, beatScript, []string{b.keys.nodes()}, "", b.node, strconv.FormatInt(ms(nodeTimeout), 10)).ToArray()
 	if err != nil || len(values) < 3 {
 		return b.failed(err, false)
@@ -95,34 +86,48 @@ func (b *Broker) beat(ctx context.Context) error {
 	}
 	if !known && b.beaten {
 		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: its readers begin again")
-		go b.resync()
+		b.codecDue = true
+		go b.resync(b.allScopes())
 	}
-	b.beaten = true
 	b.checkPrimary(ctx)
-	return stale
+	b.beaten = true
+	if b.codecDue {
+		if err := b.loadCodec(ctx); err != nil {
+			return err
+		}
+		b.codecDue = false
+	}
+	return cmp.Or(followed, heard)
 }
 
-// checkPrimary resyncs all readers if another server has become the primary, because that may lack the last moments.
+// checkPrimary resyncs all readers if another server has become a primary, because that may lack the last moments. What a server
+// that does not answer was before, it still is.
 func (b *Broker) checkPrimary(ctx context.Context) {
-	var ids []string
+	var mu sync.Mutex
+	var changed []string
+	var all sync.WaitGroup
 	for address, c := range b.client.Nodes() {
-		text, err := b.do(ctx, c, c.B().Info().Section("replication").Build()).ToString()
-		if info := parseInfo(text); err == nil && info["role"] == "master" {
-			if b.options.Cluster {
-				ids = append(ids, address)
-			}
-			ids = append(ids, info["master_replid"])
+		if !b.options.Cluster {
+			address = "" // there is one primary, wherever it is
 		}
+		all.Go(func() {
+			text, err := b.do(ctx, c, c.B().Info().Section("replication").Build()).ToString()
+			mu.Lock()
+			defer mu.Unlock()
+			info := parseInfo(text)
+			if id := info["master_replid"]; err == nil && info["role"] == "master" && b.histories[address] != id {
+				b.histories[address] = id
+				changed = append(changed, cmp.Or(address, b.where()))
+			}
+		})
 	}
-	slices.Sort(ids)
-	history := strings.Join(ids, " ")
-	if b.history != "" && history != "" && history != b.history {
-		b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", b.where())
-		go b.resync()
+	all.Wait()
+	if len(changed) == 0 || !b.beaten {
+		return
 	}
-	if history != "" {
-		b.history = history
-	}
+	b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", changed)
+	b.codecDue = true
+	go b.resync(b.allScopes())
 }
 
 // do runs one command.

@@ -52,7 +52,7 @@ const (
 )
 
 // errBusy is the error for a write that finds too many others waiting for Redis.
-var errBusy = errors.New("redis: too many writes wait for it: it is too slow or cannot be reached")
+var errBusy = fmt.Errorf("%w: redis: too many writes wait for it: it is too slow or cannot be reached", broker.ErrUnavailable)
 
 // A lane collects the writes to one scope while others are on their way to Redis. So under load one call carries the messages
 // of many producers, and an idle lane adds no delay.
@@ -131,6 +131,9 @@ func (b *Broker) publishItems(scope int, batch []*item) {
 	if err != nil {
 		err = b.failed(err, true)
 		for _, it := range batch {
+			if errors.Is(err, broker.ErrMemoryLimit) {
+				b.stats.refusedMemory.Add(uint64(len(it.ms)))
+			}
 			it.finish(err)
 		}
 		return

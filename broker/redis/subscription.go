@@ -26,9 +26,12 @@ type subscription struct {
 	// starting says that Redis has not answered yet where the channel's messages begin.
 	starting bool
 	endsWith error // why it ends, if it is known before that
+	closes   bool  // the Broker closes: only Received and End have an effect
 	over     bool  // no method has an effect any more
 	ended    bool  // End was called
-	err      error // why it is over; set before done is closed
+	how      broker.End
+	endDone  chan struct{} // of an End that waits for a resync
+	err      error         // why it is over; set before done is closed
 	notify   func()
 	drains   bool // this node is being drained, and it is the reader's turn to end
 
@@ -104,10 +107,14 @@ func (s *subscription) finish(reason error) {
 	if s.over {
 		return
 	}
-	s.over, s.err = true, reason
+	s.over = true
 	s.report.stop()
 	s.forget()
 	s.broker.subs.remove(s)
+	if s.closes {
+		return // the reader knows
+	}
+	s.err = reason
 	close(s.done)
 	s.callNotify()
 }
@@ -122,7 +129,7 @@ func (s *subscription) forget() {
 func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.Message, full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	if s.over || s.closes {
 		return dst, false
 	}
 	again, first := 0, len(dst)
@@ -201,7 +208,7 @@ func (s *subscription) Received(n int) {
 func (s *subscription) Settle(id broker.EventID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	if s.over || s.closes {
 		return false
 	}
 	if !s.acks || !s.follows {
@@ -228,7 +235,7 @@ func (s *subscription) Settle(id broker.EventID) bool {
 func (s *subscription) Drained() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.drains && !s.over && s.next == s.known
+	return s.drains && !s.over && !s.closes && s.next == s.known
 }
 
 // drain tells the reader that it is its turn to end.
@@ -256,12 +263,45 @@ func (s *subscription) End(how broker.End) {
 		s.mu.Unlock()
 		return
 	}
-	s.ended = true
+	s.ended, s.how = true, how
+	if s.starting { // Redis is about to have another fence, and would not know the end of this one
+		done := make(chan struct{})
+		s.endDone = done
+		s.mu.Unlock()
+		select {
+		case <-done:
+		case <-s.broker.closing:
+		case <-time.After(s.broker.options.Timeout):
+		}
+		return
+	}
+	s.endNow()
+}
+
+// endAfterResync ends the subscription if End has waited for a resync.
+func (s *subscription) endAfterResync() {
+	s.mu.Lock()
+	done := s.endDone
+	if done == nil || s.starting && !s.over {
+		s.mu.Unlock()
+		return
+	}
+	s.endDone = nil
+	defer close(done)
+	if s.over {
+		s.mu.Unlock()
+		return
+	}
+	s.endNow()
+}
+
+// endNow ends the subscription as End was told. The lock is held, and released.
+func (s *subscription) endNow() {
 	switch {
 	case s.follows:
-	case how == broker.EndClean:
+	case s.how == broker.EndClean:
 		s.settle(s.arrived)
-	case how == broker.EndUnconfirmed:
+	case s.how == broker.EndUnconfirmed:
 		s.settle(min(s.arrived, s.unconfirmed))
 		s.unconfirmed = max(s.unconfirmed, s.arrived)
 	}
@@ -277,7 +317,7 @@ func (s *subscription) End(how broker.End) {
 func (s *subscription) push(fence uint32, position uint64, data string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || fence != s.fence {
+	if s.over || s.closes || fence != s.fence {
 		return
 	}
 	switch at := s.head + uint64(len(s.held)); {
