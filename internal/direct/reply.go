@@ -81,14 +81,12 @@ func (w *recorder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// appendRecorded appends what was recorded to dst, as net/http would send it. The other arguments are those of append.
+// appendRecorded appends what was recorded to dst, as net/http would send it. The handler may have said that the reply ends
+// the connection. The other arguments are those of append.
 func (r *reply) appendRecorded(dst []byte, w *recorder, at time.Duration, last bool) []byte {
 	text := http.StatusText(w.status)
 	if text == "" {
 		text = fmt.Sprint("status code ", w.status)
-	}
-	if last {
-		w.header.Del("Connection")
 	}
 	b := bytes.NewBuffer(fmt.Appendf(dst, "HTTP/1.1 %03d %s\r\n", w.status, text))
 	_ = w.header.Write(b) // writing to a buffer never fails
@@ -96,7 +94,7 @@ func (r *reply) appendRecorded(dst []byte, w *recorder, at time.Duration, last b
 	if w.header.Get("Content-Length") == "" {
 		fmt.Fprintf(b, "Content-Length: %d\r\n", len(w.body))
 	}
-	if last {
+	if last && w.header.Get("Connection") == "" {
 		b.WriteString("Connection: close\r\n")
 	}
 	b.WriteString("\r\n")
