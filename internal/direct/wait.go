@@ -113,7 +113,7 @@ func (w *watch) run(c *producerConn) {
 	defer func() { w.ended <- struct{}{} }()
 	for w.await(c) {
 		n, err := c.socket.Read(room)
-		w.read = n
+		w.noteRead(n)
 		switch {
 		case n > 0:
 			return
@@ -132,6 +132,12 @@ func (w *watch) await(c *producerConn) bool {
 	return w.waits && c.socket.SetReadDeadline(time.Time{}) == nil
 }
 
+func (w *watch) noteRead(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.read = n
+}
+
 // end ends the watch. What it has read stands behind the rest of the buffer.
 func (w *watch) end(c *producerConn) {
 	w.timer.Stop()
@@ -144,8 +150,8 @@ func (w *watch) end(c *producerConn) {
 	}
 	_ = c.socket.SetReadDeadline(time.Unix(1, 0)) // fails if the connection has: then nobody reads
 	<-w.ended
-	c.end += w.read
 	w.mu.Lock()
+	c.end += w.read
 	w.reading, w.read = false, 0
 	w.mu.Unlock()
 	_ = c.arm(c.idle, -1)
