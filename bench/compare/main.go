@@ -160,7 +160,6 @@ func measureOne(ctx context.Context, p *peer, w *work, o options) ([]float64, er
 	if err != nil {
 		return nil, err
 	}
-	defer s.server.stop()
 	defer s.close()
 	return w.run(ctx, s)
 }

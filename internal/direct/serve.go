@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -63,10 +64,11 @@ func (c *producerConn) serve() {
 	conns, count := c.site.Conns, c.site.Count
 	count.Inc()
 	defer guard.Recover(guard.DirectWrite, func() { _ = c.socket.Close() }) // as net/http does for handlers
-	defer func() {
+	leave := sync.OnceFunc(func() {
 		count.Dec()
 		conns.remove(c)
-	}()
+	})
+	defer leave()
 	if conns.add(c); c.site.Over() {
 		c.interrupt()
 	}
@@ -74,7 +76,7 @@ func (c *producerConn) serve() {
 	for err == nil {
 		err = c.serveAll()
 	}
-	conns.remove(c)
+	leave()
 	if !errors.Is(err, errGoesBack) {
 		_ = c.socket.Close()
 		return
