@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -209,11 +210,8 @@ func redisMemory(ctx context.Context, s *session) ([]float64, error) {
 			}
 		}
 	}
-	before, after = after, 0
-	if after, err = s.store.memory(); err != nil {
-		return nil, err
-	}
-	return []float64{idle, float64(after-before) / full}, ctx.Err()
+	filled, err := s.store.memory()
+	return []float64{idle, float64(filled-after) / full}, errors.Join(err, ctx.Err())
 }
 
 // redisNodes is a work: the same load goes to one node, and then to four. Each producer's reader is on the next node.
