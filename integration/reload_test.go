@@ -20,7 +20,6 @@ import (
 // TestReloadUnderFullLoad checks that producers and consumers do not notice reloads. Every request gets its answer.
 // Every message arrives in order, and once after dropping repeats. The listener wrapper takes care of the requests.
 func TestReloadUnderFullLoad(t *testing.T) {
-	t.Parallel()
 	reloadUnderFullLoad(t, "servers {\nlistener_wrappers {\nmegaphone\n}\n}", func(c *client) sender { return c.do })
 }
 
@@ -29,7 +28,6 @@ func TestReloadUnderFullLoad(t *testing.T) {
 // that nobody has accepted yet. The client repeats such requests if that is safe: reads, and writes with a key. HTTP
 // allows that (RFC 9110, 9.2.2). Everything else holds as with the wrapper.
 func TestReloadUnderFullLoadWithoutTheListenerWrapper(t *testing.T) {
-	t.Parallel()
 	reloadUnderFullLoad(t, "", func(c *client) sender { return c.insist })
 }
 
@@ -48,7 +46,7 @@ func reloadUnderFullLoad(t *testing.T, options string, send func(*client) sender
 	keeps := loadClient(t, port, false)
 	opens := loadClient(t, port, true)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var stop atomic.Bool
 	var done sync.WaitGroup
@@ -86,6 +84,7 @@ func reloadUnderFullLoad(t *testing.T, options string, send func(*client) sender
 		}
 	}
 	stop.Store(true)
+	defer time.AfterFunc(2*patience, cancel).Stop() // a busy machine may take longer for the reloads, each of which has its own limit
 	done.Wait()
 	t.Logf("%d messages, %d repeated requests", messages.Load(), keeps.again.Load()+opens.again.Load())
 	if messages.Load() < channels*reloads {

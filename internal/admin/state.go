@@ -144,11 +144,11 @@ func undrain(v View, _ *http.Request) (int, any, error) {
 
 // health reports whether new clients are welcome, as the endpoint health of a site does.
 func health(v View, _ *http.Request) (int, any, error) {
-	status, text := http.StatusOK, "OK"
-	if !v.Healthy {
-		status, text = http.StatusServiceUnavailable, "DRAINING"
+	status := http.StatusOK
+	if v.Health != "OK" {
+		status = http.StatusServiceUnavailable
 	}
 	return status, struct {
 		Status string `json:"status"`
-	}{text}, nil
+	}{v.Health}, nil
 }

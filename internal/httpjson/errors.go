@@ -104,7 +104,6 @@ var replies = []struct {
 		Status: http.StatusConflict, Code: "BUSY", Message: "another consumer is reading this channel",
 	}},
 	{broker.ErrTimeout, timeout},
-	{context.DeadlineExceeded, timeout}, // another handler of the site has set the deadline
 	{broker.ErrSkipped, Error{
 		Status: http.StatusServiceUnavailable, Code: "SKIPPED", Message: broker.ErrSkipped.Error(),
 	}},
@@ -116,6 +115,14 @@ var replies = []struct {
 	{broker.ErrReaderLimit, limitReached(http.StatusServiceUnavailable, "the server has as many readers as it may")},
 	{broker.ErrMemoryLimit, limitReached(http.StatusServiceUnavailable, "the server holds as many messages as it may")},
 	{broker.ErrClientLimit, limitReached(http.StatusTooManyRequests, "this client has as many channels as it may")},
+	{broker.ErrStarting, Error{
+		Status: http.StatusServiceUnavailable, Code: "STARTING", retryAfter: 1,
+		Message: "the server is starting: its channels are still being loaded",
+	}},
+	{broker.ErrStorage, Error{
+		Status: http.StatusServiceUnavailable, Code: "STORAGE_UNAVAILABLE", retryAfter: RetryAfter,
+		Message: "the server's storage takes no writes now",
+	}},
 	{broker.ErrOutcomeUnknown, Error{
 		Status: http.StatusServiceUnavailable, Code: codeTimeout,
 		Message: "it is not known whether the message was written: repeat the request with its Idempotency-Key",
@@ -149,6 +156,10 @@ func ErrorOf(err error) *Error {
 		if errors.Is(err, broker.ErrOutcomeUnknown) {
 			reply.Cause = err
 		}
+		return &reply
+	}
+	if errors.Is(err, context.DeadlineExceeded) { // another handler of the site has set the deadline
+		reply := timeout
 		return &reply
 	}
 	return &Error{
