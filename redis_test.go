@@ -75,6 +75,33 @@ func TestRedisKeepsTheChannels(t *testing.T) {
 	read.wants("3")
 }
 
+// TestDirectWritesWaitForRedis: they are direct all the same, and end as others do.
+func TestDirectWritesWaitForRedis(t *testing.T) {
+	socket := startRedis(t)
+	s := serve(t, fmt.Sprintf("megaphone {\nbuffer 40\nhold 20ms\nbroker redis %s\n}", socket), "megaphone create write read manage")
+	c := s.create()
+	client := s.direct(c)
+	var pipelined strings.Builder
+	for _, body := range numbered(enough, 41) { // one too many
+		pipelined.WriteString(writeRequest(c.ProducerAddress, body))
+	}
+	client.send(pipelined.String())
+	for range 40 - enough {
+		client.wants(http.StatusCreated)
+	}
+	client.wants(http.StatusServiceUnavailable)
+	read := s.read(c)
+	read.wants(numbered(0, 40)...)
+	client.writeAll(c, numbered(41, 60)...)
+	read.wants(numbered(41, 60)...)
+	if !s.isDirect() {
+		t.Error("the connection has gone back to net/http")
+	}
+	s.deleteChannel(c)
+	client.send(writeRequest(c.ProducerAddress, "1"))
+	client.wants(http.StatusNotFound)
+}
+
 func TestRedisThatCannotBeReachedChangesNothing(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()

@@ -23,6 +23,7 @@ type settings struct {
 	profile bool   // with Caddy's admin endpoint, which serves profiles
 	admin   string // the address of the admin endpoint
 	dir     string // a folder for what the server writes
+	redis   string // the socket of the Redis that the servers share
 }
 
 // A channel says what one consumer reads and how to write to it.
@@ -47,6 +48,8 @@ type peer struct {
 	batch func(cs []channel, body string) load.Request
 	// floor marks a server that is not a broker but shows the least that something costs.
 	floor bool
+	// shared marks servers that share a Redis, which is what is measured.
+	shared bool
 	// ingest and create mark what only Megaphone can do.
 	ingest, create bool
 	// headers maps the name of a transport to the request headers that ask for it when a channel is read.
@@ -111,7 +114,7 @@ const acceptSSE = "Accept: text/event-stream"
 
 // peers returns all servers to measure. Those that the others are compared with come first.
 func peers() []*peer {
-	return slices.Concat(floors(), ours(), brokers())
+	return slices.Concat(floors(), ours(), brokers(), []*peer{overRedis()})
 }
 
 // floors returns the servers that show the least that something costs under Caddy.

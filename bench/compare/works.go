@@ -17,6 +17,7 @@ type work struct {
 	key       string
 	settings  settings
 	bothCores bool // the server may use the load's core too
+	nodes     int  // how many servers share a store; 0 and 1 mean one server
 	steady    bool // the results do not vary, so the short run does it once
 	applies   func(p *peer) bool
 	run       func(ctx context.Context, s *session) ([]float64, error)
@@ -47,7 +48,7 @@ func serves(transport string) func(p *peer) bool {
 	}
 }
 
-func isBroker(p *peer) bool { return !p.floor }
+func isBroker(p *peer) bool { return !p.floor && !p.shared }
 
 // takesWrites reports whether a peer is a broker or shows the least that a write costs.
 func takesWrites(p *peer) bool {
@@ -56,7 +57,7 @@ func takesWrites(p *peer) bool {
 
 // works returns all works, in the order in which they are done.
 func works() []*work {
-	return slices.Concat(singleWorks(), idleWorks(), liveWorks())
+	return slices.Concat(singleWorks(), idleWorks(), liveWorks(), redisWorks())
 }
 
 // singleWorks returns the works that have no variant for each transport or number of channels.
@@ -273,12 +274,14 @@ func create(ctx context.Context, s *session) ([]float64, error) {
 
 // latency is a work: it sends messages at a constant rate, whatever the server does. Each message is timed from right
 // before it is sent until its consumer has it.
-func latency(ctx context.Context, s *session) ([]float64, error) {
+func latency(ctx context.Context, s *session) ([]float64, error) { return latencyOf(ctx, s, s.read) }
+
+func latencyOf(ctx context.Context, s *session, open func(channels int) ([]channel, error)) ([]float64, error) {
 	const rate, channels = 2000, 20
 	warm := rate / 2
 	total := warm + int(s.duration.Seconds()*rate)
 	s.counter = load.NewStopwatch(total)
-	cs, err := s.read(channels)
+	cs, err := open(channels)
 	if err != nil {
 		return nil, err
 	}
