@@ -7,12 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/bench/load"
 )
@@ -22,7 +24,7 @@ type settings struct {
 	h2c     bool   // HTTP/2 without TLS
 	profile bool   // with Caddy's admin endpoint, which serves profiles
 	admin   string // the address of the admin endpoint
-	dir     string // a folder for what the server writes
+	dir     string // a folder for what this server writes, and nobody else
 	redis   string // the socket of the Redis that the servers share
 }
 
@@ -194,6 +196,27 @@ func ours() []*peer {
 			},
 			channels: createChannels, headers: map[string][]string{"http": nil},
 		},
+		{
+			name: "disk", about: "this module with the broker disk, whose writes survive the process",
+			build: goBuild("server"), args: runCaddy,
+			config:   journaled("process"),
+			channels: createChannels, batch: writeBatch, ingest: true, create: true, headers: map[string][]string{"http": nil},
+		},
+		{
+			name: "disk-synced", about: "this module with the broker disk, whose writes survive a loss of power",
+			build: goBuild("server"), args: runCaddy,
+			config:   journaled("disk"),
+			channels: createChannels, batch: writeBatch, ingest: true, create: true, headers: map[string][]string{"http": nil},
+		},
+	}
+}
+
+// journaled returns a configuration with the broker disk.
+func journaled(durability string) func(address string, s settings) string {
+	return func(address string, s settings) string {
+		global := "megaphone {\n\t\tttl 10m\n\t\tread_duration 10m\n\t\tbroker disk {\n\t\t\tpath " + filepath.Join(s.dir, "journal") +
+			"\n\t\t\tdurability " + durability + "\n\t\t}\n\t}"
+		return caddyfile(address, s, global, "megaphone")
 	}
 }
 
@@ -236,7 +259,14 @@ func createChannels(address string, n int) ([]channel, error) {
 	cs := make([]channel, n)
 	create := load.Post("/create", "")
 	for i := range cs {
-		_, body, err := conn.Do(create)
+		status, body, err := conn.Do(create)
+		for deadline := time.Now().Add(20 * time.Second); err == nil && status == http.StatusServiceUnavailable && time.Now().Before(deadline); {
+			time.Sleep(20 * time.Millisecond) // it reads its journal
+			status, body, err = conn.Do(create)
+		}
+		if err == nil && status/100 != 2 {
+			err = fmt.Errorf("status %d: %s", status, body)
+		}
 		if err != nil {
 			return nil, err
 		}

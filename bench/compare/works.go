@@ -31,14 +31,17 @@ type measure struct {
 	// ratio is the name of a peer. If it is set, the number is shown as a multiple of that peer's number.
 	ratio string
 	// guard is what Megaphone must reach in the short run, or must not exceed if lessIsBest. 0 means no check. If ratio
-	// is set, guard applies to the ratio. Usual results are so far from it that noise does not trip it.
-	guard float64
+	// is set, guard applies to the ratio. Usual results are so far from it that noise does not trip it. If guarded is set,
+	// guard applies to that peer instead.
+	guard   float64
+	guarded string
 }
 
 const (
 	perSecond = "/CPU s"
 	floor     = "respond"
 	idleFloor = "wait" // the same for idle readers
+	megaphone = "megaphone"
 )
 
 func serves(transport string) func(p *peer) bool {
@@ -55,6 +58,11 @@ func takesWrites(p *peer) bool {
 	return p.name == floor || p.name == "respond-logged" || p.name == "relay" || isBroker(p)
 }
 
+// hasJournal reports whether a peer has a journal, or is what those are compared with.
+func hasJournal(p *peer) bool {
+	return p.name == megaphone || p.name == "disk" || p.name == "disk-synced"
+}
+
 // works returns all works, in the order in which they are done.
 func works() []*work {
 	return slices.Concat(singleWorks(), idleWorks(), liveWorks(), redisWorks())
@@ -66,6 +74,16 @@ func singleWorks() []*work {
 		{
 			key: "write", run: singleWrites(producers), applies: takesWrites,
 			measures: []measure{{name: "single writes to 64 channels, delivered", unit: perSecond, ratio: floor, guard: 1.5}},
+		},
+		{
+			key: "journal", run: singleWrites(producers), applies: hasJournal,
+			measures: []measure{{
+				name: "single writes to 64 channels, delivered, with a journal", unit: perSecond, ratio: megaphone, guard: 0.8, guarded: "disk",
+			}},
+		},
+		{
+			key: "journal-both", run: bothCoresWrites, bothCores: true, applies: hasJournal,
+			measures: []measure{{name: "the same, server and load on both cores", unit: "/s", ratio: megaphone}},
 		},
 		{
 			key: "write-8", run: singleWrites(producers / 8), applies: takesWrites,

@@ -304,6 +304,9 @@ func (l *log) prepareNext(others bool) {
 	if others {
 		if err == nil {
 			next.file.populate()
+			if l.Waits() {
+				_ = next.file.sync() // or else the first write waits for all these zeros; if it fails, so will that
+			}
 		}
 		l.mu.Lock()
 	}
