@@ -36,6 +36,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A Broker is the [broker.Broker] that keeps channels in Redis. Make one with [New].
@@ -151,7 +152,7 @@ func (b *Broker) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	for _, l := range b.listeners {
-		go l.run()
+		guard.Go(guard.Broker, l.run)
 	}
 	for _, l := range b.listeners {
 		select {
@@ -214,7 +215,10 @@ func (b *Broker) Close() {
 		s.finish(broker.ErrClosed)
 		s.mu.Unlock()
 		if open {
-			b.ends.Go(func() { _ = s.tryEnd(final) })
+			b.ends.Go(func() {
+				defer guard.Recover(guard.Broker)
+				_ = s.tryEnd(final)
+			})
 		}
 	}
 	if b.isStarted() {
@@ -231,13 +235,13 @@ func (b *Broker) Close() {
 // leave waits for calls, and tells the other nodes that this one is gone.
 func (b *Broker) leave() {
 	done := make(chan struct{})
-	go func() {
+	guard.Go(guard.Broker, func() {
 		b.ends.Wait()
 		for len(b.waiters.snapshot()) > 0 {
 			time.Sleep(time.Millisecond)
 		}
 		close(done)
-	}()
+	})
 	select {
 	case <-done:
 	case <-time.After(closeTimeout):

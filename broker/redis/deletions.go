@@ -10,6 +10,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // announcers is the consumer group of the nodes that report deletions.
@@ -132,12 +133,18 @@ func (b *Broker) announceSome(scope int) (int, error) {
 		}
 	}
 	if len(deletions) > 0 {
-		b.reports.report(deletions)
+		b.reports.call(deletions)
 	}
 	if err := b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(ids...).Build()).Error(); err != nil {
 		return 0, err
 	}
 	return len(entries), b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error()
+}
+
+// call calls the function. If that panics, the deletions count as reported, for it would panic again.
+func (r *reports) call(deletions []broker.Deletion) {
+	defer guard.Recover(guard.Broker)
+	r.report(deletions)
 }
 
 func (b *Broker) consumer() string { return strconv.FormatUint(number(b.node), 36) }

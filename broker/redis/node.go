@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 const (
@@ -26,31 +28,37 @@ func (b *Broker) work() {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	lastBeat := time.Now()
-	for {
-		select {
-		case <-b.closing:
+	for !b.isClosed() {
+		b.workOnce(ticker.C, &lastBeat)
+	}
+}
+
+// workOnce waits for something to do, and does it.
+func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
+	defer guard.Recover(guard.Broker)
+	select {
+	case <-b.closing:
+		return
+	case <-b.freed:
+		_ = b.refresh(b.background)
+		return
+	case flushed := <-b.flushes:
+		defer close(flushed)
+		b.announceAll()
+		return
+	case <-due:
+	}
+	if time.Since(*lastBeat) >= beatInterval {
+		*lastBeat = time.Now()
+		err := b.beat(b.background)
+		b.setHealth(err)
+		if err != nil {
 			return
-		case <-b.freed:
-			_ = b.refresh(b.background)
-			continue
-		case flushed := <-b.flushes:
-			b.announceAll()
-			close(flushed)
-			continue
-		case <-ticker.C:
 		}
-		if time.Since(lastBeat) >= beatInterval {
-			lastBeat = time.Now()
-			err := b.beat(b.background)
-			b.setHealth(err)
-			if err != nil {
-				continue
-			}
-		}
-		if err := b.refresh(b.background); err == nil {
-			b.reap()
-			b.sweep()
-		}
+	}
+	if err := b.refresh(b.background); err == nil {
+		b.reap()
+		b.sweep()
 	}
 }
 
@@ -60,10 +68,7 @@ func (b *Broker) beat(ctx context.Context) error {
 	for _, l := range b.listeners {
 		if time.Since(time.Unix(0, l.seen.Load())) > 2*beatInterval+tick {
 			stale = errStale
-			select {
-			case l.broken <- struct{}{}:
-			default:
-			}
+			l.giveUp()
 		}
 		frame := appendNumber([]byte{'h'}, 0, 4)
 		push := l.client.B().Spublish().Channel(b.keys.pushPrefix(l.scopes[0]) + b.node).Message(rueidis.BinaryString(frame)).Build()
@@ -95,7 +100,7 @@ func (b *Broker) beat(ctx context.Context) error {
 	}
 	if !known && b.beaten {
 		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: its readers begin again")
-		go b.resync()
+		guard.Go(guard.Broker, b.resync)
 	}
 	b.beaten = true
 	b.checkPrimary(ctx)
@@ -118,7 +123,7 @@ func (b *Broker) checkPrimary(ctx context.Context) {
 	history := strings.Join(ids, " ")
 	if b.history != "" && history != "" && history != b.history {
 		b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", b.where())
-		go b.resync()
+		guard.Go(guard.Broker, b.resync)
 	}
 	if history != "" {
 		b.history = history

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // An item is messages for one channel, written in one step.
@@ -26,6 +27,7 @@ type item struct {
 	status               itemStatus
 	accepted, duplicates int
 	err                  error
+	finished             bool
 	done                 chan struct{}
 }
 
@@ -87,6 +89,14 @@ func (l *lane) submit(items ...*item) {
 
 // empty makes calls until there is nothing to write.
 func (l *lane) empty() {
+	defer guard.Recover(guard.Broker)
+	var batch []*item
+	panics := true
+	defer func() {
+		if panics {
+			l.fail(batch)
+		}
+	}()
 	for {
 		l.mu.Lock()
 		n, size, messages := 0, 0, 0
@@ -99,12 +109,13 @@ func (l *lane) empty() {
 			}
 			n++
 		}
-		batch := l.queue[:n:n]
+		batch = l.queue[:n:n]
 		if l.queue = l.queue[n:]; len(l.queue) == 0 {
 			l.queue = nil
 		}
 		if n == 0 {
 			l.calls--
+			panics = false
 			l.mu.Unlock()
 			return
 		}
@@ -112,6 +123,28 @@ func (l *lane) empty() {
 		l.broker.publishItems(l.scope, batch)
 	}
 }
+
+// fail finishes the items of a call that has panicked, and goes on with those that wait.
+func (l *lane) fail(batch []*item) {
+	for _, it := range batch {
+		if !it.finished {
+			it.finish(errPanicked)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.calls--; len(l.queue) > 0 {
+		l.calls++
+		go l.empty()
+	}
+}
+
+var (
+	// errPanic is why a panic has ended something. The log has the panic.
+	errPanic = errors.New("redis: a panic has ended it")
+	// errPanicked is the error of a write that a panic has ended.
+	errPanicked = fmt.Errorf("%w: %w", broker.ErrOutcomeUnknown, errPanic)
+)
 
 // publishItems writes items in one call, and finishes them.
 func (b *Broker) publishItems(scope int, batch []*item) {
@@ -237,7 +270,7 @@ func (b *Broker) countPublished(batch []*item) {
 const messageOverhead = 96
 
 func (it *item) finish(err error) {
-	it.err = err
+	it.err, it.finished = err, true
 	it.done <- struct{}{}
 }
 

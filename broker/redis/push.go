@@ -14,6 +14,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A listener has one Pub/Sub connection to a server. On it come the messages for readers of this node, and what became of calls
@@ -104,7 +105,8 @@ var errStale = errors.New("redis: what this node has pushed to itself did not co
 const listenDelay = 500 * time.Millisecond
 
 // listen listens until the connection is lost.
-func (l *listener) listen(first bool) error {
+func (l *listener) listen(first bool) (err error) {
+	defer guard.Recover(guard.Broker, func() { err = errPanic })
 	b := l.broker
 	c, release := l.client.Dedicate()
 	defer release()
@@ -123,7 +125,7 @@ func (l *listener) listen(first bool) error {
 	if first {
 		close(l.ready)
 	} else {
-		go b.resync()
+		guard.Go(guard.Broker, b.resync)
 	}
 	select {
 	case err := <-lost:
@@ -135,8 +137,17 @@ func (l *listener) listen(first bool) error {
 	}
 }
 
+// giveUp makes the listener connect again.
+func (l *listener) giveUp() {
+	select {
+	case l.broken <- struct{}{}:
+	default:
+	}
+}
+
 // receive handles what was pushed: frames as lua/state.lua makes them.
 func (l *listener) receive(frames string) {
+	defer guard.Recover(guard.Broker, l.giveUp)
 	const head = 5
 	for len(frames) >= head {
 		kind, size := frames[0], int(number(frames[1:head])) //nolint:gosec // 4 bytes
@@ -187,7 +198,7 @@ func (l *listener) handle(kind byte, data string) {
 	case 't':
 		s.endBy(fence, broker.ErrTakenOver)
 	case 'f': // other nodes took this one for gone
-		go s.resync()
+		guard.Go(guard.Broker, s.resync, s.panicked)
 	case 'd':
 		s.endBy(fence, b.gone())
 	}
@@ -219,10 +230,10 @@ func (b *Broker) resync() {
 		case <-b.closing:
 			return
 		}
-		go func() {
+		guard.Go(guard.Broker, func() {
 			defer func() { <-b.resyncs }()
 			s.resync()
-		}()
+		}, s.panicked)
 	}
 }
 

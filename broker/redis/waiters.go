@@ -10,6 +10,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // grace is how long a call that its node does not withdraw stays in Redis after its time: see lua/publish.lua. Within it a
@@ -327,13 +328,17 @@ func (r *barrier) work() {
 			return
 		}
 		r.mu.Unlock()
-		b := r.broker
-		ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-		reply, err := b.runDurably(ctx, touchScript, scriptCall{keys: []string{b.keys.counters(r.scope)}})
-		cancel()
-		if w.err = err; err == nil && reply.Error() != nil {
-			w.err = b.failed(reply.Error(), true)
-		}
-		close(w.done)
+		w.wait(r.broker, r.scope)
+	}
+}
+
+func (w *barrierWait) wait(b *Broker, scope int) {
+	defer close(w.done)
+	defer guard.Recover(guard.Broker, func() { w.err = errPanicked })
+	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+	defer cancel()
+	reply, err := b.runDurably(ctx, touchScript, scriptCall{keys: []string{b.keys.counters(scope)}})
+	if w.err = err; err == nil && reply.Error() != nil {
+		w.err = b.failed(reply.Error(), true)
 	}
 }
