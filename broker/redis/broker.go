@@ -130,6 +130,8 @@ func (b *Broker) Start(ctx context.Context) error {
 	}
 	b.client = client
 	if err := b.prepare(ctx); err != nil {
+		b.cancel() // what has begun to listen
+		b.background, b.cancel = context.WithCancel(context.Background())
 		client.Close()
 		return err
 	}
@@ -158,8 +160,6 @@ func (b *Broker) prepare(ctx context.Context) (err error) {
 		select {
 		case <-l.ready:
 		case <-ctx.Done():
-			b.cancel()
-			b.background, b.cancel = context.WithCancel(context.Background())
 			return fmt.Errorf("redis: cannot listen at %s for pushed messages: %w", b.where(), ctx.Err())
 		}
 	}

@@ -21,7 +21,8 @@ import (
 // that wait for room.
 type listener struct {
 	broker *Broker
-	client rueidis.Client // of one server
+	ctx    context.Context //nolint:containedctx // of the start that has made it
+	client rueidis.Client  // of one server
 	scopes []int          // that it listens for
 	seen   atomic.Int64   // when the last heartbeat came, in Unix nanoseconds
 	broken chan struct{}  // receives a value when heartbeats do not come
@@ -75,23 +76,25 @@ func (b *Broker) newListeners(ctx context.Context) ([]*listener, error) {
 }
 
 func (b *Broker) newListener(c rueidis.Client, scopes []int) *listener {
-	return &listener{broker: b, client: c, scopes: scopes, broken: make(chan struct{}, 1), ready: make(chan struct{})}
+	return &listener{broker: b, ctx: b.background, client: c, scopes: scopes, broken: make(chan struct{}, 1), ready: make(chan struct{})}
 }
 
 // run listens until the Broker closes. After each interruption it resyncs all readers, since pushes may have been lost.
 func (l *listener) run() {
 	b := l.broker
-	for first := true; !b.isClosed(); first = false {
+	for first := true; l.ctx.Err() == nil && !b.isClosed(); first = false {
 		if !first {
 			b.stats.reconnects.Add(1)
 			select {
 			case <-time.After(listenDelay/2 + rand.N(listenDelay)): //nolint:gosec // no secret
 			case <-b.closing:
 				return
+			case <-l.ctx.Done():
+				return
 			}
 		}
 		err := l.listen(first)
-		if !b.isClosed() {
+		if l.ctx.Err() == nil && !b.isClosed() {
 			b.setHealth(err)
 			b.log.Warn("redis: the connection for pushed messages is lost, connecting again", "address", b.where(), "error", err)
 		}
@@ -112,7 +115,7 @@ func (l *listener) listen(first bool) (err error) {
 	defer release()
 	defer c.Close()
 	lost := c.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: func(m rueidis.PubSubMessage) { l.receive(m.Message) }})
-	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+	ctx, cancel := context.WithTimeout(l.ctx, b.options.Timeout)
 	defer cancel()
 	for _, scope := range l.scopes {
 		// The channels of one command must have one slot.
@@ -132,7 +135,7 @@ func (l *listener) listen(first bool) (err error) {
 		return err
 	case <-l.broken:
 		return errStale
-	case <-b.background.Done():
+	case <-l.ctx.Done():
 		return nil
 	}
 }
