@@ -173,7 +173,7 @@ func (s *subscription) advance() {
 		s.finish(b.gone())
 	default: // the connection was lost, or Redis has another reader: a resync finds out
 		if codeErr == nil {
-			b.stats.fenced.Add(1)
+			b.store.fenced.Add(1)
 		}
 		s.report.bytes += p.bytes
 		s.report.flags |= p.flags
@@ -254,7 +254,7 @@ func (s *subscription) sendEnd(p report) {
 	err := s.tryEnd(p)
 	b.subs.remove(s)
 	if err != nil && !b.isClosed() {
-		b.log.Warn("redis: the end of a read could not be told, trying again", "channel", s.x.String(), "error", err)
+		b.warn(&b.warnings.ends, "redis: ends of reads could not be told, trying again", "error", err)
 		guard.Go(guard.Broker, func() { s.retryEnd(p) })
 	}
 }

@@ -25,7 +25,6 @@ package redis
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -58,12 +57,14 @@ type Broker struct {
 	waiters  waiters
 	ledger   *ledger
 	stats    stats
+	store    storeStats
 	reports  reports
 	draining draining
 
 	aheadBytes       atomic.Int64 // of messages that readers have not taken yet
 	drainUndelivered atomic.Int64
-	health           atomic.Pointer[error]
+	health           health
+	warnings         warnings
 
 	// Of the goroutine work.
 	nodes []string
@@ -72,6 +73,7 @@ type Broker struct {
 	reaped   [partitions]bool
 	beaten   bool
 	history  string
+	logged   struct{ fenced, lost uint64 }
 
 	ends    sync.WaitGroup // of reads that Close ends
 	freed   chan struct{}
@@ -100,6 +102,7 @@ func New(o Options) (*Broker, error) {
 		subs:    subscriptions{all: map[uint32]*subscription{}},
 		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}},
 		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs),
+		health:  health{bad: map[*listener]error{}},
 		started: make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
 	}
 	b.ledger = newLedger(len(b.keys.scopes))
@@ -135,7 +138,6 @@ func (b *Broker) Start(ctx context.Context) error {
 		client.Close()
 		return err
 	}
-	b.setHealth(nil)
 	close(b.started)
 	go b.work()
 	b.log.Info("redis: connected", "address", b.where(), "node", b.consumer())
@@ -246,29 +248,9 @@ func (b *Broker) leave() {
 	case <-done:
 	case <-time.After(closeTimeout):
 	}
-	_ = b.do(b.background, b.client, b.client.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
-}
-
-// errNotStarted is what is wrong before Start.
-var errNotStarted = errors.New("redis: not connected yet")
-
-// setHealth notes whether Redis can be reached, and logs when that changes.
-func (b *Broker) setHealth(err error) {
-	switch before := b.health.Swap(&err); {
-	case b.isClosed() || before == nil:
-	case err != nil && *before == nil:
-		b.log.Error("redis: it cannot be reached; open reads stay open, writes fail", "address", b.where(), "error", err)
-	case err == nil && *before != nil && b.isStarted():
-		b.log.Info("redis: it can be reached again", "address", b.where())
-	}
-}
-
-// Healthy implements [broker.HealthChecker].
-func (b *Broker) Healthy() error {
-	if err := b.health.Load(); err != nil {
-		return *err
-	}
-	return errNotStarted
+	c := b.client
+	_ = b.do(b.background, c, c.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
+	_ = b.do(b.background, c, c.B().Hdel().Key(b.keys.aboutNodes()).Field(b.node).Build())
 }
 
 // decode returns the id of the channel that an address names. There need not be such a channel.

@@ -60,7 +60,10 @@ func (b *Broker) announceAll() {
 	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
 	defer cancel()
 	var scopes []int
-	for scope, reply := range b.client.DoMulti(ctx, commands...) {
+	begun := time.Now()
+	replies := b.client.DoMulti(ctx, commands...)
+	b.store.calledAll(begun, replies)
+	for scope, reply := range replies {
 		if n, err := reply.AsInt64(); err == nil && n > 0 {
 			scopes = append(scopes, scope)
 		}
@@ -83,7 +86,7 @@ func (b *Broker) announce(scopes []int) {
 		for {
 			n, err := b.announceSome(scope)
 			if err != nil {
-				b.log.Warn("redis: cannot report deletions, trying again", "error", err)
+				b.warn(&b.warnings.work, "redis: cannot report deletions, trying again", "error", err)
 				return
 			}
 			if n < maxAnnounced {
@@ -147,7 +150,7 @@ func (r *reports) call(deletions []broker.Deletion) {
 	r.report(deletions)
 }
 
-func (b *Broker) consumer() string { return strconv.FormatUint(number(b.node), 36) }
+func (b *Broker) consumer() string { return nodeID(b.node) }
 
 // deletion reads what lua/remove.lua notes.
 func (b *Broker) deletion(s string) (d broker.Deletion, ok bool) {

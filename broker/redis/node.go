@@ -51,7 +51,8 @@ func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
 	if time.Since(*lastBeat) >= beatInterval {
 		*lastBeat = time.Now()
 		err := b.beat(b.background)
-		b.setHealth(err)
+		b.setHealth(nil, err)
+		b.logCounts()
 		if err != nil {
 			return
 		}
@@ -68,6 +69,7 @@ func (b *Broker) beat(ctx context.Context) error {
 	for _, l := range b.listeners {
 		if time.Since(time.Unix(0, l.seen.Load())) > 2*beatInterval+tick {
 			stale = errStale
+			b.setHealth(l, errStale)
 			l.giveUp()
 		}
 		frame := appendNumber([]byte{'h'}, 0, 4)
@@ -76,30 +78,38 @@ func (b *Broker) beat(ctx context.Context) error {
 			return b.failed(err, false)
 		}
 	}
-	values, err := b.run(ctx, beatScript, []string{b.keys.nodes()}, "", b.node, strconv.FormatInt(ms(nodeTimeout), 10)).ToArray()
+	values, err := b.run(ctx, beatScript, []string{b.keys.nodes(), b.keys.aboutNodes()},
+		"", b.node, text(ms(nodeTimeout)), b.about()).ToArray()
 	if err != nil || len(values) < 3 {
 		return b.failed(err, false)
 	}
-	nodes, err := values[2].AsStrSlice()
+	nodes, err := b.noteNodes(values)
 	if err != nil {
-		return errData
+		return err
 	}
 	slices.Sort(nodes)
 	known := integer(values, 1) == 1
 	if !slices.Equal(nodes, b.nodes) {
-		b.log.Info("redis: the nodes that share the channels have changed", "nodes", len(nodes))
+		come, gone := []string{}, []string{}
+		for _, node := range nodes {
+			if !slices.Contains(b.nodes, node) {
+				come = append(come, nodeID(node))
+			}
+		}
 		for _, node := range b.nodes {
 			if !slices.Contains(nodes, node) {
+				gone = append(gone, nodeID(node))
 				b.departed = append(b.departed, node)
 			}
 		}
+		b.log.Info("redis: the nodes that share the channels have changed", "nodes", len(nodes), "come", come, "gone", gone)
 		b.departed = slices.DeleteFunc(b.departed, func(node string) bool { return slices.Contains(nodes, node) })
 		b.departed = b.departed[max(0, len(b.departed)-maxDeparted):]
 		b.nodes = nodes
 		b.reaped = [partitions]bool{}
 	}
 	if !known && b.beaten {
-		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: its readers begin again")
+		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: other nodes may have taken over its readers")
 		guard.Go(guard.Broker, b.resync)
 	}
 	b.beaten = true
@@ -134,8 +144,10 @@ func (b *Broker) checkPrimary(ctx context.Context) {
 func (b *Broker) do(ctx context.Context, c rueidis.Client, command rueidis.Completed) rueidis.RedisResult {
 	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
 	defer cancel()
-	b.stats.roundTrips.Add(1)
-	return c.Do(ctx, command)
+	begun := time.Now()
+	reply := c.Do(ctx, command)
+	b.store.called(begun, reply.Error())
+	return reply
 }
 
 // owns reports whether this node looks after a partition. All nodes agree on who does, except for a moment after one has come
@@ -181,7 +193,7 @@ func (b *Broker) reap() {
 		for skip := int64(0); ; {
 			values, err := b.run(b.background, reapScript, keys, prefix, live, text(skip), text(maxReaped), departed).ToArray()
 			if err != nil {
-				b.log.Warn("redis: cannot free the channels of nodes that are gone, trying again", "error", err)
+				b.warn(&b.warnings.work, "redis: cannot free the channels of nodes that are gone, trying again", "error", err)
 				return
 			}
 			kept, freed := integer(values, 0), integer(values, 1)

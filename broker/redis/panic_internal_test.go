@@ -118,7 +118,9 @@ func TestAListenerThatPanicsListensAgain(t *testing.T) {
 	delete(b.subs.all, 1)
 	go l.run()
 	wantPanics(t, places, 2)
-	if err := b.Healthy(); !errors.Is(err, errPanic) {
+	b.health.mu.Lock()
+	defer b.health.mu.Unlock()
+	if err := b.health.bad[l]; !errors.Is(err, errPanic) {
 		t.Errorf("health is %v", err)
 	}
 }

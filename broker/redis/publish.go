@@ -152,13 +152,14 @@ func (b *Broker) publishItems(scope int, batch []*item) {
 	call := b.publishCall(scope, batch)
 	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
 	defer cancel()
-	b.stats.roundTrips.Add(1)
 	var reply rueidis.RedisResult
 	var durable error
 	if b.options.Durability.waits() {
 		reply, durable = b.runDurably(ctx, publishScript, call)
 	} else {
+		begun := time.Now()
 		reply = publishScript.run(ctx, b.client, call)
+		b.store.called(begun, reply.Error())
 	}
 	message, err := reply.ToMessage()
 	if err != nil {
@@ -277,6 +278,7 @@ func (it *item) finish(err error) {
 // runDurably runs a script and waits until what it wrote is as safe as the options ask for. The error tells that this is not
 // known. A connection of its own carries the call, since Redis answers nothing else on it meanwhile.
 func (b *Broker) runDurably(ctx context.Context, s *script, call scriptCall) (reply rueidis.RedisResult, durable error) {
+	begun := time.Now()
 	_ = b.client.Dedicated(func(c rueidis.DedicatedClient) error {
 		wait := b.waitCommand(c)
 		replies := c.DoMulti(ctx, s.command(c, call), wait)
@@ -286,6 +288,7 @@ func (b *Broker) runDurably(ctx context.Context, s *script, call scriptCall) (re
 		reply, durable = replies[0], b.checkWait(replies[1])
 		return nil
 	})
+	b.store.called(begun, reply.Error())
 	return reply, durable
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,10 +24,10 @@ type listener struct {
 	broker *Broker
 	ctx    context.Context //nolint:containedctx // of the start that has made it
 	client rueidis.Client  // of one server
-	scopes []int          // that it listens for
-	seen   atomic.Int64   // when the last heartbeat came, in Unix nanoseconds
-	broken chan struct{}  // receives a value when heartbeats do not come
-	ready  chan struct{}  // closed when it listens for the first time
+	scopes []int           // that it listens for
+	seen   atomic.Int64    // when the last heartbeat came, in Unix nanoseconds
+	broken chan struct{}   // receives a value when heartbeats do not come
+	ready  chan struct{}   // closed when it listens for the first time
 }
 
 // newListeners returns a listener for each server that has channels.
@@ -82,9 +83,10 @@ func (b *Broker) newListener(c rueidis.Client, scopes []int) *listener {
 // run listens until the Broker closes. After each interruption it resyncs all readers, since pushes may have been lost.
 func (l *listener) run() {
 	b := l.broker
+	defer b.setHealth(l, nil)
 	for first := true; l.ctx.Err() == nil && !b.isClosed(); first = false {
 		if !first {
-			b.stats.reconnects.Add(1)
+			b.store.reconnects.Add(1)
 			select {
 			case <-time.After(listenDelay/2 + rand.N(listenDelay)): //nolint:gosec // no secret
 			case <-b.closing:
@@ -95,8 +97,9 @@ func (l *listener) run() {
 		}
 		err := l.listen(first)
 		if l.ctx.Err() == nil && !b.isClosed() {
-			b.setHealth(err)
-			b.log.Warn("redis: the connection for pushed messages is lost, connecting again", "address", b.where(), "error", err)
+			if b.setHealth(l, err) {
+				b.log.Warn("redis: the connection for pushed messages is lost, connecting again", "address", b.where(), "error", err)
+			}
 		}
 	}
 }
@@ -124,7 +127,7 @@ func (l *listener) listen(first bool) (err error) {
 		}
 	}
 	l.seen.Store(time.Now().UnixNano())
-	b.setHealth(nil)
+	b.setHealth(l, nil)
 	if first {
 		close(l.ready)
 	} else {
@@ -220,7 +223,9 @@ func (s *subscription) endBy(fence uint32, reason error) {
 
 // resync makes sure that nothing that was pushed is lost.
 func (b *Broker) resync() {
+	begun, producers, readers := time.Now(), len(b.waiters.snapshot()), 0
 	b.resyncWaiters()
+	var resyncs sync.WaitGroup
 	for _, s := range b.subs.snapshot() {
 		s.mu.Lock()
 		skip := s.starting || s.over
@@ -233,10 +238,17 @@ func (b *Broker) resync() {
 		case <-b.closing:
 			return
 		}
-		guard.Go(guard.Broker, func() {
+		readers++
+		resyncs.Go(func() {
+			defer guard.Recover(guard.Broker, s.panicked)
 			defer func() { <-b.resyncs }()
 			s.resync()
-		}, s.panicked)
+		})
+	}
+	resyncs.Wait()
+	if !b.isClosed() {
+		b.log.Info("redis: pushes may have been lost: all that wait for some have asked Redis, and go on", "readers", readers,
+			"producers", producers, "took", time.Since(begun).Round(time.Millisecond))
 	}
 }
 

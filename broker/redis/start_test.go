@@ -12,7 +12,7 @@ import (
 )
 
 // command sends a command to the server.
-func (s *server) command(t *testing.T, words ...string) {
+func (s *server) command(t *testing.T, words ...string) rueidis.RedisResult {
 	t.Helper()
 	c, err := rueidis.NewClient(rueidis.ClientOption{
 		InitAddress: []string{s.socket}, DisableCache: true, ForceSingleClient: true, DialCtxFn: dialUnix,
@@ -21,9 +21,11 @@ func (s *server) command(t *testing.T, words ...string) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.Do(t.Context(), c.B().Arbitrary(words...).Build()).Error(); err != nil && !rueidis.IsRedisNil(err) {
+	reply := c.Do(t.Context(), c.B().Arbitrary(words...).Build())
+	if err := reply.Error(); err != nil && !rueidis.IsRedisNil(err) {
 		t.Fatal(err)
 	}
+	return reply
 }
 
 // newServer starts a server that the test has for itself.

@@ -271,9 +271,7 @@ const noteDelay = 100 * time.Millisecond
 func (b *Broker) resyncWaiters() {
 	for _, call := range b.waiters.snapshot() {
 		id := rueidis.BinaryString(appendNumber([]byte(b.node), call.item.number, 6))
-		ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-		exists, err := b.client.Do(ctx, b.client.B().Hexists().Key(b.keys.key('p', call.item.x)).Field(id).Build()).AsBool()
-		cancel()
+		exists, err := b.do(b.background, b.client, b.client.B().Hexists().Key(b.keys.key('p', call.item.x)).Field(id).Build()).AsBool()
 		if err != nil || exists {
 			continue // its own time ends the wait
 		}
