@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/admin"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/direct"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
@@ -318,19 +319,17 @@ func (h *Handler) wrongPath(r *http.Request, t target) error {
 	return &httpjson.Error{Status: http.StatusNotFound, Code: "NOT_FOUND", Message: "no such path: " + t.mistake}
 }
 
-// serveHealth tells a load balancer whether to send new clients here. It does not want them while the server drains or
-// shuts down.
+// serveHealth tells a load balancer whether to send new clients here. The server does not want them while it drains or shuts
+// down, or while its Broker cannot reach its store.
 func (h *Handler) serveHealth(w http.ResponseWriter) error {
-	if !h.app.registry.healthy() {
+	if health := h.app.registry.health(); health != admin.Healthy {
 		w.Header().Set("Retry-After", strconv.Itoa(httpjson.RetryAfter))
-		httpjson.Write(w, http.StatusServiceUnavailable, statusDraining)
+		httpjson.Write(w, http.StatusServiceUnavailable, []byte(`{"status":"`+health+`"}`))
 		return nil
 	}
 	httpjson.Write(w, http.StatusOK, httpjson.OK)
 	return nil
 }
-
-var statusDraining = []byte(`{"status":"DRAINING"}`)
 
 // statusClientClosedRequest is what Caddy also logs for a client that left before it got an answer.
 const statusClientClosedRequest = 499

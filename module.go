@@ -185,7 +185,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 func (a *App) view() admin.View {
 	return admin.View{
 		Broker: a.broker, Agent: a.Agent, Limits: a.limits, InspectMessages: a.InspectMessages,
-		CloseCode: a.registry.closes.of, Healthy: a.registry.healthy(),
+		CloseCode: a.registry.closes.of, Health: a.registry.health(),
 	}
 }
 

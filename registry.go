@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/admin"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
@@ -199,12 +200,15 @@ func (s *registry) flushDeletions() {
 	}
 }
 
-// healthy reports whether new clients are welcome.
-func (s *registry) healthy() bool {
-	if b, ok := s.broker.(broker.HealthChecker); ok && b.Healthy() != nil {
-		return false
+// health returns [admin.Healthy] if new clients are welcome, or why they are not.
+func (s *registry) health() string {
+	if broker.IsDraining(s.broker) || s.isClosed() || caddy.Exiting() {
+		return "DRAINING"
 	}
-	return !broker.IsDraining(s.broker) && !s.isClosed() && !caddy.Exiting()
+	if b, ok := s.broker.(broker.HealthChecker); ok && b.Healthy() != nil { // the log says why
+		return "STORE_UNREACHABLE"
+	}
+	return admin.Healthy
 }
 
 // slowDown makes a client wait that would otherwise repeat its request in a loop. Existing clients do that when a read is
