@@ -16,7 +16,6 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/admin"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/direct"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
@@ -319,10 +318,10 @@ func (h *Handler) wrongPath(r *http.Request, t target) error {
 	return &httpjson.Error{Status: http.StatusNotFound, Code: "NOT_FOUND", Message: "no such path: " + t.mistake}
 }
 
-// serveHealth tells a load balancer whether to send new clients here. The server does not want them while it drains or shuts
-// down, or while its Broker cannot reach its store.
+// serveHealth tells a load balancer whether to send new clients here. It does not want them while the server starts, drains
+// or shuts down, and while its storage takes no writes.
 func (h *Handler) serveHealth(w http.ResponseWriter) error {
-	if health := h.app.registry.health(); health != admin.Healthy {
+	if health := h.app.registry.health(); health != "OK" {
 		w.Header().Set("Retry-After", strconv.Itoa(httpjson.RetryAfter))
 		httpjson.Write(w, http.StatusServiceUnavailable, []byte(`{"status":"`+health+`"}`))
 		return nil

@@ -12,7 +12,8 @@ import (
 )
 
 func TestIngest(t *testing.T) {
-	s := serve(t, "megaphone {\nbuffer 2\nhold 20ms\nmax_message_size 200\n}", "megaphone")
+	// All lines must come within the hold time of the first line that is held back.
+	s := serve(t, "megaphone {\nbuffer 2\nhold 500ms\nmax_message_size 200\n}", "megaphone")
 	a, full := s.create(), s.create()
 	line := func(c channel, body string) string { return ingestLine(c.ProducerAddress, body) }
 	lines := strings.Join([]string{

@@ -38,7 +38,8 @@ func init() {
 // App holds the settings of the whole server, and the channels that all sites share. Which requests a site serves is up to
 // the `megaphone` handler. Every setting has a default, so the handler alone is enough.
 //
-// Channels and their messages outlive configuration reloads. With the broker `memory` a restart of the process loses them.
+// Channels and their messages outlive configuration reloads. With the broker `memory` a restart of the process loses them,
+// with the broker `disk` it does not.
 type App struct {
 	// The first part of every address that this server creates: letters, digits, `_` and `-`. With several servers, give
 	// each its own name, by which a load balancer can route. Placeholders such as `{env.POD_NAME}` are supported. Channels
@@ -113,6 +114,7 @@ type App struct {
 	eventsLogged  bool // the log has all events
 	registry      *registry
 	broker        broker.Broker
+	provider      broker.Provider // has opened broker, or would have
 	limits        broker.Limits
 
 	brokerKey string                   // of the registry in registries, if acquired
@@ -209,10 +211,8 @@ func (a *App) close() {
 
 // Start implements [caddy.App].
 func (a *App) Start() error {
-	if b, ok := a.broker.(broker.Starter); ok {
-		if err := b.Start(a.ctx); err != nil {
-			return fmt.Errorf("broker: %w", err)
-		}
+	if err := a.startBroker(); err != nil {
+		return err
 	}
 	a.startEvents()
 	return nil
@@ -271,7 +271,7 @@ func (a *App) Cleanup() error {
 	}
 	last, err := registries.Delete(a.brokerKey)
 	a.stopEvents()
-	if last {
+	if last && !broker.IsKept(a.broker) {
 		a.warnOfUndelivered()
 	}
 	return err

@@ -141,7 +141,7 @@ func TestRedisThatStopsIsNotHealthy(t *testing.T) {
 			return r.StatusCode == status && r.body == body
 		}
 	}
-	const good, bad = `{"status":"OK"}`, `{"status":"STORE_UNREACHABLE"}`
+	const good, bad = `{"status":"OK"}`, `{"status":"STORAGE_UNAVAILABLE"}`
 	if !health(200, good)() {
 		t.Error("health is bad at the start")
 	}
@@ -162,11 +162,11 @@ func TestRedisThatStopsIsNotHealthy(t *testing.T) {
 		t.Errorf("the admin API says of the store %+v", store)
 	}
 	var reply struct{ Status string }
-	if status := s.call(http.MethodGet, "health", "", &reply); status != 503 || reply.Status != "STORE_UNREACHABLE" {
+	if status := s.call(http.MethodGet, "health", "", &reply); status != 503 || reply.Status != "STORAGE_UNAVAILABLE" {
 		t.Errorf("health of the admin API is %d %s", status, reply.Status)
 	}
-	if up, ok := s.metrics()["caddy_megaphone_store_up{}"]; up != 0 || !ok {
-		t.Errorf("store_up is %v, there: %v", up, ok)
+	if up, ok := s.metrics()["caddy_megaphone_storage_up{}"]; up != 0 || !ok {
+		t.Errorf("storage_up is %v, there: %v", up, ok)
 	}
 	if err := process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)

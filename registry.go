@@ -14,10 +14,11 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
-	"github.com/caddy-megaphone/megaphone/internal/admin"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	_ "github.com/caddy-megaphone/megaphone/internal/diskmodule" // the module megaphone.brokers.disk
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
+	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
 	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
@@ -90,7 +91,21 @@ func (a *App) acquireRegistry(ctx caddy.Context) error {
 		return err
 	}
 	a.registry, a.brokerKey, a.acquired = pooled.(*registry), key, true
-	a.broker = a.registry.broker
+	a.broker, a.provider = a.registry.broker, provider
+	return nil
+}
+
+// startBroker makes the Broker ready, with the settings of this configuration. If it fails, so does the load of the
+// configuration: the process exits, or goes on with the configuration that it has.
+func (a *App) startBroker() error {
+	if s, ok := a.broker.(broker.Starter); ok {
+		if err := s.Start(a.ctx); err != nil {
+			return fmt.Errorf("broker: %w", err)
+		}
+	}
+	if p, ok := a.provider.(broker.Configurer); ok {
+		p.ConfigureBroker(a.broker)
+	}
 	return nil
 }
 
@@ -200,15 +215,20 @@ func (s *registry) flushDeletions() {
 	}
 }
 
-// health returns [admin.Healthy] if new clients are welcome, or why they are not.
+// health returns "OK" if new clients are welcome, and otherwise why they are not.
 func (s *registry) health() string {
 	if broker.IsDraining(s.broker) || s.isClosed() || caddy.Exiting() {
 		return "DRAINING"
 	}
-	if b, ok := s.broker.(broker.HealthChecker); ok && b.Healthy() != nil { // the log says why
-		return "STORE_UNREACHABLE"
+	if b, ok := s.broker.(broker.HealthChecker); ok {
+		switch err := b.Healthy(); {
+		case errors.Is(err, broker.ErrStarting):
+			return httpjson.ErrorOf(broker.ErrStarting).Code
+		case err != nil:
+			return httpjson.ErrorOf(broker.ErrStorage).Code
+		}
 	}
-	return admin.Healthy
+	return "OK"
 }
 
 // slowDown makes a client wait that would otherwise repeat its request in a loop. Existing clients do that when a read is

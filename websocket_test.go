@@ -243,15 +243,17 @@ func TestAWebSocketOutlivesLaterDeadlines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.CloseNow()
+	written := make(chan error, 1)
 	go func() {
 		for range 3 {
 			<-pings
 		}
-		if err := s.writeOnce(c, 1); err != nil {
-			t.Error(err)
-		}
+		written <- s.writeOnce(c, 1)
 	}()
 	eid := s.wantMessages(conn, "1")[0]
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
 	s.sendText(conn, fmt.Sprintf(`{"ack":%q}`, eid))
 	s.awaitNothingInFlight(c)
 }

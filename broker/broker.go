@@ -35,8 +35,9 @@ import (
 // Errors are the sentinels of this package, wrapped or not. Any other error is a fault of the Broker, and the channel is
 // as if the call had not been made. If that is not known, the error is [ErrOutcomeUnknown].
 //
-// What only some Brokers can do is an optional interface: [Drainer], [Statser], [DeletionSource], [MemoryUser], and
-// [Notifier] for a Subscription. Callers find it by assertion and do without where it is missing.
+// What only some Brokers can do is an optional interface: [Starter], [HealthChecker], [Keeper], [Drainer], [Statser],
+// [DeletionSource], [MemoryUser], and [Notifier] for a Subscription. Callers find it by assertion and do without where it
+// is missing.
 type Broker interface {
 	// Create makes a channel and returns its addresses. Its life is counted from now on. It fails with
 	// [ErrChannelLimit] if there are l.MaxChannels already, with [ErrClientLimit] if l.Client has
@@ -151,7 +152,8 @@ type Subscription interface {
 	End(how End)
 }
 
-// Errors of a [Broker]. None of them is a fault, except ErrOutcomeUnknown.
+// Errors of a [Broker]. None of them is a fault, except ErrStorage and ErrOutcomeUnknown. Every call may fail with
+// ErrStarting until a [Starter] has started, and every call that would write to a storage with ErrStorage.
 var (
 	ErrNotFound     = errors.New("no such channel")
 	ErrBusy         = errors.New("another consumer is reading")
@@ -163,6 +165,8 @@ var (
 	ErrReaderLimit  = errors.New("too many readers")
 	ErrMemoryLimit  = errors.New("the memory for messages is used up")
 	ErrDraining     = errors.New("the server is being drained")
+	ErrStarting     = errors.New("the channels are still being loaded")
+	ErrStorage      = errors.New("the storage takes no writes now")
 	ErrClosed       = errors.New("the broker is closed")
 
 	// ErrOutcomeUnknown marks a fault that hides whether a write was done, such as a store that did not answer in time. The

@@ -8,7 +8,7 @@ import (
 
 // The contract, the Brokers and the contract's tests can be imported without a web server.
 func TestNoWebServerIsImported(t *testing.T) {
-	list := exec.CommandContext(t.Context(), "go", "list", "-deps", ".", "./memory", "./redis", "./brokertest")
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", ".", "./memory", "./disk", "./redis", "./brokertest")
 	deps, err := list.Output()
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,19 @@ package broker
 
 import "time"
 
+// A Configurer is a [Provider] whose Broker can take other settings while it is open.
+type Configurer interface {
+	// ConfigureBroker sets what [Provider].BrokerKey leaves out. It is called when a configuration takes effect, with a
+	// Broker that this module has opened, perhaps for an earlier configuration.
+	ConfigureBroker(Broker)
+}
+
+// A Keeper is a [Broker] whose channels outlive it.
+type Keeper interface {
+	// Keeps reports whether another Broker that is opened the same way will have the channels that this one has.
+	Keeps() bool
+}
+
 // A Notifier is a [Subscription] that can call a function instead of sending on a channel. Its reader then needs no
 // goroutine while it waits.
 type Notifier interface {
@@ -104,4 +117,10 @@ func StatsOf(b Broker) Stats {
 func IsDraining(b Broker) bool {
 	d, ok := b.(Drainer)
 	return ok && d.DrainState().Active
+}
+
+// IsKept reports whether the channels of a Broker outlive it.
+func IsKept(b Broker) bool {
+	k, ok := b.(Keeper)
+	return ok && k.Keeps()
 }

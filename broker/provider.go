@@ -15,11 +15,11 @@ type Provider interface {
 	OpenBroker() (Broker, error)
 }
 
-// A Starter is a [Broker] that connects to other servers. It does so in Start, which is called when the configuration takes
-// effect. Checking a configuration does not call it.
+// A Starter is a [Broker] that opens files, or connects to other servers. It does so in Start, which is called when the
+// configuration takes effect. Checking a configuration does not call it.
 type Starter interface {
-	// Start connects, and checks that the servers can keep channels. If it fails, the configuration does not take effect. Calls
-	// of other methods before that wait. A second configuration that shares the Broker calls Start again, which then has no
-	// effect.
+	// Start makes the Broker ready, and checks that it can keep channels. If it fails, the configuration does not take effect.
+	// Calls of other methods before that wait, or fail with [ErrStarting]. A second configuration that shares the Broker calls
+	// Start again, which then has no effect.
 	Start(ctx context.Context) error
 }

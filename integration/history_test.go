@@ -6,7 +6,9 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -132,4 +134,51 @@ func TestHistoryFindsLosses(t *testing.T) {
 	if faults := r.History().Check(); len(faults) == 0 {
 		t.Error("the checker finds no fault")
 	}
+}
+
+// TestHistoryOverKills kills a server with the broker disk and starts it again, again and again, while producers and
+// consumers of each kind use it. They go on by themselves: no channel is missing, and each message comes.
+func TestHistoryOverKills(t *testing.T) {
+	t.Parallel()
+	n := seed(t)
+	s := testserver.New(t)
+	port := testserver.FreePort(t)
+	settings := fmt.Sprintf("megaphone {\nread_duration 300ms\nttl 1h\nbroker disk {\npath %s\n}\n}", filepath.Join(s.Dir, "journal"))
+	start := func() { s.Start(settings, tcpSite(port, "megaphone")) }
+	start()
+	r := history.NewRecorder()
+	kills := 1
+	if text := os.Getenv("MEGAPHONE_KILLS"); text != "" {
+		kills, _ = strconv.Atoi(text)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+time.Duration(kills)*time.Second)
+	defer cancel()
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		for range kills {
+			for before := len(r.History().Writes); len(r.History().Writes) < before+50 && ctx.Err() == nil; { // it is in use
+				time.Sleep(10 * time.Millisecond)
+			}
+			r.Fault("kill", 5*time.Second, func() {
+				s.Signal(syscall.SIGKILL)
+				<-s.Done()
+				start()
+			})
+		}
+	})
+	err := workload.Run(ctx, r, workload.Options{
+		Seed:     n,
+		Base:     func() string { return fmt.Sprintf("http://127.0.0.1:%d", port) },
+		HTTP:     &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+		Channels: 20,
+		Pause:    5 * time.Millisecond,
+		Time:     time.Duration(kills) * time.Second,
+		Settle:   patience,
+	})
+	cancel()
+	killer.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantHistory(t, r.History(), 50)
 }

@@ -38,7 +38,6 @@ func memoryOf(t *testing.T, pid int) (now, peak int64) {
 // TestMaxMemoryBoundsTheProcess has producers that write much more than max_memory allows. The process stays near the
 // limit, whatever the size of the messages.
 func TestMaxMemoryBoundsTheProcess(t *testing.T) {
-	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes a long time")
 	}
@@ -48,7 +47,6 @@ func TestMaxMemoryBoundsTheProcess(t *testing.T) {
 	)
 	for name, size := range map[string]int{"small messages": 100, "medium messages": 4_000, "large messages": 500_000} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			s := testserver.New(t)
 			c := startSite(t, s, "megaphone {\nmax_memory 128MiB\nbuffer 1000000\nhold 100ms\nmax_message_size 600KB\n}", "megaphone")
 			ingest := func(lines []byte) {

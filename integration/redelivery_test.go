@@ -60,7 +60,7 @@ func (r *tcpRead) wantLarge(t *testing.T, count int) {
 func TestNDJSONBehindAProxyLosesNothing(t *testing.T) {
 	t.Parallel()
 	s, proxy := testserver.New(t), testserver.New(t)
-	c := startSite(t, s, "megaphone {\nread_duration 300ms\n}", "megaphone create write read exists manage {\nndjson_redelivery\n}")
+	c := startSite(t, s, "megaphone {\nread_duration 2s\n}", "megaphone create write read exists manage {\nndjson_redelivery\n}")
 	port := testserver.FreePort(t)
 	front := tcpSite(port, "reverse_proxy unix/"+s.Socket("site"))
 	proxy.Start("", front)
@@ -68,8 +68,8 @@ func TestNDJSONBehindAProxyLosesNothing(t *testing.T) {
 
 	const messages = 14
 	ch := c.create()
-	stalls := openTCPRead(t, address, ch)
 	c.writeLarge(ch, messages, 50_000)
+	stalls := openTCPRead(t, address, ch)
 	if n := c.inFlight(ch); n != messages {
 		t.Fatalf("%d messages are in flight, want all %d", n, messages)
 	}

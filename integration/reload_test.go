@@ -20,7 +20,6 @@ import (
 // TestReloadUnderFullLoad checks that producers and consumers do not notice reloads. Every request gets its answer.
 // Every message arrives in order, and once after dropping repeats. The listener wrapper takes care of the requests.
 func TestReloadUnderFullLoad(t *testing.T) {
-	t.Parallel()
 	reloadUnderFullLoad(t, "servers {\nlistener_wrappers {\nmegaphone\n}\n}", func(c *client) sender { return c.do })
 }
 
@@ -29,7 +28,6 @@ func TestReloadUnderFullLoad(t *testing.T) {
 // that nobody has accepted yet. The client repeats such requests if that is safe: reads, and writes with a key. HTTP
 // allows that (RFC 9110, 9.2.2). Everything else holds as with the wrapper.
 func TestReloadUnderFullLoadWithoutTheListenerWrapper(t *testing.T) {
-	t.Parallel()
 	reloadUnderFullLoad(t, "", func(c *client) sender { return c.insist })
 }
 

@@ -60,7 +60,7 @@ func (c *crowd) publishBig(tb testing.TB, size int) *channel {
 		tb.Fatal(err)
 	}
 	created := c.create(tb)
-	if !created.publishNow(m, c.limits) {
+	if ok, _ := created.publishNow(m, &c.limits); !ok {
 		tb.Fatal("there is no room")
 	}
 	return created

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
 // A channel is one channel of a [Broker]: the messages that it holds, the producers that wait for room, and its one
@@ -19,8 +20,8 @@ type channel struct {
 	broker             *Broker
 	agent              string
 	producer, consumer broker.Secret
-	client             string // the client whose quota counts the channel; may be empty
-	place              int    // in the Broker's list
+	client             *string // whose quota counts the channel; may be nil
+	place              int     // in the Broker's list
 	counters           *counters
 	created            time.Duration
 
@@ -49,7 +50,8 @@ type channel struct {
 	// settled is the newest message that was let go. A cursor that shows it leaves no gap.
 	settled broker.EventID
 	// letGoKeys has the keyed messages that were let go last. It is nil until the first one.
-	letGoKeys *keyWindow
+	letGoKeys  *keyWindow
+	*journaled // nil without a journal
 	// turn is the channel's place in the budget, while memory is what its first waiter waits for.
 	turn *turn
 }
@@ -60,24 +62,26 @@ func (c *channel) addresses() broker.Addresses {
 	}
 }
 
-// never is when a channel with a reader expires.
-const never = math.MaxInt64
+const never = math.MaxInt64 // is when a channel with a reader expires
 
-// publishNow takes a message, or drops it as a duplicate, if that needs no wait. It reports whether it did.
-func (c *channel) publishNow(m *broker.Message, l broker.Limits) bool {
+// publishNow takes a message, or drops it as a duplicate, if that needs no wait for room. It reports whether it did, and
+// returns the commit that makes the message durable.
+func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok bool, commit *journal.Commit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.closed != nil:
-		return false
+		return false, nil
 	case c.isDuplicate(m):
 		c.counters.duplicates.Add(1)
-		return true
-	case c.sealed.Load() || c.held.first != nil || !c.hasRoom(&l):
-		return false
+		return true, c.commit()
+	case c.sealed.Load() || c.held.first != nil || !c.hasRoom(l):
+		return false, nil
 	}
-	c.put(m)
-	return true
+	if c.put(m, nil) != nil {
+		return false, nil // publish will report the error
+	}
+	return true, c.commit()
 }
 
 // publish takes as many of w's messages as there is room for, and enqueues w if any are left. It reports whether w is
@@ -97,8 +101,11 @@ func (c *channel) publish(w *waiter) (finished bool) {
 		c.fail(w, broker.ErrNotFound)
 		return true
 	}
-	if c.held.first == nil && c.admit(w) {
-		return true
+	if c.held.first == nil {
+		if all, err := c.admit(w); all || err != nil {
+			c.fail(w, err)
+			return true
+		}
 	}
 	if w.limits.Hold <= 0 {
 		w.err = c.refusal(w)
@@ -112,20 +119,22 @@ func (c *channel) publish(w *waiter) (finished bool) {
 	return false
 }
 
-// admit moves messages of w into the queue while there is room. It reports whether it has moved all of them. The lock
-// is held.
-func (c *channel) admit(w *waiter) (all bool) {
+// admit moves messages of w into the queue while there is room. It reports whether it has moved all of them. It fails if
+// the journal does. The lock is held.
+func (c *channel) admit(w *waiter) (all bool, err error) {
 	for c.dropDuplicates(w); len(w.ms) > 0; c.dropDuplicates(w) {
 		if !c.hasRoom(&w.limits) {
-			return false
+			return false, nil
 		}
-		c.put(w.ms[0])
+		if err := c.put(w.ms[0], w.batch()); err != nil {
+			return false, err
+		}
 		if w.waiting {
 			c.counters.wait.observe(waitBounds, c.broker.now()-w.since, 1)
 		}
 		c.accept(w)
 	}
-	return true
+	return true, nil
 }
 
 // dropDuplicates drops messages from the front of w while they are duplicates. The lock is held.
@@ -143,16 +152,23 @@ func (c *channel) accept(w *waiter) {
 	}
 	w.ms = w.ms[1:]
 	w.accepted++
+	w.commit = c.commit()
 }
 
-// put appends a message and wakes the reader. The lock is held.
-func (c *channel) put(m *broker.Message) {
+// put appends a message and wakes the reader. If the journal fails, nothing happens. The lock is held.
+func (c *channel) put(m *broker.Message, batch *journal.Batch) error {
+	if c.broker.journal != nil {
+		if err := c.journalPut(m, batch); err != nil {
+			return err
+		}
+	}
 	c.broker.budget.reserve(m)
 	c.counters.accepted.Add(1)
 	c.queue.push(m)
-	if c.reader != nil {
+	if c.reader != nil && c.notDurable() == 0 {
 		c.reader.wake()
 	}
+	return nil
 }
 
 // hasRoom reports whether the channel may take another pending message. The lock is held.
@@ -224,8 +240,12 @@ func (c *channel) fail(w *waiter, err error) {
 
 // admitHeld admits waiting producers while there is room, first come first served. The lock is held.
 func (c *channel) admitHeld() {
-	for w := c.held.first; w != nil && c.admit(w); w = c.held.first {
-		c.dequeue(w, nil)
+	for w := c.held.first; w != nil; w = c.held.first {
+		all, err := c.admit(w)
+		if !all && err == nil {
+			break
+		}
+		c.dequeue(w, err)
 	}
 	c.awaitMemory(false)
 }
@@ -301,6 +321,7 @@ func (c *channel) letGo(n int) {
 		if m.Keyed() {
 			c.rememberKey(m.ID())
 		}
+		c.noteLetGo(m)
 		c.broker.budget.release(m)
 	}
 	c.unconfirmed -= min(c.unconfirmed, uint32(n)) //nolint:gosec // no channel holds so many
@@ -340,9 +361,12 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 		c.broker.readers.Add(-1)
 	}
 	c.counters.deleted[reason].Add(1)
-	c.counters.life.observe(lifeBounds, c.broker.now()-c.created, 1)
+	c.counters.life.observe(lifeBounds, max(0, c.broker.now()-c.created), 1)
 	c.counters.undelivered[reason].inFlight.Add(uint64(c.queue.inFlight)) //nolint:gosec // not negative
 	c.counters.undelivered[reason].pending.Add(uint64(c.queue.pending())) //nolint:gosec // not negative
+	if reason != broker.EndClosed {
+		c.forget()
+	}
 	undelivered = c.queue.len
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)

@@ -134,6 +134,7 @@ func (b *Broker) Stats() broker.Stats {
 	s.Redelivered = sum(func(c *counters) *atomic.Uint64 { return &c.redelivered })
 	s.DeliveryDelay = b.histogramOf(delayBounds, func(c *counters) *histogram { return &c.delay })
 	sent := s.DeliveryDelay.Count
+	taken := sent + b.restored.Load()
 	s.Accepted = sum(func(c *counters) *atomic.Uint64 { return &c.accepted })
 	s.Duplicates = sum(func(c *counters) *atomic.Uint64 { return &c.duplicates })
 	s.RefusedFull = sum(func(c *counters) *atomic.Uint64 { return &c.refused[channelFull] })
@@ -142,8 +143,8 @@ func (b *Broker) Stats() broker.Stats {
 	s.Withdrawn = sum(func(c *counters) *atomic.Uint64 { return &c.withdrawn })
 	s.Created = sum(func(c *counters) *atomic.Uint64 { return &c.created })
 	s.Sent = sent + s.Redelivered
-	s.InFlight = sent - s.Settled - lostInFlight
-	s.Pending = s.Accepted - sent - lostPending
+	s.InFlight = taken - s.Settled - lostInFlight
+	s.Pending = s.Accepted - taken - lostPending
 	// Channels observe only messages that waited, to save time. Those that did not wait belong in every bucket.
 	immediate := s.Accepted - s.PublishWait.Count
 	for i := range s.PublishWait.Cumulative {

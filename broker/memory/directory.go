@@ -29,7 +29,7 @@ func (b *Broker) List(_ context.Context, o broker.ListOptions) (broker.ChannelPa
 			break
 		}
 		examined++
-		if c.expired(now) || now-c.created < o.MinAge || o.Agent != "" && c.agent != o.Agent || !c.matches(&o) {
+		if c.expired(now) || max(0, now-c.created) < o.MinAge || o.Agent != "" && c.agent != o.Agent || !c.matches(&o) {
 			continue
 		}
 		if state, err := c.state(); err == nil {
@@ -90,7 +90,7 @@ func (b *Broker) Peek(_ context.Context, address string, limit int) ([]*broker.M
 	if c.closed != nil {
 		return nil, c.closed
 	}
-	ms := make([]*broker.Message, 0, min(limit, c.queue.len))
+	ms := make([]*broker.Message, 0, min(limit, c.queue.len-c.notDurable()))
 	for i := range cap(ms) {
 		ms = append(ms, c.queue.at(i))
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
@@ -38,6 +39,8 @@ type ingestion struct {
 	timer         *time.Timer // fires when the oldest of held is due, or earlier
 	heldBytes     int64       // of the messages that are held back
 	admitted      int         // messages that were held back, and then taken
+	uncommitted   []uncommitted
+	lost          int // messages that a channel has taken, and that may not be durable
 	failures      []broker.IngestFailure
 	failed        int // all failures
 	refusedMemory int // failures with ErrMemoryLimit
@@ -63,8 +66,13 @@ func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *
 		in.Fail(number, string(producer), err)
 		return nil
 	}
-	if c.publishNow(m, in.limits) {
+	if ok, commit := c.publishNow(m, &in.limits); ok {
 		in.immediate++
+		if commit != nil {
+			in.mu.Lock()
+			in.await(number, string(producer), commit)
+			in.mu.Unlock()
+		}
 		return nil
 	}
 	line := &heldLine{
@@ -117,6 +125,9 @@ func (line *heldLine) finished() {
 	in.done++
 	if line.err == nil {
 		in.admitted++
+		if line.commit != nil {
+			in.await(line.number, line.producer, line.commit)
+		}
 	} else {
 		in.fail(line.number, line.producer, line.err)
 	}
@@ -202,11 +213,46 @@ func (in *ingestion) Finish(ctx context.Context) broker.IngestResult {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.commit(ctx)
 	if in.timer != nil {
 		in.timer.Stop()
 	}
 	slices.SortFunc(in.failures, func(a, b broker.IngestFailure) int { return cmp.Compare(a.Number, b.Number) })
 	return broker.IngestResult{
-		Written: in.immediate + in.admitted, Failures: in.failures, FailuresTotal: in.failed, RefusedMemory: in.refusedMemory,
+		Written: in.immediate + in.admitted - in.lost, Failures: in.failures, FailuresTotal: in.failed, RefusedMemory: in.refusedMemory,
+	}
+}
+
+// An uncommitted is a message that a channel has taken, and that is not known to be durable.
+type uncommitted struct {
+	number   int
+	producer string
+	commit   *journal.Commit
+}
+
+// await notes a message that is not durable yet. The lock is held.
+func (in *ingestion) await(number int, producer string, commit *journal.Commit) {
+	in.uncommitted = append(in.uncommitted, uncommitted{number, producer, commit})
+	if len(in.uncommitted)%256 == 0 {
+		in.prune()
+	}
+}
+
+// prune forgets the oldest messages that are durable by now. The lock is held.
+func (in *ingestion) prune() {
+	n := 0
+	for n < len(in.uncommitted) && in.uncommitted[n].commit.IsDurable() {
+		n++
+	}
+	in.uncommitted = slices.Delete(in.uncommitted, 0, n)
+}
+
+// commit waits until all messages are durable. The lock is held: nothing is held back any more, so nobody waits for it.
+func (in *ingestion) commit(ctx context.Context) {
+	for _, u := range in.uncommitted {
+		if err := u.commit.Wait(ctx); err != nil {
+			in.lost++
+			in.fail(u.number, u.producer, err)
+		}
 	}
 }

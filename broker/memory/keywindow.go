@@ -23,3 +23,12 @@ func (w *keyWindow) add(id broker.EventID) {
 }
 
 func (w *keyWindow) has(id broker.EventID) bool { return w != nil && slices.Contains(w.ids, id) }
+
+// last returns a copy of the newest n ids, or of as many as there are, oldest first.
+func (w *keyWindow) last(n int) []broker.EventID {
+	if w == nil || n == 0 {
+		return nil
+	}
+	ids := slices.Concat(w.ids[w.next:], w.ids[:w.next])
+	return ids[max(0, len(ids)-n):]
+}

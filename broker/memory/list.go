@@ -2,6 +2,7 @@ package memory
 
 import (
 	"iter"
+	"slices"
 	"sync"
 )
 
@@ -20,15 +21,35 @@ func (l *channelList) add(c *channel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.free) == 0 {
-		first := len(l.chunks) * len(chunk{})
-		l.chunks = append(l.chunks, new(chunk))
-		for i := range len(chunk{}) {
-			l.free = append(l.free, first+len(chunk{})-1-i)
-		}
+		l.grow()
 	}
 	c.place = l.free[len(l.free)-1]
 	l.free = l.free[:len(l.free)-1]
 	l.chunks[c.place/len(chunk{})][c.place%len(chunk{})] = c
+}
+
+// grow adds a chunk. The lock is held.
+func (l *channelList) grow() {
+	first := len(l.chunks) * len(chunk{})
+	l.chunks = append(l.chunks, new(chunk))
+	for i := range len(chunk{}) {
+		l.free = append(l.free, first+len(chunk{})-1-i)
+	}
+}
+
+// put adds channels that have their places already. Nobody else uses the list yet.
+func (l *channelList) put(channels []*channel) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range channels {
+		for c.place/len(chunk{}) >= len(l.chunks) {
+			l.grow()
+		}
+		l.chunks[c.place/len(chunk{})][c.place%len(chunk{})] = c
+	}
+	l.free = slices.DeleteFunc(l.free, func(place int) bool {
+		return l.chunks[place/len(chunk{})][place%len(chunk{})] != nil
+	})
 }
 
 func (l *channelList) remove(c *channel) {

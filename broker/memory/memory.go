@@ -17,9 +17,11 @@
 // Each channel has one lock. It guards the channel's queue, its waiters and its reader. No code takes a second
 // channel's lock while it holds one, so calls for different channels do not wait for each other. All channels share a
 // concurrent map from addresses to channels, atomic counters, and a few small locks: those of the channel list, the
-// deletion log, the drain and the budget. An ingestion has a lock too. The locks of the budget and of an ingestion may
-// be taken with a channel's lock held, never the other way round. The others are never taken with a channel's lock
-// held.
+// deletion log, the drain and the budget. An ingestion has a lock too. The locks of the budget, of the channel list and of
+// an ingestion may be taken with a channel's lock held, never the other way round. The others are never taken with a
+// channel's lock held.
+//
+// A journal, if there is one, is told of every change with the channel's lock held (journal.go).
 package memory
 
 import (
@@ -33,6 +35,7 @@ import (
 	"github.com/puzpuzpuz/xsync/v4"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
@@ -46,6 +49,9 @@ type Broker struct {
 	drain     drain
 	quotas    quotas
 	deletions deletionLog
+
+	journal  journal.Journal // may be nil
+	restored atomic.Uint64   // messages that were in flight when the journal restored them
 
 	readers atomic.Int64 // channels with a reader
 	waiters atomic.Int64 // waiters in all channels
@@ -136,8 +142,8 @@ func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
 	if !ok {
 		return false
 	}
-	if c.client != "" {
-		b.quotas.release(c.client)
+	if c.client != nil {
+		b.quotas.release(*c.client)
 	}
 	if reason != broker.EndClosed {
 		b.deletions.add(broker.Deletion{Agent: c.agent, Secret: c.consumer, Undelivered: undelivered, Reason: reason})
@@ -236,7 +242,7 @@ func (b *Broker) missing() error {
 }
 
 // Create implements [broker.Broker].
-func (b *Broker) Create(_ context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
+func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
 	if b.isClosed() {
 		return broker.Addresses{}, broker.ErrClosed
 	}
@@ -253,24 +259,37 @@ func (b *Broker) Create(_ context.Context, agent string, l broker.Limits) (broke
 			b.count.Add(-1)
 			return broker.Addresses{}, broker.ErrClientLimit
 		}
-		c.client = l.Client
+		client := l.Client
+		c.client = &client
 	}
 	c.producer, c.consumer = broker.NewSecrets()
 	c.expires.Store(int64(c.created + l.TTL))
 	c.counters = &b.counters[c.producer[0]%counterShards]
-	c.counters.created.Add(1)
-	b.channels.Store(c.producer, c)
-	b.channels.Store(c.consumer, c)
-	b.list.add(c)     // from now on, other goroutines may delete it
+	commit, err := b.add(c, l.TTL)
+	if err != nil {
+		return broker.Addresses{}, err
+	}
 	if b.isClosed() { // Close may have missed it
-		b.remove(c, broker.EndClosed)
+		b.discard(c)
 		return broker.Addresses{}, broker.ErrClosed
 	}
 	if b.drain.active.Load() { // Drain may have missed it
-		b.remove(c, broker.EndClosed) // which reports no deletion: nobody knows of the channel yet
+		b.discard(c)
 		return broker.Addresses{}, broker.ErrDraining
 	}
+	if commit.Wait(ctx) != nil {
+		b.discard(c)
+		return broker.Addresses{}, broker.ErrStorage
+	}
 	return c.addresses(), nil
+}
+
+// discard removes a channel that nobody knows of yet. It reports no deletion.
+func (b *Broker) discard(c *channel) {
+	c.mu.Lock()
+	c.forget()
+	c.mu.Unlock()
+	b.remove(c, broker.EndClosed)
 }
 
 // Publish implements [broker.Broker].
@@ -279,16 +298,23 @@ func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message
 	if err != nil {
 		return err
 	}
-	if c.publishNow(m, l) {
-		return nil
+	if ok, commit := c.publishNow(m, &l); ok {
+		return commit.Wait(ctx)
 	}
 	return b.publish(ctx, []*channel{c}, []*broker.Message{m}, l)[0].Err
 }
 
 // PublishNow implements [broker.Broker].
 func (b *Broker) PublishNow(producer string, m *broker.Message, l broker.Limits) bool {
+	if b.journal != nil && b.journal.Waits() {
+		return false
+	}
 	c, err := b.lookup(producer, producerKind)
-	return err == nil && c.publishNow(m, l)
+	if err != nil {
+		return false
+	}
+	ok, _ := c.publishNow(m, &l)
+	return ok
 }
 
 // PublishBatch implements [broker.Broker].
@@ -313,11 +339,12 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 // publish writes ms to each of the channels, and waits for those that have no room.
 func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.Message, l broker.Limits) []broker.Outcome {
 	waiters := make([]waiter, len(channels))
+	batches := b.batches(len(channels), len(ms))
 	group := &waitGroup{done: make(chan struct{})}
 	group.remaining.Store(1) // this loop
 	for i, c := range channels {
 		w := &waiters[i]
-		*w = waiter{channel: c, ms: ms, limits: l, owner: group}
+		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches}
 		group.remaining.Add(1)
 		if c.publish(w) {
 			group.finished()
@@ -327,7 +354,11 @@ func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.
 	group.wait(ctx, l.Hold, waiters)
 	outcomes := make([]broker.Outcome, len(channels))
 	for i := range waiters {
-		outcomes[i] = broker.Outcome{Accepted: waiters[i].accepted, Err: waiters[i].err}
+		w := &waiters[i]
+		if err := w.commit.Wait(ctx); err != nil && w.err == nil {
+			w.err = err
+		}
+		outcomes[i] = broker.Outcome{Accepted: w.accepted, Err: w.err}
 	}
 	return outcomes
 }
@@ -355,7 +386,7 @@ func (b *Broker) State(_ context.Context, address string) (broker.State, error) 
 }
 
 // Delete implements [broker.Broker].
-func (b *Broker) Delete(_ context.Context, address string) error {
+func (b *Broker) Delete(ctx context.Context, address string) error {
 	c, err := b.lookup(address, producerKind|consumerKind)
 	if err != nil {
 		return err
@@ -363,5 +394,5 @@ func (b *Broker) Delete(_ context.Context, address string) error {
 	if !b.remove(c, broker.EndDeleted) {
 		return b.missing()
 	}
-	return nil
+	return c.ended(ctx)
 }

@@ -1,6 +1,10 @@
 package memory
 
-import "github.com/puzpuzpuz/xsync/v4"
+import (
+	"math"
+
+	"github.com/puzpuzpuz/xsync/v4"
+)
 
 // quotas counts the live channels of each client, so that no client can use up the channels that all share. Any text
 // can name a client. Only clients that have channels take memory.
@@ -29,3 +33,6 @@ func (q *quotas) release(client string) {
 		return n - 1, xsync.UpdateOp
 	})
 }
+
+// restore counts one more channel of a client, whatever the limit is.
+func (q *quotas) restore(client string) { q.reserve(client, math.MaxInt) }

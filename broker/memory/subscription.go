@@ -67,7 +67,9 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 	c.reader = s
 	c.lastRead = c.broker.now()
 	c.expires.Store(never)
-	if c.queue.len > 0 {
+	c.journalRead(o.TTL)
+	c.journalMove()
+	if c.queue.len > c.notDurable() {
 		s.wake()
 	}
 	return s, nil
@@ -141,16 +143,19 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 		return dst, false
 	}
 	q := &c.queue
+	visible := q.len - c.notDurable()
 	again := 0            // messages that a reader was given before
 	var now time.Duration // read once, when it is needed
-	for size := 0; s.next < q.len && size < maxBytes; {
+	for size := 0; s.next < visible && size < maxBytes; {
 		if s.next == q.inFlight {
 			if q.inFlight >= s.limits.InFlight {
 				if s.acks || s.again && !c.follows || s.arrived == 0 {
 					full = true
 					break
 				}
+				before := q.len
 				c.settle(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
+				visible -= before - q.len
 			}
 			q.inFlight++
 			if now == 0 {
@@ -169,8 +174,9 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 	if again > 0 {
 		c.counters.redelivered.Add(uint64(again))
 	}
+	c.journalMove()
 	s.full = full
-	if s.next < q.len && !full {
+	if s.next < visible && !full {
 		s.wake()
 	}
 	if c.held.first != nil {
@@ -202,8 +208,13 @@ func (s *subscription) Settle(id broker.EventID) bool {
 	if c.reader != s {
 		return false
 	}
-	s.acks, c.acks, c.follows = true, true, true
+	s.acks = true
+	if !c.acks || !c.follows {
+		c.acks, c.follows = true, true
+		c.journalRead(0)
+	}
 	found := c.settleUpTo(id)
+	c.journalMove()
 	if s.full {
 		s.wake()
 	}
@@ -229,4 +240,6 @@ func (s *subscription) End(how broker.End) {
 	c.broker.readers.Add(-1)
 	c.lastRead = c.broker.now()
 	c.expires.Store(int64(c.lastRead + s.limits.TTL))
+	c.journalMove()
+	c.journalRead(s.limits.TTL)
 }

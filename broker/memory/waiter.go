@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
@@ -17,6 +18,8 @@ type waiter struct {
 	limits   broker.Limits
 	accepted int
 	err      error
+	batches  []journal.Batch // one for each of the messages; nil if the journal needs none
+	commit   *journal.Commit // makes the last accepted message durable
 
 	owner      owner
 	waiting    bool          // it is in the waitList

@@ -1,10 +1,10 @@
 package redis
 
 import (
-	"errors"
 	"sync"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/warning"
 )
 
@@ -15,9 +15,6 @@ type health struct {
 	bad   map[*listener]error // nil stands for the heartbeat
 	since time.Time           // when the first of them came
 }
-
-// errNotStarted is what is wrong before Start.
-var errNotStarted = errors.New("redis: not connected yet")
 
 // setHealth notes what a listener, or without one the heartbeat, has found, and logs when health changes. It reports whether
 // it was otherwise before.
@@ -46,7 +43,7 @@ func (b *Broker) setHealth(of *listener, err error) (changed bool) {
 // Healthy implements [broker.HealthChecker].
 func (b *Broker) Healthy() error {
 	if !b.isStarted() {
-		return errNotStarted
+		return broker.ErrStarting
 	}
 	b.health.mu.Lock()
 	defer b.health.mu.Unlock()

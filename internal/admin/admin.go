@@ -39,12 +39,9 @@ type View struct {
 	// CloseCode returns the code with which a client has closed its last WebSocket on the channel of a consumer address. It
 	// returns 0 if the code was a usual one, if there was none, and if it is no longer known.
 	CloseCode func(consumer string) int
-	// Health is [Healthy] if new clients are welcome, or else says why not.
+	// Health is "OK" if new clients are welcome, and otherwise says why they are not.
 	Health string
 }
-
-// Healthy is the health of a server that welcomes new clients.
-const Healthy = "OK"
 
 // api is the Caddy module. It never shows a secret address in full, and never takes one from a path, because Caddy logs
 // paths. Instead, each channel has an id.

@@ -204,7 +204,7 @@ func undrain(v View, _ *http.Request) (int, any, error) {
 // health reports whether new clients are welcome, as the endpoint health of a site does.
 func health(v View, _ *http.Request) (int, any, error) {
 	status := http.StatusOK
-	if v.Health != Healthy {
+	if v.Health != "OK" {
 		status = http.StatusServiceUnavailable
 	}
 	return status, struct {

@@ -1,9 +1,9 @@
 // Package command adds the command `caddy megaphone` to Caddy. Its subcommands only make HTTP requests. list, show,
 // delete, stats and drain call the admin API of a running server. create, send and tail call a site, as backends and
-// clients do.
+// clients do. Only journal reads files: those of a server that is not running.
 //
 // The package knows the JSON of package admin and the formats of protocol.md. It never uses a Broker: from package
-// broker it takes only names and rules that both sides of a request share.
+// broker it takes only names and rules that both sides of a request share, and from package disk what checks its files.
 package command
 
 import (
@@ -36,6 +36,8 @@ The commands create, send and tail use a site, as backends and clients do. They
 take its URL from --url, or else from the environment variable MEGAPHONE_URL, or
 else use ` + defaultURL + `.
 
+The command journal reads the files of a server that is not running.
+
 Results go to standard output, everything else to standard error.
 
 Exit status:
@@ -57,7 +59,7 @@ Exit status:
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 			for _, command := range []*cobra.Command{
 				listCommand(), showCommand(), deleteCommand(), statsCommand(), drainCommand(),
-				createCommand(), sendCommand(), tailCommand(),
+				createCommand(), sendCommand(), tailCommand(), journalCommand(),
 			} {
 				command.DisableFlagsInUseLine = true // Use already has them
 				cmd.AddCommand(command)

@@ -33,7 +33,7 @@ func noteChange(internal, found string) {
 
 // Collectors returns the metric of what was found to have changed in Caddy or Go. The function name makes its full name.
 func Collectors(name func(string) string) []prometheus.Collector {
-	var collectors []prometheus.Collector
+	collectors := make([]prometheus.Collector, 0, len(changes))
 	for _, internal := range slices.Sorted(maps.Keys(changes)) {
 		collectors = append(collectors, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        name("changed_internals"),

@@ -115,6 +115,48 @@ func TestAFailedWriteSettlesNothing(t *testing.T) {
 	})
 }
 
+// TestTheChannelIsFreeBeforeTheEndOfTheResponse has a client that has taken some messages, and now stalls. The end of the
+// response may wait for it as long as a write may. The channel must not: whatever ends the read, the next reader gets the
+// channel maxFinalCheck later, and all the messages.
+func TestTheChannelIsFreeBeforeTheEndOfTheResponse(t *testing.T) {
+	for name, test := range map[string]struct {
+		end    func(*deliveryTest)
+		reason transport.Reason
+		within time.Duration
+	}{
+		"its time is over":              {func(*deliveryTest) { time.Sleep(time.Hour) }, transport.Complete, maxFinalCheck},
+		"the configuration is replaced": {func(d *deliveryTest) { close(d.unloaded) }, transport.GoingAway, MaxSpread + maxFinalCheck},
+		"the broker is drained":         {func(d *deliveryTest) { d.broker.Drain(0) }, transport.GoingAway, minDrained + maxFinalCheck},
+		"the client leaves":             {func(d *deliveryTest) { close(d.client.gone) }, transport.Broken, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testDelivery(t, func(d *deliveryTest) {
+				ending, ended := make(chan transport.Reason, 1), make(chan struct{})
+				d.client.onEnd = func(why transport.Reason) {
+					ending <- why
+					time.Sleep(d.delivery.writeTimeout)
+				}
+				go func() {
+					defer close(ended)
+					d.delivery.Deliver()
+				}()
+				d.publish(2)
+				test.end(d)
+				d.endsWithin(ending, test.reason, test.within)
+				if ms, _ := d.subscribe().Take(nil, 1<<20); len(ms) != 2 {
+					t.Errorf("the next reader is sent %d messages, want both", len(ms))
+				}
+				select {
+				case <-ended:
+					t.Error("the response has ended, although its client takes nothing")
+				default:
+				}
+				<-ended
+			})
+		})
+	}
+}
+
 func TestHeartbeats(t *testing.T) {
 	testDelivery(t, func(d *deliveryTest) {
 		d.delivery.heartbeat, d.delivery.duration = 15*time.Second, time.Minute+time.Second

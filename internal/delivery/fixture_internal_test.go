@@ -21,7 +21,8 @@ type fakeClient struct {
 	appended, sent int
 	heartbeats     atomic.Int32
 	gone           chan struct{}
-	fail           error // of a Flush
+	fail           error                  // of a Flush
+	onEnd          func(transport.Reason) // End calls it, if it is not nil
 
 	mu             sync.Mutex
 	written, acked uint64 // bytes, a hundred for each message; guarded by mu
@@ -35,7 +36,12 @@ func (c *fakeClient) Start() error             { return nil }
 func (c *fakeClient) Append(uuid.UUID, []byte) { c.appended++ }
 func (c *fakeClient) Heartbeat() error         { c.heartbeats.Add(1); return nil }
 func (c *fakeClient) Gone() <-chan struct{}    { return c.gone }
-func (c *fakeClient) End(transport.Reason)     {}
+
+func (c *fakeClient) End(why transport.Reason) {
+	if c.onEnd != nil {
+		c.onEnd(why)
+	}
+}
 
 func (c *fakeClient) Flush() error {
 	if c.fail != nil {

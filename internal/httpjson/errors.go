@@ -116,6 +116,14 @@ var replies = []struct {
 	{broker.ErrReaderLimit, limitReached(http.StatusServiceUnavailable, "the server has as many readers as it may")},
 	{broker.ErrMemoryLimit, limitReached(http.StatusServiceUnavailable, "the server holds as many messages as it may")},
 	{broker.ErrClientLimit, limitReached(http.StatusTooManyRequests, "this client has as many channels as it may")},
+	{broker.ErrStarting, Error{
+		Status: http.StatusServiceUnavailable, Code: "STARTING", retryAfter: 1,
+		Message: "the server is starting: its channels are still being loaded",
+	}},
+	{broker.ErrStorage, Error{
+		Status: http.StatusServiceUnavailable, Code: "STORAGE_UNAVAILABLE", retryAfter: RetryAfter,
+		Message: "the server's storage takes no writes now",
+	}},
 	{broker.ErrOutcomeUnknown, Error{
 		Status: http.StatusServiceUnavailable, Code: codeTimeout,
 		Message: "it is not known whether the message was written: repeat the request with its Idempotency-Key",

@@ -41,7 +41,7 @@ var metricTypes = fullNames(map[dto.MetricType][]string{
 	dto.MetricType_GAUGE: {
 		"buffered_bytes", "buffered_limit_bytes", "changed_internals", "channels", "channels_limit", "channels_read", "detached_readers",
 		"direct_connections", "held_bytes", "held_producers", "messages_in_flight", "messages_pending", "readers", "readers_limit",
-		"store_nodes", "store_queue", "store_up", "webhook_queue",
+		"storage_up", "store_nodes", "store_queue", "webhook_queue",
 	},
 	dto.MetricType_HISTOGRAM: {
 		"channel_life_seconds", "delivery_delay_seconds", "publish_wait_seconds", "read_duration_seconds", "store_latency_seconds",

@@ -94,6 +94,7 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 	m.collectors = []prometheus.Collector{
 		readers, readDuration, limitRefusals, m.refusals, panics, m.Detached, m.Direct, m.DirectSamples, m.DirectMismatches,
 	}
+	m.collectors = append(m.collectors, storageUp(b))
 	m.collectors = append(m.collectors, others...)
 	if b, ok := b.(broker.Statser); ok {
 		m.collectors = append(m.collectors, brokerCollector{b})
@@ -102,6 +103,19 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 		m.collectors = append(m.collectors, storeCollector{b})
 	}
 	return m
+}
+
+// storageUp returns a gauge that is 0 while the Broker takes no writes.
+func storageUp(b broker.Broker) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: Name("storage_up"),
+		Help: "1, or 0 while writes are refused because the storage of the broker takes none.",
+	}, func() float64 {
+		if b, ok := b.(broker.HealthChecker); ok && b.Healthy() != nil {
+			return 0
+		}
+		return 1
+	})
 }
 
 // Register registers the metrics and the limits of a configuration with the configuration's registry. old has the metrics

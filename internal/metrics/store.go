@@ -48,17 +48,13 @@ var storeMetrics = []storeMetric{
 	storeGauge("store_nodes", "Servers that share the store, this one included.", func(s *broker.StoreStats) int { return len(s.Nodes) }),
 }
 
-var (
-	storeUpDesc      = prometheus.NewDesc(Name("store_up"), "1 if the store can be reached and what it pushes comes, 0 otherwise.", nil, nil)
-	storeLatencyDesc = prometheus.NewDesc(Name("store_latency_seconds"), "How long calls to the store took.", nil, nil)
-)
+var storeLatencyDesc = prometheus.NewDesc(Name("store_latency_seconds"), "How long calls to the store took.", nil, nil)
 
 // Describe implements [prometheus.Collector].
 func (storeCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, m := range storeMetrics {
 		descs <- m.desc
 	}
-	descs <- storeUpDesc
 	descs <- storeLatencyDesc
 }
 
@@ -69,10 +65,5 @@ func (c storeCollector) Collect(metrics chan<- prometheus.Metric) {
 	for _, m := range storeMetrics {
 		metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(&s))
 	}
-	up := 1.0
-	if b, ok := c.broker.(broker.HealthChecker); ok && b.Healthy() != nil {
-		up = 0
-	}
-	metrics <- prometheus.MustNewConstMetric(storeUpDesc, prometheus.GaugeValue, up)
 	metrics <- constHistogram(storeLatencyDesc, s.Latency)
 }

@@ -27,7 +27,7 @@ func TestMetricsOfAStore(t *testing.T) {
 	families := gathered(t, exercised(t), nil)
 	for name, want := range map[string]float64{
 		"store_round_trips_total": 3, "store_failures_total": 4, "store_queue": 5, "store_reconnects_total": 6, "store_resyncs_total": 7,
-		"store_fenced_total": 8, "store_lost_pushes_total": 9, "store_nodes": 10, "store_up": 0,
+		"store_fenced_total": 8, "store_lost_pushes_total": 9, "store_nodes": 10, "storage_up": 0,
 	} {
 		m := families[Name(name)].GetMetric()
 		if len(m) != 1 || m[0].GetCounter().GetValue()+m[0].GetGauge().GetValue() != want {
@@ -40,11 +40,11 @@ func TestMetricsOfAStore(t *testing.T) {
 	}
 }
 
-// TestWithoutAStoreItsMetricsAreMissing: an alert on store_up must not fire for the Broker in memory.
+// TestWithoutAStoreItsMetricsAreMissing: the Broker in memory shows no store.
 func TestWithoutAStoreItsMetricsAreMissing(t *testing.T) {
 	b := memory.New()
 	defer b.Close()
-	if f := gathered(t, New(b, testEndpoints, testLimits), nil)[Name("store_up")]; f != nil {
+	if f := gathered(t, New(b, testEndpoints, testLimits), nil)[Name("store_nodes")]; f != nil {
 		t.Errorf("the Broker in memory has %v", f)
 	}
 }

@@ -1,0 +1,38 @@
+package disk
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// allocate makes a new file so large, and takes the room on the disk. So no write to its memory can fail for want of room.
+func allocate(f *os.File, size int) error {
+	err := unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return fillWithZeros(f, size)
+	}
+	return err
+}
+
+// syncMapped makes a file durable whose content was changed in memory.
+func syncMapped(f *os.File, _ []byte) error {
+	err := unix.Fdatasync(int(f.Fd()))
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fdatasync(int(f.Fd()))
+	}
+	return err
+}
+
+// populate maps all pages at once, which is faster than one after the other when they are used. Old systems cannot.
+func populate(mem []byte, write bool) {
+	advice := unix.MADV_POPULATE_READ
+	if write {
+		advice = unix.MADV_POPULATE_WRITE
+	}
+	_ = unix.Madvise(mem, advice)
+}

@@ -1,0 +1,169 @@
+package disk
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+)
+
+// TestUntilTheStartNoChannelIsMissing: clients would give a channel up that does not exist.
+func TestUntilTheStartNoChannelIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := Open(Options{segment: smallSegment, folder: &testFolder{}})
+		defer b.Close()
+		ctx, l, m := t.Context(), brokerfixture.Limits, brokerfixture.Message(t)
+		const address = "agent.AAAAAAAAAAAAAAAAAAAAAA"
+		in := b.Ingest(l)
+		if err := in.Write(ctx, 1, []byte(address), m); err != nil {
+			t.Error(err)
+		}
+		_, create := b.Create(ctx, "agent", l)
+		_, subscribe := b.Subscribe(ctx, address, broker.SubscribeOptions{Limits: l})
+		_, state := b.State(ctx, address)
+		_, list := b.List(ctx, broker.ListOptions{Limit: 1})
+		_, find := b.Find(ctx, address)
+		_, peek := b.Peek(ctx, address, 1)
+		for name, err := range map[string]error{
+			"create": create, "publish": b.Publish(ctx, address, m, l), "subscribe": subscribe, "state": state, "list": list,
+			"find": find, "peek": peek, "delete": b.Delete(ctx, address), "health": b.Healthy(),
+			"batch":  b.PublishBatch(ctx, []string{address}, []*broker.Message{m}, l)[0].Err,
+			"ingest": in.Finish(ctx).Failures[0].Err,
+		} {
+			if !errors.Is(err, broker.ErrStarting) {
+				t.Errorf("%s: error %v", name, err)
+			}
+		}
+		if b.PublishNow(address, m, l) {
+			t.Error("PublishNow has written")
+		}
+		for range 2 { // the second one has no effect
+			if err := b.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := b.Create(ctx, "agent", l); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestChannelsLiveForAWholeTTLAfterARestart also if they were about to expire.
+func TestChannelsLiveForAWholeTTLAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &testFolder{}
+		b := openTest(t, f, Process)
+		l := brokerfixture.Limits
+		a, err := b.Create(t.Context(), "agent", l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(l.TTL - time.Second)
+		b.Close()
+		b = openTest(t, f, Process)
+		defer b.Close()
+		time.Sleep(l.TTL - time.Second)
+		if _, err := b.State(t.Context(), a.Consumer); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Second)
+		if _, err := b.State(t.Context(), a.Consumer); !errors.Is(err, broker.ErrNotFound) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// TestTheJournalStaysSmall plays an hour of load in fast motion: channels come and go, and some messages stay.
+func TestTheJournalStaysSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &testFolder{}
+		b := openTest(t, f, Process)
+		defer b.Close()
+		next := 0
+		l := newLoad(b, 5, &next, func(act, bool, string, int) {})
+		l.limits.Buffer, l.limits.TTL = 1000, 24*time.Hour
+		worst := 0.0
+		for minute := range 60 {
+			for range 100 {
+				l.step(t.Context())
+			}
+			time.Sleep(time.Minute)
+			var size int64
+			for _, data := range f.content() {
+				size += int64(len(data))
+			}
+			// Small segments separate a message of one channel from that of another. So each counts here.
+			var live int64
+			for id := range b.log.engine.IDs() {
+				b.log.engine.Look(id, func(c journal.Locked) {
+					live += channelOverhead
+					for _, m := range c.Messages() {
+						live += m.Size()
+					}
+				})
+			}
+			// Besides three times what lives, there are the head, the next segment, and a sealed one.
+			if bound := 3*live + 3*smallSegment; size > bound {
+				t.Errorf("after %d minutes, the journal takes %d bytes, and %d live", minute, size, live)
+			}
+			worst = max(worst, float64(size)/float64(live))
+		}
+		t.Logf("at worst %.1f times as much on disk as lives; %d segments", worst, b.log.head.sequence)
+		if b.log.head.sequence < 10 {
+			t.Errorf("only %d segments were written", b.log.head.sequence)
+		}
+		image := f.content()
+		again := openTest(t, folderOf(image), Process)
+		defer again.Close()
+		if was, is := b.Stats(), again.Stats(); was.Pending != is.Pending || was.InFlight != is.InFlight || was.BufferedBytes != is.BufferedBytes {
+			t.Errorf("after a restart there are %d and %d messages with %d bytes, want %d and %d with %d",
+				is.Pending, is.InFlight, is.BufferedBytes, was.Pending, was.InFlight, was.BufferedBytes)
+		}
+	})
+}
+
+// TestAMessageLargerThanASegmentIsKept, and so is one that is refused in the middle.
+func TestAMessageLargerThanASegmentIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFaulty(t, Process)
+		big := func() *broker.Message {
+			body := make([]byte, 3*smallSegment)
+			for i := range body {
+				body[i] = '1' + byte(i%9)
+			}
+			m, err := broker.NewMessage("stream", body, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		creates := 0
+		f.folder.failWith(func(operation, _ string) error {
+			if operation == "create" {
+				if creates++; creates > 1 {
+					return errors.New("full")
+				}
+			}
+			return nil
+		})
+		if err := f.broker.Publish(t.Context(), f.a.Producer, big(), brokerfixture.Limits); !errors.Is(err, broker.ErrStorage) {
+			t.Fatalf("error %v", err)
+		}
+		f.folder.failWith(nil)
+		time.Sleep(2 * retryInterval)
+		m := big() // has the place of the first one
+		if err := f.broker.Publish(t.Context(), f.a.Producer, m, brokerfixture.Limits); err != nil {
+			t.Fatal(err)
+		}
+		f.lines = append(f.lines, string(m.Line()))
+		f.write(nil)
+		f.has(f.broker)
+		again := openTest(t, folderOf(f.folder.content()), Process)
+		defer again.Close()
+		f.has(again)
+	})
+}

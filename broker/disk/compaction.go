@@ -1,0 +1,179 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+)
+
+// Compaction copies what still lives out of the oldest segment to the end, and removes that segment. All that lives is in
+// memory, so there is no other snapshot. Most messages do not live long, so there is little to copy.
+
+// channelOverhead is about how many bytes a channel without messages takes in a journal.
+const channelOverhead = 200
+
+// compact compacts until the sealed segments take at most twice what lives, and one segment. It visits each segment once at
+// most. If that is not enough, what lives takes more than it seems to, since a message that several channels hold counts
+// once. Then the next call expects as much.
+func (l *log) compact() {
+	var last uint64
+	for i := 0; !l.isHalted(); i++ {
+		l.mu.Lock()
+		if i == 0 {
+			last = l.head.sequence
+		}
+		var used int64
+		for _, s := range l.sealed {
+			used += int64(s.size)
+		}
+		bytes, channels := l.engine.Live()
+		live := bytes + int64(channels)*channelOverhead
+		enough := used <= int64(2*l.scale*float64(live))+int64(l.size)
+		if enough || l.fault != nil || l.closed || l.sealed[0].sequence >= last {
+			if l.mu.Unlock(); i > 0 {
+				l.scale = 1
+				if !enough {
+					l.scale = max(1, float64(used)/float64(max(1, live)))
+				}
+			}
+			return
+		}
+		oldest := l.sealed[0]
+		l.mu.Unlock()
+		if err := l.compactSegment(oldest); err != nil {
+			return // there is no room, or the log has broken down
+		}
+	}
+}
+
+// compactSegment copies what lives of a sealed segment, and removes it.
+func (l *log) compactSegment(s sealed) error {
+	data, closed, err := l.folder.open(segmentName(s.sequence))
+	if err != nil {
+		return l.lost(s, err)
+	}
+	copies := copier{log: l, sequence: s.sequence, data: data, places: map[int]place{}}
+	err = guardReads(func() error {
+		end, err := readRecords(data, s.sequence, s.end, copies.copy)
+		if err == nil && end != s.end && !errors.Is(err, errDamaged) {
+			err = errDamaged
+		}
+		return err
+	})
+	_ = closed()
+	switch {
+	case copies.err != nil:
+		return copies.err
+	case err != nil:
+		return l.lost(s, err)
+	case copies.copied > 0 && !l.syncAll():
+		return errors.New("make copies durable: failed")
+	}
+	return l.removeBefore(s.sequence + 1)
+}
+
+// lost makes the log begin anew because a sealed segment cannot be read any more. All that lives is in memory.
+func (l *log) lost(s sealed, err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err = fmt.Errorf("read %s again: %w", segmentName(s.sequence), err)
+	l.breakDown(err)
+	return err
+}
+
+// removeBefore removes the sealed segments before a place in the sequence. If one cannot be removed, it stays for the next
+// attempt, and does no harm.
+func (l *log) removeBefore(sequence uint64) error {
+	for {
+		l.mu.Lock()
+		if len(l.sealed) == 0 || l.sealed[0].sequence >= sequence {
+			l.mu.Unlock()
+			return nil
+		}
+		oldest := l.sealed[0]
+		l.mu.Unlock()
+		if err := l.folder.remove(segmentName(oldest.sequence)); err != nil && !isMissing(err) {
+			return err
+		}
+		if err := l.folder.sync(); err != nil { // or else a newer segment may vanish before an older one
+			return err
+		}
+		l.mu.Lock()
+		l.sealed = l.sealed[1:]
+		l.mu.Unlock()
+	}
+}
+
+// A copier copies what lives of one segment.
+type copier struct {
+	log      *log
+	sequence uint64
+	data     []byte
+	places   map[int]place // by the offset of the original: where a message is now that several channels hold
+	copied   int
+	err      error
+
+	// These are of the record that is looked at.
+	offset  int
+	payload []byte
+	record  *record
+}
+
+// A place is where a record is.
+type place struct {
+	sequence uint64
+	offset   int
+}
+
+// copy copies a record if it is needed. It stops the copier if it fails.
+func (c *copier) copy(offset int, payload []byte, r *record) bool {
+	c.offset, c.payload, c.record = offset, payload, r
+	switch r.kind {
+	case kindChannel, kindPut, kindPart, kindSame:
+		c.log.engine.Look(r.id, c.look)
+	}
+	return c.err == nil
+}
+
+// look copies the record, whose channel lives.
+func (c *copier) look(live journal.Locked) {
+	l, r := c.log, c.record
+	if r.kind != kindChannel && r.position <= live.LetGo() {
+		return
+	}
+	payload := c.payload
+	if r.kind == kindChannel {
+		payload = appendChannel(nil, live.Snapshot())
+	}
+	c.copied++
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.kind == kindSame {
+		c.err = c.copySame(r)
+		return
+	}
+	var at int
+	if at, c.err = l.write(payload, nil, urgent); r.kind == kindPut {
+		c.places[c.offset] = place{l.head.sequence, at}
+	}
+}
+
+// copySame copies a message that another channel had first. The lock of the log is held.
+func (c *copier) copySame(r *record) error {
+	l := c.log
+	if err := l.makeRoom(recordSize(64), urgent); err != nil {
+		return err
+	}
+	if at, ok := c.places[r.offset]; ok && at.sequence == l.head.sequence {
+		_, err := l.write(appendSame(nil, r.id, r.position, at.offset), nil, urgent)
+		return err
+	}
+	original, err := recordAt(c.data, c.sequence, r.offset)
+	if err != nil {
+		return err
+	}
+	at, err := l.write(appendPut(nil, r.id, r.position, original.flags|sharedFlag), original.line, urgent)
+	c.places[r.offset] = place{l.head.sequence, at}
+	return err
+}

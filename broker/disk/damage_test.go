@@ -1,0 +1,224 @@
+package disk
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+)
+
+// recorded uses a Broker for a while and returns its files, as a killed process leaves them, and its history.
+func recorded(t *testing.T, steps int, clean bool) (image map[string][]byte, h history) {
+	t.Helper()
+	f := &testFolder{}
+	b := openTest(t, f, Process)
+	next := 0
+	l := newLoad(b, 7, &next, func(a act, done bool, consumer string, n int) {
+		h = append(h, fact{0, a, done, consumer, n})
+	})
+	l.large = 300
+	for range steps {
+		l.step(t.Context())
+	}
+	if clean {
+		b.Close()
+		return f.content(), h
+	}
+	image = f.content()
+	b.Close()
+	return image, h
+}
+
+// onlySegment returns the one segment that has records.
+func onlySegment(t *testing.T, image map[string][]byte) (name string, end int) {
+	t.Helper()
+	for name, data := range image {
+		h, err := parseHeader(data)
+		if err != nil {
+			delete(image, name) // it was only prepared
+			continue
+		}
+		end, err = readRecords(data, h.sequence, len(data), func(int, []byte, *record) bool { return true })
+		if err != nil || end == segmentHeader {
+			t.Fatalf("%s: end %d, error %v", name, end, err)
+		}
+		if len(image) > 2 {
+			t.Fatalf("there are %d segments", len(image))
+		}
+		return name, end
+	}
+	t.Fatal("there is no segment")
+	return "", 0
+}
+
+// opens starts a Broker on damaged files, and reports whether it starts. What it has, somebody has written.
+func opens(t *testing.T, image map[string][]byte, h history) (b *Broker, starts bool) {
+	t.Helper()
+	b = Open(Options{segment: smallSegment, folder: folderOf(image)})
+	if err := b.Start(t.Context()); err != nil {
+		b.Close()
+		return nil, false
+	}
+	var begun history // nothing was promised of a damaged journal
+	for _, f := range h {
+		if !f.done {
+			begun = append(begun, f)
+		}
+	}
+	begun.check(t, b, 1, false)
+	return b, true
+}
+
+// TestATornTailIsCut cuts a segment off at every byte of its last records: all records before are there.
+func TestATornTailIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		image, h := recorded(t, 40, false)
+		name, end := onlySegment(t, image)
+		whole := image[name]
+		for cut := end; cut > max(segmentHeader, end-600); cut-- {
+			// As a process that is killed leaves it, and as a file that is too short.
+			for _, data := range [][]byte{append(whole[:cut:cut], make([]byte, len(whole)-cut)...), whole[:cut:cut]} {
+				b, starts := opens(t, map[string][]byte{name: data}, h)
+				if !starts {
+					t.Fatalf("cut off at %d of %d, it does not start", cut, end)
+				}
+				if cut == end {
+					h.check(t, b, 1, true)
+				}
+				b.Close()
+				if t.Failed() {
+					t.Fatalf("cut off at %d of %d", cut, end)
+				}
+			}
+		}
+	})
+}
+
+// TestAFlippedBitIsFound flips one bit of every byte of a segment, one after the other. In a part that was durable, the
+// Broker refuses to start and says what to do. In the rest, it leaves the record and all later ones out.
+func TestAFlippedBitIsFound(t *testing.T) {
+	for name, clean := range map[string]bool{"durable": true, "not durable": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				image, h := recorded(t, 15, clean)
+				name, end := onlySegment(t, image)
+				refused, durable := 0, mark(image[name])
+				for at := range end {
+					data := slices.Clone(image[name])
+					data[at] ^= 1 << (at % 8)
+					b := Open(Options{segment: smallSegment, folder: folderOf(map[string][]byte{name: data})})
+					err := b.Start(t.Context())
+					b.Close()
+					if err != nil {
+						refused++
+						if !strings.Contains(err.Error(), name) || at >= durable {
+							t.Errorf("a flipped bit at %d: %v", at, err)
+						}
+						continue
+					}
+					if b, starts := opens(t, map[string][]byte{name: data}, h); starts {
+						b.Close()
+					}
+					if t.Failed() {
+						t.Fatalf("a flipped bit at %d of %d", at, end)
+					}
+				}
+				// A bit of the mark itself, or between records, changes nothing.
+				if clean && durable != end || refused < durable*3/4 {
+					t.Errorf("%d of %d flipped bits are refused", refused, durable)
+				}
+			})
+		})
+	}
+}
+
+// TestADamagedTailIsLeftOutOnce: the next start finds no damage any more, and has what the first one had.
+func TestADamagedTailIsLeftOutOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		image, h := recorded(t, 40, false)
+		name, end := onlySegment(t, image)
+		image[name][end-20] ^= 1
+		f := folderOf(image)
+		var before []int
+		for i := range 3 {
+			r, err := readJournal(t.Context(), f, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if damages := len(r.report.Damages); (damages > 0) != (i == 0) {
+				t.Errorf("start %d finds %v", i, r.report.Damages)
+			}
+			r.close()
+			b := Open(Options{segment: smallSegment, folder: f})
+			if err := b.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			now := numbersOf(t, b, h)
+			if i > 0 && !slices.Equal(now, before) {
+				t.Errorf("start %d has %v, and the one before had %v", i, now, before)
+			}
+			before = now
+			b.Close()
+		}
+		if len(before) == 0 {
+			t.Error("nothing is there")
+		}
+	})
+}
+
+// numbersOf returns the numbers of all messages in the channels of a history.
+func numbersOf(t *testing.T, b broker.Broker, h history) (numbers []int) {
+	t.Helper()
+	var consumers []string
+	for consumer := range h.tracks(1) {
+		consumers = append(consumers, consumer)
+	}
+	slices.Sort(consumers)
+	for _, consumer := range consumers {
+		ms, err := b.Peek(t.Context(), consumer, 1<<20)
+		if err != nil {
+			continue
+		}
+		for _, m := range ms {
+			n, _ := strconv.Atoi(string(m.Body()[:8]))
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
+}
+
+// FuzzJournal reads arbitrary records whose checksums are right, and arbitrary bytes.
+func FuzzJournal(f *testing.F) {
+	id := appendID(nil, kindDelete, journal.ID{Place: 1, Tag: 2})
+	f.Add(id, []byte("x"), true)
+	f.Fuzz(func(t *testing.T, first, second []byte, sum bool) {
+		data := make([]byte, segmentHeader+recordSize(len(first))+recordSize(len(second))+64)
+		s := &segment{sequence: 1, mem: data, file: &testFile{folder: &testFolder{}, data: data}}
+		if err := s.begin(&header{version: formatVersion, sequence: 1}); err != nil {
+			t.Fatal(err)
+		}
+		for _, payload := range [][]byte{first, second} {
+			if len(payload) > 0 {
+				if _, err := s.append(payload, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if !sum {
+			copy(data[segmentHeader:], first)
+		}
+		r, err := readJournal(context.Background(), folderOf(map[string][]byte{segmentName(1): data}), second != nil)
+		if err != nil {
+			return
+		}
+		defer r.close()
+		if _, _, err := r.channels(); err != nil {
+			return
+		}
+	})
+}

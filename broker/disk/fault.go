@@ -1,0 +1,246 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+)
+
+// When a write or a sync fails, nobody knows what of the last records is on the disk: after a failed fsync the system may
+// have dropped them, and a second fsync would report success. So the log gives the head up. It refuses everything that
+// adds to it, while channels go on to deliver what they hold. Then it writes all that lives into new segments, makes them
+// durable, and removes the old ones. It tries that again and again until it succeeds.
+//
+// A full disk is no such fault: what was written stays as it is.
+
+// retryInterval is how often the log tries to overcome a fault or a full disk.
+const retryInterval = 500 * time.Millisecond
+
+// breakDown makes the log refuse what adds to it, until renew has succeeded. The lock is held.
+func (l *log) breakDown(err error) {
+	if l.fault != nil && l.renewing {
+		l.renewing = false // it has failed as well
+	}
+	if l.fault == nil {
+		l.fault = err
+		l.setHealth(err)
+	}
+	commit, holders := l.commit, l.holders
+	l.commit, l.holders = nil, nil
+	finish(commit, holders, err)
+	signal(l.wake)
+}
+
+// setHealth notes why the log takes no writes, or nil.
+func (l *log) setHealth(err error) { l.health.Store(&err) }
+
+// reportHealth reports a change of the health since the last call. Only the maintainer calls it.
+func (l *log) reportHealth() {
+	before, now := l.reported, l.Health()
+	l.reported = now
+	switch {
+	case before == nil && now != nil:
+		l.report(event{problem: fmt.Errorf("the journal takes no writes: %w", now)})
+	case before != nil && now == nil:
+		l.report(event{recovered: true})
+	}
+}
+
+// Health returns why the log takes no writes, or nil.
+func (l *log) Health() error { return *l.health.Load() }
+
+// renew writes all that lives into new segments and removes the old ones.
+func (l *log) renew() error {
+	l.syncing.Lock()
+	first, err := l.giveUp()
+	l.syncing.Unlock()
+	if err != nil {
+		return err
+	}
+	for id := range l.engine.IDs() {
+		l.engine.Look(id, func(c journal.Locked) { err = l.copyChannel(c) })
+		if err == nil && l.isHalted() {
+			err = errClosed
+		}
+		if err != nil {
+			return l.renewed(err)
+		}
+	}
+	l.payDebts()
+	if !l.syncAll() {
+		return l.renewed(errors.New("make the journal durable again: failed"))
+	}
+	for id := range l.engine.IDs() {
+		l.engine.Look(id, func(c journal.Locked) { c.AllDurable() })
+	}
+	if err := l.renewed(nil); err != nil {
+		return err
+	}
+	return l.removeBefore(first)
+}
+
+// giveUp replaces the head by a new segment, and returns its place in the sequence. The caller has the lock syncing.
+func (l *log) giveUp() (first uint64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.preparing {
+		l.prepared.Wait()
+	}
+	if l.next != nil {
+		_ = l.next.file.close()
+		_ = l.folder.remove(segmentName(l.next.sequence)) // the folder may have vanished, or be another one
+		l.next = nil
+	}
+	if err := l.folder.prepare(); err != nil {
+		return 0, err
+	}
+	l.nextErr = nil
+	if l.prepareNext(false); l.nextErr != nil {
+		return 0, l.nextErr
+	}
+	l.renewing = true
+	if err := l.advance(l.head.end, true); err != nil {
+		l.renewing = false
+		return 0, err
+	}
+	for _, s := range l.unsynced {
+		_ = s.file.close()
+	}
+	l.unsynced = nil
+	return l.head.sequence, nil
+}
+
+// copyChannel writes all of a channel.
+func (l *log) copyChannel(c journal.Locked) error {
+	s := c.Snapshot()
+	l.mu.Lock()
+	_, err := l.write(appendChannel(nil, s), nil, renewal)
+	l.mu.Unlock()
+	for position, m := range c.Messages() {
+		if err != nil {
+			return err
+		}
+		l.mu.Lock()
+		err = l.put(s.ID, position, m, nil, renewal)
+		l.mu.Unlock()
+	}
+	return err
+}
+
+// renewed ends the attempt of renew.
+func (l *log) renewed(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil && !l.renewing {
+		err = l.fault // it has failed again meanwhile
+	}
+	if l.renewing = false; err == nil {
+		l.fault = nil
+		l.setHealth(nil)
+	}
+	return err
+}
+
+// payDebts writes what could not be written when it happened.
+func (l *log) payDebts() {
+	l.mu.Lock()
+	debts := l.debts
+	l.debts = nil
+	l.mu.Unlock()
+	for id := range debts {
+		var snapshot *journal.Channel
+		lives := l.engine.Look(id, func(c journal.Locked) {
+			snapshot = c.Snapshot()
+			l.mu.Lock()
+			l.writeOrOwe(id, appendChannel(nil, snapshot))
+			l.mu.Unlock()
+		})
+		if !lives {
+			l.mu.Lock()
+			l.writeOrOwe(id, appendID(nil, kindDelete, id))
+			l.mu.Unlock()
+		}
+	}
+}
+
+// maintainer prepares segments, compacts, and overcomes faults.
+func (l *log) maintainer() {
+	ticker := time.NewTicker(retryInterval)
+	defer ticker.Stop()
+	for {
+		l.maintain()
+		select {
+		case <-l.wake:
+		case <-ticker.C:
+		case <-l.stop:
+			return
+		}
+	}
+}
+
+func (l *log) maintain() {
+	if err := l.checkFolder(); err != nil {
+		l.mu.Lock()
+		l.breakDown(fmt.Errorf("the journal's folder has changed: %w", err))
+		l.mu.Unlock()
+	}
+	l.mu.Lock()
+	broken := l.fault != nil
+	l.mu.Unlock()
+	l.reportHealth()
+	if broken {
+		if err := l.renew(); err != nil {
+			return // the log said so when it broke down
+		}
+	}
+	l.compact()
+	l.mu.Lock()
+	l.nextErr = nil
+	if l.prepareNext(true); l.nextErr == nil {
+		l.full = false
+	}
+	err, owes := l.nextErr, len(l.debts) > 0
+	l.mu.Unlock()
+	if err == nil && owes {
+		l.payDebts()
+	}
+	l.mu.Lock()
+	switch {
+	case l.fault != nil: // which is the health
+	case l.full:
+		l.setHealth(l.nextErr)
+	default:
+		l.setHealth(nil)
+	}
+	l.mu.Unlock()
+	l.reportHealth()
+}
+
+// isHalted reports whether halt was called.
+func (l *log) isHalted() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// checkFolder fails if the head is not in the folder any more.
+func (l *log) checkFolder() error {
+	l.mu.Lock()
+	head, broken := l.head, l.fault != nil || l.closed
+	l.mu.Unlock()
+	if broken {
+		return nil
+	}
+	err := l.folder.has(segmentName(head.sequence), head.file)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.head != head || l.closed {
+		return nil // it was sealed, and perhaps removed, meanwhile
+	}
+	return err
+}

@@ -1,0 +1,93 @@
+package disk
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+)
+
+// TestARepairKeepsWhatIsWhole damages a record in the middle, and a whole segment.
+func TestARepairKeepsWhatIsWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		image, h := recorded(t, 60, true)
+		name, end := onlySegment(t, image)
+		whole := openTest(t, folderOf(image), Process)
+		want := numbersOf(t, whole, h)
+		whole.Close()
+
+		f := folderOf(image)
+		f.files[name].data[end*3/4] ^= 1
+		b := Open(Options{segment: smallSegment, folder: f})
+		if err := b.Start(t.Context()); err == nil {
+			t.Error("the Broker starts on a journal that is damaged in the middle")
+		}
+		b.Close()
+		report, err := check(t.Context(), f)
+		if err != nil || len(report.Damages) != 1 || !report.Damages[0].Middle || report.Damages[0].Records == 0 {
+			t.Fatalf("the report is %+v, error %v", report, err)
+		}
+		again, kept, err := repair(t.Context(), f, smallSegment)
+		if err != nil || kept == "" || again.Messages != report.Messages {
+			t.Fatalf("repair: %+v, %q, error %v", again, kept, err)
+		}
+		if f.files[kept+"/"+name] == nil || f.files[name] != nil {
+			t.Errorf("the damaged segment is not in %s", kept)
+		}
+		b = openTest(t, f, Process)
+		defer b.Close()
+		got := numbersOf(t, b, h)
+		lost := slices.DeleteFunc(slices.Clone(want), func(n int) bool { return slices.Contains(got, n) })
+		if len(lost) > 5 || len(want)-len(lost) < 10 {
+			t.Errorf("of %v, %v is lost", want, lost)
+		}
+	})
+}
+
+func TestARepairOfASoundJournalChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		image, _ := recorded(t, 60, true)
+		f := folderOf(image)
+		if report, kept, err := repair(t.Context(), f, smallSegment); err != nil || kept != "" || report.Messages == 0 {
+			t.Errorf("the report is %+v, kept %q, error %v", report, kept, err)
+		}
+		for name, data := range f.content() {
+			if !slices.Equal(data, image[name]) {
+				t.Errorf("%s has changed", name)
+			}
+		}
+	})
+}
+
+// TestAMissingSegmentRefusesTheStart: a repair goes on without it.
+func TestAMissingSegmentRefusesTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &testFolder{}
+		for range 3 { // each start begins a segment
+			b := openTest(t, f, Process)
+			if _, err := b.Create(t.Context(), "agent", newLoad(nil, 1, nil, nil).limits); err != nil {
+				t.Fatal(err)
+			}
+			b.log.halt() // or else it would compact
+			b.Broker.Close()
+			b.log.end()
+		}
+		names, err := f.list()
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(names)
+		if len(names) < 3 {
+			t.Skip("the segments were compacted already")
+		}
+		delete(f.files, names[1])
+		b := Open(Options{segment: smallSegment, folder: f})
+		if err := b.Start(t.Context()); err == nil {
+			t.Error("the Broker starts without a segment")
+		}
+		b.Close()
+		if report, kept, err := repair(t.Context(), f, smallSegment); err != nil || kept == "" || !slices.Equal(report.MissingFiles, names[1:2]) {
+			t.Errorf("the report is %+v, error %v", report, err)
+		}
+		openTest(t, f, Process).Close()
+	})
+}

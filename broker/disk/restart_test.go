@@ -1,0 +1,168 @@
+package disk
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/brokertest"
+)
+
+// TestTheContractHoldsAcrossRestarts runs the contract on a Broker that is left alone and opened anew after every call, as
+// if its process had been killed. It cannot do that while a call or a reader lasts, which a restart ends.
+func TestTheContractHoldsAcrossRestarts(t *testing.T) {
+	restarts := 0
+	brokertest.Run(t, brokertest.Options{New: func(t *testing.T) broker.Broker {
+		// After a restart, a channel lives for a whole TTL. And the tests of closing use what was there before.
+		never := strings.Contains(t.Name(), "/expiry/") || strings.Contains(t.Name(), "/close/")
+		return &restartingBroker{t: t, never: never, restarts: &restarts, Broker: openTest(t, &testFolder{}, Process)}
+	}})
+	if restarts < 1000 {
+		t.Errorf("%d restarts", restarts)
+	}
+}
+
+// openTest opens a Broker on a folder.
+func openTest(tb testing.TB, f folder, d Durability) *Broker {
+	tb.Helper()
+	b := Open(Options{segment: smallSegment, folder: f, Settings: Settings{Durability: d}})
+	if err := b.Start(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+// A restartingBroker is a Broker that restarts after each call. It has none of the optional interfaces: what they tell is
+// of one process.
+type restartingBroker struct {
+	broker.Broker
+
+	t        *testing.T
+	restarts *int
+	never    bool
+
+	mu     sync.Mutex
+	using  int // calls and readers
+	closed bool
+}
+
+// use notes a call. The returned function ends it, and restarts the Broker if nobody else uses it.
+func (b *restartingBroker) use() (broker.Broker, func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.using++
+	return b.Broker, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.using--; b.using > 0 || b.never || b.closed {
+			return
+		}
+		old := b.Broker.(*Broker)
+		image := old.options.folder.(*testFolder).content()
+		old.Close()
+		*b.restarts++
+		b.Broker = openTest(b.t, folderOf(image), Process)
+	}
+}
+
+func (b *restartingBroker) Create(ctx context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
+	current, done := b.use()
+	defer done()
+	return current.Create(ctx, agent, l)
+}
+
+func (b *restartingBroker) Publish(ctx context.Context, producer string, m *broker.Message, l broker.Limits) error {
+	current, done := b.use()
+	defer done()
+	return current.Publish(ctx, producer, m, l)
+}
+
+func (b *restartingBroker) PublishNow(producer string, m *broker.Message, l broker.Limits) bool {
+	current, done := b.use()
+	defer done()
+	return current.PublishNow(producer, m, l)
+}
+
+func (b *restartingBroker) PublishBatch(ctx context.Context, producers []string, ms []*broker.Message, l broker.Limits,
+) []broker.Outcome {
+	current, done := b.use()
+	defer done()
+	return current.PublishBatch(ctx, producers, ms, l)
+}
+
+func (b *restartingBroker) Ingest(l broker.Limits) broker.Ingestion {
+	current, done := b.use()
+	return restartingIngestion{current.Ingest(l), done}
+}
+
+type restartingIngestion struct {
+	broker.Ingestion
+
+	done func()
+}
+
+func (in restartingIngestion) Finish(ctx context.Context) broker.IngestResult {
+	defer in.done()
+	return in.Ingestion.Finish(ctx)
+}
+
+func (b *restartingBroker) Subscribe(ctx context.Context, consumer string, o broker.SubscribeOptions) (broker.Subscription, error) {
+	current, done := b.use()
+	s, err := current.Subscribe(ctx, consumer, o)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return &restartingSubscription{Subscription: s, done: done}, nil
+}
+
+type restartingSubscription struct {
+	broker.Subscription
+
+	once sync.Once
+	done func()
+}
+
+func (s *restartingSubscription) End(how broker.End) {
+	s.Subscription.End(how)
+	s.once.Do(s.done)
+}
+
+func (b *restartingBroker) Delete(ctx context.Context, address string) error {
+	current, done := b.use()
+	defer done()
+	return current.Delete(ctx, address)
+}
+
+func (b *restartingBroker) State(ctx context.Context, address string) (broker.State, error) {
+	current, done := b.use()
+	defer done()
+	return current.State(ctx, address)
+}
+
+func (b *restartingBroker) List(ctx context.Context, o broker.ListOptions) (broker.ChannelPage, error) {
+	current, done := b.use()
+	defer done()
+	return current.List(ctx, o)
+}
+
+func (b *restartingBroker) Find(ctx context.Context, name string) (broker.ChannelInfo, error) {
+	current, done := b.use()
+	defer done()
+	return current.Find(ctx, name)
+}
+
+func (b *restartingBroker) Peek(ctx context.Context, address string, limit int) ([]*broker.Message, error) {
+	current, done := b.use()
+	defer done()
+	return current.Peek(ctx, address, limit)
+}
+
+func (b *restartingBroker) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	b.Broker.Close()
+}

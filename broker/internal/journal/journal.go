@@ -1,0 +1,159 @@
+// Package journal is the seam between the channels of package memory and a journal that keeps them across restarts.
+// Package memory calls a [Journal] whenever a channel changes. The journal calls an [Engine] to restore channels, and to
+// write again what lives of its oldest part. Only packages below broker can use it.
+//
+// What a journal has of a channel can be put together in any order: messages have positions, and what was taken or
+// settled is a position, of which the largest counts. So a record may be written twice, and a message that is copied
+// forward may stand behind newer ones.
+package journal
+
+import (
+	"context"
+	"iter"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// An ID names a channel for as long as a journal has records of it: its place in the Broker's list, and a tag that
+// distinguishes it from other channels in that place.
+type ID struct{ Place, Tag uint32 }
+
+// A Channel is what a journal keeps of a channel beside its messages.
+type Channel struct {
+	ID
+	Agent, Client      string
+	Producer, Consumer broker.Secret
+	Created            time.Time
+	Read
+	Move
+}
+
+// Read is what a read changes at its beginning and its end.
+type Read struct {
+	Follows, Acks bool
+	LastRead      time.Time // zero: never
+	TTL           time.Duration
+	Unconfirmed   uint64 // up to this position, a read has brought messages that ended as [broker.EndUnconfirmed]
+}
+
+// A Move says how far a channel's messages have been taken and let go. Positions count from 1, so zero means none.
+type Move struct {
+	Taken     uint64         // messages up to this position are in flight, or were
+	LetGo     uint64         // messages up to this position are gone
+	LetGoID   broker.EventID // of the message at LetGo
+	LetGoKeys []broker.EventID
+}
+
+// A Journal is told of every change, in the order in which it happens. All methods but Wait are called with the channel's
+// lock held, so they must be fast, and call no method of a channel.
+type Journal interface {
+	// NextTag returns a tag for a new channel.
+	NextTag() uint32
+	// Create, Put and Delete return the commit that makes the change durable, or nil if it is as durable as it has to be.
+	// If Create or Put fail, nothing has happened.
+	Create(c *Channel) (*Commit, error)
+	// Put notes a message at a position. If it is written to several channels in one call, batch is the same for all of
+	// them, and zero at first. The journal tells the channel when the message is durable, if it returns a commit, which it
+	// must if mustCommit is set.
+	Put(h Holder, id ID, position uint64, m *broker.Message, batch *Batch, mustCommit bool) (*Commit, error)
+	// Move, Read and Delete never fail: what a journal cannot write now, it writes later. The keys of a Move are those
+	// that were let go since the last one, oldest first. If none was let go, LetGo is zero.
+	Move(id ID, m Move)
+	Read(id ID, r Read)
+	Delete(id ID) *Commit
+	// Waits reports whether changes are not durable at once.
+	Waits() bool
+}
+
+// A Holder is a channel that holds messages which are not durable yet.
+type Holder interface {
+	// Durable tells that the messages up to a position are durable.
+	Durable(position uint64)
+}
+
+// A Batch is where the journal has a message that is written to several channels. It is the journal's to use.
+type Batch struct{ Place atomic.Uint64 }
+
+// An Engine is the channels, as a journal sees them.
+type Engine interface {
+	// Restore adds channels with their messages. It is called once, before anything else.
+	Restore([]Restored)
+	// Look calls f with the channel's lock held. It reports whether there is such a channel; if not, it does not call f.
+	Look(id ID, f func(Locked)) bool
+	// IDs iterates over all channels. It may miss channels that are created meanwhile.
+	IDs() iter.Seq[ID]
+	// Live returns how many bytes the messages of all channels take, and how many channels there are.
+	Live() (bytes int64, channels int)
+}
+
+// Restored is a channel as a journal restores it, with its messages, oldest first. Their positions follow each other from
+// LetGo + 1. Each lives for a whole TTL from now on.
+type Restored struct {
+	*Channel
+
+	Messages []*broker.Message
+}
+
+// Locked is a channel whose lock is held.
+type Locked interface {
+	// LetGo returns the position of the last message that is gone.
+	LetGo() uint64
+	// Snapshot returns all of the channel but its messages.
+	Snapshot() *Channel
+	// Messages iterates over the channel's messages and their positions.
+	Messages() iter.Seq2[uint64, *broker.Message]
+	// AllDurable tells that all messages are durable.
+	AllDurable()
+}
+
+// A Commit becomes durable as a whole.
+type Commit struct {
+	done chan struct{}
+	err  error
+}
+
+// NewCommit returns a commit that is not durable yet.
+func NewCommit() *Commit { return &Commit{done: make(chan struct{})} }
+
+// Finish tells that the commit is durable or, if err is not nil, that it may never be. It must be called once.
+func (c *Commit) Finish(err error) {
+	c.err = err
+	close(c.done)
+}
+
+// IsDurable reports whether the commit is durable.
+func (c *Commit) IsDurable() bool {
+	select {
+	case <-c.done:
+		return c.err == nil
+	default:
+		return false
+	}
+}
+
+// MaxCommit is how long Wait waits at most.
+const MaxCommit = 10 * time.Second
+
+// Wait waits until the commit is durable. It fails with [broker.ErrOutcomeUnknown] if that does not happen in time. The
+// commit may be nil.
+func (c *Commit) Wait(ctx context.Context) error {
+	if c == nil {
+		return nil
+	}
+	select {
+	case <-c.done:
+		return c.err
+	default:
+	}
+	timer := time.NewTimer(MaxCommit)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return broker.ErrOutcomeUnknown
+}

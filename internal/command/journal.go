@@ -1,0 +1,118 @@
+package command
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-megaphone/megaphone/broker/disk"
+)
+
+// journalCommand returns the command for journals of the broker disk. It reads files, and asks no server.
+func journalCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "journal <command>",
+		Short: "Checks and repairs the journal of the broker disk",
+		Long: `Checks and repairs the journal of the broker disk.
+
+Stop the server before: only one process may use a journal. A copy of the
+folder can be checked at any time.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	check := &cobra.Command{
+		Use:   "check [--path <folder>] [--json]",
+		Short: "Shows what a journal has, and what is damaged",
+		Long: `Shows what a journal has, and what is damaged. It changes nothing.
+
+The exit status is 1 if a part is damaged that was durable before. Then a
+server does not start with this journal.`,
+		Example: "  $ caddy megaphone journal check\n  $ caddy megaphone journal check --path /backup/megaphone",
+		RunE:    run(runJournalCheck),
+	}
+	repair := &cobra.Command{
+		Use:   "repair [--path <folder>] [--json]",
+		Short: "Writes a damaged journal anew, with all that can be read",
+		Long: `Writes a damaged journal anew, with all that can be read of it. The files that
+were there are moved to a folder "damaged-…" within the journal's folder.
+
+Run "caddy megaphone journal check" before, to see what is damaged.`,
+		Example: "  $ caddy megaphone journal repair",
+		RunE:    run(runJournalRepair),
+	}
+	for _, c := range []*cobra.Command{check, repair} {
+		c.Args, c.ValidArgsFunction, c.DisableFlagsInUseLine = cobra.NoArgs, cobra.NoFileCompletions, true
+		c.Flags().String("path", filepath.Join(caddy.AppDataDir(), "megaphone"), "The setting path of the broker disk")
+		addJSONFlag(c, "Print the report as JSON")
+		cmd.AddCommand(c)
+	}
+	return cmd
+}
+
+func runJournalCheck(cmd *cobra.Command, _ []string) error {
+	report, err := disk.Check(cmd.Context(), flag(cmd.Flags().GetString, "path"))
+	if err != nil {
+		return err
+	}
+	if err := printReport(cmd, report); err != nil {
+		return err
+	}
+	if report.Refused() {
+		return errors.New("the journal is damaged: a server does not start with it. Restore it from a copy, or run caddy megaphone journal repair")
+	}
+	return nil
+}
+
+func runJournalRepair(cmd *cobra.Command, _ []string) error {
+	report, kept, err := disk.Repair(cmd.Context(), flag(cmd.Flags().GetString, "path"))
+	if err != nil {
+		return err
+	}
+	if err := printReport(cmd, report); err != nil {
+		return err
+	}
+	if kept == "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), "nothing is damaged, and nothing was changed")
+	} else {
+		fmt.Fprintf(cmd.ErrOrStderr(), "repaired; the files that were there are in %s\n", kept)
+	}
+	return nil
+}
+
+// printReport prints a report to standard output.
+func printReport(cmd *cobra.Command, r *disk.Report) error {
+	if flag(cmd.Flags().GetBool, "json") {
+		line, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		return printLine(cmd.OutOrStdout(), line)
+	}
+	return writeReport(cmd.OutOrStdout(), r)
+}
+
+func writeReport(w io.Writer, r *disk.Report) error {
+	table := newTable(w)
+	fmt.Fprintf(table, "channels\t%s\n", humanize.Comma(int64(r.Channels)))
+	fmt.Fprintf(table, "messages\t%s\n", humanize.Comma(int64(r.Messages)))
+	fmt.Fprintf(table, "missing between them\t%s\n", humanize.Comma(int64(r.Missing)))
+	fmt.Fprintf(table, "segments\t%d, %s\n", r.Segments, humanize.IBytes(uint64(max(0, r.Bytes))))
+	for _, d := range r.Damages {
+		kind := "torn off at the end"
+		if d.Middle {
+			kind = "damaged since it was durable"
+		}
+		fmt.Fprintf(table, "damage\t%s, offset %d: %s; of %s, a repair keeps %s whole records\n",
+			d.File, d.Offset, kind, humanize.IBytes(uint64(max(0, d.Bytes))), humanize.Comma(int64(d.Records)))
+	}
+	for _, name := range r.MissingFiles {
+		fmt.Fprintf(table, "missing\t%s, or several from it on\n", name)
+	}
+	return table.Flush()
+}
