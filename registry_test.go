@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -74,6 +75,21 @@ func (b *guestBroker) Publish(ctx context.Context, producer string, m *broker.Me
 	return b.Broker.Publish(ctx, producer, restored(m), l)
 }
 
+// PublishBatch returns [broker.ErrOutcomeUnknown] for messages from the first of the stream "uncertain" on.
+func (b *guestBroker) PublishBatch(ctx context.Context, producers []string, ms []*broker.Message, l broker.Limits) []broker.Outcome {
+	for i, m := range ms {
+		if m.StreamID() != "uncertain" {
+			continue
+		}
+		outcomes := b.Broker.PublishBatch(ctx, producers, ms[:i], l)
+		for i := range outcomes {
+			outcomes[i].Err = broker.ErrOutcomeUnknown
+		}
+		return outcomes
+	}
+	return b.Broker.PublishBatch(ctx, producers, ms, l)
+}
+
 // restored returns another message with an equal line.
 func restored(m *broker.Message) *broker.Message {
 	again, err := broker.RestoreMessage(broker.StoredMessage{
@@ -103,6 +119,11 @@ func TestAGuestBrokerKeepsTheChannels(t *testing.T) {
 		read.wants(`"\u00e9 & <b>"`)
 	}
 	s.post("/write/"+c.ProducerAddress+"/uncertain", "1").wantError(t, 503, "TIMEOUT")
+	const messages = `[{"streamId":"s","body":1},{"streamId":"uncertain","body":2},{"streamId":"s","body":3}]`
+	batch := s.post("/write-batch", fmt.Sprintf(`{"channels":[%q],"messages":%s}`, s.create().ProducerAddress, messages))
+	if got := strings.Count(string(batch.body), `"reason":"TIMEOUT"`); got != 2 {
+		t.Errorf("what became of two messages is unknown, and the reply says %s", batch.body)
+	}
 	if r := s.get("/health"); r.StatusCode != http.StatusOK {
 		t.Errorf("health: %d %s", r.StatusCode, r.body)
 	}

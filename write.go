@@ -146,7 +146,8 @@ func (h *Handler) serveWriteBatch(w http.ResponseWriter, r *http.Request, entry 
 	return nil
 }
 
-// appendFailures appends what the outcome in a channel means for each of n messages.
+// appendFailures appends what the outcome in a channel means for each of n messages. What became of one is then unknown of all
+// after it.
 func appendFailures(failures []failure, channel string, outcome broker.Outcome, n int) []failure {
 	if outcome.Err == nil {
 		return failures
@@ -154,7 +155,7 @@ func appendFailures(failures []failure, channel string, outcome broker.Outcome, 
 	reason := httpjson.ErrorOf(outcome.Err).Code
 	for i := outcome.Accepted; i < n; i++ {
 		failures = append(failures, failure{channel, i, reason})
-		if !errors.Is(outcome.Err, broker.ErrNotFound) {
+		if !errors.Is(outcome.Err, broker.ErrNotFound) && !errors.Is(outcome.Err, broker.ErrOutcomeUnknown) {
 			reason = "SKIPPED"
 		}
 	}

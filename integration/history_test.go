@@ -3,8 +3,8 @@ package integration
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,91 +18,50 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/workload"
 )
 
-// seed returns the seed of a random test. The log has it. MEGAPHONE_SEED sets it.
-func seed(t *testing.T) uint64 {
-	t.Helper()
-	n := rand.Uint64()
-	if text := os.Getenv("MEGAPHONE_SEED"); text != "" {
-		var err error
-		if n, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("MEGAPHONE_SEED=%d", n)
-	return n
-}
-
-// longTime returns how long a random test goes on: MEGAPHONE_RANDOM_TIME, else the short time.
-func longTime(t *testing.T, short time.Duration) time.Duration {
-	t.Helper()
-	if text := os.Getenv("MEGAPHONE_RANDOM_TIME"); text != "" {
-		d, err := time.ParseDuration(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	return short
-}
-
-// wantHistory checks a history, and that something happened in it.
-func wantHistory(t *testing.T, h history.History, atLeast int) {
-	t.Helper()
-	outcomes := map[history.Outcome]int{}
-	for _, w := range h.Writes {
-		outcomes[w.Outcome]++
-	}
-	t.Logf("attempts %v, %d deliveries, %d faults", outcomes, len(h.Deliveries), len(h.Faults))
-	for i, fault := range h.Check() {
-		if i == 20 {
-			t.Errorf("and %d more", len(h.Check())-i)
-			break
-		}
-		t.Error(fault)
-	}
-	if outcomes[history.Accepted] < atLeast {
-		t.Errorf("only %d messages were accepted, want %d", outcomes[history.Accepted], atLeast)
-	}
-}
-
 // TestHistoryOverReloads runs producers and consumers of each kind while the configuration is reloaded again and again.
 // Consumers break off and resume, and producers break off and repeat.
 func TestHistoryOverReloads(t *testing.T) {
 	t.Parallel()
-	n := seed(t)
+	n := workload.Seed(t)
 	s := testserver.New(t)
 	port := testserver.FreePort(t)
+	announcements := new(workload.Announcements)
+	hook := httptest.NewServer(announcements)
+	t.Cleanup(hook.Close)
 	settings := func(i int) string {
-		return fmt.Sprintf("servers {\nlistener_wrappers {\nmegaphone\n}\n}\nmegaphone {\nread_duration 300ms\nbuffer %d\n}", 20+i%2)
+		return fmt.Sprintf("servers {\nlistener_wrappers {\nmegaphone\n}\n}\nmegaphone {\nread_duration 300ms\nbuffer %d\nwebhook channel_deleted %s\n}", 20+i%2, hook.URL)
 	}
-	s.Start(settings(0), tcpSite(port, "megaphone"))
+	const site = "megaphone create write read manage"
+	s.Start(settings(0), tcpSite(port, site))
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(transport.CloseIdleConnections)
 	r := history.NewRecorder()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+longTime(t, 0))
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+workload.Duration(t, 0))
 	defer cancel()
-	go func() {
+	var reloading sync.WaitGroup
+	reloading.Go(func() {
 		for i := 1; ctx.Err() == nil; i++ {
-			if err := s.Reload(settings(i), tcpSite(port, "megaphone")); err != nil {
+			if err := s.Reload(settings(i), tcpSite(port, site)); err != nil {
 				t.Error(err)
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-	}()
+	})
 	err := workload.Run(ctx, r, workload.Options{
 		Seed:     n,
 		Base:     func() string { return fmt.Sprintf("http://127.0.0.1:%d", port) },
 		HTTP:     &http.Client{Transport: transport},
-		Channels: 40,
-		Pause:    5 * time.Millisecond,
-		Time:     longTime(t, time.Second),
-		Settle:   patience,
+		Channels: 40, Deleted: 8, Announced: announcements,
+		Pause:  5 * time.Millisecond,
+		Time:   workload.Duration(t, time.Second),
+		Settle: patience,
 	})
 	cancel()
+	reloading.Wait()
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantHistory(t, r.History(), 500)
+	workload.Check(t, r.History(), 500)
 }
 
 // TestHistoryFindsLosses checks that the checker would notice: a server that is killed loses what it has in memory.
@@ -140,7 +99,7 @@ func TestHistoryFindsLosses(t *testing.T) {
 // consumers of each kind use it. They go on by themselves: no channel is missing, and each message comes.
 func TestHistoryOverKills(t *testing.T) {
 	t.Parallel()
-	n := seed(t)
+	n := workload.Seed(t)
 	s := testserver.New(t)
 	port := testserver.FreePort(t)
 	settings := fmt.Sprintf("megaphone {\nread_duration 300ms\nttl 1h\nbroker disk {\npath %s\n}\n}", filepath.Join(s.Dir, "journal"))
@@ -180,5 +139,5 @@ func TestHistoryOverKills(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantHistory(t, r.History(), 50)
+	workload.Check(t, r.History(), 50)
 }

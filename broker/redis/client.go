@@ -169,10 +169,10 @@ func (b *Broker) failed(err error, write bool) error {
 	switch {
 	case err == nil:
 		return nil
-	case b.isClosed():
-		return broker.ErrClosed
 	case write && isUnknown(err, &dial):
 		return fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, err)
+	case b.isClosed():
+		return broker.ErrClosed
 	}
 	return fmt.Errorf("redis: %w", err)
 }

@@ -172,8 +172,8 @@ func (b *Broker) publishItems(scope int, batch []*item) {
 	readOutcomes(message, batch)
 	b.countPublished(batch)
 	for _, it := range batch {
-		if it.err == nil {
-			it.err = durable
+		if it.err == nil && durable != nil {
+			it.err, it.accepted, it.duplicates = durable, 0, 0
 		}
 		it.finish(it.err)
 	}

@@ -187,15 +187,18 @@ func (b *Broker) noted(it *item, n note) broker.Outcome {
 	b.stats.accepted.Add(uint64(max(0, taken)))
 	b.stats.duplicates.Add(uint64(n.duplicates)) //nolint:gosec // not negative
 	b.stats.wait.observe(waitBounds, time.Since(it.begun), max(0, taken))
+	if taken > 0 && b.options.Durability.waits() {
+		if err := b.barriers[b.keys.scopeOf(it.x.partition())].pass(); err != nil {
+			return broker.Outcome{Accepted: it.accepted, Err: err}
+		}
+	}
 	outcome := broker.Outcome{Accepted: it.accepted + n.accepted}
-	switch {
-	case n.status == noteNotFound:
+	switch n.status {
+	case noteNotFound:
 		outcome.Err = b.lost(it, outcome.Accepted)
-	case n.status == noteTooLate:
+	case noteTooLate:
 		outcome.Err = broker.ErrTimeout
 		b.stats.refusedFull.Add(uint64(len(it.ms) - outcome.Accepted)) //nolint:gosec // not negative
-	case b.options.Durability.waits():
-		outcome.Err = b.barriers[b.keys.scopeOf(it.x.partition())].pass()
 	}
 	return outcome
 }
@@ -225,7 +228,7 @@ func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 		n := note{accepted: int(integer(values, 0)), duplicates: int(integer(values, 1))}
 		all := integer(values, 0) == integer(values, 3)
 		outcome := b.noted(it, n)
-		if all {
+		if all || outcome.Err != nil {
 			return outcome
 		}
 		left := uint64(len(it.ms) - outcome.Accepted)               //nolint:gosec // not negative

@@ -41,27 +41,11 @@ func TestOriginalJavaScriptClient(t *testing.T) {
 // TestOriginalRustClient runs the original's published client, unmodified. The client takes minutes to compile, so the
 // test runs only if MEGAPHONE_RUST is set.
 func TestOriginalRustClient(t *testing.T) {
-	cargo := tool(t, "cargo")
+	tool(t, "cargo")
 	if os.Getenv("MEGAPHONE_RUST") == "" {
 		t.Skip("run it with: MEGAPHONE_RUST=1 go test -run Rust ./integration/clients")
 	}
-	build := exec.CommandContext(t.Context(), cargo, "build", "--locked", "--quiet", "--message-format", "json")
-	build.Dir = "rust"
-	build.Stderr = os.Stderr
-	output, err := build.Output()
-	if err != nil {
-		t.Fatalf("cargo build: %v", err)
-	}
-	binary := ""
-	for line := range strings.Lines(string(output)) {
-		var artifact struct{ Executable string }
-		if err := json.Unmarshal([]byte(line), &artifact); err == nil && artifact.Executable != "" {
-			binary = artifact.Executable
-		}
-	}
-	if binary == "" {
-		t.Fatalf("cargo did not make a binary:\n%s", output)
-	}
+	binary := testserver.RustClient(t)
 	readsAcrossBoundariesAndAReload(t, func(ctx context.Context, url, consumer, stream string, count int) *exec.Cmd {
 		return exec.CommandContext(ctx, binary, url+"/read", consumer, stream, strconv.Itoa(count))
 	})

@@ -27,7 +27,7 @@ const (
 	// was closed. Some clients had already begun to connect to them. New connections are steered to the newest socket.
 	// Caddy counts the address as used during this time. If the process exits then, there is no shutdown_delay.
 	lingering = time.Second
-	// maxLingering is how many sockets linger at most.
+	// maxLingering is how many sockets linger at most. If listeners are closed faster, again and again, some linger for less.
 	maxLingering = 64
 	// maxUndecided is how long a request waits at most, once its server has a successor, to learn whether the server
 	// continues.
@@ -47,6 +47,7 @@ type Listener struct {
 	closed    chan struct{}
 	gone      chan struct{}            // closed when the socket is; the socket accepts for a while after closed
 	successor atomic.Pointer[Listener] // the newest listener at the address, if that is not this one
+	closedAt  time.Time                // when closed was closed; guarded by the group's mu
 
 	closeSocket func() error
 }
@@ -184,8 +185,7 @@ type group struct {
 	open    []*Listener // the newest is last
 	waiting waiting
 
-	lingering []*Listener // closed, but their sockets still accept
-	closed    time.Time   // when the last of them was closed
+	lingering []*Listener // closed, but their sockets still accept; the one that was closed last is last
 	steering  *steering   // set once a socket has lingered
 	sockets   []any       // in the kernel's order: each *Listener that is open or lingers, and the steering
 }
@@ -265,7 +265,10 @@ func (g *group) linger(l *Listener) bool {
 	if len(g.lingering) == 0 {
 		time.AfterFunc(lingering, g.endLingering)
 	}
-	g.lingering, g.closed = append(g.lingering, l), time.Now()
+	l.closedAt = time.Now()
+	g.lingering = append(g.lingering, l)
+	// Now is the time to close some, because listeners at an address seldom open at the moment when another one closes.
+	g.endFirst(tooMany(g.lingering, l.closedAt))
 	g.steering.to(slices.Index(g.sockets, any(g.newest())))
 	return true
 }
@@ -279,11 +282,17 @@ func (g *group) endLingering() {
 	if len(g.lingering) == 0 {
 		return // the group was dissolved
 	}
-	if left := lingering - time.Since(g.closed); left > 0 && len(g.lingering) < maxLingering {
+	if left := lingering - time.Since(g.lingering[len(g.lingering)-1].closedAt); left > 0 {
 		time.AfterFunc(left, g.endLingering)
 		return
 	}
-	for _, l := range g.lingering {
+	g.endFirst(len(g.lingering))
+	g.steering.off()
+}
+
+// endFirst closes the first n of the lingering sockets. The caller holds the lock, and steers afterwards.
+func (g *group) endFirst(n int) {
+	for _, l := range g.lingering[:n] {
 		// Two accepting sockets stay open: the newest listener's and the steering's own. The kernel is about to move the
 		// last socket in its order, so steer to the other one.
 		var target any = g.newest()
@@ -294,8 +303,17 @@ func (g *group) endLingering() {
 		l.endSocket()
 		g.forget(l)
 	}
-	g.lingering = nil
-	g.steering.off()
+	g.lingering = slices.Delete(g.lingering, 0, n)
+}
+
+// tooMany returns how many of the lingering sockets, from the first, must close because there are too many. The others were
+// closed a moment ago: clients may be connecting to them.
+func tooMany(lingers []*Listener, now time.Time) int {
+	if len(lingers) < maxLingering {
+		return 0
+	}
+	young := slices.IndexFunc(lingers, func(l *Listener) bool { return now.Sub(l.closedAt) < lingering })
+	return max(young, len(lingers)-maxLingering/2)
 }
 
 // endSocket closes the socket of a listener whose server is over. If that panics, the other sockets close all the same.

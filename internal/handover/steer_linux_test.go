@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -108,6 +109,72 @@ func TestReplacingASocketLosesNoConnection(t *testing.T) {
 	}
 	if err := greet(ctx, address); err == nil {
 		t.Error("a socket still accepts")
+	}
+}
+
+// The sockets of one address are replaced so often that too many linger. Those that were closed a moment ago linger on,
+// because clients may be connecting to them.
+func TestTooManyLingeringSockets(t *testing.T) {
+	const young = 3
+	a := accept(listenAt(t, "tcp/127.0.0.1:0"))
+	address, g := a.Addr().String(), a.group
+	var closed []*Listener
+	for i := range maxLingering {
+		next := accept(listenAt(t, "tcp/"+address))
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+		closed = append(closed, a)
+		a = next
+		g.mu.Lock()
+		closed[i].closedAt = time.Now().Add(time.Minute) // an early timer changes nothing
+		if i == maxLingering-young {
+			for _, l := range closed {
+				l.closedAt = time.Now().Add(-lingering)
+			}
+		}
+		g.mu.Unlock()
+	}
+	g.mu.Lock()
+	if !slices.Equal(g.lingering, closed[maxLingering-young+1:]) {
+		t.Errorf("%d sockets linger, want the last %d", len(g.lingering), young-1)
+	}
+	for _, l := range closed {
+		l.closedAt = time.Now().Add(-lingering)
+	}
+	g.mu.Unlock()
+	if err := greet(t.Context(), address); err != nil {
+		t.Error(err)
+	}
+	g.endLingering()
+	if err := greet(t.Context(), address); err != nil {
+		t.Error(err)
+	}
+	if len(g.sockets) != 2 {
+		t.Errorf("%d sockets are left, want 2", len(g.sockets))
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTooManyLinger checks which sockets go. Too many never linger, however fast they come.
+func TestTooManyLinger(t *testing.T) {
+	now := time.Now()
+	for _, test := range []struct{ old, young, want int }{
+		{3, 0, 0}, {maxLingering - 1, 0, 0}, {maxLingering - 1, 1, maxLingering - 1}, {maxLingering - 3, 3, maxLingering - 3},
+		{1, maxLingering, 1 + maxLingering/2}, {0, maxLingering, maxLingering / 2},
+	} {
+		var lingers []*Listener
+		for range test.old {
+			lingers = append(lingers, &Listener{closedAt: now.Add(-lingering)})
+		}
+		for range test.young {
+			lingers = append(lingers, &Listener{closedAt: now.Add(-lingering / 2)})
+		}
+		if got := tooMany(lingers, now); got != test.want {
+			t.Errorf("of %d old sockets and %d young ones, %d close, want %d", test.old, test.young, got, test.want)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 // Check returns what is wrong with a history, in words. It returns nothing if all of this holds:
 //
 //   - Every accepted message was delivered, or its channel was deleted and counted it as undelivered.
+//   - No channel counted more messages as undelivered than were written to it.
 //   - Every delivered message was written: not only attempts that were refused.
 //   - Order: if a producer knew that a message was accepted before another attempt for the same channel began, it was
 //     delivered first.
@@ -22,6 +23,7 @@ func (h History) Check() []string {
 	c.writes(h)
 	c.deliveries(h)
 	c.losses(h)
+	c.counts(h)
 	c.unknowns(h)
 	return c.faults
 }
@@ -32,6 +34,7 @@ type message struct {
 	keyed                       bool
 	start, end                  time.Duration // of all attempts
 	accepted, unknown, distinct int           // attempts, and event ids delivered
+	refusal                     string        // the detail of an attempt that was refused
 }
 
 type checker struct {
@@ -59,6 +62,7 @@ func (c *checker) writes(h History) {
 		case Unknown:
 			m.unknown++
 		case Refused:
+			m.refusal = w.Detail
 		}
 	}
 }
@@ -69,8 +73,12 @@ func (c *checker) deliveries(h History) {
 	latest := map[string]*message{}   // by channel, the delivered message that was begun last
 	for _, d := range h.Deliveries {
 		m := c.messages[d.Value]
-		if m == nil || m.channel != d.Channel || m.accepted+m.unknown == 0 {
+		switch {
+		case m == nil || m.channel != d.Channel:
 			c.fault("channel %s: %q was delivered, but never written there", d.Channel, d.Value)
+			continue
+		case m.accepted+m.unknown == 0:
+			c.fault("channel %s: %q was delivered at %v, but was refused (%v to %v: %s)", d.Channel, d.Value, d.At, m.start, m.end, m.refusal)
 			continue
 		}
 		event := [2]string{d.Channel, d.EventID}
@@ -112,6 +120,23 @@ func (c *checker) losses(h History) {
 		slices.SortFunc(lost, func(a, b *message) int { return cmp.Compare(a.start, b.start) })
 		c.fault("channel %s: %d accepted messages were not delivered, and %d were counted as undelivered; the first is %q, written %v to %v",
 			channel, len(lost), h.Undelivered[channel], lost[0].value, lost[0].start, lost[0].end)
+	}
+}
+
+// counts checks that no channel counted more messages as undelivered than may have been in it.
+func (c *checker) counts(h History) {
+	written := map[string]int{}
+	for _, m := range c.messages {
+		if m.keyed {
+			written[m.channel] += min(1, m.accepted+m.unknown)
+		} else {
+			written[m.channel] += m.accepted + m.unknown
+		}
+	}
+	for channel, n := range h.Undelivered {
+		if n > written[channel] {
+			c.fault("channel %s: %d messages were counted as undelivered, but only %d were written", channel, n, written[channel])
+		}
 	}
 }
 

@@ -61,6 +61,13 @@ func TestCheck(t *testing.T) {
 			Writes:      []history.Write{written("a", 0, 1, accepted), written("b", 2, 3, accepted)},
 			Undelivered: map[string]int{"c": 1},
 		}, want: []string{"2 accepted messages were not delivered, and 1 were counted"}},
+		"more counted than written": {History: history.History{
+			Writes: []history.Write{
+				keyed(written("a", 0, 3, unknown)), keyed(written("a", 4, 5, accepted)), written("b", 0, 1, refused),
+			},
+			Faults:      fault,
+			Undelivered: map[string]int{"c": 2},
+		}, want: []string{"2 messages were counted as undelivered, but only 1 were written"}},
 		"out of order": {History: history.History{
 			Writes:     []history.Write{written("a", 0, 1, accepted), written("b", 2, 3, accepted)},
 			Deliveries: delivered("2", "b", "1", "a"),
@@ -80,7 +87,7 @@ func TestCheck(t *testing.T) {
 		"delivered though refused": {History: history.History{
 			Writes:     []history.Write{written("a", 0, 1, refused)},
 			Deliveries: delivered("1", "a"),
-		}, want: []string{"never written"}},
+		}, want: []string{"was refused"}},
 		"refused": {History: history.History{
 			Writes: []history.Write{written("a", 0, 1, refused)},
 		}},
@@ -133,12 +140,19 @@ func TestRecorder(t *testing.T) {
 	r.Write(history.Write{Channel: "c", Value: "b", Start: start, Outcome: history.Accepted})
 	r.Write(history.Write{Channel: "c", Value: "c", Start: start, Outcome: history.Accepted})
 	r.Deliver("c", "1", "b")
+	if r.Missing() != 1 {
+		t.Errorf("%d messages are missing, want 1", r.Missing())
+	}
 	r.Delete("c", 1)
+	r.Write(history.Write{Channel: "d", Value: "d", Start: start, Outcome: history.Refused})
+	if r.Missing() != 0 {
+		t.Errorf("%d messages are missing though their channel was deleted", r.Missing())
+	}
 	h := r.History()
 	if got := h.Check(); len(got) > 0 {
 		t.Errorf("got %q", got)
 	}
-	if len(h.Writes) != 3 || h.Writes[1].End < start || len(h.Deliveries) != 1 || h.Faults[0].End < time.Hour {
+	if len(h.Writes) != 4 || h.Writes[1].End < start || len(h.Deliveries) != 1 || h.Faults[0].End < time.Hour {
 		t.Errorf("got %+v", h)
 	}
 }

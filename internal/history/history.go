@@ -70,8 +70,9 @@ type Recorder struct {
 
 	mu        sync.Mutex
 	history   History
-	missing   map[string]struct{} // the values that were accepted and not delivered
-	delivered map[string]struct{} // the values that were delivered
+	missing   map[string]map[string]struct{} // by channel, the values that were accepted and not delivered
+	delivered map[string]struct{}            // the values that were delivered
+	accepted  int                            // attempts
 }
 
 // NewRecorder returns an empty recorder. Its time starts now.
@@ -79,7 +80,7 @@ func NewRecorder() *Recorder {
 	return &Recorder{
 		start:     time.Now(),
 		history:   History{Undelivered: map[string]int{}},
-		missing:   map[string]struct{}{},
+		missing:   map[string]map[string]struct{}{},
 		delivered: map[string]struct{}{},
 	}
 }
@@ -95,8 +96,14 @@ func (r *Recorder) Write(w Write) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.history.Writes = append(r.history.Writes, w)
+	if w.Outcome == Accepted {
+		r.accepted++
+	}
 	if _, ok := r.delivered[w.Value]; !ok && w.Outcome == Accepted {
-		r.missing[w.Value] = struct{}{}
+		if r.missing[w.Channel] == nil {
+			r.missing[w.Channel] = map[string]struct{}{}
+		}
+		r.missing[w.Channel][w.Value] = struct{}{}
 	}
 }
 
@@ -106,14 +113,26 @@ func (r *Recorder) Deliver(channel, eventID, value string) {
 	defer r.mu.Unlock()
 	r.history.Deliveries = append(r.history.Deliveries, Delivery{channel, eventID, value, r.Now()})
 	r.delivered[value] = struct{}{}
-	delete(r.missing, value)
+	delete(r.missing[channel], value)
 }
 
-// Missing returns how many accepted messages were not delivered yet.
-func (r *Recorder) Missing() int {
+// Accepted returns how many attempts were accepted.
+func (r *Recorder) Accepted() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.missing)
+	return r.accepted
+}
+
+// Missing returns how many accepted messages were not delivered yet. Those of deleted channels do not count.
+func (r *Recorder) Missing() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for channel, values := range r.missing {
+		if _, deleted := r.history.Undelivered[channel]; !deleted {
+			n += len(values)
+		}
+	}
+	return n
 }
 
 // Delete records that the server has deleted a channel and counted messages in it as undelivered.

@@ -104,7 +104,6 @@ var replies = []struct {
 		Status: http.StatusConflict, Code: "BUSY", Message: "another consumer is reading this channel",
 	}},
 	{broker.ErrTimeout, timeout},
-	{context.DeadlineExceeded, timeout}, // another handler of the site has set the deadline
 	{broker.ErrSkipped, Error{
 		Status: http.StatusServiceUnavailable, Code: "SKIPPED", Message: broker.ErrSkipped.Error(),
 	}},
@@ -157,6 +156,10 @@ func ErrorOf(err error) *Error {
 		if errors.Is(err, broker.ErrOutcomeUnknown) {
 			reply.Cause = err
 		}
+		return &reply
+	}
+	if errors.Is(err, context.DeadlineExceeded) { // another handler of the site has set the deadline
+		reply := timeout
 		return &reply
 	}
 	return &Error{

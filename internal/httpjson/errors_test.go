@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -30,6 +31,16 @@ func TestADeadlineOfAnotherHandlerIsATimeout(t *testing.T) {
 func TestTheReplyToAMessageThatIsNotValidSaysWhy(t *testing.T) {
 	err := fmt.Errorf("%w: the stream id is empty", broker.ErrMessage)
 	if e := httpjson.ErrorOf(err); e.Status != http.StatusBadRequest || e.Code != "BAD_REQUEST" || e.Message != err.Error() {
+		t.Errorf("reply %d %s: %s", e.Status, e.Code, e.Message)
+	}
+}
+
+func TestAnUnknownOutcomeIsNoFullChannel(t *testing.T) {
+	err := fmt.Errorf("%w: %w", broker.ErrOutcomeUnknown, context.DeadlineExceeded)
+	if e := httpjson.ErrorOf(err); !strings.Contains(e.Message, "not known") {
+		t.Errorf("reply %d %s: %s", e.Status, e.Code, e.Message)
+	}
+	if e := httpjson.ErrorOf(context.DeadlineExceeded); !strings.Contains(e.Message, "is full") {
 		t.Errorf("reply %d %s: %s", e.Status, e.Code, e.Message)
 	}
 }

@@ -47,8 +47,7 @@ func New(tb testing.TB) *Server {
 	s := &Server{tb: tb, Dir: dir}
 	tb.Cleanup(func() {
 		if s.cmd != nil {
-			_ = s.cmd.Process.Kill()
-			<-s.done
+			s.Kill()
 		}
 		if tb.Failed() {
 			tb.Logf("the server's log:\n%s", s.Log())
@@ -184,6 +183,12 @@ func (s *Server) Signal(signal syscall.Signal) {
 	if err := s.cmd.Process.Signal(signal); err != nil {
 		s.tb.Fatal(err)
 	}
+}
+
+// Kill kills the process, unless it has ended already, and waits until it has ended.
+func (s *Server) Kill() {
+	_ = s.cmd.Process.Kill() // or it has ended
+	<-s.done
 }
 
 // Done is closed when the process has ended.

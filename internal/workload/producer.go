@@ -60,28 +60,33 @@ type failure struct {
 	Index           int
 }
 
-// A result is the reply to a batch or an ingest.
+// A result is the reply to a batch or an ingest. Only that of an ingest says how many messages were written, and how many
+// failures there are.
 type result struct {
-	Failures []failure
+	Failures               []failure
+	Written, FailuresTotal *int
 }
 
 // outcomes says what became of each message of a batch or an ingest.
 func (s *session) outcomes(n, status int, text []byte, err error) ([]history.Outcome, string) {
 	all, detail := s.outcome(status, text, err)
-	outcomes := make([]history.Outcome, n)
-	for i := range outcomes {
-		outcomes[i] = all
-	}
-	if all != history.Accepted {
-		// A reply that comes before all was read says nothing of the lines before.
-		for i := range outcomes {
-			outcomes[i] = history.Unknown
-		}
+	outcomes := make([]history.Outcome, n) // unknown
+	var r result
+	if err != nil || json.Unmarshal(text, &r) != nil {
 		return outcomes, detail
 	}
-	var r result
-	if err := json.Unmarshal(text, &r); err != nil {
-		return make([]history.Outcome, n), fmt.Sprintf("%q: %v", text, err) // unknown
+	known := n // how many the reply tells of
+	if all != history.Accepted {
+		if r.Written == nil || r.FailuresTotal == nil {
+			return outcomes, detail
+		}
+		known = *r.Written + *r.FailuresTotal // the server has not read the others
+	}
+	for i := range outcomes {
+		outcomes[i] = history.Accepted
+		if i >= known {
+			outcomes[i] = history.Refused
+		}
 	}
 	for _, f := range r.Failures {
 		outcomes[f.Index] = history.Refused

@@ -29,6 +29,10 @@ type Options struct {
 	HTTP *http.Client
 	// Channels is how many channels there are. Each has one producer and one consumer.
 	Channels int
+	// Deleted is how many of the channels are deleted while their clients use them. It needs Announced.
+	Deleted int
+	// Announced gets the webhook channel_deleted, by which the clients learn what was not delivered.
+	Announced *Announcements
 	// Pause is the average time between two writes of a producer.
 	Pause time.Duration
 	// Reading, if it is set, keeps the consumers from reading before it is closed.
@@ -37,8 +41,9 @@ type Options struct {
 	Time time.Duration
 	// Settle is how long consumers go on after the last write, at most, to get what is missing.
 	Settle time.Duration
-	// TimeoutIsUnknown says that a reply TIMEOUT leaves the outcome unknown, as it does where a store may have failed. By
-	// default it means that the message is in no channel.
+	// TimeoutIsUnknown says that the failure TIMEOUT in the reply to a batch or an ingest leaves the outcome unknown, as it
+	// does where a store may have failed. By default it means that the message is in no channel. The reply to a single write
+	// says which of the two it is.
 	TimeoutIsUnknown bool
 }
 
@@ -63,11 +68,16 @@ type session struct {
 	name                             string // in the history
 	transport                        string
 	next                             int // the number of the last message
+
+	writing context.Context //nolint:containedctx // of the producer
+	stop    func()          // ends it
+	deleted bool            // in the course of the run
+	noted   bool            // that the deletion was announced
 }
 
 // Run creates the channels and runs the clients. Producers write for o.Time, and no longer than ctx. Consumers go on until
-// everything that was accepted has arrived. Run fails if it cannot create the channels before ctx ends. The history says
-// whether the rest is right.
+// everything that was accepted has arrived. Run fails if it cannot create the channels before ctx ends, or if the deletion of
+// one is not announced. The history says whether the rest is right.
 func Run(ctx context.Context, r *history.Recorder, o Options) error {
 	sessions := make([]*session, o.Channels)
 	for i := range sessions {
@@ -84,15 +94,31 @@ func Run(ctx context.Context, r *history.Recorder, o Options) error {
 	defer stop()
 	var writers, readers sync.WaitGroup
 	for i, s := range sessions {
-		writers.Go(func() { producers[i/len(Transports)%len(producers)](s, writing) })
+		s.writing, s.stop = context.WithCancel(writing)
+		defer s.stop()
+		writers.Go(func() { producers[i/len(Transports)%len(producers)](s, s.writing) })
 		readers.Go(func() { s.consume(reading, o.random(2*i+1)) })
+		if s.deleted = i*o.Deleted/o.Channels < (i+1)*o.Deleted/o.Channels; s.deleted {
+			writers.Go(func() { s.delete(writing, o.random(-1-i)) })
+		}
 	}
 	writers.Wait()
-	for deadline := time.Now().Add(o.Settle); r.Missing() > 0 && time.Now().Before(deadline); {
-		time.Sleep(5 * time.Millisecond)
+	for deadline := time.Now().Add(o.Settle); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		announced := true
+		for _, s := range sessions {
+			announced = (!s.deleted || s.announced()) && announced
+		}
+		if announced && r.Missing() == 0 {
+			break
+		}
 	}
 	stop()
 	readers.Wait()
+	for _, s := range sessions {
+		if s.deleted && !s.announced() {
+			return fmt.Errorf("channel %s was deleted, and nobody has announced that", s.name)
+		}
+	}
 	return nil
 }
 
@@ -124,9 +150,14 @@ func (s *session) post(ctx context.Context, path string, header map[string]strin
 
 // postFor is like post, but the producer breaks off after some time.
 func (s *session) postFor(ctx context.Context, limit time.Duration, path string, header map[string]string, body io.Reader) (status int, text []byte, err error) {
+	return s.send(ctx, http.MethodPost, limit, path, header, body)
+}
+
+// send sends a request with any method.
+func (s *session) send(ctx context.Context, method string, limit time.Duration, path string, header map[string]string, body io.Reader) (status int, text []byte, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Base()+path, body)
+	r, err := http.NewRequestWithContext(ctx, method, s.Base()+path, body)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -153,8 +184,7 @@ func (s *session) outcome(status int, text []byte, err error) (history.Outcome, 
 		return history.Unknown, fmt.Sprintf("%d %s %v", status, text, err)
 	case status == http.StatusCreated:
 		return history.Accepted, ""
-	case status == http.StatusServiceUnavailable && strings.Contains(string(text), `"TIMEOUT"`) && s.TimeoutIsUnknown,
-		status >= 500 && status != http.StatusServiceUnavailable:
+	case status >= 500 && status != http.StatusServiceUnavailable:
 		return history.Unknown, fmt.Sprintf("%d %s", status, text)
 	default:
 		return history.Refused, fmt.Sprintf("%d %s", status, text)

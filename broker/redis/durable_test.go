@@ -1,0 +1,127 @@
+package redis_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/redis"
+)
+
+// TestWithoutItsReplicaNothingIsAccepted: Redis has done the writes, but not as safely as the setting asks for. So what became of
+// them is unknown, however they were written, and none counts as accepted.
+func TestWithoutItsReplicaNothingIsAccepted(t *testing.T) {
+	t.Parallel()
+	needsRedis(t)
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, number, _ := net.SplitHostPort(port.Addr().String())
+	_ = port.Close()
+	s, err := startServer(t.TempDir(), "--port", number, "--repl-diskless-sync-delay", "0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.stop)
+	replica, err := startServer(t.TempDir(), "--replicaof", "127.0.0.1 "+number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(replica.stop)
+	o := s.options("test:")
+	o.Timeout, o.Durability = time.Second, redis.Durability{Replicas: 1}
+	b := open(t, o)
+	l := faultLimits
+	l.Buffer, l.Hold = 2, 20*time.Second
+	create := func() (a broker.Addresses) {
+		a, err := b.Create(t.Context(), "agent", l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	sent := 0
+	message := func() *broker.Message {
+		sent++
+		m, err := broker.NewMessage(fmt.Sprint(sent), []byte("null"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	full, other := create(), create()
+	write := func(a broker.Addresses) broker.Outcome {
+		return b.PublishBatch(t.Context(), []string{a.Producer}, []*broker.Message{message(), message()}, l)[0]
+	}
+	eventually(t, "the replica has what is written", func() bool {
+		return b.Publish(t.Context(), create().Producer, message(), l) == nil
+	})
+	sent = 0
+	if o := write(full); o.Accepted != 2 || o.Err != nil {
+		t.Fatalf("with the replica, the outcome of a batch is %+v", o)
+	}
+	held := make(chan broker.Outcome, 1)
+	go func() { held <- write(full) }()
+	eventually(t, "a batch waits for room", func() bool { return b.Stats().HeldProducers > 0 })
+	replica.stop()
+
+	unknown := func(how string, accepted int, err error) {
+		t.Helper()
+		if accepted != 0 || !errors.Is(err, broker.ErrOutcomeUnknown) {
+			t.Errorf("without the replica, the outcome of %s is: %d accepted, %v", how, accepted, err)
+		}
+	}
+	sub, err := b.Subscribe(t.Context(), full.Consumer, broker.SubscribeOptions{Limits: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	takes(t, sub, "1", "2", "3", "4")
+	outcome := <-held
+	unknown("a batch that has waited", outcome.Accepted, outcome.Err)
+	unknown("a write", 0, b.Publish(t.Context(), other.Producer, message(), l))
+	outcome = write(create())
+	unknown("a batch", outcome.Accepted, outcome.Err)
+	in := b.Ingest(l)
+	if err := in.Write(t.Context(), 0, []byte(create().Producer), message()); err != nil {
+		t.Fatal(err)
+	}
+	if r := in.Finish(t.Context()); len(r.Failures) != 1 {
+		t.Errorf("without the replica, the result of an ingest is %+v", r)
+	} else {
+		unknown("an ingest", r.Written, r.Failures[0].Err)
+	}
+}
+
+// TestAWriteOfUnknownOutcomeWhileTheNodeEnds: Redis does not answer, and the node is told to end. The write may still be done.
+func TestAWriteOfUnknownOutcomeWhileTheNodeEnds(t *testing.T) {
+	t.Parallel()
+	needsRedis(t)
+	s, err := startServer(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.stop)
+	o := s.options("test:")
+	o.Timeout = 200 * time.Millisecond
+	b := open(t, o)
+	a, err := b.Create(t.Context(), "agent", faultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := broker.NewMessage("s", []byte("null"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.pause(t)
+	outcome := make(chan error, 1)
+	go func() { outcome <- b.Publish(t.Context(), a.Producer, m, faultLimits) }()
+	time.Sleep(50 * time.Millisecond) // the write is on its way
+	b.Close()
+	if err := <-outcome; !errors.Is(err, broker.ErrOutcomeUnknown) {
+		t.Errorf("the write fails with %v", err)
+	}
+}

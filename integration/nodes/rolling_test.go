@@ -1,0 +1,269 @@
+package nodes
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/history"
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
+	"github.com/caddy-megaphone/megaphone/internal/workload"
+)
+
+// A strictTransport notes each request that fails in any way.
+type strictTransport struct {
+	http.RoundTripper
+
+	mu       sync.Mutex
+	failures []string
+	requests int
+}
+
+func (s *strictTransport) note(r *http.Request, format string, args ...any) {
+	if r.Context().Err() != nil {
+		return // the client broke off
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures = append(s.failures, r.Method+" "+r.URL.Path+": "+fmt.Sprintf(format, args...))
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (s *strictTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	s.requests++
+	s.mu.Unlock()
+	response, err := s.RoundTripper.RoundTrip(r)
+	switch {
+	case err != nil:
+		s.note(r, "%v", err)
+	case response.StatusCode >= 400:
+		text, _ := io.ReadAll(response.Body)
+		response.Body = io.NopCloser(strings.NewReader(string(text)))
+		// An ingest that lasts longer than the server ends early, and says what it has not written: the producer writes that again.
+		if r.URL.Path != "/write" || !strings.Contains(string(text), `"written":`) {
+			s.note(r, "%s %s", response.Status, text)
+		}
+	case response.StatusCode != http.StatusSwitchingProtocols:
+		response.Body = &strictBody{response.Body, s, r}
+	}
+	return response, err
+}
+
+// A strictBody notes an end that is not clean.
+type strictBody struct {
+	io.ReadCloser
+	transport *strictTransport
+	request   *http.Request
+}
+
+func (b *strictBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.transport.note(b.request, "the reply ends with %v", err)
+	}
+	return n, err
+}
+
+// newFront starts a Caddy that balances a cluster, and returns its URL.
+func newFront(tb testing.TB, c *cluster) string {
+	tb.Helper()
+	front := testserver.New(tb)
+	url := fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(tb))
+	var upstreams strings.Builder
+	for _, n := range c.nodes {
+		fmt.Fprintf(&upstreams, " 127.0.0.1:%d", n.port)
+	}
+	front.Start("", fmt.Sprintf(`%s {
+	reverse_proxy%s {
+		lb_policy round_robin
+		lb_try_duration 5s
+		lb_try_interval 50ms
+		health_uri /health
+		health_interval 100ms
+	}
+}`, url, upstreams.String()))
+	return url
+}
+
+// TestRollingRestart restarts one node after the other behind a load balancer that looks at their health. Producers and readers of
+// every transport, and clients as they are published, go on: no request fails, and no message is lost.
+func TestRollingRestart(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, newStore(t), 3, "read_duration 1s\nstream_duration 2s", "")
+	front := newFront(t, c)
+	strict := &strictTransport{RoundTripper: &http.Transport{MaxIdleConnsPerHost: 100}}
+	r := history.NewRecorder()
+	rolled := make(chan struct{})
+	var clients []*client
+	for name, command := range programs(t, front) {
+		clients = append(clients, startClient(t, front, name, command))
+	}
+	var running sync.WaitGroup
+	for _, p := range clients {
+		running.Go(func() { p.write(rolled) })
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	running.Go(func() {
+		err := workload.Run(ctx, r, workload.Options{
+			Seed:     workload.Seed(t),
+			Base:     func() string { return front },
+			HTTP:     &http.Client{Transport: strict},
+			Channels: 40,
+			Pause:    30 * time.Millisecond,
+			Time:     patience,
+			Settle:   patience,
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	for _, n := range c.nodes {
+		before := r.Accepted()
+		for limit := time.Now().Add(patience); r.Accepted() < before+300 && time.Now().Before(limit); {
+			time.Sleep(10 * time.Millisecond) // the load balancer has the node back meanwhile
+		}
+		n.Stop()
+		n.start()
+	}
+	close(rolled)
+	stop()
+	running.Wait()
+	workload.Check(t, r.History(), 900)
+	for i, failure := range strict.failures {
+		if i == 20 {
+			t.Errorf("and %d more", len(strict.failures)-i)
+			break
+		}
+		t.Error(failure)
+	}
+	t.Logf("%d requests, %d failed", strict.requests, len(strict.failures))
+	for _, p := range clients {
+		p.wants(t)
+	}
+}
+
+// programs returns the original's clients: commands that print what they read of a stream of a channel, and end after so many
+// messages.
+func programs(t *testing.T, front string) map[string]func(consumer string) []string {
+	t.Helper()
+	all := map[string]func(string) []string{}
+	arguments := func(program ...string) func(string) []string {
+		return func(consumer string) []string {
+			return append(slices.Clone(program), consumer, "numbers", strconv.Itoa(numbers))
+		}
+	}
+	if node, err := exec.LookPath("node"); err == nil {
+		all["the JavaScript client"] = arguments(node, "../clients/standin.mjs", front)
+	} else {
+		t.Log("node is not installed, so the original's JavaScript client does not run")
+	}
+	if os.Getenv("MEGAPHONE_RUST") != "" {
+		all["the Rust client"] = arguments(testserver.RustClient(t), front+"/read")
+	} else {
+		t.Log("the original's Rust client runs with MEGAPHONE_RUST=1")
+	}
+	return all
+}
+
+// numbers is how many messages a published client reads.
+const numbers = 200
+
+// A client is a published client that reads numbers.
+type client struct {
+	testing.TB
+
+	name, front, producer string
+	lines                 []string
+	err                   error
+	done                  chan struct{}
+}
+
+func startClient(tb testing.TB, front, name string, command func(consumer string) []string) *client {
+	tb.Helper()
+	p := &client{TB: tb, name: name, front: front, done: make(chan struct{})}
+	var channel struct{ ProducerAddress, ConsumerAddress string }
+	response, err := http.Post(front+"/create", "application/json", nil) //nolint:noctx // a test
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(&channel); err != nil {
+		tb.Fatal(err)
+	}
+	p.producer = channel.ProducerAddress
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	arguments := command(channel.ConsumerAddress)
+	cmd := exec.CommandContext(ctx, arguments[0], arguments[1:]...)
+	cmd.Stderr = os.Stderr
+	output, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	go func() {
+		defer close(p.done)
+		defer cancel()
+		for scanner := bufio.NewScanner(output); scanner.Scan(); {
+			p.lines = append(p.lines, scanner.Text())
+		}
+		p.err = cmd.Wait()
+	}()
+	tb.Cleanup(func() {
+		cancel()
+		<-p.done
+	})
+	return p
+}
+
+// write writes the numbers, the last one when the restarts are done.
+func (p *client) write(rolled <-chan struct{}) {
+	for n := range numbers {
+		if n == numbers-1 {
+			<-rolled
+		}
+		response, err := http.Post(p.front+"/write/"+p.producer+"/numbers", "application/json", strings.NewReader(strconv.Itoa(n))) //nolint:noctx // a test
+		if err != nil {
+			p.Errorf("%s: %v", p.name, err)
+			return
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusCreated {
+			p.Errorf("%s: %s", p.name, response.Status)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// wants waits until the client ends. It must have printed all numbers, each once and in order.
+func (p *client) wants(t *testing.T) {
+	t.Helper()
+	<-p.done
+	if p.err != nil {
+		t.Errorf("%s fails: %v", p.name, p.err)
+	}
+	for n, line := range p.lines {
+		if line != strconv.Itoa(n) {
+			t.Errorf("%s: line %d is %q", p.name, n, line)
+			return
+		}
+	}
+	if len(p.lines) != numbers {
+		t.Errorf("%s has printed %d numbers of %d", p.name, len(p.lines), numbers)
+	}
+}

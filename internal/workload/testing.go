@@ -1,0 +1,61 @@
+package workload
+
+import (
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/history"
+)
+
+// Seed returns the seed of a random test. The log has it. MEGAPHONE_SEED sets it.
+func Seed(tb testing.TB) uint64 {
+	tb.Helper()
+	n := rand.Uint64() //nolint:gosec // the log has it
+	if text := os.Getenv("MEGAPHONE_SEED"); text != "" {
+		var err error
+		if n, err = strconv.ParseUint(text, 10, 64); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	tb.Logf("MEGAPHONE_SEED=%d", n)
+	return n
+}
+
+// Duration returns how long a random test goes on: MEGAPHONE_RANDOM_TIME, else the short time.
+func Duration(tb testing.TB, short time.Duration) time.Duration {
+	tb.Helper()
+	if text := os.Getenv("MEGAPHONE_RANDOM_TIME"); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return d
+	}
+	return short
+}
+
+// Check fails the test if something is wrong with a history, or if fewer messages were accepted in it than that.
+func Check(tb testing.TB, h history.History, accepted int) {
+	tb.Helper()
+	outcomes := map[history.Outcome]int{}
+	for _, w := range h.Writes {
+		outcomes[w.Outcome]++
+	}
+	tb.Logf("attempts %v, %d deliveries, %d faults", outcomes, len(h.Deliveries), len(h.Faults))
+	wrong := h.Check()
+	for i, fault := range wrong {
+		if i == 20 {
+			tb.Errorf("and %d more", len(wrong)-i)
+			break
+		}
+		tb.Error(fault)
+	}
+	if outcomes[history.Accepted] < accepted {
+		i := slices.IndexFunc(h.Writes, func(w history.Write) bool { return w.Outcome != history.Accepted })
+		tb.Errorf("only %d messages were accepted, want %d; the first other attempt is %+v", outcomes[history.Accepted], accepted, h.Writes[max(0, i):max(0, i+1)])
+	}
+}
