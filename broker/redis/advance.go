@@ -243,6 +243,7 @@ func (s *subscription) panicked() {
 	final, tell := s.takeReport(true), !s.over && !s.starting
 	s.finish(broker.ErrClosed)
 	s.mu.Unlock()
+	defer s.endAfterResync() // an End that waits for a resync
 	if tell {
 		s.sendEnd(final)
 	}
