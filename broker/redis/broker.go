@@ -25,7 +25,6 @@ package redis
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -57,12 +56,14 @@ type Broker struct {
 	waiters  waiters
 	ledger   *ledger
 	stats    stats
+	store    storeStats
 	reports  reports
 	draining draining
 
 	aheadBytes       atomic.Int64 // of messages that readers have not taken yet
 	drainUndelivered atomic.Int64
-	health           atomic.Pointer[error]
+	health           health
+	warnings         warnings
 	refusals         warning.Limiter
 
 	// Of the goroutine work.
@@ -74,6 +75,7 @@ type Broker struct {
 	histories map[string]string // of the primaries, by address: the ids of their replication
 	codecDue  bool              // Redis may have lost the key of addresses
 	beatDue   chan struct{}
+	logged    struct{ fenced, lost uint64 }
 
 	freed   chan struct{}
 	flushes chan chan struct{}
@@ -101,8 +103,8 @@ func New(o Options) (*Broker, error) {
 		subs:    subscriptions{all: map[uint32]*subscription{}},
 		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}},
 		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs), beatDue: make(chan struct{}, 1),
-		histories: map[string]string{},
-		started:   make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
+		histories: map[string]string{}, health: health{bad: map[*listener]error{}},
+		started: make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
 	}
 	b.ledger = newLedger(len(b.keys.scopes))
 	b.background, b.cancel = context.WithCancel(context.Background())
@@ -139,7 +141,6 @@ func (b *Broker) Start(ctx context.Context) error {
 		client.Close()
 		return err
 	}
-	b.setHealth(nil)
 	close(b.started)
 	go b.work()
 	b.log.Info("redis: connected", "address", b.where(), "node", b.consumer())
@@ -196,28 +197,6 @@ func (b *Broker) ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// errNotStarted is what is wrong before Start.
-var errNotStarted = errors.New("redis: not connected yet")
-
-// setHealth notes whether Redis can be reached, and logs when that changes.
-func (b *Broker) setHealth(err error) {
-	switch before := b.health.Swap(&err); {
-	case b.isClosed() || before == nil:
-	case err != nil && *before == nil:
-		b.log.Error("redis: it cannot be reached; open reads stay open, writes fail", "address", b.where(), "error", err)
-	case err == nil && *before != nil && b.isStarted():
-		b.log.Info("redis: it can be reached again", "address", b.where())
-	}
-}
-
-// Healthy implements [broker.HealthChecker].
-func (b *Broker) Healthy() error {
-	if err := b.health.Load(); err != nil {
-		return *err
-	}
-	return errNotStarted
 }
 
 // decode returns the id of the channel that an address names. There need not be such a channel.

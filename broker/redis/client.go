@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -166,16 +167,20 @@ func (b *Broker) where() string { return strings.Join(b.options.Addresses, ", ")
 func (b *Broker) run(ctx context.Context, s *script, keys []string, args ...string) rueidis.RedisResult {
 	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
 	defer cancel()
-	b.stats.roundTrips.Add(1)
-	return s.run(ctx, b.client, scriptCall{keys, args})
+	begun := time.Now()
+	reply := s.run(ctx, b.client, scriptCall{keys, args})
+	b.store.called(begun, reply.Error())
+	return reply
 }
 
 // runAll runs a script with each of the calls, in one round trip.
 func (b *Broker) runAll(ctx context.Context, s *script, calls []scriptCall) []rueidis.RedisResult {
 	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
 	defer cancel()
-	b.stats.roundTrips.Add(1)
-	return s.runAll(ctx, b.client, calls)
+	begun := time.Now()
+	replies := s.runAll(ctx, b.client, calls)
+	b.store.calledAll(begun, replies)
+	return replies
 }
 
 // failed turns the error of a call into that of the contract. write tells that the call changes something.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 const (
@@ -37,10 +38,10 @@ func (b *Broker) Close() {
 // within calls f, and returns when that has returned or the time is over.
 func (b *Broker) within(limit time.Duration, f func()) {
 	done := make(chan struct{})
-	go func() {
+	guard.Go(guard.Broker, func() {
 		defer close(done)
 		f()
-	}()
+	})
 	select {
 	case <-done:
 	case <-time.After(limit):
@@ -57,7 +58,9 @@ func (b *Broker) leave() {
 	<-b.worked
 	b.await(closeTimeout, func() bool { return len(b.waiters.snapshot()) == 0 && b.areIdle() })
 	b.announceAll()
-	_ = b.do(b.background, b.client, b.client.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
+	c := b.client
+	_ = b.do(b.background, c, c.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
+	_ = b.do(b.background, c, c.B().Hdel().Key(b.keys.aboutNodes()).Field(b.node).Build())
 }
 
 // areIdle reports whether no write is on its way.
@@ -90,7 +93,10 @@ func (b *Broker) endReads() {
 		s.finish(broker.ErrClosed)
 		s.mu.Unlock()
 		if open {
-			ends.Go(func() { _ = s.tryEnd(final) })
+			ends.Go(func() {
+				defer guard.Recover(guard.Broker)
+				_ = s.tryEnd(final)
+			})
 		}
 	}
 	ends.Wait()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A listener has one Pub/Sub connection to a server. On it come the messages for readers of this node, and what became of calls
@@ -52,9 +53,10 @@ func (l *listener) isStopped() bool {
 // been lost.
 func (l *listener) run() {
 	b := l.broker
+	defer b.setHealth(l, nil)
 	for first := true; !l.isStopped(); first = false {
 		if !first {
-			b.stats.reconnects.Add(1)
+			b.store.reconnects.Add(1)
 			select {
 			case <-time.After(listenDelay/2 + rand.N(listenDelay)): //nolint:gosec // no secret
 			case <-l.stopped:
@@ -65,8 +67,9 @@ func (l *listener) run() {
 		}
 		err := l.listen()
 		if !l.isStopped() {
-			b.setHealth(err)
-			b.log.Warn("redis: the connection for pushed messages is lost, connecting again", "address", l.where(), "error", err)
+			if b.setHealth(l, err) {
+				b.log.Warn("redis: the connection for pushed messages is lost, connecting again", "address", l.where(), "error", err)
+			}
 			b.beatSoon()
 		}
 	}
@@ -81,7 +84,8 @@ var errStale = errors.New("redis: what this node has pushed to itself did not co
 const listenDelay = 500 * time.Millisecond
 
 // listen listens until the connection is lost.
-func (l *listener) listen() error {
+func (l *listener) listen() (err error) {
+	defer guard.Recover(guard.Broker, func() { err = errPanic })
 	b := l.broker
 	server, err := b.server(l.address)
 	if err != nil {
@@ -160,6 +164,7 @@ func (l *listener) attach(c rueidis.DedicatedClient) error {
 		l.attached[scope] = true
 	}
 	l.mu.Unlock()
+	b.setHealth(l, nil)
 	again := b.isStarted()
 	if refused != nil {
 		b.log.Warn("redis: the server does not push for some channels, trying again", "address", l.address, "error", refused)
@@ -167,7 +172,7 @@ func (l *listener) attach(c rueidis.DedicatedClient) error {
 		closeOnce(l.ready)
 	}
 	if again { // before, there are no readers
-		go b.resync(fresh)
+		b.resyncSoon(fresh)
 		b.beatSoon()
 	}
 	return nil
@@ -183,6 +188,7 @@ func closeOnce(c chan struct{}) {
 
 // detach notes that the server has ended a subscription.
 func (l *listener) detach(channel string) {
+	defer guard.Recover(guard.Broker, l.giveUp)
 	b := l.broker
 	l.mu.Lock()
 	for scope := range l.attached {
@@ -204,6 +210,7 @@ func (l *listener) giveUp() {
 
 // receive handles what was pushed: frames as lua/state.lua makes them.
 func (l *listener) receive(frames string) {
+	defer guard.Recover(guard.Broker, l.giveUp)
 	const head = 5
 	for len(frames) >= head {
 		kind, size := frames[0], int(number(frames[1:head])) //nolint:gosec // 4 bytes
@@ -241,7 +248,7 @@ func (l *listener) handle(kind byte, data string) {
 	s := b.subs.get(fence)
 	if s == nil {
 		if x, ok := toChannelID(data[fenceSize:]); ok && kind == 'p' && !b.subs.has(x) {
-			go b.disown(x, fence)
+			b.disown(x, fence)
 		}
 		return // it has ended meanwhile
 	}
@@ -257,7 +264,7 @@ func (l *listener) handle(kind byte, data string) {
 	case 't':
 		s.endBy(fence, broker.ErrTakenOver)
 	case 'f': // other nodes took this one for gone
-		go s.resync()
+		guard.Go(guard.Broker, s.resync, s.panicked)
 	case 'd':
 		s.endBy(fence, b.gone())
 	}
@@ -266,7 +273,7 @@ func (l *listener) handle(kind byte, data string) {
 // disown frees a channel of which Redis says that a read of this node has it, which is over: Redis was not told, or what it replied
 // to the start of the read got lost. So whoever asks for the channel next gets it.
 func (b *Broker) disown(x channelID, fence uint32) {
-	_ = (&subscription{broker: b, x: x}).tryEnd(report{fence: fence, ends: true})
+	guard.Go(guard.Broker, func() { _ = (&subscription{broker: b, x: x}).tryEnd(report{fence: fence, ends: true}) })
 }
 
 // endBy ends the subscription if the fence is still its own.
@@ -280,9 +287,16 @@ func (s *subscription) endBy(fence uint32, reason error) {
 	}
 }
 
+// resyncSoon calls resync, and does not wait for it.
+func (b *Broker) resyncSoon(scopes map[int]bool) {
+	guard.Go(guard.Broker, func() { b.resync(scopes) })
+}
+
 // resync makes sure that nothing that was pushed is lost, for the channels of some scopes.
 func (b *Broker) resync(scopes map[int]bool) {
-	b.resyncWaiters(scopes)
+	begun, readers := time.Now(), 0
+	producers := b.resyncWaiters(scopes)
+	var resyncs sync.WaitGroup
 	for _, s := range b.subs.snapshot() {
 		if !scopes[b.keys.scopeOf(s.x.partition())] {
 			continue
@@ -298,10 +312,17 @@ func (b *Broker) resync(scopes map[int]bool) {
 		case <-b.closing:
 			return
 		}
-		go func() {
+		readers++
+		resyncs.Go(func() {
+			defer guard.Recover(guard.Broker, s.panicked)
 			defer func() { <-b.resyncs }()
 			s.resync()
-		}()
+		})
+	}
+	resyncs.Wait()
+	if !b.isClosed() {
+		b.log.Info("redis: pushes may have been lost: all that wait for some have asked Redis, and go on", "readers", readers,
+			"producers", producers, "took", time.Since(begun).Round(time.Millisecond))
 	}
 }
 

@@ -68,6 +68,12 @@ func (l *subscriptions) has(x channelID) bool {
 	return false
 }
 
+func (l *subscriptions) count() int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.all)
+}
+
 func (l *subscriptions) snapshot() []*subscription {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -110,7 +116,7 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 	if err != nil {
 		b.subs.remove(s)
 		if errors.Is(err, broker.ErrUnavailable) { // Redis may have let it in
-			go b.disown(x, s.fence)
+			b.disown(x, s.fence)
 		}
 		return nil, err
 	}
@@ -229,7 +235,7 @@ func (s *subscription) resync() {
 		}
 		fence, follows := s.fence, s.follows
 		s.mu.Unlock()
-		b.stats.resyncs.Add(1)
+		b.store.resyncs.Add(1)
 		values, err := b.subscribe(s, modeResume, cursor, follows)
 		if s.resynced(fence, values, err) {
 			return
@@ -262,7 +268,7 @@ func (s *subscription) resynced(fence uint32, values []rueidis.RedisMessage, err
 		s.finish(err)
 		return true
 	case err != nil:
-		s.broker.log.Warn("redis: a read cannot go on, trying again", "channel", s.x.String(), "error", err)
+		s.broker.warn(&s.broker.warnings.reads, "redis: reads cannot go on, trying again", "error", err)
 		return false
 	}
 	taken, settledID := make(map[broker.EventID]bool, s.next), s.settledID

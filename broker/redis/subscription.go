@@ -328,7 +328,7 @@ func (s *subscription) push(fence uint32, position uint64, data string) {
 		if s.report.busy && len(s.report.early) < maxEarly {
 			s.report.early = append(s.report.early, early{position, data})
 		} else if !s.report.busy {
-			s.broker.stats.lostPushes.Add(1)
+			s.broker.store.lostPushes.Add(1)
 		}
 		s.report.more = true
 		s.changed()

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/internal/clock"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // topologyInterval is how often the client asks which servers there are. Beside that, it asks after errors.
@@ -74,7 +75,7 @@ func (b *Broker) follow(ctx context.Context) error {
 		l := b.newListener(address)
 		l.scopes = scopes
 		b.listeners = append(b.listeners, l)
-		go l.run()
+		guard.Go(guard.Broker, l.run)
 	}
 	return missing
 }
@@ -106,10 +107,10 @@ func (b *Broker) owners(ctx context.Context) ([]string, error) {
 	}
 	answers := make(chan answer, len(servers))
 	for address, c := range servers {
-		go func() {
+		guard.Go(guard.Broker, func() {
 			owners, err := b.ownersBy(ctx, address, c)
 			answers <- answer{owners, err}
-		}()
+		}, func() { answers <- answer{err: errPanic} })
 	}
 	err := errors.New("redis: no server of the cluster is known")
 	for range servers {
@@ -157,7 +158,10 @@ func (b *Broker) beatListeners(ctx context.Context) error {
 	errs := make([]error, len(b.listeners))
 	var all sync.WaitGroup
 	for i, l := range b.listeners {
-		all.Go(func() { errs[i] = l.beat(ctx) })
+		all.Go(func() {
+			defer guard.Recover(guard.Broker, func() { errs[i] = errPanic })
+			errs[i] = l.beat(ctx)
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
@@ -193,6 +197,7 @@ func (l *listener) beat(ctx context.Context) error {
 	case err != nil:
 		return b.failed(err, false)
 	case heard == 0, clock.Now()-time.Duration(l.seen.Load()) > 2*beatInterval+tick:
+		b.setHealth(l, errStale)
 		l.giveUp()
 		return errStale
 	}

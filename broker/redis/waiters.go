@@ -10,6 +10,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // shortHold is how long a call that must not wait does wait if the reader may have taken more than its node has reported.
@@ -272,14 +273,15 @@ func (it *item) allTaken() note { return note{accepted: len(it.ms) - it.accepted
 // noteDelay is how much later than other replies a note may come.
 const noteDelay = time.Second
 
-// resyncWaiters finds the calls of some scopes whose notes were lost.
-func (b *Broker) resyncWaiters(scopes map[int]bool) {
+// resyncWaiters finds the calls of some scopes whose notes were lost. It returns how many calls it has asked for.
+func (b *Broker) resyncWaiters(scopes map[int]bool) (asked int) {
 	var lost []*waiter
 	for _, call := range b.waiters.snapshot() {
 		it := call.item
 		if !scopes[b.keys.scopeOf(it.x.partition())] {
 			continue
 		}
+		asked++
 		code, err := b.runWithdraw(it, true).AsInt64()
 		switch {
 		case err != nil || code == 0: // its own time ends the wait
@@ -292,7 +294,7 @@ func (b *Broker) resyncWaiters(scopes map[int]bool) {
 		}
 	}
 	if len(lost) == 0 {
-		return
+		return asked
 	}
 	select {
 	case <-time.After(noteDelay): // they may have got in just now
@@ -301,6 +303,7 @@ func (b *Broker) resyncWaiters(scopes map[int]bool) {
 	for _, call := range lost {
 		b.waiters.tell(call.item.number, note{status: noteLost})
 	}
+	return asked
 }
 
 // A barrier waits until everything that was written before is as safe as the options ask for. Calls that come at once share a
@@ -345,13 +348,17 @@ func (r *barrier) work() {
 			return
 		}
 		r.mu.Unlock()
-		b := r.broker
-		ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-		reply, err := b.runDurably(ctx, touchScript, scriptCall{keys: []string{b.keys.counters(r.scope)}})
-		cancel()
-		if w.err = err; err == nil && reply.Error() != nil {
-			w.err = fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, reply.Error()) // what waited has been written
-		}
-		close(w.done)
+		w.wait(r.broker, r.scope)
+	}
+}
+
+func (w *barrierWait) wait(b *Broker, scope int) {
+	defer close(w.done)
+	defer guard.Recover(guard.Broker, func() { w.err = errPanicked })
+	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+	defer cancel()
+	reply, err := b.runDurably(ctx, touchScript, scriptCall{keys: []string{b.keys.counters(scope)}})
+	if w.err = err; err == nil && reply.Error() != nil {
+		w.err = fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, reply.Error()) // what waited has been written
 	}
 }
