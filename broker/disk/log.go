@@ -44,6 +44,7 @@ type log struct {
 	closed    bool
 
 	syncing sync.Mutex // held while segments are synced or given up
+	keeping sync.Mutex // held while a segment is removed, and while none may be; before any other lock
 	dirty   chan struct{}
 	wake    chan struct{}
 	stop    chan struct{}
