@@ -89,7 +89,7 @@ func (b *Broker) noteNodes(values []rueidis.RedisMessage) ([]string, error) {
 	about, _ := values[4].ToArray()
 	nodes := make([]broker.StoreNode, len(names))
 	for i, name := range names {
-		n := broker.StoreNode{ID: nodeID(name), Self: name == b.node, Seen: timeOf(uint64(max(0, integer(seen, i))))} //nolint:gosec // not negative
+		n := broker.StoreNode{ID: nodeID(name), Self: name == b.node, Seen: timeOf(uint64(max(0, integer(seen, i))))}
 		if i < len(about) {
 			text, _ := about[i].ToString() // empty for a node of an older version
 			if words := strings.SplitN(text, " ", 3); len(words) == 3 {
