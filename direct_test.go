@@ -190,9 +190,18 @@ func TestAFullChannelHoldsADirectWrite(t *testing.T) {
 	client := s.direct(c)
 	client.writeAll(c, numbered(enough, 10)...)
 	client.send(writeRequest(c.ProducerAddress, "10"))
-	s.eventually(func() bool { return !s.isDirect() }) // the connection went back to net/http
-	s.read(c).wants(numbered(0, 11)...)
+	s.awaitHeldWrite()
+	request := writeRequest(c.ProducerAddress, "11")
+	client.send(request[:len(request)-1])
+	read := s.read(c)
+	read.wants(numbered(0, 11)...)
 	client.wants(http.StatusCreated)
+	client.send(request[len(request)-1:])
+	client.wants(http.StatusCreated)
+	read.wants("11")
+	if !s.isDirect() {
+		t.Error("the connection has gone back to net/http")
+	}
 }
 
 func TestDirectWritesAreIdempotent(t *testing.T) {

@@ -149,10 +149,14 @@ func (h *Handler) directOptions() direct.Options {
 		Logger:         h.logger,
 		Conns:          &h.app.direct,
 		Count:          h.app.registry.metrics.Direct,
-		SampleEvery:    sampleEvery,
-		Samples:        h.app.registry.metrics.DirectSamples,
-		Mismatches:     h.app.registry.metrics.DirectMismatches,
-		Over:           h.app.isOver,
+		Waits:          &h.app.registry.sockets,
+		Refuse: func(w http.ResponseWriter, r *http.Request, producer string, err error) {
+			h.refuse(w, r, &accessLogEntry{endpoint: writeEndpoint, address: producer}, err)
+		},
+		SampleEvery: sampleEvery,
+		Samples:     h.app.registry.metrics.DirectSamples,
+		Mismatches:  h.app.registry.metrics.DirectMismatches,
+		Over:        h.app.isOver,
 		First: func(handler caddyhttp.MiddlewareHandler) direct.Answer {
 			other, ok := handler.(*Handler)
 			switch {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +16,12 @@ import (
 
 // startRedis starts a redis-server, and returns the path of its socket.
 func startRedis(t *testing.T) (socket string) {
+	t.Helper()
+	socket, _ = startRedisProcess(t)
+	return socket
+}
+
+func startRedisProcess(t *testing.T) (socket string, server *os.Process) {
 	t.Helper()
 	if os.Getenv("MEGAPHONE_REDIS") == "" {
 		t.Skip("needs redis-server: MEGAPHONE_REDIS=1 go test -run Redis .")
@@ -31,12 +38,12 @@ func startRedis(t *testing.T) (socket string) {
 	})
 	for range 1000 {
 		if _, err := os.Stat(socket); err == nil {
-			return socket
+			return socket, process.Process
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatal("redis-server does not start")
-	return ""
+	return "", nil
 }
 
 func TestRedisKeepsTheChannels(t *testing.T) {
@@ -73,6 +80,33 @@ func TestRedisKeepsTheChannels(t *testing.T) {
 	read = s.read(other)
 	read.wants("2")
 	read.wants("3")
+}
+
+// TestDirectWritesWaitForRedis: they are direct all the same, and end as others do.
+func TestDirectWritesWaitForRedis(t *testing.T) {
+	socket := startRedis(t)
+	s := serve(t, fmt.Sprintf("megaphone {\nbuffer 40\nhold 20ms\nbroker redis %s\n}", socket), "megaphone create write read manage")
+	c := s.create()
+	client := s.direct(c)
+	var pipelined strings.Builder
+	for _, body := range numbered(enough, 41) { // one too many
+		pipelined.WriteString(writeRequest(c.ProducerAddress, body))
+	}
+	client.send(pipelined.String())
+	for range 40 - enough {
+		client.wants(http.StatusCreated)
+	}
+	client.wants(http.StatusServiceUnavailable)
+	read := s.read(c)
+	read.wants(numbered(0, 40)...)
+	client.writeAll(c, numbered(41, 60)...)
+	read.wants(numbered(41, 60)...)
+	if !s.isDirect() {
+		t.Error("the connection has gone back to net/http")
+	}
+	s.deleteChannel(c)
+	client.send(writeRequest(c.ProducerAddress, "1"))
+	client.wants(http.StatusNotFound)
 }
 
 func TestRedisThatCannotBeReachedChangesNothing(t *testing.T) {
@@ -115,6 +149,65 @@ func TestRedisSettings(t *testing.T) {
 		err := caddy.Validate(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}, AppsRaw: caddy.ModuleMap{"megaphone": []byte(config)}})
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %q", test.settings, err, test.want)
+		}
+	}
+}
+
+// TestRedisThatStopsIsNotHealthy: health turns bad while Redis does not answer, and is well again by itself. Metrics, the admin
+// API and the log say so.
+func TestRedisThatStopsIsNotHealthy(t *testing.T) {
+	socket, process := startRedisProcess(t)
+	s := serveAdmin(t, fmt.Sprintf("megaphone {\nbroker redis %s {\ntimeout 500ms\n}\n}", socket), "megaphone create write read health")
+	c := s.create()
+	read := s.read(c)
+	s.write(c, "1")
+	read.wants("1")
+	health := func(status int, body string) func() bool {
+		return func() bool {
+			r := s.get("/health")
+			return r.StatusCode == status && r.body == body
+		}
+	}
+	const good, bad = `{"status":"OK"}`, `{"status":"STORAGE_UNAVAILABLE"}`
+	if !health(200, good)() {
+		t.Error("health is bad at the start")
+	}
+	if err := process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "health is bad", health(503, bad))
+	var stats struct {
+		Store struct {
+			Up       bool
+			Error    string
+			Failures int
+			Nodes    []struct{ Self bool }
+		}
+	}
+	s.call(http.MethodGet, "stats", "", &stats)
+	if store := stats.Store; store.Up || store.Error == "" || store.Failures == 0 || len(store.Nodes) != 1 || !store.Nodes[0].Self {
+		t.Errorf("the admin API says of the store %+v", store)
+	}
+	var reply struct{ Status string }
+	if status := s.call(http.MethodGet, "health", "", &reply); status != 503 || reply.Status != "STORAGE_UNAVAILABLE" {
+		t.Errorf("health of the admin API is %d %s", status, reply.Status)
+	}
+	if up, ok := s.metrics()["caddy_megaphone_storage_up{}"]; up != 0 || !ok {
+		t.Errorf("storage_up is %v, there: %v", up, ok)
+	}
+	if err := process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "health is good", health(200, good))
+	eventually(t, "a write succeeds", func() bool { return s.tryWrite(c, "2").StatusCode == 201 })
+	read.wants("2")
+}
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(20 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("never: %s", what)
 		}
 	}
 }

@@ -44,7 +44,7 @@ type registry struct {
 	closedAt atomic.Pointer[time.Time]
 
 	slowed  atomic.Int32 // clients that wait in slowDown
-	sockets atomic.Int32 // WebSockets and detached reads, which Caddy does not wait for when it exits
+	sockets atomic.Int32 // WebSockets, detached reads and direct writes that wait: Caddy does not wait for them when it exits
 }
 
 // registries holds a registry for each Broker that a configuration uses, by the Broker's key.

@@ -121,7 +121,7 @@ func TestAGuestBrokerKeepsTheChannels(t *testing.T) {
 	s.post("/write/"+c.ProducerAddress+"/uncertain", "1").wantError(t, 503, "TIMEOUT")
 	const messages = `[{"streamId":"s","body":1},{"streamId":"uncertain","body":2},{"streamId":"s","body":3}]`
 	batch := s.post("/write-batch", fmt.Sprintf(`{"channels":[%q],"messages":%s}`, s.create().ProducerAddress, messages))
-	if got := strings.Count(string(batch.body), `"reason":"TIMEOUT"`); got != 2 {
+	if got := strings.Count(batch.body, `"reason":"TIMEOUT"`); got != 2 {
 		t.Errorf("what became of two messages is unknown, and the reply says %s", batch.body)
 	}
 	if r := s.get("/health"); r.StatusCode != http.StatusOK {

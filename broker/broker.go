@@ -109,7 +109,9 @@ type Broker interface {
 // [Limits].InFlight messages. It leaves the window only when a newer message needs its place, and never before it is
 // known to have been received. So if the reader neither reports receipt nor settles, Take stops returning messages.
 //
-// When the subscription is over (Done), and after End, no method has an effect on the channel: it may have another reader.
+// When the subscription is over (Done), and after End, no method has an effect on the channel: it may have another reader. One
+// exception: if the Broker closes, Received and End may still tell a Broker whose channels outlive it what the reader has. That
+// is in vain unless it comes at once.
 type Subscription interface {
 	// Ready receives a value when there may be something to take: when a message arrives, when Received or Settle makes
 	// room in a full window, when the last Take left messages behind because of maxBytes, and at the start if the channel
@@ -152,8 +154,8 @@ type Subscription interface {
 	End(how End)
 }
 
-// Errors of a [Broker]. None of them is a fault, except ErrStorage and ErrOutcomeUnknown. Every call may fail with
-// ErrStarting until a [Starter] has started, and every call that would write to a storage with ErrStorage.
+// Errors of a [Broker]. None of them is a fault, except ErrStorage, ErrOutcomeUnknown and ErrUnavailable. Every call may fail
+// with ErrStarting until a [Starter] has started, and every call that would write to a storage with ErrStorage.
 var (
 	ErrNotFound     = errors.New("no such channel")
 	ErrBusy         = errors.New("another consumer is reading")
@@ -172,6 +174,10 @@ var (
 	// ErrOutcomeUnknown marks a fault that hides whether a write was done, such as a store that did not answer in time. The
 	// producer may repeat a write that has a key.
 	ErrOutcomeUnknown = errors.New("it is not known whether the message was written")
+
+	// ErrUnavailable marks a fault that passes, such as a store that does not answer, or refuses for now. The call has
+	// changed nothing and may be repeated. The Broker tells the log.
+	ErrUnavailable = errors.New("the store of channels is not available")
 )
 
 // Limits is what a configuration sets for channels, as it applies to one call.

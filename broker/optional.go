@@ -1,6 +1,10 @@
 package broker
 
-import "time"
+import (
+	"context"
+	"errors"
+	"time"
+)
 
 // A Configurer is a [Provider] whose Broker can take other settings while it is open.
 type Configurer interface {
@@ -91,6 +95,17 @@ type HealthChecker interface {
 	// Healthy returns nil, or why new clients are not welcome, such as a store that cannot be reached. It does not wait.
 	Healthy() error
 }
+
+// A Backuper is a [Broker] that can copy what it keeps.
+type Backuper interface {
+	// Backup makes a folder at path, which must not exist, with a copy of all that is kept. It has everything that was
+	// acknowledged before the call. The folder is there only once it is complete and durable. Backup returns its size in bytes.
+	// It fails with [ErrBackupExists].
+	Backup(ctx context.Context, path string) (size int64, err error)
+}
+
+// ErrBackupExists means that there is something at the path of a backup already.
+var ErrBackupExists = errors.New("there is such a file or folder already: give the backup a name of its own")
 
 // A Deletion is a channel that was deleted, by age or by a call.
 type Deletion struct {

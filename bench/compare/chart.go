@@ -19,6 +19,7 @@ const (
 // barColors has a color for each server. All stand out equally on a light and on a dark background.
 var barColors = map[string]string{
 	"respond": "#8a8f98", "wait": "#8a8f98", "relay": "#b0b4ba", "megaphone": "#2f7de1", "mercure": "#d9822b", "nchan": "#3f9b5f",
+	"disk": "#7a5fd0", "disk-synced": "#a25fc0",
 }
 
 // chart draws a group of bars for each measure that has results of several servers or is shown as a ratio.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -19,12 +20,9 @@ func (o *options) shorten() {
 			}
 		}
 	}
-	o.works, o.peers = strings.Join(keys, ","), strings.Join([]string{floor, idleFloor, guarded}, ",")
+	o.works, o.peers = strings.Join(keys, ","), strings.Join([]string{floor, idleFloor, megaphone, "disk"}, ",")
 	o.rounds, o.duration = 3, time.Second
 }
-
-// guarded is the server that the guards apply to.
-const guarded = "megaphone"
 
 // check returns an error that lists the guards that do not hold, or nil.
 func (r results) check(ws []*work) error {
@@ -34,6 +32,7 @@ func (r results) check(ws []*work) error {
 			if m.guard == 0 {
 				continue
 			}
+			guarded := cmp.Or(m.guarded, megaphone)
 			v, ok := r.median(m, guarded)
 			if m.ratio != "" {
 				v, ok = r.ratio(m, guarded)

@@ -160,7 +160,13 @@ func measureOne(ctx context.Context, p *peer, w *work, o options) ([]float64, er
 	if err != nil {
 		return nil, err
 	}
-	defer s.server.stop()
 	defer s.close()
-	return w.run(ctx, s)
+	values, err := w.run(ctx, s)
+	if err != nil {
+		for _, node := range s.nodes {
+			node.stop()
+			err = fmt.Errorf("%w\n%s", err, node.output)
+		}
+	}
+	return values, err
 }

@@ -17,13 +17,21 @@ import (
 func (s *session) pace(ctx context.Context, rate, total int, request func(i int) load.Request) error {
 	const connections = 20
 	conns := make([]*load.Conn, connections)
-	var replies sync.WaitGroup
-	faults := make(chan error, connections)
 	for i := range conns {
 		var err error
 		if conns[i], err = s.dial(); err != nil {
 			return err
 		}
+	}
+	return paceOver(ctx, conns, rate, total, request)
+}
+
+// paceOver does what pace does, on these connections in turn.
+func paceOver(ctx context.Context, conns []*load.Conn, rate, total int, request func(i int) load.Request) error {
+	connections := len(conns)
+	var replies sync.WaitGroup
+	faults := make(chan error, connections)
+	for i := range conns {
 		replies.Go(func() {
 			for range (total - i + connections - 1) / connections {
 				status, body, err := conns[i].Reply()

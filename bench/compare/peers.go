@@ -7,12 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/bench/load"
 )
@@ -22,7 +23,8 @@ type settings struct {
 	h2c     bool   // HTTP/2 without TLS
 	profile bool   // with Caddy's admin endpoint, which serves profiles
 	admin   string // the address of the admin endpoint
-	dir     string // a folder for what the server writes
+	dir     string // a folder for what this server writes, and nobody else
+	redis   string // the socket of the Redis that the servers share
 }
 
 // A channel says what one consumer reads and how to write to it.
@@ -47,6 +49,8 @@ type peer struct {
 	batch func(cs []channel, body string) load.Request
 	// floor marks a server that is not a broker but shows the least that something costs.
 	floor bool
+	// shared marks servers that share a Redis, which is what is measured.
+	shared bool
 	// ingest and create mark what only Megaphone can do.
 	ingest, create bool
 	// headers maps the name of a transport to the request headers that ask for it when a channel is read.
@@ -111,7 +115,7 @@ const acceptSSE = "Accept: text/event-stream"
 
 // peers returns all servers to measure. Those that the others are compared with come first.
 func peers() []*peer {
-	return slices.Concat(floors(), ours(), brokers())
+	return slices.Concat(floors(), ours(), brokers(), []*peer{overRedis()})
 }
 
 // floors returns the servers that show the least that something costs under Caddy.
@@ -191,6 +195,27 @@ func ours() []*peer {
 			},
 			channels: createChannels, headers: map[string][]string{"http": nil},
 		},
+		{
+			name: "disk", about: "this module with the broker disk, whose writes survive the process",
+			build: goBuild("server"), args: runCaddy,
+			config:   journaled("process"),
+			channels: createChannels, batch: writeBatch, ingest: true, create: true, headers: map[string][]string{"http": nil},
+		},
+		{
+			name: "disk-synced", about: "this module with the broker disk, whose writes survive a loss of power",
+			build: goBuild("server"), args: runCaddy,
+			config:   journaled("disk"),
+			channels: createChannels, batch: writeBatch, ingest: true, create: true, headers: map[string][]string{"http": nil},
+		},
+	}
+}
+
+// journaled returns a configuration with the broker disk.
+func journaled(durability string) func(address string, s settings) string {
+	return func(address string, s settings) string {
+		global := "megaphone {\n\t\tttl 10m\n\t\tread_duration 10m\n\t\tbroker disk {\n\t\t\tpath " + filepath.Join(s.dir, "journal") +
+			"\n\t\t\tdurability " + durability + "\n\t\t}\n\t}"
+		return caddyfile(address, s, global, "megaphone")
 	}
 }
 
@@ -233,7 +258,14 @@ func createChannels(address string, n int) ([]channel, error) {
 	cs := make([]channel, n)
 	create := load.Post("/create", "")
 	for i := range cs {
-		_, body, err := conn.Do(create)
+		status, body, err := conn.Do(create)
+		for deadline := time.Now().Add(20 * time.Second); err == nil && status == http.StatusServiceUnavailable && time.Now().Before(deadline); {
+			time.Sleep(20 * time.Millisecond) // it reads its journal
+			status, body, err = conn.Do(create)
+		}
+		if err == nil && status/100 != 2 {
+			err = fmt.Errorf("status %d: %s", status, body)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -270,101 +302,3 @@ var mercureToken = func() string {
 	mac.Write([]byte(signed))
 	return signed + "." + text.EncodeToString(mac.Sum(nil))
 }()
-
-func mercurePost(topics []string, body string) load.Request {
-	form := url.Values{"topic": topics, "data": {body}}
-	return load.Post("/.well-known/mercure", strings.ReplaceAll(form.Encode(), "%7E", "~"),
-		"Content-Type: application/x-www-form-urlencoded", "Authorization: Bearer "+mercureToken)
-}
-
-func mercureTopics(_ string, n int) ([]channel, error) {
-	cs := make([]channel, n)
-	for i := range cs {
-		topic := fmt.Sprintf("https://example.com/channels/%d", i)
-		cs[i] = channel{
-			address: topic,
-			path:    "/.well-known/mercure?topic=" + url.QueryEscape(topic),
-			post:    func(body string) load.Request { return mercurePost([]string{topic}, body) },
-		}
-	}
-	return cs, nil
-}
-
-func mercureBatch(cs []channel, body string) load.Request {
-	topics := make([]string, len(cs))
-	for i, c := range cs {
-		topics[i] = c.address
-	}
-	return mercurePost(topics, body)
-}
-
-const nchanModule = "/usr/lib/nginx/modules/ngx_nchan_module.so"
-
-func findNginx(string) (string, error) {
-	if _, err := os.Stat(nchanModule); err != nil {
-		return "", fmt.Errorf("%w: on Debian, apt-get install nginx-light libnginx-mod-nchan", errMissing)
-	}
-	binary, err := exec.LookPath("nginx")
-	if err != nil {
-		return "", errMissing
-	}
-	return binary, nil
-}
-
-// nginxConfig returns a configuration that runs nginx as one process. So the CPU time and memory of the started process
-// are those of nginx.
-func nginxConfig(address string, _ settings) string {
-	return `load_module ` + nchanModule + `;
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr error;
-worker_rlimit_nofile 16384;
-events {
-	worker_connections 16384;
-}
-http {
-	access_log off;
-	client_body_temp_path body;
-	proxy_temp_path proxy;
-	fastcgi_temp_path fastcgi;
-	uwsgi_temp_path uwsgi;
-	scgi_temp_path scgi;
-	keepalive_requests 1000000000;
-	server {
-		listen ` + address + `;
-		location ~ ^/pub/(.+)$ {
-			nchan_publisher;
-			nchan_channel_id $1;
-			nchan_channel_id_split_delimiter ",";
-			nchan_message_buffer_length 100;
-		}
-		location ~ ^/sub/(.+)$ {
-			nchan_subscriber websocket eventsource http-chunked;
-			nchan_channel_id $1;
-		}
-	}
-}
-`
-}
-
-func nchanChannels(_ string, n int) ([]channel, error) {
-	cs := make([]channel, n)
-	for i := range cs {
-		id := fmt.Sprint(i)
-		cs[i] = channel{
-			address: id,
-			path:    "/sub/" + id,
-			post:    func(body string) load.Request { return load.Post("/pub/"+id, body, jsonType) },
-		}
-	}
-	return cs, nil
-}
-
-func nchanBatch(cs []channel, body string) load.Request {
-	ids := make([]string, len(cs))
-	for i, c := range cs {
-		ids[i] = c.address
-	}
-	return load.Post("/pub/"+strings.Join(ids, ","), body, jsonType)
-}

@@ -65,6 +65,7 @@ type process struct {
 	cmd     *exec.Cmd
 	address string
 	admin   string // the Unix socket of Caddy's admin endpoint; only set when profiles are taken
+	dir     string // for what the server writes
 	output  *bytes.Buffer
 	exited  chan struct{}
 }
@@ -75,19 +76,20 @@ func start(ctx context.Context, p *peer, s settings, core int, dir string) (*pro
 	if err != nil {
 		return nil, err
 	}
-	s.dir = dir
-	server := &process{address: address, output: new(bytes.Buffer), exited: make(chan struct{})}
+	if s.dir, err = os.MkdirTemp(dir, p.name); err != nil {
+		return nil, err
+	}
+	server := &process{address: address, dir: s.dir, output: new(bytes.Buffer), exited: make(chan struct{})}
 	if s.profile {
-		server.admin = filepath.Join(dir, "admin.sock")
-		_ = os.Remove(server.admin)
+		server.admin = filepath.Join(s.dir, "admin.sock")
 		s.admin = "unix/" + server.admin
 	}
-	config := filepath.Join(dir, p.name+".conf")
+	config := filepath.Join(s.dir, "server.conf")
 	if err := os.WriteFile(config, []byte(p.config(address, s)), 0o600); err != nil {
 		return nil, err
 	}
 	server.cmd = exec.CommandContext(ctx, p.binary, p.args(config)...) //nolint:gosec // we built the binary
-	server.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
+	server.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir)
 	server.cmd.Stdout, server.cmd.Stderr = server.output, server.output
 	if err := server.spawn(core); err != nil {
 		return nil, err
@@ -143,6 +145,7 @@ func (s *process) awaitReady() error {
 func (s *process) stop() {
 	_ = s.cmd.Process.Kill()
 	<-s.exited
+	_ = os.RemoveAll(s.dir)
 }
 
 func freeAddress() (string, error) {

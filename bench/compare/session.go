@@ -18,6 +18,8 @@ import (
 type session struct {
 	peer     *peer
 	server   *process
+	nodes    []*process    // all servers, server among them
+	store    *redisServer  // which the nodes share; nil if there is none
 	duration time.Duration // how long to measure
 	profiles string        // the path prefix of the run's profiles; empty for none
 
@@ -28,6 +30,12 @@ type session struct {
 func (s *session) close() {
 	for _, c := range s.open {
 		_ = c.Close()
+	}
+	for _, node := range s.nodes {
+		node.stop()
+	}
+	if s.store != nil {
+		s.store.stop()
 	}
 }
 
@@ -173,6 +181,14 @@ func (s *session) perCPU(ctx context.Context, loops []loop, count func(*closedLo
 	return float64(n) / cpu.Seconds(), nil
 }
 
+// cpu returns the CPU time of what is measured: the server, or the store that the servers share.
+func (s *session) cpu() (time.Duration, error) {
+	if s.store != nil {
+		return s.store.cpu()
+	}
+	return s.server.cpu()
+}
+
 // measure returns how much CPU time the server uses during the session's duration, and by how much count grows.
 func (s *session) measure(ctx context.Context, count func() int64) (time.Duration, int64, error) {
 	var taken sync.WaitGroup
@@ -183,13 +199,13 @@ func (s *session) measure(ctx context.Context, count func() int64) (time.Duratio
 		})
 	}
 	n := -count()
-	cpu, err := s.server.cpu()
+	cpu, err := s.cpu()
 	if err != nil {
 		return 0, 0, err
 	}
 	time.Sleep(s.duration)
 	n += count()
-	after, err := s.server.cpu()
+	after, err := s.cpu()
 	taken.Wait()
 	return after - cpu, n, err
 }
@@ -229,7 +245,7 @@ func (s *session) delivered(written int64) error {
 	return nil
 }
 
-// newSession starts a server for a work.
+// newSession starts the servers for a work.
 func newSession(ctx context.Context, p *peer, w *work, o options) (*session, error) {
 	s := &session{peer: p, duration: o.duration, counter: load.NewCounter()}
 	settings := w.settings
@@ -241,7 +257,24 @@ func newSession(ctx context.Context, p *peer, w *work, o options) (*session, err
 	if w.bothCores {
 		core = bothCores
 	}
-	var err error
-	s.server, err = start(ctx, p, settings, core, o.dir)
-	return s, err
+	if p.shared {
+		var err error
+		if s.store, err = startRedis(ctx, o.dir); err != nil {
+			return nil, err
+		}
+		settings.redis, core = s.store.socket, loadCore
+		if w.bothCores {
+			core = bothCores
+		}
+	}
+	for range max(1, w.nodes) {
+		node, err := start(ctx, p, settings, core, o.dir)
+		if err != nil {
+			s.close()
+			return nil, err
+		}
+		s.nodes = append(s.nodes, node)
+	}
+	s.server = s.nodes[0]
+	return s, nil
 }

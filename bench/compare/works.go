@@ -17,6 +17,7 @@ type work struct {
 	key       string
 	settings  settings
 	bothCores bool // the server may use the load's core too
+	nodes     int  // how many servers share a store; 0 and 1 mean one server
 	steady    bool // the results do not vary, so the short run does it once
 	applies   func(p *peer) bool
 	run       func(ctx context.Context, s *session) ([]float64, error)
@@ -30,14 +31,17 @@ type measure struct {
 	// ratio is the name of a peer. If it is set, the number is shown as a multiple of that peer's number.
 	ratio string
 	// guard is what Megaphone must reach in the short run, or must not exceed if lessIsBest. 0 means no check. If ratio
-	// is set, guard applies to the ratio. Usual results are so far from it that noise does not trip it.
-	guard float64
+	// is set, guard applies to the ratio. Usual results are so far from it that noise does not trip it. If guarded is set,
+	// guard applies to that peer instead.
+	guard   float64
+	guarded string
 }
 
 const (
 	perSecond = "/CPU s"
 	floor     = "respond"
 	idleFloor = "wait" // the same for idle readers
+	megaphone = "megaphone"
 )
 
 func serves(transport string) func(p *peer) bool {
@@ -47,16 +51,21 @@ func serves(transport string) func(p *peer) bool {
 	}
 }
 
-func isBroker(p *peer) bool { return !p.floor }
+func isBroker(p *peer) bool { return !p.floor && !p.shared }
 
 // takesWrites reports whether a peer is a broker or shows the least that a write costs.
 func takesWrites(p *peer) bool {
 	return p.name == floor || p.name == "respond-logged" || p.name == "relay" || isBroker(p)
 }
 
+// hasJournal reports whether a peer has a journal, or is what those are compared with.
+func hasJournal(p *peer) bool {
+	return p.name == megaphone || p.name == "disk" || p.name == "disk-synced"
+}
+
 // works returns all works, in the order in which they are done.
 func works() []*work {
-	return slices.Concat(singleWorks(), idleWorks(), liveWorks())
+	return slices.Concat(singleWorks(), idleWorks(), liveWorks(), redisWorks())
 }
 
 // singleWorks returns the works that have no variant for each transport or number of channels.
@@ -65,6 +74,16 @@ func singleWorks() []*work {
 		{
 			key: "write", run: singleWrites(producers), applies: takesWrites,
 			measures: []measure{{name: "single writes to 64 channels, delivered", unit: perSecond, ratio: floor, guard: 1.5}},
+		},
+		{
+			key: "journal", run: singleWrites(producers), applies: hasJournal,
+			measures: []measure{{
+				name: "single writes to 64 channels, delivered, with a journal", unit: perSecond, ratio: megaphone, guard: 0.8, guarded: "disk",
+			}},
+		},
+		{
+			key: "journal-both", run: bothCoresWrites, bothCores: true, applies: hasJournal,
+			measures: []measure{{name: "the same, server and load on both cores", unit: "/s", ratio: megaphone}},
 		},
 		{
 			key: "write-8", run: singleWrites(producers / 8), applies: takesWrites,
@@ -273,12 +292,14 @@ func create(ctx context.Context, s *session) ([]float64, error) {
 
 // latency is a work: it sends messages at a constant rate, whatever the server does. Each message is timed from right
 // before it is sent until its consumer has it.
-func latency(ctx context.Context, s *session) ([]float64, error) {
+func latency(ctx context.Context, s *session) ([]float64, error) { return latencyOf(ctx, s, s.read) }
+
+func latencyOf(ctx context.Context, s *session, open func(channels int) ([]channel, error)) ([]float64, error) {
 	const rate, channels = 2000, 20
 	warm := rate / 2
 	total := warm + int(s.duration.Seconds()*rate)
 	s.counter = load.NewStopwatch(total)
-	cs, err := s.read(channels)
+	cs, err := open(channels)
 	if err != nil {
 		return nil, err
 	}

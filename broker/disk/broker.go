@@ -94,7 +94,6 @@ func Open(o Options) *Broker {
 
 // Configure changes the settings from now on.
 func (b *Broker) Configure(s Settings) {
-	b.log.prepared = sync.NewCond(&b.log.mu)
 	b.log.settings.Store(&s)
 	signal(b.log.wake)
 }

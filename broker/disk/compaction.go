@@ -18,7 +18,7 @@ const channelOverhead = 200
 // once. Then the next call expects as much.
 func (l *log) compact() {
 	var last uint64
-	for i := 0; !l.isHalted(); i++ {
+	for i := 0; !l.isHalted() && !l.keeps(); i++ {
 		l.mu.Lock()
 		if i == 0 {
 			last = l.head.sequence
@@ -93,16 +93,37 @@ func (l *log) removeBefore(sequence uint64) error {
 		}
 		oldest := l.sealed[0]
 		l.mu.Unlock()
-		if err := l.folder.remove(segmentName(oldest.sequence)); err != nil && !isMissing(err) {
+		if removed, err := l.removeSegment(oldest); !removed {
 			return err
 		}
-		if err := l.folder.sync(); err != nil { // or else a newer segment may vanish before an older one
-			return err
-		}
-		l.mu.Lock()
-		l.sealed = l.sealed[1:]
-		l.mu.Unlock()
 	}
+}
+
+// removeSegment removes the oldest sealed segment, unless a backup is made. It reports whether it has.
+func (l *log) removeSegment(oldest sealed) (removed bool, err error) {
+	if !l.keeping.TryLock() {
+		return false, nil
+	}
+	defer l.keeping.Unlock()
+	if err := l.folder.remove(segmentName(oldest.sequence)); err != nil && !isMissing(err) {
+		return false, err
+	}
+	if err := l.folder.sync(); err != nil { // or else a newer segment may vanish before an older one
+		return false, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sealed = l.sealed[1:]
+	return true, nil
+}
+
+// keeps reports whether no segment may be removed now, since a backup is made.
+func (l *log) keeps() bool {
+	if !l.keeping.TryLock() {
+		return true
+	}
+	l.keeping.Unlock()
+	return false
 }
 
 // A copier copies what lives of one segment.

@@ -44,6 +44,7 @@ type log struct {
 	closed    bool
 
 	syncing sync.Mutex // held while segments are synced or given up
+	keeping sync.Mutex // held while a segment is removed, and while none may be; before any other lock
 	dirty   chan struct{}
 	wake    chan struct{}
 	stop    chan struct{}
@@ -304,6 +305,9 @@ func (l *log) prepareNext(others bool) {
 	if others {
 		if err == nil {
 			next.file.populate()
+			if l.Waits() {
+				_ = next.file.sync() // or else the first write waits for all these zeros; if it fails, so will that
+			}
 		}
 		l.mu.Lock()
 	}

@@ -1,13 +1,11 @@
 package disk
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"slices"
+	"sync"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
@@ -19,6 +17,7 @@ type recovery struct {
 	segments []*readSegment // oldest first
 	unused   []string       // files that were prepared, and never used
 	states   map[journal.ID]*state
+	sharing  sync.Mutex                         // guards shared and byID while channels are made
 	shared   map[place]*broker.Message          // messages that several channels hold; nil until they are made
 	byID     map[broker.EventID]*broker.Message // the same
 	report   Report
@@ -249,131 +248,4 @@ func (s *state) moved(m *journal.Move) {
 	if m.LetGo > s.move.LetGo {
 		s.move.LetGo, s.move.LetGoID = m.LetGo, m.LetGoID
 	}
-}
-
-// channels returns the channels that live, with their messages.
-func (r *recovery) channels() (all []journal.Restored, gaps int, err error) {
-	err = guardReads(func() error {
-		for _, s := range r.states {
-			if s.deleted || s.channel == nil {
-				continue
-			}
-			c := s.channel
-			c.Move = s.move
-			c.LetGoKeys = s.keys
-			if s.read != nil {
-				c.Read = *s.read
-			}
-			ms, gap, err := r.messages(s)
-			if err != nil {
-				return err
-			}
-			if gap {
-				gaps++
-			}
-			all = append(all, journal.Restored{Channel: c, Messages: ms})
-			r.report.Messages += len(ms)
-		}
-		return nil
-	})
-	slices.SortFunc(all, func(a, b journal.Restored) int { return cmp.Compare(a.Place, b.Place) })
-	r.report.Channels = len(all)
-	return all, gaps, err
-}
-
-// messages returns the messages that a channel holds. It reports whether some are missing between them.
-func (r *recovery) messages(s *state) (ms []*broker.Message, gap bool, err error) {
-	refs := slices.DeleteFunc(s.messages, func(ref messageRef) bool { return ref.position <= s.move.LetGo })
-	byPosition := func(a, b messageRef) int {
-		return cmp.Or(cmp.Compare(a.position, b.position), cmp.Compare(a.part, b.part))
-	}
-	if !slices.IsSortedFunc(refs, byPosition) {
-		slices.SortStableFunc(refs, byPosition)
-	}
-	next := s.move.LetGo + 1
-	for len(refs) > 0 {
-		n := 1
-		for n < len(refs) && refs[n].position == refs[0].position {
-			n++
-		}
-		m, err := r.message(refs[:n])
-		if err != nil {
-			return nil, false, err
-		}
-		if m != nil {
-			position := refs[0].position
-			r.report.Missing += int(position - next) //nolint:gosec // a number of messages
-			gap = gap || position != next
-			next = position + 1
-			ms = append(ms, m)
-		}
-		refs = refs[n:]
-	}
-	return ms, gap, nil
-}
-
-// message makes a message from the records of one position. There may be several: the same one twice, the parts of a large
-// one, and parts of one that was refused. It returns nil if none is complete.
-func (r *recovery) message(refs []messageRef) (*broker.Message, error) {
-	for _, ref := range slices.Backward(refs) {
-		at := place{r.segments[ref.segment].sequence, ref.offset}
-		m, isShared := r.shared[at]
-		if m != nil {
-			return m, nil
-		}
-		rec, err := r.recordOf(ref)
-		if err != nil {
-			continue // the record that has the line is damaged, and counted as that
-		}
-		line := slices.Clone(rec.line)
-		if rec.kind == kindPart {
-			if line = r.join(refs, &rec); line == nil {
-				continue
-			}
-		}
-		m, err = broker.RestoreLine(line, rec.flags&keyedFlag != 0)
-		if err != nil {
-			return nil, fmt.Errorf("%s, offset %d: %w", r.segments[ref.segment].name, ref.offset, err)
-		}
-		if rec.flags&sharedFlag != 0 { // it may stand in several places by now
-			if other := r.byID[m.ID()]; other != nil && bytes.Equal(other.Line(), m.Line()) {
-				m = other
-			}
-			r.byID[m.ID()] = m
-		}
-		if isShared {
-			r.shared[at] = m
-		}
-		return m, nil
-	}
-	return nil, nil //nolint:nilnil // as the comment says
-}
-
-// recordOf returns the record that has a line. Its checksum was checked, unless a kindSame names a place behind the end.
-func (r *recovery) recordOf(ref messageRef) (record, error) {
-	s := r.segments[ref.segment]
-	if ref.offset >= s.end {
-		return record{}, errDamaged
-	}
-	rec, err := recordAt(s.data, s.sequence, ref.offset)
-	if err == nil && rec.kind != kindPut && rec.kind != kindPart {
-		err = errDamaged
-	}
-	return rec, err
-}
-
-// join joins the parts of the line that a part belongs to. It returns nil if some are missing.
-func (r *recovery) join(refs []messageRef, of *record) []byte {
-	var line []byte
-	for _, ref := range refs {
-		rec, err := r.recordOf(ref)
-		// A part may be there twice.
-		if err == nil && rec.kind == kindPart && rec.sum == of.sum && rec.size == of.size && rec.offset == len(line) {
-			line = append(line, rec.line...)
-		}
-	}
-	if len(line) != of.size || crc32.Checksum(line, castagnoli) != of.sum {
-		return nil
-	}
-	return line
 }

@@ -123,11 +123,16 @@ func withoutZeros(b []byte) []byte {
 // setMark notes in the file that everything up to s.synced is durable. The note itself may be lost.
 func (s *segment) setMark() error {
 	return s.guarded(func() (from, to int) {
-		b := s.mem[markOffset:]
-		binary.LittleEndian.PutUint64(b, uint64(s.synced)) //nolint:gosec // not negative
-		binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b[:8], castagnoli))
+		putMark(s.mem, s.synced)
 		return markOffset, markOffset + 16
 	})
+}
+
+// putMark notes in a segment that everything up to an offset is durable.
+func putMark(data []byte, synced int) {
+	b := data[markOffset:]
+	binary.LittleEndian.PutUint64(b, uint64(synced)) //nolint:gosec // not negative
+	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b[:8], castagnoli))
 }
 
 // mark returns up to where everything in a segment is known to be durable, or zero if that is not known.

@@ -14,6 +14,7 @@ var (
 	_ broker.Starter       = (*Broker)(nil)
 	_ broker.HealthChecker = (*Broker)(nil)
 	_ broker.Keeper        = (*Broker)(nil)
+	_ broker.Backuper      = (*Broker)(nil)
 )
 
 // starts returns ErrStarting until the Broker has started.

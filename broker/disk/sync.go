@@ -2,6 +2,7 @@ package disk
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -21,6 +22,7 @@ func (l *log) syncer() {
 	for {
 		select {
 		case <-l.dirty:
+			runtime.Gosched() // producers that are ready go first, so one sync is for all of them
 		case <-ticker.C:
 		case <-l.stop:
 			return

@@ -47,7 +47,10 @@ func parseChannelID(s string) (x channelID, ok bool) {
 // encrypted id: whoever knows one address of a channel can tell neither its id nor the other address. The agent's name is
 // mixed in, so an address with another agent's name is that of no channel. A secret of the wrong kind decodes to an id that
 // no channel has.
-type codec struct{ producer, consumer cipher.Block }
+type codec struct {
+	key                [keySize]byte
+	producer, consumer cipher.Block
+}
 
 // keySize is the size of the key of all addresses.
 const keySize = 32
@@ -55,7 +58,7 @@ const keySize = 32
 func newCodec(key [keySize]byte) codec {
 	producer, _ := aes.NewCipher(key[:16]) // fails for other lengths only
 	consumer, _ := aes.NewCipher(key[16:])
-	return codec{producer, consumer}
+	return codec{key, producer, consumer}
 }
 
 // deriveKey makes the key of all addresses from a secret of the configuration.

@@ -7,6 +7,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // reportDelay is how long what a reader has taken or settled may go unreported.
@@ -52,7 +53,7 @@ func (r *reporting) stop() {
 // changed reports to Redis if that is due, and sees to it that it will be. The lock is held.
 func (s *subscription) changed() {
 	r := &s.report
-	if s.over || r.busy {
+	if s.over || s.closes || r.busy {
 		return
 	}
 	taken, settled := s.takenTo()-r.taken, s.head-r.settled
@@ -61,7 +62,7 @@ func (s *subscription) changed() {
 	switch {
 	case taken >= threshold || settled >= threshold || r.now, r.more && ahead <= aheadOf(&s.limits)/2:
 		r.busy = true
-		go s.advance()
+		guard.Go(guard.Broker, s.advance, s.panicked)
 	case (taken > 0 || settled > 0 || r.flags != 0) && !r.armed:
 		r.armed = true
 		if r.timer == nil {
@@ -77,6 +78,7 @@ func (s *subscription) takenTo() uint64 { return s.head + uint64(s.inFlight) } /
 
 // reportDue is called when something has gone unreported for long enough.
 func (s *subscription) reportDue() {
+	defer guard.Recover(guard.Broker, s.panicked)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.report.armed = false
@@ -150,7 +152,7 @@ func one(b bool) int64 {
 // advance reports, and adds the messages that Redis returns.
 func (s *subscription) advance() {
 	s.mu.Lock()
-	if s.over {
+	if s.over || s.closes {
 		s.mu.Unlock()
 		return
 	}
@@ -171,11 +173,11 @@ func (s *subscription) advance() {
 		s.finish(b.gone())
 	default: // the connection was lost, or Redis has another reader: a resync finds out
 		if codeErr == nil {
-			b.stats.fenced.Add(1)
+			b.store.fenced.Add(1)
 		}
 		s.report.bytes += p.bytes
 		s.report.flags |= p.flags
-		go s.resync()
+		guard.Go(guard.Broker, s.resync, s.panicked)
 	}
 }
 
@@ -235,14 +237,26 @@ func (s *subscription) addAt(position uint64, data string) bool {
 	return true
 }
 
+// panicked ends the subscription after a panic in one of its goroutines. Its client comes back.
+func (s *subscription) panicked() {
+	s.mu.Lock()
+	final, tell := s.takeReport(true), !s.over && !s.starting
+	s.finish(broker.ErrClosed)
+	s.mu.Unlock()
+	defer s.endAfterResync() // an End that waits for a resync
+	if tell {
+		s.sendEnd(final)
+	}
+}
+
 // sendEnd frees the channel for the next reader. If Redis does not answer, it goes on trying in the background.
 func (s *subscription) sendEnd(p report) {
 	b := s.broker
 	err := s.tryEnd(p)
 	b.subs.remove(s)
 	if err != nil && !b.isClosed() {
-		b.log.Warn("redis: the end of a read could not be told, trying again", "channel", s.x.String(), "error", err)
-		go s.retryEnd(p)
+		b.warn(&b.warnings.ends, "redis: ends of reads could not be told, trying again", "error", err)
+		guard.Go(guard.Broker, func() { s.retryEnd(p) })
 	}
 }
 

@@ -25,17 +25,16 @@ package redis
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/warning"
 )
 
 // A Broker is the [broker.Broker] that keeps channels in Redis. Make one with [New].
@@ -48,7 +47,7 @@ type Broker struct {
 
 	// Set by Start.
 	client    rueidis.Client
-	codec     codec
+	codec     atomic.Pointer[codec]
 	listeners []*listener
 	lanes     []*lane
 	barriers  []*barrier
@@ -57,22 +56,27 @@ type Broker struct {
 	waiters  waiters
 	ledger   *ledger
 	stats    stats
+	store    storeStats
 	reports  reports
 	draining draining
 
 	aheadBytes       atomic.Int64 // of messages that readers have not taken yet
 	drainUndelivered atomic.Int64
-	health           atomic.Pointer[error]
+	health           health
+	warnings         warnings
+	refusals         warning.Limiter
 
 	// Of the goroutine work.
 	nodes []string
 	// departed are nodes that have lived and live no more.
-	departed []string
-	reaped   [partitions]bool
-	beaten   bool
-	history  string
+	departed  []string
+	reaped    [partitions]bool
+	beaten    bool
+	histories map[string]string // of the primaries, by address: the ids of their replication
+	codecDue  bool              // Redis may have lost the key of addresses
+	beatDue   chan struct{}
+	logged    struct{ fenced, lost uint64 }
 
-	ends    sync.WaitGroup // of reads that Close ends
 	freed   chan struct{}
 	flushes chan chan struct{}
 	resyncs chan struct{}
@@ -98,7 +102,8 @@ func New(o Options) (*Broker, error) {
 		keys:    newKeyspace(o.KeyPrefix, o.Cluster),
 		subs:    subscriptions{all: map[uint32]*subscription{}},
 		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}},
-		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs),
+		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs), beatDue: make(chan struct{}, 1),
+		histories: map[string]string{}, health: health{bad: map[*listener]error{}},
 		started: make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
 	}
 	b.ledger = newLedger(len(b.keys.scopes))
@@ -129,10 +134,13 @@ func (b *Broker) Start(ctx context.Context) error {
 	}
 	b.client = client
 	if err := b.prepare(ctx); err != nil {
+		for _, l := range b.listeners {
+			close(l.stopped)
+		}
+		b.listeners = nil
 		client.Close()
 		return err
 	}
-	b.setHealth(nil)
 	close(b.started)
 	go b.work()
 	b.log.Info("redis: connected", "address", b.where(), "node", b.consumer())
@@ -140,25 +148,20 @@ func (b *Broker) Start(ctx context.Context) error {
 }
 
 // prepare does what must be done before the first call.
-func (b *Broker) prepare(ctx context.Context) (err error) {
+func (b *Broker) prepare(ctx context.Context) error {
 	if err := b.checkServer(ctx, b.client); err != nil {
 		return err
 	}
-	if b.codec, err = b.loadCodec(ctx, b.client); err != nil {
+	if err := b.loadCodec(ctx); err != nil {
 		return err
 	}
-	if b.listeners, err = b.newListeners(ctx); err != nil {
+	if err := b.follow(ctx); err != nil {
 		return err
-	}
-	for _, l := range b.listeners {
-		go l.run()
 	}
 	for _, l := range b.listeners {
 		select {
 		case <-l.ready:
 		case <-ctx.Done():
-			b.cancel()
-			b.background, b.cancel = context.WithCancel(context.Background())
 			return fmt.Errorf("redis: cannot listen at %s for pushed messages: %w", b.where(), ctx.Err())
 		}
 	}
@@ -196,71 +199,6 @@ func (b *Broker) ready(ctx context.Context) error {
 	}
 }
 
-// closeTimeout is how long Close waits for calls.
-const closeTimeout = 2 * time.Second
-
-// Close implements [broker.Broker]. Channels and their messages stay in Redis: other nodes, and this one after a restart, go on
-// with them. Messages of calls that wait are withdrawn.
-func (b *Broker) Close() {
-	b.startMu.Lock()
-	defer b.startMu.Unlock()
-	if b.closed.Swap(true) {
-		return
-	}
-	close(b.closing)
-	for _, s := range b.subs.snapshot() {
-		s.close()
-	}
-	if b.isStarted() {
-		<-b.worked
-		b.announceAll()
-		b.leave()
-	}
-	b.cancel()
-	if b.client != nil {
-		b.client.Close()
-	}
-}
-
-// leave waits for calls, and tells the other nodes that this one is gone.
-func (b *Broker) leave() {
-	done := make(chan struct{})
-	go func() {
-		b.ends.Wait()
-		for len(b.waiters.snapshot()) > 0 {
-			time.Sleep(time.Millisecond)
-		}
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(closeTimeout):
-	}
-	_ = b.do(b.background, b.client, b.client.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
-}
-
-// errNotStarted is what is wrong before Start.
-var errNotStarted = errors.New("redis: not connected yet")
-
-// setHealth notes whether Redis can be reached, and logs when that changes.
-func (b *Broker) setHealth(err error) {
-	switch before := b.health.Swap(&err); {
-	case b.isClosed() || before == nil:
-	case err != nil && *before == nil:
-		b.log.Error("redis: it cannot be reached; open reads stay open, writes fail", "address", b.where(), "error", err)
-	case err == nil && *before != nil && b.isStarted():
-		b.log.Info("redis: it can be reached again", "address", b.where())
-	}
-}
-
-// Healthy implements [broker.HealthChecker].
-func (b *Broker) Healthy() error {
-	if err := b.health.Load(); err != nil {
-		return *err
-	}
-	return errNotStarted
-}
-
 // decode returns the id of the channel that an address names. There need not be such a channel.
 func (b *Broker) decode(address string, consumer bool) (channelID, error) {
 	agent, secret, ok := broker.ParseAddress(address)
@@ -270,9 +208,9 @@ func (b *Broker) decode(address string, consumer bool) (channelID, error) {
 	case !ok:
 		return channelID{}, broker.ErrNotFound
 	case consumer:
-		return decode(b.codec.consumer, agent, secret), nil
+		return decode(b.codec.Load().consumer, agent, secret), nil
 	}
-	return decode(b.codec.producer, agent, secret), nil
+	return decode(b.codec.Load().producer, agent, secret), nil
 }
 
 // producerID returns the id of the channel that a producer address names, for so many messages.
@@ -325,7 +263,7 @@ func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (bro
 		return broker.Addresses{}, broker.ErrClientLimit
 	}
 	b.stats.created.Add(1)
-	return b.codec.addresses(x, agent), nil
+	return b.codec.Load().addresses(x, agent), nil
 }
 
 // Delete implements [broker.Broker].

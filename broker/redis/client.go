@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -34,10 +36,11 @@ func (o *Options) clientOption() rueidis.ClientOption {
 		DisableRetry:      true, // a call says itself what it knows of its outcome
 		PipelineMultiplex: -1,   // one connection: calls for one channel stay in order
 	}
+	c.ClusterOption.ShardsRefreshInterval = topologyInterval
 	if o.SentinelMaster != "" {
 		c.Sentinel = rueidis.SentinelOption{
 			MasterSet: o.SentinelMaster, TLSConfig: o.TLS, Dialer: c.Dialer, ClientName: c.ClientName,
-			Username: o.SentinelUsername, Password: o.SentinelPassword,
+			Username: o.SentinelUsername, Password: o.SentinelPassword, TopologyRefreshInterval: topologyInterval,
 		}
 	}
 	c.ForceSingleClient = o.SentinelMaster == "" && !o.Cluster
@@ -117,26 +120,44 @@ func atLeast(version, least string) bool {
 	return a[0] > b[0] || a[0] == b[0] && a[1] >= b[1]
 }
 
-// loadCodec makes the codec of addresses. If the configuration has no secret, the first node puts one into Redis.
-func (b *Broker) loadCodec(ctx context.Context, c rueidis.Client) (codec, error) {
+// loadCodec makes the codec of addresses. If the configuration has no secret, the first node puts one into Redis. A node puts
+// its own back into a Redis that has lost it: otherwise nodes that start later would have another one.
+func (b *Broker) loadCodec(ctx context.Context) error {
 	if b.options.AddressKey != "" {
-		return newCodec(deriveKey(b.options.AddressKey)), nil
+		c := newCodec(deriveKey(b.options.AddressKey))
+		b.codec.Store(&c)
+		return nil
 	}
+	before := b.codec.Load()
 	var key [keySize]byte
-	_, _ = rand.Read(key[:])
-	name := b.prefix + "{" + tags()[0] + "}keys"
-	set := c.B().Set().Key(name).Value(rueidis.BinaryString(key[:])).Nx().Build()
-	if err := c.Do(ctx, set).Error(); err != nil && !rueidis.IsRedisNil(err) {
-		return codec{}, fmt.Errorf("redis: cannot keep the key of addresses: %w", err)
+	if before != nil {
+		key = before.key
+	} else {
+		_, _ = rand.Read(key[:]) // never fails, crashes instead
 	}
-	kept, err := c.Do(ctx, c.B().Get().Key(name).Build()).ToString()
+	name, c := b.prefix+"{"+tags()[0]+"}keys", b.client
+	kept, err := b.do(ctx, c, c.B().Get().Key(name).Build()).ToString()
+	if rueidis.IsRedisNil(err) {
+		set := c.B().Set().Key(name).Value(rueidis.BinaryString(key[:])).Nx().Build()
+		if err := b.do(ctx, c, set).Error(); err != nil && !rueidis.IsRedisNil(err) {
+			return fmt.Errorf("redis: cannot keep the key of addresses: %w", err)
+		}
+		kept, err = b.do(ctx, c, c.B().Get().Key(name).Build()).ToString()
+	}
 	if err != nil {
-		return codec{}, fmt.Errorf("redis: cannot read the key of addresses: %w", err)
+		return fmt.Errorf("redis: cannot read the key of addresses: %w", err)
 	}
 	if copy(key[:], kept) != keySize || len(kept) != keySize {
-		return codec{}, errData
+		return errData
 	}
-	return newCodec(key), nil
+	if before != nil && before.key != key {
+		b.log.Warn("redis: it has another key of addresses than before: the addresses of channels from before are unknown now")
+	}
+	if before == nil || before.key != key {
+		codec := newCodec(key)
+		b.codec.Store(&codec)
+	}
+	return nil
 }
 
 // where names the server in errors and logs.
@@ -146,21 +167,26 @@ func (b *Broker) where() string { return strings.Join(b.options.Addresses, ", ")
 func (b *Broker) run(ctx context.Context, s *script, keys []string, args ...string) rueidis.RedisResult {
 	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
 	defer cancel()
-	b.stats.roundTrips.Add(1)
-	return s.run(ctx, b.client, scriptCall{keys, args})
+	begun := time.Now()
+	reply := s.run(ctx, b.client, scriptCall{keys, args})
+	b.store.called(begun, reply.Error())
+	return reply
 }
 
 // runAll runs a script with each of the calls, in one round trip.
 func (b *Broker) runAll(ctx context.Context, s *script, calls []scriptCall) []rueidis.RedisResult {
 	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
 	defer cancel()
-	b.stats.roundTrips.Add(1)
-	return s.runAll(ctx, b.client, calls)
+	begun := time.Now()
+	replies := s.runAll(ctx, b.client, calls)
+	b.store.calledAll(begun, replies)
+	return replies
 }
 
 // failed turns the error of a call into that of the contract. write tells that the call changes something.
 func (b *Broker) failed(err error, write bool) error {
 	var dial *net.OpError
+	refusal, refused := rueidis.IsRedisErr(err)
 	switch {
 	case err == nil:
 		return nil
@@ -168,14 +194,36 @@ func (b *Broker) failed(err error, write bool) error {
 		return fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, err)
 	case b.isClosed():
 		return broker.ErrClosed
+	case refused && !passes(refusal.Error()):
+		return fmt.Errorf("redis: %w", err)
 	}
-	return fmt.Errorf("redis: %w", err)
+	if n := b.refusals.Due(1); n > 0 {
+		b.log.Warn("redis: calls fail that succeed when it is well", "calls", n, "address", b.where(), "error", err)
+	}
+	if refused && strings.HasPrefix(refusal.Error(), "OOM ") {
+		return fmt.Errorf("%w: redis: %w", broker.ErrMemoryLimit, err)
+	}
+	return fmt.Errorf("%w: redis: %w", broker.ErrUnavailable, err)
+}
+
+// passing are the codes with which Redis refuses calls for a while: it loads its data, has no memory, cannot write to its disk, has
+// too few replicas, runs a long script, or is not the primary of these keys, since there is a failover or slots move.
+var passing = []string{
+	"LOADING", "OOM", "MISCONF", "NOREPLICAS", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK",
+}
+
+func passes(refusal string) bool {
+	code, _, _ := strings.Cut(refusal, " ")
+	return slices.Contains(passing, code)
 }
 
 // isUnknown reports whether the server may have done a call that has failed. It has not if it says so, or if there was no
-// connection to it.
+// connection to it any more or yet.
 func isUnknown(err error, dial **net.OpError) bool {
 	if _, ok := rueidis.IsRedisErr(err); ok {
+		return false
+	}
+	if errors.Is(err, rueidis.ErrClosing) {
 		return false
 	}
 	return !errors.As(err, dial) || (*dial).Op != "dial"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,51 +17,99 @@ import (
 )
 
 // sharedCluster is a Redis Cluster of three servers on loopback.
-var sharedCluster = sync.OnceValues(startCluster)
+var sharedCluster = sync.OnceValues(func() ([]string, error) {
+	c, err := startCluster(tempDir, 0)
+	if c != nil {
+		started = append(started, c.servers...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.addresses, nil
+})
 
-func startCluster() (addresses []string, err error) {
-	var ports []string
-	for range 3 {
+// A cluster is a Redis Cluster on loopback: three primaries and perhaps replicas, of the first, the second and so on.
+type cluster struct {
+	servers   []*server
+	ports     []string
+	addresses []string
+}
+
+const primaries = 3
+
+// startCluster starts a cluster. It returns one even if it fails, so its servers can be stopped.
+func startCluster(dir string, replicas int) (*cluster, error) {
+	c := &cluster{}
+	for range primaries + replicas {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			return nil, err
+			return c, err
 		}
+		defer l.Close()
 		_, port, _ := net.SplitHostPort(l.Addr().String())
-		ports = append(ports, port)
-		addresses = append(addresses, l.Addr().String())
+		c.ports = append(c.ports, port)
+		c.addresses = append(c.addresses, l.Addr().String())
 		_ = l.Close()
 	}
-	cli := func(port string, args ...string) string {
-		out, _ := exec.Command("redis-cli", append([]string{"-p", port}, args...)...).CombinedOutput()
-		return string(out)
+	timeout := "15000"
+	if replicas > 0 { // so that they take over soon
+		timeout = "3000"
 	}
-	for i, port := range ports {
-		s, err := startServer(tempDir, "--port", port, "--bind", "127.0.0.1", "--cluster-enabled", "yes",
-			"--cluster-config-file", "nodes-"+port+".conf", "--cluster-port", fmt.Sprint(clusterPort(port)))
+	for _, port := range c.ports {
+		s, err := startServer(dir, "--port", port, "--bind", "127.0.0.1", "--cluster-enabled", "yes",
+			"--cluster-config-file", "nodes-"+port+".conf", "--cluster-port", fmt.Sprint(clusterPort(port)),
+			"--cluster-node-timeout", timeout, "--repl-diskless-sync-delay", "0")
 		if err != nil {
-			return nil, err
+			return c, err
 		}
-		started = append(started, s)
-		cli(port, "CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*16384/3), fmt.Sprint((i+1)*16384/3-1))
-		cli(port, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+		c.servers = append(c.servers, s)
 	}
-	for _, port := range ports[1:] {
-		cli(ports[0], "CLUSTER", "MEET", "127.0.0.1", port, fmt.Sprint(clusterPort(port)))
+	for i := range primaries {
+		c.cli(i, "CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*16384/primaries), fmt.Sprint((i+1)*16384/primaries-1))
+		c.cli(i, "CONFIG", "SET", "cluster-require-full-coverage", "no")
 	}
+	for _, port := range c.ports[1:] {
+		c.cli(0, "CLUSTER", "MEET", "127.0.0.1", port, fmt.Sprint(clusterPort(port)))
+	}
+	if !c.agree("cluster_slots_ok:16384", fmt.Sprintf("cluster_known_nodes:%d", len(c.ports))) {
+		return c, fmt.Errorf("the cluster does not form: %s", c.cli(0, "CLUSTER", "INFO"))
+	}
+	for i := range replicas {
+		for range 100 { // until it knows the primary
+			if strings.HasPrefix(c.cli(primaries+i, "CLUSTER", "REPLICATE", c.id(i)), "OK") {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	return c, nil
+}
+
+// id returns the name of a server.
+func (c *cluster) id(i int) string { return strings.TrimSpace(c.cli(i, "CLUSTER", "MYID")) }
+
+// cli runs a command on a server.
+func (c *cluster) cli(i int, args ...string) string {
+	out, _ := exec.Command("redis-cli", append([]string{"-p", c.ports[i]}, args...)...).CombinedOutput()
+	return string(out)
+}
+
+// agree waits until all servers say this of the cluster.
+func (c *cluster) agree(want ...string) bool {
 	for range 300 {
 		ok := 0
-		for _, port := range ports {
-			info := cli(port, "CLUSTER", "INFO")
-			if strings.Contains(info, "cluster_slots_ok:16384") && strings.Contains(info, "cluster_state:ok") {
+		for i := range c.ports {
+			info := c.cli(i, "CLUSTER", "INFO")
+			if !slices.ContainsFunc(append(want, "cluster_state:ok"), func(w string) bool { return !strings.Contains(info, w) }) {
 				ok++
 			}
 		}
-		if ok == len(ports) {
-			return addresses, nil
+		if ok == len(c.ports) {
+			return true
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return nil, fmt.Errorf("the cluster does not form: %s", cli(ports[0], "CLUSTER", "INFO"))
+	return false
 }
 
 // clusterPort is the port of a server's cluster bus.

@@ -16,8 +16,6 @@ type stats struct {
 	undelivered, deleted                              [broker.EndReasonCount]atomic.Uint64
 
 	wait, delay, life histogram
-
-	roundTrips, reconnects, resyncs, fenced, lostPushes atomic.Uint64
 }
 
 // Bounds of the histograms. A last bucket has all longer durations.
@@ -133,6 +131,3 @@ func (b *Broker) Stats() broker.Stats {
 	r.PublishWait.Count = r.Accepted
 	return r
 }
-
-// RoundTrips returns how many calls this node has made.
-func (b *Broker) RoundTrips() uint64 { return b.stats.roundTrips.Load() }

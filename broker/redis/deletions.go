@@ -10,6 +10,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // announcers is the consumer group of the nodes that report deletions.
@@ -59,7 +60,10 @@ func (b *Broker) announceAll() {
 	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
 	defer cancel()
 	var scopes []int
-	for scope, reply := range b.client.DoMulti(ctx, commands...) {
+	begun := time.Now()
+	replies := b.client.DoMulti(ctx, commands...)
+	b.store.calledAll(begun, replies)
+	for scope, reply := range replies {
 		if n, err := reply.AsInt64(); err == nil && n > 0 {
 			scopes = append(scopes, scope)
 		}
@@ -82,7 +86,7 @@ func (b *Broker) announce(scopes []int) {
 		for {
 			n, err := b.announceSome(scope)
 			if err != nil {
-				b.log.Warn("redis: cannot report deletions, trying again", "error", err)
+				b.warn(&b.warnings.work, "redis: cannot report deletions, trying again", "error", err)
 				return
 			}
 			if n < maxAnnounced {
@@ -132,7 +136,7 @@ func (b *Broker) announceSome(scope int) (int, error) {
 		}
 	}
 	if len(deletions) > 0 {
-		b.reports.report(deletions)
+		b.reports.call(deletions)
 	}
 	if err := b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(ids...).Build()).Error(); err != nil {
 		return 0, err
@@ -140,7 +144,13 @@ func (b *Broker) announceSome(scope int) (int, error) {
 	return len(entries), b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error()
 }
 
-func (b *Broker) consumer() string { return strconv.FormatUint(number(b.node), 36) }
+// call calls the function. If that panics, the deletions count as reported, for it would panic again.
+func (r *reports) call(deletions []broker.Deletion) {
+	defer guard.Recover(guard.Broker)
+	r.report(deletions)
+}
+
+func (b *Broker) consumer() string { return nodeID(b.node) }
 
 // deletion reads what lua/remove.lua notes.
 func (b *Broker) deletion(s string) (d broker.Deletion, ok bool) {
@@ -150,6 +160,6 @@ func (b *Broker) deletion(s string) (d broker.Deletion, ok bool) {
 	}
 	x, _ := toChannelID(s[:16])
 	d = broker.Deletion{Agent: s[head:], Undelivered: int(number(s[16:20])), Reason: broker.EndReason(s[20])} //nolint:gosec // 4 bytes
-	d.Secret = b.codec.consumerSecret(x, d.Agent)
+	d.Secret = b.codec.Load().consumerSecret(x, d.Agent)
 	return d, d.Reason >= 0 && d.Reason < broker.EndReasonCount
 }

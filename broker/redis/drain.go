@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // draining is the drain of this node. Its channels stay, for other nodes serve them too. Its reads end one after the other, so
@@ -35,7 +36,8 @@ func (b *Broker) Drain(over time.Duration) broker.DrainState {
 	d.state = broker.DrainState{Active: true, Started: time.Now().Round(0), Over: over, Channels: len(readers)}
 	d.undelivered = b.drainUndelivered.Load()
 	d.stop = make(chan struct{})
-	go b.drainAll(readers, over, d.stop)
+	stop := d.stop
+	guard.Go(guard.Broker, func() { b.drainAll(readers, over, stop) })
 	return b.drainState()
 }
 

@@ -1,14 +1,9 @@
 package redis_test
 
 import (
-	"bufio"
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,35 +15,6 @@ import (
 
 var faultLimits = broker.Limits{
 	Buffer: 100, InFlight: 100, Hold: time.Second, TTL: time.Minute, MaxChannels: 1000, MaxMemory: 1 << 30,
-}
-
-// readerProcess makes the test binary the node of a reader: it subscribes to the consumer address of this variable, at the socket
-// and with the key prefix that follow, and shows what it takes.
-const readerProcess = "MEGAPHONE_TEST_READER"
-
-// runReader is what a readerProcess runs. It does not return.
-func runReader(text string) {
-	parts := strings.Split(text, " ")
-	b, err := redis.New((&server{socket: parts[1]}).options(parts[2]))
-	if err == nil {
-		err = b.Start(context.Background())
-	}
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	sub, err := b.Subscribe(context.Background(), parts[0], broker.SubscribeOptions{Limits: faultLimits})
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	fmt.Println("ready")
-	for range sub.Ready() {
-		ms, _ := sub.Take(nil, 1<<20)
-		for _, m := range ms {
-			fmt.Println(m.StreamID())
-		}
-	}
 }
 
 func publish(t *testing.T, b *redis.Broker, producer, name string) {
@@ -82,49 +48,6 @@ func takes(t *testing.T, sub broker.Subscription, want ...string) {
 			n++
 		}
 	}
-}
-
-// TestAReaderWhoseNodeIsKilledGivesWay: the next plain reader gets the channel at once, and all that was not settled.
-func TestAReaderWhoseNodeIsKilledGivesWay(t *testing.T) {
-	t.Parallel()
-	s := sharedServer(t)
-	o := s.options("test:" + rand.Text() + ":")
-	b := open(t, o)
-	a, err := b.Create(t.Context(), "agent", faultLimits)
-	if err != nil {
-		t.Fatal(err)
-	}
-	node := exec.Command(os.Args[0])
-	node.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", readerProcess, a.Consumer, s.socket, o.KeyPrefix))
-	out, err := node.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := node.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer node.Process.Kill()
-	lines := bufio.NewScanner(out)
-	wants := func(want string) {
-		t.Helper()
-		if lines.Scan(); lines.Text() != want {
-			t.Fatalf("the node shows %q, want %q", lines.Text(), want)
-		}
-	}
-	wants("ready")
-	publish(t, b, a.Producer, "1")
-	wants("1")
-	if _, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits}); !errors.Is(err, broker.ErrBusy) {
-		t.Errorf("a second reader gets the error %v", err)
-	}
-	_ = node.Process.Kill()
-	_ = node.Wait()
-	publish(t, b, a.Producer, "2")
-	sub, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
-	if err != nil {
-		t.Fatal(err)
-	}
-	takes(t, sub, "1", "2")
 }
 
 // TestLostConnectionsLoseNothing cuts all connections to Redis again and again while a producer writes. A reader gets every

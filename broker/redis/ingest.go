@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 const (
@@ -88,7 +89,7 @@ func (in *ingestion) add(l line) {
 	in.bytes += int64(len(l.message))
 	if !in.flushing {
 		in.flushing = true
-		go in.flush()
+		guard.Go(guard.Broker, in.flush)
 	}
 }
 
@@ -100,7 +101,6 @@ func (in *ingestion) heldBytes() int64 {
 
 // flush writes lines until there are none.
 func (in *ingestion) flush() {
-	b := in.broker
 	for {
 		in.mu.Lock()
 		if in.reason != nil {
@@ -122,15 +122,31 @@ func (in *ingestion) flush() {
 			return
 		}
 		in.mu.Unlock()
-		groups := in.group(lines)
-		items := make([]*item, len(groups))
-		for i, g := range groups {
-			items[i] = g.item
+		in.write(lines)
+	}
+}
+
+// write writes lines, and returns when it knows what became of them.
+func (in *ingestion) write(lines []line) {
+	var groups []*group
+	noted := 0 // of the groups
+	defer guard.Recover(guard.Broker, func() {
+		if groups == nil {
+			groups = []*group{{lines: lines, item: new(item)}}
 		}
-		b.submit(items)
-		for _, g := range groups {
-			in.submitted(g)
+		for _, g := range groups[noted:] {
+			in.finish(g, broker.Outcome{Err: errPanicked})
 		}
+	})
+	groups = in.group(lines)
+	items := make([]*item, len(groups))
+	for i, g := range groups {
+		items[i] = g.item
+	}
+	in.broker.submit(items)
+	for _, g := range groups {
+		in.submitted(g)
+		noted++
 	}
 }
 
@@ -181,6 +197,8 @@ func (in *ingestion) submitted(g *group) {
 	}
 	in.mu.Unlock()
 	in.groups.Go(func() {
+		defer guard.Recover(guard.Broker,
+			func() { in.release(g, true) }, func() { in.finish(g, broker.Outcome{Err: errPanicked}) })
 		outcome := in.await(call, g)
 		b.waiters.remove(call)
 		in.release(g, outcome.Err != nil)

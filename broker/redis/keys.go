@@ -48,6 +48,9 @@ func (k *keyspace) memory(scope int) string    { return k.scopes[scope] + "m" }
 // nodes returns the key of the nodes and their heartbeats.
 func (k *keyspace) nodes() string { return k.parts[0] + "nodes" }
 
+// aboutNodes returns the key of what the nodes tell of themselves.
+func (k *keyspace) aboutNodes() string { return k.parts[0] + "about" }
+
 // pushPrefix begins the names of the nodes' Pub/Sub channels in a scope.
 func (k *keyspace) pushPrefix(scope int) string { return k.scopes[scope] + "n" }
 

@@ -55,7 +55,7 @@ func (b *Broker) State(ctx context.Context, address string) (broker.State, error
 }
 
 func (b *Broker) info(x channelID, c *channelState) broker.ChannelInfo {
-	return broker.ChannelInfo{ID: x.String(), Addresses: b.codec.addresses(x, c.agent), State: c.state()}
+	return broker.ChannelInfo{ID: x.String(), Addresses: b.codec.Load().addresses(x, c.agent), State: c.state()}
 }
 
 // Find implements [broker.Broker].

@@ -1,14 +1,18 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"hash/fnv"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 const (
@@ -26,111 +30,132 @@ func (b *Broker) work() {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	lastBeat := time.Now()
-	for {
-		select {
-		case <-b.closing:
+	for !b.isClosed() {
+		b.workOnce(ticker.C, &lastBeat)
+	}
+}
+
+// workOnce waits for something to do, and does it.
+func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
+	defer guard.Recover(guard.Broker)
+	select {
+	case <-b.closing:
+		return
+	case <-b.freed:
+		_ = b.refresh(b.background)
+		return
+	case flushed := <-b.flushes:
+		defer close(flushed)
+		b.announceAll()
+		return
+	case <-b.beatDue:
+		*lastBeat = time.Time{}
+	case <-due:
+	}
+	if time.Since(*lastBeat) >= beatInterval {
+		*lastBeat = time.Now()
+		err := b.beat(b.background)
+		b.setHealth(nil, err)
+		b.logCounts()
+		if err != nil {
 			return
-		case <-b.freed:
-			_ = b.refresh(b.background)
-			continue
-		case flushed := <-b.flushes:
-			b.announceAll()
-			close(flushed)
-			continue
-		case <-ticker.C:
 		}
-		if time.Since(lastBeat) >= beatInterval {
-			lastBeat = time.Now()
-			err := b.beat(b.background)
-			b.setHealth(err)
-			if err != nil {
-				continue
-			}
-		}
-		if err := b.refresh(b.background); err == nil {
-			b.reap()
-			b.sweep()
-		}
+	}
+	if err := b.refresh(b.background); err == nil {
+		b.reap()
+		b.sweep()
 	}
 }
 
 // beat tells that this node lives, and learns which others do.
 func (b *Broker) beat(ctx context.Context) error {
-	var stale error
-	for _, l := range b.listeners {
-		if time.Since(time.Unix(0, l.seen.Load())) > 2*beatInterval+tick {
-			stale = errStale
-			select {
-			case l.broken <- struct{}{}:
-			default:
-			}
-		}
-		frame := appendNumber([]byte{'h'}, 0, 4)
-		push := l.client.B().Spublish().Channel(b.keys.pushPrefix(l.scopes[0]) + b.node).Message(rueidis.BinaryString(frame)).Build()
-		if err := b.do(ctx, l.client, push).Error(); err != nil {
-			return b.failed(err, false)
-		}
-	}
-	values, err := b.run(ctx, beatScript, []string{b.keys.nodes()}, "", b.node, strconv.FormatInt(ms(nodeTimeout), 10)).ToArray()
+	followed := b.follow(ctx)
+	heard := b.beatListeners(ctx)
+	values, err := b.run(ctx, beatScript, []string{b.keys.nodes(), b.keys.aboutNodes()},
+		"", b.node, text(ms(nodeTimeout)), b.about()).ToArray()
 	if err != nil || len(values) < 3 {
 		return b.failed(err, false)
 	}
-	nodes, err := values[2].AsStrSlice()
+	nodes, err := b.noteNodes(values)
 	if err != nil {
-		return errData
+		return err
 	}
 	slices.Sort(nodes)
 	known := integer(values, 1) == 1
 	if !slices.Equal(nodes, b.nodes) {
-		b.log.Info("redis: the nodes that share the channels have changed", "nodes", len(nodes))
+		come, gone := []string{}, []string{}
+		for _, node := range nodes {
+			if !slices.Contains(b.nodes, node) {
+				come = append(come, nodeID(node))
+			}
+		}
 		for _, node := range b.nodes {
 			if !slices.Contains(nodes, node) {
+				gone = append(gone, nodeID(node))
 				b.departed = append(b.departed, node)
 			}
 		}
+		b.log.Info("redis: the nodes that share the channels have changed", "nodes", len(nodes), "come", come, "gone", gone)
 		b.departed = slices.DeleteFunc(b.departed, func(node string) bool { return slices.Contains(nodes, node) })
 		b.departed = b.departed[max(0, len(b.departed)-maxDeparted):]
 		b.nodes = nodes
 		b.reaped = [partitions]bool{}
 	}
 	if !known && b.beaten {
-		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: its readers begin again")
-		go b.resync()
+		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: other nodes may have taken over its readers")
+		b.codecDue = true
+		b.resyncSoon(b.allScopes())
 	}
-	b.beaten = true
 	b.checkPrimary(ctx)
-	return stale
+	b.beaten = true
+	if b.codecDue {
+		if err := b.loadCodec(ctx); err != nil {
+			return err
+		}
+		b.codecDue = false
+	}
+	return cmp.Or(followed, heard)
 }
 
-// checkPrimary resyncs all readers if another server has become the primary, because that may lack the last moments.
+// checkPrimary resyncs all readers if another server has become a primary, because that may lack the last moments. What a server
+// that does not answer was before, it still is.
 func (b *Broker) checkPrimary(ctx context.Context) {
-	var ids []string
+	var mu sync.Mutex
+	var changed []string
+	var all sync.WaitGroup
 	for address, c := range b.client.Nodes() {
-		text, err := b.do(ctx, c, c.B().Info().Section("replication").Build()).ToString()
-		if info := parseInfo(text); err == nil && info["role"] == "master" {
-			if b.options.Cluster {
-				ids = append(ids, address)
-			}
-			ids = append(ids, info["master_replid"])
+		if !b.options.Cluster {
+			address = "" // there is one primary, wherever it is
 		}
+		all.Go(func() {
+			defer guard.Recover(guard.Broker)
+			text, err := b.do(ctx, c, c.B().Info().Section("replication").Build()).ToString()
+			info := parseInfo(text)
+			mu.Lock()
+			defer mu.Unlock()
+			if id := info["master_replid"]; err == nil && info["role"] == "master" && b.histories[address] != id {
+				b.histories[address] = id
+				changed = append(changed, cmp.Or(address, b.where()))
+			}
+		})
 	}
-	slices.Sort(ids)
-	history := strings.Join(ids, " ")
-	if b.history != "" && history != "" && history != b.history {
-		b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", b.where())
-		go b.resync()
+	all.Wait()
+	if len(changed) == 0 || !b.beaten {
+		return
 	}
-	if history != "" {
-		b.history = history
-	}
+	b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", changed)
+	b.codecDue = true
+	b.resyncSoon(b.allScopes())
 }
 
 // do runs one command.
 func (b *Broker) do(ctx context.Context, c rueidis.Client, command rueidis.Completed) rueidis.RedisResult {
 	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
 	defer cancel()
-	b.stats.roundTrips.Add(1)
-	return c.Do(ctx, command)
+	begun := time.Now()
+	reply := c.Do(ctx, command)
+	b.store.called(begun, reply.Error())
+	return reply
 }
 
 // owns reports whether this node looks after a partition. All nodes agree on who does, except for a moment after one has come
@@ -176,7 +201,7 @@ func (b *Broker) reap() {
 		for skip := int64(0); ; {
 			values, err := b.run(b.background, reapScript, keys, prefix, live, text(skip), text(maxReaped), departed).ToArray()
 			if err != nil {
-				b.log.Warn("redis: cannot free the channels of nodes that are gone, trying again", "error", err)
+				b.warn(&b.warnings.work, "redis: cannot free the channels of nodes that are gone, trying again", "error", err)
 				return
 			}
 			kept, freed := integer(values, 0), integer(values, 1)

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // An item is messages for one channel, written in one step.
@@ -26,6 +27,7 @@ type item struct {
 	status               itemStatus
 	accepted, duplicates int
 	err                  error
+	finished             bool
 	done                 chan struct{}
 }
 
@@ -52,7 +54,7 @@ const (
 )
 
 // errBusy is the error for a write that finds too many others waiting for Redis.
-var errBusy = errors.New("redis: too many writes wait for it: it is too slow or cannot be reached")
+var errBusy = fmt.Errorf("%w: redis: too many writes wait for it: it is too slow or cannot be reached", broker.ErrUnavailable)
 
 // A lane collects the writes to one scope while others are on their way to Redis. So under load one call carries the messages
 // of many producers, and an idle lane adds no delay.
@@ -87,6 +89,14 @@ func (l *lane) submit(items ...*item) {
 
 // empty makes calls until there is nothing to write.
 func (l *lane) empty() {
+	defer guard.Recover(guard.Broker)
+	var batch []*item
+	panics := true
+	defer func() {
+		if panics {
+			l.fail(batch)
+		}
+	}()
 	for {
 		l.mu.Lock()
 		n, size, messages := 0, 0, 0
@@ -99,12 +109,13 @@ func (l *lane) empty() {
 			}
 			n++
 		}
-		batch := l.queue[:n:n]
+		batch = l.queue[:n:n]
 		if l.queue = l.queue[n:]; len(l.queue) == 0 {
 			l.queue = nil
 		}
 		if n == 0 {
 			l.calls--
+			panics = false
 			l.mu.Unlock()
 			return
 		}
@@ -113,24 +124,50 @@ func (l *lane) empty() {
 	}
 }
 
+// fail finishes the items of a call that has panicked, and goes on with those that wait.
+func (l *lane) fail(batch []*item) {
+	for _, it := range batch {
+		if !it.finished {
+			it.finish(errPanicked)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.calls--; len(l.queue) > 0 {
+		l.calls++
+		go l.empty()
+	}
+}
+
+var (
+	// errPanic is why a panic has ended something. The log has the panic.
+	errPanic = errors.New("redis: a panic has ended it")
+	// errPanicked is the error of a write that a panic has ended.
+	errPanicked = fmt.Errorf("%w: %w", broker.ErrOutcomeUnknown, errPanic)
+)
+
 // publishItems writes items in one call, and finishes them.
 func (b *Broker) publishItems(scope int, batch []*item) {
 	batch = byChannel(batch)
 	call := b.publishCall(scope, batch)
 	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
 	defer cancel()
-	b.stats.roundTrips.Add(1)
 	var reply rueidis.RedisResult
 	var durable error
 	if b.options.Durability.waits() {
 		reply, durable = b.runDurably(ctx, publishScript, call)
 	} else {
+		begun := time.Now()
 		reply = publishScript.run(ctx, b.client, call)
+		b.store.called(begun, reply.Error())
 	}
 	message, err := reply.ToMessage()
 	if err != nil {
 		err = b.failed(err, true)
 		for _, it := range batch {
+			if errors.Is(err, broker.ErrMemoryLimit) {
+				b.stats.refusedMemory.Add(uint64(len(it.ms)))
+			}
 			it.finish(err)
 		}
 		return
@@ -237,13 +274,14 @@ func (b *Broker) countPublished(batch []*item) {
 const messageOverhead = 96
 
 func (it *item) finish(err error) {
-	it.err = err
+	it.err, it.finished = err, true
 	it.done <- struct{}{}
 }
 
 // runDurably runs a script and waits until what it wrote is as safe as the options ask for. The error tells that this is not
 // known. A connection of its own carries the call, since Redis answers nothing else on it meanwhile.
 func (b *Broker) runDurably(ctx context.Context, s *script, call scriptCall) (reply rueidis.RedisResult, durable error) {
+	begun := time.Now()
 	_ = b.client.Dedicated(func(c rueidis.DedicatedClient) error {
 		wait := b.waitCommand(c)
 		replies := c.DoMulti(ctx, s.command(c, call), wait)
@@ -253,6 +291,7 @@ func (b *Broker) runDurably(ctx context.Context, s *script, call scriptCall) (re
 		reply, durable = replies[0], b.checkWait(replies[1])
 		return nil
 	})
+	b.store.called(begun, reply.Error())
 	return reply, durable
 }
 

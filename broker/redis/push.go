@@ -1,101 +1,81 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net"
-	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/clock"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A listener has one Pub/Sub connection to a server. On it come the messages for readers of this node, and what became of calls
 // that wait for room.
 type listener struct {
-	broker *Broker
-	client rueidis.Client // of one server
-	scopes []int          // that it listens for
-	seen   atomic.Int64   // when the last heartbeat came, in Unix nanoseconds
-	broken chan struct{}  // receives a value when heartbeats do not come
-	ready  chan struct{}  // closed when it listens for the first time
+	broker  *Broker
+	address string        // in a cluster, of its server
+	seen    atomic.Int64  // when the last heartbeat came, by the clock of package clock
+	broken  chan struct{} // receives a value when heartbeats do not come
+	changed chan struct{} // receives a value when it should listen for other scopes
+	ready   chan struct{} // closed when it listens for the first time
+	stopped chan struct{} // closed when its server has no scopes any more
+
+	mu       sync.Mutex
+	scopes   []int        // that it should listen for
+	attached map[int]bool // those for which it does
 }
 
-// newListeners returns a listener for each server that has channels.
-func (b *Broker) newListeners(ctx context.Context) ([]*listener, error) {
-	scopes := make([]int, len(b.keys.scopes))
-	for scope := range scopes {
-		scopes[scope] = scope
+func (b *Broker) newListener(address string) *listener {
+	return &listener{
+		broker: b, address: address, broken: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		ready: make(chan struct{}), stopped: make(chan struct{}),
 	}
-	if !b.options.Cluster {
-		return []*listener{b.newListener(b.client, scopes)}, nil
-	}
-	var all []*listener
-	nodes := b.client.Nodes()
-	shards, err := b.do(ctx, b.client, b.client.B().ClusterSlots().Build()).ToArray()
-	if err != nil {
-		return nil, fmt.Errorf("redis: cannot ask %s for the slots of the cluster: %w", b.where(), err)
-	}
-	byAddress := map[string]*listener{}
-	for _, shard := range shards { // first slot, last slot, the primary, and its replicas
-		parts, err := shard.ToArray()
-		if err != nil || len(parts) < 3 {
-			return nil, errData
-		}
-		primary, err := parts[2].ToArray()
-		if err != nil || len(primary) < 2 {
-			return nil, errData
-		}
-		host, _ := primary[0].ToString()
-		address := net.JoinHostPort(host, text(integer(primary, 1)))
-		client, ok := nodes[address]
-		if !ok {
-			return nil, fmt.Errorf("redis: the server %s of the cluster is not connected", address)
-		}
-		l, ok := byAddress[address]
-		if !ok {
-			l = b.newListener(client, nil)
-			byAddress[address] = l
-			all = append(all, l)
-		}
-		for _, scope := range scopes {
-			if slot := int64(hashSlot(tags()[scope])); integer(parts, 0) <= slot && slot <= integer(parts, 1) {
-				l.scopes = append(l.scopes, scope)
-			}
-		}
-	}
-	return slices.DeleteFunc(all, func(l *listener) bool { return len(l.scopes) == 0 }), nil
 }
 
-func (b *Broker) newListener(c rueidis.Client, scopes []int) *listener {
-	return &listener{broker: b, client: c, scopes: scopes, broken: make(chan struct{}, 1), ready: make(chan struct{})}
+func (l *listener) isStopped() bool {
+	select {
+	case <-l.stopped:
+		return true
+	default:
+		return l.broker.isClosed()
+	}
 }
 
-// run listens until the Broker closes. After each interruption it resyncs all readers, since pushes may have been lost.
+// run listens until the Broker closes, or the listener is stopped. After each interruption readers resync, since pushes may have
+// been lost.
 func (l *listener) run() {
 	b := l.broker
-	for first := true; !b.isClosed(); first = false {
+	defer b.setHealth(l, nil)
+	for first := true; !l.isStopped(); first = false {
 		if !first {
-			b.stats.reconnects.Add(1)
+			b.store.reconnects.Add(1)
 			select {
 			case <-time.After(listenDelay/2 + rand.N(listenDelay)): //nolint:gosec // no secret
+			case <-l.stopped:
+				return
 			case <-b.closing:
 				return
 			}
 		}
-		err := l.listen(first)
-		if !b.isClosed() {
-			b.setHealth(err)
-			b.log.Warn("redis: the connection for pushed messages is lost, connecting again", "address", b.where(), "error", err)
+		err := l.listen()
+		if !l.isStopped() {
+			if b.setHealth(l, err) {
+				b.log.Warn("redis: the connection for pushed messages is lost, connecting again", "address", l.where(), "error", err)
+			}
+			b.beatSoon()
 		}
 	}
 }
+
+func (l *listener) where() string { return cmp.Or(l.address, l.broker.where()) }
 
 // errStale is why a connection is given up on which heartbeats do not come.
 var errStale = errors.New("redis: what this node has pushed to itself did not come")
@@ -104,39 +84,133 @@ var errStale = errors.New("redis: what this node has pushed to itself did not co
 const listenDelay = 500 * time.Millisecond
 
 // listen listens until the connection is lost.
-func (l *listener) listen(first bool) error {
+func (l *listener) listen() (err error) {
+	defer guard.Recover(guard.Broker, func() { err = errPanic })
 	b := l.broker
-	c, release := l.client.Dedicate()
+	server, err := b.server(l.address)
+	if err != nil {
+		return err
+	}
+	c, release := server.Dedicate()
 	defer release()
 	defer c.Close()
-	lost := c.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: func(m rueidis.PubSubMessage) { l.receive(m.Message) }})
-	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-	defer cancel()
-	for _, scope := range l.scopes {
-		// The channels of one command must have one slot.
-		if err := c.Do(ctx, c.B().Ssubscribe().Channel(b.keys.pushPrefix(scope)+b.node).Build()).Error(); err != nil {
+	l.mu.Lock()
+	l.attached = map[int]bool{}
+	l.mu.Unlock()
+	lost := c.SetPubSubHooks(rueidis.PubSubHooks{
+		OnMessage: func(m rueidis.PubSubMessage) { l.receive(m.Message) },
+		OnSubscription: func(s rueidis.PubSubSubscription) {
+			if s.Kind == "sunsubscribe" { // its slot has moved
+				l.detach(s.Channel)
+			}
+		},
+	})
+	select { // what was found out of the connection before
+	case <-l.broken:
+	default:
+	}
+	for {
+		if err := l.attach(c); err != nil {
 			return err
 		}
+		select {
+		case err := <-lost:
+			return err
+		case <-l.broken:
+			return errStale
+		case <-l.changed:
+		case <-l.stopped:
+			return nil
+		case <-b.background.Done():
+			return nil
+		}
 	}
-	l.seen.Store(time.Now().UnixNano())
-	b.setHealth(nil)
-	if first {
-		close(l.ready)
-	} else {
-		go b.resync()
+}
+
+// attach begins to listen for scopes for which the listener should and does not. Their readers resync.
+func (l *listener) attach(c rueidis.DedicatedClient) error {
+	b := l.broker
+	var scopes []int
+	var commands []rueidis.Completed
+	l.mu.Lock()
+	for _, scope := range l.scopes {
+		if !l.attached[scope] {
+			scopes = append(scopes, scope)
+			// The channels of one command must have one slot.
+			commands = append(commands, c.B().Ssubscribe().Channel(b.keys.pushPrefix(scope)+b.node).Build())
+		}
 	}
-	select {
-	case err := <-lost:
-		return err
-	case <-l.broken:
-		return errStale
-	case <-b.background.Done():
+	l.mu.Unlock()
+	if len(scopes) == 0 {
 		return nil
+	}
+	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+	defer cancel()
+	l.seen.Store(int64(clock.Now()))
+	fresh := map[int]bool{}
+	var refused error
+	for i, reply := range c.DoMulti(ctx, commands...) {
+		err := reply.Error()
+		if _, ok := rueidis.IsRedisErr(err); ok && l.address != "" {
+			refused = err // its slot moves
+			continue
+		} else if err != nil {
+			return err
+		}
+		fresh[scopes[i]] = true
+	}
+	l.mu.Lock()
+	for scope := range fresh {
+		l.attached[scope] = true
+	}
+	l.mu.Unlock()
+	b.setHealth(l, nil)
+	again := b.isStarted()
+	if refused != nil {
+		b.log.Warn("redis: the server does not push for some channels, trying again", "address", l.address, "error", refused)
+	} else {
+		closeOnce(l.ready)
+	}
+	if again { // before, there are no readers
+		b.resyncSoon(fresh)
+		b.beatSoon()
+	}
+	return nil
+}
+
+func closeOnce(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+// detach notes that the server has ended a subscription.
+func (l *listener) detach(channel string) {
+	defer guard.Recover(guard.Broker, l.giveUp)
+	b := l.broker
+	l.mu.Lock()
+	for scope := range l.attached {
+		if b.keys.pushPrefix(scope)+b.node == channel {
+			delete(l.attached, scope)
+		}
+	}
+	l.mu.Unlock()
+	b.beatSoon()
+}
+
+// giveUp makes the listener connect again.
+func (l *listener) giveUp() {
+	select {
+	case l.broken <- struct{}{}:
+	default:
 	}
 }
 
 // receive handles what was pushed: frames as lua/state.lua makes them.
 func (l *listener) receive(frames string) {
+	defer guard.Recover(guard.Broker, l.giveUp)
 	const head = 5
 	for len(frames) >= head {
 		kind, size := frames[0], int(number(frames[1:head])) //nolint:gosec // 4 bytes
@@ -159,7 +233,7 @@ func (l *listener) handle(kind byte, data string) {
 	b := l.broker
 	switch kind {
 	case 'h':
-		l.seen.Store(time.Now().UnixNano())
+		l.seen.Store(int64(clock.Now()))
 		return
 	case 'a':
 		if len(data) >= noteSize {
@@ -173,6 +247,9 @@ func (l *listener) handle(kind byte, data string) {
 	fence := uint32(number(data[:fenceSize])) //nolint:gosec // 4 bytes
 	s := b.subs.get(fence)
 	if s == nil {
+		if x, ok := toChannelID(data[fenceSize:]); ok && kind == 'p' && !b.subs.has(x) {
+			b.disown(x, fence)
+		}
 		return // it has ended meanwhile
 	}
 	switch kind {
@@ -187,10 +264,16 @@ func (l *listener) handle(kind byte, data string) {
 	case 't':
 		s.endBy(fence, broker.ErrTakenOver)
 	case 'f': // other nodes took this one for gone
-		go s.resync()
+		guard.Go(guard.Broker, s.resync, s.panicked)
 	case 'd':
 		s.endBy(fence, b.gone())
 	}
+}
+
+// disown frees a channel of which Redis says that a read of this node has it, which is over: Redis was not told, or what it replied
+// to the start of the read got lost. So whoever asks for the channel next gets it.
+func (b *Broker) disown(x channelID, fence uint32) {
+	guard.Go(guard.Broker, func() { _ = (&subscription{broker: b, x: x}).tryEnd(report{fence: fence, ends: true}) })
 }
 
 // endBy ends the subscription if the fence is still its own.
@@ -204,10 +287,20 @@ func (s *subscription) endBy(fence uint32, reason error) {
 	}
 }
 
-// resync makes sure that nothing that was pushed is lost.
-func (b *Broker) resync() {
-	b.resyncWaiters()
+// resyncSoon calls resync, and does not wait for it.
+func (b *Broker) resyncSoon(scopes map[int]bool) {
+	guard.Go(guard.Broker, func() { b.resync(scopes) })
+}
+
+// resync makes sure that nothing that was pushed is lost, for the channels of some scopes.
+func (b *Broker) resync(scopes map[int]bool) {
+	begun, readers := time.Now(), 0
+	producers := b.resyncWaiters(scopes)
+	var resyncs sync.WaitGroup
 	for _, s := range b.subs.snapshot() {
+		if !scopes[b.keys.scopeOf(s.x.partition())] {
+			continue
+		}
 		s.mu.Lock()
 		skip := s.starting || s.over
 		s.mu.Unlock()
@@ -219,11 +312,27 @@ func (b *Broker) resync() {
 		case <-b.closing:
 			return
 		}
-		go func() {
+		readers++
+		resyncs.Go(func() {
+			defer guard.Recover(guard.Broker, s.panicked)
 			defer func() { <-b.resyncs }()
 			s.resync()
-		}()
+		})
 	}
+	resyncs.Wait()
+	if !b.isClosed() {
+		b.log.Info("redis: pushes may have been lost: all that wait for some have asked Redis, and go on", "readers", readers,
+			"producers", producers, "took", time.Since(begun).Round(time.Millisecond))
+	}
+}
+
+// allScopes are the scopes of all channels.
+func (b *Broker) allScopes() map[int]bool {
+	all := make(map[int]bool, len(b.keys.scopes))
+	for scope := range b.keys.scopes {
+		all[scope] = true
+	}
+	return all
 }
 
 // maxResyncs is how many readers resync at once.

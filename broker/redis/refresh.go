@@ -65,7 +65,7 @@ func (b *Broker) retry(ctx context.Context, channels []channelID) {
 	}
 	for _, reply := range b.runAll(ctx, retryScript, calls) {
 		if err := reply.Error(); err != nil {
-			b.log.Warn("redis: cannot admit producers that wait for memory", "error", err)
+			b.warn(&b.warnings.work, "redis: cannot admit producers that wait for memory", "error", err)
 			return
 		}
 	}

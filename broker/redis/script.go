@@ -16,26 +16,31 @@ var luaFiles embed.FS
 // The scripts. Redis runs each as one step. They are called by the hash of their text, so two versions of Megaphone can use
 // one Redis while servers are upgraded.
 var (
-	createScript    = newScript("state", "create")
-	publishScript   = newScript("state", "publish")
-	subscribeScript = newScript("state", "channel", "subscribe")
-	advanceScript   = newScript("state", "channel", "advance")
-	withdrawScript  = newScript("state", "channel", "withdraw")
-	retryScript     = newScript("state", "channel", "retry")
-	deleteScript    = newScript("state", "remove", "delete")
-	sweepScript     = newScript("state", "remove", "sweep")
-	reapScript      = newScript("state", "reap")
-	countScript     = newScript("count")
-	beatScript      = newScript("state", "beat")
-	touchScript     = newScript("touch")
+	createScript    = newScript("", "state", "create")
+	publishScript   = newScript("", "state", "publish")
+	subscribeScript = newScript(allowOOM, "state", "channel", "subscribe")
+	advanceScript   = newScript(allowOOM, "state", "channel", "advance")
+	withdrawScript  = newScript(allowOOM, "state", "channel", "withdraw")
+	retryScript     = newScript(allowOOM, "state", "channel", "retry")
+	deleteScript    = newScript(allowOOM, "state", "remove", "delete")
+	sweepScript     = newScript(allowOOM, "state", "remove", "sweep")
+	reapScript      = newScript(allowOOM, "state", "reap")
+	countScript     = newScript(allowOOM, "count")
+	beatScript      = newScript(allowOOM, "state", "beat")
+	touchScript     = newScript(allowOOM, "touch")
 )
+
+// allowOOM lets a script run although Redis' memory is used up (maxmemory). All do but those that need more of it: only what
+// readers take makes room again.
+const allowOOM = "#!lua flags=allow-oom\n"
 
 // A script is one text that Redis runs.
 type script struct{ text, hash string }
 
 // newScript puts a script together from its parts, without comments.
-func newScript(parts ...string) *script {
+func newScript(flags string, parts ...string) *script {
 	var text strings.Builder
+	text.WriteString(flags)
 	for _, part := range parts {
 		file, err := luaFiles.ReadFile("lua/" + part + ".lua")
 		if err != nil {

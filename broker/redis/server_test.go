@@ -20,6 +20,7 @@ import (
 // A server is a redis-server that the tests have started, on a Unix socket.
 type server struct {
 	socket  string
+	args    []string
 	process *exec.Cmd
 }
 
@@ -75,19 +76,25 @@ func needsRedis(t *testing.T) {
 // startServer starts a redis-server. Further arguments are settings.
 func startServer(dir string, args ...string) (*server, error) {
 	s := &server{socket: filepath.Join(dir, rand.Text()[:8]+".sock")}
-	args = append([]string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--dir", dir}, args...)
-	s.process = exec.Command("redis-server", args...)
+	s.args = append([]string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--dir", dir}, args...)
+	return s, s.start()
+}
+
+// start starts the server, also again after stop.
+func (s *server) start() error {
+	s.process = exec.Command("redis-server", s.args...)
 	if err := s.process.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	for range 1000 {
-		if _, err := os.Stat(s.socket); err == nil {
-			return s, nil
+		if c, err := net.Dial("unix", s.socket); err == nil {
+			_ = c.Close()
+			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	s.stop()
-	return nil, errors.New("redis-server does not start")
+	return errors.New("redis-server does not start")
 }
 
 func (s *server) stop() {

@@ -3,6 +3,7 @@ package redis
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -55,6 +56,24 @@ func (l *subscriptions) get(fence uint32) *subscription {
 	return l.all[fence]
 }
 
+// has reports whether there is a subscription to a channel. It looks at all, so it is for rare cases.
+func (l *subscriptions) has(x channelID) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, s := range l.all {
+		if s.x == x {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *subscriptions) count() int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.all)
+}
+
 func (l *subscriptions) snapshot() []*subscription {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -96,6 +115,9 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 	values, err := b.subscribe(s, mode, cursor, o.Follow)
 	if err != nil {
 		b.subs.remove(s)
+		if errors.Is(err, broker.ErrUnavailable) { // Redis may have let it in
+			b.disown(x, s.fence)
+		}
 		return nil, err
 	}
 	defer b.drainNew(s)
@@ -191,6 +213,7 @@ const resyncDelay = time.Second
 // succeeds or the subscription is over.
 func (s *subscription) resync() {
 	b := s.broker
+	defer s.endAfterResync()
 	for first := true; ; first = false {
 		if !first {
 			select {
@@ -200,7 +223,7 @@ func (s *subscription) resync() {
 			}
 		}
 		s.mu.Lock()
-		if s.over {
+		if s.over || s.closes {
 			s.mu.Unlock()
 			return
 		}
@@ -212,9 +235,20 @@ func (s *subscription) resync() {
 		}
 		fence, follows := s.fence, s.follows
 		s.mu.Unlock()
-		b.stats.resyncs.Add(1)
+		b.store.resyncs.Add(1)
 		values, err := b.subscribe(s, modeResume, cursor, follows)
 		if s.resynced(fence, values, err) {
+			return
+		}
+	}
+}
+
+// settleAgain settles what was settled while a resync was on its way. The lock is held.
+func (s *subscription) settleAgain(id broker.EventID) {
+	for i := range s.held {
+		if s.held[i].id == id && id != (broker.EventID{}) {
+			s.next, s.inFlight = max(s.next, i+1), max(s.inFlight, i+1)
+			s.settle(i + 1)
 			return
 		}
 	}
@@ -234,7 +268,7 @@ func (s *subscription) resynced(fence uint32, values []rueidis.RedisMessage, err
 		s.finish(err)
 		return true
 	case err != nil:
-		s.broker.log.Warn("redis: a read cannot go on, trying again", "channel", s.x.String(), "error", err)
+		s.broker.warn(&s.broker.warnings.reads, "redis: reads cannot go on, trying again", "error", err)
 		return false
 	}
 	taken, settledID := make(map[broker.EventID]bool, s.next), s.settledID
@@ -246,6 +280,7 @@ func (s *subscription) resynced(fence uint32, values []rueidis.RedisMessage, err
 	}
 	s.addAhead(-s.ahead)
 	s.held, s.known, s.next, s.arrived = nil, 0, 0, 0
+	s.report.bytes = 0 // the script has counted what the cursor shows
 	s.begin(values)
 	s.settledID = cmp.Or(settledID, s.settledID)
 	for i := range s.known { // what comes before a message that was taken was taken too
@@ -263,6 +298,7 @@ func (s *subscription) resynced(fence uint32, values []rueidis.RedisMessage, err
 		}
 	}
 	s.inFlight = max(s.inFlight, s.next)
+	s.settleAgain(settledID)
 	s.wake()
 	s.changed()
 	return true

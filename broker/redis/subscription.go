@@ -26,10 +26,12 @@ type subscription struct {
 	// starting says that Redis has not answered yet where the channel's messages begin.
 	starting bool
 	endsWith error // why it ends, if it is known before that
+	closes   bool  // the Broker closes: only Received and End have an effect
 	over     bool  // no method has an effect any more
-	closing  bool  // the Broker closes, and done is closed as soon as the channel is free
 	ended    bool  // End was called
-	err      error // why it is over; set before done is closed
+	how      broker.End
+	endDone  chan struct{} // of an End that waits for a resync
+	err      error         // why it is over; set before done is closed
 	notify   func()
 	drains   bool // this node is being drained, and it is the reader's turn to end
 
@@ -108,36 +110,13 @@ func (s *subscription) finish(reason error) {
 	s.over = true
 	s.report.stop()
 	s.forget()
-	s.tell(reason)
-}
-
-// tell tells the reader that the subscription is over. The lock is held.
-func (s *subscription) tell(reason error) {
-	s.err = reason
 	s.broker.subs.remove(s)
+	if s.closes {
+		return // the reader knows
+	}
+	s.err = reason
 	close(s.done)
 	s.callNotify()
-}
-
-// close ends the subscription because the Broker closes. The reader learns of it when the channel is free: its client reads again
-// at once, from another node.
-func (s *subscription) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.over || s.starting {
-		s.finish(broker.ErrClosed)
-		return
-	}
-	s.over, s.closing = true, true
-	s.report.stop()
-	final := s.takeReport(true)
-	s.forget()
-	s.broker.ends.Go(func() {
-		_ = s.tryEnd(final) // without Redis the channel is free when the node is gone
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.tell(broker.ErrClosed)
-	})
 }
 
 // forget lets go of all messages. The lock is held.
@@ -150,7 +129,7 @@ func (s *subscription) forget() {
 func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.Message, full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	if s.over || s.closes {
 		return dst, false
 	}
 	again, first := 0, len(dst)
@@ -229,7 +208,7 @@ func (s *subscription) Received(n int) {
 func (s *subscription) Settle(id broker.EventID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	if s.over || s.closes {
 		return false
 	}
 	if !s.acks || !s.follows {
@@ -256,7 +235,7 @@ func (s *subscription) Settle(id broker.EventID) bool {
 func (s *subscription) Drained() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.drains && !s.over && s.next == s.known
+	return s.drains && !s.over && !s.closes && s.next == s.known
 }
 
 // drain tells the reader that it is its turn to end.
@@ -281,19 +260,48 @@ func (s *subscription) End(how broker.End) {
 	s.mu.Lock()
 	if s.ended || s.over {
 		s.ended = true
-		closing := s.closing
 		s.mu.Unlock()
-		if closing {
-			<-s.done
+		return
+	}
+	s.ended, s.how = true, how
+	if s.starting { // Redis is about to have another fence, and would not know the end of this one
+		done := make(chan struct{})
+		s.endDone = done
+		s.mu.Unlock()
+		select {
+		case <-done:
+		case <-s.broker.closing:
+		case <-time.After(s.broker.options.Timeout):
 		}
 		return
 	}
-	s.ended = true
+	s.endNow()
+}
+
+// endAfterResync ends the subscription if End has waited for a resync.
+func (s *subscription) endAfterResync() {
+	s.mu.Lock()
+	done := s.endDone
+	if done == nil || s.starting && !s.over {
+		s.mu.Unlock()
+		return
+	}
+	s.endDone = nil
+	defer close(done)
+	if s.over {
+		s.mu.Unlock()
+		return
+	}
+	s.endNow()
+}
+
+// endNow ends the subscription as End was told. The lock is held, and released.
+func (s *subscription) endNow() {
 	switch {
 	case s.follows:
-	case how == broker.EndClean:
+	case s.how == broker.EndClean:
 		s.settle(s.arrived)
-	case how == broker.EndUnconfirmed:
+	case s.how == broker.EndUnconfirmed:
 		s.settle(min(s.arrived, s.unconfirmed))
 		s.unconfirmed = max(s.unconfirmed, s.arrived)
 	}
@@ -309,7 +317,7 @@ func (s *subscription) End(how broker.End) {
 func (s *subscription) push(fence uint32, position uint64, data string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || fence != s.fence {
+	if s.over || s.closes || fence != s.fence {
 		return
 	}
 	switch at := s.head + uint64(len(s.held)); {
@@ -320,7 +328,7 @@ func (s *subscription) push(fence uint32, position uint64, data string) {
 		if s.report.busy && len(s.report.early) < maxEarly {
 			s.report.early = append(s.report.early, early{position, data})
 		} else if !s.report.busy {
-			s.broker.stats.lostPushes.Add(1)
+			s.broker.store.lostPushes.Add(1)
 		}
 		s.report.more = true
 		s.changed()

@@ -33,7 +33,7 @@ func (b *Broker) sweep() {
 		for i, reply := range b.runAll(b.background, sweepScript, calls) {
 			values, err := reply.ToArray()
 			if err != nil || len(values) < 2 {
-				b.log.Warn("redis: cannot delete expired channels, trying again", "error", err)
+				b.warn(&b.warnings.work, "redis: cannot delete expired channels, trying again", "error", err)
 				return
 			}
 			for _, gone := range values[2:] {

@@ -2,7 +2,7 @@ package redis
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,11 +10,8 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
-
-// grace is how long a call that its node does not withdraw stays in Redis after its time: see lua/publish.lua. Within it a
-// call that is not there any more was taken.
-const grace = 5 * time.Second
 
 // shortHold is how long a call that must not wait does wait if the reader may have taken more than its node has reported.
 const shortHold = 100 * time.Millisecond
@@ -30,6 +27,7 @@ const (
 	noteTaken    = 0
 	noteTooLate  = 3
 	noteNotFound = 4
+	noteLost     = 255 // no note of Redis: what became of the call is not known
 )
 
 // waiters are the calls of this node that wait for room.
@@ -111,7 +109,7 @@ func (b *Broker) outcomes(ctx context.Context, items []*item) []broker.Outcome {
 	defer w.stop()
 	for i, it := range items {
 		if held[i] != nil {
-			outcomes[i] = b.await(&w, held[i])
+			outcomes[i] = b.awaitNote(&w, held[i])
 			b.waiters.remove(held[i])
 			continue
 		}
@@ -154,8 +152,8 @@ func (w *wait) stop() {
 	}
 }
 
-// await waits until a call gets in, or its time is over.
-func (b *Broker) await(w *wait, call *waiter) broker.Outcome {
+// awaitNote waits until a call gets in, or its time is over.
+func (b *Broker) awaitNote(w *wait, call *waiter) broker.Outcome {
 	if w.over == nil {
 		left := time.Until(call.item.begun.Add(call.item.hold()))
 		if w.timer == nil {
@@ -193,6 +191,8 @@ func (b *Broker) noted(it *item, n note) broker.Outcome {
 	}
 	outcome := broker.Outcome{Accepted: it.accepted + n.accepted}
 	switch n.status {
+	case noteLost:
+		outcome.Err = broker.ErrOutcomeUnknown
 	case noteNotFound:
 		outcome.Err = b.lost(it, outcome.Accepted)
 	case noteTooLate:
@@ -219,9 +219,7 @@ func (b *Broker) gone() error {
 // withdraw withdraws a call whose wait has ended for a reason, unless it got in meanwhile.
 func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 	it := call.item
-	keys, prefix := b.keys.channelKeys(it.x)
-	id := rueidis.BinaryString(appendNumber([]byte(b.node), it.number, 6))
-	reply := b.run(b.background, withdrawScript, keys, prefix, id, b.bytesElsewhere(it.x), text(min(it.limits.MaxMemory, maxMemory)))
+	reply := b.runWithdraw(it, false)
 	values, err := reply.ToArray()
 	if err == nil && len(values) == 4 {
 		n := note{accepted: int(integer(values, 0)), duplicates: int(integer(values, 1))}
@@ -245,47 +243,67 @@ func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 	code, err := reply.AsInt64()
 	switch {
 	case err != nil:
-		return broker.Outcome{Accepted: it.accepted, Err: b.failed(err, true)}
+		// However the call has failed, the messages may get in.
+		return broker.Outcome{Accepted: it.accepted, Err: fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, err)}
 	case code == -2:
 		return broker.Outcome{Accepted: it.accepted, Err: b.lost(it, it.accepted)}
+	case code == -3:
+		return b.noted(it, it.allTaken())
 	}
-	return b.notWaiting(call)
+	select { // it has got in, and what it has written is gone already; or Redis has lost it
+	case n := <-call.notes:
+		return b.noted(it, n)
+	case <-time.After(noteDelay):
+		return b.noted(it, note{status: noteLost})
+	}
 }
 
-// notWaiting tells what became of a call that does not wait in Redis any more.
-func (b *Broker) notWaiting(call *waiter) broker.Outcome {
-	select {
-	case n := <-call.notes:
-		return b.noted(call.item, n)
-	case <-time.After(noteDelay):
-	}
-	// The note is lost. Within the grace time a call leaves Redis only by getting in.
-	if time.Since(call.item.begun) > call.item.hold()+grace-time.Second {
-		return broker.Outcome{Accepted: call.item.accepted, Err: broker.ErrOutcomeUnknown}
-	}
-	return b.noted(call.item, note{accepted: len(call.item.ms) - call.item.accepted})
+// runWithdraw withdraws a call, or looks what has become of it.
+func (b *Broker) runWithdraw(it *item, look bool) rueidis.RedisResult {
+	keys, prefix := b.keys.channelKeys(it.x)
+	id := rueidis.BinaryString(appendNumber([]byte(b.node), it.number, 6))
+	last := it.ms[len(it.ms)-1][1:messageHead]
+	return b.run(b.background, withdrawScript, keys, prefix, id, b.bytesElsewhere(it.x),
+		text(min(it.limits.MaxMemory, maxMemory)), last, text(one(look)))
 }
+
+// allTaken is the note for an item of which the channel has taken all.
+func (it *item) allTaken() note { return note{accepted: len(it.ms) - it.accepted} }
 
 // noteDelay is how much later than other replies a note may come.
-const noteDelay = 100 * time.Millisecond
+const noteDelay = time.Second
 
-// resyncWaiters finds the calls whose notes were lost.
-func (b *Broker) resyncWaiters() {
+// resyncWaiters finds the calls of some scopes whose notes were lost. It returns how many calls it has asked for.
+func (b *Broker) resyncWaiters(scopes map[int]bool) (asked int) {
+	var lost []*waiter
 	for _, call := range b.waiters.snapshot() {
-		id := rueidis.BinaryString(appendNumber([]byte(b.node), call.item.number, 6))
-		ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-		exists, err := b.client.Do(ctx, b.client.B().Hexists().Key(b.keys.key('p', call.item.x)).Field(id).Build()).AsBool()
-		cancel()
-		if err != nil || exists {
-			continue // its own time ends the wait
+		it := call.item
+		if !scopes[b.keys.scopeOf(it.x.partition())] {
+			continue
 		}
-		switch _, err := b.readState(b.background, call.item.x); {
-		case errors.Is(err, broker.ErrNotFound):
-			b.waiters.tell(call.item.number, note{status: noteNotFound})
-		case err == nil:
-			b.waiters.tell(call.item.number, note{accepted: len(call.item.ms) - call.item.accepted})
+		asked++
+		code, err := b.runWithdraw(it, true).AsInt64()
+		switch {
+		case err != nil || code == 0: // its own time ends the wait
+		case code == -2:
+			b.waiters.tell(it.number, note{status: noteNotFound})
+		case code == -3:
+			b.waiters.tell(it.number, it.allTaken())
+		default:
+			lost = append(lost, call)
 		}
 	}
+	if len(lost) == 0 {
+		return asked
+	}
+	select {
+	case <-time.After(noteDelay): // they may have got in just now
+	case <-b.closing:
+	}
+	for _, call := range lost {
+		b.waiters.tell(call.item.number, note{status: noteLost})
+	}
+	return asked
 }
 
 // A barrier waits until everything that was written before is as safe as the options ask for. Calls that come at once share a
@@ -330,13 +348,17 @@ func (r *barrier) work() {
 			return
 		}
 		r.mu.Unlock()
-		b := r.broker
-		ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-		reply, err := b.runDurably(ctx, touchScript, scriptCall{keys: []string{b.keys.counters(r.scope)}})
-		cancel()
-		if w.err = err; err == nil && reply.Error() != nil {
-			w.err = b.failed(reply.Error(), true)
-		}
-		close(w.done)
+		w.wait(r.broker, r.scope)
+	}
+}
+
+func (w *barrierWait) wait(b *Broker, scope int) {
+	defer close(w.done)
+	defer guard.Recover(guard.Broker, func() { w.err = errPanicked })
+	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+	defer cancel()
+	reply, err := b.runDurably(ctx, touchScript, scriptCall{keys: []string{b.keys.counters(scope)}})
+	if w.err = err; err == nil && reply.Error() != nil {
+		w.err = fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, reply.Error()) // what waited has been written
 	}
 }

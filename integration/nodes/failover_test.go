@@ -57,7 +57,7 @@ func failover(t *testing.T, durability string) *history.Recorder {
 	defer stop()
 	writing, done := context.WithCancel(ctx)
 	defer done()
-	node := func() string { return c.nodes[rand.IntN(len(c.nodes))].url() } //nolint:gosec // balances
+	node := func() string { return c.nodes[rand.IntN(len(c.nodes))].url() }
 	promoted := make(chan struct{})
 	var readers, writers sync.WaitGroup
 	for i := range 20 {

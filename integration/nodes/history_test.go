@@ -140,11 +140,11 @@ func TestHistoryOverNodes(t *testing.T) {
 	defer cancel()
 	var disturbing sync.WaitGroup
 	for i, disturb := range []func(*rand.Rand){f.node, f.redis} {
-		disturbing.Go(func() { again(ctx, rand.New(rand.NewPCG(seed, uint64(i)+1<<32)), disturb) }) //nolint:gosec // a test repeats it
+		disturbing.Go(func() { again(ctx, rand.New(rand.NewPCG(seed, uint64(i)+1<<32)), disturb) })
 	}
 	err := workload.Run(t.Context(), f.Recorder, workload.Options{
 		Seed:     seed,
-		Base:     func() string { return c.nodes[rand.IntN(len(c.nodes))].url() }, //nolint:gosec // balances
+		Base:     func() string { return c.nodes[rand.IntN(len(c.nodes))].url() },
 		HTTP:     c.http,
 		Channels: 60, Deleted: 12, Announced: &c.announcements,
 		Pause:            30 * time.Millisecond,

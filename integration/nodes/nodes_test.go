@@ -51,7 +51,7 @@ func newStore(tb testing.TB, settings ...string) *store {
 	}
 	s := &store{TB: tb, socket: filepath.Join(dir, rand.Text()[:8]+".sock")}
 	arguments := []string{"--port", "0", "--unixsocket", s.socket, "--save", "", "--dir", dir, "--repl-diskless-sync-delay", "0"}
-	s.process = exec.Command("redis-server", append(arguments, settings...)...) //nolint:noctx // lives as long as the test
+	s.process = exec.Command("redis-server", append(arguments, settings...)...)
 	if err := s.process.Start(); err != nil {
 		tb.Fatal(err)
 	}

@@ -22,7 +22,7 @@ type relay struct {
 // newRelay returns a relay to a Unix socket. The test's end closes it.
 func newRelay(tb testing.TB, socket string) *relay {
 	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func newRelay(tb testing.TB, socket string) *relay {
 
 func (r *relay) pass(client net.Conn) {
 	r.mu.Lock()
-	server, err := net.Dial("unix", r.socket) //nolint:noctx // a socket answers at once
+	server, err := net.Dial("unix", r.socket)
 	if err != nil {
 		r.mu.Unlock()
 		_ = client.Close()

@@ -199,7 +199,7 @@ func startClient(tb testing.TB, front, name string, command func(consumer string
 	tb.Helper()
 	p := &client{TB: tb, name: name, front: front, done: make(chan struct{})}
 	var channel struct{ ProducerAddress, ConsumerAddress string }
-	response, err := http.Post(front+"/create", "application/json", nil) //nolint:noctx // a test
+	response, err := http.Post(front+"/create", "application/json", nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func (p *client) write(rolled <-chan struct{}) {
 		if n == numbers-1 {
 			<-rolled
 		}
-		response, err := http.Post(p.front+"/write/"+p.producer+"/numbers", "application/json", strings.NewReader(strconv.Itoa(n))) //nolint:noctx // a test
+		response, err := http.Post(p.front+"/write/"+p.producer+"/numbers", "application/json", strings.NewReader(strconv.Itoa(n)))
 		if err != nil {
 			p.Errorf("%s: %v", p.name, err)
 			return

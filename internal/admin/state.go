@@ -40,6 +40,64 @@ type Stats struct {
 
 	// Draining says whether the server is being drained, or is drained.
 	Draining bool `json:"draining"`
+
+	// Store is what happens between the server and its store, or nil if the Broker has none.
+	Store *Store `json:"store,omitempty"`
+}
+
+// A Store is what happened between a server and the store of its channels since the process started.
+type Store struct {
+	// Up says whether the store can be reached, and what it pushes comes. If not, Error says why.
+	Up    bool   `json:"up"`
+	Error string `json:"error,omitempty"`
+	// RoundTrips counts calls, and Failures those that the store did not answer or refused.
+	RoundTrips uint64 `json:"roundTrips"`
+	Failures   uint64 `json:"failures"`
+	// Queued is how many writes wait to be sent.
+	Queued int `json:"queued"`
+	// Reconnects, Resyncs, Fenced and LostPushes are those of [broker.StoreStats].
+	Reconnects uint64 `json:"reconnects"`
+	Resyncs    uint64 `json:"resyncs"`
+	Fenced     uint64 `json:"fenced"`
+	LostPushes uint64 `json:"lostPushes"`
+	// Nodes are the servers that share the store. It is never nil.
+	Nodes []Node `json:"nodes"`
+}
+
+// A Node is a server that shares the store.
+type Node struct {
+	// ID names the node as logs do, and Self says whether it is the server that answers.
+	ID   string `json:"id"`
+	Self bool   `json:"self"`
+	// Host and Process say where it runs. They may be empty.
+	Host    string `json:"host"`
+	Process int    `json:"process"`
+	// Readers is how many readers it has.
+	Readers int `json:"readers"`
+	// Seen is when it last told the store that it lives, in UTC, by the store's clock.
+	Seen time.Time `json:"seen"`
+}
+
+// storeOf returns what a Broker tells of its store, or nil if it has none.
+func storeOf(b broker.Broker) *Store {
+	statser, ok := b.(broker.StoreStatser)
+	if !ok {
+		return nil
+	}
+	s := statser.StoreStats()
+	store := &Store{
+		Up: true, RoundTrips: s.RoundTrips, Failures: s.Failures, Queued: s.Queued, Reconnects: s.Reconnects, Resyncs: s.Resyncs,
+		Fenced: s.Fenced, LostPushes: s.LostPushes, Nodes: make([]Node, len(s.Nodes)),
+	}
+	if checker, ok := b.(broker.HealthChecker); ok {
+		if err := checker.Healthy(); err != nil {
+			store.Up, store.Error = false, err.Error()
+		}
+	}
+	for i, n := range s.Nodes {
+		store.Nodes[i] = Node{ID: n.ID, Self: n.Self, Host: n.Host, Process: n.Process, Readers: n.Readers, Seen: n.Seen.UTC()}
+	}
+	return store
 }
 
 // stats serves the totals.
@@ -60,6 +118,7 @@ func stats(v View, _ *http.Request) (int, any, error) {
 		Settled:       totals.Settled,
 		Undelivered:   totals.AllUndelivered(),
 		Draining:      broker.IsDraining(v.Broker),
+		Store:         storeOf(v.Broker),
 	}
 	return http.StatusOK, reply, nil
 }

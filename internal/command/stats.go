@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -51,5 +52,28 @@ func printStats(w io.Writer, s admin.Stats) error {
 	fmt.Fprintf(table, "memory\t%s of %s\n", humanize.IBytes(uint64(s.BufferedBytes)), humanize.IBytes(uint64(s.MaxMemory))) //nolint:gosec // not negative
 	fmt.Fprintf(table, "since the start\t%d accepted, %d settled, %d undelivered\n", s.Accepted, s.Settled, s.Undelivered)
 	fmt.Fprintf(table, "draining\t%s\n", yesNo(s.Draining))
+	if s.Store != nil {
+		printStore(table, s.Store)
+	}
 	return table.Flush()
+}
+
+func printStore(w io.Writer, s *admin.Store) {
+	state := "reached"
+	if !s.Up {
+		state = "NOT REACHED: " + s.Error
+	}
+	fmt.Fprintf(w, "store\t%s\n", state)
+	fmt.Fprintf(w, "calls to it\t%s, %s failed, %s writes wait\n", humanize.Comma(int64(s.RoundTrips)), //nolint:gosec // too few to overflow
+		humanize.Comma(int64(s.Failures)), humanize.Comma(int64(s.Queued))) //nolint:gosec // too few to overflow
+	fmt.Fprintf(w, "interruptions\t%d reconnects, %d resyncs, %d lost pushes, %d fenced calls\n",
+		s.Reconnects, s.Resyncs, s.LostPushes, s.Fenced)
+	for _, n := range s.Nodes {
+		self := ""
+		if n.Self {
+			self = ", this one"
+		}
+		fmt.Fprintf(w, "node %s\t%s, process %d, %s readers, seen %s%s\n", n.ID, n.Host, n.Process, humanize.Comma(int64(n.Readers)),
+			n.Seen.Local().Format(time.TimeOnly), self)
+	}
 }

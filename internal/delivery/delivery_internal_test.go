@@ -74,7 +74,11 @@ func TestTheCleanEndWaitsForTheClientsMachine(t *testing.T) {
 		"that does not in time":  {func(*deliveryTest) {}, maxFinalCheck, broker.EndFault},
 		"that misses a message":  {func(d *deliveryTest) { d.client.acknowledge(100) }, maxFinalCheck, broker.EndFault},
 		"that goes away":         {func(d *deliveryTest) { close(d.client.gone) }, 100 * time.Millisecond, broker.EndFault},
-		"until the process ends": {func(d *deliveryTest) { d.broker.Close() }, 100 * time.Millisecond, broker.EndClean},
+		"until the process ends": {func(d *deliveryTest) { d.broker.Close() }, 100 * time.Millisecond, broker.EndFault},
+		"that acknowledges just before": {func(d *deliveryTest) {
+			d.client.acknowledge(200)
+			d.broker.Close()
+		}, maxFinalCheck, broker.EndClean},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testDelivery(t, func(d *deliveryTest) {

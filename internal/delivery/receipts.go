@@ -123,13 +123,16 @@ func (d *Delivery) checkReceipts() error {
 	return nil
 }
 
+// isClosed reports whether the Broker closes. Its channels may outlive it, so it should hear what was received.
+func (d *Delivery) isClosed() bool { return errors.Is(d.sub.Err(), broker.ErrClosed) }
+
 // endOf returns how the read ends for the channel. The end is clean if the client's machine has received everything that
 // was sent, for which endOf waits up to maxFinalCheck.
 func (d *Delivery) endOf(reason transport.Reason) broker.End {
 	switch {
 	case reason == transport.Broken:
 		return broker.EndFault
-	case d.follows, d.sub.Err() != nil:
+	case d.follows, d.sub.Err() != nil && !d.isClosed():
 		return broker.EndClean // there is nothing to settle
 	}
 	select {
@@ -138,7 +141,7 @@ func (d *Delivery) endOf(reason transport.Reason) broker.End {
 	default:
 	}
 	deadline := time.Now().Add(maxFinalCheck)
-	for pause := time.Millisecond; d.receipts.update(d.sent) < d.sent; pause *= 2 {
+	for pause := time.Millisecond; d.receipts.update(d.sent) < d.sent && !d.isClosed(); pause *= 2 {
 		left := time.Until(deadline)
 		if left <= 0 {
 			break
@@ -146,7 +149,9 @@ func (d *Delivery) endOf(reason transport.Reason) broker.End {
 		select {
 		case <-time.After(min(pause, left)):
 		case <-d.sub.Done():
-			return broker.EndClean // there is nothing to settle any more
+			if !d.isClosed() {
+				return broker.EndClean // there is nothing to settle any more
+			}
 		case <-d.transport.Gone():
 			return broker.EndFault
 		}

@@ -8,10 +8,11 @@
 // A direct write is a request that
 //   - differs only in these parts from a write that has gone through all of Caddy,
 //   - has arrived as a whole within a second,
-//   - and has a message that the channel accepts at once.
+//   - and has a message.
 //
-// Everything else goes back to net/http together with the connection, unserved: other requests, slow requests, errors,
-// full channels. So there is one place only that refuses and waits.
+// Everything else goes back to net/http together with the connection, unserved: other requests, slow requests, malformed
+// ones. If the Broker does not accept a message at once, the connection waits for it. If the Broker refuses the message, the
+// code that replies is the same as with net/http ([Options].Refuse).
 //
 // Hijack leaves a connection to net/http if anybody would notice. It must be HTTP/1.1 without TLS, no other handler may
 // come before the one that direct writes stand in for, and no access log, metrics or limit of Caddy's may concern the
@@ -135,7 +136,9 @@ func (s *Site) hijack(w http.ResponseWriter, r *http.Request, client *conn.Clien
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // cannot fail: the bytes are in the buffer
 	c := &producerConn{
 		site: s, origin: client.Conn, socket: bare, server: server, hijackedAfter: hijackAfter,
-		first:   &http.Request{Method: r.Method, Host: r.Host, Proto: r.Proto, Header: r.Header},
+		first: &http.Request{
+			Method: r.Method, Host: r.Host, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor, Header: r.Header,
+		},
 		timeout: conn.WriteTimeout(r, s.WriteTimeout), reply: reply,
 		buffer: slices.Clone(early), end: len(early), served: served, sampleIn: s.untilSample(),
 		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: clock.Now(),

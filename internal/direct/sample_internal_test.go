@@ -58,6 +58,7 @@ func newTestSite(t *testing.T) *testSite {
 	s := &testSite{T: t, address: address, log: logs}
 	s.Site = NewSite(Options{
 		Broker: b, Limits: limits, MaxMessageSize: 1000, WriteTimeout: time.Second, Logger: zap.New(core), Conns: new(Conns),
+		Waits: new(atomic.Int32), Refuse: func(w http.ResponseWriter, r *http.Request, _ string, err error) { httpjson.ErrorOf(err).Write(w, r) },
 		Count: prometheus.NewGauge(prometheus.GaugeOpts{}), SampleEvery: 5,
 		Samples: prometheus.NewCounter(prometheus.CounterOpts{}), Mismatches: prometheus.NewCounter(prometheus.CounterOpts{}),
 		Over: func() bool { return false }, First: func(caddyhttp.MiddlewareHandler) Answer { return Yes },

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +49,8 @@ type producerConn struct {
 	sampleIn   int    // how many requests are served before the next sample
 	sample     *sample
 	skipped    int // how many bytes of empty lines were skipped since the last of them
+	watch      watch
+	err        error // why the connection is broken
 
 	idle  time.Duration // how long the client may send no request; 0: as long as it likes
 	last  time.Duration // when the last request was served, on the clock of clock.Now
@@ -61,10 +64,11 @@ func (c *producerConn) serve() {
 	conns, count := c.site.Conns, c.site.Count
 	count.Inc()
 	defer guard.Recover(guard.DirectWrite, func() { _ = c.socket.Close() }) // as net/http does for handlers
-	defer func() {
+	leave := sync.OnceFunc(func() {
 		count.Dec()
 		conns.remove(c)
-	}()
+	})
+	defer leave()
 	if conns.add(c); c.site.Over() {
 		c.interrupt()
 	}
@@ -72,7 +76,7 @@ func (c *producerConn) serve() {
 	for err == nil {
 		err = c.serveAll()
 	}
-	conns.remove(c)
+	leave()
 	if !errors.Is(err, errGoesBack) {
 		_ = c.socket.Close()
 		return
@@ -101,7 +105,9 @@ func (c *producerConn) serveAll() error {
 		return err
 	}
 	switch {
-	case outcome == final && !handover.Outlives(c.origin):
+	case outcome == broken:
+		return c.err
+	case outcome == closing, outcome == final && !handover.Outlives(c.origin):
 		c.awaitClose() // the reply said that the connection ends
 		return io.EOF
 	case outcome == final, outcome == other, c.begin == c.end && c.over.Load():
@@ -116,6 +122,8 @@ type outcome int
 const (
 	served  outcome = iota
 	final           // it was served, and is the last one
+	closing         // it was served, and its reply ends the connection
+	broken          // its reply could not be sent
 	partial         // its rest has not arrived yet
 	other           // it cannot be served directly
 )
@@ -155,12 +163,16 @@ func (c *producerConn) serveNext() outcome {
 		c.sample = c.newSample(producer, string(request.Key), m)
 		return other
 	}
-	if err != nil || !c.site.Broker.PublishNow(producer, m, c.site.Limits) {
+	if err != nil {
 		return other
 	}
+	accepted := c.site.Broker.PublishNow(producer, m, c.site.Limits)
 	c.begin += n + request.Length
 	c.served++
 	c.skipped = 0
+	if !accepted {
+		return c.publish(producer, m)
+	}
 	c.last = m.Accepted()
 	over := c.over.Load()
 	c.out = c.reply.append(c.out, c.last, over && !handover.Outlives(c.origin))

@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,9 @@ type Options struct {
 	// Broker gets the messages, within Limits.
 	Broker broker.Broker
 	Limits broker.Limits
+	// Refuse replies to a write that the Broker has refused with err, as the handler does for writes that come through
+	// net/http. The context of r has ended if the client is gone. There is no body to read.
+	Refuse func(w http.ResponseWriter, r *http.Request, producer string, err error)
 	// MaxMessageSize is the size of the largest body, in bytes. Larger ones go back to net/http.
 	MaxMessageSize int64
 	// WriteTimeout is how long a client may take nothing of the replies before its connection is closed. If Caddy's
@@ -28,6 +32,9 @@ type Options struct {
 	// Conns holds the hijacked connections of the configuration. Count counts them.
 	Conns *Conns
 	Count prometheus.Gauge
+	// Waits counts writes that wait for the Broker, and replies to them that are not sent. The exit of the process may wait
+	// until it is zero.
+	Waits *atomic.Int32
 	// SampleEvery is how many direct writes there are for each sample: a write that goes through net/http and all handlers,
 	// to be compared with what package direct makes of it. Samples and Mismatches count samples, and those that differ.
 	SampleEvery         int

@@ -162,8 +162,12 @@ func TestTooManyLingeringSockets(t *testing.T) {
 func TestTooManyLinger(t *testing.T) {
 	now := time.Now()
 	for _, test := range []struct{ old, young, want int }{
-		{3, 0, 0}, {maxLingering - 1, 0, 0}, {maxLingering - 1, 1, maxLingering - 1}, {maxLingering - 3, 3, maxLingering - 3},
-		{1, maxLingering, 1 + maxLingering/2}, {0, maxLingering, maxLingering / 2},
+		{3, 0, 0},
+		{maxLingering - 1, 0, 0},
+		{maxLingering - 1, 1, maxLingering - 1},
+		{maxLingering - 3, 3, maxLingering - 3},
+		{1, maxLingering, 1 + maxLingering/2},
+		{0, maxLingering, maxLingering / 2},
 	} {
 		var lingers []*Listener
 		for range test.old {

@@ -127,6 +127,10 @@ var replies = []struct {
 		Status: http.StatusServiceUnavailable, Code: codeTimeout,
 		Message: "it is not known whether the message was written: repeat the request with its Idempotency-Key",
 	}},
+	{broker.ErrUnavailable, Error{
+		Status: http.StatusServiceUnavailable, Code: codeTimeout, retryAfter: RetryAfter,
+		Message: "the store of channels is not available: repeat the request later",
+	}},
 }
 
 var timeout = Error{

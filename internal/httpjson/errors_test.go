@@ -35,6 +35,14 @@ func TestTheReplyToAMessageThatIsNotValidSaysWhy(t *testing.T) {
 	}
 }
 
+func TestAStoreThatIsNotAvailableAsksToComeBack(t *testing.T) {
+	w := httptest.NewRecorder()
+	httpjson.ErrorOf(fmt.Errorf("%w: connection refused", broker.ErrUnavailable)).Write(w, &http.Request{ProtoMajor: 2})
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || strings.Contains(w.Body.String(), "refused") {
+		t.Errorf("reply %d %v %s", w.Code, w.Header(), w.Body)
+	}
+}
+
 func TestAnUnknownOutcomeIsNoFullChannel(t *testing.T) {
 	err := fmt.Errorf("%w: %w", broker.ErrOutcomeUnknown, context.DeadlineExceeded)
 	if e := httpjson.ErrorOf(err); !strings.Contains(e.Message, "not known") {

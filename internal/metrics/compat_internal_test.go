@@ -25,7 +25,7 @@ var (
 // exercised returns metrics that all have a value.
 func exercised(t *testing.T) *Metrics {
 	t.Helper()
-	b := memory.New()
+	b := storing{memory.New()}
 	t.Cleanup(b.Close)
 	hooks := webhook.NewMetrics(Name)
 	m := New(b, testEndpoints, testLimits, append(hooks.Collectors(), conn.Collectors(Name)...)...)

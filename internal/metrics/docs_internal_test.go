@@ -22,7 +22,7 @@ import (
 
 // metricNames returns the full names of all metrics.
 func metricNames() map[string]bool {
-	b := memory.New()
+	b := storing{memory.New()}
 	b.Close()
 	descs := make(chan *prometheus.Desc, 100)
 	m := New(b, testEndpoints, testLimits, append(webhook.NewMetrics(Name).Collectors(), conn.Collectors(Name)...)...)
@@ -107,6 +107,11 @@ func TestDashboardIsComplete(t *testing.T) {
 			t.Errorf("panel %+v", p)
 		}
 		ids[p.ID] = true
+		for _, q := range dashboard.Panels {
+			if a, b := p.GridPos, q.GridPos; p.ID != q.ID && a.X < b.X+b.W && b.X < a.X+a.W && a.Y < b.Y+b.H && b.Y < a.Y+a.H {
+				t.Errorf("panels %q and %q overlap", p.Title, q.Title)
+			}
+		}
 		for _, target := range p.Targets {
 			for _, name := range metricPattern.FindAllString(target.Expr, -1) {
 				shown[strings.TrimSuffix(name, "_bucket")] = true

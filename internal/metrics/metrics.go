@@ -38,9 +38,9 @@ type Metrics struct {
 // Name returns the full name of a metric, such as caddy_megaphone_channels for channels.
 func Name(name string) string { return prometheus.BuildFQName("caddy", "megaphone", name) }
 
-// New returns the metrics of a Broker. If the Broker is not a [broker.Statser], they lack what a Broker counts. endpoints
-// are the names of all endpoints. limits are the names that [Metrics.CountLimit] may be called with. others are collectors
-// of other packages, which are shown too.
+// New returns the metrics of a Broker. If the Broker is not a [broker.Statser], they lack what a Broker counts, and if it is
+// not a [broker.StoreStatser], what concerns its store. endpoints are the names of all endpoints. limits are the names that
+// [Metrics.CountLimit] may be called with. others are collectors of other packages, which are shown too.
 func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Collector) *Metrics {
 	readers := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: Name("readers"),
@@ -98,6 +98,9 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 	m.collectors = append(m.collectors, others...)
 	if b, ok := b.(broker.Statser); ok {
 		m.collectors = append(m.collectors, brokerCollector{b})
+	}
+	if b, ok := b.(broker.StoreStatser); ok {
+		m.collectors = append(m.collectors, storeCollector{b})
 	}
 	return m
 }

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/prometheus/promql/promqltest"
@@ -13,7 +14,7 @@ func eval(t *testing.T, alert, series, want string) {
 	for _, rule := range alertRules(t).Groups[0].Rules {
 		if rule.Alert == alert {
 			promqltest.RunTest(t, fmt.Sprintf("load 1m%s\neval instant at 4m count by (instance, endpoint) (%s)\n%s\n",
-				series, rule.Expr, want), promqltest.NewTestEngine(t, false, 0, 1000))
+				series, strings.Join(strings.Fields(rule.Expr), " "), want), promqltest.NewTestEngine(t, false, 0, 1000))
 			return
 		}
 	}
@@ -57,4 +58,45 @@ eval instant at 4m count by (instance, place) (%s)
 		return
 	}
 	t.Error("there is no rule MegaphonePanics")
+}
+
+func TestAStorageThatIsDownFiresTheAlert(t *testing.T) {
+	eval(t, "MegaphoneStorageDown", `
+	caddy_megaphone_storage_up{instance="a"} 1 1 1 0 0
+	caddy_megaphone_storage_up{instance="b"} 1 1 1 1 1
+`, `	{instance="a"} 1`)
+}
+
+func TestAStoreThatFailsFiresTheAlert(t *testing.T) {
+	eval(t, "MegaphoneStoreFails", `
+	caddy_megaphone_store_failures_total{instance="a"} 0 0 2 4 6
+	caddy_megaphone_store_round_trips_total{instance="a"} 0+100x4
+	caddy_megaphone_store_failures_total{instance="b"} 0 0 0 0 1
+	caddy_megaphone_store_round_trips_total{instance="b"} 0+100x4
+	caddy_megaphone_store_failures_total{instance="idle"} 0 0 0 0 0
+	caddy_megaphone_store_round_trips_total{instance="idle"} 0 0 0 0 0
+`, `	{instance="a"} 1`)
+}
+
+func TestASlowStoreFiresTheAlert(t *testing.T) {
+	eval(t, "MegaphoneStoreSlow", `
+	caddy_megaphone_store_latency_seconds_bucket{instance="a",le="0.025"} 0+97x4
+	caddy_megaphone_store_latency_seconds_bucket{instance="a",le="0.1"} 0+97x4
+	caddy_megaphone_store_latency_seconds_bucket{instance="a",le="0.5"} 0+100x4
+	caddy_megaphone_store_latency_seconds_bucket{instance="a",le="+Inf"} 0+100x4
+	caddy_megaphone_store_latency_seconds_bucket{instance="b",le="0.025"} 0+100x4
+	caddy_megaphone_store_latency_seconds_bucket{instance="b",le="0.1"} 0+100x4
+	caddy_megaphone_store_latency_seconds_bucket{instance="b",le="+Inf"} 0+100x4
+`, `	{instance="a"} 1`)
+}
+
+func TestTheStoresQueueAndReconnectsFireAlerts(t *testing.T) {
+	eval(t, "MegaphoneStoreQueue", `
+	caddy_megaphone_store_queue{instance="a"} 0 0 0 0 2000
+	caddy_megaphone_store_queue{instance="b"} 2000 2000 2000 0 10
+`, `	{instance="a"} 1`)
+	eval(t, "MegaphoneStoreReconnects", `
+	caddy_megaphone_store_reconnects_total{instance="a"} 0 2 4 6 8
+	caddy_megaphone_store_reconnects_total{instance="b"} 0 0 1 1 1
+`, `	{instance="a"} 1`)
 }

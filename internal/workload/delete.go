@@ -48,7 +48,7 @@ func (a *Announcements) count(consumer string) (n int, ok bool) {
 func (s *session) delete(ctx context.Context, random *rand.Rand) {
 	defer s.stop()
 	select {
-	case <-time.After(time.Duration(random.Int64N(int64(s.Time)))): //nolint:gosec // a test repeats it
+	case <-time.After(time.Duration(random.Int64N(int64(s.Time)))):
 	case <-ctx.Done():
 	}
 	for deadline := time.Now().Add(s.Settle); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {

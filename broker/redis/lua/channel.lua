@@ -30,7 +30,7 @@ local function hasReader() return c.flags % 2 == 1 end
 local function flag(bit) return math.floor(c.flags / bit) % 2 == 1 end
 local function set(bit) if not flag(bit) then c.flags = c.flags + bit end end
 
-local function tellReader(kind) return push(c.node, kind, struct.pack('<I4', c.fence)) end
+local function tellReader(kind) return push(c.node, kind, struct.pack('<I4', c.fence) .. x) end
 
 -- Lets go of the oldest k messages. size is what they take, and id names the last of them.
 local function settle(k, size, id)

@@ -1,11 +1,23 @@
 -- Withdraws a call that waits for room, unless all that it has left are duplicates meanwhile.
--- ARGV: 2 id of the call, 3 memory in use in other scopes, 4 the memory that the call may use.
--- Returns -2 if there is no such channel, -1 if the call does not wait. Else how many of its messages were taken, how many of
--- these are duplicates, and 1 if memory is all that was missing.
+-- ARGV: 2 id of the call, 3 memory in use in other scopes, 4 the memory that the call may use, 5 the event id of its last message,
+-- 6 1 to ask only whether it waits.
+-- Returns -2 if there is no such channel, -3 if the call does not wait and the channel holds its last message, -1 if the channel
+-- does not hold that either, 0 if it waits and that was asked. Else how many of its messages were taken, how many of these are
+-- duplicates, and 1 if memory is all that was missing.
 if not load() then return -2 end
 local id = ARGV[2]
 local w = waiter(id)
-if not w then return -1 end
+if not w then
+  local found = -1
+  each(0, c.len - 1, function(m)
+    if string.sub(m, 2, 17) == ARGV[5] then
+      found = -3
+      return false
+    end
+  end)
+  return found
+end
+if ARGV[6] == '1' then return 0 end
 take(id, w, nil)
 local first = redis.call('LINDEX', key('w'), 0) == id
 redis.call('LREM', key('w'), 1, id)

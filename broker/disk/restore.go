@@ -1,0 +1,203 @@
+package disk
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
+)
+
+// channels returns the channels that live, with their messages. Several goroutines make them.
+func (r *recovery) channels() (all []journal.Restored, gaps int, err error) {
+	all = make([]journal.Restored, 0, len(r.states))
+	states := make([]*state, 0, len(r.states))
+	for _, s := range r.states {
+		if !s.deleted && s.channel != nil {
+			states = append(states, s)
+		}
+	}
+	parts := make([]restorer, min(runtime.GOMAXPROCS(0), 8))
+	var done sync.WaitGroup
+	for i := range parts {
+		begin, end := len(states)*i/len(parts), len(states)*(i+1)/len(parts)
+		parts[i] = restorer{recovery: r, err: errPanicked}
+		done.Add(1)
+		guard.Go(guard.Broker, func() {
+			defer done.Done()
+			parts[i].err = guardReads(func() error { return parts[i].restore(states[begin:end]) })
+		})
+	}
+	done.Wait()
+	for _, p := range parts {
+		all = append(all, p.all...)
+		gaps += p.gaps
+		r.report.Missing += p.missing
+		r.report.Messages += p.messages
+		err = cmp.Or(err, p.err)
+	}
+	slices.SortFunc(all, func(a, b journal.Restored) int { return cmp.Compare(a.Place, b.Place) })
+	r.report.Channels = len(all)
+	return all, gaps, err
+}
+
+// errPanicked is the error of a goroutine that has panicked.
+var errPanicked = errors.New("a bug: see the panic in the log")
+
+// A restorer makes some of the channels that a recovery has read.
+type restorer struct {
+	*recovery
+
+	all                     []journal.Restored
+	gaps, missing, messages int // channels that lack messages, such messages, and those that are there
+	err                     error
+}
+
+func (r *restorer) restore(states []*state) error {
+	r.all = make([]journal.Restored, 0, len(states))
+	for _, s := range states {
+		c := s.channel
+		c.Move = s.move
+		c.LetGoKeys = s.keys
+		if s.read != nil {
+			c.Read = *s.read
+		}
+		ms, missing, err := r.messagesOf(s)
+		if err != nil {
+			return err
+		}
+		if missing > 0 {
+			r.gaps++
+		}
+		r.missing += missing
+		r.messages += len(ms)
+		r.all = append(r.all, journal.Restored{Channel: c, Messages: ms})
+	}
+	return nil
+}
+
+// messagesOf returns the messages that a channel holds, and how many are missing between them.
+func (r *recovery) messagesOf(s *state) (ms []*broker.Message, missing int, err error) {
+	refs := slices.DeleteFunc(s.messages, func(ref messageRef) bool { return ref.position <= s.move.LetGo })
+	byPosition := func(a, b messageRef) int {
+		return cmp.Or(cmp.Compare(a.position, b.position), cmp.Compare(a.part, b.part))
+	}
+	if !slices.IsSortedFunc(refs, byPosition) {
+		slices.SortStableFunc(refs, byPosition)
+	}
+	next := s.move.LetGo + 1
+	ms = make([]*broker.Message, 0, len(refs))
+	for len(refs) > 0 {
+		n := 1
+		for n < len(refs) && refs[n].position == refs[0].position {
+			n++
+		}
+		m, err := r.message(refs[:n])
+		if err != nil {
+			return nil, 0, err
+		}
+		if m != nil {
+			missing += int(refs[0].position - next) //nolint:gosec // a number of messages
+			next = refs[0].position + 1
+			ms = append(ms, m)
+		}
+		refs = refs[n:]
+	}
+	return ms, missing, nil
+}
+
+// message makes a message from the records of one position. There may be several: the same one twice, the parts of a large
+// one, and parts of one that was refused. It returns nil if none is complete.
+func (r *recovery) message(refs []messageRef) (*broker.Message, error) {
+	for _, ref := range slices.Backward(refs) {
+		at := place{r.segments[ref.segment].sequence, ref.offset}
+		m, isShared := r.sharedAt(at)
+		if m != nil {
+			return m, nil
+		}
+		rec, err := r.recordOf(ref)
+		if err != nil {
+			continue // the record that has the line is damaged, and counted as that
+		}
+		line := slices.Clone(rec.line)
+		if rec.kind == kindPart {
+			if line = r.join(refs, &rec); line == nil {
+				continue
+			}
+		}
+		m, err = broker.RestoreLine(line, rec.flags&keyedFlag != 0)
+		if err != nil {
+			return nil, fmt.Errorf("%s, offset %d: %w", r.segments[ref.segment].name, ref.offset, err)
+		}
+		if isShared || rec.flags&sharedFlag != 0 {
+			m = r.share(m, at, isShared)
+		}
+		return m, nil
+	}
+	return nil, nil //nolint:nilnil // as the comment says
+}
+
+// sharedAt returns the message at a place if several channels hold it, and it has been made.
+func (r *recovery) sharedAt(at place) (m *broker.Message, isShared bool) {
+	if len(r.shared) == 0 { // nobody adds to it by now
+		return nil, false
+	}
+	r.sharing.Lock()
+	defer r.sharing.Unlock()
+	m, isShared = r.shared[at]
+	return m, isShared
+}
+
+// share returns the message that is the same as m for all channels that hold it. It may stand in several places.
+func (r *recovery) share(m *broker.Message, at place, isShared bool) *broker.Message {
+	r.sharing.Lock()
+	defer r.sharing.Unlock()
+	other := r.byID[m.ID()]
+	if other == nil && isShared {
+		other = r.shared[at]
+	}
+	if other != nil && bytes.Equal(other.Line(), m.Line()) {
+		m = other
+	}
+	r.byID[m.ID()] = m
+	if isShared {
+		r.shared[at] = m
+	}
+	return m
+}
+
+// recordOf returns the record that has a line. Its checksum was checked, unless a kindSame names a place behind the end.
+func (r *recovery) recordOf(ref messageRef) (record, error) {
+	s := r.segments[ref.segment]
+	if ref.offset >= s.end {
+		return record{}, errDamaged
+	}
+	rec, err := recordAt(s.data, s.sequence, ref.offset)
+	if err == nil && rec.kind != kindPut && rec.kind != kindPart {
+		err = errDamaged
+	}
+	return rec, err
+}
+
+// join joins the parts of the line that a part belongs to. It returns nil if some are missing.
+func (r *recovery) join(refs []messageRef, of *record) []byte {
+	var line []byte
+	for _, ref := range refs {
+		rec, err := r.recordOf(ref)
+		// A part may be there twice.
+		if err == nil && rec.kind == kindPart && rec.sum == of.sum && rec.size == of.size && rec.offset == len(line) {
+			line = append(line, rec.line...)
+		}
+	}
+	if len(line) != of.size || crc32.Checksum(line, castagnoli) != of.sum {
+		return nil
+	}
+	return line
+}

@@ -1,0 +1,145 @@
+package redis_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/redis"
+)
+
+// clusterReaders starts two nodes on a cluster, and readers of channels that are spread over its servers.
+type clusterReaders struct {
+	writer, reader *redis.Broker
+	channels       []broker.Addresses
+	subs           []broker.Subscription
+	rounds         int
+}
+
+func startReaders(t *testing.T, c *cluster) *clusterReaders {
+	t.Helper()
+	o := redis.Options{
+		Addresses: c.addresses[:primaries], Cluster: true, KeyPrefix: "test:", DialTimeout: time.Second, Timeout: time.Second,
+	}
+	r := &clusterReaders{writer: open(t, o), reader: open(t, o)}
+	for range 40 {
+		a := create(t, r.writer)
+		r.channels = append(r.channels, a)
+		r.subs = append(r.subs, subscribe(t, r.reader, a.Consumer))
+	}
+	return r
+}
+
+// round writes to all channels, and waits until all readers have it.
+func (r *clusterReaders) round(t *testing.T) {
+	t.Helper()
+	r.rounds++
+	name := fmt.Sprint("round ", r.rounds)
+	for _, a := range r.channels {
+		eventually(t, "a write succeeds", func() bool { return tryPublish(t, r.writer, a.Producer, name) == nil })
+	}
+	for _, sub := range r.subs {
+		takes(t, sub, name)
+	}
+}
+
+func ownCluster(t *testing.T, replicas int) *cluster {
+	t.Helper()
+	needsRedis(t)
+	c, err := startCluster(t.TempDir(), replicas)
+	t.Cleanup(func() {
+		for _, s := range c.servers {
+			s.stop()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestAReplicaOfAClusterTakesOver: readers of channels on the server that is killed go on at its replica.
+func TestAReplicaOfAClusterTakesOver(t *testing.T) {
+	t.Parallel()
+	c := ownCluster(t, 1)
+	r := startReaders(t, c)
+	r.round(t)
+	direct := c.servers[0].client(t)
+	if n, err := direct.Do(t.Context(), direct.B().Wait().Numreplicas(1).Timeout(10_000).Build()).AsInt64(); err != nil || n != 1 {
+		t.Fatalf("%d replicas follow: %v", n, err)
+	}
+	c.servers[0].stop()
+	r.round(t)
+	start := time.Now()
+	r.round(t)
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("after the failover, messages need %v", took)
+	}
+	eventually(t, "health is good", func() bool { return r.reader.Healthy() == nil })
+}
+
+// TestSlotsOfAClusterMove: readers follow their channels from one server to another.
+func TestSlotsOfAClusterMove(t *testing.T) {
+	t.Parallel()
+	c := ownCluster(t, 0)
+	r := startReaders(t, c)
+	r.round(t)
+	from := c.servers[0].client(t)
+	slots := map[string]bool{}
+	names, err := from.Do(t.Context(), from.B().Keys().Pattern("test:*").Build()).AsStrSlice()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		slot, err := from.Do(t.Context(), from.B().ClusterKeyslot().Key(name).Build()).AsInt64()
+		if err != nil {
+			t.Fatal(err)
+		}
+		slots[fmt.Sprint(slot)] = true
+	}
+	for slot := range slots {
+		c.move(t, from, slot)
+	}
+	if len(slots) < 5 {
+		t.Errorf("only %d slots move", len(slots))
+	}
+	start := time.Now()
+	r.round(t)
+	r.round(t)
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("after the slots have moved, messages need %v", took)
+	}
+	eventually(t, "health is good", func() bool { return r.reader.Healthy() == nil })
+}
+
+// move moves a slot from the first server to the second.
+func (c *cluster) move(t *testing.T, from rueidis.Client, slot string) {
+	t.Helper()
+	for _, step := range [][]string{{"1", "IMPORTING", c.id(0)}, {"0", "MIGRATING", c.id(1)}} {
+		if out := c.cli(int(step[0][0]-'0'), "CLUSTER", "SETSLOT", slot, step[1], step[2]); !strings.HasPrefix(out, "OK") {
+			t.Fatal(out)
+		}
+	}
+	for {
+		keys, err := from.Do(t.Context(), from.B().Arbitrary("CLUSTER", "GETKEYSINSLOT", slot, "100").Build()).AsStrSlice()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(keys) == 0 {
+			break
+		}
+		migrate := append([]string{"MIGRATE", "127.0.0.1", c.ports[1], "", "0", "5000", "KEYS"}, keys...)
+		if err := from.Do(t.Context(), from.B().Arbitrary(migrate...).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, i := range []int{1, 0, 2} {
+		if out := c.cli(i, "CLUSTER", "SETSLOT", slot, "NODE", c.id(1)); !strings.HasPrefix(out, "OK") {
+			t.Fatal(out)
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package redis_test
+
+import (
+	"context"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker/redis"
+)
+
+// command sends a command to the server.
+func (s *server) command(t *testing.T, words ...string) rueidis.RedisResult {
+	t.Helper()
+	c, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{s.socket}, DisableCache: true, ForceSingleClient: true, DialCtxFn: dialUnix,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	reply := c.Do(t.Context(), c.B().Arbitrary(words...).Build())
+	if err := reply.Error(); err != nil && !rueidis.IsRedisNil(err) {
+		t.Fatal(err)
+	}
+	return reply
+}
+
+// newServer starts a server that the test has for itself.
+func newServer(t *testing.T, args ...string) *server {
+	t.Helper()
+	needsRedis(t)
+	s, err := startServer(t.TempDir(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.stop)
+	return s
+}
+
+// TestAStartThatFailedLeavesNothing: it does not go on listening.
+func TestAStartThatFailedLeavesNothing(t *testing.T) { // not parallel: it counts goroutines
+	s := newServer(t)
+	s.command(t, "ACL", "SETUSER", "default", "-zadd")
+	b, err := redis.New(s.options("test:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	before := listeners()
+	ctx := context.WithoutCancel(t.Context())
+	if err := b.Start(ctx); err == nil {
+		t.Fatal("it starts without a heartbeat")
+	}
+	eventually(t, "nothing listens", func() bool { return listeners() == before })
+	s.command(t, "ACL", "SETUSER", "default", "+zadd")
+	if err := b.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := listeners(); n != before+1 {
+		t.Errorf("%d goroutines listen, want %d", n, before+1)
+	}
+}
+
+// listeners counts the goroutines that listen for pushed messages.
+func listeners() int {
+	stacks := make([]byte, 1<<20)
+	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "(*listener).listen(")
+}
