@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -159,5 +160,49 @@ func TestAReaderOfANodeThatEndsFindsTheChannelFree(t *testing.T) {
 			t.Errorf("the next read fails: %v", err)
 		}
 		<-closed
+	}
+}
+
+// TestAMessageThatGotInIsNotUnroutable: a call that waited has got in, its node has not heard of that, and then the channel was
+// deleted. The reader may have the message, so the call must not fail as if the channel had never taken it.
+func TestAMessageThatGotInIsNotUnroutable(t *testing.T) {
+	t.Parallel()
+	needsRedis(t)
+	s, err := startServer(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.stop)
+	o := s.options("test:")
+	writer, other := open(t, o), open(t, o)
+	l := faultLimits
+	l.Buffer, l.Hold = 1, 20*time.Second
+	a, err := writer.Create(t.Context(), "agent", l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, writer, a.Producer, "1")
+	m, err := broker.NewMessage("2", []byte("null"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	outcome := make(chan error, 1)
+	go func() { outcome <- writer.Publish(t.Context(), a.Producer, m, l) }()
+	eventually(t, "the second message waits for room", func() bool { return writer.Stats().HeldProducers > 0 })
+	// For a moment the nodes hear nothing that Redis pushes. Meanwhile the other node takes both messages and deletes the channel.
+	if out, err := exec.Command("redis-cli", "-s", s.socket, "CLIENT", "KILL", "TYPE", "pubsub").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	sub, err := other.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	takes(t, sub, "1", "2")
+	if err := other.Delete(t.Context(), a.Producer); err != nil {
+		t.Fatal(err)
+	}
+	// Or the writer's node has heard of it in time.
+	if err := <-outcome; err != nil && !errors.Is(err, broker.ErrOutcomeUnknown) {
+		t.Errorf("the write of a message that its reader has fails with %v", err)
 	}
 }

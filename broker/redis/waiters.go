@@ -245,12 +245,12 @@ func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 	case err != nil:
 		// However the call has failed, the messages may get in.
 		return broker.Outcome{Accepted: it.accepted, Err: fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, err)}
-	case code == -2:
-		return broker.Outcome{Accepted: it.accepted, Err: b.lost(it, it.accepted)}
 	case code == -3:
 		return b.noted(it, it.allTaken())
 	}
-	select { // it has got in, and what it has written is gone already; or Redis has lost it
+	// It has got in, and what it has written is gone already, maybe with its channel; or Redis has lost it. If it still waited when
+	// the channel was deleted, there is a note of that.
+	select {
 	case n := <-call.notes:
 		return b.noted(it, n)
 	case <-time.After(noteDelay):
@@ -285,8 +285,6 @@ func (b *Broker) resyncWaiters(scopes map[int]bool) (asked int) {
 		code, err := b.runWithdraw(it, true).AsInt64()
 		switch {
 		case err != nil || code == 0: // its own time ends the wait
-		case code == -2:
-			b.waiters.tell(it.number, note{status: noteNotFound})
 		case code == -3:
 			b.waiters.tell(it.number, it.allTaken())
 		default:
