@@ -60,8 +60,17 @@ func failover(t *testing.T, durability string) *history.Recorder {
 	node := func() string { return c.nodes[rand.IntN(len(c.nodes))].url() }
 	promoted := make(chan struct{})
 	var readers, writers sync.WaitGroup
+	var producers []*batcher
 	for i := range 20 {
-		b := newBatcher(c, r, node(), fmt.Sprint(i))
+		producers = append(producers, newBatcher(c, r, node(), fmt.Sprint(i)))
+	}
+	primary.try("SET", "marker", "all channels are there")
+	for limit := time.Now().Add(patience); replica.try("GET", "marker") == ""; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("the replica does not get the channels")
+		}
+	}
+	for i, b := range producers {
 		b.keyed = i%2 == 0
 		readers.Go(func() {
 			if i%4 < 2 {
@@ -82,7 +91,6 @@ func failover(t *testing.T, durability string) *history.Recorder {
 			}
 		}
 	}
-	time.Sleep(lag) // channels of which the replica has nothing would be gone
 	accepted(r.Accepted() + 1000)
 	r.Fault("the primary is killed", 5*time.Second, func() {
 		primary.kill()
