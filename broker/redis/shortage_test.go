@@ -86,7 +86,8 @@ func TestARedisThatRestartsEmptyHasNoChannels(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-held; !errors.Is(err, broker.ErrNotFound) {
+	// Redis cannot say whether the message got in, and was read, before it ended.
+	if err := <-held; !errors.Is(err, broker.ErrOutcomeUnknown) {
 		t.Errorf("the producer that waits gets %v", err)
 	}
 	select {

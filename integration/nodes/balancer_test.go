@@ -14,7 +14,7 @@ import (
 // URL.
 func newBalancer(tb testing.TB, c *cluster) string {
 	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func balance(client net.Conn, nodes []*node, next int) {
 			time.Sleep(5 * time.Millisecond)
 			continue
 		}
-		server, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", n.port)) //nolint:noctx // loopback
+		server, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", n.port))
 		if err != nil {
 			continue
 		}
@@ -60,7 +60,7 @@ func balance(client net.Conn, nodes []*node, next int) {
 }
 
 func (n *node) healthy() bool {
-	response, err := http.Get(n.url() + "/health") //nolint:noctx // loopback
+	response, err := http.Get(n.url() + "/health")
 	if err != nil {
 		return false
 	}

@@ -15,7 +15,10 @@ import (
 // many messages it ends. The first build takes minutes.
 func RustClient(tb testing.TB) string {
 	tb.Helper()
-	_, file, _, _ := runtime.Caller(0)
+	_, file, _, ok := runtime.Caller(0)
+	if !ok {
+		tb.Fatal("the source of this test is unknown")
+	}
 	build := exec.CommandContext(tb.Context(), "cargo", "build", "--locked", "--quiet", "--message-format", "json")
 	build.Dir = filepath.Join(filepath.Dir(file), "..", "..", "integration", "clients", "rust")
 	build.Stderr = os.Stderr
