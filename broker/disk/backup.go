@@ -57,6 +57,9 @@ func (l *log) backup(ctx context.Context, to string) (size int64, err error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
+		if l.isHalted() {
+			return 0, broker.ErrClosed
+		}
 		if err := l.backupSegment(s, to); err != nil {
 			return 0, fmt.Errorf("%s: %w", segmentName(s.sequence), err)
 		}
