@@ -16,7 +16,7 @@ import (
 func TestAPanicBesideTheWritesIsAFaultOfTheJournal(t *testing.T) {
 	var panics atomic.Int32
 	before := guard.OnPanic(func(guard.Place, any, []byte) { panics.Add(1) })
-	defer guard.OnPanic(before)
+	defer func() { guard.OnPanic(before) }()
 	for _, operation := range []string{"sync", "create", "remove", "has", "open"} {
 		synctest.Test(t, func(t *testing.T) {
 			durability := Process
