@@ -26,6 +26,7 @@ func TestAPanicBesideTheWritesIsAFaultOfTheJournal(t *testing.T) {
 			f := newFaulty(t, durability)
 			panics.Store(0)
 			time.Sleep(2 * retryInterval)
+			synctest.Wait()
 			f.folder.failWith(func(o, _ string) error {
 				if o == operation && panics.Load() == 0 {
 					panic(operation)
@@ -41,8 +42,8 @@ func TestAPanicBesideTheWritesIsAFaultOfTheJournal(t *testing.T) {
 					f.settleAll()
 				}
 				time.Sleep(time.Millisecond)
+				synctest.Wait()
 			}
-			synctest.Wait()
 			if panics.Load() == 0 {
 				t.Fatalf("%s does not panic", operation)
 			}
