@@ -174,6 +174,7 @@ func (l *log) begin(r *recovery, suspect bool) error {
 	if err != nil {
 		return err
 	}
+	next.file.populate() // or else the first writes wait for the system to find pages
 	l.next = next
 	return l.advance(before, suspect)
 }

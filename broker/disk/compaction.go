@@ -135,7 +135,7 @@ type copier struct {
 	sequence uint64
 	data     []byte
 	places   map[int]place // by the offset of the original: where a message is now that several channels hold
-	copied   int64 // bytes
+	copied   int64         // bytes
 	err      error
 
 	// These are of the record that is looked at.

@@ -136,8 +136,9 @@ func (l *log) putParts(id journal.ID, position uint64, flags byte, line []byte, 
 	return nil
 }
 
-// maxRecord is the size of the largest line that one record has, in bytes. So no record makes others wait for long.
-func (l *log) maxRecord() int { return l.size / 64 }
+// maxRecord is the size of the largest line that one record has, in bytes. So no record makes others wait for long:
+// a millisecond at most, also on a busy machine.
+func (l *log) maxRecord() int { return min(l.size/64, 128<<10) }
 
 // Move implements [journal.Journal].
 func (l *log) Move(id journal.ID, m journal.Move) {
