@@ -40,6 +40,32 @@ func TestChannelsOnDiskOutliveTheServer(t *testing.T) {
 	s.read(c).wants("1", `"two"`, "3", "4", "5")
 }
 
+// TestABackupIsAJournal makes a backup through the admin API, and goes on with it.
+func TestABackupIsAJournal(t *testing.T) {
+	folder := t.TempDir()
+	settings := func(name string) string {
+		return fmt.Sprintf("megaphone {\nbroker disk {\npath %s\n}\n}", filepath.Join(folder, name))
+	}
+	s := serveAdmin(t, settings("journal"), "megaphone")
+	c := s.create()
+	s.write(c, "1")
+	s.write(c, `"two"`)
+	path := filepath.Join(folder, "backup")
+	var made struct {
+		Path  string
+		Bytes int64
+	}
+	body := fmt.Sprintf(`{"path":%q}`, path)
+	if status := s.call("POST", "backup", body, &made); status != 200 || made.Path != path || made.Bytes < 100 {
+		t.Errorf("%d %+v", status, made)
+	}
+	s.fails(409, "POST", "backup", body)
+	s.fails(400, "POST", "backup", fmt.Sprintf(`{"path":%q}`, filepath.Join(folder, "missing", "backup")))
+	s.write(c, "3")
+	s.reload(settings("backup"), "megaphone")
+	s.read(c).wants("1", `"two"`)
+}
+
 func TestAJournalThatCannotBeReadRefusesTheConfiguration(t *testing.T) {
 	path := t.TempDir()
 	s := serve(t, "", "megaphone")

@@ -57,6 +57,9 @@ func (l *log) backup(ctx context.Context, to string) (size int64, err error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
+		if l.isHalted() {
+			return 0, broker.ErrClosed
+		}
 		if err := l.backupSegment(s, to); err != nil {
 			return 0, fmt.Errorf("%s: %w", segmentName(s.sequence), err)
 		}
@@ -72,7 +75,7 @@ func (l *log) backupSegment(s sealed, to string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closed()) }()
-	copied, err := os.OpenFile(filepath.Join(to, segmentName(s.sequence)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	copied, err := os.OpenFile(filepath.Join(to, segmentName(s.sequence)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the operator names the folder
 	if err != nil {
 		return err
 	}

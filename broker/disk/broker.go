@@ -19,6 +19,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // Durability says what a write that has succeeded survives.
@@ -148,8 +149,9 @@ func (l *log) start(ctx context.Context) (*Report, error) {
 			return nil, err
 		}
 	}
-	l.stopped.Go(l.syncer)
-	l.stopped.Go(l.maintainer)
+	l.stopped.Add(2)
+	guard.Go(guard.Broker, l.syncer)
+	guard.Go(guard.Broker, l.maintainer)
 	return &r.report, nil
 }
 
@@ -172,6 +174,7 @@ func (l *log) begin(r *recovery, suspect bool) error {
 	if err != nil {
 		return err
 	}
+	next.file.populate() // or else the first writes wait for the system to find pages
 	l.next = next
 	return l.advance(before, suspect)
 }

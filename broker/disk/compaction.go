@@ -18,6 +18,7 @@ const channelOverhead = 200
 // once. Then the next call expects as much.
 func (l *log) compact() {
 	var last uint64
+	var copied int64
 	for i := 0; !l.isHalted() && !l.keeps(); i++ {
 		l.mu.Lock()
 		if i == 0 {
@@ -34,24 +35,26 @@ func (l *log) compact() {
 			if l.mu.Unlock(); i > 0 {
 				l.scale = 1
 				if !enough {
-					l.scale = max(1, float64(used)/float64(max(1, live)))
+					l.scale = max(1, float64(copied)/float64(max(1, live)))
 				}
 			}
 			return
 		}
 		oldest := l.sealed[0]
 		l.mu.Unlock()
-		if err := l.compactSegment(oldest); err != nil {
+		n, err := l.compactSegment(oldest)
+		if err != nil {
 			return // there is no room, or the log has broken down
 		}
+		copied += n
 	}
 }
 
-// compactSegment copies what lives of a sealed segment, and removes it.
-func (l *log) compactSegment(s sealed) error {
+// compactSegment copies what lives of a sealed segment, and removes it. It returns how many bytes it has copied.
+func (l *log) compactSegment(s sealed) (int64, error) {
 	data, closed, err := l.folder.open(segmentName(s.sequence))
 	if err != nil {
-		return l.lost(s, err)
+		return 0, l.lost(s, err)
 	}
 	copies := copier{log: l, sequence: s.sequence, data: data, places: map[int]place{}}
 	err = guardReads(func() error {
@@ -64,13 +67,13 @@ func (l *log) compactSegment(s sealed) error {
 	_ = closed()
 	switch {
 	case copies.err != nil:
-		return copies.err
+		return 0, copies.err
 	case err != nil:
-		return l.lost(s, err)
+		return 0, l.lost(s, err)
 	case copies.copied > 0 && !l.syncAll():
-		return errors.New("make copies durable: failed")
+		return 0, errors.New("make copies durable: failed")
 	}
-	return l.removeBefore(s.sequence + 1)
+	return copies.copied, l.removeBefore(s.sequence + 1)
 }
 
 // lost makes the log begin anew because a sealed segment cannot be read any more. All that lives is in memory.
@@ -132,7 +135,7 @@ type copier struct {
 	sequence uint64
 	data     []byte
 	places   map[int]place // by the offset of the original: where a message is now that several channels hold
-	copied   int
+	copied   int64         // bytes
 	err      error
 
 	// These are of the record that is looked at.
@@ -167,7 +170,6 @@ func (c *copier) look(live journal.Locked) {
 	if r.kind == kindChannel {
 		payload = appendChannel(nil, live.Snapshot())
 	}
-	c.copied++
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if r.kind == kindSame {
@@ -175,9 +177,15 @@ func (c *copier) look(live journal.Locked) {
 		return
 	}
 	var at int
-	if at, c.err = l.write(payload, nil, urgent); r.kind == kindPut {
+	if at, c.err = c.write(payload, nil); r.kind == kindPut {
 		c.places[c.offset] = place{l.head.sequence, at}
 	}
+}
+
+// write writes a copy. The lock of the log is held.
+func (c *copier) write(head, body []byte) (offset int, err error) {
+	c.copied += int64(recordSize(len(head) + len(body)))
+	return c.log.write(head, body, urgent)
 }
 
 // copySame copies a message that another channel had first. The lock of the log is held.
@@ -187,14 +195,14 @@ func (c *copier) copySame(r *record) error {
 		return err
 	}
 	if at, ok := c.places[r.offset]; ok && at.sequence == l.head.sequence {
-		_, err := l.write(appendSame(nil, r.id, r.position, at.offset), nil, urgent)
+		_, err := c.write(appendSame(nil, r.id, r.position, at.offset), nil)
 		return err
 	}
 	original, err := recordAt(c.data, c.sequence, r.offset)
 	if err != nil {
 		return err
 	}
-	at, err := l.write(appendPut(nil, r.id, r.position, original.flags|sharedFlag), original.line, urgent)
+	at, err := c.write(appendPut(nil, r.id, r.position, original.flags|sharedFlag), original.line)
 	c.places[r.offset] = place{l.head.sequence, at}
 	return err
 }

@@ -129,7 +129,7 @@ func TestAFlippedBitIsFound(t *testing.T) {
 					}
 				}
 				// A bit of the mark itself, or between records, changes nothing.
-				if clean && durable != end || refused < durable*3/4 {
+				if clean && (durable != end || refused < durable*3/4) {
 					t.Errorf("%d of %d flipped bits are refused", refused, durable)
 				}
 			})

@@ -53,9 +53,7 @@ func (l *log) Health() error { return *l.health.Load() }
 
 // renew writes all that lives into new segments and removes the old ones.
 func (l *log) renew() error {
-	l.syncing.Lock()
 	first, err := l.giveUp()
-	l.syncing.Unlock()
 	if err != nil {
 		return err
 	}
@@ -81,8 +79,10 @@ func (l *log) renew() error {
 	return l.removeBefore(first)
 }
 
-// giveUp replaces the head by a new segment, and returns its place in the sequence. The caller has the lock syncing.
+// giveUp replaces the head by a new segment, and returns its place in the sequence.
 func (l *log) giveUp() (first uint64, err error) {
+	l.syncing.Lock()
+	defer l.syncing.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.preparing {
@@ -115,16 +115,13 @@ func (l *log) giveUp() (first uint64, err error) {
 // copyChannel writes all of a channel.
 func (l *log) copyChannel(c journal.Locked) error {
 	s := c.Snapshot()
-	l.mu.Lock()
-	_, err := l.write(appendChannel(nil, s), nil, renewal)
-	l.mu.Unlock()
+	var err error
+	l.locked(func() { _, err = l.write(appendChannel(nil, s), nil, renewal) })
 	for position, m := range c.Messages() {
 		if err != nil {
 			return err
 		}
-		l.mu.Lock()
-		err = l.put(s.ID, position, m, nil, renewal)
-		l.mu.Unlock()
+		l.locked(func() { err = l.put(s.ID, position, m, nil, renewal) })
 	}
 	return err
 }
@@ -153,24 +150,21 @@ func (l *log) payDebts() {
 		var snapshot *journal.Channel
 		lives := l.engine.Look(id, func(c journal.Locked) {
 			snapshot = c.Snapshot()
-			l.mu.Lock()
-			l.writeOrOwe(id, appendChannel(nil, snapshot))
-			l.mu.Unlock()
+			l.locked(func() { l.writeOrOwe(id, appendChannel(nil, snapshot)) })
 		})
 		if !lives {
-			l.mu.Lock()
-			l.writeOrOwe(id, appendID(nil, kindDelete, id))
-			l.mu.Unlock()
+			l.locked(func() { l.writeOrOwe(id, appendID(nil, kindDelete, id)) })
 		}
 	}
 }
 
 // maintainer prepares segments, compacts, and overcomes faults.
 func (l *log) maintainer() {
+	defer l.stopped.Done()
 	ticker := time.NewTicker(retryInterval)
 	defer ticker.Stop()
 	for {
-		l.maintain()
+		l.outlast(l.maintain)
 		select {
 		case <-l.wake:
 		case <-ticker.C:
@@ -196,26 +190,37 @@ func (l *log) maintain() {
 		}
 	}
 	l.compact()
+	if l.prepareAhead() {
+		l.payDebts()
+	}
+	l.locked(func() {
+		switch {
+		case l.fault != nil: // which is the health
+		case l.full:
+			l.setHealth(l.nextErr)
+		default:
+			l.setHealth(nil)
+		}
+	})
+	l.reportHealth()
+}
+
+// prepareAhead prepares a segment if there is none. It reports whether there is one now, and channels have debts.
+func (l *log) prepareAhead() (pay bool) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.nextErr = nil
 	if l.prepareNext(true); l.nextErr == nil {
 		l.full = false
 	}
-	err, owes := l.nextErr, len(l.debts) > 0
-	l.mu.Unlock()
-	if err == nil && owes {
-		l.payDebts()
-	}
+	return l.nextErr == nil && len(l.debts) > 0
+}
+
+// locked calls f with the lock held.
+func (l *log) locked(f func()) {
 	l.mu.Lock()
-	switch {
-	case l.fault != nil: // which is the health
-	case l.full:
-		l.setHealth(l.nextErr)
-	default:
-		l.setHealth(nil)
-	}
-	l.mu.Unlock()
-	l.reportHealth()
+	defer l.mu.Unlock()
+	f()
 }
 
 // isHalted reports whether halt was called.

@@ -225,9 +225,11 @@ func TestAFailedSyncIsNeverTriedAgain(t *testing.T) {
 				failing = false
 				mu.Unlock()
 				time.Sleep(2 * retryInterval)
+				mu.Lock()
 				if synced < 2 {
 					t.Errorf("%d syncs", synced)
 				}
+				mu.Unlock()
 				f.broker.log.mu.Lock()
 				f.broker.log.breakDown(errors.New("once more, for recovers"))
 				f.broker.log.mu.Unlock()

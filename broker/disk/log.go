@@ -136,8 +136,9 @@ func (l *log) putParts(id journal.ID, position uint64, flags byte, line []byte, 
 	return nil
 }
 
-// maxRecord is the size of the largest line that one record has, in bytes. So no record makes others wait for long.
-func (l *log) maxRecord() int { return l.size / 64 }
+// maxRecord is the size of the largest line that one record has, in bytes. So no record makes others wait for long:
+// a millisecond at most, also on a busy machine.
+func (l *log) maxRecord() int { return min(l.size/64, 128<<10) }
 
 // Move implements [journal.Journal].
 func (l *log) Move(id journal.ID, m journal.Move) {
@@ -298,21 +299,31 @@ func (l *log) prepareNext(others bool) {
 		return
 	}
 	l.preparing = true
+	defer func() {
+		l.preparing = false
+		l.prepared.Broadcast()
+	}()
 	if others {
-		l.mu.Unlock()
+		l.next, l.nextErr = l.makeAhead(sequence)
+	} else {
+		l.next, l.nextErr = l.makeSegment(sequence)
 	}
-	next, err := l.makeSegment(sequence)
-	if others {
-		if err == nil {
-			next.file.populate()
-			if l.Waits() {
-				_ = next.file.sync() // or else the first write waits for all these zeros; if it fails, so will that
-			}
-		}
-		l.mu.Lock()
+}
+
+// makeAhead makes a segment that nobody waits for, so that the first writes to it are fast. The lock is held, but not
+// meanwhile.
+func (l *log) makeAhead(sequence uint64) (*segment, error) {
+	l.mu.Unlock()
+	defer l.mu.Lock()
+	s, err := l.makeSegment(sequence)
+	if err != nil {
+		return nil, err
 	}
-	l.next, l.nextErr, l.preparing = next, err, false
-	l.prepared.Broadcast()
+	s.file.populate()
+	if l.Waits() {
+		_ = s.file.sync() // or else the first write waits for all these zeros; if it fails, so will that
+	}
+	return s, nil
 }
 
 // reachesMaxDisk returns an error if the settings allow no further segment. The lock is held.

@@ -17,6 +17,7 @@ type recovery struct {
 	segments []*readSegment // oldest first
 	unused   []string       // files that were prepared, and never used
 	states   map[journal.ID]*state
+	shares   bool                               // whether shared has any, so that the lock is not needed otherwise
 	sharing  sync.Mutex                         // guards shared and byID while channels are made
 	shared   map[place]*broker.Message          // messages that several channels hold; nil until they are made
 	byID     map[broker.EventID]*broker.Message // the same

@@ -16,7 +16,7 @@ func TestARepairKeepsWhatIsWhole(t *testing.T) {
 		whole.Close()
 
 		f := folderOf(image)
-		f.files[name].data[end*3/4] ^= 1
+		f.files[name].seen[end*3/4] ^= 1
 		b := Open(Options{segment: smallSegment, folder: f})
 		if err := b.Start(t.Context()); err == nil {
 			t.Error("the Broker starts on a journal that is damaged in the middle")

@@ -24,6 +24,7 @@ func (r *recovery) channels() (all []journal.Restored, gaps int, err error) {
 			states = append(states, s)
 		}
 	}
+	r.shares = len(r.shared) > 0
 	parts := make([]restorer, min(runtime.GOMAXPROCS(0), 8))
 	var done sync.WaitGroup
 	for i := range parts {
@@ -146,7 +147,7 @@ func (r *recovery) message(refs []messageRef) (*broker.Message, error) {
 
 // sharedAt returns the message at a place if several channels hold it, and it has been made.
 func (r *recovery) sharedAt(at place) (m *broker.Message, isShared bool) {
-	if len(r.shared) == 0 { // nobody adds to it by now
+	if !r.shares {
 		return nil, false
 	}
 	r.sharing.Lock()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // syncInterval is how often the log makes everything durable if nobody waits for that. So a loss of power takes little
@@ -17,6 +18,7 @@ const syncInterval = time.Second
 // syncer makes records durable: those that somebody waits for at once, together with all that come until the disk is
 // ready for them, and the others once a second.
 func (l *log) syncer() {
+	defer l.stopped.Done()
 	ticker := time.NewTicker(syncInterval)
 	defer ticker.Stop()
 	for {
@@ -27,49 +29,83 @@ func (l *log) syncer() {
 		case <-l.stop:
 			return
 		}
-		l.syncAll()
+		l.outlast(func() { l.syncAll() })
 	}
+}
+
+// outlast calls f. If f panics, the log breaks down, so nobody waits in vain, and the maintainer begins anew.
+func (l *log) outlast(f func()) {
+	defer guard.Recover(guard.Broker, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.breakDown(errPanicked)
+	})
+	f()
 }
 
 // syncAll makes all durable that is written by now, and tells those who wait for it. It reports whether it did.
 func (l *log) syncAll() bool {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
-	l.mu.Lock()
-	if l.fault != nil && !l.renewing {
-		l.mu.Unlock()
+	w, ok := l.written()
+	if !ok {
 		return false
 	}
-	commit, holders := l.commit, l.holders
-	l.commit, l.holders = nil, nil
-	sealed, head, end := slices.Clone(l.unsynced), l.head, l.head.end
-	l.mu.Unlock()
+	err := errPanicked // unless it returns
+	defer func() { finish(w.commit, w.holders, err) }()
+	err = l.synced(&w, w.sync())
+	return err == nil
+}
 
-	var err error
-	for _, s := range sealed {
-		if err = s.file.sync(); err != nil {
-			break
+// A batch is what becomes durable together.
+type batch struct {
+	commit  *journal.Commit
+	holders []holder
+	sealed  []*segment
+	head    *segment
+	end     int // of the head
+}
+
+// written returns what is written by now. It reports whether that may be made durable.
+func (l *log) written() (w batch, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fault != nil && !l.renewing {
+		return w, false
+	}
+	w = batch{l.commit, l.holders, slices.Clone(l.unsynced), l.head, l.head.end}
+	l.commit, l.holders = nil, nil
+	return w, true
+}
+
+func (w *batch) sync() error {
+	for _, s := range w.sealed {
+		if err := s.file.sync(); err != nil {
+			return err
 		}
 		_ = s.file.close() // it is durable already
 	}
-	if err == nil && (end != head.synced || len(sealed) > 0) {
-		err = head.file.sync()
+	if w.end != w.head.synced || len(w.sealed) > 0 {
+		return w.head.file.sync()
 	}
+	return nil
+}
 
+// synced notes that everything is durable, or breaks down with the error.
+func (l *log) synced(w *batch, err error) error {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err == nil {
-		l.unsynced = l.unsynced[len(sealed):]
-		if head.synced != end {
-			head.synced = end
-			err = head.setMark()
+		l.unsynced = l.unsynced[len(w.sealed):]
+		if w.head.synced != w.end {
+			w.head.synced = w.end
+			err = w.head.setMark()
 		}
 	}
 	if err != nil {
 		l.breakDown(fmt.Errorf("make the journal durable: %w", err))
 	}
-	l.mu.Unlock()
-	finish(commit, holders, err)
-	return err == nil
+	return err
 }
 
 // finish tells those who wait for a commit what became of it.

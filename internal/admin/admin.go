@@ -66,6 +66,7 @@ func (a api) Routes() []caddy.AdminRoute {
 			http.MethodGet: withoutQuery(drainState), http.MethodPost: withoutQuery(drain),
 			http.MethodDelete: withoutQuery(undrain),
 		},
+		"/megaphone/backup": {http.MethodPost: withoutQuery(backup)},
 		"/megaphone/health": {http.MethodGet: health}, // with any query: some health checks add a new one each time
 		"/megaphone/":       nil,
 	}

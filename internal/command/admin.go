@@ -46,7 +46,7 @@ func newAdminAPI(cmd *cobra.Command) *adminAPI {
 	}
 }
 
-// adminTimeout is the longest time for a request to the admin API. No request does more than a few milliseconds
+// adminTimeout is the longest time for a request to the admin API. No request but a backup does more than a few milliseconds
 // of work.
 const adminTimeout = time.Minute
 
@@ -75,7 +75,12 @@ func decodeReply(reply []byte, v any) error {
 
 // fetch is like call, but returns the reply as it is.
 func (a *adminAPI) fetch(ctx context.Context, method, path string, body any) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, adminTimeout, fmt.Errorf("the admin API did not answer within %v", adminTimeout))
+	return a.fetchWithin(ctx, adminTimeout, method, path, body)
+}
+
+// fetchWithin is like fetch, for a request that may take longer than others.
+func (a *adminAPI) fetchWithin(ctx context.Context, timeout time.Duration, method, path string, body any) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the admin API did not answer within %v", timeout))
 	defer cancel()
 	return await(ctx, func() ([]byte, error) { return a.roundTrip(method, path, body) })
 }

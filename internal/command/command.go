@@ -1,6 +1,6 @@
 // Package command adds the command `caddy megaphone` to Caddy. Its subcommands only make HTTP requests. list, show,
 // delete, stats and drain call the admin API of a running server. create, send and tail call a site, as backends and
-// clients do. Only journal reads files: those of a server that is not running.
+// clients do. Only journal check and journal repair read files: those of a server that is not running.
 //
 // The package knows the JSON of package admin and the formats of protocol.md. It never uses a Broker: from package
 // broker it takes only names and rules that both sides of a request share, and from package disk what checks its files.
@@ -28,15 +28,16 @@ func Register() {
 		Short: "Manages channels of Megaphone, and sends and reads messages",
 		Long: `Manages the channels of a running server, and sends and reads messages.
 
-The commands list, show, delete, stats and drain use Caddy's admin API. They
-find its address as Caddy's other commands do: from --address, or else from the
+The commands list, show, delete, stats, drain and journal backup use Caddy's
+admin API. They find its address as Caddy's other commands do: from --address, or else from the
 file of --config, or else the default.
 
 The commands create, send and tail use a site, as backends and clients do. They
 take its URL from --url, or else from the environment variable MEGAPHONE_URL, or
 else use ` + defaultURL + `.
 
-The command journal reads the files of a server that is not running.
+The commands journal check and journal repair read the files of a server that is
+not running.
 
 Results go to standard output, everything else to standard error.
 

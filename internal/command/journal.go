@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"path/filepath"
 
 	"github.com/caddyserver/caddy/v2"
@@ -12,17 +13,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-megaphone/megaphone/broker/disk"
+	"github.com/caddy-megaphone/megaphone/internal/admin"
 )
 
-// journalCommand returns the command for journals of the broker disk. It reads files, and asks no server.
+// journalCommand returns the command for journals of the broker disk. check and repair read files, and ask no server.
 func journalCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "journal <command>",
-		Short: "Checks and repairs the journal of the broker disk",
-		Long: `Checks and repairs the journal of the broker disk.
+		Short: "Backs up, checks and repairs the journal of the broker disk",
+		Long: `Backs up, checks and repairs the journal of the broker disk.
 
-Stop the server before: only one process may use a journal. A copy of the
-folder can be checked at any time.`,
+backup asks the running server. For check and repair, stop the server before:
+only one process may use a journal. A backup can be checked at any time.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -46,6 +48,7 @@ Run "caddy megaphone journal check" before, to see what is damaged.`,
 		Example: "  $ caddy megaphone journal repair",
 		RunE:    run(runJournalRepair),
 	}
+	cmd.AddCommand(backupCommand())
 	for _, c := range []*cobra.Command{check, repair} {
 		c.Args, c.ValidArgsFunction, c.DisableFlagsInUseLine = cobra.NoArgs, cobra.NoFileCompletions, true
 		c.Flags().String("path", filepath.Join(caddy.AppDataDir(), "megaphone"), "The setting path of the broker disk")
@@ -53,6 +56,48 @@ Run "caddy megaphone journal check" before, to see what is damaged.`,
 		cmd.AddCommand(c)
 	}
 	return cmd
+}
+
+func backupCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "backup <folder>",
+		Short: "Copies the journal of a running server",
+		Long: `Copies the journal of a running server to a folder on the server's machine,
+which must not exist. The server writes it, as its own user. The copy has
+everything that was acknowledged before the command began. The folder is there
+only once it is complete. If the command is interrupted, the server goes on.
+
+To restore it, stop the server and put the copy in place of the journal's
+folder.`,
+		Example:               "  $ caddy megaphone journal backup /backup/megaphone-1",
+		Args:                  cobra.ExactArgs(1),
+		DisableFlagsInUseLine: true,
+		RunE:                  run(runJournalBackup),
+	}
+	addJSONFlag(cmd, "Print path and size as JSON")
+	addAdminFlags(cmd)
+	return cmd
+}
+
+func runJournalBackup(cmd *cobra.Command, args []string) error {
+	path, err := filepath.Abs(args[0])
+	if err != nil {
+		return err
+	}
+	body := map[string]string{"path": path}
+	reply, err := newAdminAPI(cmd).fetchWithin(cmd.Context(), admin.MaxBackup, http.MethodPost, "backup", body)
+	if err != nil {
+		return err
+	}
+	if flag(cmd.Flags().GetBool, "json") {
+		return printLine(cmd.OutOrStdout(), reply)
+	}
+	var backup admin.Backup
+	if err := decodeReply(reply, &backup); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s has %s\n", printable(backup.Path), humanize.IBytes(uint64(max(0, backup.Bytes))))
+	return err
 }
 
 func runJournalCheck(cmd *cobra.Command, _ []string) error {
