@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 )
@@ -15,12 +14,12 @@ import (
 // many messages it ends. The first build takes minutes.
 func RustClient(tb testing.TB) string {
 	tb.Helper()
-	_, file, _, ok := runtime.Caller(0)
-	if !ok {
-		tb.Fatal("the source of this test is unknown")
+	module, err := exec.CommandContext(tb.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/caddy-megaphone/megaphone").Output()
+	if err != nil {
+		tb.Fatalf("go list -m: %v", err)
 	}
 	build := exec.CommandContext(tb.Context(), "cargo", "build", "--locked", "--quiet", "--message-format", "json")
-	build.Dir = filepath.Join(filepath.Dir(file), "..", "..", "integration", "clients", "rust")
+	build.Dir = filepath.Join(strings.TrimSpace(string(module)), "integration", "clients", "rust")
 	build.Stderr = os.Stderr
 	output, err := build.Output()
 	if err != nil {
