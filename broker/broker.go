@@ -36,7 +36,7 @@ import (
 // as if the call had not been made. If that is not known, the error is [ErrOutcomeUnknown].
 //
 // What only some Brokers can do is an optional interface: [Starter], [HealthChecker], [Keeper], [Drainer], [Statser],
-// [DeletionSource], [MemoryUser], and [Notifier] for a Subscription. Callers find it by assertion and do without where it
+// [DeletionSource], [MemoryUser], [Topics], and [Notifier] for a Subscription. Callers find it by assertion and do without where it
 // is missing.
 type Broker interface {
 	// Create makes a channel and returns its addresses. Its life is counted from now on. It fails with
@@ -190,6 +190,15 @@ type Limits struct {
 	Hold time.Duration
 	// TTL is how long a channel lives that nobody reads.
 	TTL time.Duration
+	// ChannelTTL, if not 0, is a TTL of its own for a channel that is created. It holds for the channel's whole life, whatever
+	// TTL later calls have.
+	ChannelTTL time.Duration
+	// MaxMessage is how many bytes the body of a merged message may have (protocol.md 2.13).
+	MaxMessage int64
+	// MaxTopics is of how many topics a channel may be a member.
+	MaxTopics int
+	// TopicKeep is the memory of topics for which nobody has set another ([Topics].KeepTopic).
+	TopicKeep Keep
 	// MaxChannels is how many channels there may be.
 	MaxChannels int
 	// MaxMemory is how many bytes of messages all channels together hold before producers wait.

@@ -21,6 +21,9 @@ import (
 type Message struct {
 	id    EventID
 	keyed bool
+	merge Merge
+	extra uint8  // how long the text of the field missed is
+	tail  uint8  // how long the line is after the body
 	body  uint32 // where the body begins in line
 	line  []byte
 	at    time.Duration // of the timestamp, on clock.Now
@@ -108,7 +111,7 @@ func RestoreMessage(s StoredMessage) (*Message, error) {
 // keyed tells whether the message was written with an idempotency key. RestoreLine keeps the line, which nobody may change any
 // more. It checks everything but the body. It fails with [ErrMessage].
 func RestoreLine(line []byte, keyed bool) (*Message, error) {
-	m := &Message{keyed: keyed, line: line}
+	m := &Message{keyed: keyed, line: line, tail: uint8(len(lineEnd))}
 	end, err := 0, errNoLine
 	if bytes.HasPrefix(line, []byte(lineStart)) {
 		end, err = jsontext.StringEnd(line, len(lineStart))
@@ -129,6 +132,9 @@ func RestoreLine(line []byte, keyed bool) (*Message, error) {
 		return nil, fmt.Errorf("%w: the line has no time: %w", ErrMessage, err)
 	}
 	m.at, m.body = clock.At(t), uint32(end+lineFrame)
+	if tail, ok := bytes.CutPrefix(line[m.body:], []byte("null")); ok && endOf(tail) != "" {
+		m.tail = uint8(len(tail)) //nolint:gosec // one of two constants
+	}
 	return m, nil
 }
 
@@ -205,7 +211,7 @@ func (m *Message) compact(line, body []byte) (*Message, error) {
 
 // finish takes the line, which has its body, as the message's. It releases memory that white space in the body has taken.
 func (m *Message) finish(line []byte) *Message {
-	m.line = append(line, lineEnd...)
+	m.line, m.tail = append(line, lineEnd...), uint8(len(lineEnd))
 	if unused := cap(m.line) - len(m.line); unused > messageOverhead && unused > len(m.line)/4 {
 		m.line = bytes.Clone(m.line)
 	}
@@ -226,11 +232,11 @@ func (m *Message) Line() []byte { return m.line }
 func (m *Message) JSON() []byte { return m.line[:len(m.line)-1] }
 
 // Body returns the message's body, compacted. The bytes are shared.
-func (m *Message) Body() []byte { return m.line[m.body : len(m.line)-len(lineEnd)] }
+func (m *Message) Body() []byte { return m.line[m.body : len(m.line)-int(m.tail)] }
 
 // StreamID returns the stream that the message was written to.
 func (m *Message) StreamID() string {
-	text, _ := jsontext.Text(m.line[len(lineStart) : int(m.body)-lineFrame])
+	text, _ := jsontext.Text(m.line[len(lineStart) : int(m.body)-lineFrame-int(m.extra)])
 	return string(text)
 }
 

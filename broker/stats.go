@@ -62,6 +62,15 @@ type Stats struct {
 	Settled uint64
 	// Undelivered counts messages that were let go with their channel.
 	Undelivered [EndReasonCount]uint64
+	// Replaced and Appended count accepted messages that were merged into another one (protocol.md 2.13): it is no longer there,
+	// or has become a part of the later one. Each counts as accepted, and the one that remains as settled or undelivered.
+	Replaced, Appended uint64
+	// Topics is how many topics there are, Memberships how many members all have together, and KeptBytes what topics keep.
+	Topics, Memberships int
+	KeptBytes           int64
+	// Published counts messages that were published to topics, and Skipped how often a member has missed one of them because it
+	// had no room.
+	Published, Skipped uint64
 	// Created and Deleted count channels.
 	Created uint64
 	Deleted [EndReasonCount]uint64

@@ -1,0 +1,89 @@
+package broker
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// How a topic ended ([NewEnd]).
+const (
+	EndDone    = "done"    // its producer has said so
+	EndAborted = "aborted" // its producer is gone without a word
+)
+
+// NewEnd renders the last line of a topic, which tells its members that no more will come (protocol.md 2.12). how is [EndDone]
+// or [EndAborted]. The message's body is null. NewEnd fails with [ErrMessage].
+func NewEnd(streamID, how string) (*Message, error) {
+	if how != EndDone && how != EndAborted {
+		return nil, fmt.Errorf("%w: a topic ends as %q or %q", ErrMessage, EndDone, EndAborted)
+	}
+	m, err := NewMessage(streamID, []byte("null"), "")
+	if err != nil {
+		return nil, err
+	}
+	tail := fmt.Sprintf(endFormat, how)
+	m.line = append(m.line[:len(m.line)-len(lineEnd)], tail...)
+	m.tail = uint8(len(tail)) //nolint:gosec // one of two constants
+	return m, nil
+}
+
+// endFormat is what follows the body of an end.
+const endFormat = `,"end":"%s"` + lineEnd
+
+// endOf returns how a topic ended, of what follows the body of a line, or "" if the line is no end.
+func endOf(tail []byte) string {
+	for _, how := range []string{EndDone, EndAborted} {
+		if string(tail) == fmt.Sprintf(endFormat, how) {
+			return how
+		}
+	}
+	return ""
+}
+
+// End returns how the topic ended whose end the message is, or "" if it is none.
+func (m *Message) End() string {
+	if int(m.tail) == len(lineEnd) {
+		return ""
+	}
+	return endOf(m.line[len(m.line)-int(m.tail):])
+}
+
+// Missed returns a copy of the message whose line says that the channel has missed so many messages of its topics before it
+// (protocol.md 2.12). If there are none, it returns m. The copy has counters of its own ([Message.Uses]). So a Broker keeps m,
+// and gives its reader the copy.
+func (m *Message) Missed(missed int) *Message {
+	if missed == 0 {
+		return m
+	}
+	text := strconv.AppendInt([]byte(`,"missed":`), int64(missed), 10)
+	at := int(m.body) - lineFrame
+	line := make([]byte, 0, len(m.line)+len(text))
+	line = append(append(append(line, m.line[:at]...), text...), m.line[at:]...)
+	return &Message{
+		id: m.id, keyed: m.keyed, merge: m.merge, at: m.at, line: line,
+		extra: uint8(len(text)), tail: m.tail, body: m.body + uint32(len(text)), //nolint:gosec // a few digits
+	}
+}
+
+// A Merge says how a message may be merged with the newest pending message of its channel (protocol.md 2.13). Both must have
+// the same stream id and the same Merge.
+type Merge uint8
+
+const (
+	// MergeNone means that the message is never merged.
+	MergeNone Merge = iota
+	// MergeReplace means that it takes the place of the other one.
+	MergeReplace
+	// MergeAppend means that both become one, if both bodies are strings or both arrays, and the whole is not too large
+	// ([Limits].MaxMessage).
+	MergeAppend
+)
+
+// WithMerge sets how the message may be merged, and returns the message. It must be called before anybody else has the message.
+func (m *Message) WithMerge(how Merge) *Message {
+	m.merge = how
+	return m
+}
+
+// Merge returns how the message may be merged.
+func (m *Message) Merge() Merge { return m.merge }

@@ -1,0 +1,150 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Topics is a [Broker] with topics (protocol.md 2.12). A topic is a set of channels, its members, with a memory if asked.
+// A message that is published to a topic is put into each member's channel, where all that [Broker] says applies.
+//
+// A topic has a name of 1 to [MaxTopicName] bytes. It exists as long as it has members or a memory, and costs nothing
+// otherwise. A membership ends with its channel.
+//
+// Order: each publish has its place in the topic, and every member holds the topic's messages in that order. A channel that
+// joins or leaves while a message is published has its place before or after it. Before it with a join, and after it with a
+// leave, the channel gets the message; otherwise it does not. A kept message that a join brings is not published to the
+// channel again, and none is missing between the kept ones and the published ones.
+type Topics interface {
+	Broker
+
+	// CreateMember makes a channel like Create, which knows topics ([Message.Missed], [NewEnd]), and makes it a member of
+	// the topics, of which there may be none. It fails like Create and like Join, and then there is no channel.
+	CreateMember(ctx context.Context, agent string, topics []Join, l Limits) (Addresses, error)
+
+	// Join makes the channel of a producer address a member. If it is one, Join does nothing, and brings no kept messages.
+	// It fails with [ErrNotFound], or with [ErrTopicLimit] if the channel is a member of l.MaxTopics topics.
+	Join(ctx context.Context, producer string, topic Join, l Limits) error
+
+	// Leave ends a membership. If there is none, it does nothing. It fails with [ErrNotFound] if there is no channel.
+	Leave(ctx context.Context, producer, topic string) error
+
+	// KeepTopic sets the memory of a topic. It replaces what an earlier call or the defaults of [Limits] have set.
+	KeepTopic(ctx context.Context, topic string, k Keep, l Limits) error
+
+	// PublishTopic publishes a message to all members, and reports how many there were and what became of it. It does not
+	// wait for members without room, unless full says so. A duplicate counts as accepted. The topic drops a keyed message
+	// that it keeps, or has let go not long ago, as a channel does: the publish has an effect only on members that have not
+	// had the message. It fails with [ErrTopicClosed], and with [ErrMemoryLimit] if the memory for messages is used up; then
+	// no member has the message.
+	PublishTopic(ctx context.Context, topic string, m *Message, full WhenFull, l Limits) (Published, error)
+
+	// CloseTopic ends a topic. Members that know topics get end, which [NewEnd] made, as their last message of it, whether
+	// they have room or not. After it, PublishTopic fails with [ErrTopicClosed] until the topic ceases to exist. A later
+	// Join that asks for kept messages brings all of them that it asks for, and then the end. Closing again does nothing.
+	CloseTopic(ctx context.Context, topic string, end *Message, l Limits) error
+
+	// Topic tells what there is to know of a topic. A topic that does not exist has neither members nor a memory.
+	Topic(ctx context.Context, topic string) (TopicInfo, error)
+
+	// ListTopics returns a page of all topics that match the options, with the promises of List. It fails with [ErrCursor].
+	ListTopics(ctx context.Context, o TopicListOptions) (TopicPage, error)
+}
+
+// MaxTopicName is how long the name of a topic may be, in bytes.
+const MaxTopicName = 255
+
+// Errors of [Topics]. None of them is a fault.
+var (
+	ErrTopicLimit  = errors.New("the channel is a member of too many topics")
+	ErrTopicClosed = errors.New("the topic is closed")
+)
+
+// A Join says which topic a channel joins, and what of its memory it gets.
+type Join struct {
+	Topic string
+	// Last is how many of the newest kept messages the channel gets, before all that is published later. They do not count
+	// toward [Limits].Buffer, so they hold up no producer. [LastAll] means all.
+	Last int
+}
+
+// LastAll is a [Join].Last that asks for all kept messages.
+const LastAll = -1
+
+// Keep is the memory of a topic.
+type Keep struct {
+	// Bytes is how many bytes of its newest messages a topic keeps, by [Message.Size]. 0 means none. They count toward
+	// [Limits].MaxMemory, each message once. A message that is larger is not kept.
+	Bytes int64
+	// TTL is how long a topic keeps them after the last publish, if it has no member.
+	TTL time.Duration
+}
+
+// WhenFull says what becomes of members that have no room for a published message.
+type WhenFull int
+
+const (
+	// FullMiss makes them miss the message. The next message that such a channel takes says how many it has missed
+	// ([Message.Missed]), if the channel knows topics.
+	FullMiss WhenFull = iota
+	// FullHold makes PublishTopic wait for room, as PublishBatch does. Members that still have none then miss the message.
+	FullHold
+	// FullDelete deletes their channels, with the messages that they hold as undelivered.
+	FullDelete
+)
+
+// Published says what became of a published message.
+type Published struct {
+	// Members is how many members there were, Accepted how many of them have taken the message, and Full how many had no
+	// room for it. Members that ceased to exist meanwhile are in neither.
+	Members, Accepted, Full int
+}
+
+// TopicInfo is what there is to know of a topic.
+type TopicInfo struct {
+	Name string
+	// Members is how many channels the topic has, and Connected how many of these have a reader.
+	Members, Connected int
+	// Kept is how many messages the topic keeps, and KeptBytes what they take.
+	Kept      int
+	KeptBytes int64
+	// Keep is the memory as it is set.
+	Keep Keep
+	// Closed is how the topic was closed ([Message.End]), or empty.
+	Closed string
+}
+
+// TopicListOptions say which topics a page lists.
+type TopicListOptions struct {
+	// After is the Next of the page before, or empty for the first page.
+	After string
+	// Limit is how many topics a page has at most. At least 1.
+	Limit int
+	// Prefix lists only topics whose names begin with it.
+	Prefix string
+	// MinMembers lists only topics with at least so many members.
+	MinMembers int
+}
+
+// A TopicPage is a part of the list of all topics.
+type TopicPage struct {
+	Topics []TopicInfo
+	// Next is where the list goes on. It is empty at the end.
+	Next string
+}
+
+// A TopicEvent is that a topic has got its first member, or lost its last one.
+type TopicEvent struct {
+	Topic string
+	// Members is 1 when the first one has come, and 0 when the last one has gone.
+	Members int
+}
+
+// A TopicSource is a [Topics] that reports [TopicEvent]s as they happen.
+type TopicSource interface {
+	// OnTopics makes the Broker call report with what happens from now on, as [DeletionSource].OnDeletions does: in order for
+	// each topic, about once a second, at most 10,000 at a time. A topic that gains its first member and loses its last one
+	// in between is reported with both.
+	OnTopics(report func([]TopicEvent))
+}
