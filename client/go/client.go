@@ -249,24 +249,24 @@ func (c *Client) fetch(ctx context.Context, q request) ([]byte, error) {
 	return reply, nil
 }
 
-// call sends a request, with body as JSON unless that is nil, and decodes the reply into v unless that is nil.
-func (c *Client) call(ctx context.Context, q request, body, v any) error {
+// call sends a request, with body as JSON unless that is nil. It returns the reply, which it decodes into v unless that is nil.
+func (c *Client) call(ctx context.Context, q request, body, v any) (reply []byte, err error) {
 	if body != nil {
 		text, err := encode(body)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		q.body = bytes.NewReader(text)
 		q.header = http.Header{"Content-Type": {jsonType}}
 	}
-	reply, err := c.fetch(ctx, q)
+	reply, err = c.fetch(ctx, q)
 	if err != nil || v == nil {
-		return err
+		return reply, err
 	}
 	if err := json.Unmarshal(reply, v); err != nil {
-		return uncertain{fmt.Errorf("cannot decode the reply: %w", err)}
+		return reply, uncertain{fmt.Errorf("cannot decode the reply: %w", err)}
 	}
-	return nil
+	return reply, nil
 }
 
 // encode returns a value as JSON. It leaves <, > and & as they are.

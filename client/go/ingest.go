@@ -18,6 +18,7 @@ type Ingest struct {
 	answered chan struct{}
 	reply    []byte // once answered
 	err      error
+	broken   bool // a message could not be sent
 }
 
 // An IngestResult says what became of the messages of an [Ingest].
@@ -43,8 +44,7 @@ func (c *Client) Ingest(ctx context.Context) *Ingest {
 	return s
 }
 
-// errAnswered means that the server has answered before the end. Close tells more.
-var errAnswered = errors.New("the server has ended the request")
+var errAnswered = errors.New("the server has answered already; Close tells more")
 
 // Write sends a message. It fails if the request has ended; then Close says why. That a channel has taken the message is known
 // only from Close.
@@ -59,6 +59,7 @@ func (s *Ingest) Write(m Message) error {
 // WriteLines sends lines in the format of 2.6. Each must end with a line feed.
 func (s *Ingest) WriteLines(lines []byte) error {
 	if _, err := s.body.Write(lines); err != nil {
+		s.broken = true
 		return errAnswered
 	}
 	return nil
@@ -71,12 +72,6 @@ func (s *Ingest) Answered() <-chan struct{} { return s.answered }
 // what is known of the messages until then. If the error is an [ErrUncertain], nothing is known of them. Close may be called
 // again.
 func (s *Ingest) Close() (IngestResult, error) {
-	complete := true
-	select {
-	case <-s.answered:
-		complete = false // before it had read everything
-	default:
-	}
 	_ = s.body.Close() // never fails
 	<-s.answered
 	reply, err := s.reply, s.err
@@ -91,8 +86,8 @@ func (s *Ingest) Close() (IngestResult, error) {
 	switch malformed := json.Unmarshal(reply, &result); {
 	case malformed == nil && result.Written != nil:
 		result.IngestResult.Written = *result.Written
-		if err == nil && !complete {
-			err = uncertain{errAnswered}
+		if err == nil && s.broken {
+			err = errors.New("the server answered before it had read everything")
 		}
 		return result.IngestResult, err
 	case err == nil:

@@ -16,6 +16,8 @@ type Channel struct {
 	AgentName       string `json:"agentName"`
 	// Protocols are those that were asked for and that the site serves (2.10).
 	Protocols []string `json:"protocols"`
+	// JSON is the whole reply of the server.
+	JSON []byte `json:"-"`
 }
 
 // CreateOptions say how a channel is created.
@@ -26,7 +28,7 @@ type CreateOptions struct {
 
 // Create creates a channel.
 func (c *Client) Create(ctx context.Context, o CreateOptions) (created Channel, err error) {
-	err = c.call(ctx, request{method: http.MethodPost, path: "/create"}, o, &created)
+	created.JSON, err = c.call(ctx, request{method: http.MethodPost, path: "/create"}, o, &created)
 	return created, err
 }
 
@@ -76,7 +78,7 @@ func (c *Client) WriteBatch(ctx context.Context, channels []string, ms []Message
 		Messages []Message `json:"messages"`
 	}{channels, ms}
 	var reply struct{ Failures []Failure }
-	err := c.call(ctx, request{method: http.MethodPost, path: "/write-batch"}, body, &reply)
+	_, err := c.call(ctx, request{method: http.MethodPost, path: "/write-batch"}, body, &reply)
 	return reply.Failures, err
 }
 
@@ -90,19 +92,20 @@ type State struct {
 
 // State returns the state of the channel that an address of either kind names. The site must serve the endpoint manage.
 func (c *Client) State(ctx context.Context, address string) (s State, err error) {
-	err = c.call(ctx, request{method: http.MethodGet, path: "/channel/" + url.PathEscape(address)}, nil, &s)
+	_, err = c.call(ctx, request{method: http.MethodGet, path: "/channel/" + url.PathEscape(address)}, nil, &s)
 	return s, err
 }
 
 // Delete deletes the channel that an address of either kind names. The site must serve the endpoint manage.
 func (c *Client) Delete(ctx context.Context, address string) error {
-	return c.call(ctx, request{method: http.MethodDelete, path: "/channel/" + url.PathEscape(address)}, nil, nil)
+	_, err := c.call(ctx, request{method: http.MethodDelete, path: "/channel/" + url.PathEscape(address)}, nil, nil)
+	return err
 }
 
 // Exist tells which of the channels, named by addresses of either kind, exist (1.7).
 func (c *Client) Exist(ctx context.Context, addresses []string) (map[string]bool, error) {
 	var reply struct{ Channels map[string]bool }
 	body := map[string][]string{"channels": addresses}
-	err := c.call(ctx, request{method: http.MethodPost, path: "/channelsExists"}, body, &reply)
+	_, err := c.call(ctx, request{method: http.MethodPost, path: "/channelsExists"}, body, &reply)
 	return reply.Channels, err
 }
