@@ -236,7 +236,12 @@ func (m *Message) Body() []byte { return m.line[m.body : len(m.line)-int(m.tail)
 
 // StreamID returns the stream that the message was written to.
 func (m *Message) StreamID() string {
-	text, _ := jsontext.Text(m.line[len(lineStart) : int(m.body)-lineFrame-int(m.extra)])
+	return textOf(m.streamJSON())
+}
+
+// textOf returns the text of a JSON string that has been checked.
+func textOf(value []byte) string {
+	text, _ := jsontext.Text(value)
 	return string(text)
 }
 
