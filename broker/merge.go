@@ -53,37 +53,57 @@ func (m *Message) CanMerge(older *Message, maxBody int64) bool {
 		return true
 	}
 	a, b := older.Body(), m.Body()
-	return a[0] == b[0] && (a[0] == '"' || a[0] == '[') && int64(len(a)+len(b)-len(seam(a, b))) <= maxBody
+	return a[0] == b[0] && (a[0] == '"' || a[0] == '[') && int64(joinedSize(len(a), b)) <= maxBody
 }
 
-// MergeWith returns the message that an older one and m become, for which [Message.CanMerge] has been true. It has the event
-// id, the timestamp and the key of m. If it is to replace the older one, it is m itself. Otherwise it is a new message, and its
-// body is the text, or the array, of both.
-func (m *Message) MergeWith(older *Message) *Message {
+// MergeWith returns what m and the messages before it become, oldest first, if [Message.CanMerge] is true of each and the one
+// before it. It has the event id, the timestamp and the key of m. If m is to replace the others, it is m itself. Otherwise it is
+// a new message, and its body is the text, or the array, of all.
+//
+// Two halves of a surrogate pair that meet, as escapes, become the character that they are. So the text is what a client in
+// JavaScript makes of the parts.
+func (m *Message) MergeWith(older ...*Message) *Message {
 	if m.merge == MergeReplace {
 		return m
 	}
-	a, b := older.Body(), m.Body()
-	cut := seam(a, b)
-	line := make([]byte, 0, len(m.line)+len(a)-len(cut))
-	line = append(append(line, m.line[:m.body]...), a[:len(a)-1]...)
-	if len(cut) == 1 { // of two arrays that have elements
-		line = append(line, ',')
+	size := len(m.line)
+	for _, o := range older {
+		size += len(o.Body())
 	}
-	line = append(append(line, b[1:]...), m.line[len(m.line)-int(m.tail):]...)
+	line := append(make([]byte, 0, size), m.line[:m.body]...)
+	for _, o := range older {
+		line = appendBody(line, int(m.body), o.Body())
+	}
+	line = append(appendBody(line, int(m.body), m.Body()), m.line[len(m.line)-int(m.tail):]...)
 	return &Message{id: m.id, keyed: m.keyed, merge: m.merge, at: m.at, line: line, extra: m.extra, tail: m.tail, body: m.body}
 }
 
-// seam is what the whole of two strings or two arrays lacks of its parts: the end of one and the beginning of the other. Where
-// two elements meet, a comma stands in its place.
-//
-// Halves of a surrogate pair, if one string ends with the first as an escape and the other begins with the second, become the
-// character that they are: what the text of both is to a client in JavaScript.
-func seam(a, b []byte) string {
-	if a[0] == '[' && len(a) > len("[]") && len(b) > len("[]") {
-		return "]"
+// appendBody appends a body to the line, in which there may be one already.
+func appendBody(line []byte, begin int, body []byte) []byte {
+	if len(line) == begin {
+		return append(line, body...)
 	}
-	return `""`
+	line = line[:len(line)-1]
+	if needsComma(len(line)+1-begin, body) {
+		line = append(line, ',')
+	}
+	return append(line, body[1:]...)
+}
+
+// SizeBehind returns how long the body of a message is that m was appended to, and whose body had some size.
+func (m *Message) SizeBehind(size int) int { return joinedSize(size, m.Body()) }
+
+// needsComma reports whether a comma comes between a body of some size and one that is appended: both are arrays with elements.
+func needsComma(size int, body []byte) bool {
+	return body[0] == '[' && size > len("[]") && len(body) > len("[]")
+}
+
+// joinedSize returns the size of the body that a body of some size becomes if another one is appended.
+func joinedSize(size int, body []byte) int {
+	if needsComma(size, body) {
+		size++
+	}
+	return size + len(body) - len(`""`)
 }
 
 // streamJSON returns the stream id as it stands in the line: a JSON string.
