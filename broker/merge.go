@@ -1,9 +1,6 @@
 package broker
 
-import (
-	"bytes"
-	"fmt"
-)
+import "bytes"
 
 // A Merge says how a message may be merged with the newest pending message of its channel (protocol.md 2.13). Both must have
 // the same stream id and the same Merge.
@@ -22,16 +19,15 @@ const (
 // String returns the name by which a producer asks for it, or "" for [MergeNone].
 func (how Merge) String() string { return [...]string{"", "replace", "append"}[how] }
 
-// ParseMerge is the inverse of [Merge.String] for what is merged. It fails with [ErrMessage] for any other text, also an empty
-// one.
-func ParseMerge(name string) (Merge, error) {
+// ParseMerge is the inverse of [Merge.String]. It reports false for any other text, also an empty one.
+func ParseMerge(name string) (how Merge, ok bool) {
 	switch name {
 	case "replace":
-		return MergeReplace, nil
+		return MergeReplace, true
 	case "append":
-		return MergeAppend, nil
+		return MergeAppend, true
 	}
-	return MergeNone, fmt.Errorf("%w: a message is merged by \"replace\" or \"append\", not by %.50q", ErrMessage, name)
+	return MergeNone, false
 }
 
 // WithMerge sets how the message may be merged, and returns the message. It must be called before anybody else has the message.

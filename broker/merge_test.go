@@ -2,7 +2,6 @@ package broker_test
 
 import (
 	"encoding/json"
-	"errors"
 	"math"
 	"reflect"
 	"slices"
@@ -136,13 +135,13 @@ func TestAMergedMessageIsTheNewest(t *testing.T) {
 
 func TestMergeNames(t *testing.T) {
 	for _, how := range []broker.Merge{broker.MergeReplace, broker.MergeAppend} {
-		if got, err := broker.ParseMerge(how.String()); got != how || err != nil {
-			t.Errorf("%q is read as %v, error %v", how, got, err)
+		if got, ok := broker.ParseMerge(how.String()); got != how || !ok {
+			t.Errorf("%q is read as %v, %v", how, got, ok)
 		}
 	}
 	for _, name := range []string{"", "none", "Replace", "append "} {
-		if _, err := broker.ParseMerge(name); !errors.Is(err, broker.ErrMessage) {
-			t.Errorf("%q: error %v", name, err)
+		if how, ok := broker.ParseMerge(name); ok || how != broker.MergeNone {
+			t.Errorf("%q is read as %v, %v", name, how, ok)
 		}
 	}
 }
