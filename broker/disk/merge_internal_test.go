@@ -294,6 +294,7 @@ func TestASyncThatBeganBeforeAPieceCameDoesNotShowIt(t *testing.T) {
 		if ms, _ := s.Take(nil, 1<<20); len(ms) > 0 {
 			t.Errorf("the reader got %s too early", ms[0].Line())
 		}
+		go publish(t, b, []string{a.Producer}, piece(t, "another", `"c"`, "", broker.MergeAppend))
 		time.Sleep(syncTime)
 		select {
 		case <-s.Ready():
@@ -302,6 +303,10 @@ func TestASyncThatBeganBeforeAPieceCameDoesNotShowIt(t *testing.T) {
 		}
 		if ms, _ := s.Take(nil, 1<<20); len(ms) != 1 || string(ms[0].Body()) != `"ab"` {
 			t.Errorf("the reader got %d messages", len(ms))
+		}
+		time.Sleep(syncTime)
+		if ms, _ := s.Take(nil, 1<<20); len(ms) != 1 || string(ms[0].Body()) != `"c"` {
+			t.Errorf("the reader got %d messages, want the last one", len(ms))
 		}
 	})
 }
