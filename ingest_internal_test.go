@@ -13,7 +13,7 @@ func FuzzEnvelope(f *testing.F) {
 		`{"channel":"a.b","streamId":"s","body":{"n": 1}}`, ` {"body" : [ 1 , 2 ] ,"key":"k", "x":[{}], "streamId":"\u00e9","channel":"c"} `,
 		`{"channel":"a" "streamId":"b","body":1}`, `{"channel":1,"streamId":"s","body":1}`, `{"channel":"c","streamId":"","body":1}`,
 		`{"channel":"c","streamId":"s"}`, `{,}`, `{"a":1,}`, `[]`, `{`, `{"channel":"c","streamId":"s","body":null,"key":""}`,
-		`{"chann\u0065l":"c","streamId":"s","body":1}`,
+		`{"chann\u0065l":"c","streamId":"s","body":1}`, `{"channel":"c","streamId":"s","body":1,"merge":"append"}`,
 	} {
 		f.Add([]byte(seed))
 	}

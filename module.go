@@ -153,6 +153,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		MaxChannels: a.MaxChannels,
 		MaxMemory:   a.MaxMemory,
 		MaxReaders:  a.MaxReaders,
+		MaxMessage:  a.MaxMessageSize,
 
 		MaxChannelsPerClient: a.MaxChannelsPerClient,
 	}

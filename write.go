@@ -20,6 +20,10 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 	if err != nil {
 		return err
 	}
+	merge, err := mergeOf(r.Header)
+	if err != nil {
+		return err
+	}
 	body, err := httpjson.ReadBody(r, h.app.MaxMessageSize)
 	if err != nil {
 		return err
@@ -29,7 +33,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 	if err != nil {
 		return err
 	}
-	if err := h.app.broker.Publish(r.Context(), producer, m, h.app.limits); err != nil {
+	if err := h.app.broker.Publish(r.Context(), producer, m.WithMerge(merge), h.app.limits); err != nil {
 		return err
 	}
 	entry.messages = 1
@@ -53,6 +57,21 @@ func idempotencyKey(h http.Header) (string, error) {
 	return values[0], nil
 }
 
+var errMerge = errors.New(`a message is merged by "replace" or "append"`)
+
+// mergeOf returns how the message of a request may be merged (protocol.md 2.13).
+func mergeOf(h http.Header) (broker.Merge, error) {
+	values := h.Values("Megaphone-Merge")
+	if len(values) == 0 {
+		return broker.MergeNone, nil
+	}
+	how, ok := broker.ParseMerge(values[0])
+	if !ok || len(values) > 1 {
+		return how, httpjson.BadRequest("Megaphone-Merge: " + errMerge.Error())
+	}
+	return how, nil
+}
+
 // A batch is the body of a write-batch request.
 type batch struct {
 	Channels   jsontext.Strings `json:"channels"`
@@ -64,6 +83,7 @@ type batchMessage struct {
 	StreamID jsontext.String  `json:"streamId"`
 	Body     json.RawMessage  `json:"body"`
 	Key      *jsontext.String `json:"key"`
+	Merge    *jsontext.String `json:"merge"`
 }
 
 type batchMessages []batchMessage
@@ -88,10 +108,18 @@ func (ms batchMessages) render() ([]*broker.Message, error) {
 				return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
 			}
 		}
+		how, ok := broker.MergeNone, true
+		if m.Merge != nil {
+			how, ok = broker.ParseMerge(string(*m.Merge))
+		}
+		if !ok {
+			return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errMerge))
+		}
 		var err error
 		if rendered[i], err = broker.NewMessage(string(m.StreamID), m.Body, key); err != nil {
 			return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, err))
 		}
+		rendered[i].WithMerge(how)
 	}
 	return rendered, nil
 }

@@ -75,11 +75,11 @@ func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok bool, comm
 	case c.isDuplicate(m):
 		c.counters.duplicates.Add(1)
 		return true, c.commit()
-	case c.sealed.Load() || c.held.first != nil || !c.hasRoom(l):
+	case c.sealed.Load() || c.held.first != nil:
 		return false, nil
 	}
-	if c.put(m, nil) != nil {
-		return false, nil // publish will report the error
+	if taken, _ := c.offer(m, l, nil, nil); !taken {
+		return false, nil // publish will report the error, if there is one
 	}
 	return true, c.commit()
 }
@@ -123,10 +123,7 @@ func (c *channel) publish(w *waiter) (finished bool) {
 // the journal does. The lock is held.
 func (c *channel) admit(w *waiter) (all bool, err error) {
 	for c.dropDuplicates(w); len(w.ms) > 0; c.dropDuplicates(w) {
-		if !c.hasRoom(&w.limits) {
-			return false, nil
-		}
-		if err := c.put(w.ms[0], w.batch()); err != nil {
+		if taken, err := c.offer(w.ms[0], &w.limits, w.batch(), w.join()); !taken {
 			return false, err
 		}
 		if w.waiting {
@@ -171,11 +168,6 @@ func (c *channel) put(m *broker.Message, batch *journal.Batch) error {
 	return nil
 }
 
-// hasRoom reports whether the channel may take another pending message. The lock is held.
-func (c *channel) hasRoom(l *broker.Limits) bool {
-	return c.queue.pending() < l.Buffer && c.broker.budget.hasRoom(l.MaxMemory)
-}
-
 // isDuplicate reports whether a message has the key of one that the channel holds, or has let go not long ago. The lock
 // is held.
 //
@@ -188,7 +180,7 @@ func (c *channel) isDuplicate(m *broker.Message) bool {
 // refusal counts the messages that w has left as refused, and returns the error for it: ErrMemoryLimit if memory is all
 // that is missing, otherwise ErrTimeout. The lock is held.
 func (c *channel) refusal(w *waiter) error {
-	if c.queue.pending() < w.limits.Buffer && !c.broker.budget.hasRoom(w.limits.MaxMemory) {
+	if c.hasPlace(w.ms[0], &w.limits) && !c.broker.budget.hasRoom(w.limits.MaxMemory) {
 		return c.refuse(w, memoryFull)
 	}
 	return c.refuse(w, channelFull)
@@ -258,7 +250,7 @@ func (c *channel) awaitMemory(first bool) {
 		budget.leave(c.turn)
 		c.turn = nil
 	}
-	if w != nil && c.turn == nil && c.queue.pending() < w.limits.Buffer {
+	if w != nil && c.turn == nil && c.hasPlace(w.ms[0], &w.limits) {
 		c.turn = budget.enter(c, w.limits.MaxMemory, first)
 	}
 }
@@ -297,7 +289,7 @@ func (c *channel) memoryFreed(t *turn) {
 		return // it has given up the turn meanwhile
 	}
 	c.turn = nil
-	if w := c.held.first; w != nil && !c.hasRoom(&w.limits) {
+	if w := c.held.first; w != nil && !c.hasRoom(w.ms[0], &w.limits) {
 		c.awaitMemory(true)
 		return
 	}

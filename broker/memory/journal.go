@@ -26,7 +26,11 @@ type journaled struct {
 	// unsynced is how many messages, at the end of the queue, are not durable yet. A reader does not see them.
 	unsynced   int
 	lastCommit *journal.Commit // makes the last of them durable
-	deleted    *journal.Commit // makes the channel's end durable
+	// mergeCommit makes durable what was merged last, and mergedFrom is the first position that was merged since the commit
+	// began. An earlier commit makes only what these messages have been durable.
+	mergeCommit *journal.Commit
+	mergedFrom  uint64
+	deleted     *journal.Commit // makes the channel's end durable
 
 	ttl          time.Duration // of the call that used it last
 	lastLetGo    uint64        // letGoCount and inFlight when the journal was last told
@@ -80,9 +84,18 @@ func (c *channel) commit() *journal.Commit {
 }
 
 // Durable implements [journal.Holder].
-func (c *channel) Durable(position uint64) {
+func (c *channel) Durable(position uint64, commit *journal.Commit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	switch {
+	case c.mergeCommit == commit:
+		c.mergeCommit = nil
+	case c.mergeCommit != nil && c.mergedFrom <= position:
+		position = c.mergedFrom - 1
+		if c.reader != nil {
+			c.reader.wake() // or else it may never get to wait: see isAwaited
+		}
+	}
 	if c.closed == nil {
 		c.durable(int(c.letGoCount + uint64(c.queue.len) - position)) //nolint:gosec // at most the queue's length
 	}
@@ -97,7 +110,7 @@ func (c *channel) durable(unsynced int) {
 		return
 	}
 	if c.unsynced = unsynced; unsynced == 0 {
-		c.lastCommit = nil
+		c.lastCommit, c.mergeCommit = nil, nil
 	}
 	if c.reader != nil {
 		c.reader.wake()
@@ -199,6 +212,14 @@ func (c *channel) Snapshot() *journal.Channel {
 	}
 	s.LetGoKeys = c.letGoKeys.last(broker.KeyWindow)
 	return s
+}
+
+// At implements [journal.Locked].
+func (c *channel) At(position uint64) *broker.Message {
+	if i := position - c.letGoCount - 1; i < uint64(c.queue.len) { //nolint:gosec // not negative
+		return c.queue.at(int(i)) //nolint:gosec // below the length
+	}
+	return nil
 }
 
 // Messages implements [journal.Locked].

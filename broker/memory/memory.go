@@ -339,12 +339,12 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 // publish writes ms to each of the channels, and waits for those that have no room.
 func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.Message, l broker.Limits) []broker.Outcome {
 	waiters := make([]waiter, len(channels))
-	batches := b.batches(len(channels), len(ms))
+	batches, joins := b.batches(len(channels), len(ms)), joins(len(channels), ms)
 	group := &waitGroup{done: make(chan struct{})}
 	group.remaining.Store(1) // this loop
 	for i, c := range channels {
 		w := &waiters[i]
-		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches}
+		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches, joins: joins}
 		group.remaining.Add(1)
 		if c.publish(w) {
 			group.finished()

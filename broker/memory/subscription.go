@@ -27,6 +27,7 @@ type subscription struct {
 	arrived int  // how many messages, from the first of the queue, this connection has brought to the client's machine
 	taken   int  // how many messages Take has returned
 	full    bool // the window stopped the last Take
+	idle    bool // the last Take has left nothing behind that it could have taken
 }
 
 // subscribe makes the caller the channel's reader, as [broker.Broker].Subscribe does.
@@ -175,7 +176,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 		c.counters.redelivered.Add(uint64(again))
 	}
 	c.journalMove()
-	s.full = full
+	s.full, s.idle = full, s.next >= visible && !full
 	if s.next < visible && !full {
 		s.wake()
 	}
@@ -242,4 +243,7 @@ func (s *subscription) End(how broker.End) {
 	c.expires.Store(int64(c.lastRead + s.limits.TTL))
 	c.journalMove()
 	c.journalRead(s.limits.TTL)
+	if w := c.held.first; w != nil && s.idle && c.merges(w.ms[0], &w.limits) {
+		c.admitHeld() // nobody awaits the newest message any more: see isAwaited
+	}
 }

@@ -19,6 +19,7 @@ type waiter struct {
 	accepted int
 	err      error
 	batches  []journal.Batch // one for each of the messages; nil if the journal needs none
+	joins    []join          // the same, for those that are appended
 	commit   *journal.Commit // makes the last accepted message durable
 
 	owner      owner
