@@ -1,9 +1,7 @@
 package megaphone
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -12,7 +10,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gobwas/ws"
 	"go.uber.org/zap"
-	"go.uber.org/zap/exp/zapslog"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -30,29 +27,6 @@ func loadedLogger(last *zap.Logger) *zap.Logger {
 	}
 	return last
 }
-
-// A loadedHandler logs to the loaded configuration, since a Broker outlives its own.
-type loadedHandler struct{ last *zap.Logger }
-
-func (h loadedHandler) current() slog.Handler {
-	return zapslog.NewHandler(loadedLogger(h.last).Core(), zapslog.WithName("megaphone.brokers.redis"))
-}
-
-// Enabled implements [slog.Handler].
-func (h loadedHandler) Enabled(ctx context.Context, level slog.Level) bool {
-	return h.current().Enabled(ctx, level)
-}
-
-// Handle implements [slog.Handler].
-func (h loadedHandler) Handle(ctx context.Context, record slog.Record) error {
-	return h.current().Handle(ctx, record)
-}
-
-// WithAttrs implements [slog.Handler]. The Broker does not use it.
-func (h loadedHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
-
-// WithGroup implements [slog.Handler]. The Broker does not use it.
-func (h loadedHandler) WithGroup(string) slog.Handler { return h }
 
 // reportPanic counts and logs a panic that was recovered outside net/http. Like net/http, it takes [http.ErrAbortHandler]
 // for a way to end something, not for a fault.

@@ -20,6 +20,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
+	_ "github.com/caddy-megaphone/megaphone/internal/redismodule" // the module megaphone.brokers.redis
 	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )

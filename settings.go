@@ -11,13 +11,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/jsontext"
-)
-
-// maxDuration is the longest duration that a setting may have. Longer ones have no use, and a time that is several of
-// them from now has no representation.
-const (
-	maxDuration     = 3650 * 24 * time.Hour
-	maxDurationText = "3650d"
+	"github.com/caddy-megaphone/megaphone/internal/setting"
 )
 
 // maxMaxMessageSize is the largest value of max_message_size, in bytes. A message is in memory as a whole.
@@ -67,7 +61,7 @@ func unmarshalStrictly(data []byte, v any) error {
 
 // setDefaults sets the defaults of settings that were left out.
 func (a *App) setDefaults() {
-	setDefault(&a.Agent, "main")
+	setting.Default(&a.Agent, "main")
 	if a.BrokerRaw == nil {
 		a.BrokerRaw = json.RawMessage(`{"module":"memory"}`)
 	}
@@ -75,25 +69,17 @@ func (a *App) setDefaults() {
 		hold := caddy.Duration(10 * time.Second)
 		a.Hold = &hold
 	}
-	setDefault(&a.Buffer, 100)
-	setDefault(&a.InFlight, 100)
-	setDefault(&a.TTL, caddy.Duration(time.Minute))
-	setDefault(&a.ReadDuration, caddy.Duration(20*time.Second))
-	setDefault(&a.StreamDuration, caddy.Duration(10*time.Minute))
-	setDefault(&a.Heartbeat, caddy.Duration(15*time.Second))
-	setDefault(&a.WriteTimeout, caddy.Duration(10*time.Second))
-	setDefault(&a.MaxMessageSize, 2_000_000)
-	setDefault(&a.MaxChannels, 1_000_000)
-	setDefault(&a.MaxMemory, 1<<30)
-	setDefault(&a.MaxReaders, 100_000)
-}
-
-// setDefault sets a setting that is zero to a value.
-func setDefault[T comparable](setting *T, value T) {
-	var unset T
-	if *setting == unset {
-		*setting = value
-	}
+	setting.Default(&a.Buffer, 100)
+	setting.Default(&a.InFlight, 100)
+	setting.Default(&a.TTL, caddy.Duration(time.Minute))
+	setting.Default(&a.ReadDuration, caddy.Duration(20*time.Second))
+	setting.Default(&a.StreamDuration, caddy.Duration(10*time.Minute))
+	setting.Default(&a.Heartbeat, caddy.Duration(15*time.Second))
+	setting.Default(&a.WriteTimeout, caddy.Duration(10*time.Second))
+	setting.Default(&a.MaxMessageSize, 2_000_000)
+	setting.Default(&a.MaxChannels, 1_000_000)
+	setting.Default(&a.MaxMemory, 1<<30)
+	setting.Default(&a.MaxReaders, 100_000)
 }
 
 // Validate implements [caddy.Validator]. It checks the settings with their defaults.
@@ -158,8 +144,8 @@ func checkDuration(name string, d caddy.Duration) error {
 	if d <= 0 {
 		return errNotPositive(name, "the default")
 	}
-	if time.Duration(d) > maxDuration {
-		return fmt.Errorf("%s: %v is too long: use at most %s", name, time.Duration(d), maxDurationText)
+	if time.Duration(d) > setting.MaxDuration {
+		return fmt.Errorf("%s: %v is too long: use at most %s", name, time.Duration(d), setting.MaxDurationText)
 	}
 	return nil
 }
