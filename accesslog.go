@@ -53,7 +53,8 @@ func countPanic() {
 // values as placeholders {http.megaphone.*}. Only the request's goroutine may use an entry.
 type accessLogEntry struct {
 	endpoint  endpoint
-	address   string // of a write or a read
+	address   string // of a write, a read or a member
+	topic     string // of a request about a topic
 	transport string // of a read
 	messages  int    // how many messages were accepted, or sent
 	resumed   broker.Resume
@@ -64,7 +65,7 @@ type accessLogEntry struct {
 
 // newAccessLogEntry begins a request's entry, and adds it to the access log and the placeholders.
 func newAccessLogEntry(r *http.Request, t target) *accessLogEntry {
-	entry := &accessLogEntry{endpoint: t.endpoint, address: t.address}
+	entry := &accessLogEntry{endpoint: t.endpoint, address: t.address, topic: t.topic}
 	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		fields.Add(zap.Object("megaphone", entry))
 	}
@@ -100,6 +101,7 @@ func (entry *accessLogEntry) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	entry.closeCodeField().AddTo(enc)
 	for _, field := range []struct{ name, value string }{
 		{"channel", entry.channel()},
+		{"topic", entry.topic},
 		{"transport", entry.transport},
 		{"resumed", string(entry.resumed)},
 		{"ended_by", entry.endedBy},
@@ -123,6 +125,8 @@ func (entry *accessLogEntry) placeholder(key string) (any, bool) {
 		return entry.endpoint.String(), true
 	case "channel":
 		return entry.channel(), true
+	case "topic":
+		return entry.topic, true
 	case "transport":
 		return entry.transport, true
 	case "messages":

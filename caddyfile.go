@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
@@ -60,6 +61,10 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_memory       <size>
 //		max_readers      <readers>
 //		max_channels_per_client <channels>
+//		max_ttl          <duration>
+//		max_topics       <topics>
+//		topic_keep       <size>
+//		topic_ttl        <duration>
 //		inspect_messages
 //		broker           <module> [...]
 //		webhook <event> <url> {
@@ -112,6 +117,9 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
+	if err := a.checkMaxTTL(); err != nil {
+		return d.WrapErr(err)
+	}
 	return nil
 }
 
@@ -136,6 +144,11 @@ func (a *App) settings() map[string]setting.Value {
 		"metrics_compat":   {}, // has a block
 		"broker":           {}, // is a module
 
+		"max_ttl":    setting.Duration(&a.MaxTTL, "24h"),
+		"max_topics": setting.Count(&a.MaxTopics, "1000"),
+		"topic_keep": setting.New(a.parseTopicKeep, "1MB"),
+		"topic_ttl":  setting.Duration(&a.TopicTTL, "1h"),
+
 		"max_channels_per_client": setting.Count(&a.MaxChannelsPerClient, "100"),
 	}
 }
@@ -143,7 +156,7 @@ func (a *App) settings() map[string]setting.Value {
 // UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write, read and
 // exists. Without the option transports it offers all transports:
 //
-//	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] [ui] {
+//	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [topics] [publish] [health] [ui] {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		cors_headers          <header...>
@@ -273,6 +286,16 @@ func (a *App) parseHold(value string) error {
 			value, setting.MaxDurationText)
 	}
 	a.Hold = (*caddy.Duration)(&hold)
+	return nil
+}
+
+// parseTopicKeep sets topic_keep, the only size that may be zero.
+func (a *App) parseTopicKeep(value string) error {
+	n, err := humanize.ParseBytes(value)
+	if err != nil || n > math.MaxInt64 {
+		return fmt.Errorf("%q is not a valid size: use a size from 0 (none) up to 7EiB, for example 500KB, 1MB or 1GiB", value)
+	}
+	a.TopicKeep = int64(n)
 	return nil
 }
 

@@ -80,6 +80,9 @@ func (a *App) setDefaults() {
 	setting.Default(&a.MaxChannels, 1_000_000)
 	setting.Default(&a.MaxMemory, 1<<30)
 	setting.Default(&a.MaxReaders, 100_000)
+	setting.Default(&a.MaxTTL, max(caddy.Duration(24*time.Hour), a.TTL))
+	setting.Default(&a.MaxTopics, 1000)
+	setting.Default(&a.TopicTTL, caddy.Duration(time.Hour))
 }
 
 // Validate implements [caddy.Validator]. It checks the settings with their defaults.
@@ -90,7 +93,19 @@ func (a *App) Validate() error {
 	if a.Webhooks != nil && len(a.Webhooks) == 0 {
 		return errEmptyList("webhooks", "none")
 	}
-	return a.checkNumbers()
+	if err := a.checkNumbers(); err != nil {
+		return err
+	}
+	return a.checkMaxTTL()
+}
+
+// checkMaxTTL checks that max_ttl allows ttl, if both are set.
+func (a *App) checkMaxTTL() error {
+	if a.MaxTTL != 0 && a.MaxTTL < a.TTL {
+		return fmt.Errorf("max_ttl is %v, and ttl is %v: make max_ttl at least as long, or leave it out for the default",
+			time.Duration(a.MaxTTL), time.Duration(a.TTL))
+	}
+	return nil
 }
 
 // checkNumbers checks that all numbers and durations are in range. The defaults must be set.
@@ -111,6 +126,7 @@ func (a *App) checkNumbers() error {
 		{"max_channels", int64(a.MaxChannels)},
 		{"max_memory", a.MaxMemory},
 		{"max_readers", int64(a.MaxReaders)},
+		{"max_topics", int64(a.MaxTopics)},
 	} {
 		if count.value <= 0 {
 			return errNotPositive(count.name, "the default")
@@ -128,10 +144,15 @@ func (a *App) checkNumbers() error {
 		{"stream_duration", a.StreamDuration},
 		{"heartbeat", a.Heartbeat},
 		{"write_timeout", a.WriteTimeout},
+		{"max_ttl", a.MaxTTL},
+		{"topic_ttl", a.TopicTTL},
 	} {
 		if err := checkDuration(duration.name, duration.value); err != nil {
 			return err
 		}
+	}
+	if a.TopicKeep < 0 {
+		return errors.New("topic_keep must not be negative: use 0 for none, or leave it out")
 	}
 	if a.Hold != nil && *a.Hold > 0 {
 		return checkDuration("hold", *a.Hold)

@@ -18,7 +18,8 @@ import (
 // Webhook posts channel events to a URL. It signs and repeats requests as the Standard Webhooks specification says. The
 // file docs/webhooks.md describes the requests.
 type Webhook struct {
-	// The event to post: `channel_deleted`, `channel_created`, `reader_connected` or `reader_disconnected`. Required.
+	// The event to post: `channel_deleted`, `channel_created`, `reader_connected`, `reader_disconnected`, `topic_occupied` (a
+	// topic has got its first member) or `topic_vacated` (it has lost its last one). Required.
 	Event string `json:"event,omitempty"`
 
 	// The `http` or `https` URL that gets the events. Placeholders such as `{env.WEBHOOK_URL}` are supported. Required.

@@ -13,19 +13,7 @@ import (
 
 // serveWrite writes one message (protocol.md 1.4).
 func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string, entry *accessLogEntry) error {
-	if err := httpjson.CheckJSONType(r); err != nil {
-		return err
-	}
-	key, err := idempotencyKey(r.Header)
-	if err != nil {
-		return err
-	}
-	body, err := httpjson.ReadBody(r, h.app.MaxMessageSize)
-	if err != nil {
-		return err
-	}
-	m, err := broker.NewMessage(streamID, body.Bytes(), key)
-	httpjson.FreeBody(body)
+	m, err := h.readMessage(r, streamID)
 	if err != nil {
 		return err
 	}
@@ -37,6 +25,24 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
 	return nil
+}
+
+// readMessage reads the one message of a request.
+func (h *Handler) readMessage(r *http.Request, streamID string) (*broker.Message, error) {
+	if err := httpjson.CheckJSONType(r); err != nil {
+		return nil, err
+	}
+	key, err := idempotencyKey(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	body, err := httpjson.ReadBody(r, h.app.MaxMessageSize)
+	if err != nil {
+		return nil, err
+	}
+	m, err := broker.NewMessage(streamID, body.Bytes(), key)
+	httpjson.FreeBody(body)
+	return m, err
 }
 
 var errKey = errors.New("a key is 1 to 255 visible ASCII characters")
