@@ -234,11 +234,15 @@ func (h *Handler) serveTopicState(w http.ResponseWriter, r *http.Request, topic 
 	if err != nil {
 		return err
 	}
+	return writeJSON(w, http.StatusOK, newTopicState(info))
+}
+
+func newTopicState(info broker.TopicInfo) topicState {
 	state := topicState{Members: info.Members, Connected: info.Connected, Kept: info.Kept}
 	if info.Closed != "" {
 		state.Closed = &info.Closed
 	}
-	return writeJSON(w, http.StatusOK, state)
+	return state
 }
 
 // writeJSON replies with a value as JSON.
