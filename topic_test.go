@@ -428,4 +428,3 @@ func TestTopicsInTheAccessLog(t *testing.T) {
 	s.get("/topic/a%2Fb")
 	file.wants(map[string]any{"endpoint": "topic", "topic": "a/b", "messages": 0})
 }
-
