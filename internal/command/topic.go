@@ -119,9 +119,10 @@ func closedAs(t admin.Topic) string {
 
 func topicShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "show <topic> [--json]",
-		Short:             "Shows a topic",
-		Long:              "Shows how many members a topic has, how many of them are connected, and what it keeps.",
+		Use:   "show <topic> [--json]",
+		Short: "Shows a topic",
+		Long: `Shows how many members a topic has, how many of them are connected, and what it
+keeps.`,
 		Example:           "  $ caddy megaphone topic show news",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeTopics,
@@ -180,9 +181,10 @@ func runTopicJoin(cmd *cobra.Command, args []string) error {
 
 func topicLeaveCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "leave <topic> <id or address>... [--json]",
-		Short:             "Ends memberships of channels in a topic",
-		Long:              "Ends the memberships of channels in a topic, by id or by one of their addresses. The channels stay.",
+		Use:   "leave <topic> <id or address>... [--json]",
+		Short: "Ends memberships of channels in a topic",
+		Long: `Ends the memberships of channels in a topic, by id or by one of their addresses.
+The channels stay.`,
 		Example:           "  $ caddy megaphone topic leave news 0000002a9f3c1b22",
 		Args:              cobra.MinimumNArgs(2),
 		ValidArgsFunction: completeMembers,
