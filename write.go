@@ -13,27 +13,11 @@ import (
 
 // serveWrite writes one message (protocol.md 1.4).
 func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string, entry *accessLogEntry) error {
-	if err := httpjson.CheckJSONType(r); err != nil {
-		return err
-	}
-	key, err := idempotencyKey(r.Header)
+	m, err := h.readMessage(r, streamID)
 	if err != nil {
 		return err
 	}
-	merge, err := mergeOf(r.Header)
-	if err != nil {
-		return err
-	}
-	body, err := httpjson.ReadBody(r, h.app.MaxMessageSize)
-	if err != nil {
-		return err
-	}
-	m, err := broker.NewMessage(streamID, body.Bytes(), key)
-	httpjson.FreeBody(body)
-	if err != nil {
-		return err
-	}
-	if err := h.app.broker.Publish(r.Context(), producer, m.WithMerge(merge), h.app.limits); err != nil {
+	if err := h.app.broker.Publish(r.Context(), producer, m, h.app.limits); err != nil {
 		return err
 	}
 	entry.messages = 1
@@ -41,6 +25,31 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
 	return nil
+}
+
+// readMessage reads the one message of a request.
+func (h *Handler) readMessage(r *http.Request, streamID string) (*broker.Message, error) {
+	if err := httpjson.CheckJSONType(r); err != nil {
+		return nil, err
+	}
+	key, err := idempotencyKey(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	merge, err := mergeOf(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	body, err := httpjson.ReadBody(r, h.app.MaxMessageSize)
+	if err != nil {
+		return nil, err
+	}
+	m, err := broker.NewMessage(streamID, body.Bytes(), key)
+	httpjson.FreeBody(body)
+	if err != nil {
+		return nil, err
+	}
+	return m.WithMerge(merge), nil
 }
 
 var errKey = errors.New("a key is 1 to 255 visible ASCII characters")

@@ -3,7 +3,9 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+	"unicode/utf8"
 )
 
 // Topics is a [Broker] with topics (protocol.md 2.12). A topic is a set of channels, its members, with a memory if asked.
@@ -54,6 +56,14 @@ type Topics interface {
 
 // MaxTopicName is how long the name of a topic may be, in bytes.
 const MaxTopicName = 255
+
+// CheckTopic checks that a text can be the name of a topic: 1 to [MaxTopicName] bytes of UTF-8.
+func CheckTopic(name string) error {
+	if name == "" || len(name) > MaxTopicName || !utf8.ValidString(name) {
+		return fmt.Errorf("the name of a topic has 1 to %d bytes of UTF-8", MaxTopicName)
+	}
+	return nil
+}
 
 // Errors of [Topics]. None of them is a fault.
 var (

@@ -40,6 +40,14 @@ type Stats struct {
 	Settled     uint64 `json:"settled"`
 	Undelivered uint64 `json:"undelivered"`
 
+	// Topics is how many topics there are, Members how many members they have together, and KeptBytes what they keep.
+	Topics    int   `json:"topics"`
+	Members   int   `json:"members"`
+	KeptBytes int64 `json:"keptBytes"`
+	// Published counts messages that were published to topics, and Skipped how often a member has missed one of them.
+	Published uint64 `json:"published"`
+	Skipped   uint64 `json:"skipped"`
+
 	// Draining says whether the server is being drained, or is drained.
 	Draining bool `json:"draining"`
 
@@ -120,6 +128,11 @@ func stats(v View, _ *http.Request) (int, any, error) {
 		Merged:        totals.Replaced + totals.Appended,
 		Settled:       totals.Settled,
 		Undelivered:   totals.AllUndelivered(),
+		Topics:        totals.Topics,
+		Members:       totals.Memberships,
+		KeptBytes:     totals.KeptBytes,
+		Published:     totals.Published,
+		Skipped:       totals.Skipped,
 		Draining:      broker.IsDraining(v.Broker),
 		Store:         storeOf(v.Broker),
 	}

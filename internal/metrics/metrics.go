@@ -234,6 +234,13 @@ var brokerMetrics = []brokerMetric{
 	counter("messages_redelivered_total", "Messages that a reader was sent again.",
 		func(s *broker.Stats) uint64 { return s.Redelivered }),
 	counter("messages_settled_total", "Messages that were let go as received.", func(s *broker.Stats) uint64 { return s.Settled }),
+	gauge("topics", "Topics that there are now.", func(s *broker.Stats) float64 { return float64(s.Topics) }),
+	gauge("topic_members", "Members that all topics have together.", func(s *broker.Stats) float64 { return float64(s.Memberships) }),
+	gauge("topic_kept_bytes", "Memory that the messages take that topics keep.",
+		func(s *broker.Stats) float64 { return float64(s.KeptBytes) }),
+	counter("messages_published_total", "Messages that were published to a topic.", func(s *broker.Stats) uint64 { return s.Published }),
+	counter("messages_skipped_total", "Published messages that a member has missed because it had no room, counted for each member.",
+		func(s *broker.Stats) uint64 { return s.Skipped }),
 	counter("channels_created_total", "Channels that were created.", func(s *broker.Stats) uint64 { return s.Created }),
 }
 

@@ -1,0 +1,236 @@
+package megaphone_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+func topicLine(topic, body string) string {
+	return fmt.Sprintf(`{"topic":%q,"streamId":"s","body":%s}`, topic, body) + "\n"
+}
+
+func TestIngestToTopics(t *testing.T) {
+	s := serveTopics(t, "buffer 3")
+	a, b := s.createWith(`{"topics":["t","\u00e9"]}`), s.create()
+	s.call(200, http.MethodPost, "/topic/over/close", "")
+	lines := topicLine("t", "1") + ingestLine(b.ProducerAddress, "2") + "\n" + topicLine("é", "3") + topicLine("over", "4") +
+		`{"topic":"t","channel":"` + b.ProducerAddress + `","streamId":"s","body":5}` + "\n" + topicLine("", "6") +
+		topicLine(strings.Repeat("x", 256), "7") + topicLine("nobody", "8") + topicLine("t", "x") +
+		topicLine("t", "9") + topicLine("t", "10") // a is full then, and misses it
+	r := s.ingest(strings.NewReader(lines))
+	want := `{"written":6,"failures":[{"topic":"over","index":3,"reason":"CLOSED"},{"topic":"t","index":4,"reason":"BAD_REQUEST"},` +
+		`{"topic":"","index":5,"reason":"BAD_REQUEST"},{"topic":"` + strings.Repeat("x", 255) + `","index":6,"reason":"BAD_REQUEST"},` +
+		`{"topic":"t","index":8,"reason":"BAD_REQUEST"}],"failuresTotal":5}`
+	if r.StatusCode != http.StatusCreated || r.body != want {
+		t.Errorf("%d\n%s, want\n%s", r.StatusCode, r.body, want)
+	}
+	s.read(a).wants("1", "3", "9")
+	s.read(b).wants("2")
+}
+
+// streamTo begins an ingest that closes a topic, and waits until a member has its first line.
+func (s *server) streamTo(topic string) (lines *rawClient, member *read) {
+	s.Helper()
+	member = s.read(s.createWith(fmt.Sprintf(`{"topics":[%q]}`, topic)))
+	lines = s.rawClient()
+	lines.send("POST /write?close=" + topic + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+	lines.chunk(topicLine(topic, "1"))
+	member.wants("1")
+	return lines, member
+}
+
+// chunk sends a chunk of a body.
+func (c *rawClient) chunk(text string) {
+	c.Helper()
+	c.send(fmt.Sprintf("%x\r\n%s\r\n", len(text), text))
+}
+
+// wantsEndOf waits for the end of a topic.
+func (r *read) wantsEndOf(topic, how string) {
+	r.Helper()
+	if sid, rest := r.line(); sid != topic || rest != fmt.Sprintf(`"body":null,"end":%q}`, how) {
+		r.Fatalf("got %s of stream %s, want the end %s of %s", rest, sid, how, topic)
+	}
+}
+
+// TestATopicEndsWithItsProducer: whatever ends a streamed ingest ends its topics, after its lines.
+func TestATopicEndsWithItsProducer(t *testing.T) {
+	s := serve(t, "servers {\ntimeouts {\nread_body_idle 300ms\n}\n}\nmegaphone {\nmax_message_size 1000\n"+topicBroker+"\n}", topicSite)
+	for name, test := range map[string]struct {
+		last func(c *rawClient, topic string)
+		want string
+	}{
+		"with its last line": {func(c *rawClient, topic string) {
+			c.chunk(strings.TrimSpace(topicLine(topic, "2"))) // no line feed
+			c.send("0\r\n\r\n")
+			c.wants(http.StatusCreated)
+		}, broker.EndDone},
+		"after a bad line": {func(c *rawClient, topic string) {
+			c.chunk("{}\n" + topicLine(topic, "2"))
+			c.send("0\r\n\r\n")
+			c.wants(http.StatusCreated)
+		}, broker.EndDone},
+		"with its connection": {func(c *rawClient, topic string) {
+			c.chunk(topicLine(topic, "2"))
+			c.Conn.Close()
+		}, broker.EndAborted},
+		"by a chunk that is malformed": {func(c *rawClient, topic string) {
+			c.chunk(topicLine(topic, "2"))
+			c.send("no chunk\r\n")
+		}, broker.EndAborted},
+		"by a line that is too long": {func(c *rawClient, topic string) {
+			c.chunk(topicLine(topic, "2") + strings.Repeat("x", 1001))
+			c.wants(http.StatusRequestEntityTooLarge)
+		}, broker.EndAborted},
+		"by a pause": {func(c *rawClient, topic string) {
+			c.chunk(topicLine(topic, "2"))
+			c.wants(http.StatusBadRequest)
+		}, broker.EndAborted},
+		"by a panic": {func(c *rawClient, topic string) {
+			c.chunk(topicLine(topic, "2") + topicLine("panic", "3"))
+		}, broker.EndAborted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := s.in(t)
+			topic := strings.ReplaceAll(name, " ", "-")
+			lines, member := s.streamTo(topic)
+			test.last(lines, topic)
+			member.wants("2")
+			member.wantsEndOf(topic, test.want)
+			s.post("/publish/"+topic+"/s", "1").wantError(t, 409, "CLOSED")
+		})
+	}
+}
+
+// TestAnIngestClosesSeveralTopics, and a topic that is closed already does no harm.
+func TestAnIngestClosesSeveralTopics(t *testing.T) {
+	s := serveTopics(t, "")
+	s.call(200, http.MethodPost, "/topic/b/close", `{"as":"aborted"}`)
+	r := s.do(http.MethodPost, "/write?close=a&close=b&close=c%2Fd", linesHeader, strings.NewReader(topicLine("a", "1")))
+	if want := `{"written":1,"failures":[],"failuresTotal":0}`; r.StatusCode != http.StatusCreated || r.body != want {
+		t.Errorf("%d %s", r.StatusCode, r.body)
+	}
+	for topic, how := range map[string]string{"a": "done", "b": "aborted", "c/d": "done"} {
+		r := s.get("/topic/" + strings.ReplaceAll(topic, "/", "%2F"))
+		// A topic without members and memory may be gone.
+		if !strings.Contains(r.body, `"closed":"`+how+`"`) && !strings.Contains(r.body, `"closed":null`) {
+			t.Errorf("topic %s: %s", topic, r.body)
+		}
+	}
+	for query, want := range map[string]string{
+		"close=": "1 to 255 bytes", "close=%FF": "UTF-8", strings.Repeat("close=a&", 101) + "x": "more than 100 times",
+	} {
+		r := s.do(http.MethodPost, "/write?"+query, linesHeader, strings.NewReader(""))
+		r.wantError(t, 400, "BAD_REQUEST")
+		if !strings.Contains(r.body, want) {
+			t.Errorf("%s: %s, want %q", query, r.body, want)
+		}
+	}
+}
+
+// TestTheExitEndsTopicsOfOpenIngests while there is still a Broker that can tell their members, which may have moved to another
+// server.
+func TestTheExitEndsTopicsOfOpenIngests(t *testing.T) {
+	s := serve(t, "megaphone {\nbroker topical\n}", topicSite)
+	_, member := s.streamTo("exits")
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	wantClosed(t, "exits aborted")
+	member.response.Body.Close()
+}
+
+// wantClosed waits until a topic of a topicGuest was closed as this note says.
+func wantClosed(t *testing.T, want string) {
+	t.Helper()
+	topic, _, _ := strings.Cut(want, " ")
+	for {
+		select {
+		case got := <-closedTopics:
+			if got == want {
+				return
+			}
+			if strings.HasPrefix(got, topic+" ") {
+				t.Fatalf("closed: %s, want %s", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("never closed: %s", want)
+		}
+	}
+}
+
+// TestATopicThatCannotBeClosed: the producer learns it. If it is gone, the log does.
+func TestATopicThatCannotBeClosed(t *testing.T) {
+	path := t.TempDir() + "/log"
+	s := serve(t, "log faults {\noutput file "+path+" {\nroll_disabled\n}\n}\nmegaphone {\nbroker topical\n}", topicSite)
+	r := s.do(http.MethodPost, "/write?close=storage", linesHeader, strings.NewReader(topicLine("t", "1")))
+	if r.StatusCode != 503 || !strings.Contains(r.body, `"code":"STORAGE_UNAVAILABLE"`) || !strings.Contains(r.body, `"written":1`) {
+		t.Errorf("%d %s", r.StatusCode, r.body)
+	}
+	body, lines := io.Pipe()
+	lines.CloseWithError(errors.New("the producer is gone"))
+	request, _ := http.NewRequestWithContext(s.Context(), http.MethodPost, "http://localhost/write?close=fault", body)
+	request.Header = linesHeader
+	if _, err := s.client.Do(request); err == nil {
+		t.Error("the request has a reply")
+	}
+	s.eventually(func() bool {
+		text := readLog(t, path)
+		return strings.Contains(text, "a topic could not be closed") && strings.Contains(text, `"topic":"fault"`)
+	})
+}
+
+// TestFaultsOfTopics: each error of a Broker has its reply, which says nothing of the machine.
+func TestFaultsOfTopics(t *testing.T) {
+	s := serve(t, "megaphone {\nbroker topical\n}", topicSite)
+	for topic, want := range map[string]struct {
+		status int
+		code   string
+	}{
+		"memory": {503, "LIMIT_REACHED"}, "storage": {503, "STORAGE_UNAVAILABLE"}, "unknown": {503, "TIMEOUT"}, "store": {503, "TIMEOUT"},
+		"fault": {500, "INTERNAL_SERVER_ERROR"},
+	} {
+		r := s.post("/publish/"+topic+"/s", "1")
+		r.wantError(t, want.status, want.code)
+		if strings.Contains(r.body, "secret") {
+			t.Errorf("%s: %s", topic, r.body)
+		}
+		if got := s.ingest(strings.NewReader(topicLine(topic, "1"))).body; !strings.Contains(got, `{"topic":"`+topic+`","index":0,"reason":"`+want.code+`"}`) {
+			t.Errorf("%s: ingest: %s", topic, got)
+		}
+	}
+	s.wantMetrics(map[string]float64{`limit_refusals_total{limit="max_memory"}`: 2})
+}
+
+// TestABrokerWithoutTopics: a site cannot serve them, and the error says what to do. create takes an empty list all the same.
+func TestABrokerWithoutTopics(t *testing.T) {
+	s := serve(t, "megaphone {\nbroker guest\n}", "megaphone create write")
+	s.createWith(`{"topics":[]}`)
+	s.post("/create", `{"topics":["t"]}`).wantError(t, 403, "FORBIDDEN")
+	for _, name := range []string{"topics", "publish"} {
+		err := s.load("megaphone {\nbroker guest\n}", "megaphone create "+name)
+		if err == nil || !strings.Contains(err.Error(), `endpoint "`+name+`": the broker guest has no topics: leave the endpoint out, or use another broker, such as memory`) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// readLog returns what a log file has.
+func readLog(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
