@@ -16,6 +16,7 @@ type counters struct {
 	duplicates  atomic.Uint64    // messages that a channel dropped, because it had one with the same key
 	redelivered atomic.Uint64    // messages that a reader was given again
 	settled     atomic.Uint64
+	skipped     atomic.Uint64    // how often a channel missed a message of a topic
 	refused     [2]atomic.Uint64 // messages that found no room in time, by noRoom
 	unroutable  atomic.Uint64    // messages whose channel was deleted while they waited
 	withdrawn   atomic.Uint64    // messages that waited until their producer gave up, or the Broker was closed
@@ -144,6 +145,8 @@ func (b *Broker) Stats() broker.Stats {
 	s.RefusedMemory = sum(func(c *counters) *atomic.Uint64 { return &c.refused[memoryFull] })
 	s.Unroutable = b.unroutable.Load() + sum(func(c *counters) *atomic.Uint64 { return &c.unroutable })
 	s.Withdrawn = sum(func(c *counters) *atomic.Uint64 { return &c.withdrawn })
+	s.Skipped = sum(func(c *counters) *atomic.Uint64 { return &c.skipped })
+	b.topics.stats(&s)
 	s.Created = sum(func(c *counters) *atomic.Uint64 { return &c.created })
 	s.Sent = sent + s.Redelivered
 	s.InFlight = taken - s.Settled - lostInFlight

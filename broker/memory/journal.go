@@ -96,7 +96,7 @@ func (c *channel) Durable(position uint64, commit *journal.Commit) {
 			c.reader.wake() // or else it may never get to wait: see isAwaited
 		}
 	}
-	if c.closed == nil {
+	if c.closed == open {
 		c.durable(int(c.letGoCount + uint64(c.queue.len) - position)) //nolint:gosec // at most the queue's length
 	}
 }
@@ -175,12 +175,10 @@ func (b *Broker) add(c *channel, ttl time.Duration) (*journal.Commit, error) {
 		var err error
 		c.tag, c.journaled = b.journal.NextTag(), &journaled{ttl: ttl}
 		if commit, err = b.journal.Create(c.Snapshot()); err != nil {
-			c.closed = broker.ErrNotFound // for whoever has found it in the list
+			c.closed = deleted // for whoever has found it in the list
 			b.list.remove(c)
 			b.count.Add(-1)
-			if c.client != nil {
-				b.quotas.release(*c.client)
-			}
+			c.releaseQuota()
 			return nil, err
 		}
 	}
@@ -207,8 +205,8 @@ func (c *channel) Snapshot() *journal.Channel {
 		ID: c.journalID(), Agent: c.agent, Producer: c.producer, Consumer: c.consumer,
 		Created: c.broker.wallTime(c.created), Read: c.read(), Move: c.move(),
 	}
-	if c.client != nil {
-		s.Client = *c.client
+	if c.rare != nil {
+		s.Client = c.rare.client
 	}
 	s.LetGoKeys = c.letGoKeys.last(broker.KeyWindow)
 	return s
@@ -260,7 +258,7 @@ func (e engine) Look(id journal.ID, f func(journal.Locked)) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tag != id.Tag || c.closed != nil {
+	if c.tag != id.Tag || c.closed != open {
 		return false
 	}
 	f(c)
@@ -322,7 +320,7 @@ func (b *Broker) restore(r *journal.Channel) *channel {
 	c.expires.Store(int64(b.now() + r.TTL))
 	c.counters.created.Add(1)
 	if r.Client != "" {
-		c.client = &r.Client
+		c.rare = &rare{client: r.Client}
 		b.quotas.restore(r.Client)
 	}
 	b.channels.Store(c.producer, c)

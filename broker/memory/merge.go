@@ -28,7 +28,7 @@ func (c *channel) hasRoom(m *broker.Message, l *broker.Limits) bool {
 
 // hasPlace is hasRoom without a look at the memory. The lock is held.
 func (c *channel) hasPlace(m *broker.Message, l *broker.Limits) bool {
-	return c.queue.pending() < l.Buffer || c.merges(m, l)
+	return c.counted() < l.Buffer || c.merges(m, l)
 }
 
 // merges reports whether a message would be merged with the newest one of the queue. The lock is held.
@@ -53,6 +53,7 @@ func (c *channel) merge(m *broker.Message, j *join) error {
 	}
 	c.broker.budget.reserve(merged)
 	c.queue.setNewest(merged)
+	c.noteMissed()
 	c.broker.budget.release(older)
 	if older.Keyed() {
 		c.rememberKey(older.ID()) // a cursor cannot show it, but its producer may repeat it
