@@ -64,7 +64,8 @@ end
 -- Appends to out what the reader's node does not have yet, from index first on.
 local function fetch(out, first, count, maxBytes)
   local size, got = 0, 0
-  each(first, math.min(c.len, first + count) - 1, function(m)
+  each(first, math.min(c.len, first + count) - 1, function(m, i)
+    if i == c.len - 1 and string.byte(m) > 1 and i - c.inflight >= mergeAhead(c.ahead) then return false end
     if got > 0 and size + #m > maxBytes then return false end
     size, got = size + #m, got + 1
     out[#out + 1] = m
@@ -90,7 +91,7 @@ local function append(m, mark)
   if mark then keepMark(key('g'), c.head + c.len, #m, mark) end
   if hasReader() and c.sent == c.len and c.sent - c.inflight < c.ahead then
     local at = struct.pack('<I4I6', c.fence, c.head + c.len)
-    if #m > PUSHED then
+    if #m > PUSHED or mark and c.sent - c.inflight >= mergeAhead(c.ahead) then
       push(c.node, 'w', at)
     elseif push(c.node, 'm', at .. m) > 0 then
       c.sent = c.sent + 1

@@ -6,6 +6,10 @@
 -- and its mark, which has how it is merged, where its body begins, and the digest. It counts only while a message of that position
 -- is the newest.
 
+-- Behind how many messages that are not taken the newest one is not given to a reader's node if it may be merged. Or else a slow
+-- reader's node would have all that the buffer takes, and nothing could be merged. mergeAhead in package redis is the same.
+local function mergeAhead(ahead) return math.max(1, math.floor(ahead * 3 / 4)) end
+
 -- Returns a message as it is kept, and its mark. If it is merged with the newest message, also what they become, and the size of
 -- the newest one now. position is that of the newest message if it is pending and was given to no reader's node, else false.
 local function merge(m, queue, beside, position)

@@ -122,7 +122,7 @@ for i = 1, channels do
           end
           if id then fresh[#fresh + 1] = id end
           if f and sent == len and sent - inflight < ahead then
-            if #m > PUSHED then
+            if #m > PUSHED or mark and sent - inflight >= mergeAhead(ahead) then
               f[#f + 1] = pack('<c1I4I4I6', 'w', 10, fence, head + len)
             else
               local n = #f
