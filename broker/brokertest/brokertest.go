@@ -12,8 +12,8 @@
 // [broker.Message] than it was given.
 //
 // A Broker must pass all tests. It may only leave out the optional interfaces [broker.Drainer], [broker.Statser],
-// [broker.DeletionSource], [broker.MemoryUser], [broker.Topics], [broker.TopicSource] and [broker.Notifier]. A test of an interface that it does not implement is
-// skipped, and says so. [broker.Limits].MaxMemory is not optional: every Broker must bound the messages that it keeps.
+// [broker.DeletionSource], [broker.MemoryUser], [broker.Topics], [broker.TopicSource] and [broker.Notifier]. A test of an
+// interface that it does not implement is skipped, and says so. [broker.Limits].MaxMemory is not optional: every Broker must bound the messages that it keeps.
 package brokertest
 
 import (
@@ -117,6 +117,7 @@ var groups = map[string]group{
 	"subscribe":    subscribeTests,
 	"topic events": topicEventTests,
 	"topic memory": topicMemoryTests,
+	"topic merge":  topicMergeTests,
 	"topics":       topicTests,
 	"topics full":  topicFullTests,
 	"unconfirmed":  unconfirmedTests,
