@@ -118,6 +118,7 @@ var groups = map[string]group{
 	"topic events": topicEventTests,
 	"topic memory": topicMemoryTests,
 	"topic merge":  topicMergeTests,
+	"topic model":  topicModelTests,
 	"topics":       topicTests,
 	"topics full":  topicFullTests,
 	"unconfirmed":  unconfirmedTests,

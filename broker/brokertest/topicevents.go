@@ -69,7 +69,7 @@ var topicEventTests = group{
 		time.Sleep(time.Until(at))
 		want := map[string][]int{"1": {1, 0}, "2": {1}}
 		e.wants(want)
-		t.Topics.Close()
+		t.Close()
 		e.wants(want)
 	},
 	"a channel that may not be a member is no event": func(s *suite) {

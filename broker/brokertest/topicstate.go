@@ -88,7 +88,7 @@ func topicsAreClosed(s *suite) {
 	_, waits := t.begin(t.Context(), "news", t.message("m"))
 	end, err := broker.NewEnd("news", broker.EndDone)
 	t.no(err)
-	t.Topics.Close()
+	t.Close()
 	t.no(t.returned(waits)) // its one member has gone
 	_, create := t.CreateMember(t.Context(), "agent", nil, t.limits)
 	_, publish := t.PublishTopic(t.Context(), "news", t.message("m"), broker.FullMiss, t.limits)
