@@ -138,6 +138,11 @@ func (m *topicModel) tries(name string, message *broker.Message, full broker.Whe
 		return
 	}
 	m.published++
+	if message.Size() <= t.keep.Bytes && !(message.Keyed() && t.keys[message.ID()]) {
+		t.kept = append(t.kept, message)
+		t.keys[message.ID()] = true
+		t.trim()
+	}
 	var want broker.Published
 	for _, c := range slices.Clone(t.members) {
 		want.Members++
@@ -160,11 +165,6 @@ func (m *topicModel) tries(name string, message *broker.Message, full broker.Whe
 				m.deleted(c)
 			}
 		}
-	}
-	if size := message.Size(); size <= t.keep.Bytes && !(message.Keyed() && t.keys[message.ID()]) {
-		t.kept = append(t.kept, message)
-		t.keys[message.ID()] = true
-		t.trim()
 	}
 	switch {
 	case p == nil:

@@ -71,6 +71,13 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 		c.first = joined
 	} else {
 		r := c.ensureRare()
+		if len(r.more) == cap(r.more) { // by less than append would: there may be many channels with a few topics
+			grow := 4
+			if r.more == nil {
+				grow = 1
+			}
+			r.more = append(make([]membership, 0, len(r.more)+grow), r.more...)
+		}
 		r.more = append(r.more, joined)
 	}
 	// The walks from which the channel gets messages wait for its lock. So these come after the kept ones.
