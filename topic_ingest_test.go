@@ -82,7 +82,7 @@ func TestATopicEndsWithItsProducer(t *testing.T) {
 		}, broker.EndDone},
 		"with its connection": {func(c *rawClient, topic string) {
 			c.chunk(topicLine(topic, "2"))
-			c.Conn.Close()
+			c.Close()
 		}, broker.EndAborted},
 		"by a chunk that is malformed": {func(c *rawClient, topic string) {
 			c.chunk(topicLine(topic, "2"))
@@ -186,7 +186,7 @@ func TestATopicThatCannotBeClosed(t *testing.T) {
 	}
 	s.eventually(func() bool {
 		text := readLog(t, path)
-		return strings.Contains(text, "a topic could not be closed") && strings.Contains(text, `"topic":"fault"`)
+		return strings.Contains(text, "topics could not be closed") && strings.Contains(text, `"topics":["fault"]`)
 	})
 }
 
