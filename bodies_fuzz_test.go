@@ -70,7 +70,7 @@ func FuzzBodies(f *testing.F) {
 		{0, jsonType, `{"a":`},
 		{0, "application/cloudevents+json; charset=utf-8", "\"\xff\""},
 		{0, "text/plain", `1`},
-		{1, jsonType, `{"channels":["PRODUCER","PRODUCER","x"],"messages":[{"streamId":"s","body":{"n": 1}},{"streamId":"t","body":null,"key":"k"}]}`},
+		{1, jsonType, `{"channels":["PRODUCER","PRODUCER","x"],"messages":[{"streamId":"s","body":{"n": 1}},{"streamId":"t","body":null,"key":"k","merge":"append"}]}`},
 		{1, jsonType, `{"channelIds":[],"channels":[],"messages":[]}`},
 		{1, jsonType, `{"channels":["PRODUCER"],"messages":[{"streamId":"","body":1}]}`},
 		{1, jsonType, `[`},

@@ -28,6 +28,7 @@ type origins struct {
 // safelist, and * would not include Authorization.
 var standardHeaders = []string{
 	"Accept", "Authorization", "Cache-Control", "Content-Encoding", "Content-Type", "Idempotency-Key", "Last-Event-ID",
+	"Megaphone-Merge",
 }
 
 // newOrigins returns the origins of a handler's settings, which have passed checkCORS.

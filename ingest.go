@@ -222,6 +222,7 @@ type envelope struct {
 	streamID []byte // as a JSON string
 	body     []byte
 	key      string
+	merge    broker.Merge
 
 	compact bool // the body has no white space between its tokens
 }
@@ -266,6 +267,12 @@ func (e *envelope) set(name, value []byte, compact bool) error {
 		if e.key = string(key); err == nil && !broker.ValidKey(e.key) {
 			err = errKey
 		}
+	case "merge":
+		var ok bool
+		text, _ := jsontext.Text(value)
+		if e.merge, ok = broker.ParseMerge(string(text)); !ok {
+			err = errMerge
+		}
 	}
 	return err
 }
@@ -290,7 +297,11 @@ func (e *envelope) message() (*broker.Message, error) {
 		}
 		streamID = jsontext.AppendString(nil, string(text))
 	}
-	return broker.NewMessageFromJSON(streamID, e.body, e.compact, e.key)
+	m, err := broker.NewMessageFromJSON(streamID, e.body, e.compact, e.key)
+	if err != nil {
+		return nil, err
+	}
+	return m.WithMerge(e.merge), nil
 }
 
 // textOf returns the text of a JSON value, which must be a string.

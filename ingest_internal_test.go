@@ -15,6 +15,7 @@ func FuzzEnvelope(f *testing.F) {
 		`{"channel":"c","streamId":"s"}`, `{,}`, `{"a":1,}`, `[]`, `{`, `{"channel":"c","streamId":"s","body":null,"key":""}`,
 		`{"chann\u0065l":"c","streamId":"s","body":1}`, `{"topic":"t\u00e9","streamId":"s","body":1}`, `{"topic":"t","channel":"c","streamId":"s","body":1}`,
 		`{"topic":"","streamId":"s","body":1}`, `{"topic":null,"channel":"c","streamId":"s","body":1}`,
+		`{"channel":"c","streamId":"s","body":1,"merge":"append"}`,
 	} {
 		f.Add([]byte(seed))
 	}

@@ -152,6 +152,8 @@ func TestMetrics(t *testing.T) {
 		"held_bytes":                                    0,
 		"messages_accepted_total":                       3,
 		"messages_repeated_total":                       1,
+		"messages_replaced_total":                       0,
+		"messages_appended_total":                       0,
 		"messages_sent_total":                           5,
 		"messages_redelivered_total":                    2,
 		"messages_settled_total":                        0,

@@ -13,6 +13,9 @@ import (
 	"github.com/coder/websocket"
 )
 
+// topicBroker is the setting of a Broker with topics.
+const topicBroker = "broker memory"
+
 // topicSite is a site that serves topics too.
 const topicSite = "megaphone create write read exists manage topics publish"
 

@@ -36,13 +36,20 @@ func (h *Handler) readMessage(r *http.Request, streamID string) (*broker.Message
 	if err != nil {
 		return nil, err
 	}
+	merge, err := mergeOf(r.Header)
+	if err != nil {
+		return nil, err
+	}
 	body, err := httpjson.ReadBody(r, h.app.MaxMessageSize)
 	if err != nil {
 		return nil, err
 	}
 	m, err := broker.NewMessage(streamID, body.Bytes(), key)
 	httpjson.FreeBody(body)
-	return m, err
+	if err != nil {
+		return nil, err
+	}
+	return m.WithMerge(merge), nil
 }
 
 var errKey = errors.New("a key is 1 to 255 visible ASCII characters")
@@ -59,6 +66,21 @@ func idempotencyKey(h http.Header) (string, error) {
 	return values[0], nil
 }
 
+var errMerge = errors.New(`a message is merged by "replace" or "append"`)
+
+// mergeOf returns how the message of a request may be merged (protocol.md 2.13).
+func mergeOf(h http.Header) (broker.Merge, error) {
+	values := h.Values("Megaphone-Merge")
+	if len(values) == 0 {
+		return broker.MergeNone, nil
+	}
+	how, ok := broker.ParseMerge(values[0])
+	if !ok || len(values) > 1 {
+		return how, httpjson.BadRequest("Megaphone-Merge: " + errMerge.Error())
+	}
+	return how, nil
+}
+
 // A batch is the body of a write-batch request.
 type batch struct {
 	Channels   jsontext.Strings `json:"channels"`
@@ -70,6 +92,7 @@ type batchMessage struct {
 	StreamID jsontext.String  `json:"streamId"`
 	Body     json.RawMessage  `json:"body"`
 	Key      *jsontext.String `json:"key"`
+	Merge    *jsontext.String `json:"merge"`
 }
 
 type batchMessages []batchMessage
@@ -94,10 +117,18 @@ func (ms batchMessages) render() ([]*broker.Message, error) {
 				return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
 			}
 		}
+		how, ok := broker.MergeNone, true
+		if m.Merge != nil {
+			how, ok = broker.ParseMerge(string(*m.Merge))
+		}
+		if !ok {
+			return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errMerge))
+		}
 		var err error
 		if rendered[i], err = broker.NewMessage(string(m.StreamID), m.Body, key); err != nil {
 			return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, err))
 		}
+		rendered[i].WithMerge(how)
 	}
 	return rendered, nil
 }

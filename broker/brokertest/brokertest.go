@@ -105,6 +105,8 @@ var groups = map[string]group{
 	"ingest":       ingestTests,
 	"keyed":        keyedTests,
 	"memory":       memoryTests,
+	"merge":        mergeTests,
+	"merge limits": mergeLimitTests,
 	"messages":     messageTests,
 	"notify":       notifyTests,
 	"operators":    operatorTests,
@@ -125,6 +127,7 @@ var needExactLimits = []string{
 	"a message that gets no memory fails, and counts as refused",
 	"a larger limit of a newer configuration counts",
 	"a producer that gets no memory within the hold time learns why",
+	"a producer that waits for memory is merged when there is some",
 	"an expired channel does not count",
 	"an expired channel frees its memory",
 	"close ends the wait for memory",
@@ -134,6 +137,7 @@ var needExactLimits = []string{
 	"producers wait for memory as for a full channel",
 	"there are no more channels than allowed",
 	"there are no more readers than allowed, except those that take over",
+	"what is merged needs memory",
 	"without a hold time a producer that gets no memory is refused at once",
 }
 
@@ -186,6 +190,7 @@ func defaultLimits(realTime bool) broker.Limits {
 		TTL:         time.Minute,
 		MaxChannels: 1000,
 		MaxMemory:   1 << 30,
+		MaxMessage:  1 << 20,
 	}
 	if realTime {
 		l.Hold = time.Minute

@@ -20,8 +20,8 @@ type channel struct {
 	broker             *Broker
 	agent              string
 	producer, consumer broker.Secret
-	client             *string // whose quota counts the channel; may be nil
-	place              int     // in the Broker's list
+	rare               *rare // what few channels have; may be nil. Its client never changes, and the lock guards the rest.
+	place              int   // in the Broker's list
 	counters           *counters
 	created            time.Duration
 
@@ -42,7 +42,8 @@ type channel struct {
 	follows     bool // the channel follows cursors: a reader knew of them
 	acks        bool // a reader has acknowledged
 
-	closed   error // why it takes no more calls: ErrNotFound once it is deleted, or ErrClosed
+	closed   ending     // why it takes no more calls, if it does not
+	first    membership // of the one topic that most members have; none if its topic is nil
 	queue    queue
 	held     waitList
 	reader   *subscription
@@ -70,16 +71,16 @@ func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok bool, comm
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.closed != nil:
+	case c.closed != open:
 		return false, nil
 	case c.isDuplicate(m):
 		c.counters.duplicates.Add(1)
 		return true, c.commit()
-	case c.sealed.Load() || c.held.first != nil || !c.hasRoom(l):
+	case c.sealed.Load() || c.held.first != nil:
 		return false, nil
 	}
-	if c.put(m, nil) != nil {
-		return false, nil // publish will report the error
+	if taken, _ := c.offer(m, l, nil, nil); !taken {
+		return false, nil // publish will report the error, if there is one
 	}
 	return true, c.commit()
 }
@@ -89,8 +90,8 @@ func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok bool, comm
 func (c *channel) publish(w *waiter) (finished bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil {
-		c.fail(w, c.closed)
+	if c.closed != open {
+		c.fail(w, c.closed.err())
 		return true
 	}
 	c.dropDuplicates(w) // the channel has these already, so they need not wait
@@ -123,10 +124,7 @@ func (c *channel) publish(w *waiter) (finished bool) {
 // the journal does. The lock is held.
 func (c *channel) admit(w *waiter) (all bool, err error) {
 	for c.dropDuplicates(w); len(w.ms) > 0; c.dropDuplicates(w) {
-		if !c.hasRoom(&w.limits) {
-			return false, nil
-		}
-		if err := c.put(w.ms[0], w.batch()); err != nil {
+		if taken, err := c.offer(w.ms[0], &w.limits, w.batch(), w.join()); !taken {
 			return false, err
 		}
 		if w.waiting {
@@ -165,15 +163,11 @@ func (c *channel) put(m *broker.Message, batch *journal.Batch) error {
 	c.broker.budget.reserve(m)
 	c.counters.accepted.Add(1)
 	c.queue.push(m)
+	c.noteMissed()
 	if c.reader != nil && c.notDurable() == 0 {
 		c.reader.wake()
 	}
 	return nil
-}
-
-// hasRoom reports whether the channel may take another pending message. The lock is held.
-func (c *channel) hasRoom(l *broker.Limits) bool {
-	return c.queue.pending() < l.Buffer && c.broker.budget.hasRoom(l.MaxMemory)
 }
 
 // isDuplicate reports whether a message has the key of one that the channel holds, or has let go not long ago. The lock
@@ -188,7 +182,7 @@ func (c *channel) isDuplicate(m *broker.Message) bool {
 // refusal counts the messages that w has left as refused, and returns the error for it: ErrMemoryLimit if memory is all
 // that is missing, otherwise ErrTimeout. The lock is held.
 func (c *channel) refusal(w *waiter) error {
-	if c.queue.pending() < w.limits.Buffer && !c.broker.budget.hasRoom(w.limits.MaxMemory) {
+	if c.hasPlace(w.ms[0], &w.limits) && !c.broker.budget.hasRoom(w.limits.MaxMemory) {
 		return c.refuse(w, memoryFull)
 	}
 	return c.refuse(w, channelFull)
@@ -258,7 +252,7 @@ func (c *channel) awaitMemory(first bool) {
 		budget.leave(c.turn)
 		c.turn = nil
 	}
-	if w != nil && c.turn == nil && c.queue.pending() < w.limits.Buffer {
+	if w != nil && c.turn == nil && c.hasPlace(w.ms[0], &w.limits) {
 		c.turn = budget.enter(c, w.limits.MaxMemory, first)
 	}
 }
@@ -297,7 +291,7 @@ func (c *channel) memoryFreed(t *turn) {
 		return // it has given up the turn meanwhile
 	}
 	c.turn = nil
-	if w := c.held.first; w != nil && !c.hasRoom(&w.limits) {
+	if w := c.held.first; w != nil && !c.hasRoom(w.ms[0], &w.limits) {
 		c.awaitMemory(true)
 		return
 	}
@@ -325,6 +319,7 @@ func (c *channel) letGo(n int) {
 		c.broker.budget.release(m)
 	}
 	c.unconfirmed -= min(c.unconfirmed, uint32(n)) //nolint:gosec // no channel holds so many
+	c.rare.shift(n)
 	if c.reader != nil {
 		c.reader.shift(n)
 	}
@@ -344,19 +339,19 @@ func (c *channel) rememberKey(id broker.EventID) {
 func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil || reason == broker.EndExpired && (c.reader != nil || !c.expired(c.broker.now())) {
+	if c.closed != open || reason == broker.EndExpired && (c.reader != nil || !c.expired(c.broker.now())) {
 		return 0, false // closed already, or a reader has come meanwhile
 	}
-	c.closed = broker.ErrNotFound
+	c.closed = deleted
 	if reason == broker.EndClosed {
-		c.closed = broker.ErrClosed
+		c.closed = withBroker
 	}
 	for w := c.held.first; w != nil; w = c.held.first {
-		c.dequeue(w, c.closed)
+		c.dequeue(w, c.closed.err())
 	}
 	c.awaitMemory(false)
 	if c.reader != nil {
-		c.reader.finish(c.closed)
+		c.reader.finish(c.closed.err())
 		c.reader = nil
 		c.broker.readers.Add(-1)
 	}
@@ -371,6 +366,7 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)
 	c.queue, c.letGoKeys = queue{}, nil
+	c.leaveAll()
 	return undelivered, true
 }
 
@@ -381,8 +377,8 @@ func (c *channel) expired(now time.Duration) bool { return c.expires.Load() <= i
 func (c *channel) state() (broker.State, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil {
-		return broker.State{}, c.closed
+	if c.closed != open {
+		return broker.State{}, c.closed.err()
 	}
 	s := broker.State{
 		Connected: c.reader != nil,

@@ -87,8 +87,8 @@ func (b *Broker) Peek(_ context.Context, address string, limit int) ([]*broker.M
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil {
-		return nil, c.closed
+	if c.closed != open {
+		return nil, c.closed.err()
 	}
 	ms := make([]*broker.Message, 0, min(limit, c.queue.len-c.notDurable()))
 	for i := range cap(ms) {

@@ -25,7 +25,7 @@
 package memory
 
 import (
-	"container/list"
+	linked "container/list"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -43,8 +43,9 @@ import (
 type Broker struct {
 	epoch     time.Time // the zero of the Broker's clock, which is monotonic
 	channels  *xsync.Map[broker.Secret, *channel]
-	list      channelList
+	list      list[*channel]
 	count     atomic.Int64 // channels
+	topics    topics
 	budget    budget
 	drain     drain
 	quotas    quotas
@@ -75,8 +76,9 @@ func New() *Broker {
 	b := &Broker{
 		epoch:    time.Now(),
 		channels: xsync.NewMap[broker.Secret, *channel](),
-		budget:   budget{queues: map[int64]*list.List{}, freed: make(chan struct{}, 1)},
+		budget:   budget{queues: map[int64]*linked.List{}, freed: make(chan struct{}, 1)},
 		quotas:   quotas{xsync.NewMap[string, int]()},
+		topics:   newTopics(),
 		flushes:  make(chan chan struct{}),
 		stop:     make(chan struct{}),
 		stopped:  make(chan struct{}),
@@ -96,6 +98,7 @@ func (b *Broker) wallTime(t time.Duration) time.Time { return b.epoch.Add(t - 1)
 func (b *Broker) run() {
 	defer close(b.stopped)
 	defer guard.Recover(guard.Broker)
+	defer b.topics.flush()
 	defer b.deletions.flush()
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
@@ -111,10 +114,13 @@ func (b *Broker) work(ticker *time.Ticker) (more bool) {
 	select {
 	case <-ticker.C:
 		b.sweep()
+		b.sweepTopics()
 		b.deletions.flush()
+		b.topics.flush()
 	case flushed := <-b.flushes:
 		defer close(flushed)
 		b.deletions.flush()
+		b.topics.flush()
 	case <-b.budget.freed:
 		b.budget.admitNext()
 	case <-b.stop:
@@ -142,9 +148,7 @@ func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
 	if !ok {
 		return false
 	}
-	if c.client != nil {
-		b.quotas.release(*c.client)
-	}
+	c.releaseQuota()
 	if reason != broker.EndClosed {
 		b.deletions.add(broker.Deletion{Agent: c.agent, Secret: c.consumer, Undelivered: undelivered, Reason: reason})
 	}
@@ -243,6 +247,11 @@ func (b *Broker) missing() error {
 
 // Create implements [broker.Broker].
 func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
+	return b.create(ctx, agent, nil, false, l)
+}
+
+// create makes a channel. With knows, it knows topics.
+func (b *Broker) create(ctx context.Context, agent string, topics []broker.Join, knows bool, l broker.Limits) (broker.Addresses, error) {
 	if b.isClosed() {
 		return broker.Addresses{}, broker.ErrClosed
 	}
@@ -259,14 +268,22 @@ func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (bro
 			b.count.Add(-1)
 			return broker.Addresses{}, broker.ErrClientLimit
 		}
-		client := l.Client
-		c.client = &client
+		c.rare = &rare{client: l.Client}
 	}
+	if knows || l.ChannelTTL != 0 {
+		r := c.ensureRare()
+		r.knowsTopics, r.ttl = knows, l.ChannelTTL
+	}
+	ttl := c.lives(l.TTL)
 	c.producer, c.consumer = broker.NewSecrets()
-	c.expires.Store(int64(c.created + l.TTL))
+	c.expires.Store(int64(c.created + ttl))
 	c.counters = &b.counters[c.producer[0]%counterShards]
-	commit, err := b.add(c, l.TTL)
+	commit, err := b.add(c, ttl)
 	if err != nil {
+		return broker.Addresses{}, err
+	}
+	if err := c.joinAll(topics, &l); err != nil {
+		b.discard(c)
 		return broker.Addresses{}, err
 	}
 	if b.isClosed() { // Close may have missed it
@@ -339,19 +356,23 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 // publish writes ms to each of the channels, and waits for those that have no room.
 func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.Message, l broker.Limits) []broker.Outcome {
 	waiters := make([]waiter, len(channels))
-	batches := b.batches(len(channels), len(ms))
+	batches, joins := b.batches(len(channels), len(ms)), joins(len(channels), ms)
 	group := &waitGroup{done: make(chan struct{})}
 	group.remaining.Store(1) // this loop
 	for i, c := range channels {
 		w := &waiters[i]
-		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches}
+		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches, joins: joins}
 		group.remaining.Add(1)
 		if c.publish(w) {
 			group.finished()
 		}
 	}
 	group.finished()
-	group.wait(ctx, l.Hold, waiters)
+	if err := group.wait(ctx, l.Hold); err != nil {
+		for i := range waiters {
+			waiters[i].channel.withdraw(&waiters[i], err)
+		}
+	}
 	outcomes := make([]broker.Outcome, len(channels))
 	for i := range waiters {
 		w := &waiters[i]

@@ -27,21 +27,21 @@ type subscription struct {
 	arrived int  // how many messages, from the first of the queue, this connection has brought to the client's machine
 	taken   int  // how many messages Take has returned
 	full    bool // the window stopped the last Take
+	idle    bool // the last Take has left nothing behind that it could have taken
 }
 
 // subscribe makes the caller the channel's reader, as [broker.Broker].Subscribe does.
 func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil {
-		return nil, c.closed
+	if c.closed != open {
+		return nil, c.closed.err()
 	}
 	if c.reader != nil {
 		if !o.TakeOver {
 			return nil, broker.ErrBusy
 		}
 		c.reader.finish(broker.ErrTakenOver)
-		c.reader = nil
 	} else if n := c.broker.readers.Add(1); o.MaxReaders > 0 && n > int64(o.MaxReaders) {
 		c.broker.readers.Add(-1)
 		return nil, broker.ErrReaderLimit
@@ -64,10 +64,13 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 			s.resume = broker.ResumeComplete
 		}
 	}
+	if c.reader == nil {
+		c.readerChanged(1)
+	}
 	c.reader = s
 	c.lastRead = c.broker.now()
 	c.expires.Store(never)
-	c.journalRead(o.TTL)
+	c.journalRead(c.lives(o.TTL))
 	c.journalMove()
 	if c.queue.len > c.notDurable() {
 		s.wake()
@@ -157,7 +160,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 				c.settle(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
 				visible -= before - q.len
 			}
-			q.inFlight++
+			c.take()
 			if now == 0 {
 				now = clock.Now()
 			}
@@ -165,7 +168,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 		} else {
 			again++
 		}
-		m := q.at(s.next)
+		m := c.asSent(s.next)
 		s.next++
 		s.taken++
 		size += len(m.Line())
@@ -175,7 +178,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 		c.counters.redelivered.Add(uint64(again))
 	}
 	c.journalMove()
-	s.full = full
+	s.full, s.idle = full, s.next >= visible && !full
 	if s.next < visible && !full {
 		s.wake()
 	}
@@ -237,9 +240,13 @@ func (s *subscription) End(how broker.End) {
 		c.unconfirmed = max(c.unconfirmed, uint32(s.arrived)) //nolint:gosec // no channel holds so many
 	}
 	c.reader = nil
+	c.readerChanged(-1)
 	c.broker.readers.Add(-1)
 	c.lastRead = c.broker.now()
-	c.expires.Store(int64(c.lastRead + s.limits.TTL))
+	c.expires.Store(int64(c.lastRead + c.lives(s.limits.TTL)))
 	c.journalMove()
-	c.journalRead(s.limits.TTL)
+	c.journalRead(c.lives(s.limits.TTL))
+	if w := c.held.first; w != nil && s.idle && c.merges(w.ms[0], &w.limits) {
+		c.admitHeld() // nobody awaits the newest message any more: see isAwaited
+	}
 }

@@ -19,6 +19,7 @@ type waiter struct {
 	accepted int
 	err      error
 	batches  []journal.Batch // one for each of the messages; nil if the journal needs none
+	joins    []join          // the same, for those that are appended
 	commit   *journal.Commit // makes the last accepted message durable
 
 	owner      owner
@@ -79,25 +80,22 @@ func (g *waitGroup) finished() {
 	}
 }
 
-// wait waits until all waiters are finished. Once the hold time or ctx ends, it withdraws those that are not.
-func (g *waitGroup) wait(ctx context.Context, hold time.Duration, waiters []waiter) {
+// wait waits until all waiters are finished. If the hold time or ctx ends before, it returns the error with which the caller must
+// withdraw them.
+func (g *waitGroup) wait(ctx context.Context, hold time.Duration) error {
 	select {
 	case <-g.done:
-		return
+		return nil
 	default:
 	}
 	timer := time.NewTimer(hold)
 	defer timer.Stop()
-	var err error
 	select {
 	case <-g.done:
-		return
+		return nil
 	case <-timer.C:
-		err = broker.ErrTimeout
+		return broker.ErrTimeout
 	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	for i := range waiters {
-		waiters[i].channel.withdraw(&waiters[i], err)
+		return ctx.Err()
 	}
 }

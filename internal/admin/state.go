@@ -32,9 +32,11 @@ type Stats struct {
 	BufferedBytes int64 `json:"bufferedBytes"`
 	MaxMemory     int64 `json:"maxMemory"`
 
-	// Accepted, Settled and Undelivered count messages since the process started. Accepted is the sum of Settled,
-	// Undelivered, Pending and InFlight.
-	Accepted    uint64 `json:"accepted"`
+	// Accepted, Merged, Settled and Undelivered count messages since the process started. Accepted is the sum of Merged,
+	// Settled, Undelivered, Pending and InFlight.
+	Accepted uint64 `json:"accepted"`
+	// Merged counts accepted messages that have replaced the one before, or were appended to it.
+	Merged      uint64 `json:"merged"`
 	Settled     uint64 `json:"settled"`
 	Undelivered uint64 `json:"undelivered"`
 
@@ -123,6 +125,7 @@ func stats(v View, _ *http.Request) (int, any, error) {
 		BufferedBytes: totals.BufferedBytes,
 		MaxMemory:     v.Limits.MaxMemory,
 		Accepted:      totals.Accepted,
+		Merged:        totals.Replaced + totals.Appended,
 		Settled:       totals.Settled,
 		Undelivered:   totals.AllUndelivered(),
 		Topics:        totals.Topics,

@@ -31,9 +31,10 @@ type oldMetric struct {
 var metricTypes = fullNames(map[dto.MetricType][]string{
 	dto.MetricType_COUNTER: {
 		"channels_created_total", "channels_deleted_total", "direct_mismatches_total", "direct_samples_total",
-		"limit_refusals_total", "messages_accepted_total", "messages_published_total",
-		"messages_redelivered_total", "messages_refused_total", "messages_repeated_total", "messages_sent_total",
-		"messages_settled_total", "messages_skipped_total", "messages_undelivered_total", "messages_unroutable_total", "panics_total",
+		"limit_refusals_total", "messages_accepted_total", "messages_appended_total", "messages_published_total",
+		"messages_redelivered_total", "messages_refused_total", "messages_repeated_total", "messages_replaced_total",
+		"messages_sent_total", "messages_settled_total", "messages_skipped_total", "messages_undelivered_total",
+		"messages_unroutable_total", "panics_total",
 		"requests_refused_total",
 		"store_failures_total", "store_fenced_total", "store_lost_pushes_total", "store_reconnects_total", "store_resyncs_total",
 		"store_round_trips_total", "webhook_delivered_total", "webhook_failures_total", "webhook_lost_total",
