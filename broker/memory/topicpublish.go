@@ -87,13 +87,23 @@ func (w *walk) take(ctx context.Context, name string, begin func(t *topic) error
 	}
 	for {
 		var found *topic
-		w.broker.withTopic(name, &w.limits, func(t *topic) { found = t })
-		select {
-		case found.turn <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-w.broker.stop:
-			return broker.ErrClosed
+		took := false
+		w.broker.withTopic(name, &w.limits, func(t *topic) {
+			found = t
+			select {
+			case t.turn <- struct{}{}: // so that a topic without members stays
+				took = true
+			default:
+			}
+		})
+		if !took {
+			select {
+			case found.turn <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-w.broker.stop:
+				return broker.ErrClosed
+			}
 		}
 		var err error
 		alive := w.broker.tryTopic(found, func(t *topic) {
