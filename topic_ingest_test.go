@@ -1,6 +1,7 @@
 package megaphone_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -242,4 +244,78 @@ func readLog(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// TestMembersThatJoinDuringAnIngestHaveAllOfIt: over each transport they get what is kept, what comes, and the end, each once and
+// in order.
+func TestMembersThatJoinDuringAnIngestHaveAllOfIt(t *testing.T) {
+	const pieces = 300
+	s := serveTopics(t, "buffer 1000")
+	s.call(200, http.MethodPut, "/topic/answer", `{"keep":"1MB"}`)
+	body, lines := io.Pipe()
+	ingested := make(chan reply, 1)
+	go func() { ingested <- s.do(http.MethodPost, "/write?close=answer", linesHeader, body) }()
+	var members sync.WaitGroup
+	for i := range pieces {
+		if _, err := io.WriteString(lines, topicLine("answer", fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+		if i%50 != 0 {
+			continue
+		}
+		read := []func(channel) *bufio.Scanner{s.scanNDJSON, s.scanSSE, s.scanWebSocket}[i/50%3]
+		c := s.createWith(`{"topics":[{"topic":"answer","last":"all"}]}`)
+		members.Go(func() {
+			next, scanner := 0, read(c)
+			for scanner.Scan() {
+				text := strings.TrimPrefix(scanner.Text(), "data: ")
+				if !strings.HasPrefix(text, "{") {
+					continue
+				}
+				_, rest := splitLine(t, text)
+				if rest == `"body":null,"end":"done"}` {
+					break
+				}
+				if rest != fmt.Sprintf(`"body":%d}`, next) {
+					t.Errorf("joined at %d: got %s, want %d", i, rest, next)
+					return
+				}
+				next++
+			}
+			if next != pieces {
+				t.Errorf("joined at %d: it has %d of %d pieces", i, next, pieces)
+			}
+		})
+	}
+	lines.Close()
+	if r := <-ingested; r.body != fmt.Sprintf(`{"written":%d,"failures":[],"failuresTotal":0}`, pieces) {
+		t.Errorf("ingest: %s", r.body)
+	}
+	members.Wait()
+}
+
+func (s *server) scanNDJSON(c channel) *bufio.Scanner {
+	return bufio.NewScanner(s.read(c).response.Body)
+}
+
+func (s *server) scanSSE(c channel) *bufio.Scanner { return bufio.NewScanner(s.openSSE(c).Body) }
+
+// scanWebSocket returns the messages of a WebSocket as lines.
+func (s *server) scanWebSocket(c channel) *bufio.Scanner {
+	conn := s.dial(c, "?after=")
+	out, in := io.Pipe()
+	s.Cleanup(func() { out.Close() })
+	go func() {
+		for {
+			_, text, err := conn.Read(s.Context())
+			if err == nil {
+				_, err = fmt.Fprintf(in, "%s\n", text)
+			}
+			if err != nil {
+				in.CloseWithError(err)
+				return
+			}
+		}
+	}()
+	return bufio.NewScanner(out)
 }
