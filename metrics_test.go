@@ -113,7 +113,7 @@ func TestMetricsPassTheLinterOfPrometheus(t *testing.T) {
 // Otherwise Prometheus would not see the first fault as an increase.
 func TestFaultCountersBeginWithZero(t *testing.T) {
 	s := serve(t, "", "megaphone")
-	for _, endpoint := range []string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health", "ui"} {
+	for _, endpoint := range []string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "topic", "topic-member", "topic-close", "publish", "health", "ui"} {
 		s.wantMetrics(map[string]float64{fmt.Sprintf(`requests_refused_total{code="INTERNAL_SERVER_ERROR",endpoint=%q}`, endpoint): 0})
 	}
 }
