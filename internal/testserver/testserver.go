@@ -208,11 +208,12 @@ func (s *Server) Stop() {
 // Log returns the output of the process so far.
 func (s *Server) Log() string { return s.log.String() }
 
-// Await waits until a condition holds. It fails the test if that takes too long.
+// Await waits until a condition holds. It checks often at first, and less often when it takes longer. It fails the test if
+// that takes too long.
 func (s *Server) Await(what string, condition func() bool) {
 	s.tb.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	for start := time.Now(); !condition(); time.Sleep(max(5*time.Millisecond, time.Since(start)/30)) {
+		if time.Since(start) > patience {
 			s.tb.Fatalf("gave up waiting until %s; the log:\n%s", what, s.Log())
 		}
 	}
