@@ -6,13 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	megaphone "github.com/caddy-megaphone/megaphone/client/go"
 	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
@@ -58,18 +56,9 @@ send then says of how many; with --json, the number is in the field "unknown".`,
 	return cmd
 }
 
-// A sendFailure is a message that was not written, and why.
-type sendFailure struct {
-	Channel string `json:"channel"`
-	Index   int    `json:"index"`
-	Reason  string `json:"reason"`
-}
-
-// A sendResult is the server's reply to a stream of writes (protocol.md 2.6), or the sum of several.
+// A sendResult is the server's reply to a streamed ingest, or the sum of several.
 type sendResult struct {
-	Written       int           `json:"written"`
-	Failures      []sendFailure `json:"failures"`
-	FailuresTotal int           `json:"failuresTotal"`
+	megaphone.IngestResult
 
 	// Unknown is how many messages may or may not have been written.
 	Unknown int `json:"unknown,omitempty"`
@@ -77,7 +66,7 @@ type sendResult struct {
 
 // add adds the result of a request. first is how many lines earlier requests had. add adds it to the index of each
 // failure, so that indexes count the lines of the whole input. It keeps at most [broker.MaxIngestFailures] failures.
-func (r *sendResult) add(part sendResult, first int) {
+func (r *sendResult) add(part megaphone.IngestResult, first int) {
 	r.Written += part.Written
 	r.FailuresTotal += part.FailuresTotal
 	for _, f := range part.Failures[:min(len(part.Failures), broker.MaxIngestFailures-len(r.Failures))] {
@@ -111,7 +100,7 @@ func runSend(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	result := sendResult{Failures: []sendFailure{}}
+	result := sendResult{IngestResult: megaphone.IngestResult{Failures: []megaphone.Failure{}}}
 	flags := cmd.Flags()
 	text, key := flag(flags.GetBool, "text"), flag(flags.GetString, "key")
 	if key != "" && len(args) != 3 {
@@ -148,7 +137,7 @@ func runSend(cmd *cobra.Command, args []string) error {
 
 // A messageWriter writes messages one at a time, each in a request of its own.
 type messageWriter struct {
-	site               *site
+	site               *megaphone.Client
 	producer, streamID string
 	text               bool   // bodies are text, not JSON
 	key                string // the idempotency key, or empty
@@ -172,23 +161,13 @@ func (w *messageWriter) writeAll(ctx context.Context, bodies []string, result *s
 
 // write writes one message.
 func (w *messageWriter) write(ctx context.Context, body string) error {
-	header := http.Header{"Content-Type": {httpjson.JSONType}}
-	if w.key != "" {
-		header.Set("Idempotency-Key", w.key)
-	}
-	content := []byte(body)
+	content := json.RawMessage(body)
 	if w.text {
 		content = jsontext.AppendString(nil, body)
 	} else if !json.Valid(content) {
 		return fmt.Errorf("%s is not JSON: quote it as JSON, or use --text", body)
 	}
-	_, err := w.site.fetch(ctx, siteRequest{
-		method: http.MethodPost,
-		path:   "/write/" + url.PathEscape(w.producer) + "/" + url.PathEscape(w.streamID),
-		header: header,
-		body:   bytes.NewReader(content),
-	})
-	return err
+	return siteError(w.site.Write(ctx, megaphone.Message{Channel: w.producer, StreamID: w.streamID, Body: content, Key: w.key}))
 }
 
 // envelopeEncoder returns a function that makes a message of a line, for one stream of one channel. If text is set,
