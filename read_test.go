@@ -137,16 +137,16 @@ func TestServerSentEvents(t *testing.T) {
 		t.Errorf("with ?event=id: %d %s", r.StatusCode, r.body)
 	}
 	s.write(c, `"next"`)
-	for lastEvent, want := range map[string]string{"": `"line\nfeed"`, match[1]: `"next"`} {
+	for _, test := range []struct{ lastEvent, want string }{{"", `"line\nfeed"`}, {match[1], `"next"`}} {
 		header := header.Clone()
-		if lastEvent != "" {
-			header.Set("Last-Event-ID", lastEvent)
+		if test.lastEvent != "" {
+			header.Set("Last-Event-ID", test.lastEvent)
 		}
 		lines := bufio.NewScanner(s.open(http.MethodGet, c.readPath(), header, nil).Body) // takes over
 		for lines.Scan() && !strings.HasPrefix(lines.Text(), "data:") {
 		}
-		if !strings.HasSuffix(lines.Text(), want+"}") {
-			t.Errorf("after %q: the first message is %q, %v, want %s", lastEvent, lines.Text(), lines.Err(), want)
+		if !strings.HasSuffix(lines.Text(), test.want+"}") {
+			t.Errorf("after %q: the first message is %q, %v, want %s", test.lastEvent, lines.Text(), lines.Err(), test.want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -126,12 +127,12 @@ func (s *Server) Reload(options, sites string) error {
 	s.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/load", strings.NewReader(s.Caddyfile(options, sites)))
-	if err != nil {
-		return err
+	response, err := s.load(ctx, s.Caddyfile(options, sites))
+	// The admin endpoint of an earlier configuration may accept a connection while it shuts down, and drop it. Loading a
+	// configuration again changes nothing.
+	for errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		response, err = s.load(ctx, s.Caddyfile(options, sites))
 	}
-	r.Header.Set("Content-Type", "text/caddyfile")
-	response, err := s.Admin().Do(r)
 	if err != nil {
 		return err
 	}
@@ -141,6 +142,16 @@ func (s *Server) Reload(options, sites string) error {
 		return fmt.Errorf("%s: %s", response.Status, text)
 	}
 	return nil
+}
+
+// load posts a Caddyfile to the admin endpoint.
+func (s *Server) load(ctx context.Context, caddyfile string) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/load", strings.NewReader(caddyfile))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "text/caddyfile")
+	return s.Admin().Do(r)
 }
 
 // Admin returns a client for the admin endpoint. Use any URL that begins with http://localhost.
