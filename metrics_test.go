@@ -49,12 +49,12 @@ func labels(m *dto.Metric) string {
 func (s *server) awaitMetric(name, labels string, condition func(float64) bool) {
 	s.Helper()
 	key := name + "{" + labels + "}"
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for start := time.Now(); ; time.Sleep(max(5*time.Millisecond, time.Since(start)/30)) {
 		value, ok := s.metrics()[key]
 		if ok && condition(value) {
 			return
 		}
-		if time.Now().After(deadline) {
+		if time.Since(start) > 10*time.Second {
 			s.Fatalf("%s is %v (exists: %v)", key, value, ok)
 		}
 	}
