@@ -202,6 +202,20 @@ var topicMemoryTests = group{
 		s.equal([]*broker.Message{s.withBody(pieces[19], `"1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,"`)}, r.next(1))
 		s.subscribe(b.Consumer).takes(s.withBody(pieces[19], `"0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,"`))
 	},
+	"pieces are not joined over one that was missed": func(s *suite) {
+		a := s.member("t")
+		first := s.publish(a.Producer, "1", "2", "3")
+		before := s.appends("s", `"before"`)
+		s.publishes("t", before, 1, 1, 0)
+		s.publishes("t", s.appends("other", `"missed"`), 1, 0, 1)
+		s.publishes("t", s.appends("s", `"missed"`), 1, 0, 1)
+		r := s.subscribe(a.Consumer, acknowledged)
+		r.next(3)
+		r.Settle(first[2].ID())
+		after := s.appends("s", `"after"`)
+		s.publishes("t", after, 1, 1, 0)
+		s.equal([]*broker.Message{before, after.Missed(2)}, r.next(2))
+	},
 	"the first member and the last one's leaving are reported": func(s *suite) {
 		source := implementing[broker.TopicSource](s)
 		events := make(chan []broker.TopicEvent, 100)
