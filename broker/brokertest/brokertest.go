@@ -115,6 +115,8 @@ var groups = map[string]group{
 	"shared drain": sharedDrainTests,
 	"statistics":   statsTests,
 	"subscribe":    subscribeTests,
+	"topic memory": topicMemoryTests,
+	"topics":       topicTests,
 	"unconfirmed":  unconfirmedTests,
 	"window":       windowTests,
 }
@@ -191,6 +193,7 @@ func defaultLimits(realTime bool) broker.Limits {
 		MaxChannels: 1000,
 		MaxMemory:   1 << 30,
 		MaxMessage:  1 << 20,
+		MaxTopics:   100,
 	}
 	if realTime {
 		l.Hold = time.Minute

@@ -59,6 +59,7 @@ const SegmentSize = 64 << 20
 // A Broker is a [broker.Broker] whose channels outlive the process.
 type Broker struct {
 	*memory.Broker
+	noTopics
 
 	log     *log
 	options Options
@@ -68,6 +69,13 @@ type Broker struct {
 	closed   bool
 	ready    atomic.Bool
 }
+
+// noTopics hides the topics of the embedded Broker, which the journal does not know: a method that two embedded fields have at
+// the same depth is nobody's. So a Broker implements neither [broker.Topics] nor [broker.TopicSource].
+type noTopics struct{}
+
+func (noTopics) PublishTopic() {}
+func (noTopics) OnTopics()     {}
 
 // Open returns a Broker. It touches no file until [Broker.Start] is called. The caller must call Close.
 func Open(o Options) *Broker {

@@ -41,6 +41,7 @@ type channel struct {
 	unconfirmed uint32
 	follows     bool // the channel follows cursors: a reader knew of them
 	acks        bool // a reader has acknowledged
+	knowsTopics bool // its consumer understands what only members of topics are sent
 
 	closed   ending     // why it takes no more calls, if it does not
 	first    membership // of the one topic that most members have; none if its topic is nil
@@ -124,7 +125,7 @@ func (c *channel) publish(w *waiter) (finished bool) {
 // the journal does. The lock is held.
 func (c *channel) admit(w *waiter) (all bool, err error) {
 	for c.dropDuplicates(w); len(w.ms) > 0; c.dropDuplicates(w) {
-		if taken, err := c.offer(w.ms[0], &w.limits, w.batch(), w.join()); !taken {
+		if taken, err := c.offerNext(w); !taken {
 			return false, err
 		}
 		if w.waiting {
@@ -190,7 +191,9 @@ func (c *channel) refusal(w *waiter) error {
 
 // refuse counts the messages that w has left as refused, and returns the error for it. The lock is held.
 func (c *channel) refuse(w *waiter, reason noRoom) error {
-	c.counters.refused[reason].Add(uint64(len(w.ms)))
+	if w.topic == nil { // or else fail counts it as missed
+		c.counters.refused[reason].Add(uint64(len(w.ms)))
+	}
 	if reason == memoryFull {
 		return broker.ErrMemoryLimit
 	}
@@ -224,6 +227,10 @@ func (c *channel) dequeue(w *waiter, err error) {
 func (c *channel) fail(w *waiter, err error) {
 	left := uint64(len(w.ms))
 	switch w.err = err; {
+	case w.topic != nil:
+		if err != nil && !isGone(err) {
+			c.miss()
+		}
 	case err == nil, errors.Is(err, broker.ErrTimeout), errors.Is(err, broker.ErrMemoryLimit), errors.Is(err, broker.ErrSkipped):
 	case errors.Is(err, broker.ErrNotFound):
 		c.counters.unroutable.Add(left)
@@ -353,6 +360,7 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	if c.reader != nil {
 		c.reader.finish(c.closed.err())
 		c.reader = nil
+		c.readerChanged(-1)
 		c.broker.readers.Add(-1)
 	}
 	c.counters.deleted[reason].Add(1)
@@ -372,25 +380,3 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 
 // expired reports whether nobody has read the channel for too long.
 func (c *channel) expired(now time.Duration) bool { return c.expires.Load() <= int64(now) }
-
-// state returns the channel's state. It fails with c.closed.
-func (c *channel) state() (broker.State, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed != open {
-		return broker.State{}, c.closed.err()
-	}
-	s := broker.State{
-		Connected: c.reader != nil,
-		Pending:   c.queue.pending(),
-		InFlight:  c.queue.inFlight,
-		Created:   c.broker.wallTime(c.created),
-	}
-	if c.lastRead != 0 {
-		s.LastRead = c.broker.wallTime(c.lastRead)
-	}
-	if c.reader == nil {
-		s.Expires = c.broker.wallTime(time.Duration(c.expires.Load()))
-	}
-	return s, nil
-}

@@ -2,9 +2,6 @@ package memory
 
 import (
 	"context"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 )
@@ -40,9 +37,16 @@ func (c *channel) memberships() (n int) {
 	return n
 }
 
+// A membership is a channel's part of being a member. The channel's lock guards it.
+type membership struct {
+	topic  *topic
+	place  uint32 // among the topic's members
+	joined uint32 // as in the slot, but for its upper bits
+}
+
 // join makes the channel a member of a topic, and brings it what the topic keeps. The lock is held.
 func (c *channel) join(j broker.Join, l *broker.Limits) error {
-	if t := c.broker.topics.find(j.Topic); t != nil && c.membership(t) != nil {
+	if t := c.broker.findTopic(j.Topic); t != nil && c.membership(t) != nil {
 		return nil
 	}
 	if c.memberships() >= l.MaxTopics {
@@ -50,11 +54,14 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 	}
 	var joined membership
 	var kept []*broker.Message
-	var end *broker.Message
 	c.broker.withTopic(j.Topic, l, func(t *topic) {
+		t.applyDefault(l)
 		joined = t.add(c)
 		if j.Last != 0 {
-			kept, end = t.last(j.Last), t.end
+			kept = t.last(j.Last)
+			if t.end != nil && c.knowsTopics {
+				kept = append(kept, t.end)
+			}
 		}
 		if c.reader != nil {
 			t.connected.Add(1)
@@ -66,26 +73,57 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 		r := c.ensureRare()
 		r.more = append(r.more, joined)
 	}
-	// Other walks wait for the channel's lock, so they come after the kept messages.
+	// The walks from which the channel gets messages wait for its lock. So these come after the kept ones.
+	var keys map[broker.EventID]struct{}
 	for _, m := range kept {
-		if c.isDuplicate(m) {
-			continue
+		if m.Keyed() {
+			if keys == nil {
+				keys = c.knownKeys()
+			}
+			if _, has := keys[m.ID()]; has {
+				continue
+			}
 		}
-		if err := c.putOutside(m, l, nil); err != nil {
+		if err := c.putOutside(m, l); err != nil {
 			return err
 		}
 	}
-	if end != nil && c.knowsTopics() {
-		return c.putOutside(end, l, nil)
+	return nil
+}
+
+// knownKeys returns the ids by which isDuplicate recognises messages. The lock is held.
+func (c *channel) knownKeys() map[broker.EventID]struct{} {
+	keys := map[broker.EventID]struct{}{}
+	for _, id := range c.letGoKeys.last(broker.KeyWindow) {
+		keys[id] = struct{}{}
+	}
+	for i := range c.queue.len {
+		if m := c.queue.at(i); m.Keyed() {
+			keys[m.ID()] = struct{}{}
+		}
+	}
+	return keys
+}
+
+// checkJoins checks that a new channel may join the topics.
+func checkJoins(joins []broker.Join, l *broker.Limits) error {
+	if len(joins) <= l.MaxTopics {
+		return nil
+	}
+	names := map[string]struct{}{}
+	for _, j := range joins {
+		if names[j.Topic] = struct{}{}; len(names) > l.MaxTopics {
+			return broker.ErrTopicLimit
+		}
 	}
 	return nil
 }
 
 // joinAll makes a new channel a member of topics.
-func (c *channel) joinAll(topics []broker.Join, l *broker.Limits) error {
+func (c *channel) joinAll(joins []broker.Join, l *broker.Limits) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, j := range topics {
+	for _, j := range joins {
 		if err := c.join(j, l); err != nil {
 			return err
 		}
@@ -93,7 +131,7 @@ func (c *channel) joinAll(topics []broker.Join, l *broker.Limits) error {
 	return nil
 }
 
-// leave ends the membership of a topic. The lock is held.
+// leave ends the membership of a topic, and withdraws the messages of the topic that wait for room. The lock is held.
 func (c *channel) leave(t *topic) {
 	m := c.membership(t)
 	if m == nil {
@@ -102,15 +140,31 @@ func (c *channel) leave(t *topic) {
 	if c.reader != nil {
 		t.connected.Add(-1)
 	}
-	t.remove(c.broker, *m)
-	if m != &c.first {
-		c.rare.more = slices.DeleteFunc(c.rare.more, func(m membership) bool { return m.topic == t })
-		return
+	t.remove(*m)
+	if r := c.rare; r != nil && len(r.more) > 0 {
+		last := len(r.more) - 1
+		*m = r.more[last]
+		if r.more = r.more[:last]; last == 0 {
+			r.more = nil
+		}
+	} else {
+		*m = membership{} // the first
 	}
-	c.first = membership{}
-	if c.rare != nil && len(c.rare.more) > 0 {
-		last := len(c.rare.more) - 1
-		c.first, c.rare.more = c.rare.more[last], c.rare.more[:last]
+	c.withdrawOf(t)
+}
+
+// withdrawOf withdraws the messages of a topic that wait for room. The lock is held.
+func (c *channel) withdrawOf(t *topic) {
+	first := c.held.first
+	for w := first; w != nil; {
+		next := w.next
+		if w.topic == t {
+			c.dequeue(w, errLeft)
+		}
+		w = next
+	}
+	if first != c.held.first {
+		c.admitHeld()
 	}
 }
 
@@ -136,6 +190,9 @@ func (c *channel) readerChanged(by int64) {
 
 // CreateMember implements [broker.Topics].
 func (b *Broker) CreateMember(ctx context.Context, agent string, topics []broker.Join, l broker.Limits) (broker.Addresses, error) {
+	if err := checkJoins(topics, &l); err != nil {
+		return broker.Addresses{}, err
+	}
 	return b.create(ctx, agent, topics, true, l)
 }
 
@@ -149,6 +206,9 @@ func (b *Broker) Join(_ context.Context, producer string, j broker.Join, l broke
 	defer c.mu.Unlock()
 	if c.closed != open {
 		return c.closed.err()
+	}
+	if c.sealed.Load() {
+		return broker.ErrNotFound
 	}
 	return c.join(j, &l)
 }
@@ -164,69 +224,8 @@ func (b *Broker) Leave(_ context.Context, producer, topic string) error {
 	if c.closed != open {
 		return c.closed.err()
 	}
-	if t := b.topics.find(topic); t != nil {
+	if t := b.findTopic(topic); t != nil {
 		c.leave(t)
 	}
 	return nil
-}
-
-// KeepTopic implements [broker.Topics].
-func (b *Broker) KeepTopic(_ context.Context, name string, k broker.Keep, l broker.Limits) error {
-	if b.isClosed() {
-		return broker.ErrClosed
-	}
-	b.withTopic(name, &l, func(t *topic) {
-		t.keep, t.keepSet, t.lastUsed = k, true, b.now()
-		t.forget(b, k.Bytes)
-	})
-	return nil
-}
-
-// Topic implements [broker.Topics].
-func (b *Broker) Topic(_ context.Context, name string) (broker.TopicInfo, error) {
-	if b.isClosed() {
-		return broker.TopicInfo{}, broker.ErrClosed
-	}
-	t := b.topics.find(name)
-	if t == nil {
-		return broker.TopicInfo{Name: name}, nil
-	}
-	return t.info(), nil
-}
-
-func (t *topic) info() broker.TopicInfo {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	i := broker.TopicInfo{
-		Name: t.name, Members: t.members, Connected: int(max(0, t.connected.Load())), Kept: len(t.kept), KeptBytes: t.bytes, Keep: t.keep,
-	}
-	if t.end != nil {
-		i.Closed = t.end.End()
-	}
-	return i
-}
-
-// ListTopics implements [broker.Topics].
-func (b *Broker) ListTopics(_ context.Context, o broker.TopicListOptions) (broker.TopicPage, error) {
-	if b.isClosed() {
-		return broker.TopicPage{}, broker.ErrClosed
-	}
-	place, err := parseCursor(o.After)
-	if err != nil {
-		return broker.TopicPage{}, err
-	}
-	page, examined := broker.TopicPage{Topics: []broker.TopicInfo{}}, 0
-	for t := range b.topics.list.from(place) {
-		if examined == maxExamined || len(page.Topics) >= o.Limit {
-			page.Next = strconv.Itoa(t.place)
-			break
-		}
-		if examined++; !strings.HasPrefix(t.name, o.Prefix) {
-			continue
-		}
-		if i := t.info(); i.Members >= o.MinMembers {
-			page.Topics = append(page.Topics, i)
-		}
-	}
-	return page, nil
 }

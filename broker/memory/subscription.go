@@ -70,7 +70,7 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 	c.reader = s
 	c.lastRead = c.broker.now()
 	c.expires.Store(never)
-	c.journalRead(c.lives(o.TTL))
+	c.journalRead(c.lifetime(o.TTL))
 	c.journalMove()
 	if c.queue.len > c.notDurable() {
 		s.wake()
@@ -160,11 +160,11 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 				c.settle(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
 				visible -= before - q.len
 			}
-			c.take()
+			since := c.take()
 			if now == 0 {
 				now = clock.Now()
 			}
-			c.counters.delay.observe(delayBounds, now-q.at(s.next).Accepted(), 1)
+			c.counters.delay.observe(delayBounds, now-since, 1)
 		} else {
 			again++
 		}
@@ -243,9 +243,9 @@ func (s *subscription) End(how broker.End) {
 	c.readerChanged(-1)
 	c.broker.readers.Add(-1)
 	c.lastRead = c.broker.now()
-	c.expires.Store(int64(c.lastRead + c.lives(s.limits.TTL)))
+	c.expires.Store(int64(c.lastRead + c.lifetime(s.limits.TTL)))
 	c.journalMove()
-	c.journalRead(c.lives(s.limits.TTL))
+	c.journalRead(c.lifetime(s.limits.TTL))
 	if w := c.held.first; w != nil && s.idle && c.merges(w.ms[0], &w.limits) {
 		c.admitHeld() // nobody awaits the newest message any more: see isAwaited
 	}

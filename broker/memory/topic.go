@@ -20,13 +20,8 @@ type topics struct {
 	published              atomic.Uint64
 
 	mu     sync.Mutex
-	idle   map[*topic]struct{} // those that have a memory, and no members
 	events []broker.TopicEvent
 	report func([]broker.TopicEvent)
-}
-
-func newTopics() topics {
-	return topics{byName: xsync.NewMap[string, *topic](), idle: map[*topic]struct{}{}}
 }
 
 // A topic is one topic of a [Broker].
@@ -37,231 +32,139 @@ func newTopics() topics {
 //
 // The lock mu guards what is below it. It may be taken with a channel's lock held, never the other way round.
 type topic struct {
+	broker *Broker
 	name   string
-	topics *topics
 	place  int           // in the list
-	turn   chan struct{} // has a value while a walk is under way
+	turn   chan struct{} // has a value while a walk is under way; other walks wait to send one
 
 	connected atomic.Int64 // members that have a reader
+	// expires is when the topic ceases to exist, on the Broker's clock. While it has members, or a walk is under way, it is the
+	// constant never.
+	expires atomic.Int64
 
 	mu      sync.Mutex
-	gone    bool   // the topic is in no directory any more
-	walk    uint64 // the number of the last walk
-	blocks  []block
-	roomy   []int // blocks that may have an empty slot
-	members int
-
-	keep     broker.Keep
-	keepSet  bool // by KeepTopic
-	kept     []*broker.Message
-	bytes    int64      // of kept
-	keys     *keyWindow // of keyed messages that were kept
-	end      *broker.Message
-	lastUsed time.Duration // when something was published or set last, or the last member left, on the Broker's clock
-}
-
-// A block is a part of the members.
-type block struct {
-	slots []slot
-	used  int
-}
-
-// A slot has a member, or nil.
-type slot struct {
-	channel *channel
-	joined  uint64 // the number of the last walk when it joined
-}
-
-// blockSize is how many slots a block has. The first one grows until then, since most topics are small.
-const blockSize = 256
-
-// A membership is a channel's part of being a member. The channel's lock guards it.
-type membership struct {
-	topic  *topic
-	place  uint32 // of the slot
-	joined uint32 // as in the slot, but for its upper bits
+	gone    bool   // it has ceased to exist
+	walks   uint64 // the number of the last walk
+	members members
+	memory  topicMemory
+	end     *broker.Message // how it was closed; nil if it was not
+	// lastPublish is when the topic was last published to, closed or set, on the Broker's clock.
+	lastPublish time.Duration
 }
 
 // find returns the topic of a name, or nil if there is none.
-func (ts *topics) find(name string) *topic {
-	t, _ := ts.byName.Load(name)
+func (b *Broker) findTopic(name string) *topic {
+	t, _ := b.topics.byName.Load(name)
+	if t == nil || t.expires.Load() <= int64(b.now()) {
+		return nil
+	}
 	return t
 }
 
-// with calls f with the topic of a name and its lock held. It makes the topic if there is none. If the topic has neither members
-// nor a memory then, it removes it.
+// withTopic calls f with the topic of a name and its lock held. It makes the topic if there is none. If the topic has neither
+// members nor a memory after that, it ceases to exist.
 func (b *Broker) withTopic(name string, l *broker.Limits, f func(t *topic)) {
-	for {
-		t, _ := b.topics.byName.LoadOrCompute(name, func() (*topic, bool) {
-			t := &topic{name: name, topics: &b.topics, turn: make(chan struct{}, 1), keep: l.TopicKeep, lastUsed: b.now()}
-			b.topics.list.add(t)
-			return t, false
-		})
-		if b.tryTopic(t, f) {
-			return
-		}
+	for !b.ensureTopic(name, l).with(f) {
 	}
 }
 
-func (b *Broker) tryTopic(t *topic, f func(t *topic)) bool {
+func (b *Broker) ensureTopic(name string, l *broker.Limits) *topic {
+	t, _ := b.topics.byName.LoadOrCompute(name, func() (*topic, bool) {
+		t := &topic{broker: b, name: name, turn: make(chan struct{}, 1)}
+		t.memory.keep, t.lastPublish = l.TopicKeep, b.now()
+		t.expires.Store(never)
+		b.topics.list.add(t)
+		return t, false
+	})
+	return t
+}
+
+// with calls f with the lock held. It returns false if the topic does not exist any more.
+func (t *topic) with(f func(t *topic)) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.gone && t.expires.Load() <= int64(t.broker.now()) {
+		t.cease()
+	}
 	if t.gone {
 		return false
 	}
 	f(t)
-	t.settle(b.now())
+	t.settle()
 	return true
 }
 
-// settle enters the topic among those that expire, or takes it out of them, or removes it. The lock is held.
-func (t *topic) settle(now time.Duration) {
-	remembers := t.keepSet || len(t.kept) > 0 || t.end != nil && t.keep.Bytes > 0
-	walks := len(t.turn) > 0
-	expired := !remembers || now-t.lastUsed >= t.keep.TTL
-	t.topics.mu.Lock()
-	defer t.topics.mu.Unlock()
+// settle finds out when the topic ceases to exist. The lock is held.
+func (t *topic) settle() {
 	switch {
-	case t.members > 0 || walks:
-		delete(t.topics.idle, t)
-	case !expired:
-		t.topics.idle[t] = struct{}{}
+	case t.members.count > 0 || len(t.turn) > 0:
+		t.expires.Store(never)
+	case !t.memory.isSet && len(t.memory.kept) == 0 && (t.end == nil || t.memory.keep.Bytes <= 0):
+		t.cease()
 	default:
-		delete(t.topics.idle, t)
-		t.gone = true
-		t.topics.byName.Delete(t.name)
-		t.topics.list.remove(t)
+		expires := t.lastPublish + max(0, t.memory.keep.TTL)
+		t.expires.Store(int64(expires))
+		if expires <= t.broker.now() {
+			t.cease()
+		}
 	}
 }
 
-// sweepTopics removes the topics whose memory has lived its time. It looks only at those without members.
+// cease ends the topic. The lock is held.
+func (t *topic) cease() {
+	t.gone = true
+	t.forget(0)
+	if t.memory.isSet {
+		t.broker.budget.buffered.Add(-topicOverhead)
+	}
+	if t.end != nil {
+		t.broker.budget.release(t.end)
+	}
+	t.broker.topics.byName.Delete(t.name)
+	t.broker.topics.list.remove(t)
+}
+
+// sweepTopics ends the topics whose memory has lived its time. It locks only those.
 func (b *Broker) sweepTopics() {
-	b.topics.mu.Lock()
-	idle := make([]*topic, 0, len(b.topics.idle))
-	for t := range b.topics.idle {
-		idle = append(idle, t)
-	}
-	b.topics.mu.Unlock()
-	now := b.now()
-	for _, t := range idle {
-		b.tryTopic(t, func(t *topic) {
-			if t.members == 0 && now-t.lastUsed >= t.keep.TTL {
-				t.keepSet = false
-				t.forget(b, 0)
-				t.end = nil
-			}
-		})
-	}
-}
-
-// forget lets go of the oldest kept messages until so many bytes are left. The lock is held.
-func (t *topic) forget(b *Broker, limit int64) {
-	n := 0
-	for ; n < len(t.kept) && t.bytes > limit; n++ {
-		m := t.kept[n]
-		t.kept[n] = nil
-		t.bytes -= m.Size()
-		t.topics.keptBytes.Add(-m.Size())
-		b.budget.release(m)
-	}
-	if t.kept = t.kept[n:]; len(t.kept) == 0 {
-		t.kept = nil
-	}
-}
-
-// remember keeps a message. All topics together keep at most half of the memory: beyond that, the topic keeps less. The lock is
-// held.
-func (t *topic) remember(b *Broker, m *broker.Message, l *broker.Limits) {
-	if m.Keyed() && t.keep.Bytes > 0 {
-		if t.keys.has(m.ID()) {
-			return
+	now := int64(b.now())
+	for t := range b.topics.list.all() {
+		if t.expires.Load() <= now {
+			t.with(func(*topic) {})
 		}
-		if t.keys == nil {
-			t.keys = new(keyWindow)
-		}
-		t.keys.add(m.ID())
 	}
-	if m.Size() > t.keep.Bytes {
-		return
-	}
-	t.kept = append(t.kept, m)
-	t.bytes += m.Size()
-	t.topics.keptBytes.Add(m.Size())
-	b.budget.reserve(m)
-	limit := t.keep.Bytes
-	if over := t.topics.keptBytes.Load() - l.MaxMemory/2; over > 0 {
-		limit = min(limit, max(0, t.bytes-over))
-	}
-	t.forget(b, limit)
-}
-
-// last returns the newest kept messages, at most n, or all if n is [broker.LastAll]. The lock is held.
-func (t *topic) last(n int) []*broker.Message {
-	if n == broker.LastAll || n > len(t.kept) {
-		n = len(t.kept)
-	}
-	return append([]*broker.Message(nil), t.kept[len(t.kept)-n:]...)
 }
 
 // add makes a channel a member. The lock is held, and the channel's.
 func (t *topic) add(c *channel) membership {
-	if len(t.roomy) == 0 {
-		t.roomy = append(t.roomy, len(t.blocks))
-		t.blocks = append(t.blocks, block{})
+	place := t.members.add(slot{c, t.walks})
+	if t.members.count == 1 {
+		t.broker.noteMembers(t.name, 1)
 	}
-	i := t.roomy[len(t.roomy)-1]
-	b := &t.blocks[i]
-	at := 0
-	for at < len(b.slots) && b.slots[at].channel != nil {
-		at++
-	}
-	if at == len(b.slots) {
-		if len(t.blocks) > 1 && b.slots == nil {
-			b.slots = make([]slot, 0, blockSize)
-		}
-		b.slots = append(b.slots, slot{})
-	}
-	b.slots[at] = slot{c, t.walk}
-	if b.used++; b.used == blockSize {
-		t.roomy = t.roomy[:len(t.roomy)-1]
-	}
-	if t.members++; t.members == 1 {
-		t.topics.note(t.name, 1)
-	}
-	t.topics.memberships.Add(1)
-	return membership{topic: t, place: uint32(i*blockSize + at), joined: uint32(t.walk)} //nolint:gosec // compared with its like
+	t.broker.topics.memberships.Add(1)
+	return membership{topic: t, place: uint32(place), joined: uint32(t.walks)} //nolint:gosec // compared with its like
 }
 
 // remove ends a membership. The channel's lock is held.
-func (t *topic) remove(b *Broker, m membership) {
-	b.tryTopic(t, func(t *topic) {
-		i := int(m.place / blockSize)
-		full := &t.blocks[i]
-		full.slots[m.place%blockSize] = slot{}
-		if full.used--; full.used == blockSize-1 {
-			t.roomy = append(t.roomy, i)
+func (t *topic) remove(m membership) {
+	t.with(func(t *topic) {
+		t.members.remove(int(m.place))
+		if t.members.count == 0 {
+			t.broker.noteMembers(t.name, 0)
 		}
-		if full.used == 0 {
-			full.slots = nil
-		}
-		if t.members--; t.members == 0 {
-			t.topics.note(t.name, 0)
-			t.lastUsed = b.now()
-		}
-		t.topics.memberships.Add(-1)
+		t.broker.topics.memberships.Add(-1)
 	})
 }
 
-// note notes that the topic has got its first member, or lost its last one.
-func (ts *topics) note(name string, members int) {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	if ts.report != nil {
-		ts.events = append(ts.events, broker.TopicEvent{Topic: name, Members: members})
+// noteMembers notes that a topic has got its first member, or lost its last one.
+func (b *Broker) noteMembers(topic string, members int) {
+	b.topics.mu.Lock()
+	defer b.topics.mu.Unlock()
+	if b.topics.report != nil && !b.isClosed() {
+		b.topics.events = append(b.topics.events, broker.TopicEvent{Topic: topic, Members: members})
 	}
 }
 
-// OnTopics implements [broker.TopicSource].
+// OnTopics implements [broker.TopicSource]. The Broker's goroutine calls report.
 func (b *Broker) OnTopics(report func([]broker.TopicEvent)) {
 	b.topics.mu.Lock()
 	defer b.topics.mu.Unlock()

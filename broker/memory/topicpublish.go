@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"time"
 
@@ -11,19 +12,26 @@ import (
 // A walk brings a message to all members of a topic.
 type walk struct {
 	broker *Broker
-	topic  *topic
-	number uint64
 	m      *broker.Message
 	full   broker.WhenFull
 	limits broker.Limits
-	join   *join // nil unless the message is appended
+
+	topic  *topic
+	number uint64
+	err    error // of a journal
 
 	result  broker.Published
-	waiters []*waiter // for members without room, with FullHold
-	group   waitGroup
+	join    *join      // nil unless the message is appended
+	group   waitGroup  // of waiters
+	waiters []*waiter  // for members without room, with FullHold
 	delete  []*channel // members without room, with FullDelete
-	err     error      // of the journal
 }
+
+// maxWaitingMembers is how many members of topics may wait for room at once, other producers included. Each takes some 400 bytes.
+const maxWaitingMembers = 100_000
+
+// errLeft is the error of a message that waited for room in a member which has left the topic.
+var errLeft = errors.New("the channel has left the topic")
 
 // PublishTopic implements [broker.Topics].
 func (b *Broker) PublishTopic(
@@ -34,138 +42,129 @@ func (b *Broker) PublishTopic(
 		w.join = new(join)
 	}
 	w.group.remaining.Store(1) // this call
-	err := w.take(ctx, name, func(t *topic) error {
+	err := w.run(ctx, name, func(t *topic) error {
 		switch {
 		case t.end != nil:
 			return broker.ErrTopicClosed
 		case !b.budget.hasRoom(l.MaxMemory):
 			return broker.ErrMemoryLimit
 		}
-		t.lastUsed = b.now()
-		t.remember(b, m, &l)
+		t.applyDefault(&l)
+		t.lastPublish = b.now()
+		t.remember(m, &l)
 		return nil
-	})
+	}, w.offer)
 	if err != nil {
 		return broker.Published{}, err
 	}
 	b.topics.published.Add(1)
-	w.members(w.offer)
-	w.finish()
-	return w.result, w.settle(ctx)
+	for _, c := range w.delete {
+		b.remove(c, broker.EndDeleted)
+	}
+	w.wait(ctx)
+	return w.result, w.err
 }
 
 // CloseTopic implements [broker.Topics].
 func (b *Broker) CloseTopic(ctx context.Context, name string, end *broker.Message, l broker.Limits) error {
 	w := &walk{broker: b, m: end, limits: l}
-	err := w.take(ctx, name, func(t *topic) error {
+	err := w.run(ctx, name, func(t *topic) error {
 		if t.end != nil {
 			return broker.ErrTopicClosed
 		}
-		t.end, t.lastUsed = end, b.now()
+		t.applyDefault(&l)
+		t.end, t.lastPublish = end, b.now()
+		b.budget.reserve(end)
 		return nil
-	})
-	switch {
-	case err == broker.ErrTopicClosed: //nolint:errorlint // our own
+	}, w.close)
+	if errors.Is(err, broker.ErrTopicClosed) {
 		return nil
-	case err != nil:
-		return err
 	}
-	w.members(func(c *channel) {
-		if c.knowsTopics() {
-			w.err = c.putOutside(end, &w.limits, nil)
+	return errors.Join(err, w.err)
+}
+
+// run waits for the walk's turn. Then it calls begin with the topic's lock held, and if that does not fail, visit with each member
+// and its lock held.
+func (w *walk) run(ctx context.Context, name string, begin func(*topic) error, visit func(*channel)) error {
+	for !w.broker.isClosed() {
+		if w.limits.TopicKeep.Bytes <= 0 && w.broker.findTopic(name) == nil {
+			return nil // it has neither members nor a memory, and would not get one
+		}
+		t := w.broker.ensureTopic(name, &w.limits)
+		select {
+		case t.turn <- struct{}{}:
+		case <-ctx.Done():
+			t.with(func(*topic) {})
+			return ctx.Err()
+		case <-w.broker.stop:
+			return broker.ErrClosed
+		}
+		if done, err := w.take(t, begin, visit); done {
+			return err
+		}
+	}
+	return broker.ErrClosed
+}
+
+// take takes the walk's turn, and gives it up. It returns false if the topic does not exist any more.
+func (w *walk) take(t *topic, begin func(*topic) error, visit func(*channel)) (done bool, err error) {
+	defer func() {
+		<-t.turn
+		t.with(func(*topic) {})
+	}()
+	exists := t.with(func(*topic) {
+		if err = begin(t); err == nil {
+			t.walks++
+			w.topic, w.number = t, t.walks
 		}
 	})
-	w.finish()
-	return w.err
-}
-
-// take waits for the walk's turn. Then it calls begin with the topic's lock held, unless that fails the walk has begun, and the
-// caller must call finish.
-func (w *walk) take(ctx context.Context, name string, begin func(t *topic) error) error {
-	if w.broker.isClosed() {
-		return broker.ErrClosed
+	if exists && err == nil {
+		err = w.members(visit)
 	}
-	for {
-		var found *topic
-		took := false
-		w.broker.withTopic(name, &w.limits, func(t *topic) {
-			found = t
-			select {
-			case t.turn <- struct{}{}: // so that a topic without members stays
-				took = true
-			default:
-			}
-		})
-		if !took {
-			select {
-			case found.turn <- struct{}{}:
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-w.broker.stop:
-				return broker.ErrClosed
-			}
-		}
-		var err error
-		alive := w.broker.tryTopic(found, func(t *topic) {
-			if err = begin(t); err == nil {
-				t.walk++
-				w.topic, w.number = t, t.walk
-			}
-		})
-		switch {
-		case !alive: // and removed while the walk waited for its turn
-			<-found.turn
-			continue
-		case err != nil:
-			w.topic = found
-			w.finish()
-		}
-		return err
-	}
+	return exists, err
 }
 
-// finish gives the turn to the next walk.
-func (w *walk) finish() {
-	<-w.topic.turn
-	w.broker.tryTopic(w.topic, func(*topic) {})
-}
+const (
+	// yieldEvery is how long a walk goes on before it lets others run. It looks at the clock for every few members.
+	yieldEvery   = 100 * time.Microsecond
+	yieldMembers = 16
+)
 
-// yieldEvery is how long a walk goes on before it lets others run.
-const yieldEvery = 100 * time.Microsecond
-
-// members calls f with each member and its lock held.
-func (w *walk) members(f func(*channel)) {
-	part := make([]slot, 0, blockSize)
-	begun := time.Now()
+// members calls visit with each member and its lock held.
+func (w *walk) members(visit func(*channel)) error {
+	var few [8]slot // most topics are small
+	slots, more, visited, begun := few[:0], false, 0, time.Now()
 	for i := 0; !w.broker.isClosed(); i++ {
 		w.topic.mu.Lock()
-		if i >= len(w.topic.blocks) {
-			w.topic.mu.Unlock()
-			return
-		}
-		part = append(part[:0], w.topic.blocks[i].slots...)
+		slots, more = w.topic.members.block(slots[:0], i)
 		w.topic.mu.Unlock()
-		for _, s := range part {
-			if s.channel != nil && s.joined < w.number {
-				w.member(s, f)
+		if !more {
+			return nil
+		}
+		for _, s := range slots {
+			if s.channel == nil || s.joined >= w.number {
+				continue
 			}
-			if time.Since(begun) > yieldEvery {
+			w.member(s, visit)
+			if visited++; visited%yieldMembers == 0 && time.Since(begun) > yieldEvery {
 				runtime.Gosched()
 				begun = time.Now()
 			}
 		}
 	}
+	return broker.ErrClosed
 }
 
-// member calls f with a member, if it still is the one that the slot had.
-func (w *walk) member(s slot, f func(*channel)) {
-	s.channel.mu.Lock()
-	defer s.channel.mu.Unlock()
-	if s.channel.closed != open || s.channel.sealed.Load() {
+// member calls visit with a member, if it still is the one that the slot had.
+func (w *walk) member(s slot, visit func(*channel)) {
+	c := s.channel
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != open || c.sealed.Load() {
 		return
 	}
-	if m := s.channel.membership(w.topic); m != nil && m.joined == uint32(s.joined) { //nolint:gosec // compared with its like
-		f(s.channel)
+	if m := c.membership(w.topic); m != nil && m.joined == uint32(s.joined) { //nolint:gosec // compared with its like
+		visit(c)
 	}
 }
 
@@ -177,30 +176,31 @@ func (w *walk) offer(c *channel) {
 		w.result.Accepted++
 		return
 	}
-	if taken, err := w.put(c); taken || err != nil {
-		if w.err = err; taken {
-			w.result.Accepted++
-		}
-		return
-	}
-	switch w.full {
-	case broker.FullHold:
-		if w.limits.Hold > 0 && c.broker.budget.hasHeldRoom(w.limits.MaxMemory) {
-			w.hold(c)
-			return
-		}
-	case broker.FullDelete:
-		w.delete = append(w.delete, c)
+	taken, err := w.put(c)
+	switch {
+	case err != nil:
+		w.err = err
+	case taken:
+		w.result.Accepted++
+	case w.full == broker.FullHold && w.limits.Hold > 0 && w.mayHold():
+		w.group.remaining.Add(1)
+		w.waiters = append(w.waiters, &waiter{
+			channel: c, ms: []*broker.Message{w.m}, limits: w.limits, topic: w.topic, owner: &w.group,
+		})
+		c.enqueue(w.waiters[len(w.waiters)-1])
+	case w.m.Keyed() && c.waitsFor(w.m.ID()):
+		w.result.Full++ // the publish that waits tells what becomes of it
+	default:
 		w.result.Full++
-		return
-	case broker.FullMiss:
+		c.miss()
+		if w.full == broker.FullDelete {
+			w.delete = append(w.delete, c)
+		}
 	}
-	w.result.Full++
-	c.miss()
 }
 
-// put puts the message into a member's queue if there is room, and reports whether it did. The memory for the message was there
-// when the walk began, and all members share it, unless it is merged. The channel's lock is held.
+// put puts the message into a member's queue if there is room, and reports whether it did. There was memory for the message when
+// the walk began, and all members share it, unless it is merged. The channel's lock is held.
 func (w *walk) put(c *channel) (taken bool, err error) {
 	switch {
 	case c.held.first != nil:
@@ -218,19 +218,28 @@ func (w *walk) put(c *channel) (taken bool, err error) {
 	return err == nil, err
 }
 
-// hold makes the message wait for room in a channel. The lock of the channel is held.
-func (w *walk) hold(c *channel) {
-	waiting := &waiter{channel: c, ms: []*broker.Message{w.m}, limits: w.limits, owner: &w.group}
-	w.waiters = append(w.waiters, waiting)
-	w.group.remaining.Add(1)
-	c.enqueue(waiting)
+// mayHold reports whether another member may wait for room.
+func (w *walk) mayHold() bool {
+	return w.broker.budget.hasHeldRoom(w.limits.MaxMemory) && w.broker.waiters.Load() < maxWaitingMembers
 }
 
-// settle waits for members without room, or deletes them.
-func (w *walk) settle(ctx context.Context) error {
-	for _, c := range w.delete {
-		w.broker.remove(c, broker.EndDeleted)
+// close brings the end of the topic to a member. The channel's lock is held.
+func (w *walk) close(c *channel) {
+	switch {
+	case !c.knowsTopics:
+	case c.waitsOf(w.topic):
+		c.enqueue(&waiter{
+			channel: c, ms: []*broker.Message{w.m}, limits: w.limits, topic: w.topic, owner: nobody{}, outside: true,
+		})
+	default:
+		if err := c.putOutside(w.m, &w.limits); err != nil {
+			w.err = err
+		}
 	}
+}
+
+// wait waits for members without room.
+func (w *walk) wait(ctx context.Context) {
 	w.group.finished()
 	if err := w.group.wait(ctx, w.limits.Hold); err != nil {
 		for _, waiting := range w.waiters {
@@ -238,16 +247,31 @@ func (w *walk) settle(ctx context.Context) error {
 		}
 	}
 	for _, waited := range w.waiters {
-		switch waited.err {
-		case nil:
+		switch {
+		case waited.err == nil:
 			w.result.Accepted++
-		case broker.ErrNotFound, broker.ErrClosed:
-		default:
+		case !isGone(waited.err):
 			w.result.Full++
-			waited.channel.mu.Lock()
-			waited.channel.miss()
-			waited.channel.mu.Unlock()
 		}
 	}
-	return w.err
 }
+
+// isGone reports whether a message waited in vain because its channel was deleted or has left the topic.
+func isGone(err error) bool {
+	return errors.Is(err, errLeft) || errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrClosed)
+}
+
+// waitsOf reports whether a message of a topic waits for room. The lock is held.
+func (c *channel) waitsOf(t *topic) bool {
+	return c.held.any(func(w *waiter) bool { return w.topic == t })
+}
+
+// waitsFor reports whether a message of a topic with this id waits for room. The lock is held.
+func (c *channel) waitsFor(id broker.EventID) bool {
+	return c.held.any(func(w *waiter) bool { return w.topic != nil && w.ms[0].ID() == id })
+}
+
+// nobody owns a waiter for which no call waits. It never waits for long, since it needs no room.
+type nobody struct{}
+
+func (nobody) finished() {}

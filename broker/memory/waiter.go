@@ -22,10 +22,22 @@ type waiter struct {
 	joins    []join          // the same, for those that are appended
 	commit   *journal.Commit // makes the last accepted message durable
 
+	topic   *topic // whose message it is; nil if a producer writes to the channel. Such a waiter has one message.
+	outside bool   // it needs no room, and waits only for those before it
+
 	owner      owner
 	waiting    bool          // it is in the waitList
 	since      time.Duration // when it entered the waitList, on the Broker's clock
 	prev, next *waiter
+}
+
+// offerNext offers the next message of w to the channel. It reports whether the channel has taken it. The lock is held.
+func (c *channel) offerNext(w *waiter) (taken bool, err error) {
+	if w.outside {
+		err = c.putOutside(w.ms[0], &w.limits)
+		return err == nil, err
+	}
+	return c.offer(w.ms[0], &w.limits, w.batch(), w.join())
 }
 
 // A waitList is a channel's waiting producers, first come first. Its zero value is empty.
@@ -55,6 +67,16 @@ func (l *waitList) remove(w *waiter) {
 		w.next.prev = w.prev
 	}
 	w.waiting, w.prev, w.next = false, nil, nil
+}
+
+// any reports whether f is true for one of them.
+func (l *waitList) any(f func(*waiter) bool) bool {
+	for w := l.first; w != nil; w = w.next {
+		if f(w) {
+			return true
+		}
+	}
+	return false
 }
 
 // An owner waits for its waiters. When a waiter leaves its waitList, the channel calls finished, with its lock held. If
