@@ -112,6 +112,7 @@ var mergeTests = group{
 			}
 			r := s.subscribe(a.Consumer)
 			r.takes(want)
+			s.holds(a.Consumer, 0, 1)
 			dropped()
 			r.Settle(want.ID())
 			s.holds(a.Consumer, 0, 0)

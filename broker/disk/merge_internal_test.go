@@ -31,7 +31,7 @@ func publish(tb testing.TB, b *Broker, producers []string, ms ...*broker.Message
 	l.Buffer = 1000
 	for _, outcome := range b.PublishBatch(tb.Context(), producers, ms, l) {
 		if outcome.Err != nil {
-			tb.Fatal(outcome.Err)
+			tb.Error(outcome.Err)
 		}
 	}
 }
@@ -81,10 +81,7 @@ func TestMergedMessagesOutliveRestarts(t *testing.T) {
 					keys = append(keys, key)
 				}
 				size := []int{1, 10, 100, 3000}[random.IntN(4)]
-				how := broker.Merge(random.IntN(10)) // most are appended
-				if how > broker.MergeAppend {
-					how = broker.MergeAppend
-				}
+				how := min(broker.Merge(random.IntN(10)), broker.MergeAppend) // most are appended
 				publish(t, b, to, piece(t, strconv.Itoa(random.IntN(20)/19), strconv.Quote(strings.Repeat("x", size)), key, how))
 				publish(t, b, []string{other}, piece(t, "other", strconv.Quote(strings.Repeat("y", 3000)), "", broker.MergeNone))
 				if i%20 == 0 {

@@ -36,11 +36,10 @@ func (c *channel) merges(m *broker.Message, l *broker.Limits) bool {
 	return m.Merge() != broker.MergeNone && c.queue.pending() > 0 && !c.isAwaited() && m.CanMerge(c.queue.newest(), l.MaxMessage)
 }
 
-// isAwaited reports whether a reader waits for the newest message to become durable. If that were merged, it would have to
-// become durable again. So the reader would get nothing for as long as producers write faster than the disk. The lock is held.
-func (c *channel) isAwaited() bool {
-	return c.journaled != nil && c.reader != nil && c.reader.idle && (c.unsynced > 0 || c.broker.journal.Waits())
-}
+// isAwaited reports whether the reader has come in vain because the newest message was not durable. If that were merged, it
+// would have to become durable again. So the reader would get nothing for as long as producers write faster than the disk. The
+// lock is held.
+func (c *channel) isAwaited() bool { return c.reader != nil && c.reader.awaits }
 
 // merge merges a message with the newest one of the queue. If the journal fails, nothing happens. The lock is held.
 func (c *channel) merge(m *broker.Message, j *join) error {

@@ -27,7 +27,7 @@ type subscription struct {
 	arrived int  // how many messages, from the first of the queue, this connection has brought to the client's machine
 	taken   int  // how many messages Take has returned
 	full    bool // the window stopped the last Take
-	idle    bool // the last Take has left nothing behind that it could have taken
+	awaits  bool // the last Take has found nothing but messages that are not durable
 }
 
 // subscribe makes the caller the channel's reader, as [broker.Broker].Subscribe does.
@@ -147,6 +147,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 	}
 	q := &c.queue
 	visible := q.len - c.notDurable()
+	before := s.taken
 	again := 0            // messages that a reader was given before
 	var now time.Duration // read once, when it is needed
 	for size := 0; s.next < visible && size < maxBytes; {
@@ -156,9 +157,9 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 					full = true
 					break
 				}
-				before := q.len
+				all := q.len
 				c.settle(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
-				visible -= before - q.len
+				visible -= all - q.len
 			}
 			since := c.take()
 			if now == 0 {
@@ -178,7 +179,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 		c.counters.redelivered.Add(uint64(again))
 	}
 	c.journalMove()
-	s.full, s.idle = full, s.next >= visible && !full
+	s.full, s.awaits = full, s.taken == before && !full && visible < q.len
 	if s.next < visible && !full {
 		s.wake()
 	}
@@ -246,7 +247,7 @@ func (s *subscription) End(how broker.End) {
 	c.expires.Store(int64(c.lastRead + c.lifetime(s.limits.TTL)))
 	c.journalMove()
 	c.journalRead(c.lifetime(s.limits.TTL))
-	if w := c.held.first; w != nil && s.idle && c.merges(w.ms[0], &w.limits) {
+	if w := c.held.first; w != nil && s.awaits && c.merges(w.ms[0], &w.limits) {
 		c.admitHeld() // nobody awaits the newest message any more: see isAwaited
 	}
 }

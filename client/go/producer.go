@@ -42,7 +42,8 @@ type Message struct {
 	Body any `json:"body"`
 	// Key, if not empty, makes it safe to repeat the write (2.11): 1 to 255 visible ASCII characters.
 	Key string `json:"key,omitempty"`
-	// Merge, if not empty, is "replace" or "append": what becomes of the newest message of the stream if it was not sent yet (2.13).
+	// Merge, if not empty, says what becomes of the newest message of the channel if no reader was sent it yet (2.13): "replace"
+	// takes its place, and "append" adds a text or an array to it.
 	Merge string `json:"merge,omitempty"`
 }
 
