@@ -352,7 +352,7 @@ func TestCreateStillTakesAnyBody(t *testing.T) {
 
 // TestCreateWithATTL: the channel lives as long as its own ttl says, not as long as the setting.
 func TestCreateWithATTL(t *testing.T) {
-	s := serve(t, "megaphone {\nttl 1s\n}", "megaphone create write read manage")
+	s := serve(t, "megaphone {\nttl 100ms\n}", "megaphone create write read manage")
 	short, long := s.create(), s.createWith(`{"ttl":"10m"}`)
 	var state struct{ Created, Expires time.Time }
 	if err := json.Unmarshal([]byte(s.get("/channel/"+long.ProducerAddress).body), &state); err != nil {
