@@ -3,391 +3,346 @@ package brokertest
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-var topicTests = group{
-	"every member gets a published message": func(s *suite) {
-		a, b, other := s.member("t"), s.member("t", "u"), s.member("u")
-		m, n := s.message("1"), s.message("2")
-		s.publishes("t", m, 2, 2, 0)
-		s.publishes("u", n, 2, 2, 0)
-		s.subscribe(a.Consumer).takes(m)
-		s.subscribe(b.Consumer).takes(m, n)
-		s.subscribe(other.Consumer).takes(n)
-		s.publishes("nobody's", m, 0, 0, 0)
-	},
-	"a channel of Create can join, and a member can leave": func(s *suite) {
-		a := s.create()
-		for range 2 {
-			s.joins(a, broker.Join{Topic: "t"})
-		}
-		m := s.message("1")
-		s.publishes("t", m, 1, 1, 0)
-		for range 2 {
-			s.no(s.topics().Leave(s.Context(), a.Producer, "t"))
-		}
-		s.publishes("t", s.message("2"), 0, 0, 0)
-		s.joins(a, broker.Join{Topic: "t"})
-		n := s.message("3")
-		s.publishes("t", n, 1, 1, 0)
-		s.subscribe(a.Consumer).takes(m, n)
-	},
-	"messages of topics and of the channel have one order": func(s *suite) {
-		s.limits.Buffer, s.limits.InFlight = 100, 100
-		a := s.member("t", "u")
-		var want []*broker.Message
-		for i := range 10 {
-			m, n, o := s.message(fmt.Sprint(i)), s.message("of the topic"), s.message("of the other")
-			s.send(a.Producer, m)
-			s.publishes("t", n, 1, 1, 0)
-			s.publishes("u", o, 1, 1, 0)
-			want = append(want, m, n, o)
-		}
-		s.subscribe(a.Consumer).takes(want...)
-	},
-	"there is no membership without a channel": func(s *suite) {
-		t, a := s.topics(), s.member("t")
-		for _, address := range []string{a.Consumer, "agent.unknown", ""} {
-			s.is(t.Join(s.Context(), address, broker.Join{Topic: "t"}, s.limits), broker.ErrNotFound)
-			s.is(t.Leave(s.Context(), address, "t"), broker.ErrNotFound)
-		}
-		s.delete(a.Producer)
-		s.is(t.Join(s.Context(), a.Producer, broker.Join{Topic: "t"}, s.limits), broker.ErrNotFound)
-		s.publishes("t", s.message("1"), 0, 0, 0)
-	},
-	"a membership ends when the channel expires": func(s *suite) {
-		a := s.member("t")
-		if at := s.expire(a.Consumer); !s.realTime {
-			time.Sleep(time.Until(at) + sweep)
-		}
-		if !s.within(s.pick(0, 2*sweep), func() bool { return s.topic("t").Members == 0 }) {
-			s.Errorf("the topic is %+v", s.topic("t"))
-		}
-	},
-	"a channel joins no more topics than allowed": func(s *suite) {
-		s.limits.MaxTopics = 3
-		a := s.member("1", "2", "3")
-		s.joins(a, broker.Join{Topic: "3"})
-		s.is(s.topics().Join(s.Context(), a.Producer, broker.Join{Topic: "4"}, s.limits), broker.ErrTopicLimit)
-		s.no(s.topics().Leave(s.Context(), a.Producer, "1"))
-		s.joins(a, broker.Join{Topic: "4"})
-		var joins []broker.Join
-		for i := range 4 {
-			joins = append(joins, broker.Join{Topic: fmt.Sprint(i)})
-		}
-		_, err := s.topics().CreateMember(s.Context(), "agent", joins, s.limits)
-		s.is(err, broker.ErrTopicLimit)
-		for name, members := range map[string]int{"0": 0, "1": 0, "2": 1, "3": 1, "4": 1} {
-			if got := s.topic(name).Members; got != members {
-				s.Errorf("the topic %s has %d members, want %d", name, got, members)
-			}
-		}
-	},
-	"a full member misses the message, and learns how many": func(s *suite) {
-		full, free := s.member("t"), s.member("t")
-		old := s.create()
-		s.joins(old, broker.Join{Topic: "t"})
-		first := s.fill(full.Producer)
-		s.fill(old.Producer)
-		one, two := s.message("one"), s.message("two")
-		s.publishes("t", one, 3, 1, 2)
-		s.publishes("t", two, 3, 1, 2)
-		r := s.subscribe(full.Consumer)
-		s.equal(first[:3], r.next(3))
-		three := s.message("three")
-		s.publishes("t", three, 3, 2, 1)
-		s.subscribe(free.Consumer).next(3)
-		r.Settle(first[2].ID())
-		s.equal([]*broker.Message{first[3], three.Missed(2)}, r.next(2))
-		r.End(broker.EndFault)
-		s.subscribe(full.Consumer, follow).takes(first[3], three.Missed(2)) // what is sent again says the same
-		o := s.subscribe(old.Consumer)
-		o.next(3)
-		o.Settle(s.peek(old.Consumer)[2].ID())
-		four := s.message("four")
-		s.publishes("t", four, 3, 3, 0)
-		s.equal([]*broker.Message{four}, o.next(2)[1:])
-	},
-	"the count of what was missed comes with any message": func(s *suite) {
-		a := s.member("t")
-		first := s.fill(a.Producer)
-		s.publishes("t", s.message("missed"), 1, 0, 1)
-		r := s.subscribe(a.Consumer, acknowledged)
-		r.next(3)
-		r.Settle(first[2].ID())
-		m := s.message("written")
-		s.send(a.Producer, m)
-		n := s.message("published")
-		s.publishes("t", n, 1, 1, 0)
-		s.equal([]*broker.Message{first[3], m.Missed(1), n}, r.next(3))
-	},
-	"full members can be waited for": func(s *suite) {
-		s.shortHold()
-		full, free := s.member("t"), s.member("t")
-		s.fill(full.Producer)
-		m := s.message("m")
-		published := start(func() error {
-			p, err := s.topics().PublishTopic(s.Context(), "t", m, broker.FullHold, s.limits)
-			if want := (broker.Published{Members: 2, Accepted: 2}); p != want {
-				s.Errorf("published %+v, want %+v", p, want)
-			}
-			return err
-		})
-		s.waits(published)
-		s.subscribe(free.Consumer).takes(m)
-		r := s.subscribe(full.Consumer)
-		r.next(3)
-		s.no(s.returned(published))
-		r.received()
-		s.equal([]*broker.Message{m}, r.next(2)[1:])
-	},
-	"what waits too long is missed": func(s *suite) {
-		s.shortHold()
-		full := s.member("t")
-		s.fill(full.Producer)
-		begun := time.Now()
-		published := start(func() error {
-			p, err := s.topics().PublishTopic(s.Context(), "t", s.message("m"), broker.FullHold, s.limits)
-			if want := (broker.Published{Members: 1, Full: 1}); p != want {
-				s.Errorf("published %+v, want %+v", p, want)
-			}
-			return err
-		})
-		if !s.realTime {
-			time.Sleep(s.limits.Hold)
-		}
-		s.no(s.returned(published))
-		s.took(begun, s.limits.Hold)
-		r := s.subscribe(full.Consumer)
-		r.next(3)
-		r.received()
-		m := s.message("next")
-		s.publishes("t", m, 1, 1, 0)
-		s.equal([]*broker.Message{m.Missed(1)}, r.next(2)[1:])
-	},
-	"nothing overtakes a message that waits for a member": func(s *suite) {
-		full := s.member("t")
-		s.fill(full.Producer)
-		m, n := s.message("m"), s.message("n")
-		published := start(func() error {
-			_, err := s.topics().PublishTopic(s.Context(), "t", m, broker.FullHold, s.limits)
-			return err
-		})
-		s.waits(published)
-		s.publishes("t", n, 1, 0, 1)
-		r := s.subscribe(full.Consumer)
-		r.next(3)
-		s.no(s.returned(published))
-		r.received()
-		if got := r.next(2)[1]; got.ID() != m.ID() {
-			s.Errorf("the reader took %s", got.Line())
-		}
-	},
-	"full members can be deleted": func(s *suite) {
-		full, free := s.member("t"), s.member("t")
-		s.fill(full.Producer)
-		m := s.message("m")
-		p, err := s.topics().PublishTopic(s.Context(), "t", m, broker.FullDelete, s.limits)
-		s.no(err)
-		if want := (broker.Published{Members: 2, Accepted: 1, Full: 1}); p != want {
-			s.Errorf("published %+v, want %+v", p, want)
-		}
-		if !s.gone(full.Consumer) {
-			s.Error("the full member still exists")
-		}
-		s.subscribe(free.Consumer).takes(m)
-	},
-	"a repeat reaches only those that have not had the message": func(s *suite) {
-		a := s.member("t")
-		s.publishes("t", s.keyed("m", "k"), 1, 1, 0)
-		b := s.member("t")
-		s.publishes("t", s.keyed("m", "k"), 2, 2, 0)
-		s.holds(a.Consumer, 1, 0)
-		s.holds(b.Consumer, 1, 0)
-	},
-	"a topic tells how many members are read": func(s *suite) {
-		a, b := s.member("t", "u"), s.member("t")
-		counts := func(connected, ofOther int) {
-			s.Helper()
-			if !s.eventually(func() bool { return s.topic("t").Connected == connected && s.topic("u").Connected == ofOther }) {
-				s.Errorf("%+v and %+v, want %d and %d connected", s.topic("t"), s.topic("u"), connected, ofOther)
-			}
-		}
-		counts(0, 0)
-		r := s.subscribe(a.Consumer)
-		counts(1, 1)
-		r = s.subscribe(a.Consumer, takeOver)
-		counts(1, 1)
-		s.subscribe(b.Consumer)
-		counts(2, 1)
-		s.no(s.topics().Leave(s.Context(), a.Producer, "u"))
-		counts(2, 0)
-		s.joins(a, broker.Join{Topic: "u"})
-		counts(2, 1)
-		r.End(broker.EndClean)
-		counts(1, 0)
-		s.delete(b.Consumer)
-		counts(0, 0)
-	},
-	"all topics are listed": func(s *suite) {
-		a, want := s.create(), []string{}
-		for i := range 23 {
-			name := fmt.Sprint("list/", i, "ä")
-			s.joins(a, broker.Join{Topic: name})
-			want = append(want, name)
-		}
-		s.joins(a, broker.Join{Topic: "other"})
-		var got []string
-		for _, t := range s.listTopics(broker.TopicListOptions{Limit: 4, Prefix: "list/", MinMembers: 1}) {
-			if got = append(got, t.Name); t.Members != 1 {
-				s.Errorf("%+v", t)
-			}
-		}
-		slices.Sort(got)
-		slices.Sort(want)
-		if !slices.Equal(got, want) {
-			s.Errorf("the topics are %q, want %q", got, want)
-		}
-		if all := s.listTopics(broker.TopicListOptions{Limit: 1000}); len(all) != 24 {
-			s.Errorf("there are %d topics, want 24", len(all))
-		}
-		if many := s.listTopics(broker.TopicListOptions{Limit: 1000, MinMembers: 2}); len(many) != 0 {
-			s.Errorf("topics with two members: %+v", many)
-		}
-		_, err := s.topics().ListTopics(s.Context(), broker.TopicListOptions{After: "no cursor", Limit: 1})
-		s.is(err, broker.ErrCursor)
-	},
-	"statistics count topics": func(s *suite) {
-		before := implementing[broker.Statser](s).Stats()
-		a := s.member("t", "u")
-		s.member("t")
-		s.publishes("t", s.message("1"), 2, 2, 0)
-		s.publish(a.Producer, "2", "3", "4")
-		s.publishes("t", s.message("5"), 2, 1, 1)
-		var now broker.Stats
-		if !s.within(s.pick(0, sweep), func() bool {
-			now = s.Broker.(broker.Statser).Stats()
-			return now.Topics == before.Topics+2 && now.Memberships == before.Memberships+3
-		}) {
-			s.Errorf("%d topics with %d memberships", now.Topics, now.Memberships)
-		}
-		if now.Published != before.Published+2 || now.Skipped != before.Skipped+1 || now.Accepted != before.Accepted+6 {
-			s.Errorf("published %d, skipped %d, accepted %d", now.Published, now.Skipped, now.Accepted)
-		}
-	},
-	"a closed Broker has no topics": func(s *suite) {
-		a, t := s.member("t"), s.topics()
-		s.Close()
-		s.is(t.Join(s.Context(), a.Producer, broker.Join{Topic: "t"}, s.limits), broker.ErrClosed)
-		s.is(t.Leave(s.Context(), a.Producer, "t"), broker.ErrClosed)
-		s.is(t.KeepTopic(s.Context(), "t", broker.Keep{}, s.limits), broker.ErrClosed)
-		_, err := t.PublishTopic(s.Context(), "t", s.message("m"), broker.FullMiss, s.limits)
-		s.is(err, broker.ErrClosed)
-		_, err = t.CreateMember(s.Context(), "agent", nil, s.limits)
-		s.is(err, broker.ErrClosed)
-		_, err = t.Topic(s.Context(), "t")
-		s.is(err, broker.ErrClosed)
-		_, err = t.ListTopics(s.Context(), broker.TopicListOptions{Limit: 1})
-		s.is(err, broker.ErrClosed)
-	},
-	"close ends the wait for full members": func(s *suite) {
-		full := s.member("t")
-		s.fill(full.Producer)
-		published := start(func() error {
-			_, err := s.topics().PublishTopic(s.Context(), "t", s.message("m"), broker.FullHold, s.limits)
-			return err
-		})
-		s.waits(published)
-		s.Close()
-		_ = s.returned(published) // what became of the other members counts
-	},
+// topical is a suite for a Broker with topics.
+type topical struct {
+	*suite
+	broker.Topics
 }
 
-func (s *suite) topics() broker.Topics {
+// topics returns the suite for topics. If the Broker has none, the test is skipped.
+func (s *suite) topics() *topical {
 	s.Helper()
-	return implementing[broker.Topics](s)
+	return &topical{s, implementing[broker.Topics](s)}
 }
 
-// member creates a channel that knows topics, and is a member of some.
-func (s *suite) member(topics ...string) broker.Addresses {
-	s.Helper()
+// member creates a channel that knows topics and is a member of some, without what they keep.
+func (t *topical) member(topics ...string) broker.Addresses {
+	t.Helper()
 	var joins []broker.Join
-	for _, name := range topics {
-		joins = append(joins, broker.Join{Topic: name})
+	for _, topic := range topics {
+		joins = append(joins, broker.Join{Topic: topic})
 	}
-	return s.memberOf(joins...)
-}
-
-func (s *suite) memberOf(joins ...broker.Join) broker.Addresses {
-	s.Helper()
-	a, err := s.topics().CreateMember(s.Context(), "agent", joins, s.limits)
-	s.no(err)
+	a, err := t.CreateMember(t.Context(), "agent", joins, t.limits)
+	t.no(err)
 	return a
 }
 
-func (s *suite) joins(a broker.Addresses, j broker.Join) {
-	s.Helper()
-	s.no(s.topics().Join(s.Context(), a.Producer, j, s.limits))
+// joiner creates a channel that knows topics and joins one, with what that keeps.
+func (t *topical) joiner(topic string, last int) broker.Addresses {
+	t.Helper()
+	a, err := t.CreateMember(t.Context(), "agent", []broker.Join{{Topic: topic, Last: last}}, t.limits)
+	t.no(err)
+	return a
 }
 
-// publishes publishes a message, and checks what became of it.
-func (s *suite) publishes(topic string, m *broker.Message, members, accepted, full int) {
-	s.Helper()
-	got, err := s.topics().PublishTopic(s.Context(), topic, m, broker.FullMiss, s.limits)
-	s.no(err)
-	if want := (broker.Published{Members: members, Accepted: accepted, Full: full}); got != want {
-		s.Errorf("published %+v, want %+v", got, want)
+func (t *topical) join(a broker.Addresses, topic string, last int) {
+	t.Helper()
+	t.no(t.Join(t.Context(), a.Producer, broker.Join{Topic: topic, Last: last}, t.limits))
+}
+
+func (t *topical) leave(a broker.Addresses, topic string) {
+	t.Helper()
+	t.no(t.Leave(t.Context(), a.Producer, topic))
+}
+
+// tell publishes a message and checks what became of it.
+func (t *topical) tell(topic string, m *broker.Message, full broker.WhenFull, want broker.Published) {
+	t.Helper()
+	got, err := t.PublishTopic(t.Context(), topic, m, full, t.limits)
+	t.no(err)
+	if got != want {
+		t.Fatalf("%+v is reported, want %+v", got, want)
 	}
 }
 
-func (s *suite) topic(name string) broker.TopicInfo {
-	s.Helper()
-	t, err := s.topics().Topic(s.Context(), name)
-	s.no(err)
-	return t
-}
-
-func (s *suite) listTopics(o broker.TopicListOptions) (all []broker.TopicInfo) {
-	s.Helper()
-	for {
-		page, err := s.topics().ListTopics(s.Context(), o)
-		s.no(err)
-		if len(page.Topics) > o.Limit {
-			s.Fatalf("a page has %d topics, and may have %d", len(page.Topics), o.Limit)
-		}
-		all = append(all, page.Topics...)
-		if o.After = page.Next; o.After == "" {
-			return all
-		}
+// tells publishes a message of each name.
+func (t *topical) tells(topic string, names ...string) (ms []*broker.Message) {
+	t.Helper()
+	for _, name := range names {
+		m := t.message(name)
+		_, err := t.PublishTopic(t.Context(), topic, m, broker.FullMiss, t.limits)
+		t.no(err)
+		ms = append(ms, m)
 	}
-}
-
-func (s *suite) peek(address string) []*broker.Message {
-	s.Helper()
-	ms, err := s.Peek(s.Context(), address, 100)
-	s.no(err)
 	return ms
 }
 
-// equal compares messages that a reader took.
-func (s *suite) equal(want, got []*broker.Message) {
-	s.Helper()
-	if !same(got, want) {
-		s.Fatalf("the reader took\n%s\nwant\n%s", strings.Join(lines(got), "\n"), strings.Join(lines(want), "\n"))
+// begin publishes a message in another goroutine, and checks that the call waits.
+func (t *topical) begin(ctx context.Context, topic string, m *broker.Message) (got *broker.Published, result <-chan error) {
+	t.Helper()
+	got, l := new(broker.Published), t.limits
+	result = start(func() (err error) {
+		*got, err = t.PublishTopic(ctx, topic, m, broker.FullHold, l)
+		return err
+	})
+	t.waits(result)
+	return got, result
+}
+
+// told checks that a call that waited has returned, and what it reports.
+func (t *topical) told(got *broker.Published, result <-chan error, want broker.Published) {
+	t.Helper()
+	t.no(t.returned(result))
+	if *got != want {
+		t.Fatalf("%+v is reported, want %+v", *got, want)
 	}
 }
 
-// publishAll publishes messages one after the other, until one fails.
-func (s *suite) publishAll(ctx context.Context, topic string, ms []*broker.Message) error {
-	for _, m := range ms {
-		if _, err := s.topics().PublishTopic(ctx, topic, m, broker.FullMiss, s.limits); err != nil {
-			return err
-		}
+// end closes a topic.
+func (t *topical) end(topic string) *broker.Message {
+	t.Helper()
+	m, err := broker.NewEnd(topic, broker.EndDone)
+	t.no(err)
+	t.no(t.CloseTopic(t.Context(), topic, m, t.limits))
+	return m
+}
+
+func (t *topical) keep(topic string, bytes int64, ttl time.Duration) {
+	t.Helper()
+	t.no(t.KeepTopic(t.Context(), topic, broker.Keep{Bytes: bytes, TTL: ttl}, t.limits))
+}
+
+func (t *topical) info(topic string) broker.TopicInfo {
+	t.Helper()
+	i, err := t.Topic(t.Context(), topic)
+	t.no(err)
+	return i
+}
+
+// has checks how many members a topic has, and how many of them have a reader.
+func (t *topical) has(topic string, members, connected int) {
+	t.Helper()
+	var i broker.TopicInfo
+	if !t.eventually(func() bool {
+		i = t.info(topic)
+		return i.Members == members && i.Connected == connected
+	}) {
+		t.Fatalf("the topic has %d members, %d of them connected; want %d and %d", i.Members, i.Connected, members, connected)
 	}
-	return nil
+}
+
+// nothing checks that a topic does not exist.
+func (t *topical) nothing(topic string) {
+	t.Helper()
+	var i broker.TopicInfo
+	if !t.eventually(func() bool {
+		i = t.info(topic)
+		return i == broker.TopicInfo{Name: topic}
+	}) {
+		t.Fatalf("there is a topic %+v", i)
+	}
+}
+
+var topicTests = group{
+	"all members get what is published, in order, and nobody else does": func(s *suite) {
+		t := s.topics()
+		a, b, other, none := t.member("news"), t.create(), t.member("news2"), t.member()
+		t.join(b, "news", 0)
+		ms := []*broker.Message{t.message("1"), t.message("2"), t.message("3")}
+		for _, m := range ms {
+			t.tell("news", m, broker.FullMiss, broker.Published{Members: 2, Accepted: 2})
+		}
+		t.subscribe(a.Consumer).takes(ms...)
+		t.subscribe(b.Consumer).takes(ms...)
+		t.holds(other.Consumer, 0, 0)
+		t.holds(none.Consumer, 0, 0)
+	},
+	"a channel joins and leaves once": func(s *suite) {
+		t := s.topics()
+		a := t.member("news")
+		t.join(a, "news", broker.LastAll)
+		t.has("news", 1, 0)
+		m := t.tells("news", "m")[0]
+		for range 2 {
+			t.leave(a, "news")
+			t.leave(a, "another")
+		}
+		t.nothing("news")
+		t.tell("news", t.message("later"), broker.FullMiss, broker.Published{})
+		t.subscribe(a.Consumer).takes(m)
+	},
+	"a channel is a member of several topics": func(s *suite) {
+		t := s.topics()
+		a := t.member("1", "2", "3", "4", "2")
+		t.leave(a, "2")
+		t.leave(a, "1")
+		t.leave(a, "4")
+		t.join(a, "5", 0)
+		for topic, members := range map[string]int{"1": 0, "2": 0, "3": 1, "4": 0, "5": 1} {
+			t.tell(topic, t.message(topic), broker.FullMiss, broker.Published{Members: members, Accepted: members})
+		}
+		t.holds(a.Consumer, 2, 0)
+		t.delete(a.Consumer)
+		t.nothing("3")
+		t.nothing("5")
+	},
+	"only producer addresses of channels join and leave": func(s *suite) {
+		t := s.topics()
+		a := t.member("news")
+		gone := t.create()
+		t.delete(gone.Consumer)
+		for _, address := range []string{a.Consumer, gone.Producer, "", "agent.x"} {
+			t.is(t.Join(t.Context(), address, broker.Join{Topic: "news"}, t.limits), broker.ErrNotFound)
+			t.is(t.Leave(t.Context(), address, "news"), broker.ErrNotFound)
+		}
+		t.has("news", 1, 0)
+	},
+	"a channel is a member of so many topics at most": func(s *suite) {
+		t := s.topics()
+		t.limits.MaxTopics = 2
+		a := t.member("1", "2", "1")
+		t.is(t.Join(t.Context(), a.Producer, broker.Join{Topic: "3"}, t.limits), broker.ErrTopicLimit)
+		t.join(a, "2", 0)
+		t.leave(a, "1")
+		t.join(a, "3", 0)
+		t.nothing("1")
+		t.has("3", 1, 0)
+	},
+	"a channel that may not be a member is not created": func(s *suite) {
+		t := s.topics()
+		t.limits.MaxTopics = 1
+		joins := []broker.Join{{Topic: "1"}, {Topic: "2"}}
+		_, err := t.CreateMember(t.Context(), "agent", joins, t.limits)
+		t.is(err, broker.ErrTopicLimit)
+		t.nothing("1")
+		if all := t.list(broker.ListOptions{Limit: 10}); len(all) != 0 {
+			t.Errorf("there are %d channels", len(all))
+		}
+		t.limits.MaxChannels, t.limits.MaxTopics = 0, 2
+		_, err = t.CreateMember(t.Context(), "agent", joins, t.limits)
+		t.is(err, broker.ErrChannelLimit)
+		t.nothing("1")
+	},
+	"the name of a topic is any text": func(s *suite) {
+		t := s.topics()
+		names := []string{"a", "A", "a*", "a b/c?d", "{a}:ä", "\x00", strings.Repeat("ü", broker.MaxTopicName/2)}
+		for _, name := range names {
+			a := t.member(name)
+			t.has(name, 1, 0)
+			m := t.tells(name, "m")[0]
+			t.subscribe(a.Consumer).takes(m)
+		}
+	},
+	"a membership ends with its channel": func(s *suite) {
+		t := s.topics()
+		expires, a := t.member("news"), t.member("news")
+		t.subscribe(a.Consumer)
+		t.has("news", 2, 1)
+		t.delete(a.Consumer)
+		t.has("news", 1, 0)
+		at := t.expire(expires.Consumer)
+		if !t.within(time.Until(at)+sweep, func() bool { return t.info("news").Members == 0 }) {
+			t.Error("a channel that has expired is a member")
+		}
+		t.nothing("news")
+	},
+	"members with a reader are connected": func(s *suite) {
+		t := s.topics()
+		a, b := t.member("1", "2"), t.member("1")
+		t.has("1", 2, 0)
+		t.subscribe(b.Consumer)
+		r := t.subscribe(a.Consumer)
+		t.has("1", 2, 2)
+		t.has("2", 1, 1)
+		t.join(a, "3", 0)
+		t.has("3", 1, 1)
+		next := t.subscribe(a.Consumer, takeOver)
+		r.over(broker.ErrTakenOver)
+		r.End(broker.EndClean)
+		t.has("1", 2, 2)
+		t.leave(a, "2")
+		t.nothing("2")
+		next.End(broker.EndClean)
+		t.has("1", 2, 1)
+		t.has("3", 1, 0)
+		t.delete(b.Consumer)
+		t.has("1", 1, 0)
+	},
+	"topics are listed page by page":    topicsAreListed,
+	"statistics of topics":              topicStatistics,
+	"a publish needs memory":            publishNeedsMemory,
+	"after close all calls fail":        topicsAreClosed,
+	"a drained member gets nothing":     drainedMember,
+	"a repeated publish has no effect":  repeatedPublish,
+	"one that leaves in between is new": leavesInBetween,
+	"messages of topics and of the channel have one order": func(s *suite) {
+		t := s.topics()
+		t.limits.Buffer, t.limits.InFlight = 100, 100
+		a := t.member("1", "2")
+		var want []*broker.Message
+		for i := range 10 {
+			want = append(want, t.publish(a.Producer, fmt.Sprint(i))...)
+			want = append(want, t.tells("1", "of the topic")...)
+			want = append(want, t.tells("2", "of the other")...)
+		}
+		t.subscribe(a.Consumer).takes(want...)
+	},
+}
+
+func publishNeedsMemory(s *suite) {
+	t := s.topics()
+	a := t.member("news")
+	full := t.useUpMemory()
+	t.is(t.KeepTopic(t.Context(), "news", broker.Keep{}, t.limits), broker.ErrMemoryLimit)
+	m := t.keyed("m", "key")
+	_, err := t.PublishTopic(t.Context(), "news", m, broker.FullMiss, t.limits)
+	t.is(err, broker.ErrMemoryLimit)
+	t.holds(a.Consumer, 0, 0)
+	t.delete(full.Consumer)
+	t.tell("news", m, broker.FullMiss, broker.Published{Members: 1, Accepted: 1})
+	t.subscribe(a.Consumer).takes(m)
+}
+
+func drainedMember(s *suite) {
+	t := s.topics()
+	d := implementing[broker.Drainer](s)
+	if t.shared {
+		t.Skip("a drain ends reads only")
+	}
+	a := t.member("news")
+	m := t.tells("news", "m")[0]
+	d.Drain(0)
+	probe := t.keyed("probe", "key") // so the channel takes at most one
+	ms := []*broker.Message{m, probe}
+	if t.Publish(t.Context(), a.Producer, probe, t.limits) != nil {
+		ms = ms[:1]
+	}
+	t.eventually(func() bool { return t.Publish(t.Context(), a.Producer, probe, t.limits) != nil })
+	t.tell("news", t.message("n"), broker.FullMiss, broker.Published{})
+	t.has("news", 1, 0)
+	t.is(t.Join(t.Context(), a.Producer, broker.Join{Topic: "another"}, t.limits), broker.ErrNotFound)
+	d.Undrain()
+	later := t.message("later")
+	t.tell("news", later, broker.FullMiss, broker.Published{Members: 1, Accepted: 1})
+	t.subscribe(a.Consumer).takes(append(ms, later)...)
+}
+
+func repeatedPublish(s *suite) {
+	t := s.topics()
+	a := t.member("news")
+	m := t.keyed("m", "key")
+	t.tell("news", m, broker.FullMiss, broker.Published{Members: 1, Accepted: 1})
+	b := t.member("news")
+	t.tell("news", m, broker.FullMiss, broker.Published{Members: 2, Accepted: 2})
+	t.tell("news", m, broker.FullMiss, broker.Published{Members: 2, Accepted: 2})
+	t.subscribe(a.Consumer).takes(m)
+	t.subscribe(b.Consumer).takes(m)
+}
+
+func leavesInBetween(s *suite) {
+	t := s.topics()
+	a, b := t.member("news"), t.member("news")
+	first := t.tells("news", "1")[0]
+	t.leave(a, "news")
+	second := t.tells("news", "2")[0]
+	t.join(a, "news", 0)
+	third := t.tells("news", "3")[0]
+	t.subscribe(a.Consumer).takes(first, third)
+	t.subscribe(b.Consumer).takes(first, second, third)
 }

@@ -133,9 +133,10 @@ const (
 // members calls visit with each member and its lock held.
 func (w *walk) members(visit func(*channel)) error {
 	var few [8]slot // most topics are small
-	slots, more, visited, begun := few[:0], false, 0, time.Now()
+	slots, visited, begun := few[:0], 0, time.Now()
 	for i := 0; !w.broker.isClosed(); i++ {
 		w.topic.mu.Lock()
+		var more bool
 		slots, more = w.topic.members.block(slots[:0], i)
 		w.topic.mu.Unlock()
 		if !more {
