@@ -111,14 +111,14 @@ func (h *Handler) readCreate(r *http.Request) (asked createRequest, err error) {
 	}
 	body, err := httpjson.ReadBody(r, maxCreateBody)
 	if err != nil {
-		return asked, nil //nolint:nilerr // asks for nothing
+		return asked, nil // asks for nothing
 	}
 	defer httpjson.FreeBody(body)
 	var fields struct {
 		Protocols, Topics, TTL json.RawMessage
 	}
 	if err := json.Unmarshal(body.Bytes(), &fields); err != nil {
-		return asked, nil //nolint:nilerr // asks for nothing
+		return asked, nil // asks for nothing
 	}
 	var protocols []string
 	if json.Unmarshal(fields.Protocols, &protocols) == nil && len(protocols) > 0 {

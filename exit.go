@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
@@ -23,8 +22,8 @@ func (s *registry) exitTime(limit time.Duration) time.Duration {
 	return max(limit, 10*time.Millisecond)
 }
 
-// maxExitCloses is how long the exit waits for topics to close whose producers are still streaming.
-const maxExitCloses = 200 * time.Millisecond
+// maxExitEnds is how long the exit waits for topics to close whose producers are still streaming.
+const maxExitEnds = 200 * time.Millisecond
 
 // maxExitWrite is how long the exit waits for a client to take the end of its response.
 const maxExitWrite = socket.MaxExitWrite
@@ -90,62 +89,5 @@ func (s *registry) whenClosed(after time.Duration, cut func() error) (stop func(
 		if !cancel() {
 			cutting.Wait()
 		}
-	}
-}
-
-// topicClosers are those that are open, so that the exit of the process closes their topics while there is still a Broker.
-type topicClosers struct {
-	mu   sync.Mutex
-	open map[*topicCloser]struct{}
-	over bool // no more may be added
-}
-
-// add adds one. It fails with [broker.ErrClosed] after abort.
-func (cs *topicClosers) add(c *topicCloser) error {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	if cs.over {
-		return broker.ErrClosed
-	}
-	if cs.open == nil {
-		cs.open = map[*topicCloser]struct{}{}
-	}
-	cs.open[c] = struct{}{}
-	return nil
-}
-
-func (cs *topicClosers) remove(c *topicCloser) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	delete(cs.open, c)
-}
-
-// abort closes the topics of all that are open as aborted, within a time.
-func (cs *topicClosers) abort(limit time.Duration) {
-	cs.mu.Lock()
-	cs.over = true
-	open := make([]*topicCloser, 0, len(cs.open))
-	for c := range cs.open {
-		open = append(open, c)
-	}
-	cs.mu.Unlock()
-	var closing sync.WaitGroup
-	for _, c := range open {
-		closing.Add(1)
-		guard.Go(guard.Exit, func() {
-			defer closing.Done()
-			_ = c.close(broker.EndAborted, limit) // the log has it
-		})
-	}
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		closing.Wait()
-	}()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-closed:
-	case <-timer.C: // a Broker that does not answer
 	}
 }

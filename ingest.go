@@ -30,11 +30,11 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 		return err
 	}
 	defer free()
-	closer, err := h.newTopicCloser(r.URL)
+	end, err := h.topicEnd(r.URL)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = closer.close(broker.EndAborted, maxClose) }() // after a panic
+	defer end.Abort() // if it has not ended before
 	in := ingest{Ingestion: h.app.broker.Ingest(h.app.limits), handler: h}
 	finished := false
 	defer func() {
@@ -56,12 +56,8 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 	result.Written += in.published
 	entry.messages = result.Written
 	h.noteLimit(broker.ErrMemoryLimit, result.RefusedMemory)
-	how := broker.EndAborted
 	if err == nil && ctx.Err() == nil {
-		how = broker.EndDone
-	}
-	if closeErr := closer.close(how, maxClose); err == nil {
-		err = closeErr
+		err = end.Done()
 	}
 	if gone := ctx.Err(); gone != nil && !errors.Is(err, broker.ErrClosed) {
 		return gone

@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
 	_ "github.com/caddy-megaphone/megaphone/internal/redismodule" // the module megaphone.brokers.redis
+	"github.com/caddy-megaphone/megaphone/internal/topicend"
 	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
@@ -39,7 +40,7 @@ type registry struct {
 	heap     heaplimit.Guard
 	bodies   *conn.Bodies
 
-	topicClosers topicClosers
+	topicEnds topicend.Ends
 
 	ends     chan struct{}   // closed when Close is called
 	closing  context.Context // ends when the Broker is closed
@@ -201,7 +202,7 @@ func (s *registry) Close() {
 	defer s.bodies.End()
 	defer s.close()
 	defer guard.Recover(guard.Broker)
-	s.topicClosers.abort(s.exitTime(maxExitCloses))
+	s.topicEnds.Close(s.exitTime(maxExitEnds))
 	s.broker.Close()
 }
 

@@ -1,7 +1,6 @@
 package megaphone
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -21,6 +19,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/jsontext"
+	"github.com/caddy-megaphone/megaphone/internal/topicend"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
@@ -284,22 +283,11 @@ func (h *Handler) servePublish(w http.ResponseWriter, r *http.Request, t target,
 	}{published.Members, published.Accepted, published.Full})
 }
 
-// A topicCloser closes the topics of a streamed ingest when that ends, however it ends.
-type topicCloser struct {
-	topics broker.Topics
-	names  []string
-	limits broker.Limits
-	logger *zap.Logger
-	once   sync.Once
-	open   *topicClosers
-}
-
 // maxClosed is how many topics a streamed ingest closes at most.
 const maxClosed = 100
 
-// newTopicCloser returns what closes the topics that the query of a streamed ingest names, or nil if there are none. The
-// caller must call close.
-func (h *Handler) newTopicCloser(u *url.URL) (*topicCloser, error) {
+// topicEnd returns what closes the topics that the query of a streamed ingest names, or nil if there are none.
+func (h *Handler) topicEnd(u *url.URL) (*topicend.End, error) {
 	names := u.Query()["close"]
 	switch {
 	case len(names) == 0:
@@ -314,41 +302,11 @@ func (h *Handler) newTopicCloser(u *url.URL) (*topicCloser, error) {
 			return nil, httpjson.BadRequest("close: " + err.Error())
 		}
 	}
-	c := &topicCloser{
-		topics: h.topics, names: names, limits: h.app.limits, logger: h.logger, open: &h.app.registry.topicClosers,
-	}
-	return c, c.open.add(c)
+	return h.app.registry.topicEnds.Begin(h.topics, names, h.app.limits, func() *zap.Logger { return loadedLogger(h.logger) })
 }
 
 // errNoPublish is the reply to a request that publishes to a topic on a site that does not serve that.
 var errNoPublish = httpjson.Forbidden("this site does not serve publish, so lines cannot name topics")
-
-// maxClose is how long it may take to close topics.
-const maxClose = 5 * time.Second
-
-// close closes the topics, if there are any. Only the first call has an effect. The client may be gone, so its context does not count.
-func (c *topicCloser) close(how string, limit time.Duration) (err error) {
-	if c == nil {
-		return nil
-	}
-	c.once.Do(func() {
-		defer c.open.remove(c)
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
-		defer cancel()
-		for _, name := range c.names {
-			end, endErr := broker.NewEnd(name, how)
-			if endErr == nil {
-				endErr = c.topics.CloseTopic(ctx, name, end, c.limits)
-			}
-			if endErr != nil && how == broker.EndAborted { // nobody else is told
-				c.logger.Error("a topic could not be closed after its producer has gone",
-					zap.String("topic", name), zap.Error(endErr))
-			}
-			err = errors.Join(err, endErr)
-		}
-	})
-	return err
-}
 
 // reportTopics reports topics that have got their first member or lost their last one, to the webhooks and handlers of the active
 // App. The Broker calls it.

@@ -267,6 +267,3 @@ var (
 	_ broker.Topics      = (*topicGuest)(nil)
 	_ broker.TopicSource = (*topicGuest)(nil)
 )
-
-// topicBroker is the setting of a Broker with topics.
-const topicBroker = "broker topical"

@@ -22,6 +22,23 @@ var topicMergeTests = group{
 		t.subscribe(b.Consumer).takes(t.withBody(second, `"ab"`))
 		t.subscribe(a.Consumer).takes(first, second)
 	},
+	"pieces are not joined over one that was missed": func(s *suite) {
+		t := s.topics()
+		a := t.member("news")
+		first := t.publish(a.Producer, numbers(1, t.limits.Buffer)...)
+		before := t.appends("s", `"before"`)
+		t.tell("news", before, broker.FullMiss, accepted)
+		missed := broker.Published{Members: 1, Full: 1}
+		t.tell("news", t.appends("other", `"missed"`), broker.FullMiss, missed)
+		t.tell("news", t.appends("s", `"missed"`), broker.FullMiss, missed)
+		r := t.subscribe(a.Consumer)
+		r.takes(first...)
+		r.received()
+		r.takes(before)
+		after := t.appends("s", `"after"`)
+		t.tell("news", after, broker.FullMiss, accepted)
+		r.takes(after.Missed(2))
+	},
 	"a slow member gets larger pieces": func(s *suite) {
 		t := s.topics()
 		a := t.member("news")
