@@ -148,6 +148,7 @@ func (c *channel) leave(t *topic) {
 		t.connected.Add(-1)
 	}
 	t.remove(*m)
+	c.noteGap()
 	if r := c.rare; r != nil && len(r.more) > 0 {
 		last := len(r.more) - 1
 		*m = r.more[last]

@@ -38,6 +38,7 @@ type marks struct {
 	notes        []missNote // what was missed before messages of the queue, oldest first
 	outside      []span     // pending messages that do not count toward the buffer, oldest first
 	outsideCount int        // how many those are
+	gap          bool       // a message of a topic may be missing after the newest one, since it was missed, or the channel left
 }
 
 // A missNote says how many messages were missed before the one at a position.
@@ -97,12 +98,23 @@ func (c *channel) miss() {
 	if c.knowsTopics {
 		c.ensureMarks().missed++
 	}
+	c.noteGap()
 }
 
-// noteMissed makes the newest message of the queue say what was missed before it. The lock is held.
+// noteGap notes that a message of a topic may be missing after the newest one. The lock is held.
+func (c *channel) noteGap() {
+	if c.queue.pending() > 0 {
+		c.ensureMarks().gap = true
+	}
+}
+
+// noteMissed makes the newest message of the queue, which has just come, say what was missed before it. The lock is held.
 func (c *channel) noteMissed() {
 	r := c.marks()
-	if r == nil || r.missed == 0 {
+	if r == nil {
+		return
+	}
+	if r.gap = false; r.missed == 0 {
 		return
 	}
 	position := r.letGo + uint64(c.queue.len) - 1 //nolint:gosec // there is a message
