@@ -232,7 +232,7 @@ func (c *modelChannel) has(message *broker.Message) bool {
 func (m *topicModel) offer(c *modelChannel, message *broker.Message, outside bool) bool {
 	newest := c.newest()
 	switch {
-	case newest != nil && message.CanMerge(newest.Message, m.limits.MaxMessage) && !(c.gap && message.Merge() == broker.MergeAppend):
+	case newest != nil && message.CanMerge(newest.Message, m.limits.MaxMessage) && (!c.gap || message.Merge() == broker.MergeReplace):
 		newest.Message = message.MergeWith(newest.Message)
 	case outside || c.counted() < m.limits.Buffer:
 		c.queue = append(c.queue, modelEntry{message, 0, outside})

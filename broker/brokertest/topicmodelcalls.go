@@ -73,6 +73,7 @@ func (m *topicModel) joined(c *modelChannel, j broker.Join) {
 	if t.end != nil && c.knows {
 		m.offer(c, t.end, true)
 	}
+	m.admit(c)
 }
 
 func (m *topicModel) leave() {
@@ -139,7 +140,7 @@ func (m *topicModel) tries(name string, message *broker.Message, full broker.Whe
 		return
 	}
 	m.published++
-	if message.Size() <= t.keep.Bytes && !(message.Keyed() && t.keys[message.ID()]) {
+	if message.Size() <= t.keep.Bytes && (!message.Keyed() || !t.keys[message.ID()]) {
 		t.kept = append(t.kept, message)
 		t.keys[message.ID()] = true
 		t.trim()
@@ -241,7 +242,7 @@ func (m *topicModel) closeTopic() {
 	}
 	name := m.name()
 	m.called("close %s", name)
-	end := m.topical.end(name)
+	end := m.end(name)
 	t := m.topicOf(name)
 	defer m.tidy(name)
 	if t.end != nil {

@@ -95,6 +95,9 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 			return err
 		}
 	}
+	if len(kept) > 0 && c.held.first != nil {
+		c.admitHeld() // what waits may have the key of a kept message
+	}
 	return nil
 }
 
