@@ -152,6 +152,7 @@ func (c *channel) journalRead(ttl time.Duration) {
 
 func (c *channel) read() journal.Read {
 	r := journal.Read{Follows: c.follows, Acks: c.acks, TTL: c.ttl, Unconfirmed: c.letGoCount + uint64(c.unconfirmed)}
+	r.OwnTTL = c.rare != nil && c.rare.ttl != 0
 	if c.lastRead != 0 {
 		r.LastRead = c.broker.wallTime(c.lastRead)
 	}
@@ -320,8 +321,11 @@ func (b *Broker) restore(r *journal.Channel) *channel {
 	c.expires.Store(int64(b.now() + r.TTL))
 	c.counters.created.Add(1)
 	if r.Client != "" {
-		c.rare = &rare{client: r.Client}
+		c.ensureRare().client = r.Client
 		b.quotas.restore(r.Client)
+	}
+	if r.OwnTTL {
+		c.ensureRare().ttl = r.TTL
 	}
 	b.channels.Store(c.producer, c)
 	b.channels.Store(c.consumer, c)

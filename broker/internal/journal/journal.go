@@ -35,6 +35,7 @@ type Read struct {
 	Follows, Acks bool
 	LastRead      time.Time // zero: never
 	TTL           time.Duration
+	OwnTTL        bool   // the channel was created with this TTL, which never changes
 	Unconfirmed   uint64 // up to this position, a read has brought messages that ended as [broker.EndUnconfirmed]
 }
 
