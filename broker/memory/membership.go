@@ -131,6 +131,9 @@ func checkJoins(joins []broker.Join, l *broker.Limits) error {
 
 // joinAll makes a new channel a member of topics.
 func (c *channel) joinAll(joins []broker.Join, l *broker.Limits) error {
+	if len(joins) == 0 {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, j := range joins {
