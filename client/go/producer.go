@@ -42,6 +42,9 @@ type Message struct {
 	Body any `json:"body"`
 	// Key, if not empty, makes it safe to repeat the write (2.11): 1 to 255 visible ASCII characters.
 	Key string `json:"key,omitempty"`
+	// Merge, if not empty, says what becomes of the newest message of the channel if no reader was sent it yet (2.13): "replace"
+	// takes its place, and "append" adds a text or an array to it.
+	Merge string `json:"merge,omitempty"`
 }
 
 // Write writes a message, and returns once the channel holds it. While the channel is full, it waits as long as the server lets
@@ -55,6 +58,9 @@ func (c *Client) Write(ctx context.Context, m Message) error {
 	header := http.Header{"Content-Type": {jsonType}}
 	if m.Key != "" {
 		header.Set("Idempotency-Key", m.Key)
+	}
+	if m.Merge != "" {
+		header.Set("Megaphone-Merge", m.Merge)
 	}
 	path := "/write/" + url.PathEscape(m.Channel) + "/" + url.PathEscape(m.StreamID)
 	_, err = c.fetch(ctx, request{method: http.MethodPost, path: path, header: header, body: bytes.NewReader(body)})

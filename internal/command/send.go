@@ -35,6 +35,7 @@ too long to answer an interrupted send, the outcome of some messages is unknown.
 send then says of how many; with --json, the number is in the field "unknown".`,
 		Example: `  $ caddy megaphone send $PRODUCER news '{"title":"Hello"}'
   $ caddy megaphone send --text $PRODUCER chat "Hello, world"
+  $ caddy megaphone send --merge replace $PRODUCER price 17
   $ tail -f app.log | caddy megaphone send --text $PRODUCER log
   $ caddy megaphone send --ndjson < messages.ndjson`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -51,6 +52,8 @@ send then says of how many; with --json, the number is in the field "unknown".`,
 	cmd.MarkFlagsMutuallyExclusive("text", "ndjson")
 	cmd.Flags().String("key", "", "Idempotency key of the message: sending it again has no effect")
 	cmd.MarkFlagsMutuallyExclusive("key", "ndjson")
+	cmd.Flags().String("merge", "", "What becomes of the newest message of the stream if it was not sent yet: \"replace\" or \"append\"")
+	cmd.MarkFlagsMutuallyExclusive("merge", "ndjson")
 	addJSONFlag(cmd, "Print the result as JSON")
 	addSiteFlags(cmd)
 	return cmd
@@ -102,7 +105,10 @@ func runSend(cmd *cobra.Command, args []string) error {
 	}
 	result := sendResult{IngestResult: megaphone.IngestResult{Failures: []megaphone.Failure{}}}
 	flags := cmd.Flags()
-	text, key := flag(flags.GetBool, "text"), flag(flags.GetString, "key")
+	text, key, merge := flag(flags.GetBool, "text"), flag(flags.GetString, "key"), flag(flags.GetString, "merge")
+	if _, ok := broker.ParseMerge(merge); !ok && merge != "" {
+		return errors.New("--merge is replace or append")
+	}
 	if key != "" && len(args) != 3 {
 		return errors.New("--key needs exactly one body")
 	}
@@ -114,10 +120,10 @@ func runSend(cmd *cobra.Command, args []string) error {
 	case flag(flags.GetBool, "ndjson"):
 		err = sendInput(func(line []byte) []byte { return append(line, '\n') })
 	case len(args) > 2:
-		w := &messageWriter{site: s, producer: args[0], streamID: args[1], text: text, key: key}
+		w := &messageWriter{site: s, producer: args[0], streamID: args[1], text: text, key: key, merge: merge}
 		err = w.writeAll(cmd.Context(), args[2:], &result)
 	default:
-		err = sendInput(envelopeEncoder(args[0], args[1], text))
+		err = sendInput(envelopeEncoder(args[0], args[1], merge, text))
 	}
 	switch {
 	case err == nil:
@@ -141,6 +147,7 @@ type messageWriter struct {
 	producer, streamID string
 	text               bool   // bodies are text, not JSON
 	key                string // the idempotency key, or empty
+	merge              string // how the messages are merged, or empty
 }
 
 // writeAll writes messages until one fails. It adds to the result how many the server has accepted, and whether the
@@ -167,16 +174,20 @@ func (w *messageWriter) write(ctx context.Context, body string) error {
 	} else if !json.Valid(content) {
 		return fmt.Errorf("%s is not JSON: quote it as JSON, or use --text", body)
 	}
-	return siteError(w.site.Write(ctx, megaphone.Message{Channel: w.producer, StreamID: w.streamID, Body: content, Key: w.key}))
+	return siteError(w.site.Write(ctx, megaphone.Message{Channel: w.producer, StreamID: w.streamID, Body: content, Key: w.key, Merge: w.merge}))
 }
 
-// envelopeEncoder returns a function that makes a message of a line, for one stream of one channel. If text is set,
+// envelopeEncoder returns a function that makes a message of a line, for one stream of one channel. merge says how the messages
+// are merged; it may be empty. If text is set,
 // every line is the text of a JSON string. Otherwise every line is JSON:
 //   - A line that is not JSON becomes a message without a body. The server refuses it, so its number is among the failures.
 //   - A blank line stays blank. The server counts it as a line, and ignores it.
-func envelopeEncoder(producer, streamID string, text bool) func(line []byte) []byte {
+func envelopeEncoder(producer, streamID, merge string, text bool) func(line []byte) []byte {
 	head := append([]byte(`{"channel":`), jsontext.AppendString(nil, producer)...)
 	head = append(append(head, `,"streamId":`...), jsontext.AppendString(nil, streamID)...)
+	if merge != "" {
+		head = append(head, `,"merge":"`+merge+`"`...)
+	}
 	return func(line []byte) []byte {
 		envelope := bytes.Clone(head)
 		switch {
