@@ -1,7 +1,6 @@
 package handover
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -53,11 +52,12 @@ type Conn struct {
 	// The fields below describe what was read since the last response. These bytes need not begin with a request: net/http
 	// reads ahead, so part of the next request may have come together with the last one.
 	read     []byte
-	total    int    // how many bytes were read; read may hold fewer
-	ahead    []byte // bytes that net/http read one by one while it served, to notice the client's end; not in total
-	answered bool   // all of read came before the last response
-	clean    bool   // read begins with a request
-	buffer   int    // the size of net/http's buffer
+	total    int     // how many bytes were read; read may hold fewer
+	ahead    []byte  // bytes that net/http read one by one while it served, to notice the client's end; not in total
+	answered bool    // all of read came before the last response
+	clean    bool    // read begins with a request
+	extent   *extent // of the request that read begins with; nil if read tells it
+	buffer   int     // the size of net/http's buffer
 }
 
 // wrap returns a connection that can be passed on. It leaves TLS connections as they are: net/http checks their type,
@@ -106,6 +106,9 @@ func (c *Conn) begin() {
 		c.begun.Store(!c.asked)
 		c.doing.Store(serves)
 		if len(c.read) > maxServed {
+			if c.clean {
+				c.extent = extentOf(c.read)
+			}
 			c.read, c.clean = nil, false
 		}
 	}
@@ -148,6 +151,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if n == 1 && len(p) == 1 {
 			c.ahead = append(c.ahead, p[0])
 		} else {
+			c.follow(p[:n])
 			c.total += n
 		}
 		return n, err
@@ -161,6 +165,16 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return c.endRead(p[:n], err)
 }
 
+// follow follows the request that is being served. Only a request in chunks needs that.
+func (c *Conn) follow(p []byte) {
+	if c.extent == nil && c.clean && c.total == len(c.read) && maybeChunked(c.read) {
+		c.extent = extentOf(c.read)
+	}
+	if c.extent != nil {
+		c.extent.add(p)
+	}
+}
+
 // beginRead reports whether the server may read.
 func (c *Conn) beginRead(room int) bool {
 	c.mu.Lock()
@@ -172,7 +186,7 @@ func (c *Conn) beginRead(room int) bool {
 		// net/http offers its whole buffer only when the buffer is empty.
 		c.answered, c.clean = false, room+len(c.ahead) == c.buffer
 		c.read, c.total = append(c.read[:0], c.ahead...), len(c.ahead)
-		c.ahead = nil
+		c.ahead, c.extent = nil, nil
 	} else if bytes.IndexByte(c.read, '\n') < 0 { // no line is complete, so all of read is still in the buffer
 		c.buffer = max(c.buffer, len(c.read)+room)
 	}
@@ -281,7 +295,10 @@ func (c *Conn) isUnserved() bool {
 	case c.err != nil:
 		return false
 	case doing == waits && c.answered:
-		alone := c.total == requestLength(c.read)
+		if c.extent == nil {
+			c.extent = extentOf(c.read)
+		}
+		alone := c.extent != nil && c.extent.isAll(c.total)
 		c.read, c.ahead = c.ahead, nil
 		return alone
 	case doing == waits, !c.answered:
@@ -289,17 +306,6 @@ func (c *Conn) isUnserved() bool {
 	default:
 		return false
 	}
-}
-
-// requestLength returns how many bytes a request has according to its header, or -1 if the header does not say.
-func requestLength(begin []byte) int {
-	source := bytes.NewReader(begin)
-	buffered := bufio.NewReader(source)
-	r, err := http.ReadRequest(buffered)
-	if err != nil || r.ContentLength < 0 {
-		return -1
-	}
-	return len(begin) - source.Len() - buffered.Buffered() + int(r.ContentLength)
 }
 
 // goPass calls pass in a goroutine.
