@@ -88,11 +88,7 @@ func (h *Handler) unmarshalCORS(name string, args []string) (repeated bool, err 
 		}
 		return repeated, checkHeaders(args)
 	}
-	repeated, h.CORSCredentials = h.CORSCredentials, true
-	if len(args) > 0 {
-		err = errHasValue(name, args[0])
-	}
-	return repeated, err
+	return turnOn(&h.CORSCredentials, name, args)
 }
 
 // errNoOrigins is the error for a setting that needs cors_origins.
