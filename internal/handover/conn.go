@@ -31,6 +31,9 @@ const (
 	maxUnserved = 64 << 10
 	// maxServed is how many bytes a Conn keeps of a request that is being served.
 	maxServed = 4 << 10
+	// maxUntold is how long a Conn whose request is being served waits at most, once it is closed, to learn from Changed
+	// whether the request has ended.
+	maxUntold = time.Second
 )
 
 // A Conn is a connection that can be passed on instead of closed. Close passes it on if another server has replaced its
@@ -46,6 +49,7 @@ type Conn struct {
 
 	mu      sync.Mutex
 	passed  bool
+	closing bool // Close has left it to Changed to close the connection
 	reading bool
 	err     error // from the last Read
 
@@ -89,6 +93,8 @@ func (c *Conn) Changed(state http.ConnState) {
 		c.doing.CompareAndSwap(serves, waits)
 	case http.StateHijacked:
 		c.release()
+	case http.StateClosed:
+		c.closeServed()
 	default:
 	}
 }
@@ -258,11 +264,11 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.set(c.Conn.SetReadD
 // SetWriteDeadline implements [net.Conn].
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.set(c.Conn.SetWriteDeadline, t) }
 
-// set sets a deadline, unless the connection was already passed on.
+// set sets a deadline, unless the connection was already passed on or closed.
 func (c *Conn) set(set func(time.Time) error, t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.passed {
+	if c.passed || c.closing {
 		return net.ErrClosed
 	}
 	return set(t)
@@ -270,15 +276,23 @@ func (c *Conn) set(set func(time.Time) error, t time.Time) error {
 
 // Close implements [net.Conn]. It passes the connection on if it can.
 func (c *Conn) Close() error {
-	if doing := c.doing.Load(); doing == serves && c.begun.Load() || doing == other || !c.listener.isOver() {
+	if !c.isOver() {
 		return c.Conn.Close()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.passed {
+	switch {
+	case c.passed:
 		return nil
-	}
-	if c.listener.group.successor() == nil || !c.isUnserved() {
+	case c.listener.group.successor() == nil:
+		return c.Conn.Close()
+	case c.isServed() && !c.closing:
+		// A server that shuts down closes idle connections. net/http takes a connection for idle a moment before it tells
+		// Changed. Then it closes the connection once more. Otherwise Changed learns that the connection is closed.
+		c.closing = true
+		time.AfterFunc(maxUntold, c.closeServed)
+		return c.Conn.SetDeadline(time.Unix(1, 0))
+	case !c.isUnserved():
 		return c.Conn.Close()
 	}
 	c.passed = true
@@ -287,6 +301,30 @@ func (c *Conn) Close() error {
 	}
 	c.goPass()
 	return nil
+}
+
+// isOver reports whether the connection may be passed on, because its server is shutting down.
+func (c *Conn) isOver() bool {
+	switch {
+	case c.doing.Load() == other:
+		return false
+	case c.isServed():
+		return c.listener.isClosed()
+	}
+	return c.listener.isOver()
+}
+
+// isServed reports whether a request is being served, as far as Changed was told.
+func (c *Conn) isServed() bool { return c.doing.Load() == serves && c.begun.Load() }
+
+// closeServed closes the connection if Close did not because of the request that is being served.
+func (c *Conn) closeServed() {
+	defer guard.Recover(guard.Connection)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing && !c.passed {
+		_ = c.Conn.Close()
+	}
 }
 
 // isUnserved reports whether read is exactly what another server must read again. The caller holds the lock.
