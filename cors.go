@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/idna"
-
 )
 
 // origins are the origins whose pages may use a site, and what their requests may have (protocol.md 2.8).
