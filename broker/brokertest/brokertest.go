@@ -110,6 +110,7 @@ var groups = map[string]group{
 	"operators":    operatorTests,
 	"publish":      publishTests,
 	"publish now":  publishNowTests,
+	"publish then": publishThenTests,
 	"shared drain": sharedDrainTests,
 	"statistics":   statsTests,
 	"subscribe":    subscribeTests,
