@@ -1,6 +1,8 @@
 package direct
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -69,8 +71,10 @@ func TestAWriteIsAnsweredWhenItIsDurable(t *testing.T) {
 // TestTheNextWriteWaitsForTheReplyToTheLast: replies are in the order of the requests.
 func TestTheNextWriteWaitsForTheReplyToTheLast(t *testing.T) {
 	s, taken := newStoringSite(t)
-	for range 3 {
-		s.sendShort()
+	request := fmt.Sprintf("POST /write/%s/stream HTTP/1.1\r\nHost: localhost\r\n"+
+		"Content-Type: application/json\r\nContent-Length: 1\r\n\r\n1", s.address.Producer)
+	if _, err := io.WriteString(s.client, strings.Repeat(request, 3)); err != nil {
+		t.Fatal(err)
 	}
 	for i := range 3 {
 		c := <-taken
@@ -115,6 +119,12 @@ func TestAReplyThatIsOwedOutlivesWhatEndsTheConnection(t *testing.T) {
 				t.Errorf("status %d", status)
 			}
 			s.await(func() bool { return testutil.ToFloat64(s.Count) == 0 && s.Waits.Load() == 0 })
+			if name == "a new configuration" { // the reply says that the connection ends
+				_ = s.client.SetReadDeadline(time.Now().Add(10 * time.Second))
+				if _, err := s.replies.ReadByte(); !errors.Is(err, io.EOF) {
+					t.Errorf("error %v", err)
+				}
+			}
 		})
 	}
 }
