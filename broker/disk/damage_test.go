@@ -2,11 +2,13 @@ package disk
 
 import (
 	"context"
+	"hash/crc32"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
@@ -196,6 +198,17 @@ func numbersOf(t *testing.T, b broker.Broker, h history) (numbers []int) {
 func FuzzJournal(f *testing.F) {
 	id := appendID(nil, kindDelete, journal.ID{Place: 1, Tag: 2})
 	f.Add(id, []byte("x"), true)
+	m, err := broker.NewMessage("stream", []byte("1"), "key")
+	if err != nil {
+		f.Fatal(err)
+	}
+	is, line := journal.ID{Place: 1, Tag: 2}, m.Line()
+	channel := appendChannel(nil, &journal.Channel{ID: is, Agent: "main", Move: journal.Move{LetGoKeys: []broker.EventID{m.ID()}}})
+	f.Add(channel, append(appendPut(nil, is, 1, 0), line...), true)
+	f.Add(channel, append(appendPart(nil, is, 1, 0, crc32.Checksum(line, castagnoli), len(line), 0), line...), true)
+	f.Add(append(appendPut(nil, is, 1, 0), line...), appendSame(nil, is, 2, segmentHeader), true)
+	f.Add(channel, appendMove(nil, is, &journal.Move{Taken: 2, LetGo: 1, LetGoID: m.ID(), LetGoKeys: []broker.EventID{m.ID()}}), true)
+	f.Add(channel, appendRead(nil, is, &journal.Read{Follows: true, TTL: time.Second, LastRead: time.Unix(1, 0)}), true)
 	f.Fuzz(func(t *testing.T, first, second []byte, sum bool) {
 		data := make([]byte, segmentHeader+recordSize(len(first))+recordSize(len(second))+64)
 		s := &segment{sequence: 1, mem: data, file: &testFile{folder: &testFolder{}, data: data}}
