@@ -4,7 +4,6 @@ import (
 	"context"
 	"hash/crc32"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,8 +13,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
-// recorded uses a Broker for a while and returns its files, as a killed process leaves them, and its history.
-func recorded(t *testing.T, steps int, clean bool) (image map[string][]byte, h history) {
+// recorded uses a Broker for a while and returns its files, as a killed process leaves them, and what was done.
+func recorded(t *testing.T, steps int, clean bool) (image map[string][]byte, h facts) {
 	t.Helper()
 	f := &testFolder{}
 	b := openTest(t, f, Process)
@@ -59,14 +58,14 @@ func onlySegment(t *testing.T, image map[string][]byte) (name string, end int) {
 }
 
 // opens starts a Broker on damaged files, and reports whether it starts. What it has, somebody has written.
-func opens(t *testing.T, image map[string][]byte, h history) (b *Broker, starts bool) {
+func opens(t *testing.T, image map[string][]byte, h facts) (b *Broker, starts bool) {
 	t.Helper()
 	b = Open(Options{segment: smallSegment, folder: folderOf(image)})
 	if err := b.Start(t.Context()); err != nil {
 		b.Close()
 		return nil, false
 	}
-	var begun history // nothing was promised of a damaged journal
+	var begun facts // nothing was promised of a damaged journal
 	for _, f := range h {
 		if !f.done {
 			begun = append(begun, f)
@@ -160,7 +159,7 @@ func TestADamagedTailIsLeftOutOnce(t *testing.T) {
 			if err := b.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			now := numbersOf(t, b, h)
+			now := allNumbers(t, b, h)
 			if i > 0 && !slices.Equal(now, before) {
 				t.Errorf("start %d has %v, and the one before had %v", i, now, before)
 			}
@@ -173,11 +172,12 @@ func TestADamagedTailIsLeftOutOnce(t *testing.T) {
 	})
 }
 
-// numbersOf returns the numbers of all messages in the channels of a history.
-func numbersOf(t *testing.T, b broker.Broker, h history) (numbers []int) {
+// allNumbers returns the numbers of all messages in the channels of a test.
+func allNumbers(t *testing.T, b broker.Broker, h facts) (numbers []int) {
 	t.Helper()
 	var consumers []string
-	for consumer := range h.tracks(1) {
+	tracks, _ := h.sumUp(1)
+	for consumer := range tracks {
 		consumers = append(consumers, consumer)
 	}
 	slices.Sort(consumers)
@@ -186,10 +186,7 @@ func numbersOf(t *testing.T, b broker.Broker, h history) (numbers []int) {
 		if err != nil {
 			continue
 		}
-		for _, m := range ms {
-			n, _ := strconv.Atoi(string(m.Body()[:8]))
-			numbers = append(numbers, n)
-		}
+		numbers = append(numbers, numbersOf(ms)...)
 	}
 	return numbers
 }
