@@ -26,6 +26,7 @@ type item struct {
 	// The outcome, once done has a value.
 	status               itemStatus
 	accepted, duplicates int
+	replaced, appended   int // of accepted
 	err                  error
 	finished             bool
 	done                 chan struct{}
@@ -234,17 +235,9 @@ func byChannel(batch []*item) []*item {
 	return batch
 }
 
-// maxMemory is the largest memory limit that Lua can count exactly.
-const maxMemory = 1 << 50
-
-// ms returns a duration in milliseconds, rounded up.
-func ms(d time.Duration) int64 {
-	return int64((d + time.Millisecond - 1) / time.Millisecond)
-}
-
 // readOutcomes reads the reply of lua/publish.lua into items.
 func readOutcomes(reply rueidis.RedisMessage, batch []*item) {
-	const size = 5
+	const size = 9
 	outcomes, err := reply.ToString()
 	for i, it := range batch {
 		switch {
@@ -255,6 +248,7 @@ func readOutcomes(reply rueidis.RedisMessage, batch []*item) {
 		default:
 			o := outcomes[i*size : (i+1)*size]
 			it.status, it.accepted, it.duplicates = itemStatus(o[0]), int(number(o[1:3])), int(number(o[3:5])) //nolint:gosec // 2 bytes
+			it.replaced, it.appended = int(number(o[5:7])), int(number(o[7:9]))                                //nolint:gosec // 2 bytes
 		}
 	}
 }
@@ -265,6 +259,7 @@ func (b *Broker) countPublished(batch []*item) {
 	for _, it := range batch {
 		messages += it.accepted - it.duplicates
 		duplicates += it.duplicates
+		b.stats.countMerged(it.replaced, it.appended)
 	}
 	b.stats.accepted.Add(uint64(messages))
 	b.stats.duplicates.Add(uint64(duplicates))
@@ -334,7 +329,7 @@ func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message
 	if err != nil {
 		return err
 	}
-	it := b.newItem(x, []string{rueidis.BinaryString(encode(m))}, &l)
+	it := b.newItem(x, []string{rueidis.BinaryString(encode(m, l.MaxMessage))}, &l)
 	b.lanes[b.keys.scopeOf(x.partition())].submit(it)
 	<-it.done
 	return b.outcomes(ctx, []*item{it})[0].Err
@@ -348,7 +343,7 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 	begun := time.Now()
 	encoded := make([]string, len(ms))
 	for i, m := range ms {
-		encoded[i] = rueidis.BinaryString(encode(m))
+		encoded[i] = rueidis.BinaryString(encode(m, l.MaxMessage))
 	}
 	outcomes := make([]broker.Outcome, len(producers))
 	ids := make([]channelID, len(producers))

@@ -5,7 +5,7 @@
 -- The items are, for each channel, their number and then each of them.
 -- Returns 0 if all is taken and nothing is a duplicate. Else a string with three values for each item: status (0 taken, 1 the
 -- channel is full, 2 the memory is used up, 3 held, 4 no such channel), how many are taken, and how many of them are
--- duplicates.
+-- duplicates, have replaced another message, and were appended to one.
 local call, pack, unpack, byte, sub = redis.call, struct.pack, struct.unpack, string.byte, string.sub
 local KEYS, ARGV = KEYS, ARGV
 local channels, counters, items = (#KEYS - 1) / 2, KEYS[1], ARGV[3]
@@ -17,7 +17,7 @@ local used = ARGV[4] + call('HINCRBY', counters, 'bytes', ARGV[5]) - wanted
 local frames, out, number, at = {}, nil, 0, 1
 
 -- The outcome of an item that is not simply taken.
-local function note(status, taken, duplicates)
+local function note(status, taken, duplicates, replaced, appended)
   if not out then
     out = {}
     local next, i = 1, 1
@@ -27,12 +27,12 @@ local function note(status, taken, duplicates)
       for _ = 1, count do
         local _, messages
         _, messages, _, _, _, _, next = unpack('<I2I2I4I5I7c6', items, next)
-        if i < number then out[i] = pack('<I1I2I2', 0, messages, 0) end
+        if i < number then out[i] = pack('<I1I2I2I2I2', 0, messages, 0, 0, 0) end
         i = i + 1
       end
     end
   end
-  out[number] = pack('<I1I2I2', status, taken, duplicates)
+  out[number] = pack('<I1I2I2I2I2', status, taken, duplicates, replaced, appended)
 end
 
 local function key(i, letter) return sub(KEYS[i + 1], 1, -18) .. letter .. sub(KEYS[i + 1], -16) end
@@ -80,15 +80,22 @@ for i = 1, channels do
     j, messages, buffer, time, memory, name, at = unpack('<I2I2I4I5I7c6', items, at)
     number = number + 1
     if not s then
-      note(4, 0, 0)
+      note(4, 0, 0, 0, 0)
     else
-      local first, last, status, duplicates, size, taken = j, j + messages - 1, 0, 0, 0, 0
+      local first, last, status, duplicates, size, taken, replaced, appended = j, j + messages - 1, 0, 0, 0, 0, 0, 0
       from = nil
       while j <= last do
         local m = ARGV[j]
-        local full = (held > 0 or len - inflight >= buffer) and 1 or used + addedBytes + size >= memory and 2
+        local kind = byte(m)
+        local mark, whole, older -- if it may be merged
+        if kind > 1 then
+          if from then append(queue, from, j - 1) end
+          from = nil
+          m, mark, whole, older = merge(m, queue, key(i, 'g'), held == 0 and len > math.max(inflight, sent) and head + len - 1)
+        end
+        local full = (held > 0 or len - inflight >= buffer and not whole) and 1 or used + addedBytes + size >= memory and 2
         local id, duplicate = nil, false
-        if byte(m) == 1 then
+        if kind % 2 == 1 then
           if not keys then keys, fresh = key(i, 'i'), {} end
           id = keyOf(m)
           if full then duplicate = call('SISMEMBER', keys, id) == 1 else duplicate = call('SADD', keys, id) == 0 end
@@ -99,11 +106,23 @@ for i = 1, channels do
         elseif full then
           status = full
           break
+        elseif whole then
+          call('LSET', queue, -1, whole)
+          keepMark(key(i, 'g'), head + len - 1, #whole, mark)
+          taken, size = taken + 1, size + #whole - older
+          if kind < 4 then replaced = replaced + 1 else appended = appended + 1 end
+          if id then fresh[#fresh + 1] = id end
         else
-          from, taken = from or j, taken + 1
+          taken = taken + 1
+          if mark then
+            call('RPUSH', queue, m)
+            keepMark(key(i, 'g'), head + len, #m, mark)
+          else
+            from = from or j
+          end
           if id then fresh[#fresh + 1] = id end
           if f and sent == len and sent - inflight < ahead then
-            if #m > PUSHED then
+            if #m > PUSHED or mark and sent - inflight >= mergeAhead(ahead) then
               f[#f + 1] = pack('<c1I4I4I6', 'w', 10, fence, head + len)
             else
               local n = #f
@@ -116,7 +135,7 @@ for i = 1, channels do
         j = j + 1
       end
       if from then append(queue, from, j - 1) end
-      bytes, added, addedBytes = bytes + size, added + taken, addedBytes + size
+      bytes, added, addedBytes = bytes + size, added + taken - replaced - appended, addedBytes + size
       if status ~= 0 then
         -- The reader may have taken more than its node has reported.
         local lags = flags % 2 == 1 and sent > inflight
@@ -131,7 +150,9 @@ for i = 1, channels do
           end
         end
       end
-      if out or status ~= 0 or duplicates > 0 then note(status, j - first, duplicates) end
+      if out or status ~= 0 or duplicates + replaced + appended > 0 then
+        note(status, j - first, duplicates, replaced, appended)
+      end
     end
   end
   if s then
