@@ -189,6 +189,19 @@ func (b *Broker) add(c *channel, ttl time.Duration) (*journal.Commit, error) {
 	return commit, nil
 }
 
+// PublishThen implements [broker.Continuer].
+func (b *Broker) PublishThen(producer string, m *broker.Message, l broker.Limits, then broker.Continuation) bool {
+	c, err := b.lookup(producer, producerKind)
+	if err != nil {
+		return false
+	}
+	ok, commit := c.publishNow(m, &l)
+	if ok {
+		commit.Then(then)
+	}
+	return ok
+}
+
 // ended waits until the end of a deleted channel is durable.
 func (c *channel) ended(ctx context.Context) error {
 	if c.journaled == nil {
