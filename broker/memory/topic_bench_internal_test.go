@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -76,4 +77,53 @@ func BenchmarkMembers(b *testing.B) {
 	}
 	b.ReportMetric(float64(joining.Nanoseconds())/float64(b.N*len(producers)), "ns/join")
 	b.ReportMetric(float64(leaving.Nanoseconds())/float64(b.N*len(producers)), "ns/leave")
+}
+
+// BenchmarkWriteDuringPublish writes to a channel and takes the message, alone, and while another goroutine publishes to 10,000
+// members all the time. Target: p99 at most twice as long.
+func BenchmarkWriteDuringPublish(b *testing.B) {
+	for name, publishes := range map[string]bool{"alone": false, "beside": true} {
+		b.Run(name, func(b *testing.B) {
+			br, l := New(), topicLimits()
+			defer br.Close()
+			l.Buffer = 1 << 30
+			for range 10_000 {
+				newMember(b, br, l, "news")
+			}
+			_, c := newMember(b, br, l)
+			sub, err := c.subscribe(broker.SubscribeOptions{Limits: l})
+			if err != nil {
+				b.Fatal(err)
+			}
+			stop, stopped := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(stopped)
+				for m := brokerfixture.Message(b); publishes; {
+					select {
+					case <-stop:
+						return
+					default:
+						_, _ = br.PublishTopic(b.Context(), "news", m, broker.FullMiss, l)
+					}
+				}
+			}()
+			var took []time.Duration
+			for b.Loop() {
+				begun := time.Now()
+				if !br.PublishNow(c.addresses().Producer, brokerfixture.Message(b), l) {
+					b.Fatal("the channel is full")
+				}
+				<-sub.Ready()
+				ms, _ := sub.Take(nil, 1<<20)
+				sub.Received(sub.taken)
+				took = append(took, time.Since(begun)/time.Duration(len(ms)))
+				time.Sleep(50 * time.Microsecond)
+			}
+			close(stop)
+			<-stopped
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)*99/100].Nanoseconds()), "p99-ns")
+			b.ReportMetric(float64(took[len(took)/2].Nanoseconds()), "p50-ns")
+		})
+	}
 }
