@@ -47,6 +47,7 @@ type channel struct {
 	inFlight           int
 	writes             []*write // that are not done, in line
 	reader             *subscription
+	ttl                time.Duration    // its own, or 0
 	settled            broker.EventID   // the newest message that was let go
 	keys               []broker.EventID // of keyed messages that were let go
 	follows, acks      bool
@@ -149,7 +150,7 @@ func (g *guest) Create(_ context.Context, agent string, l broker.Limits) (broker
 	}
 	g.created++
 	a, b := broker.NewSecrets()
-	c := &channel{client: l.Client}
+	c := &channel{client: l.Client, ttl: l.ChannelTTL}
 	c.ID, c.Producer, c.Consumer = strconv.Itoa(g.created), broker.FormatAddress(agent, a), broker.FormatAddress(agent, b)
 	c.Created = time.Now()
 	g.expire(c, l)
@@ -158,8 +159,9 @@ func (g *guest) Create(_ context.Context, agent string, l broker.Limits) (broker
 }
 
 func (g *guest) expire(c *channel, l broker.Limits) {
-	c.Expires = time.Now().Add(l.TTL)
-	time.AfterFunc(l.TTL, func() { g.lock()() })
+	ttl := cmp.Or(c.ttl, l.TTL)
+	c.Expires = time.Now().Add(ttl)
+	time.AfterFunc(ttl, func() { g.lock()() })
 }
 
 // admit takes what there is room for from the writes in line, and drops duplicates from all of them.
