@@ -33,7 +33,7 @@ func NewBalancer(tb testing.TB, ports ...int) string {
 
 // balance passes a connection to a server, if one is healthy in time.
 func balance(client net.Conn, ports []int, next int) {
-	defer client.Close() //nolint:errcheck // both halves are closed
+	defer client.Close()
 	for limit := time.Now().Add(patience); time.Now().Before(limit); next++ {
 		address := fmt.Sprintf("127.0.0.1:%d", ports[next%len(ports)])
 		if !healthy(address) {
@@ -44,7 +44,7 @@ func balance(client net.Conn, ports []int, next int) {
 		if err != nil {
 			continue
 		}
-		defer server.Close() //nolint:errcheck // both halves are closed
+		defer server.Close()
 		var both sync.WaitGroup
 		both.Go(func() { pass(server, client) })
 		both.Go(func() { pass(client, server) })
