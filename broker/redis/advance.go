@@ -7,6 +7,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/clock"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
@@ -29,9 +30,12 @@ type reporting struct {
 	taken, settled uint64 // positions that Redis knows of
 	bytes          int64  // of what was settled since
 	flags          byte
-	more           bool // Redis may have messages that this node was not given
-	busy           bool // a report is on its way
-	now            bool // Redis asks for a report
+	more           bool          // Redis may have messages that it has not pushed to this node, or a push got lost
+	pushed         uint64        // position up to which Redis has pushed, as it said last
+	last           time.Duration // when the last report was made, by the clock of package clock
+	stale          bool          // what was pushed since the read or the resync began may be lost
+	busy           bool          // a report is on its way
+	now            bool          // Redis asks for a report
 	timer          *time.Timer
 	armed          bool
 	early          []early
@@ -63,15 +67,24 @@ func (s *subscription) changed() {
 	case taken >= threshold || settled >= threshold || r.now, r.more && ahead <= aheadOf(&s.limits)/2:
 		r.busy = true
 		guard.Go(guard.Broker, s.advance, s.panicked)
-	case (taken > 0 || settled > 0 || r.flags != 0) && !r.armed:
-		r.armed = true
-		if r.timer == nil {
-			r.timer = time.AfterFunc(reportDelay, s.reportDue)
-		} else {
-			r.timer.Reset(reportDelay)
-		}
+	case (taken > 0 || settled > 0 || r.flags != 0 || s.lacks()) && !r.armed:
+		s.remind(reportDelay)
 	}
 }
+
+// remind sets the timer. The lock is held.
+func (s *subscription) remind(after time.Duration) {
+	r := &s.report
+	r.armed = true
+	if r.timer == nil {
+		r.timer = time.AfterFunc(after, s.reportDue)
+	} else {
+		r.timer.Reset(after)
+	}
+}
+
+// lacks reports whether Redis has pushed a message that is not here: it is on its way, or lost. The lock is held.
+func (s *subscription) lacks() bool { return s.report.pushed > s.head+uint64(s.known) } //nolint:gosec // not negative
 
 // takenTo returns the position up to which messages are in flight. The lock is held.
 func (s *subscription) takenTo() uint64 { return s.head + uint64(s.inFlight) } //nolint:gosec // not negative
@@ -81,8 +94,15 @@ func (s *subscription) reportDue() {
 	defer guard.Recover(guard.Broker, s.panicked)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.report.armed = false
-	s.report.now = true
+	r := &s.report
+	if r.armed = false; s.over {
+		return
+	}
+	if since := clock.Now() - r.last; since < reportDelay { // there was a report meanwhile, so the rest is younger
+		s.remind(reportDelay - since)
+		return
+	}
+	r.now, r.more = true, r.more || s.lacks()
 	s.changed()
 }
 
@@ -128,8 +148,9 @@ func (s *subscription) takeReport(ends bool) report {
 		bytes: r.bytes, flags: r.flags, ends: ends, id: s.settledID, settles: s.head - r.settled, unconfirmed: s.unconfirmed,
 	}
 	if room := aheadOf(&s.limits) - (s.known - s.next); r.more && room > 0 && !ends {
-		p.count = room
+		p.count, r.more = room, false
 	}
+	r.last = clock.Now()
 	r.taken, r.settled, r.bytes, r.flags, r.now = p.taken, p.settled, 0, 0, false
 	return p
 }
@@ -187,9 +208,9 @@ func (s *subscription) advanced(p report, values []rueidis.RedisMessage) {
 	if integer(values, 3) == 1 {
 		s.broker.memoryFreed()
 	}
-	end := uint64(integer(values, 0) + integer(values, 1)) //nolint:gosec // not negative
 	s.addFetched(p.have, values[4:])
-	s.report.more = end > s.head+uint64(s.known) //nolint:gosec // not negative
+	s.report.pushed = uint64(integer(values, 0) + integer(values, 2)) //nolint:gosec // not negative
+	s.report.more = s.report.more || integer(values, 1) > integer(values, 2)
 	s.report.busy = false
 	s.changed()
 }
@@ -207,7 +228,9 @@ func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage
 	waiting := s.report.early
 	s.report.early = nil
 	for _, e := range waiting {
-		s.addAt(e.position, e.data)
+		if !s.addAt(e.position, e.data) {
+			s.report.more = true
+		}
 	}
 	if s.known > before && !s.over {
 		s.wake()

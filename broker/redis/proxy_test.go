@@ -33,6 +33,7 @@ type link struct {
 	loses  func(data string) bool
 	pubsub bool // it has subscribed
 	stops  bool // it alone is stalled
+	holds  bool // the client gets nothing; what it sends gets through
 }
 
 func newProxy(t *testing.T, target string) *proxy {
@@ -186,7 +187,7 @@ func (l *link) pass(data string, toClient bool) bool {
 	if !toClient && strings.Contains(data, "SUBSCRIBE") {
 		l.pubsub = true
 	}
-	for (p.stops || l.stops) && !l.isClosed() {
+	for (p.stops || l.stops || l.holds && toClient) && !l.isClosed() {
 		p.stalled.Wait()
 	}
 	if !toClient {

@@ -22,7 +22,7 @@ import (
 type listener struct {
 	broker  *Broker
 	address string        // in a cluster, of its server
-	seen    atomic.Int64  // when the last heartbeat came, by the clock of package clock
+	seen    atomic.Int64  // when something came last, by the clock of package clock
 	broken  chan struct{} // receives a value when heartbeats do not come
 	changed chan struct{} // receives a value when it should listen for other scopes
 	ready   chan struct{} // closed when it listens for the first time
@@ -35,7 +35,7 @@ type listener struct {
 
 func (b *Broker) newListener(address string) *listener {
 	return &listener{
-		broker: b, address: address, broken: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		broker: b, address: address, attached: map[int]bool{}, broken: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		ready: make(chan struct{}), stopped: make(chan struct{}),
 	}
 }
@@ -94,9 +94,7 @@ func (l *listener) listen() (err error) {
 	c, release := server.Dedicate()
 	defer release()
 	defer c.Close()
-	l.mu.Lock()
-	l.attached = map[int]bool{}
-	l.mu.Unlock()
+	defer l.detachAll() // so no heartbeat is missed that nobody could hear
 	lost := c.SetPubSubHooks(rueidis.PubSubHooks{
 		OnMessage: func(m rueidis.PubSubMessage) { l.receive(m.Message) },
 		OnSubscription: func(s rueidis.PubSubSubscription) {
@@ -200,6 +198,12 @@ func (l *listener) detach(channel string) {
 	b.beatSoon()
 }
 
+func (l *listener) detachAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.attached)
+}
+
 // giveUp makes the listener connect again.
 func (l *listener) giveUp() {
 	select {
@@ -211,6 +215,7 @@ func (l *listener) giveUp() {
 // receive handles what was pushed: frames as lua/state.lua makes them.
 func (l *listener) receive(frames string) {
 	defer guard.Recover(guard.Broker, l.giveUp)
+	l.seen.Store(int64(clock.Now())) // whatever comes shows that the connection is well
 	const head = 5
 	for len(frames) >= head {
 		kind, size := frames[0], int(number(frames[1:head])) //nolint:gosec // 4 bytes
@@ -233,7 +238,6 @@ func (l *listener) handle(kind byte, data string) {
 	b := l.broker
 	switch kind {
 	case 'h':
-		l.seen.Store(int64(clock.Now()))
 		return
 	case 'a':
 		if len(data) >= noteSize {
@@ -303,9 +307,10 @@ func (b *Broker) resync(scopes map[int]bool) {
 		}
 		s.mu.Lock()
 		skip := s.starting || s.over
+		s.report.stale = s.starting // Redis may have answered it before
 		s.mu.Unlock()
 		if skip {
-			continue // it asks Redis anyway
+			continue
 		}
 		select {
 		case b.resyncs <- struct{}{}:

@@ -129,7 +129,7 @@ func (s *subscription) forget() {
 func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.Message, full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || s.closes {
+	if s.over || s.closes || s.starting { // a resync wakes the reader, and knows what was taken before
 		return dst, false
 	}
 	again, first := 0, len(dst)
@@ -327,7 +327,9 @@ func (s *subscription) push(fence uint32, position uint64, data string) {
 		// One was lost, or messages before it are on their way.
 		if s.report.busy && len(s.report.early) < maxEarly {
 			s.report.early = append(s.report.early, early{position, data})
-		} else if !s.report.busy {
+			return // addFetched finds out
+		}
+		if !s.report.busy {
 			s.broker.store.lostPushes.Add(1)
 		}
 		s.report.more = true

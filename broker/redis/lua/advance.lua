@@ -1,6 +1,6 @@
 -- What a reader's node reports and asks for, in one: what was taken, what is settled, more messages, and the end of the read.
 -- ARGV: 2 node, 3 fence, 4 numbers, 5 id of the last message that is settled.
--- Returns -1 if this is not the reader, and -2 if there is no such channel. Else head, len, in flight,
+-- Returns -1 if this is not the reader, and -2 if there is no such channel. Else head, len, how many the node was given,
 -- whether memory was freed for which producers wait, and the messages.
 -- Positions: taken up to, settled up to, what the node has.
 local taken, settled, have, count, maxBytes, size, flags, ends, elsewhere, unconfirmed = struct.unpack('<I6I6I6I3I5I5I1I1I7I3', ARGV[4])
@@ -20,6 +20,6 @@ elseif count > 0 then
   fetch(out, math.max(0, have - c.head), count, maxBytes)
 end
 admit(elsewhere)
-out[1], out[2], out[3] = c.head, c.len, c.inflight
+out[1], out[2], out[3] = c.head, c.len, c.sent
 out[4] = save()
 return out

@@ -1,5 +1,6 @@
 -- Makes the caller the one reader of a channel.
--- ARGV: 2 node, 3 fence, 4 numbers, 5 the cursor (16 bytes, or empty).
+-- ARGV: 2 node, 3 fence, 4 numbers, 5 the cursor (16 bytes, or empty), 6 in mode 2, the
+-- id of the last message that was taken (16 bytes, or empty).
 -- Modes: 0 plain, 1 take over, 2 resume after a fault: the node was the reader, and is again unless another node is now.
 -- Returns -2 no such channel, -1 with the reader's node and fence if it is busy, -3 too many readers. Else head, len, in
 -- flight, flags, resume (0 none, 1 complete, 2 gap), id of the last message that was let go, ids and sizes of the messages in
@@ -46,6 +47,14 @@ if ARGV[5] ~= '' then
       end
     end)
   end
+end
+if ARGV[6] ~= '' then
+  each(c.inflight, c.len - 1, function(m, i)
+    if string.sub(m, 2, 17) == ARGV[6] then
+      c.inflight = i + 1
+      return false
+    end
+  end)
 end
 c.node, c.fence, c.ahead, c.sent = ARGV[2], tonumber(ARGV[3]), ahead, 0
 c.ttl = ttl
