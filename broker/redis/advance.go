@@ -27,8 +27,9 @@ func aheadOf(l *broker.Limits) int { return min(max(l.InFlight, minAhead), maxAh
 
 // reporting is what a subscription has to tell Redis, and what it waits for. The subscription's lock guards it.
 type reporting struct {
-	taken, settled uint64 // positions that Redis knows of
-	bytes          int64  // of what was settled since
+	taken, settled uint64   // positions that Redis knows of
+	bytes          int64    // of what was settled since
+	keys           []string // of what was settled since
 	flags          byte
 	more           bool          // Redis may have messages that it has not pushed to this node, or a push got lost
 	pushed         uint64        // position up to which Redis has pushed, as it said last
@@ -44,7 +45,7 @@ type reporting struct {
 // An early is a message that was pushed before messages before it came.
 type early struct {
 	position uint64
-	data     string
+	m        *broker.Message
 }
 
 func (r *reporting) stop() {
@@ -136,7 +137,8 @@ type report struct {
 	flags          byte
 	ends           bool
 	id             broker.EventID
-	settles        uint64 // messages
+	settles        uint64   // messages
+	keys           []string // of those that are settled
 	unconfirmed    int
 }
 
@@ -146,21 +148,22 @@ func (s *subscription) takeReport(ends bool) report {
 	p := report{
 		fence: s.fence, taken: s.takenTo(), settled: s.head, have: s.head + uint64(s.known), //nolint:gosec // not negative
 		bytes: r.bytes, flags: r.flags, ends: ends, id: s.settledID, settles: s.head - r.settled, unconfirmed: s.unconfirmed,
+		keys: r.keys,
 	}
 	if room := aheadOf(&s.limits) - (s.known - s.next); r.more && room > 0 && !ends {
 		p.count, r.more = room, false
 	}
 	r.last = clock.Now()
-	r.taken, r.settled, r.bytes, r.flags, r.now = p.taken, p.settled, 0, 0, false
+	r.taken, r.settled, r.bytes, r.keys, r.flags, r.now = p.taken, p.settled, 0, nil, 0, false
 	return p
 }
 
 func (p *report) args(node, prefix string, elsewhere int64) []string {
 	numbers := packer{}.put(6, int64(p.taken)).put(6, int64(p.settled)).put(6, int64(p.have)).put(3, int64(p.count)). //nolint:gosec // positions have 6 bytes
 																put(5, maxFetch).put(5, p.bytes).put(1, int64(p.flags)).put(1, one(p.ends)).put(7, elsewhere).put(3, int64(p.unconfirmed))
-	return []string{
+	return append([]string{
 		prefix, node, strconv.FormatUint(uint64(p.fence), 10), rueidis.BinaryString(numbers), rueidis.BinaryString(p.id[:]),
-	}
+	}, p.keys...)
 }
 
 func one(b bool) int64 {
@@ -220,7 +223,15 @@ func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage
 	before := s.known
 	for _, value := range values {
 		data, err := value.ToString()
-		if err != nil || !s.addAt(position, data) {
+		if err != nil {
+			break
+		}
+		m, err := decodeMessage(data)
+		if err != nil {
+			s.unreadable(err)
+			return
+		}
+		if !s.addAt(position, m) {
 			break
 		}
 		position++
@@ -228,7 +239,7 @@ func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage
 	waiting := s.report.early
 	s.report.early = nil
 	for _, e := range waiting {
-		if !s.addAt(e.position, e.data) {
+		if !s.addAt(e.position, e.m) {
 			s.report.more = true
 		}
 	}
@@ -239,24 +250,20 @@ func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage
 
 // addAt adds a message at its position, if it is the next one that is missing. It reports false if messages before it are
 // missing. The lock is held.
-func (s *subscription) addAt(position uint64, data string) bool {
-	if s.over || position > s.head+uint64(s.known) { //nolint:gosec // not negative
+func (s *subscription) addAt(position uint64, m *broker.Message) bool {
+	at := s.head + uint64(s.known) //nolint:gosec // not negative
+	switch {
+	case s.over || position > at:
 		return false
+	case position < at:
+	case s.known == len(s.held):
+		s.add(m)
+	default: // one that is in flight, and is sent again
+		e := &s.held[s.known]
+		e.m = m
+		s.addAhead(int64(e.size))
+		s.known++
 	}
-	if position < s.head+uint64(s.known) { //nolint:gosec // not negative
-		return true
-	}
-	if s.known == len(s.held) {
-		return s.add(data)
-	}
-	m, err := decodeMessage(data) // one that is in flight, and is sent again
-	if err != nil {
-		return false
-	}
-	e := &s.held[s.known]
-	e.m = m
-	s.addAhead(int64(e.size))
-	s.known++
 	return true
 }
 

@@ -1,6 +1,8 @@
 package redis
 
 import (
+	"strconv"
+
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
@@ -24,4 +26,20 @@ func decodeMessage(s string) (*broker.Message, error) {
 		return nil, errData
 	}
 	return broker.RestoreLine([]byte(s[messageHead:]), s[0] == 1)
+}
+
+// keyOf returns what a channel remembers of the idempotency key of a message, as Redis keeps it, or nothing if it has none. It is
+// keyOf of lua/state.lua.
+func keyOf(m string) string {
+	if m[0] != 1 {
+		return ""
+	}
+	return keyOfID(m[1:messageHead])
+}
+
+// keyOfID returns keyOf a keyed message with this event id.
+func keyOfID(id string) string {
+	b := strconv.AppendUint(make([]byte, 0, 20), number(id[:4])&(1<<28-1), 10)
+	low := strconv.AppendUint(make([]byte, 0, 20), 1e10+number(id[4:8]), 10)
+	return string(append(b, low[1:]...)) // ten digits
 }

@@ -21,6 +21,7 @@ type item struct {
 	limits *broker.Limits
 	number uint64 // names the call if it has to wait
 	size   int    // of ms
+	keyed  bool   // one of ms has an idempotency key
 	begun  time.Time
 
 	// The outcome, once done has a value.
@@ -44,7 +45,7 @@ const (
 
 // Bounds of a lane.
 const (
-	maxBatch      = 64        // items in one call
+	maxBatch      = 100       // items in one call, which takes Redis less than a millisecond
 	maxBatchBytes = 256 << 10 // of messages in one call, unless a single item is larger
 	maxCalls      = 2         // calls at once
 	minSecondCall = 32        // items that must wait before there is a second call at once: larger calls cost Redis less
@@ -182,42 +183,69 @@ func (b *Broker) publishItems(scope int, batch []*item) {
 	}
 }
 
+// publishArgs is how many arguments come before the messages: see lua/publish.lua.
+const publishArgs = 9
+
 // publishCall returns the call that writes items. Those of one channel stand together.
 func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
-	counts := make([]int, len(batch)) // at the first item of each channel, how many it has
-	for i := 0; i < len(batch); i += counts[i] {
-		counts[i] = 1
-		for i+counts[i] < len(batch) && batch[i+counts[i]].x == batch[i].x {
-			counts[i]++
-		}
-	}
 	keys := make([]string, 1, 2*len(batch)+1)
 	keys[0] = b.keys.counters(scope)
-	args := make([]string, 5, 5+len(batch))
-	items, size := make(packer, 0, 30*len(batch)), 0
+	args := make([]string, publishArgs, publishArgs+len(batch))
+	items, numbers := make(packer, 0, 5*len(batch)), make(packer, 0, 6*len(batch))
+	var limits []itemLimits
+	size, keyed, shared := 0, false, false
 	var last *item // whose messages are the last of args
 	for i, it := range batch {
-		if counts[i] > 0 {
+		if i == 0 || it.x != batch[i-1].x {
 			keys = append(keys, b.keys.key('s', it.x))
-			items = items.put(2, int64(counts[i]))
 		}
 		if last == nil || len(it.ms) == 0 || len(last.ms) != len(it.ms) || &last.ms[0] != &it.ms[0] {
 			args = append(args, it.ms...)
 			last = it
+		} else {
+			shared = true
 		}
-		items = items.put(2, int64(len(args)-len(it.ms)+1)).put(2, int64(len(it.ms))).put(4, int64(it.limits.Buffer)).
-			put(5, ms(it.limits.Hold)).put(7, min(it.limits.MaxMemory, maxMemory))
-		items = appendNumber(items, it.number, 6)
+		l := itemLimits{int64(it.limits.Buffer), ms(it.limits.Hold), min(it.limits.MaxMemory, maxMemory)}
+		at := slices.Index(limits, l)
+		if at < 0 {
+			at, limits = len(limits), append(limits, l)
+		}
+		follows := i+1 < len(batch) && batch[i+1].x == it.x
+		items = items.put(1, int64(2*at)+one(follows)).put(2, int64(len(args)-len(it.ms)+1)).put(2, int64(len(it.ms)))
+		numbers = appendNumber(numbers, it.number, 6)
 		size += it.size + len(it.ms)*(messageOverhead-messageHead)
+		keyed = keyed || it.keyed
 	}
 	for i, it := range batch {
-		if counts[i] > 0 {
+		if i == 0 || it.x != batch[i-1].x {
 			keys = append(keys, b.keys.key('q', it.x))
 		}
 	}
+	messages := args[publishArgs:]
 	args[0], args[1], args[2] = b.keys.pushPrefix(scope), b.node, rueidis.BinaryString(items)
-	args[3], args[4] = text(b.ledger.elsewhere(scope).bytes), text(int64(size))
+	args[3], args[4] = rueidis.BinaryString(packLimits(limits)), rueidis.BinaryString(numbers)
+	args[5], args[6], args[7], args[8] = text(b.ledger.elsewhere(scope).bytes), text(int64(size)), "0", "0"
+	if shared {
+		args[8] = text(int64(len(messages)))
+	}
+	if keyed {
+		args[7] = text(int64(len(messages)))
+		for _, m := range messages {
+			args = append(args, keyOf(m))
+		}
+	}
 	return scriptCall{keys, args}
+}
+
+// itemLimits is what lua/publish.lua knows of the limits of items: the buffer, the longest wait, and the memory.
+type itemLimits [3]int64
+
+func packLimits(limits []itemLimits) packer {
+	p := make(packer, 0, 16*len(limits))
+	for _, l := range limits {
+		p = p.put(4, l[0]).put(5, l[1]).put(7, l[2])
+	}
+	return p
 }
 
 // byChannel puts the items of each channel together, in their order.
@@ -377,6 +405,7 @@ func (b *Broker) newItem(x channelID, ms []string, l *broker.Limits) *item {
 	it := &item{x: x, ms: ms, limits: l, number: b.waiters.number(), begun: time.Now(), done: make(chan struct{}, 1)}
 	for _, m := range ms {
 		it.size += len(m)
+		it.keyed = it.keyed || m[0] == 1
 	}
 	return it
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -244,6 +243,9 @@ func (l *listener) handle(kind byte, data string) {
 			b.waiters.tell(number(data[:6]), note{data[6], int(number(data[7:9])), int(number(data[9:11]))}) //nolint:gosec // 2 bytes
 		}
 		return
+	case 'b':
+		b.receiveShared(data)
+		return
 	}
 	if len(data) < fenceSize {
 		return
@@ -259,7 +261,8 @@ func (l *listener) handle(kind byte, data string) {
 	switch kind {
 	case 'm':
 		if len(data) > messageSize {
-			s.push(fence, number(data[fenceSize:messageSize]), strings.Clone(data[messageSize:]))
+			m, err := decodeMessage(data[messageSize:])
+			s.push(fence, number(data[fenceSize:messageSize]), m, err)
 		}
 	case 'w':
 		s.askFetch(fence)
@@ -271,6 +274,27 @@ func (l *listener) handle(kind byte, data string) {
 		guard.Go(guard.Broker, s.resync, s.panicked)
 	case 'd':
 		s.endBy(fence, b.gone())
+	}
+}
+
+// receiveShared handles one message for several readers: how many, the fence and the position of each, and the message.
+func (b *Broker) receiveShared(data string) {
+	const count = 2
+	if len(data) < count {
+		return
+	}
+	places := data[count:]
+	size := int(number(data[:count])) * messageSize //nolint:gosec // 2 bytes
+	if len(places) < size {
+		return
+	}
+	m, err := decodeMessage(places[size:])
+	for ; size > 0; size -= messageSize {
+		fence := uint32(number(places[:fenceSize])) //nolint:gosec // 4 bytes
+		if s := b.subs.get(fence); s != nil {
+			s.push(fence, number(places[fenceSize:messageSize]), m, err)
+		}
+		places = places[messageSize:]
 	}
 }
 

@@ -187,10 +187,10 @@ func (s *subscription) begin(values []rueidis.RedisMessage) {
 	id, _ := values[5].ToString()
 	copy(s.settledID[:], id)
 	ids, _ := values[6].ToString()
-	const size = len(broker.EventID{}) + 4
+	const size = messageHead + 4
 	for ; len(ids) >= size; ids = ids[size:] {
-		e := entry{size: int(number(ids[size-4 : size]))} //nolint:gosec // 4 bytes
-		copy(e.id[:], ids)
+		e := entry{keyed: ids[0] == 1, size: uint32(number(ids[messageHead:size]))} //nolint:gosec // 4 bytes
+		copy(e.id[:], ids[1:])
 		s.held = append(s.held, e)
 	}
 	s.inFlight = len(s.held)
@@ -284,7 +284,7 @@ func (s *subscription) resynced(fence uint32, values []rueidis.RedisMessage, err
 	}
 	s.addAhead(-s.ahead)
 	s.held, s.known, s.next, s.arrived = nil, 0, 0, 0
-	s.report.bytes = 0 // the script has counted what the cursor shows
+	s.report.bytes, s.report.keys = 0, nil // the script has counted what the cursor shows
 	s.begin(values)
 	s.settledID = cmp.Or(settledID, s.settledID)
 	for i := range s.held { // what comes before a message that was taken was taken too

@@ -48,6 +48,14 @@ local function settle(k, size, id)
   c.settled = id
 end
 
+-- Remembers the keys of messages that were let go, which stand in a list from an index on, and forgets the oldest ones.
+local function remember(keys, first)
+  for at = first, #keys, 1000 do
+    local extra = redis.call('RPUSH', key('k'), unpack(keys, at, math.min(#keys, at + 999))) - REMEMBERED
+    if extra > 32 then redis.call('SREM', key('i'), unpack(redis.call('LPOP', key('k'), extra))) end
+  end
+end
+
 -- Calls f with each message from index first on and its index, until f returns false. It reads few large messages at once.
 local function each(first, last, f)
   local step = math.max(1, math.floor(262144 / (c.bytes / math.max(1, c.len) + 1)))
@@ -79,11 +87,7 @@ end
 
 local function append(m)
   redis.call('RPUSH', key('q'), m)
-  if string.byte(m) == 1 then
-    redis.call('SADD', key('i'), keyOf(m))
-    local extra = redis.call('RPUSH', key('k'), keyOf(m)) - REMEMBERED - c.len
-    if extra > 32 then redis.call('SREM', key('i'), unpack(redis.call('LPOP', key('k'), extra))) end
-  end
+  if string.byte(m) == 1 then redis.call('SADD', key('i'), keyOf(m)) end
   if hasReader() and c.sent == c.len and c.sent - c.inflight < c.ahead then
     local at = struct.pack('<I4I6', c.fence, c.head + c.len)
     if #m > PUSHED then
