@@ -17,8 +17,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// BenchmarkDelivered measures what a message costs Redis that is published, delivered and settled. 64 producers write to one
-// node at once, readers are on another. The share of XADD is of what Redis does in the same processor time:
+// BenchmarkDelivered measures what a message costs Redis that is published, delivered and settled. Producers write to one node
+// at once, readers are on another. The share of XADD is of what Redis does in the same processor time:
 // `redis-benchmark -P 64 XADD` takes as much for a message.
 func BenchmarkDelivered(b *testing.B) {
 	if !enabled() {
@@ -26,12 +26,25 @@ func BenchmarkDelivered(b *testing.B) {
 	}
 	for _, channels := range []int{64, 1} {
 		for _, keyed := range []bool{false, true} {
-			b.Run(fmt.Sprintf("channels=%d/keyed=%v", channels, keyed), func(b *testing.B) { benchmarkDelivered(b, channels, keyed) })
+			b.Run(fmt.Sprintf("channels=%d/keyed=%v", channels, keyed), func(b *testing.B) {
+				benchmarkDelivered(b, channels, 64, func(p int, producers []string) ([]string, string) {
+					key := ""
+					if keyed {
+						key = rand.Text()
+					}
+					return producers[p%channels : p%channels+1], key
+				})
+			})
 		}
 	}
+	b.Run("shared by 100", func(b *testing.B) {
+		benchmarkDelivered(b, 100, 8, func(_ int, producers []string) ([]string, string) { return producers, "" })
+	})
 }
 
-func benchmarkDelivered(b *testing.B, channels int, keyed bool) {
+// benchmarkDelivered lets producers write, each one message after the other. choose says to which channels a producer writes the
+// next one, and with which key. An operation is a message in a channel.
+func benchmarkDelivered(b *testing.B, channels, producers int, choose func(p int, producers []string) ([]string, string)) {
 	s, err := startServer(b.TempDir())
 	if err != nil {
 		b.Fatal(err)
@@ -46,7 +59,7 @@ func benchmarkDelivered(b *testing.B, channels int, keyed bool) {
 	var reading sync.WaitGroup
 	ctx, stop := context.WithCancel(b.Context())
 	defer stop()
-	var producers []string
+	var addresses []string
 	for range channels {
 		a, err := writer.Create(ctx, "agent", l)
 		if err != nil {
@@ -56,53 +69,41 @@ func benchmarkDelivered(b *testing.B, channels int, keyed bool) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		producers = append(producers, a.Producer)
-		reading.Go(func() {
-			taken := 0
-			for {
-				select {
-				case <-sub.Ready():
-					ms, _ := sub.Take(nil, 1<<20)
-					taken += len(ms)
-					sub.Received(taken)
-					received.Add(int64(len(ms)))
-				case <-ctx.Done():
-					return
-				}
-			}
-		})
+		addresses = append(addresses, a.Producer)
+		reading.Go(func() { readAll(ctx, sub, &received) })
 	}
 	body := []byte(`"` + strings.Repeat("x", 234) + `"`) // a line of 346 bytes
 	before := processorTime(b, s)
 	trips := writer.RoundTrips() + reader.RoundTrips()
-	var next atomic.Int64
+	var written atomic.Int64
 	var writing sync.WaitGroup
 	b.ResetTimer()
-	for p := range 64 {
+	for p := range producers {
 		writing.Go(func() {
-			for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
-				key := ""
-				if keyed {
-					key = fmt.Sprint(n)
-				}
+			for written.Load() < int64(b.N) {
+				to, key := choose(p, addresses)
 				m, err := broker.NewMessage("stream", body, key)
-				if err == nil {
-					err = writer.Publish(ctx, producers[p%channels], m, l)
-				}
 				if err != nil {
 					b.Error(err)
 					return
 				}
+				for _, outcome := range writer.PublishBatch(ctx, to, []*broker.Message{m}, l) {
+					if outcome.Err != nil {
+						b.Error(outcome.Err)
+						return
+					}
+				}
+				written.Add(int64(len(to)))
 			}
 		})
 	}
 	writing.Wait()
-	for received.Load() < int64(b.N) && !b.Failed() {
+	for received.Load() < written.Load() && !b.Failed() {
 		time.Sleep(time.Millisecond)
 	}
 	b.StopTimer()
 	used := processorTime(b, s) - before
-	n := float64(b.N)
+	n := float64(written.Load())
 	b.ReportMetric(float64(used.Microseconds())/n, "redis-µs/op")
 	b.ReportMetric(float64(writer.RoundTrips()+reader.RoundTrips()-trips)/n, "trips/op")
 	if one := xadd(b, s); one > 0 {
@@ -110,6 +111,22 @@ func benchmarkDelivered(b *testing.B, channels int, keyed bool) {
 	}
 	stop()
 	reading.Wait()
+}
+
+// readAll takes all that a reader gets, and counts it.
+func readAll(ctx context.Context, sub broker.Subscription, received *atomic.Int64) {
+	taken := 0
+	for {
+		select {
+		case <-sub.Ready():
+			ms, _ := sub.Take(nil, 1<<20)
+			taken += len(ms)
+			sub.Received(taken)
+			received.Add(int64(len(ms)))
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // xadd returns the processor time that Redis takes for one XADD.
