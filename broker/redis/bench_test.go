@@ -42,6 +42,36 @@ func BenchmarkDelivered(b *testing.B) {
 	})
 }
 
+// TestCost: what a message costs Redis stays in proportion to an XADD. The bounds are a little below what was measured on a busy
+// machine, and a cost counts as too high if it is so three times.
+func TestCost(t *testing.T) {
+	if os.Getenv("MEGAPHONE_REDIS") != "bench" {
+		t.Skip("needs redis-server and redis-benchmark, and takes twenty seconds: MEGAPHONE_REDIS=bench")
+	}
+	for _, c := range []struct {
+		what                string
+		channels, producers int
+		least               float64
+		choose              func(p int, producers []string) ([]string, string)
+	}{
+		{"messages to 64 channels", 64, 64, 0.2, func(p int, all []string) ([]string, string) { return all[p : p+1], "" }},
+		{"keyed messages", 64, 64, 0.14, func(p int, all []string) ([]string, string) { return all[p : p+1], rand.Text() }},
+		{"one message to 100 channels", 100, 8, 0.3, func(_ int, all []string) ([]string, string) { return all, "" }},
+	} {
+		share := 0.0
+		for range 3 {
+			result := testing.Benchmark(func(b *testing.B) { benchmarkDelivered(b, c.channels, c.producers, c.choose) })
+			share = max(share, result.Extra["of-XADD"])
+			if t.Logf("%s: %.3f of XADD", c.what, result.Extra["of-XADD"]); share >= c.least {
+				break
+			}
+		}
+		if share < c.least {
+			t.Errorf("%s: Redis does %.3f of the XADDs that it does in the same time, want %.2f", c.what, share, c.least)
+		}
+	}
+}
+
 // benchmarkDelivered lets producers write, each one message after the other. choose says to which channels a producer writes the
 // next one, and with which key. An operation is a message in a channel.
 func benchmarkDelivered(b *testing.B, channels, producers int, choose func(p int, producers []string) ([]string, string)) {
