@@ -1,9 +1,7 @@
 package megaphone
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -12,7 +10,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gobwas/ws"
 	"go.uber.org/zap"
-	"go.uber.org/zap/exp/zapslog"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -30,29 +27,6 @@ func loadedLogger(last *zap.Logger) *zap.Logger {
 	}
 	return last
 }
-
-// A loadedHandler logs to the loaded configuration, since a Broker outlives its own.
-type loadedHandler struct{ last *zap.Logger }
-
-func (h loadedHandler) current() slog.Handler {
-	return zapslog.NewHandler(loadedLogger(h.last).Core(), zapslog.WithName("megaphone.brokers.redis"))
-}
-
-// Enabled implements [slog.Handler].
-func (h loadedHandler) Enabled(ctx context.Context, level slog.Level) bool {
-	return h.current().Enabled(ctx, level)
-}
-
-// Handle implements [slog.Handler].
-func (h loadedHandler) Handle(ctx context.Context, record slog.Record) error {
-	return h.current().Handle(ctx, record)
-}
-
-// WithAttrs implements [slog.Handler]. The Broker does not use it.
-func (h loadedHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
-
-// WithGroup implements [slog.Handler]. The Broker does not use it.
-func (h loadedHandler) WithGroup(string) slog.Handler { return h }
 
 // reportPanic counts and logs a panic that was recovered outside net/http. Like net/http, it takes [http.ErrAbortHandler]
 // for a way to end something, not for a fault.
@@ -79,7 +53,8 @@ func countPanic() {
 // values as placeholders {http.megaphone.*}. Only the request's goroutine may use an entry.
 type accessLogEntry struct {
 	endpoint  endpoint
-	address   string // of a write or a read
+	address   string // of a write, a read or a member
+	topic     string // of a request about a topic
 	transport string // of a read
 	messages  int    // how many messages were accepted, or sent
 	resumed   broker.Resume
@@ -90,7 +65,7 @@ type accessLogEntry struct {
 
 // newAccessLogEntry begins a request's entry, and adds it to the access log and the placeholders.
 func newAccessLogEntry(r *http.Request, t target) *accessLogEntry {
-	entry := &accessLogEntry{endpoint: t.endpoint, address: t.address}
+	entry := &accessLogEntry{endpoint: t.endpoint, address: t.address, topic: t.topic}
 	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		fields.Add(zap.Object("megaphone", entry))
 	}
@@ -126,6 +101,7 @@ func (entry *accessLogEntry) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	entry.closeCodeField().AddTo(enc)
 	for _, field := range []struct{ name, value string }{
 		{"channel", entry.channel()},
+		{"topic", entry.topic},
 		{"transport", entry.transport},
 		{"resumed", string(entry.resumed)},
 		{"ended_by", entry.endedBy},
@@ -149,6 +125,8 @@ func (entry *accessLogEntry) placeholder(key string) (any, bool) {
 		return entry.endpoint.String(), true
 	case "channel":
 		return entry.channel(), true
+	case "topic":
+		return entry.topic, true
 	case "transport":
 		return entry.transport, true
 	case "messages":

@@ -70,7 +70,7 @@ func FuzzBodies(f *testing.F) {
 		{0, jsonType, `{"a":`},
 		{0, "application/cloudevents+json; charset=utf-8", "\"\xff\""},
 		{0, "text/plain", `1`},
-		{1, jsonType, `{"channels":["PRODUCER","PRODUCER","x"],"messages":[{"streamId":"s","body":{"n": 1}},{"streamId":"t","body":null,"key":"k"}]}`},
+		{1, jsonType, `{"channels":["PRODUCER","PRODUCER","x"],"messages":[{"streamId":"s","body":{"n": 1}},{"streamId":"t","body":null,"key":"k","merge":"append"}]}`},
 		{1, jsonType, `{"channelIds":[],"channels":[],"messages":[]}`},
 		{1, jsonType, `{"channels":["PRODUCER"],"messages":[{"streamId":"","body":1}]}`},
 		{1, jsonType, `[`},
@@ -79,8 +79,12 @@ func FuzzBodies(f *testing.F) {
 		{3, jsonType, `{"protocols":["HTTP_STREAM_NDJSON_V1"]}`},
 		{3, "", `{"protocols":["X"]}`},
 		{3, "text/plain", `hello`},
+		{3, jsonType, `{"topics":[],"ttl":"10m"}`},
+		{3, jsonType, `{"topics":["a",{"topic":"b","last":"all"}]}`},
+		{3, jsonType, `{"topics":{},"ttl":10}`},
 		{4, linesType, `{"channel":"PRODUCER","streamId":"s","body":1}` + "\n\n" + `{"channel":"x","streamId":"s","body":1}` + "\r\n{}"},
 		{4, linesType, strings.Repeat(`{"channel":"PRODUCER","streamId":"s","body":1}`+"\n", 150)},
+		{4, linesType, `{"topic":"t","streamId":"s","body":1}` + "\n" + `{"topic":"","streamId":"s","body":1}`},
 		{4, linesType + "; a=b", strings.Repeat("x", 1100)},
 		{4, jsonType, `{}`},
 	} {
@@ -103,7 +107,7 @@ func FuzzBodies(f *testing.F) {
 		}
 		accepted := w.Code == http.StatusOK || w.Code == http.StatusCreated
 		switch known := map[int]string{
-			400: "BAD_REQUEST", 413: "PAYLOAD_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE", 503: "LIMIT_REACHED",
+			400: "BAD_REQUEST", 403: "FORBIDDEN", 413: "PAYLOAD_TOO_LARGE", 415: "UNSUPPORTED_MEDIA_TYPE", 503: "LIMIT_REACHED",
 		}[w.Code]; {
 		case accepted && reply.Code == "":
 		case known == "" || reply.Code != known || reply.Message == "":

@@ -3,10 +3,7 @@ package megaphone
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,6 +15,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
+	"github.com/caddy-megaphone/megaphone/internal/setting"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -63,6 +61,10 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_memory       <size>
 //		max_readers      <readers>
 //		max_channels_per_client <channels>
+//		max_ttl          <duration>
+//		max_topics       <topics>
+//		topic_keep       <size>
+//		topic_ttl        <duration>
 //		inspect_messages
 //		broker           <module> [...]
 //		webhook <event> <url> {
@@ -87,7 +89,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		name := d.Val()
 		set, ok := settings[name]
 		if !ok {
-			return d.Errf("unrecognized setting %q of megaphone: use one of %s", name, names(settings))
+			return d.Errf("unrecognized setting %q of megaphone: use one of %s", name, setting.Names(settings))
 		}
 		if name == "webhook" {
 			if err := a.unmarshalWebhook(d); err != nil {
@@ -96,57 +98,65 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			continue
 		}
 		if seen[name] {
-			return errRepeated(d, name)
+			return setting.ErrRepeated(d, name)
 		}
 		seen[name] = true
 		var err error
 		switch name {
 		case "inspect_messages":
 			a.InspectMessages = true
-			err = noValue(d, name)
+			err = setting.NoValue(d, name)
 		case "metrics_compat":
 			err = a.unmarshalMetricsCompat(d)
 		case "broker":
 			err = a.unmarshalBroker(d)
 		default:
-			err = set.parse(d, name)
+			err = set.Parse(d, name)
 		}
 		if err != nil {
 			return err
 		}
 	}
+	if err := a.checkMaxTTL(); err != nil {
+		return d.WrapErr(err)
+	}
 	return nil
 }
 
 // settings returns the app's settings by name.
-func (a *App) settings() map[string]setting {
-	return map[string]setting{
-		"agent":            {a.parseAgent, "west-1"},
-		"buffer":           count(&a.Buffer, "100"),
-		"in_flight":        count(&a.InFlight, "100"),
-		"hold":             {a.parseHold, "10s"},
-		"ttl":              duration(&a.TTL, "1m"),
-		"read_duration":    duration(&a.ReadDuration, "20s"),
-		"stream_duration":  duration(&a.StreamDuration, "10m"),
-		"heartbeat":        duration(&a.Heartbeat, "15s"),
-		"write_timeout":    duration(&a.WriteTimeout, "10s"),
-		"max_message_size": size(&a.MaxMessageSize, maxMaxMessageSize, maxMaxMessageSizeText, "2MB"),
-		"max_channels":     count(&a.MaxChannels, "1000000"),
-		"max_memory":       size(&a.MaxMemory, math.MaxInt64, "7EiB", "1GiB"),
-		"max_readers":      count(&a.MaxReaders, "100000"),
+func (a *App) settings() map[string]setting.Value {
+	return map[string]setting.Value{
+		"agent":            setting.New(a.parseAgent, "west-1"),
+		"buffer":           setting.Count(&a.Buffer, "100"),
+		"in_flight":        setting.Count(&a.InFlight, "100"),
+		"hold":             setting.New(a.parseHold, "10s"),
+		"ttl":              setting.Duration(&a.TTL, "1m"),
+		"read_duration":    setting.Duration(&a.ReadDuration, "20s"),
+		"stream_duration":  setting.Duration(&a.StreamDuration, "10m"),
+		"heartbeat":        setting.Duration(&a.Heartbeat, "15s"),
+		"write_timeout":    setting.Duration(&a.WriteTimeout, "10s"),
+		"max_message_size": setting.Size(&a.MaxMessageSize, maxMaxMessageSize, maxMaxMessageSizeText, "2MB"),
+		"max_channels":     setting.Count(&a.MaxChannels, "1000000"),
+		"max_memory":       setting.Size(&a.MaxMemory, math.MaxInt64, "7EiB", "1GiB"),
+		"max_readers":      setting.Count(&a.MaxReaders, "100000"),
 		"inspect_messages": {}, // has no value
 		"webhook":          {}, // has a block
 		"metrics_compat":   {}, // has a block
 		"broker":           {}, // is a module
 
-		"max_channels_per_client": count(&a.MaxChannelsPerClient, "100"),
+		"max_ttl":    setting.Duration(&a.MaxTTL, "24h"),
+		"max_topics": setting.Count(&a.MaxTopics, "1000"),
+		"topic_keep": setting.New(a.parseTopicKeep, "1MB"),
+		"topic_ttl":  setting.Duration(&a.TopicTTL, "1h"),
+
+		"max_channels_per_client": setting.Count(&a.MaxChannelsPerClient, "100"),
 	}
 }
 
 // UnmarshalCaddyfile sets up the handler from the directive. Without arguments it serves create, write, read and
 // exists. Without the option transports it offers all transports:
 //
-//	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [health] [ui] {
+//	megaphone [<matcher>] [create] [write] [read] [exists] [manage] [topics] [publish] [health] [ui] {
 //		transports            [ndjson] [sse] [websocket] [poll]
 //		cors_origins          <origin...>
 //		cors_headers          <header...>
@@ -187,7 +197,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "websocket_compression":
 			repeated, h.Compression = h.Compression, true
 			if len(args) > 0 {
-				err = errHasValue(name, args[0])
+				err = setting.ErrHasValue(name, args[0])
 			}
 		case "direct_writes":
 			repeated, err = parseSwitch(&h.DirectWrites, name, args)
@@ -196,7 +206,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "ndjson_redelivery":
 			repeated, h.Redelivery = h.Redelivery, true
 			if len(args) > 0 {
-				err = errHasValue(name, args[0])
+				err = setting.ErrHasValue(name, args[0])
 			}
 		default:
 			return d.Errf("unrecognized option %q of megaphone: use one of cors_credentials, cors_headers, "+
@@ -204,11 +214,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 		switch {
 		case repeated:
-			return errRepeated(d, name)
+			return setting.ErrRepeated(d, name)
 		case err != nil:
 			return d.WrapErr(err)
 		}
-		if err := noBlock(d, name); err != nil {
+		if err := setting.NoBlock(d, name); err != nil {
 			return err
 		}
 	}
@@ -242,13 +252,13 @@ func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
 		if _, ok := a.MetricsCompat[name]; ok {
-			return errRepeated(d, name)
+			return setting.ErrRepeated(d, name)
 		}
-		old := setting{func(metric string) error {
+		old := setting.New(func(metric string) error {
 			a.MetricsCompat[name] = metric
 			return metrics.CheckOldName(name, metric, a.MetricsCompat)
-		}, example}
-		if err := old.parse(d, name); err != nil {
+		}, example)
+		if err := old.Parse(d, name); err != nil {
 			return err
 		}
 	}
@@ -257,58 +267,6 @@ func (a *App) unmarshalMetricsCompat(d *caddyfile.Dispenser) error {
 			"or leave out the block for the names of the original Megaphone", example)
 	}
 	return nil
-}
-
-// errRepeated is the error for a setting or option that may appear only once.
-func errRepeated(d *caddyfile.Dispenser, name string) error {
-	return d.Errf("%s is already specified: remove one of its lines", name)
-}
-
-// errHasValue is the error for a value after a name that takes none, because the name alone turns it on.
-func errHasValue(name, value string) error {
-	return fmt.Errorf("%s takes no value: write it without %q to turn it on, or leave it out", name, value)
-}
-
-// noValue checks that neither a value nor a block follows a name.
-func noValue(d *caddyfile.Dispenser, name string) error {
-	if d.NextArg() {
-		return d.WrapErr(errHasValue(name, d.Val()))
-	}
-	return noBlock(d, name)
-}
-
-// noBlock checks that no block follows.
-func noBlock(d *caddyfile.Dispenser, name string) error {
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		return d.Errf("%s takes no block: remove the braces after it, and everything between them", name)
-	}
-	return nil
-}
-
-// A setting parses a setting that has one value.
-type setting struct {
-	set     func(value string) error // checks and keeps the value
-	example string                   // of a value, for errors
-}
-
-// parse reads the one value of the setting.
-func (s setting) parse(d *caddyfile.Dispenser, name string) error {
-	switch args := d.RemainingArgs(); len(args) {
-	case 1:
-		if err := s.set(args[0]); err != nil {
-			return d.Errf("%s: %v", name, err)
-		}
-	case 0:
-		return d.Errf("%s takes one value, but has none: write for example %s %s", name, name, s.example)
-	default:
-		return d.Errf("%s takes one value, but has %d: write for example %s %s", name, len(args), name, s.example)
-	}
-	return noBlock(d, name)
-}
-
-// names lists the keys of a map in order.
-func names[V any](m map[string]V) string {
-	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
 
 // parseAgent sets the agent. The check of a value with placeholders has to wait until the configuration is loaded.
@@ -323,55 +281,22 @@ func (a *App) parseAgent(value string) error {
 // parseHold sets hold, the only duration that may be zero.
 func (a *App) parseHold(value string) error {
 	hold, err := caddy.ParseDuration(value)
-	if err != nil || hold < 0 || hold > maxDuration {
+	if err != nil || hold < 0 || hold > setting.MaxDuration {
 		return fmt.Errorf("%q is not a valid duration: use a duration from 0s (no wait) up to %s, for example 10s",
-			value, maxDurationText)
+			value, setting.MaxDurationText)
 	}
 	a.Hold = (*caddy.Duration)(&hold)
 	return nil
 }
 
-// duration returns a setting that is a duration above zero.
-func duration(field *caddy.Duration, example string) setting {
-	return setting{func(value string) error {
-		d, err := caddy.ParseDuration(value)
-		if err != nil || d <= 0 || d > maxDuration {
-			return fmt.Errorf("%q is not a valid duration: "+
-				"use a duration above zero and up to %s, for example 500ms, 10s, 1m or 1d", value, maxDurationText)
-		}
-		*field = caddy.Duration(d)
-		return nil
-	}, example}
-}
-
-// count returns a setting that is a whole number above zero.
-func count(field *int, example string) setting {
-	return setting{func(value string) error {
-		n, err := strconv.Atoi(value)
-		if errors.Is(err, strconv.ErrRange) && n > 0 {
-			return fmt.Errorf("%q is too large: use at most %d", value, math.MaxInt)
-		}
-		if err != nil || n <= 0 {
-			return fmt.Errorf("%q is not a valid number: use a whole number above zero, for example %s, or leave it out",
-				value, example)
-		}
-		*field = n
-		return nil
-	}, example}
-}
-
-// size returns a setting that is a number of bytes above zero. The limit is the largest that is allowed, and limitText
-// its text in errors.
-func size(field *int64, limit uint64, limitText, example string) setting {
-	return setting{func(value string) error {
-		n, err := humanize.ParseBytes(value)
-		if err != nil || n == 0 || n > limit {
-			return fmt.Errorf("%q is not a valid size: use a size above zero and up to %s, for example 500KB, 2MB or 1GiB",
-				value, limitText)
-		}
-		*field = int64(n) //nolint:gosec // at most the limit
-		return nil
-	}, example}
+// parseTopicKeep sets topic_keep, the only size that may be zero.
+func (a *App) parseTopicKeep(value string) error {
+	n, err := humanize.ParseBytes(value)
+	if err != nil || n > math.MaxInt64 {
+		return fmt.Errorf("%q is not a valid size: use a size from 0 (none) up to 7EiB, for example 500KB, 1MB or 1GiB", value)
+	}
+	a.TopicKeep = int64(n)
+	return nil
 }
 
 // Interface guards.

@@ -1,6 +1,7 @@
 package megaphone
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -55,15 +56,16 @@ func (h *Handler) serveManage(w http.ResponseWriter, r *http.Request, address st
 
 // serveCreate creates a channel (protocol.md 1.3).
 func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
-	protocols, err := h.grantProtocols(r)
+	asked, err := h.readCreate(r)
 	if err != nil {
 		return err
 	}
 	limits := h.app.limits
+	limits.ChannelTTL = asked.ttl
 	if limits.MaxChannelsPerClient > 0 {
 		limits.Client = clientOf(r)
 	}
-	addresses, err := h.app.broker.Create(r.Context(), h.app.Agent, limits)
+	addresses, err := h.createChannel(r.Context(), asked, limits)
 	if err != nil {
 		return err
 	}
@@ -74,7 +76,7 @@ func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
 		ConsumerAddress string   `json:"consumerAddress"`
 		AgentName       string   `json:"agentName"`
 		Protocols       []string `json:"protocols"`
-	}{addresses.Consumer, addresses.Producer, addresses.Consumer, h.app.Agent, protocols})
+	}{addresses.Consumer, addresses.Producer, addresses.Consumer, h.app.Agent, asked.protocols})
 	if err != nil {
 		return err
 	}
@@ -82,29 +84,67 @@ func (h *Handler) serveCreate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxCreateBody is the size of the largest body of a create request that counts, in bytes.
-const maxCreateBody = 64 << 10
+// createChannel creates a channel as a request asks for.
+func (h *Handler) createChannel(ctx context.Context, asked createRequest, limits broker.Limits) (broker.Addresses, error) {
+	if asked.topics == nil || h.topics == nil {
+		return h.app.broker.Create(ctx, h.app.Agent, limits)
+	}
+	return h.topics.CreateMember(ctx, h.app.Agent, asked.topics, limits)
+}
 
-// grantProtocols returns the protocols that a create request asks for and the site serves. A body that nobody can read asks
-// for none.
-func (h *Handler) grantProtocols(r *http.Request) ([]string, error) {
-	standard := transport.Protocols[:1]
+// maxCreateBody is the size of the largest body of a create request that counts, in bytes.
+const maxCreateBody = 2 << 20
+
+// A createRequest is what a create request asks for.
+type createRequest struct {
+	protocols []string      // that are granted
+	topics    []broker.Join // nil if the channel does not know topics
+	ttl       time.Duration // 0 for that of the configuration
+}
+
+// readCreate reads what a create request asks for. A body that nobody can read asks for nothing, and so do protocols that
+// nobody can read: existing clients send such bodies.
+func (h *Handler) readCreate(r *http.Request) (asked createRequest, err error) {
+	asked.protocols = transport.Protocols[:1]
 	if r.ContentLength == 0 {
-		return standard, nil
+		return asked, nil
 	}
 	body, err := httpjson.ReadBody(r, maxCreateBody)
 	if err != nil {
-		return standard, nil // asks for none
+		return asked, nil // asks for nothing
 	}
 	defer httpjson.FreeBody(body)
-	var asked struct {
-		Protocols []string `json:"protocols"`
+	var fields struct {
+		Protocols, Topics, TTL json.RawMessage
 	}
-	if err := json.Unmarshal(body.Bytes(), &asked); err != nil || len(asked.Protocols) == 0 {
-		return standard, nil // asks for none
+	if err := json.Unmarshal(body.Bytes(), &fields); err != nil {
+		return asked, nil // asks for nothing
 	}
-	var granted []string
-	for _, name := range asked.Protocols {
+	var protocols []string
+	if json.Unmarshal(fields.Protocols, &protocols) == nil && len(protocols) > 0 {
+		if asked.protocols, err = h.grantProtocols(protocols); err != nil {
+			return asked, err
+		}
+	}
+	if isGiven(fields.Topics) {
+		if asked.topics, err = h.parseJoins(fields.Topics); err != nil {
+			return asked, err
+		}
+	}
+	if isGiven(fields.TTL) {
+		var text string
+		_ = json.Unmarshal(fields.TTL, &text) // the empty text is not a duration
+		asked.ttl, err = parseTTL(text, time.Duration(h.app.MaxTTL))
+	}
+	return asked, err
+}
+
+// isGiven reports whether a field is in a body, and not null.
+func isGiven(field json.RawMessage) bool { return len(field) > 0 && string(field) != "null" }
+
+// grantProtocols returns those of the protocols that the site serves.
+func (h *Handler) grantProtocols(asked []string) (granted []string, err error) {
+	for _, name := range asked {
 		kind := slices.Index(transport.Protocols, name)
 		if kind >= 0 && h.offers[kind] && !slices.Contains(granted, name) {
 			granted = append(granted, name)

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/idna"
+
+	"github.com/caddy-megaphone/megaphone/internal/setting"
 )
 
 // origins are the origins whose pages may use a site, and what their requests may have (protocol.md 2.8).
@@ -26,6 +28,7 @@ type origins struct {
 // safelist, and * would not include Authorization.
 var standardHeaders = []string{
 	"Accept", "Authorization", "Cache-Control", "Content-Encoding", "Content-Type", "Idempotency-Key", "Last-Event-ID",
+	"Megaphone-Merge",
 }
 
 // newOrigins returns the origins of a handler's settings, which have passed checkCORS.
@@ -90,14 +93,14 @@ func (h *Handler) unmarshalCORS(name string, args []string) (repeated bool, err 
 	}
 	repeated, h.CORSCredentials = h.CORSCredentials, true
 	if len(args) > 0 {
-		err = errHasValue(name, args[0])
+		err = setting.ErrHasValue(name, args[0])
 	}
 	return repeated, err
 }
 
 // errNoOrigins is the error for a setting that needs cors_origins.
-func errNoOrigins(setting string) error {
-	return fmt.Errorf("%s has no effect without cors_origins: name the origins there, or leave it out", setting)
+func errNoOrigins(name string) error {
+	return fmt.Errorf("%s has no effect without cors_origins: name the origins there, or leave it out", name)
 }
 
 // checkOrigins checks the patterns of a configuration: each must be valid and appear once.

@@ -121,6 +121,7 @@ func TestHeadersThatPagesMaySet(t *testing.T) {
 	allowed := s.preflight("/write/main.x/s", "https://a.example", http.MethodPost).Header.Get("Access-Control-Allow-Headers")
 	for _, name := range []string{
 		"Accept", "Authorization", "Cache-Control", "Content-Encoding", "Content-Type", "Idempotency-Key", "Last-Event-ID",
+		"Megaphone-Merge",
 		"X-Request-ID", "traceparent",
 	} {
 		if !slices.Contains(strings.Split(allowed, ", "), name) {

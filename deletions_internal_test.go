@@ -20,14 +20,14 @@ func TestAllDeletionsThatAreLostAreLogged(t *testing.T) {
 		defer r.Close()
 		core, logs := observer.New(zap.DebugLevel)
 		app := &App{logger: zap.New(core)}
-		q := &r.deletions
+		q := &r.later
 		setWaiting := func(waiting int) {
 			q.mu.Lock()
 			defer q.mu.Unlock()
 			q.waiting = waiting
 		}
 		synctest.Wait() // until the queue waits for a batch
-		setWaiting(maxDeletions)
+		setWaiting(maxEvents)
 		for n := range 5 {
 			q.add(eventBatch{app: app, events: make([]webhook.Event, 1+n)})
 		}

@@ -77,6 +77,9 @@ func (s *script) request(changes int) string {
 	if s.chance(3) {
 		r.header = append(r.header, fmt.Sprint("Idempotency-Key: ", s.IntN(5)))
 	}
+	if s.chance(6) {
+		r.header = append(r.header, "Megaphone-Merge: "+pick(s, "replace", "append"))
+	}
 	if s.chance(12) {
 		r.body = pick(s, "", "{", " 1 ", "\"\xff\"", "\x00", "1 2", `"`+strings.Repeat("y", 3000+s.IntN(4000))+`"`)
 	}
@@ -142,6 +145,8 @@ func (s *script) changeHeader(r *randomRequest) {
 		"Connection: Upgrade\r\nUpgrade: websocket", "Upgrade: h2c", "Trailer: X-Late", "Trailer: Content-Length", "Idempotency-Key:",
 		"Idempotency-Key: a b", "idempotency-key: low", "Idempotency-Key: \"q\"", "Idempotency-Key: 1\r\nIdempotency-Key: 1", "Idempotency_Key: 1",
 		"Idempotency-Key: "+strings.Repeat("k", 250+s.IntN(10)), "Idempotency-Key: 1\r\n 2", "Idempotency-Key: \x01", "Idempotency-Key: ä",
+		"Megaphone-Merge: append", "Megaphone-Merge: replace", "megaphone-merge: append", "Megaphone-Merge: Append", "Megaphone-Merge:",
+		"Megaphone-Merge: append\r\nMegaphone-Merge: append", "Megaphone-Merge: append, append", "Megaphone_Merge: append",
 		"Content-Type: application/json", "Content-Type: text/plain", "X-Odd: 1", "X-Odd : 1", " X-Odd: 1", "X-Odd: a\r\n folded", "X Odd: 1",
 		"X-Odd: \x00", "X-Odd: \x7f", "X-Odd: \xff", "X-Odd:", ":", "no colon", "X-Odd: a\rb", "Pragma: no-cache", "Origin: https://example.com",
 		"X-Long: "+strings.Repeat("l", 3500+s.IntN(700)), "X-Long: "+strings.Repeat("l", 20_000), "Content-Encoding: gzip",

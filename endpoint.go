@@ -3,6 +3,7 @@ package megaphone
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -19,6 +20,10 @@ const (
 	readEndpoint
 	channelsExistEndpoint
 	manageEndpoint
+	topicEndpoint
+	memberEndpoint
+	closeEndpoint
+	publishEndpoint
 	healthEndpoint
 	uiEndpoint
 	endpointCount
@@ -26,23 +31,28 @@ const (
 
 // permissions are the names by which a site says what it serves, and the endpoints that each name stands for.
 var permissions = map[string][]endpoint{
-	"create": {createEndpoint},
-	"write":  {writeEndpoint, writeBatchEndpoint, ingestEndpoint},
-	"read":   {readEndpoint},
-	"exists": {channelsExistEndpoint},
-	"manage": {manageEndpoint},
-	"health": {healthEndpoint},
-	"ui":     {uiEndpoint},
+	"create":  {createEndpoint},
+	"write":   {writeEndpoint, writeBatchEndpoint, ingestEndpoint},
+	"read":    {readEndpoint},
+	"exists":  {channelsExistEndpoint},
+	"manage":  {manageEndpoint},
+	"topics":  {topicEndpoint, memberEndpoint, closeEndpoint},
+	"publish": {publishEndpoint},
+	"health":  {healthEndpoint},
+	"ui":      {uiEndpoint},
 }
 
 // permissionNames are the names of permissions, in the order in which docs and errors list them.
-var permissionNames = []string{"create", "write", "read", "exists", "manage", "health", "ui"}
+var permissionNames = []string{"create", "write", "read", "exists", "manage", "topics", "publish", "health", "ui"}
 
 // standardPermissions are the permissions of a site that names none.
 var standardPermissions = permissionNames[:4]
 
 // endpointNames are the names of endpoints in logs and metrics.
-var endpointNames = []string{"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "health", "ui"}
+var endpointNames = []string{
+	"create", "write", "write-batch", "ingest", "read", "channelsExists", "manage", "topic", "topic-member", "topic-close", "publish",
+	"health", "ui",
+}
 
 // String returns the endpoint's name in logs and metrics.
 func (e endpoint) String() string { return endpointNames[e] }
@@ -51,6 +61,8 @@ var (
 	readMethods   = []string{http.MethodGet, http.MethodHead}
 	postMethods   = []string{http.MethodPost}
 	manageMethods = []string{http.MethodGet, http.MethodHead, http.MethodDelete}
+	topicMethods  = []string{http.MethodGet, http.MethodHead, http.MethodPut}
+	memberMethods = []string{http.MethodPut, http.MethodDelete}
 )
 
 // methods returns the methods that the endpoint serves.
@@ -60,16 +72,22 @@ func (e endpoint) methods() []string {
 		return readMethods
 	case manageEndpoint:
 		return manageMethods
+	case topicEndpoint:
+		return topicMethods
+	case memberEndpoint:
+		return memberMethods
 	default:
 		return postMethods
 	}
 }
 
 // takesBody reports whether the body of a request to the endpoint means something.
-func (e endpoint) takesBody() bool {
+func (e endpoint) takesBody(method string) bool {
 	switch e {
-	case readEndpoint, manageEndpoint, healthEndpoint, uiEndpoint:
+	case readEndpoint, manageEndpoint, memberEndpoint, healthEndpoint, uiEndpoint:
 		return false
+	case topicEndpoint:
+		return method == http.MethodPut
 	default:
 		return true
 	}
@@ -78,8 +96,9 @@ func (e endpoint) takesBody() bool {
 // A target is what a request's path names.
 type target struct {
 	endpoint endpoint
-	address  string // of write, read and manage
-	streamID string // of write
+	address  string // of write, read, manage and topic-member
+	topic    string // of publish and all about a topic
+	streamID string // of write and publish
 	file     string // of ui
 
 	// mistake is what is wrong with the path, if it is nearly the endpoint's. Only the endpoint is sure then, and the
@@ -99,6 +118,8 @@ func parseTarget(u *url.URL) (t target, ok bool) {
 	case name == "ui":
 		t.endpoint = uiEndpoint
 		t.file, ok = parseUIPath(rest, hasRest)
+	case hasRest && (name == "topic" || name == "publish"):
+		t, ok = parseTopicPath(name, rest)
 	case hasRest:
 		t, ok = parseAddressPath(name, rest)
 	default:
@@ -139,9 +160,32 @@ func parseAddressPath(name, rest string) (t target, ok bool) {
 	return t, ok && !strings.Contains(t.address, "/") && !strings.Contains(t.streamID, "/")
 }
 
+// parseTopicPath reads a path of which a topic follows the name.
+func parseTopicPath(name, rest string) (t target, ok bool) {
+	var last string
+	var hasLast bool
+	t.topic, last, hasLast = strings.Cut(rest, "/")
+	if t.topic == "" || strings.Contains(last, "/") {
+		return t, false
+	}
+	switch {
+	case name == "publish":
+		t.endpoint, t.streamID = publishEndpoint, last
+		return t, hasLast
+	case !hasLast:
+		t.endpoint = topicEndpoint
+	case last == "close":
+		t.endpoint = closeEndpoint
+	default:
+		t.endpoint, t.address = memberEndpoint, last
+		return t, strings.Contains(last, ".") // as every address has
+	}
+	return t, true
+}
+
 // unescape decodes the segments of an escaped path.
 func (t *target) unescape() error {
-	for _, segment := range []*string{&t.address, &t.streamID} {
+	for _, segment := range []*string{&t.address, &t.topic, &t.streamID} {
 		text, err := url.PathUnescape(*segment)
 		if err != nil {
 			return err
@@ -159,7 +203,10 @@ var addressEndpoints = map[string]endpoint{"write": writeEndpoint, "read": readE
 // handler may answer such a request, because its 200 would look like success.
 func parseWrongPath(r *http.Request) (t target, ok bool) {
 	path := r.URL.EscapedPath()
-	name, rest, _ := strings.Cut(strings.TrimLeft(path, "/"), "/")
+	name, rest, hasRest := strings.Cut(strings.TrimLeft(path, "/"), "/")
+	if name == "topic" || name == "publish" {
+		return wrongTopicPath(path, name, rest, hasRest, r.Method)
+	}
 	rest = strings.TrimLeft(rest, "/")
 	if rest == "" {
 		t.endpoint, ok = plainEndpoints[name]
@@ -185,6 +232,35 @@ func parseWrongPath(r *http.Request) (t target, ok bool) {
 		t.mistake = "the stream id is missing: the path is /write/{producerAddress}/{streamId}"
 	}
 	return t, looksLikeAddress(t.address)
+}
+
+// wrongTopicPath says what is wrong with a path of a topic. Any name may be a topic's, so all below these two names is meant
+// for the endpoints. Without a topic, a request is meant for them unless it only reads.
+func wrongTopicPath(path, name, rest string, hasRest bool, method string) (t target, ok bool) {
+	topic, last, hasLast := strings.Cut(rest, "/")
+	t.endpoint = topicEndpoint
+	switch {
+	case topic == "":
+		t.mistake = "the name of the topic is missing"
+		ok = hasLast || !slices.Contains(readMethods, method)
+	case strings.HasPrefix(path, "//"):
+		t.mistake = "write one slash only before " + name
+	case strings.Contains(last, "/"):
+		t.mistake = "the name of a topic is one path segment: write / as %2F, and no slash at the end"
+	case name == "publish":
+		t.mistake = "the stream id is missing"
+	case last == "":
+		t.mistake = "there is a slash too many at the end"
+	default:
+		t.mistake = "a producer address or close follows the topic"
+	}
+	if name == "publish" {
+		t.endpoint = publishEndpoint
+		t.mistake += ": the path is /publish/{topic}/{streamId}"
+	} else {
+		t.mistake += ": the path is /topic/{topic}, /topic/{topic}/{producerAddress} or /topic/{topic}/close"
+	}
+	return t, ok || topic != "" && hasRest
 }
 
 // isPost reports whether a request is a POST, or a browser's question whether it may send one.

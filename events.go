@@ -19,6 +19,8 @@ import (
 func eventData(name string, e *webhook.Event) map[string]any {
 	data := map[string]any{"channel": e.Channel}
 	switch name {
+	case webhook.TopicOccupied, webhook.TopicVacated:
+		return map[string]any{"topic": e.Topic}
 	case webhook.ChannelDeleted:
 		data["reason"], data["undelivered"] = e.Reason.String(), e.Undelivered
 	case webhook.ReaderConnected:
@@ -94,11 +96,19 @@ func (s *registry) reportDeletions(deletions []broker.Deletion) {
 	for i, d := range deletions {
 		events[i] = webhook.Event{Channel: d.Consumer(), At: now, Reason: d.Reason, Undelivered: d.Undelivered}
 	}
-	a.post(webhook.ChannelDeleted, events)
-	if a.handles(webhook.ChannelDeleted) {
-		s.deletions.add(eventBatch{app: a, events: events})
+	s.reportLater(a, webhook.ChannelDeleted, events)
+}
+
+// reportLater reports events of one name to the webhooks of an App, and queues them for its handlers.
+func (s *registry) reportLater(a *App, name string, events []webhook.Event) {
+	a.post(name, events)
+	if a.handles(name) {
+		s.later.add(eventBatch{app: a, name: name, events: events})
 	}
 }
+
+// laterEvents are the events that wait in the queue for handlers.
+var laterEvents = []string{webhook.ChannelDeleted, webhook.TopicOccupied, webhook.TopicVacated}
 
 // startEvents makes this App the active one as soon as it is the first.
 func (a *App) startEvents() {
@@ -113,7 +123,9 @@ func (a *App) handOverEvents() (handedOver bool) {
 	a.registry.flushDeletions()
 	successor := a.registry.active.replace(a)
 	a.registry.guardHeap()
-	a.finishes = a.hasHandlers(webhook.ChannelDeleted) && (successor == nil || !successor.hasHandlers(webhook.ChannelDeleted))
+	a.finishes = slices.ContainsFunc(laterEvents, func(name string) bool {
+		return a.hasHandlers(name) && (successor == nil || !successor.hasHandlers(name))
+	})
 	return successor != nil
 }
 
@@ -231,42 +243,43 @@ func (h *Handler) countRead(read readRequest) (ended func(entry *accessLogEntry)
 	}
 }
 
-// A deletionQueue holds the deletions that wait for handlers of Caddy's event channel_deleted. Such handlers may be
-// slow, and the Broker that reports deletions must not wait for them. All configurations share the queue. When one is
-// replaced, the next one gets the deletions that wait.
-type deletionQueue struct {
+// An eventQueue holds the events that wait for handlers and that a Broker has reported: deletions, and what happened to
+// topics. Such handlers may be slow, and the Broker must not wait for them. All configurations share the queue. When one is
+// replaced, the next one gets the events that wait.
+type eventQueue struct {
 	mu      sync.Mutex
 	batches []eventBatch
-	waiting int           // deletions in batches
+	waiting int           // events in batches
 	wake    chan struct{} // receives a value when there are batches
 	done    chan struct{} // closed when nobody takes batches any more
 	full    warning.Limiter
-	app     *App // whose deletions were the last to find the queue full
+	lost    eventBatch // the last one that found the queue full
 }
 
-// An eventBatch is either some deletions, or a mark that shows how far the handlers have come.
+// An eventBatch is either some events of one name, or a mark that shows how far the handlers have come.
 type eventBatch struct {
-	app     *App // the one that was active when the channels were deleted
+	app     *App // the one that was active at the time
+	name    string
 	events  []webhook.Event
 	reached chan<- struct{} // of a mark: closed when the handlers have come this far
 }
 
-// maxDeletions is how many deletions wait at most.
-const maxDeletions = 1_000_000
+// maxEvents is how many events wait at most.
+const maxEvents = 1_000_000
 
-// add appends a batch. If there is no room for it, its deletions are lost, and add logs that now and then.
-func (q *deletionQueue) add(batch eventBatch) {
+// add appends a batch. If there is no room for it, its events are lost, and add logs that now and then.
+func (q *eventQueue) add(batch eventBatch) {
 	q.mu.Lock()
-	room := q.waiting+len(batch.events) <= maxDeletions
+	room := q.waiting+len(batch.events) <= maxEvents
 	if room {
 		q.batches = append(q.batches, batch)
 		q.waiting += len(batch.events)
 	} else {
-		q.app = batch.app
+		q.lost = eventBatch{app: batch.app, name: batch.name}
 	}
 	q.mu.Unlock()
 	if !room {
-		q.logLost(batch.app, q.full.Due(len(batch.events)))
+		logLost(batch, q.full.Due(len(batch.events)))
 		return
 	}
 	select {
@@ -275,23 +288,23 @@ func (q *deletionQueue) add(batch eventBatch) {
 	}
 }
 
-// logLost logs how many deletions found the queue full, if any did.
-func (q *deletionQueue) logLost(a *App, lost int64) {
+// logLost logs how many events found the queue full, if any did. The batch is the last of them.
+func logLost(batch eventBatch, lost int64) {
 	if lost > 0 {
-		loadedLogger(a.logger).Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost", zap.Int64("lost", lost))
+		loadedLogger(batch.app.logger).Warn("handlers of the event megaphone."+batch.name+" are too slow: events are lost", zap.Int64("lost", lost))
 	}
 }
 
-// logRest logs the lost deletions that are in no log line yet. Call it when there is room again.
-func (q *deletionQueue) logRest() {
+// logRest logs the lost events that are in no log line yet. Call it when there is room again.
+func (q *eventQueue) logRest() {
 	q.mu.Lock()
-	a := q.app
+	last := q.lost
 	q.mu.Unlock()
-	q.logLost(a, q.full.Rest())
+	logLost(last, q.full.Rest())
 }
 
 // take removes the first batch. It reports false if there is none.
-func (q *deletionQueue) take() (batch eventBatch, ok bool) {
+func (q *eventQueue) take() (batch eventBatch, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.batches) == 0 {
@@ -305,16 +318,16 @@ func (q *deletionQueue) take() (batch eventBatch, ok bool) {
 }
 
 // mark returns a channel that is closed when the handlers are done with everything that is in the queue now.
-func (q *deletionQueue) mark() <-chan struct{} {
+func (q *eventQueue) mark() <-chan struct{} {
 	reached := make(chan struct{})
 	q.add(eventBatch{reached: reached})
 	return reached
 }
 
-// emitDeletions runs handlers for the deletions in the queue. It returns when the registry is closed and the queue is
+// emitLater runs handlers for the events in the queue. It returns when the registry is closed and the queue is
 // empty.
-func (s *registry) emitDeletions() {
-	defer close(s.deletions.done)
+func (s *registry) emitLater() {
+	defer close(s.later.done)
 	for s.emitNext() {
 	}
 }
@@ -324,7 +337,7 @@ func (s *registry) emitDeletions() {
 func (s *registry) emitNext() (more bool) {
 	defer guard.Recover(guard.Event)
 	more = true
-	q := &s.deletions
+	q := &s.later
 	batch, ok := q.take()
 	if ok {
 		s.emitBatch(batch)
@@ -350,12 +363,12 @@ func (s *registry) emitBatch(batch eventBatch) {
 	}
 	lost := 0
 	for i := range batch.events {
-		if !s.emit(webhook.ChannelDeleted, &batch.events[i], batch.app, (*App).emitOrAbandon) {
+		if !s.emit(batch.name, &batch.events[i], batch.app, (*App).emitOrAbandon) {
 			lost++
 		}
 	}
 	if lost > 0 {
-		loadedLogger(batch.app.logger).Warn("handlers of the event megaphone.channel_deleted are not configured any more: events are lost",
+		loadedLogger(batch.app.logger).Warn("handlers of the event megaphone."+batch.name+" are not configured any more: events are lost",
 			zap.Int("lost", lost))
 	}
 }

@@ -211,7 +211,7 @@ func TestDeletionsBeforeAReloadWithADebugLogAreEvents(t *testing.T) {
 	for name, include := range map[string]string{"of everything": "", "of events only": "include events"} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, strings.Replace(oldHandler, "2ms", "25ms", 1), "megaphone create manage")
-			channels := s.createAndDelete(40)
+			channels := s.createAndDelete(20)
 			// The global option debug would not do: Caddy ignores it for a log that is discarded.
 			s.reload(fmt.Sprintf("log debugging {\noutput file %s {\nroll_disabled\n}\nlevel DEBUG\n%s\n}",
 				filepath.Join(t.TempDir(), "log"), include), "megaphone")

@@ -22,6 +22,9 @@ func (s *registry) exitTime(limit time.Duration) time.Duration {
 	return max(limit, 10*time.Millisecond)
 }
 
+// maxExitEnds is how long the exit waits for topics to close whose producers are still streaming.
+const maxExitEnds = 200 * time.Millisecond
+
 // maxExitWrite is how long the exit waits for a client to take the end of its response.
 const maxExitWrite = socket.MaxExitWrite
 

@@ -24,18 +24,24 @@ var testBinary = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(path)
 })
 
+// foundFunctions has the names that are in testBinary. The search takes a while, and tests repeat it until a condition holds.
+var foundFunctions sync.Map
+
 // running returns how often a function is on the stacks of all goroutines. The name is what follows the module's path in
 // the full name, such as "/internal/delivery.(*Delivery).run". A name that ends with a period stands for all methods of a
 // type. The test fails if there is no such function, because then it would check nothing.
 func running(t testing.TB, name string) int {
 	t.Helper()
 	full := modulePath + name
-	binary, err := testBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Contains(binary, []byte(full)) {
-		t.Fatalf("there is no function %s", full)
+	if _, found := foundFunctions.Load(full); !found {
+		binary, err := testBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(binary, []byte(full)) {
+			t.Fatalf("there is no function %s", full)
+		}
+		foundFunctions.Store(full, true)
 	}
 	if !strings.HasSuffix(full, ".") {
 		full += "("

@@ -38,6 +38,9 @@ type Handler struct {
 	// * `exists`: `POST /channelsExists`
 	// * `manage`: `GET` and `DELETE /channel/{address}` show and delete a channel, for clients that have one of its
 	// addresses
+	// * `topics`: `PUT`, `GET /topic/{topic}`, `PUT`, `DELETE /topic/{topic}/{producerAddress}` and `POST /topic/{topic}/close`;
+	// also `topics` in a `create`. Anyone who can reach it can join any topic, so public sites must not serve it.
+	// * `publish`: `POST /publish/{topic}/{streamId}`; also topics in `POST /write`. It does not belong on a public site either.
 	// * `health`: `GET /health`, for load balancers: status 503 while the server drains or shuts down
 	// * `ui`: the inspector at `/ui/`, a page to try the other endpoints in a browser and to watch what they do
 	//
@@ -90,6 +93,7 @@ type Handler struct {
 	DetachedReads *bool `json:"detached_reads,omitempty"`
 
 	app     *App
+	topics  broker.Topics // nil if the Broker has none
 	logger  *zap.Logger
 	direct  *direct.Site  // nil if direct writes are off
 	reads   *obstacle.Log // of detached reads; nil if they are off
@@ -118,6 +122,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		for _, e := range permissions[name] {
 			h.serves[e] = true
 		}
+	}
+	if err := h.checkTopics(); err != nil {
+		return err
 	}
 	for _, name := range orAll(h.Transports, transport.KindNames) {
 		h.offers[slices.Index(transport.KindNames, name)] = true
@@ -283,7 +290,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry 
 			Message: message, Allow: strings.Join(methods, ", "),
 		}
 	}
-	if !t.endpoint.takesBody() {
+	if !t.endpoint.takesBody(r.Method) {
 		if err := conn.BodyOf(r).Discard(); err != nil { // a reply would wait for it
 			return httpjson.BodyError(err)
 		}
@@ -303,6 +310,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry 
 		return h.serveChannelsExist(w, r)
 	case manageEndpoint:
 		return h.serveManage(w, r, t.address)
+	case topicEndpoint, memberEndpoint, closeEndpoint, publishEndpoint:
+		return h.serveTopic(w, r, t, entry)
 	case healthEndpoint:
 		return h.serveHealth(w)
 	case uiEndpoint:
@@ -356,7 +365,7 @@ func (h *Handler) noteRefusal(entry *accessLogEntry, err error) *httpjson.Error 
 		h.logger.Error("request failed", zap.Stringer("endpoint", entry.endpoint), zap.Error(err))
 	} else if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
 		c.Write(zap.Stringer("endpoint", entry.endpoint), zap.String("address", broker.RedactAddress(entry.address)),
-			zap.String("code", e.Code), zap.String("reason", e.Message))
+			zap.String("topic", entry.topic), zap.String("code", e.Code), zap.String("reason", e.Message))
 	}
 	return e
 }

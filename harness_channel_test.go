@@ -148,6 +148,13 @@ func (s *server) poll(c channel) reply {
 	return s.get(c.readPath() + "?poll=0")
 }
 
+// in returns the same read for a subtest.
+func (r *read) in(t *testing.T) *read {
+	same := *r
+	same.T = t
+	return &same
+}
+
 // next waits for a message.
 func (r *read) next() message {
 	r.Helper()

@@ -239,12 +239,12 @@ func (r reply) wantCreated(t *testing.T) {
 	}
 }
 
-// eventually waits until a condition holds.
+// eventually waits until a condition holds. It checks often at first. What takes longer, it checks less often.
 func (s *server) eventually(condition func() bool) {
 	s.Helper()
 	const limit = 20 * time.Second
-	for deadline := time.Now().Add(limit); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+	for start := time.Now(); !condition(); time.Sleep(max(time.Millisecond, time.Since(start)/30)) {
+		if time.Since(start) > limit {
 			s.Fatalf("the condition does not hold after %v", limit)
 		}
 	}

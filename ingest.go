@@ -30,16 +30,21 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 		return err
 	}
 	defer free()
-	ingestion := h.app.broker.Ingest(h.app.limits)
+	end, err := h.topicEnd(r.URL)
+	if err != nil {
+		return err
+	}
+	defer end.Abort() // if it has not ended before
+	in := ingest{Ingestion: h.app.broker.Ingest(h.app.limits), handler: h}
 	finished := false
 	defer func() {
 		if !finished { // a panic: no line may wait on
 			ctx, cancel := context.WithCancel(r.Context())
 			cancel()
-			ingestion.Finish(ctx)
+			in.Finish(ctx)
 		}
 	}()
-	err = ingestLines(r.Context(), body, ingestion, int(h.app.MaxMessageSize))
+	err = in.lines(r.Context(), body, int(h.app.MaxMessageSize))
 	ctx := r.Context()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// A limit of Caddy's, read_body_idle or read_body. On HTTP/1 any failure to read ends the context, as if the client
@@ -47,9 +52,13 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 		ctx = context.WithoutCancel(ctx)
 	}
 	finished = true
-	result := ingestion.Finish(ctx)
+	result := in.Finish(ctx)
+	result.Written += in.published
 	entry.messages = result.Written
 	h.noteLimit(broker.ErrMemoryLimit, result.RefusedMemory)
+	if err == nil && ctx.Err() == nil {
+		err = end.Done()
+	}
 	if gone := ctx.Err(); gone != nil && !errors.Is(err, broker.ErrClosed) {
 		return gone
 	}
@@ -63,14 +72,19 @@ func (h *Handler) serveIngest(w http.ResponseWriter, r *http.Request, entry *acc
 // writeIngestResult replies with what became of all lines. If the request itself was refused, the reply says that too.
 func writeIngestResult(w http.ResponseWriter, r *http.Request, result broker.IngestResult, refusal *httpjson.Error) error {
 	reply := struct {
-		Code          string    `json:"code,omitempty"`
-		Message       string    `json:"message,omitempty"`
-		Written       int       `json:"written"`
-		Failures      []failure `json:"failures"`
-		FailuresTotal int       `json:"failuresTotal"`
-	}{Written: result.Written, Failures: []failure{}, FailuresTotal: result.FailuresTotal}
+		Code          string `json:"code,omitempty"`
+		Message       string `json:"message,omitempty"`
+		Written       int    `json:"written"`
+		Failures      []any  `json:"failures"`
+		FailuresTotal int    `json:"failuresTotal"`
+	}{Written: result.Written, Failures: []any{}, FailuresTotal: result.FailuresTotal}
 	for _, f := range result.Failures {
-		reply.Failures = append(reply.Failures, failure{f.Producer, f.Number, httpjson.ErrorOf(f.Err).Code})
+		code := httpjson.ErrorOf(f.Err).Code
+		if _, ok := errors.AsType[*topicLineError](f.Err); ok {
+			reply.Failures = append(reply.Failures, topicFailure{f.Producer, f.Number, code})
+		} else {
+			reply.Failures = append(reply.Failures, failure{f.Producer, f.Number, code})
+		}
 	}
 	status := http.StatusCreated
 	if refusal != nil {
@@ -84,6 +98,26 @@ func writeIngestResult(w http.ResponseWriter, r *http.Request, result broker.Ing
 	return nil
 }
 
+// A topicFailure is a message that a topic has not taken, and why.
+type topicFailure struct {
+	Topic  string `json:"topic"`
+	Index  int    `json:"index"`
+	Reason string `json:"reason"`
+}
+
+// A topicLineError is the error of a line that names a topic.
+type topicLineError struct{ error }
+
+func (e *topicLineError) Unwrap() error { return e.error }
+
+// An ingest is a streamed ingest: that of the Broker, which has the channels, and publishes to topics.
+type ingest struct {
+	broker.Ingestion
+
+	handler   *Handler
+	published int // lines that a topic has taken
+}
+
 // lineBuffers are buffers for the text of streams.
 var lineBuffers = sync.Pool{New: func() any {
 	buffer := make([]byte, lineBuffer)
@@ -93,8 +127,8 @@ var lineBuffers = sync.Pool{New: func() any {
 // lineBuffer is how much of a stream is read at once, in bytes, unless a line is longer.
 const lineBuffer = 64 << 10
 
-// ingestLines writes the lines of a stream, until the stream ends or a line is longer than the limit.
-func ingestLines(ctx context.Context, stream io.Reader, ingestion broker.Ingestion, limit int) error {
+// lines writes the lines of a stream, until the stream ends or a line is longer than the limit.
+func (in *ingest) lines(ctx context.Context, stream io.Reader, limit int) error {
 	pooled := lineBuffers.Get().(*[]byte)
 	defer lineBuffers.Put(pooled)
 	buffer := *pooled
@@ -108,7 +142,7 @@ func ingestLines(ctx context.Context, stream io.Reader, ingestion broker.Ingesti
 			if i < 0 {
 				break
 			}
-			if err := ingestLine(ctx, ingestion, number, buffer[begin:scanned+i], limit); err != nil {
+			if err := in.line(ctx, number, buffer[begin:scanned+i], limit); err != nil {
 				return err
 			}
 			number++
@@ -117,7 +151,7 @@ func ingestLines(ctx context.Context, stream io.Reader, ingestion broker.Ingesti
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return ingestLine(ctx, ingestion, number, buffer[begin:end], limit)
+			return in.line(ctx, number, buffer[begin:end], limit)
 		case err != nil:
 			return httpjson.BodyError(err)
 		case end-begin > limit:
@@ -131,8 +165,8 @@ func ingestLines(ctx context.Context, stream io.Reader, ingestion broker.Ingesti
 	}
 }
 
-// ingestLine writes one line. An error ends the stream.
-func ingestLine(ctx context.Context, ingestion broker.Ingestion, number int, line []byte, limit int) error {
+// line writes one line. An error ends the stream.
+func (in *ingest) line(ctx context.Context, number int, line []byte, limit int) error {
 	line = bytes.Trim(line, " \t\r")
 	switch {
 	case len(line) == 0:
@@ -142,29 +176,58 @@ func ingestLine(ctx context.Context, ingestion broker.Ingestion, number int, lin
 	}
 	e, err := parseEnvelope(line)
 	if err != nil {
-		ingestion.Fail(number, string(e.channel), httpjson.BadRequest(err.Error()))
+		in.fail(number, &e, httpjson.BadRequest(err.Error()))
 		return nil
 	}
 	m, err := e.message()
 	if err != nil {
-		ingestion.Fail(number, string(e.channel), err)
+		in.fail(number, &e, err)
 		return nil
 	}
-	return ingestion.Write(ctx, number, e.channel, m)
+	if e.topic == nil {
+		return in.Write(ctx, number, e.channel, m)
+	}
+	if err := in.publish(ctx, string(e.topic), m); err != nil {
+		in.fail(number, &e, err)
+		return ctx.Err()
+	}
+	in.published++
+	return nil
+}
+
+// publish publishes a line. Members without room miss it.
+func (in *ingest) publish(ctx context.Context, topic string, m *broker.Message) error {
+	h := in.handler
+	if !h.serves[publishEndpoint] {
+		return errNoPublish
+	}
+	_, err := h.topics.PublishTopic(ctx, topic, m, broker.FullMiss, h.app.limits)
+	return err
+}
+
+// fail notes a line that could not be written.
+func (in *ingest) fail(number int, e *envelope, err error) {
+	name := e.channel
+	if e.topic != nil {
+		name, err = e.topic[:min(len(e.topic), broker.MaxTopicName)], &topicLineError{err}
+	}
+	in.Fail(number, string(name), err)
 }
 
 // An envelope is one line of a streamed ingest: a message and its channel (protocol.md 2.6). Its parts share memory with the
 // line.
 type envelope struct {
-	channel  []byte // as text
+	channel  []byte // as text; nil if there is a topic
+	topic    []byte // as text; nil if there is a channel
 	streamID []byte // as a JSON string
 	body     []byte
 	key      string
+	merge    broker.Merge
 
 	compact bool // the body has no white space between its tokens
 }
 
-var errEnvelope = errors.New(`a line is {"channel":…,"streamId":…,"body":…}`)
+var errEnvelope = errors.New(`a line is {"channel":…,"streamId":…,"body":…}, or has "topic" in place of "channel"`)
 
 var errSurrogate = errors.New("the stream id has half of a surrogate pair")
 
@@ -185,6 +248,10 @@ func (e *envelope) set(name, value []byte, compact bool) error {
 	switch string(name) {
 	case "channel":
 		e.channel, err = textOf(value)
+	case "topic":
+		if e.topic, err = textOf(value); err == nil {
+			err = broker.CheckTopic(string(e.topic))
+		}
 	case "streamId":
 		switch e.streamID = value; {
 		case value[0] != '"':
@@ -200,13 +267,19 @@ func (e *envelope) set(name, value []byte, compact bool) error {
 		if e.key = string(key); err == nil && !broker.ValidKey(e.key) {
 			err = errKey
 		}
+	case "merge":
+		var ok bool
+		text, _ := jsontext.Text(value)
+		if e.merge, ok = broker.ParseMerge(string(text)); !ok {
+			err = errMerge
+		}
 	}
 	return err
 }
 
 func (e *envelope) check() error {
 	switch {
-	case e.channel == nil || e.streamID == nil || e.body == nil:
+	case (e.channel == nil) == (e.topic == nil) || e.streamID == nil || e.body == nil:
 		return errEnvelope
 	case len(e.streamID) == len(`""`):
 		return errors.New("the stream id is empty")
@@ -224,7 +297,11 @@ func (e *envelope) message() (*broker.Message, error) {
 		}
 		streamID = jsontext.AppendString(nil, string(text))
 	}
-	return broker.NewMessageFromJSON(streamID, e.body, e.compact, e.key)
+	m, err := broker.NewMessageFromJSON(streamID, e.body, e.compact, e.key)
+	if err != nil {
+		return nil, err
+	}
+	return m.WithMerge(e.merge), nil
 }
 
 // textOf returns the text of a JSON value, which must be a string.

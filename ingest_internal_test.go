@@ -13,7 +13,9 @@ func FuzzEnvelope(f *testing.F) {
 		`{"channel":"a.b","streamId":"s","body":{"n": 1}}`, ` {"body" : [ 1 , 2 ] ,"key":"k", "x":[{}], "streamId":"\u00e9","channel":"c"} `,
 		`{"channel":"a" "streamId":"b","body":1}`, `{"channel":1,"streamId":"s","body":1}`, `{"channel":"c","streamId":"","body":1}`,
 		`{"channel":"c","streamId":"s"}`, `{,}`, `{"a":1,}`, `[]`, `{`, `{"channel":"c","streamId":"s","body":null,"key":""}`,
-		`{"chann\u0065l":"c","streamId":"s","body":1}`,
+		`{"chann\u0065l":"c","streamId":"s","body":1}`, `{"topic":"t\u00e9","streamId":"s","body":1}`, `{"topic":"t","channel":"c","streamId":"s","body":1}`,
+		`{"topic":"","streamId":"s","body":1}`, `{"topic":null,"channel":"c","streamId":"s","body":1}`,
+		`{"channel":"c","streamId":"s","body":1,"merge":"append"}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -29,27 +31,34 @@ func FuzzEnvelope(f *testing.F) {
 		if err := json.Unmarshal(line, &members); err != nil {
 			t.Fatal(err)
 		}
-		var channel, streamID string
-		if json.Unmarshal(members["channel"], &channel) != nil || json.Unmarshal(members["streamId"], &streamID) != nil {
-			t.Fatalf("%q is accepted", line)
+		name, got := "channel", e.channel
+		if e.topic != nil {
+			name, got = "topic", e.topic
+		}
+		var target, streamID string
+		if json.Unmarshal(members[name], &target) != nil || json.Unmarshal(members["streamId"], &streamID) != nil || string(got) != target {
+			t.Fatalf("%q is accepted for %s %q", line, name, got)
+		}
+		if members["channel"] != nil && members["topic"] != nil {
+			t.Fatalf("%q is accepted for two", line)
 		}
 		m, err := e.message()
 		if err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
-		var got struct {
+		var sent struct {
 			SID  string          `json:"sid"`
 			Body json.RawMessage `json:"body"`
 		}
-		if err := json.Unmarshal(m.JSON(), &got); err != nil {
+		if err := json.Unmarshal(m.JSON(), &sent); err != nil {
 			t.Fatalf("%q becomes %q: %v", line, m.JSON(), err)
 		}
 		var body bytes.Buffer
 		if err := json.Compact(&body, members["body"]); err != nil {
 			t.Fatal(err)
 		}
-		if string(e.channel) != channel || got.SID != streamID || string(got.Body) != body.String() {
-			t.Errorf("%q becomes %q for %q", line, m.JSON(), e.channel)
+		if sent.SID != streamID || string(sent.Body) != body.String() {
+			t.Errorf("%q becomes %q for %s %q", line, m.JSON(), name, got)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // limitNames are the settings whose limits can refuse a request.
-var limitNames = []string{"max_channels", "max_channels_per_client", "max_memory", "max_readers"}
+var limitNames = []string{"max_channels", "max_channels_per_client", "max_memory", "max_readers", "max_topics"}
 
 // limitOf returns the setting whose limit caused an error, or "" if the error has another cause.
 func limitOf(err error) string {
@@ -26,6 +26,8 @@ func limitOf(err error) string {
 		return "max_memory"
 	case errors.Is(err, broker.ErrReaderLimit):
 		return "max_readers"
+	case errors.Is(err, broker.ErrTopicLimit):
+		return "max_topics"
 	}
 	return ""
 }

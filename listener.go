@@ -79,6 +79,7 @@ func (w *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 		return l
 	}
 	return handover.Listen(l, handover.Settings{
+		Bare:   conn.BareListener(l),
 		Idle:   time.Duration(w.server.IdleTimeout),
 		Header: time.Duration(cmp.Or(w.server.ReadHeaderTimeout, w.server.ReadTimeout)),
 		KeepAlive: net.KeepAliveConfig{ // as in the http app

@@ -81,6 +81,19 @@ type App struct {
 	// Default: 1 GiB.
 	MaxMemory int64 `json:"max_memory,omitempty"`
 
+	// The longest `ttl` that a `create` may ask for. Default: 24h, or `ttl` if that is longer.
+	MaxTTL caddy.Duration `json:"max_ttl,omitempty"`
+
+	// How many topics a channel may be a member of. Default: 1000.
+	MaxTopics int `json:"max_topics,omitempty"`
+
+	// How many bytes of its newest messages a topic keeps for channels that join later, unless a backend sets something else
+	// for the topic. They count toward `max_memory`, each message once. Default: 0, which is none.
+	TopicKeep int64 `json:"topic_keep,omitempty"`
+
+	// How long a topic without members keeps its messages after the last one was published. Default: 1h.
+	TopicTTL caddy.Duration `json:"topic_ttl,omitempty"`
+
 	// Whether the admin API shows the messages in a channel to callers that ask for them. Default: false.
 	InspectMessages bool `json:"inspect_messages,omitempty"`
 
@@ -150,6 +163,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		InFlight:    a.InFlight,
 		Hold:        time.Duration(*a.Hold),
 		TTL:         time.Duration(a.TTL),
+		MaxMessage:  a.MaxMessageSize,
+		MaxTopics:   a.MaxTopics,
+		TopicKeep:   broker.Keep{Bytes: a.TopicKeep, TTL: time.Duration(a.TopicTTL)},
 		MaxChannels: a.MaxChannels,
 		MaxMemory:   a.MaxMemory,
 		MaxReaders:  a.MaxReaders,
@@ -219,29 +235,29 @@ func (a *App) Start() error {
 }
 
 const (
-	// maxReloadEvents is how long a reload waits for handlers of channel_deleted that the new configuration lacks.
+	// maxReloadEvents is how long a reload waits for handlers of laterEvents that the new configuration lacks.
 	maxReloadEvents = 5 * time.Second
-	// maxExitEvents is how long the exit of the process waits for handlers of channel_deleted.
+	// maxExitEvents is how long the exit of the process waits for these handlers.
 	maxExitEvents = 250 * time.Millisecond
 )
 
 // Stop implements [caddy.App]. At the exit the stopping event has ended reads and held writes already. On a reload they go
 // on.
 func (a *App) Stop() error {
-	if a.finishes && !a.finishDeletions() {
-		a.logger.Warn("handlers of the event megaphone.channel_deleted are too slow: events are lost")
+	if a.finishes && !a.finishEvents() {
+		a.logger.Warn("handlers of the events that a broker reports are too slow: events are lost")
 	}
 	return nil
 }
 
-// finishDeletions waits, within bounds, until handlers of channel_deleted have handled all deletions up to now. It reports
+// finishEvents waits, within bounds, until handlers of laterEvents have handled all events up to now. It reports
 // whether they have. The process may begin to exit meanwhile, and then waits for this.
-func (a *App) finishDeletions() bool {
+func (a *App) finishEvents() bool {
 	limit := time.NewTimer(maxReloadEvents)
 	defer limit.Stop()
 	look := time.NewTicker(10 * time.Millisecond)
 	defer look.Stop()
-	reached := a.registry.deletions.mark()
+	reached := a.registry.later.mark()
 	for exits := false; ; {
 		if !exits && caddy.Exiting() {
 			exits = true
@@ -250,7 +266,7 @@ func (a *App) finishDeletions() bool {
 		select {
 		case <-reached:
 			return true
-		case <-a.registry.deletions.done:
+		case <-a.registry.later.done:
 			return true
 		case <-limit.C:
 			return false

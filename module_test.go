@@ -2,6 +2,7 @@ package megaphone_test
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -11,8 +12,14 @@ import (
 	"github.com/coder/websocket"
 )
 
+// TestReload reloads a server again and again, each time with an open read and a held write. The reads go on meanwhile: each
+// lasts as long as the configuration says that it began under.
 func TestReload(t *testing.T) {
-	const settings = "megaphone {\nbuffer 1\nread_duration 1s\nhold 20s\n}" // a reload takes less than hold
+	const (
+		settings     = "megaphone {\nbuffer 1\nread_duration 3s\nhold 20s\n}" // a reload takes less than that
+		readDuration = 3 * time.Second
+	)
+	s := serve(t, settings, "megaphone")
 	reloads := func(settings string) func(*server) {
 		return func(s *server) { s.reload(settings, "megaphone") }
 	}
@@ -23,31 +30,37 @@ func TestReload(t *testing.T) {
 			}
 		}
 	}
-	for name, reload := range map[string]func(*server){
-		"with the same settings":             reloads(settings),
-		"with other settings":                reloads(strings.Replace(settings, "buffer 1", "buffer 2\nagent other", 1)),
-		"without settings":                   reloads(""),
-		"that fails when it is provisioned":  fails("broken provision\n" + settings),
-		"that fails in Megaphone's settings": fails("megaphone {\nagent {env.NOT_SET_ANYWHERE}\n}"),
-		"that fails when it is started":      func(s *server) { s.failToStart(settings, func(bool) {}) },
+	type result struct {
+		name, rest string
+		err        error
+		took       time.Duration
+	}
+	ends := make(chan result, 10)
+	reads := 0
+	for _, test := range []struct {
+		name   string
+		reload func(*server)
+	}{
+		{"that fails when it is started", func(s *server) { s.failToStart(settings, func(bool) {}) }},
+		{"that fails when it is provisioned", fails("broken provision\n" + settings)},
+		{"that fails in Megaphone's settings", fails("megaphone {\nagent {env.NOT_SET_ANYWHERE}\n}")},
+		{"with the same settings", reloads(settings)},
+		{"with other settings", reloads(strings.Replace(settings, "buffer 1", "buffer 2\nagent other", 1))},
+		{"without settings", reloads("")},
 	} {
-		t.Run(name, func(t *testing.T) {
-			settings, readDuration := settings, time.Second
-			if strings.Contains(name, "started") { // such a reload takes longer
-				readDuration = 3 * time.Second
-				settings = strings.Replace(settings, "1s", "3s", 1)
-			}
-			s := serve(t, settings, "megaphone")
-			open, full := s.create(), s.create()
-			start := time.Now()
-			read := s.read(open)
+		s.reload(settings, "megaphone")
+		open, full := s.create(), s.create()
+		start := time.Now()
+		read := s.read(open) // until after the subtest
+		t.Run(test.name, func(t *testing.T) {
+			s, read := s.in(t), read.in(t)
 			s.write(full, "1")
 			held := s.startWrite(full, `"held"`)
 			s.awaitHeldWrite()
 			s.write(open, "1")
 			read.wants("1")
 
-			reload(s)
+			test.reload(s)
 			// For a reader of the new configuration the channel has a reader.
 			s.poll(open).wantError(t, 409, "BUSY")
 			s.write(open, "2")
@@ -59,11 +72,17 @@ func TestReload(t *testing.T) {
 			}
 			s.read(full).wants("1", `"held"`)
 			(<-held).wantCreated(t)
-			read.ends()
-			if took := time.Since(start); took < readDuration {
-				t.Errorf("the read lasted %v, want at least %v", took, readDuration)
-			}
 		})
+		reads++
+		go func() {
+			rest, err := io.ReadAll(read.lines)
+			ends <- result{test.name, string(rest), err, time.Since(start)}
+		}()
+	}
+	for range reads {
+		if r := <-ends; r.rest != "" || r.err != nil || r.took < readDuration {
+			t.Errorf("after a reload %s, the read ends after %v with %q, %v, want at least %v and a clean end", r.name, r.took, r.rest, r.err, readDuration)
+		}
 	}
 }
 

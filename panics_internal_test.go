@@ -81,8 +81,8 @@ func TestALogThatPanicsStopsNoDeletions(t *testing.T) {
 		r := newRegistry(memory.New())
 		defer r.Close()
 		app := &App{registry: r, ctx: caddy.Context{Context: t.Context()}, logger: zap.New(panickyCore{zapcore.NewNopCore()})}
-		r.deletions.add(eventBatch{app: app, events: make([]webhook.Event, 1)}) // nobody handles it
-		<-r.deletions.mark()
+		r.later.add(eventBatch{app: app, events: make([]webhook.Event, 1)}) // nobody handles it
+		<-r.later.mark()
 	})
 	check()
 }

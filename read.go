@@ -252,7 +252,7 @@ func (h *Handler) checkUpgrade(w http.ResponseWriter, r *http.Request) (protocol
 		return "", &httpjson.Error{Status: status, Code: "BAD_REQUEST", Message: problem, Upgrade: status == http.StatusUpgradeRequired}
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && !sameOrigin(origin, r.Host) && !h.origins.allow(origin) {
-		return "", &httpjson.Error{Status: http.StatusForbidden, Code: "FORBIDDEN", Message: "pages of this origin may not connect here"}
+		return "", httpjson.Forbidden("pages of this origin may not connect here")
 	}
 	protocol, ok := transport.SelectProtocol(r, h.Protocols)
 	switch {

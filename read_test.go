@@ -1,6 +1,7 @@
 package megaphone_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -35,7 +36,8 @@ func TestReadSendsLinesAndEndsCleanly(t *testing.T) {
 	if took := time.Since(start); took < time.Second {
 		t.Errorf("the read lasted %v, want at least 1s", took)
 	}
-	s.read(c).ends()
+	s.write(c, "2")
+	s.read(c).wants("2") // the clean end has settled the first message
 }
 
 func TestASecondReaderIsRefused(t *testing.T) {
@@ -90,7 +92,7 @@ func TestReadOverHTTP10(t *testing.T) {
 }
 
 func TestAnAbortedReadLosesNothing(t *testing.T) {
-	s := serve(t, "megaphone {\nread_duration 1s\n}", "megaphone")
+	s := serve(t, "", "megaphone")
 	c := s.create()
 	for i := range 3 {
 		s.write(c, fmt.Sprint(i))
@@ -100,7 +102,10 @@ func TestAnAbortedReadLosesNothing(t *testing.T) {
 	r.close()
 	s.write(c, "3")
 	s.awaitNoReader(c)
-	s.read(c).ends("0", "1", "2", "3")
+	again := s.read(c)
+	again.wants("0", "1", "2", "3")
+	s.write(c, "4")
+	again.wants("4")
 }
 
 func TestServerSentEvents(t *testing.T) {
@@ -122,20 +127,26 @@ func TestServerSentEvents(t *testing.T) {
 	if match == nil || !strings.Contains(match[2], match[1]) {
 		t.Fatalf("stream %q", text)
 	}
-	if r := s.do(http.MethodGet, c.readPath()+"?event=sid", http.Header{"Accept": {"text/event-stream"}}, nil); !strings.HasPrefix(r.body, "retry: 1000\nevent: stream\nid: ") {
-		t.Errorf("with ?event=sid: %q", r.body)
+	header := http.Header{"Accept": {"text/event-stream"}}
+	const named = "retry: 1000\nevent: stream\nid: "
+	begin := make([]byte, len(named))
+	if _, err := io.ReadFull(s.open(http.MethodGet, c.readPath()+"?event=sid", header, nil).Body, begin); err != nil || string(begin) != named {
+		t.Errorf("with ?event=sid: %q, %v", begin, err)
 	}
-	if r := s.do(http.MethodGet, c.readPath()+"?event=id", http.Header{"Accept": {"text/event-stream"}}, nil); r.StatusCode != http.StatusBadRequest || !strings.Contains(r.body, "event takes only sid") {
+	if r := s.do(http.MethodGet, c.readPath()+"?event=id", header, nil); r.StatusCode != http.StatusBadRequest || !strings.Contains(r.body, "event takes only sid") {
 		t.Errorf("with ?event=id: %d %s", r.StatusCode, r.body)
 	}
-	for _, lastEvent := range []string{"", match[1]} {
-		header := http.Header{"Accept": {"text/event-stream"}}
-		if lastEvent != "" {
-			header.Set("Last-Event-ID", lastEvent)
+	s.write(c, `"next"`)
+	for _, test := range []struct{ lastEvent, want string }{{"", `"line\nfeed"`}, {match[1], `"next"`}} {
+		header := header.Clone()
+		if test.lastEvent != "" {
+			header.Set("Last-Event-ID", test.lastEvent)
 		}
-		r := s.do(http.MethodGet, c.readPath(), header, nil)
-		if again := strings.Contains(r.body, "data:"); again != (lastEvent == "") {
-			t.Errorf("after %q: %q", lastEvent, r.body)
+		lines := bufio.NewScanner(s.open(http.MethodGet, c.readPath(), header, nil).Body) // takes over
+		for lines.Scan() && !strings.HasPrefix(lines.Text(), "data:") {
+		}
+		if !strings.HasSuffix(lines.Text(), test.want+"}") {
+			t.Errorf("after %q: the first message is %q, %v, want %s", test.lastEvent, lines.Text(), lines.Err(), test.want)
 		}
 	}
 }

@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // startRedis starts a redis-server, and returns the path of its socket.
@@ -161,38 +159,6 @@ func TestRedisThatCannotBeReachedChangesNothing(t *testing.T) {
 	}
 	s.write(c, "1")
 	s.read(c).wants("1")
-}
-
-// TestRedisSettings: mistakes in JSON, and in what placeholders stand for, are found without a connection.
-func TestRedisSettings(t *testing.T) {
-	t.Setenv("ADDRESS", "redis://localhost")
-	empty := filepath.Join(t.TempDir(), "empty")
-	if err := os.WriteFile(empty, []byte(" \n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, test := range []struct{ settings, want string }{
-		{`{}`, ""},
-		{`{"addresses":["a:1"],"password":"{env.HOME}","keys":"0123456789abcdef","durability":"replica 2"}`, ""},
-		{`{"addresses":["{env.ADDRESS}"]}`, `"redis://localhost" is a URL: write host:port`},
-		{`{"password":"{env.NO_SUCH_VARIABLE}"}`, "password: "},
-		{`{"addresses":["a:1","b:1"]}`, "add sentinel <name> or cluster"},
-		{`{"durability":"two"}`, "use none, replica and a number of replicas"},
-		{`{"timeout":-1}`, "use durations above zero"},
-		{`{"database":-1}`, "use 0 or more"},
-		{`{"keys":"short"}`, "use 16 or more"},
-		{`{"password_file":"/no/such/file"}`, "password_file: open /no/such/file"},
-		{fmt.Sprintf(`{"password_file":%q}`, empty), "is empty: write the password into it"},
-		{`{"tls":{"ca":"/no/such/file"}}`, "tls: ca: open /no/such/file"},
-		{fmt.Sprintf(`{"tls":{"ca":%q}}`, empty), "has no certificate in PEM"},
-		{`{"tls":{"cert":"a"}}`, "cert and key belong together"},
-		{`{"tsl":{}}`, "tsl"},
-	} {
-		config := `{"broker":{"module":"redis",` + strings.TrimPrefix(strings.Replace(test.settings, "{}", `{"cluster":false}`, 1), "{") + `}`
-		err := caddy.Validate(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}, AppsRaw: caddy.ModuleMap{"megaphone": []byte(config)}})
-		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: error %v, want %q", test.settings, err, test.want)
-		}
-	}
 }
 
 // TestRedisThatStopsIsNotHealthy: health turns bad while Redis does not answer, and is well again by itself. Metrics, the admin

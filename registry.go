@@ -20,6 +20,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/heaplimit"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 	"github.com/caddy-megaphone/megaphone/internal/metrics"
+	_ "github.com/caddy-megaphone/megaphone/internal/redismodule" // the module megaphone.brokers.redis
+	"github.com/caddy-megaphone/megaphone/internal/topicend"
 	"github.com/caddy-megaphone/megaphone/internal/warning"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
@@ -28,15 +30,17 @@ import (
 type registry struct {
 	broker broker.Broker
 
-	metrics   *metrics.Metrics
-	webhooks  *webhook.Metrics
-	warnings  warnings
-	closes    closeCodes
-	refused   warning.Limiter // messages that clients refuse because of their size
-	active    activeApps
-	deletions deletionQueue
-	heap      heaplimit.Guard
-	bodies    *conn.Bodies
+	metrics  *metrics.Metrics
+	webhooks *webhook.Metrics
+	warnings warnings
+	closes   closeCodes
+	refused  warning.Limiter // messages that clients refuse because of their size
+	active   activeApps
+	later    eventQueue
+	heap     heaplimit.Guard
+	bodies   *conn.Bodies
+
+	topicEnds topicend.Ends
 
 	ends     chan struct{}   // closed when Close is called
 	closing  context.Context // ends when the Broker is closed
@@ -60,7 +64,7 @@ func newRegistry(b broker.Broker) *registry {
 		bodies:   conn.NewBodies(broker.ErrClosed),
 		ends:     make(chan struct{}),
 	}
-	s.deletions.wake, s.deletions.done = make(chan struct{}, 1), make(chan struct{})
+	s.later.wake, s.later.done = make(chan struct{}, 1), make(chan struct{})
 	s.closing, s.close = context.WithCancel(context.Background())
 	if b, ok := b.(broker.MemoryUser); ok {
 		s.heap.Messages = b.MemoryUsed
@@ -68,7 +72,10 @@ func newRegistry(b broker.Broker) *registry {
 	if b, ok := b.(broker.DeletionSource); ok {
 		b.OnDeletions(s.reportDeletions)
 	}
-	go s.emitDeletions()
+	if b, ok := b.(broker.TopicSource); ok {
+		b.OnTopics(s.reportTopics)
+	}
+	go s.emitLater()
 	return s
 }
 
@@ -195,6 +202,7 @@ func (s *registry) Close() {
 	defer s.bodies.End()
 	defer s.close()
 	defer guard.Recover(guard.Broker)
+	s.topicEnds.Close(s.exitTime(maxExitEnds))
 	s.broker.Close()
 }
 

@@ -11,13 +11,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/jsontext"
-)
-
-// maxDuration is the longest duration that a setting may have. Longer ones have no use, and a time that is several of
-// them from now has no representation.
-const (
-	maxDuration     = 3650 * 24 * time.Hour
-	maxDurationText = "3650d"
+	"github.com/caddy-megaphone/megaphone/internal/setting"
 )
 
 // maxMaxMessageSize is the largest value of max_message_size, in bytes. A message is in memory as a whole.
@@ -67,7 +61,7 @@ func unmarshalStrictly(data []byte, v any) error {
 
 // setDefaults sets the defaults of settings that were left out.
 func (a *App) setDefaults() {
-	setDefault(&a.Agent, "main")
+	setting.Default(&a.Agent, "main")
 	if a.BrokerRaw == nil {
 		a.BrokerRaw = json.RawMessage(`{"module":"memory"}`)
 	}
@@ -75,25 +69,20 @@ func (a *App) setDefaults() {
 		hold := caddy.Duration(10 * time.Second)
 		a.Hold = &hold
 	}
-	setDefault(&a.Buffer, 100)
-	setDefault(&a.InFlight, 100)
-	setDefault(&a.TTL, caddy.Duration(time.Minute))
-	setDefault(&a.ReadDuration, caddy.Duration(20*time.Second))
-	setDefault(&a.StreamDuration, caddy.Duration(10*time.Minute))
-	setDefault(&a.Heartbeat, caddy.Duration(15*time.Second))
-	setDefault(&a.WriteTimeout, caddy.Duration(10*time.Second))
-	setDefault(&a.MaxMessageSize, 2_000_000)
-	setDefault(&a.MaxChannels, 1_000_000)
-	setDefault(&a.MaxMemory, 1<<30)
-	setDefault(&a.MaxReaders, 100_000)
-}
-
-// setDefault sets a setting that is zero to a value.
-func setDefault[T comparable](setting *T, value T) {
-	var unset T
-	if *setting == unset {
-		*setting = value
-	}
+	setting.Default(&a.Buffer, 100)
+	setting.Default(&a.InFlight, 100)
+	setting.Default(&a.TTL, caddy.Duration(time.Minute))
+	setting.Default(&a.ReadDuration, caddy.Duration(20*time.Second))
+	setting.Default(&a.StreamDuration, caddy.Duration(10*time.Minute))
+	setting.Default(&a.Heartbeat, caddy.Duration(15*time.Second))
+	setting.Default(&a.WriteTimeout, caddy.Duration(10*time.Second))
+	setting.Default(&a.MaxMessageSize, 2_000_000)
+	setting.Default(&a.MaxChannels, 1_000_000)
+	setting.Default(&a.MaxMemory, 1<<30)
+	setting.Default(&a.MaxReaders, 100_000)
+	setting.Default(&a.MaxTTL, max(caddy.Duration(24*time.Hour), a.TTL))
+	setting.Default(&a.MaxTopics, 1000)
+	setting.Default(&a.TopicTTL, caddy.Duration(time.Hour))
 }
 
 // Validate implements [caddy.Validator]. It checks the settings with their defaults.
@@ -104,7 +93,19 @@ func (a *App) Validate() error {
 	if a.Webhooks != nil && len(a.Webhooks) == 0 {
 		return errEmptyList("webhooks", "none")
 	}
-	return a.checkNumbers()
+	if err := a.checkNumbers(); err != nil {
+		return err
+	}
+	return a.checkMaxTTL()
+}
+
+// checkMaxTTL checks that max_ttl allows ttl, if both are set.
+func (a *App) checkMaxTTL() error {
+	if a.MaxTTL != 0 && a.MaxTTL < a.TTL {
+		return fmt.Errorf("max_ttl is %v, and ttl is %v: make max_ttl at least as long, or leave it out for the default",
+			time.Duration(a.MaxTTL), time.Duration(a.TTL))
+	}
+	return nil
 }
 
 // checkNumbers checks that all numbers and durations are in range. The defaults must be set.
@@ -125,6 +126,7 @@ func (a *App) checkNumbers() error {
 		{"max_channels", int64(a.MaxChannels)},
 		{"max_memory", a.MaxMemory},
 		{"max_readers", int64(a.MaxReaders)},
+		{"max_topics", int64(a.MaxTopics)},
 	} {
 		if count.value <= 0 {
 			return errNotPositive(count.name, "the default")
@@ -142,10 +144,15 @@ func (a *App) checkNumbers() error {
 		{"stream_duration", a.StreamDuration},
 		{"heartbeat", a.Heartbeat},
 		{"write_timeout", a.WriteTimeout},
+		{"max_ttl", a.MaxTTL},
+		{"topic_ttl", a.TopicTTL},
 	} {
 		if err := checkDuration(duration.name, duration.value); err != nil {
 			return err
 		}
+	}
+	if a.TopicKeep < 0 {
+		return errors.New("topic_keep must not be negative: use 0 for none, or leave it out")
 	}
 	if a.Hold != nil && *a.Hold > 0 {
 		return checkDuration("hold", *a.Hold)
@@ -158,8 +165,8 @@ func checkDuration(name string, d caddy.Duration) error {
 	if d <= 0 {
 		return errNotPositive(name, "the default")
 	}
-	if time.Duration(d) > maxDuration {
-		return fmt.Errorf("%s: %v is too long: use at most %s", name, time.Duration(d), maxDurationText)
+	if time.Duration(d) > setting.MaxDuration {
+		return fmt.Errorf("%s: %v is too long: use at most %s", name, time.Duration(d), setting.MaxDurationText)
 	}
 	return nil
 }

@@ -123,27 +123,3 @@ func TestSettingsOfASiteAreDocumented(t *testing.T) {
 		}
 	}
 }
-
-func TestSettingsOfTheBrokerRedisAreDocumented(t *testing.T) {
-	docs := documented(t, "The broker redis")
-	for name, set := range new(RedisBroker).settings() {
-		text, ok := docs[name]
-		delete(docs, name)
-		switch {
-		case !ok:
-			t.Errorf("docs/settings.md lacks %s", name)
-		case slices.Contains(unset, text):
-		case name == "address" || name == "durability":
-			if err := new(RedisBroker).UnmarshalCaddyfile(caddyfile.NewTestDispenser("redis {\n" + name + " " + text + "\n}")); err != nil {
-				t.Errorf("docs/settings.md: %v", err)
-			}
-		default:
-			if err := set.set(text); err != nil {
-				t.Errorf("docs/settings.md: %s: %v", name, err)
-			}
-		}
-	}
-	for name := range docs {
-		t.Errorf("docs/settings.md has the setting %s, which does not exist", name)
-	}
-}

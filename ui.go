@@ -117,6 +117,14 @@ type uiState struct {
 	Settings   uiSettings `json:"settings"`
 	// Server is nil unless the site serves manage.
 	Server *uiServer `json:"server,omitempty"`
+	// Topics are some of the topics, at most uiListed. It is nil unless the site serves topics.
+	Topics []uiTopic `json:"topics,omitempty"`
+}
+
+// A uiTopic is a topic and its state.
+type uiTopic struct {
+	Name string `json:"topic"`
+	topicState
 }
 
 // uiSettings are settings of the server. Durations are in milliseconds.
@@ -175,6 +183,15 @@ func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		state.Server = server
+	}
+	if h.serves[topicEndpoint] {
+		page, err := h.topics.ListTopics(r.Context(), broker.TopicListOptions{Limit: uiListed})
+		if err != nil {
+			return err
+		}
+		for _, info := range page.Topics {
+			state.Topics = append(state.Topics, uiTopic{info.Name, newTopicState(info)})
+		}
 	}
 	state.Now = time.Now().UTC()
 	reply, err := json.Marshal(state)

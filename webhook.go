@@ -11,13 +11,15 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
 
+	"github.com/caddy-megaphone/megaphone/internal/setting"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
 
 // Webhook posts channel events to a URL. It signs and repeats requests as the Standard Webhooks specification says. The
 // file docs/webhooks.md describes the requests.
 type Webhook struct {
-	// The event to post: `channel_deleted`, `channel_created`, `reader_connected` or `reader_disconnected`. Required.
+	// The event to post: `channel_deleted`, `channel_created`, `reader_connected`, `reader_disconnected`, `topic_occupied` (a
+	// topic has got its first member) or `topic_vacated` (it has lost its last one). Required.
 	Event string `json:"event,omitempty"`
 
 	// The `http` or `https` URL that gets the events. Placeholders such as `{env.WEBHOOK_URL}` are supported. Required.
@@ -116,9 +118,9 @@ func (w *Webhook) UnmarshalJSON(data []byte) error {
 
 // setDefaults sets the defaults of settings that were left out.
 func (w *Webhook) setDefaults() {
-	setDefault(&w.Timeout, caddy.Duration(10*time.Second))
-	setDefault(&w.GiveUp, caddy.Duration(time.Hour))
-	setDefault(&w.Queue, 100_000)
+	setting.Default(&w.Timeout, caddy.Duration(10*time.Second))
+	setting.Default(&w.GiveUp, caddy.Duration(time.Hour))
+	setting.Default(&w.Queue, 100_000)
 }
 
 // checkNumbers checks that all numbers and durations are in range. The defaults must be set.
@@ -137,12 +139,12 @@ func (w *Webhook) provision() error {
 	if err := checkEvent(w.Event); err != nil {
 		return err
 	}
-	for name, setting := range map[string]*string{"url": &w.URL, "secret": &w.Secret} {
-		value, err := caddy.NewReplacer().ReplaceOrErr(*setting, true, true)
+	for name, text := range map[string]*string{"url": &w.URL, "secret": &w.Secret} {
+		value, err := caddy.NewReplacer().ReplaceOrErr(*text, true, true)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		*setting = value
+		*text = value
 	}
 	w.setDefaults()
 	if err := w.checkNumbers(); err != nil {
@@ -191,11 +193,11 @@ func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 	if a.hasWebhook(len(a.Webhooks), w) {
 		return d.Errf("webhook: %v", errWebhookTwice(w))
 	}
-	settings := map[string]setting{
-		"secret":  {w.parseSecret, "{env.WEBHOOK_SECRET}"},
-		"timeout": duration(&w.Timeout, "10s"),
-		"give_up": duration(&w.GiveUp, "1h"),
-		"queue":   count(&w.Queue, "100000"),
+	settings := map[string]setting.Value{
+		"secret":  setting.New(w.parseSecret, "{env.WEBHOOK_SECRET}"),
+		"timeout": setting.Duration(&w.Timeout, "10s"),
+		"give_up": setting.Duration(&w.GiveUp, "1h"),
+		"queue":   setting.Count(&w.Queue, "100000"),
 	}
 	seen := map[string]bool{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -203,12 +205,12 @@ func (a *App) unmarshalWebhook(d *caddyfile.Dispenser) error {
 		set, ok := settings[name]
 		switch {
 		case !ok:
-			return d.Errf("unrecognized setting %q of webhook: use one of %s", name, names(settings))
+			return d.Errf("unrecognized setting %q of webhook: use one of %s", name, setting.Names(settings))
 		case seen[name]:
-			return errRepeated(d, name)
+			return setting.ErrRepeated(d, name)
 		}
 		seen[name] = true
-		if err := set.parse(d, name); err != nil {
+		if err := set.Parse(d, name); err != nil {
 			return err
 		}
 	}

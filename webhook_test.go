@@ -131,13 +131,19 @@ func (s *server) awaitWebhookFailure() {
 // TestWebhookReceiverRestarts checks that the receiver gets every deletion at least once, even if it stops, answers with
 // errors and starts again, and the configuration is replaced meanwhile.
 func TestWebhookReceiverRestarts(t *testing.T) {
+	const site = "megaphone create write manage"
 	r := newWebhookReceiver(t)
-	s := serve(t, r.settings(""), "megaphone")
+	s := serve(t, r.settings(""), site)
 	var channels []channel
 	create := func(n int) {
 		for range n {
 			c := s.create()
 			s.write(c, "1")
+			if len(channels) >= 20 { // the first ones expire
+				if r := s.deleteChannel(c); r.StatusCode != http.StatusOK {
+					t.Fatalf("delete: %d %s", r.StatusCode, r.body)
+				}
+			}
 			channels = append(channels, c)
 		}
 	}
@@ -146,10 +152,9 @@ func TestWebhookReceiverRestarts(t *testing.T) {
 
 	r.server.Close()
 	create(20)
-	// The channels expire, and the webhook fails.
 	s.awaitMetric("caddy_megaphone_channels", "", func(n float64) bool { return n == 0 })
 	s.awaitWebhookFailure()
-	s.reload(r.settings("buffer 7"), "megaphone")
+	s.reload(r.settings("buffer 7"), site)
 	create(20)
 	r.down.Store(true)
 	r.start()
@@ -176,12 +181,12 @@ func TestARemovedWebhookFinishes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newWebhookReceiver(t)
 			r.down.Store(true)
-			s := serve(t, r.settings(""), "megaphone")
-			c := s.create()
+			s := serve(t, r.settings(""), "megaphone create manage")
+			channels := s.createAndDelete(1)
 			s.awaitWebhookFailure()
 			s.reload("", site)
 			r.down.Store(false)
-			r.await([]channel{c})
+			r.await(channels)
 		})
 	}
 }

@@ -213,10 +213,10 @@ func TestTheCloseCodeOfAClient(t *testing.T) {
 	}
 	// A code that only repeats the server's is not the client's.
 	conn := s.dial(c, "?after=")
-	s.sendText(conn, "{}")
 	if _, _, err := conn.Read(t.Context()); err != nil { // the message
 		t.Fatal(err)
 	}
+	s.sendText(conn, "{}") // only now: the server refuses it at once, perhaps before it sends the message
 	s.wantClose(conn, 4400)
 	if line, object := file.entry(); object["close_code"] != nil || !strings.Contains(line, `"code":""`) {
 		t.Errorf("logged %s", line)

@@ -13,19 +13,7 @@ import (
 
 // serveWrite writes one message (protocol.md 1.4).
 func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, streamID string, entry *accessLogEntry) error {
-	if err := httpjson.CheckJSONType(r); err != nil {
-		return err
-	}
-	key, err := idempotencyKey(r.Header)
-	if err != nil {
-		return err
-	}
-	body, err := httpjson.ReadBody(r, h.app.MaxMessageSize)
-	if err != nil {
-		return err
-	}
-	m, err := broker.NewMessage(streamID, body.Bytes(), key)
-	httpjson.FreeBody(body)
+	m, err := h.readMessage(r, streamID)
 	if err != nil {
 		return err
 	}
@@ -37,6 +25,31 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, producer, s
 		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
 	return nil
+}
+
+// readMessage reads the one message of a request.
+func (h *Handler) readMessage(r *http.Request, streamID string) (*broker.Message, error) {
+	if err := httpjson.CheckJSONType(r); err != nil {
+		return nil, err
+	}
+	key, err := idempotencyKey(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	merge, err := mergeOf(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	body, err := httpjson.ReadBody(r, h.app.MaxMessageSize)
+	if err != nil {
+		return nil, err
+	}
+	m, err := broker.NewMessage(streamID, body.Bytes(), key)
+	httpjson.FreeBody(body)
+	if err != nil {
+		return nil, err
+	}
+	return m.WithMerge(merge), nil
 }
 
 var errKey = errors.New("a key is 1 to 255 visible ASCII characters")
@@ -53,6 +66,21 @@ func idempotencyKey(h http.Header) (string, error) {
 	return values[0], nil
 }
 
+var errMerge = errors.New(`a message is merged by "replace" or "append"`)
+
+// mergeOf returns how the message of a request may be merged (protocol.md 2.13).
+func mergeOf(h http.Header) (broker.Merge, error) {
+	values := h.Values("Megaphone-Merge")
+	if len(values) == 0 {
+		return broker.MergeNone, nil
+	}
+	how, ok := broker.ParseMerge(values[0])
+	if !ok || len(values) > 1 {
+		return how, httpjson.BadRequest("Megaphone-Merge: " + errMerge.Error())
+	}
+	return how, nil
+}
+
 // A batch is the body of a write-batch request.
 type batch struct {
 	Channels   jsontext.Strings `json:"channels"`
@@ -64,6 +92,7 @@ type batchMessage struct {
 	StreamID jsontext.String  `json:"streamId"`
 	Body     json.RawMessage  `json:"body"`
 	Key      *jsontext.String `json:"key"`
+	Merge    *jsontext.String `json:"merge"`
 }
 
 type batchMessages []batchMessage
@@ -88,10 +117,18 @@ func (ms batchMessages) render() ([]*broker.Message, error) {
 				return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errKey))
 			}
 		}
+		how, ok := broker.MergeNone, true
+		if m.Merge != nil {
+			how, ok = broker.ParseMerge(string(*m.Merge))
+		}
+		if !ok {
+			return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, errMerge))
+		}
 		var err error
 		if rendered[i], err = broker.NewMessage(string(m.StreamID), m.Body, key); err != nil {
 			return nil, httpjson.BadRequest(fmt.Sprintf("messages[%d]: %v", i, err))
 		}
+		rendered[i].WithMerge(how)
 	}
 	return rendered, nil
 }

@@ -32,6 +32,12 @@ import (
 // Messages: a Broker may return another [Message] than it was given, with an equal line. It may fetch messages ahead of
 // Take.
 //
+// Merging (protocol.md 2.13): where a message would be put behind a pending one with which it may be merged
+// ([Message.CanMerge]), the channel holds what they become ([Message.MergeWith]) in its place. So nothing that is in flight
+// changes, and the order holds. A message that is merged needs no room in the buffer, but room in memory as any other. It counts
+// as accepted. The message that is no longer there counts as let go, so a repeat of it is dropped, but it was never sent, so no
+// cursor shows it. While a reader waits for messages, or has them fetched ahead, a Broker may leave messages as they are.
+//
 // Errors are the sentinels of this package, wrapped or not. Any other error is a fault of the Broker, and the channel is
 // as if the call had not been made. If that is not known, the error is [ErrOutcomeUnknown].
 //
@@ -51,19 +57,20 @@ type Broker interface {
 	//
 	// While the channel holds l.Buffer pending messages, and while the memory for messages is used up, Publish waits at
 	// most l.Hold, first come first served for each channel. Then it fails with [ErrTimeout], or with [ErrMemoryLimit] if
-	// memory was what it waited for. If the messages that wait take too much memory already, it fails with ErrMemoryLimit at
+	// memory was what it waited for. A message that is merged with the newest pending one does not wait, unless others wait
+	// before it. If the messages that wait take too much memory already, it fails with ErrMemoryLimit at
 	// once. It fails with [ErrNotFound] if the channel is deleted meanwhile, with the error of ctx if that ends, and with
 	// [ErrClosed] if the Broker closes. If Publish fails, the message is in no channel and never will be, unless the error
 	// is [ErrOutcomeUnknown].
 	Publish(ctx context.Context, producer string, m *Message, l Limits) error
 
-	// PublishNow does what Publish does if that needs no wait, no other machine and ends without an error. It reports
+	// PublishNow does what Publish does, merging too, if that needs no wait, no other machine and ends without an error. It reports
 	// whether it did. If it returns false, nothing has happened, and the caller must call Publish. A Broker may always
 	// return false.
 	PublishNow(producer string, m *Message, l Limits) bool
 
 	// PublishBatch appends all messages to each of the channels, as Publish does. Channels proceed side by side and share
-	// one l.Hold. The result has an [Outcome] for each producer address, in their order. A duplicate counts as accepted.
+	// one l.Hold. Messages of the batch are merged with each other as with those before. The result has an [Outcome] for each producer address, in their order. A duplicate counts as accepted.
 	PublishBatch(ctx context.Context, producers []string, ms []*Message, l Limits) []Outcome
 
 	// Ingest begins a stream of writes to many channels. The caller must call Finish.

@@ -5,7 +5,8 @@ import "context"
 // An Ingestion is one producer's stream of writes to many channels (protocol.md 2.6). A channel without room holds back
 // its own messages only. An Ingestion is for one goroutine at a time.
 type Ingestion interface {
-	// Write appends a message to the channel of a producer address, as [Broker].Publish does, but does not wait for room.
+	// Write appends a message to the channel of a producer address, or merges it, as [Broker].Publish does, but does not wait
+	// for room.
 	// It waits only while the ingestion holds back more than 1 MiB of messages (protocol.md 2.6), and fails with the error
 	// of ctx if that ends meanwhile. Finish tells, under the given number, what became of the message. Write does not keep
 	// the bytes of the address.

@@ -88,6 +88,8 @@ type StoredMessage struct {
 	// Keyed tells whether the message was written with an idempotency key. The key itself is not needed: ID is derived
 	// from it.
 	Keyed bool
+	// Merge says how the message may be merged.
+	Merge Merge
 	// Body is one JSON value.
 	Body []byte
 }
@@ -97,7 +99,7 @@ type StoredMessage struct {
 // write some of its characters in another way ([RestoreLine] has no exception). RestoreMessage keeps neither the body nor the string. It fails with
 // [ErrMessage].
 func RestoreMessage(s StoredMessage) (*Message, error) {
-	m := &Message{id: s.ID, keyed: s.Keyed, at: clock.At(s.Time)}
+	m := &Message{id: s.ID, keyed: s.Keyed, merge: s.Merge, at: clock.At(s.Time)}
 	line, err := m.begin(s.StreamID, len(s.Body))
 	if err != nil {
 		return nil, err
@@ -236,7 +238,12 @@ func (m *Message) Body() []byte { return m.line[m.body : len(m.line)-int(m.tail)
 
 // StreamID returns the stream that the message was written to.
 func (m *Message) StreamID() string {
-	text, _ := jsontext.Text(m.line[len(lineStart) : int(m.body)-lineFrame-int(m.extra)])
+	return textOf(m.streamJSON())
+}
+
+// textOf returns the text of a JSON string that has been checked.
+func textOf(value []byte) string {
+	text, _ := jsontext.Text(value)
 	return string(text)
 }
 

@@ -69,7 +69,7 @@ type Stats struct {
 	Topics, Memberships int
 	KeptBytes           int64
 	// Published counts messages that were published to topics, and Skipped how often a member has missed one of them because it
-	// had no room.
+	// had no room. Such a message counts neither as received nor as refused by the channel.
 	Published, Skipped uint64
 	// Created and Deleted count channels.
 	Created uint64
@@ -77,7 +77,8 @@ type Stats struct {
 
 	// PublishWait is how long accepted messages waited for room. Most did not wait.
 	PublishWait Histogram
-	// DeliveryDelay is the time from a message's timestamp until a reader was given it for the first time.
+	// DeliveryDelay is the time from a message's timestamp until a reader was given it for the first time. For a kept message
+	// of a topic it is the time since the channel joined.
 	DeliveryDelay Histogram
 	// ChannelLife is how long deleted channels had lived. Metrics under the names of the original Megaphone need the bounds
 	// 80 s, 160 s and so on, doubled up to 20480 s, and leave out those that are missing.

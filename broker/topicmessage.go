@@ -64,26 +64,3 @@ func (m *Message) Missed(missed int) *Message {
 		extra: uint8(len(text)), tail: m.tail, body: m.body + uint32(len(text)), //nolint:gosec // a few digits
 	}
 }
-
-// A Merge says how a message may be merged with the newest pending message of its channel (protocol.md 2.13). Both must have
-// the same stream id and the same Merge.
-type Merge uint8
-
-const (
-	// MergeNone means that the message is never merged.
-	MergeNone Merge = iota
-	// MergeReplace means that it takes the place of the other one.
-	MergeReplace
-	// MergeAppend means that both become one, if both bodies are strings or both arrays, and the whole is not too large
-	// ([Limits].MaxMessage).
-	MergeAppend
-)
-
-// WithMerge sets how the message may be merged, and returns the message. It must be called before anybody else has the message.
-func (m *Message) WithMerge(how Merge) *Message {
-	m.merge = how
-	return m
-}
-
-// Merge returns how the message may be merged.
-func (m *Message) Merge() Merge { return m.merge }

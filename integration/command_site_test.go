@@ -38,6 +38,20 @@ func TestSendTellsWhatWasWrittenOfAnUnfinishedStream(t *testing.T) {
 	}
 }
 
+func TestSentMessagesAreMerged(t *testing.T) {
+	t.Parallel()
+	s := newCommandServer(t, "megaphone {\nbuffer 1\nhold 0s\ninspect_messages\n}")
+	a := s.create()
+	s.run(0, "", "send", "--merge", "append", a.ProducerAddress, "s", `"a"`, `"b"`)
+	s.run(0, "c\nd\n", "send", "--merge", "append", "--text", a.ProducerAddress, "s")
+	if out, stderr := s.run(0, "", "show", "--json", "--messages", "9", a.ProducerAddress); !strings.Contains(out, `"abcd"`) {
+		t.Errorf("show: %s%s", out, stderr)
+	}
+	if _, stderr := s.run(1, "", "send", "--merge", "Append", a.ProducerAddress, "s", "1"); !strings.Contains(stderr, "replace or append") {
+		t.Errorf("send: %s", stderr)
+	}
+}
+
 func TestInterruptedSendTellsWhatWasWritten(t *testing.T) {
 	t.Parallel()
 	s := newCommandServer(t, "")

@@ -41,12 +41,14 @@ func TestMaxMemoryBoundsTheProcess(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a long time")
 	}
+	t.Parallel()
 	const (
 		limit = 128 << 20
 		base  = 128 << 20 // Caddy without messages, and the requests of the producers
 	)
 	for name, size := range map[string]int{"small messages": 100, "medium messages": 4_000, "large messages": 500_000} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := testserver.New(t)
 			c := startSite(t, s, "megaphone {\nmax_memory 128MiB\nbuffer 1000000\nhold 100ms\nmax_message_size 600KB\n}", "megaphone")
 			ingest := func(lines []byte) {

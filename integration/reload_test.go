@@ -35,7 +35,7 @@ func TestReloadUnderFullLoadWithoutTheListenerWrapper(t *testing.T) {
 type sender func(ctx context.Context, method, path string, header http.Header, body string) (*http.Response, error)
 
 func reloadUnderFullLoad(t *testing.T, options string, send func(*client) sender) {
-	const channels, reloads = 200, 20
+	const channels, reloads = 100, 20
 	s := testserver.New(t)
 	port := testserver.FreePort(t)
 	site := tcpSite(port, "megaphone")
@@ -133,6 +133,8 @@ func produce(ctx context.Context, send sender, to channel, keys bool, stop *atom
 		if err != nil || response.StatusCode != http.StatusCreated {
 			return n, fmt.Errorf("%s %s %w", response.Status, text, err)
 		}
+		// Without the pause, the reloads wait for the processors, and few requests come in the middle of one.
+		time.Sleep(2 * time.Millisecond)
 	}
 	return n, nil
 }

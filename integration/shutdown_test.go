@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -120,10 +121,23 @@ func shutsDownAtOnce(t *testing.T, s *testserver.Server, c *client, reads int, r
 	const writes = 20
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
+	channels, producers := make([]channel, reads), make([]string, reads)
+	for i := range channels {
+		channels[i] = c.create()
+		producers[i] = channels[i].ProducerAddress
+	}
+	for some := range slices.Chunk(producers, 100) {
+		to, err := json.Marshal(some)
+		if err != nil {
+			t.Fatal(err)
+		}
+		batch := fmt.Sprintf(`{"channels":%s,"messages":[{"streamId":"s","body":0}]}`, to)
+		if status, text, err := c.post("/write-batch", batch); status != http.StatusCreated || text != `{"failures":[]}` {
+			t.Fatal(status, text, err)
+		}
+	}
 	ends := make([]func() error, reads)
-	for i := range ends {
-		from := c.create()
-		c.write(from, "0")
+	for i, from := range channels {
 		var err error
 		if ends[i], err = read(ctx, c, from); err != nil {
 			t.Fatal(err)

@@ -254,9 +254,12 @@ async function showState({ consumerAddress, state }) {
 	}
 }
 
-/** Shows the server's figures and channels, if the site reports them. */
+/** Shows the server's figures, channels and topics, if the site reports them. */
 function showServer() {
-	const { server } = site;
+	const { server, topics = [] } = site;
+	$("topics").hidden = !topics.length;
+	$("topic-list").replaceChildren(...topics.map((t) => node("tr", {},
+		...[t.topic, t.members, t.connected, t.kept, t.closed ?? "no"].map((text) => node("td", {}, String(text))))));
 	$("server").hidden = !server;
 	if (!server) {
 		return;

@@ -12,8 +12,8 @@
 // [broker.Message] than it was given.
 //
 // A Broker must pass all tests. It may only leave out the optional interfaces [broker.Drainer], [broker.Statser],
-// [broker.DeletionSource], [broker.MemoryUser] and [broker.Notifier]. A test of an interface that it does not implement is
-// skipped, and says so. [broker.Limits].MaxMemory is not optional: every Broker must bound the messages that it keeps.
+// [broker.DeletionSource], [broker.MemoryUser], [broker.Topics], [broker.TopicSource] and [broker.Notifier]. A test of an
+// interface that it does not implement is skipped, and says so. [broker.Limits].MaxMemory is not optional: every Broker must bound the messages that it keeps.
 package brokertest
 
 import (
@@ -105,6 +105,8 @@ var groups = map[string]group{
 	"ingest":       ingestTests,
 	"keyed":        keyedTests,
 	"memory":       memoryTests,
+	"merge":        mergeTests,
+	"merge limits": mergeLimitTests,
 	"messages":     messageTests,
 	"notify":       notifyTests,
 	"operators":    operatorTests,
@@ -113,6 +115,12 @@ var groups = map[string]group{
 	"shared drain": sharedDrainTests,
 	"statistics":   statsTests,
 	"subscribe":    subscribeTests,
+	"topic events": topicEventTests,
+	"topic memory": topicMemoryTests,
+	"topic merge":  topicMergeTests,
+	"topic model":  topicModelTests,
+	"topics":       topicTests,
+	"topics full":  topicFullTests,
 	"unconfirmed":  unconfirmedTests,
 	"window":       windowTests,
 }
@@ -125,6 +133,8 @@ var needExactLimits = []string{
 	"a message that gets no memory fails, and counts as refused",
 	"a larger limit of a newer configuration counts",
 	"a producer that gets no memory within the hold time learns why",
+	"a producer that waits for memory is merged when there is some",
+	"a publish needs memory",
 	"an expired channel does not count",
 	"an expired channel frees its memory",
 	"close ends the wait for memory",
@@ -134,6 +144,8 @@ var needExactLimits = []string{
 	"producers wait for memory as for a full channel",
 	"there are no more channels than allowed",
 	"there are no more readers than allowed, except those that take over",
+	"topics keep at most half of the memory",
+	"what is merged needs memory",
 	"without a hold time a producer that gets no memory is refused at once",
 }
 
@@ -186,6 +198,8 @@ func defaultLimits(realTime bool) broker.Limits {
 		TTL:         time.Minute,
 		MaxChannels: 1000,
 		MaxMemory:   1 << 30,
+		MaxMessage:  1 << 20,
+		MaxTopics:   10,
 	}
 	if realTime {
 		l.Hold = time.Minute

@@ -39,6 +39,18 @@ var expiryTests = group{
 		r.End(broker.EndClean)
 		s.isTime("the time of expiry", s.state(a.Consumer).Expires, before.Add(ttl), time.Now().Add(ttl))
 	},
+	"a channel may have a time to live of its own": func(s *suite) {
+		s.limits.ChannelTTL = s.pick(time.Hour, 600*time.Millisecond)
+		own, before := s.limits.ChannelTTL, time.Now()
+		a := s.create()
+		s.isTime("the time of expiry", s.state(a.Consumer).Expires, before.Add(own), time.Now().Add(own))
+		s.limits.ChannelTTL, s.limits.TTL = 0, s.pick(time.Minute, time.Hour)
+		r := s.subscribe(a.Consumer)
+		time.Sleep(s.pick(3*own, own*5/4))
+		before = time.Now()
+		r.End(broker.EndClean)
+		s.livesFor(a, before, own)
+	},
 	"expiry ends the wait of a producer": func(s *suite) {
 		s.limits.Hold = time.Hour
 		a := s.create()

@@ -168,10 +168,14 @@ func (g *guest) admit(c *channel) {
 	c.writes = slices.DeleteFunc(c.writes, func(w *write) bool {
 		for len(w.messages) > 0 {
 			m := w.messages[0]
-			room = room && c.pending() < w.limits.Buffer && g.bytes < w.limits.MaxMemory
+			merges := c.merges(w)
+			room = room && (c.pending() < w.limits.Buffer || merges) && g.bytes < w.limits.MaxMemory
 			if !m.Keyed || !slices.Contains(c.keys, m.ID) && c.index(m.ID, len(c.messages)) < 0 {
 				if !room {
 					return false
+				}
+				if merges {
+					m = g.merge(c, m)
 				}
 				c.messages = append(c.messages, m)
 				g.bytes += restore(m).Size()
@@ -197,7 +201,7 @@ func (g *guest) begin(producer string, ms []*broker.Message, l broker.Limits) *w
 	w := &write{limits: l, producer: producer}
 	for _, m := range ms {
 		w.messages = append(w.messages, broker.StoredMessage{
-			ID: m.ID(), StreamID: m.StreamID(), Time: m.Time(), Keyed: m.Keyed(), Body: bytes.Clone(m.Body()),
+			ID: m.ID(), StreamID: m.StreamID(), Time: m.Time(), Keyed: m.Keyed(), Merge: m.Merge(), Body: bytes.Clone(m.Body()),
 		})
 	}
 	var err error
@@ -218,7 +222,7 @@ func (g *guest) withdraw(w *write, why error) {
 	if w.done {
 		return
 	}
-	if timeout && c.pending() < w.limits.Buffer && g.bytes >= w.limits.MaxMemory {
+	if timeout && g.bytes >= w.limits.MaxMemory && (c.pending() < w.limits.Buffer || c.merges(w)) {
 		why = broker.ErrMemoryLimit
 	}
 	w.finish(why)

@@ -291,9 +291,9 @@ func (s *suite) counts(set func(*broker.Stats)) broker.Stats {
 // addsUp checks what holds for all statistics of a Broker at rest.
 func (s *suite) addsUp(t *broker.Stats) {
 	s.Helper()
-	if t.Accepted != t.Settled+t.AllUndelivered()+t.Pending+t.InFlight {
-		s.Errorf("%d messages are accepted, but %d are settled, %d undelivered, %d pending and %d in flight",
-			t.Accepted, t.Settled, t.AllUndelivered(), t.Pending, t.InFlight)
+	if t.Accepted != t.Replaced+t.Appended+t.Settled+t.AllUndelivered()+t.Pending+t.InFlight {
+		s.Errorf("%d messages are accepted, but %d are replaced, %d appended, %d settled, %d undelivered, %d pending and %d in flight",
+			t.Accepted, t.Replaced, t.Appended, t.Settled, t.AllUndelivered(), t.Pending, t.InFlight)
 	}
 	var deleted uint64
 	for _, n := range t.Deleted {

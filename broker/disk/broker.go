@@ -59,6 +59,7 @@ const SegmentSize = 64 << 20
 // A Broker is a [broker.Broker] whose channels outlive the process.
 type Broker struct {
 	*memory.Broker
+	noTopics //nolint:unused // hides methods of the other one
 
 	log     *log
 	options Options
@@ -68,6 +69,13 @@ type Broker struct {
 	closed   bool
 	ready    atomic.Bool
 }
+
+// noTopics hides the topics of the embedded Broker, which the journal does not know: a method that two embedded fields have at
+// the same depth is nobody's. So a Broker implements neither [broker.Topics] nor [broker.TopicSource].
+type noTopics struct{} //nolint:unused // embedded
+
+func (noTopics) PublishTopic() {} //nolint:unused // hides that of memory.Broker
+func (noTopics) OnTopics()     {} //nolint:unused // the same
 
 // Open returns a Broker. It touches no file until [Broker.Start] is called. The caller must call Close.
 func Open(o Options) *Broker {

@@ -56,7 +56,7 @@ func (l *log) compactSegment(s sealed) (int64, error) {
 	if err != nil {
 		return 0, l.lost(s, err)
 	}
-	copies := copier{log: l, sequence: s.sequence, data: data, places: map[int]place{}}
+	copies := copier{log: l, sequence: s.sequence, data: data, places: map[int]place{}, renewed: map[journal.ID]uint64{}}
 	err = guardReads(func() error {
 		end, err := readRecords(data, s.sequence, s.end, copies.copy)
 		if err == nil && end != s.end && !errors.Is(err, errDamaged) {
@@ -134,8 +134,9 @@ type copier struct {
 	log      *log
 	sequence uint64
 	data     []byte
-	places   map[int]place // by the offset of the original: where a message is now that several channels hold
-	copied   int64         // bytes
+	places   map[int]place         // by the offset of the original: where a message is now that several channels hold
+	renewed  map[journal.ID]uint64 // of a channel, the position last written as it is now: see renew
+	copied   int64                 // bytes
 	err      error
 
 	// These are of the record that is looked at.
@@ -172,7 +173,11 @@ func (c *copier) look(live journal.Locked) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if r.kind == kindSame {
+	switch now := live.At(r.position); {
+	case r.kind != kindChannel && c.isOutdated(now):
+		c.err = c.renew(now)
+		return
+	case r.kind == kindSame:
 		c.err = c.copySame(r)
 		return
 	}
@@ -202,7 +207,9 @@ func (c *copier) copySame(r *record) error {
 	if err != nil {
 		return err
 	}
-	at, err := c.write(appendPut(nil, r.id, r.position, original.flags|sharedFlag), original.line)
+	f := original.flags
+	f.kind |= sharedFlag
+	at, err := c.write(appendPut(nil, r.id, r.position, f), original.line)
 	c.places[r.offset] = place{l.head.sequence, at}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 )
 
 // A testFolder is a folder in memory that can lose what was not synced, and fail. Its zero value is empty.
@@ -24,6 +25,8 @@ type testFolder struct {
 	crash func(operation int, image map[string][]byte)
 	// torn, if it is not nil, leaves some of what was not synced.
 	torn *rand.Rand
+	// syncTime is how long a sync takes.
+	syncTime time.Duration
 }
 
 // A testFile is a file of a testFolder.
@@ -222,6 +225,7 @@ func (f *testFile) written(from, to int) error {
 }
 
 func (f *testFile) sync() error {
+	time.Sleep(f.folder.syncTime)
 	f.folder.mu.Lock()
 	defer f.folder.mu.Unlock()
 	if err := f.folder.step("sync", f.name); err != nil {

@@ -103,9 +103,9 @@ func (l *log) Put(h journal.Holder, id journal.ID, position uint64, m *broker.Me
 // put writes a message, in parts if it is large. The lock is held.
 func (l *log) put(id journal.ID, position uint64, m *broker.Message, batch *journal.Batch, u urgency) error {
 	var buffer [64]byte
-	line, flags := m.Line(), flagsOf(m, batch != nil || m.Uses().Buffered.Load() > 1)
+	line, f := m.Line(), flagsOf(m, batch != nil || m.Uses().Buffered.Load() > 1)
 	if len(line) > l.maxRecord() {
-		return l.putParts(id, position, flags, line, u)
+		return l.putParts(id, position, f, line, u)
 	}
 	if batch != nil {
 		if err := l.makeRoom(recordSize(len(buffer)), u); err != nil { // or else the head may change below
@@ -116,7 +116,7 @@ func (l *log) put(id journal.ID, position uint64, m *broker.Message, batch *jour
 			return err
 		}
 	}
-	offset, err := l.write(appendPut(buffer[:0], id, position, flags), line, u)
+	offset, err := l.write(appendPut(buffer[:0], id, position, f), line, u)
 	if err == nil && batch != nil {
 		batch.Place.Store(l.head.sequence<<32 | uint64(offset)) //nolint:gosec // not negative
 	}
@@ -124,12 +124,12 @@ func (l *log) put(id journal.ID, position uint64, m *broker.Message, batch *jour
 }
 
 // putParts writes a message in parts. The lock is held.
-func (l *log) putParts(id journal.ID, position uint64, flags byte, line []byte, u urgency) error {
+func (l *log) putParts(id journal.ID, position uint64, f flags, line []byte, u urgency) error {
 	var buffer [64]byte
 	sum := crc32.Checksum(line, castagnoli)
 	for offset := 0; offset < len(line); offset += l.maxRecord() {
 		part := line[offset:min(len(line), offset+l.maxRecord())]
-		if _, err := l.write(appendPart(buffer[:0], id, position, flags, sum, len(line), offset), part, u); err != nil {
+		if _, err := l.write(appendPart(buffer[:0], id, position, f, sum, len(line), offset), part, u); err != nil {
 			return err // what is written of it does not count
 		}
 	}

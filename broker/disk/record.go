@@ -42,6 +42,11 @@ const (
 	keyedFlag byte = 0x40
 	// sharedFlag marks one whose message several channels have. They share its memory after a restart, too.
 	sharedFlag byte = 0x20
+	// mergeFlag marks one whose message may be merged. A byte after the position says how: a [broker.Merge], and pieceBit.
+	mergeFlag byte = 0x10
+	// pieceBit, in that byte, marks a piece that was appended to the message which the position had until then. How long the
+	// body of that was follows, so that no piece counts behind one that is missing. A record without it replaces the message.
+	pieceBit byte = 0x80
 	// skipFlag marks records that a reader may skip if it does not know their kind. There are none yet.
 	skipFlag byte = 0x80
 )
@@ -62,15 +67,27 @@ func appendID(b []byte, kind byte, id journal.ID) []byte {
 	return binary.AppendUvarint(b, uint64(id.Tag))
 }
 
+// appendPosition appends the beginning of a payload that has a message or a part of it.
+func appendPosition(b []byte, kind byte, id journal.ID, position uint64, f flags) []byte {
+	b = binary.AppendUvarint(appendID(b, kind|f.kind, id), position)
+	if f.kind&mergeFlag == 0 {
+		return b
+	}
+	if f.after == 0 {
+		return append(b, byte(f.merge))
+	}
+	return binary.AppendUvarint(append(b, byte(f.merge)|pieceBit), uint64(f.after)) //nolint:gosec // not negative
+}
+
 // appendPut appends the payload of a kindPut up to the line.
-func appendPut(b []byte, id journal.ID, position uint64, flags byte) []byte {
-	return binary.AppendUvarint(appendID(b, kindPut|flags, id), position)
+func appendPut(b []byte, id journal.ID, position uint64, f flags) []byte {
+	return appendPosition(b, kindPut, id, position, f)
 }
 
 // appendPart appends the payload of a kindPart up to the bytes of the line that begin at an offset. The sum is that of the
 // whole line. It tells the parts of one line from those of another that was refused before all its parts were written.
-func appendPart(b []byte, id journal.ID, position uint64, flags byte, sum uint32, size, offset int) []byte {
-	b = binary.AppendUvarint(appendID(b, kindPart|flags, id), position)
+func appendPart(b []byte, id journal.ID, position uint64, f flags, sum uint32, size, offset int) []byte {
+	b = appendPosition(b, kindPart, id, position, f)
 	b = binary.LittleEndian.AppendUint32(b, sum)
 	b = binary.AppendUvarint(b, uint64(size))      //nolint:gosec // not negative
 	return binary.AppendUvarint(b, uint64(offset)) //nolint:gosec // not negative
@@ -83,7 +100,7 @@ func appendSame(b []byte, id journal.ID, position uint64, offset int) []byte {
 }
 
 func appendMove(b []byte, id journal.ID, m *journal.Move) []byte {
-	if m.LetGo == 0 {
+	if m.LetGo == 0 && len(m.LetGoKeys) == 0 {
 		return binary.AppendUvarint(appendID(b, kindTake, id), m.Taken)
 	}
 	return appendMoves(appendID(b, kindMove, id), m)
@@ -145,15 +162,25 @@ func fromUnixNano(n int64) time.Time {
 	return time.Unix(0, n)
 }
 
+// flags are what a record says of its message.
+type flags struct {
+	kind  byte // the flags that stand beside the kind
+	merge broker.Merge
+	after int // for a piece: how long the body was to which it was appended, in bytes; otherwise 0
+}
+
 // flagsOf returns the flags of a message.
-func flagsOf(m *broker.Message, shared bool) byte {
-	return bit(m.Keyed(), keyedFlag) | bit(shared, sharedFlag)
+func flagsOf(m *broker.Message, shared bool) flags {
+	return flags{
+		kind:  bit(m.Keyed(), keyedFlag) | bit(shared, sharedFlag) | bit(m.Merge() != broker.MergeNone, mergeFlag),
+		merge: m.Merge(),
+	}
 }
 
 // A record is the payload of a record, taken apart. Which fields it has depends on the kind.
 type record struct {
 	kind     byte
-	flags    byte // of the message
+	flags    flags
 	id       journal.ID
 	position uint64
 	sum      uint32 // of the whole line, for kindPart
@@ -180,9 +207,9 @@ func parseRecord(payload []byte) (r record, err error) {
 		return r, errMalformed
 	}
 	d := decoder{rest: payload[1:]}
-	const ofMessages = keyedFlag | sharedFlag
+	const ofMessages = keyedFlag | sharedFlag | mergeFlag
 	kind := payload[0] &^ ofMessages
-	r.kind, r.flags = kind, payload[0]&ofMessages
+	r.kind, r.flags.kind = kind, payload[0]&ofMessages
 	if kind == 0 || kind > kindDelete {
 		if kind&skipFlag != 0 {
 			return record{}, nil
@@ -194,9 +221,13 @@ func parseRecord(payload []byte) (r record, err error) {
 	case kindChannel:
 		r.channel = d.channel(r.id)
 	case kindPut:
-		r.position, r.line = d.uint(), d.all()
+		r.position = d.uint()
+		d.merge(&r.flags)
+		r.line = d.all()
 	case kindPart:
-		r.position, r.sum, r.size, r.offset, r.line = d.uint(), d.sum(), d.int(), d.int(), d.all()
+		r.position = d.uint()
+		d.merge(&r.flags)
+		r.sum, r.size, r.offset, r.line = d.sum(), d.int(), d.int(), d.all()
 		d.bad = d.bad || r.size > maxLine || r.offset+len(r.line) > r.size
 	case kindSame:
 		r.position, r.offset = d.uint(), d.int()
@@ -270,6 +301,21 @@ func (d *decoder) bytes(n int) []byte {
 	b := d.rest[:n]
 	d.rest = d.rest[n:]
 	return b
+}
+
+// merge reads how a message may be merged.
+func (d *decoder) merge(f *flags) {
+	if f.kind&mergeFlag == 0 {
+		return
+	}
+	if b := d.bytes(1); b != nil {
+		f.merge = broker.Merge(b[0] &^ pieceBit)
+		d.bad = d.bad || f.merge == broker.MergeNone || f.merge > broker.MergeAppend
+		if b[0]&pieceBit != 0 {
+			f.after = d.int()
+			d.bad = d.bad || f.after == 0
+		}
+	}
 }
 
 func (d *decoder) all() []byte { return d.bytes(len(d.rest)) }

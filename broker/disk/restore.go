@@ -87,9 +87,7 @@ func (r *restorer) restore(states []*state) error {
 // messagesOf returns the messages that a channel holds, and how many are missing between them.
 func (r *recovery) messagesOf(s *state) (ms []*broker.Message, missing int, err error) {
 	refs := slices.DeleteFunc(s.messages, func(ref messageRef) bool { return ref.position <= s.move.LetGo })
-	byPosition := func(a, b messageRef) int {
-		return cmp.Or(cmp.Compare(a.position, b.position), cmp.Compare(a.part, b.part))
-	}
+	byPosition := func(a, b messageRef) int { return cmp.Compare(a.position, b.position) }
 	if !slices.IsSortedFunc(refs, byPosition) {
 		slices.SortStableFunc(refs, byPosition)
 	}
@@ -100,12 +98,12 @@ func (r *recovery) messagesOf(s *state) (ms []*broker.Message, missing int, err 
 		for n < len(refs) && refs[n].position == refs[0].position {
 			n++
 		}
-		m, err := r.message(refs[:n])
+		m, lost, err := r.message(refs[:n])
 		if err != nil {
 			return nil, 0, err
 		}
 		if m != nil {
-			missing += int(refs[0].position - next) //nolint:gosec // a number of messages
+			missing += lost + int(refs[0].position-next) //nolint:gosec // a number of messages
 			next = refs[0].position + 1
 			ms = append(ms, m)
 		}
@@ -114,35 +112,48 @@ func (r *recovery) messagesOf(s *state) (ms []*broker.Message, missing int, err 
 	return ms, missing, nil
 }
 
-// message makes a message from the records of one position. There may be several: the same one twice, the parts of a large
-// one, and parts of one that was refused. It returns nil if none is complete.
-func (r *recovery) message(refs []messageRef) (*broker.Message, error) {
-	for _, ref := range slices.Backward(refs) {
-		at := place{r.segments[ref.segment].sequence, ref.offset}
-		m, isShared := r.sharedAt(at)
+// message makes a message from the records of one position, in their order. There may be several: the same one twice, the parts
+// of a large one, parts of one that was refused, and those of messages that were merged. It returns nil if none is complete, and
+// how many pieces it has left out.
+func (r *recovery) message(refs []messageRef) (m *broker.Message, missing int, err error) {
+	for i, ref := range slices.Backward(refs) {
+		if m, err = r.messageAt(ref, refs); err != nil {
+			return nil, 0, err
+		}
 		if m != nil {
-			return m, nil
+			m, missing = r.append(m, refs[i+1:])
+			return m, missing, nil
 		}
-		rec, err := r.recordOf(ref)
-		if err != nil {
-			continue // the record that has the line is damaged, and counted as that
-		}
-		line := slices.Clone(rec.line)
-		if rec.kind == kindPart {
-			if line = r.join(refs, &rec); line == nil {
-				continue
-			}
-		}
-		m, err = broker.RestoreLine(line, rec.flags&keyedFlag != 0)
-		if err != nil {
-			return nil, fmt.Errorf("%s, offset %d: %w", r.segments[ref.segment].name, ref.offset, err)
-		}
-		if isShared || rec.flags&sharedFlag != 0 {
-			m = r.share(m, at, isShared)
-		}
+	}
+	return nil, 0, nil
+}
+
+// messageAt returns the message that a record completes, or nil if it completes none.
+func (r *recovery) messageAt(ref messageRef, refs []messageRef) (*broker.Message, error) {
+	at := place{r.segments[ref.segment].sequence, ref.offset}
+	m, isShared := r.sharedAt(at)
+	if m != nil {
 		return m, nil
 	}
-	return nil, nil //nolint:nilnil // as the comment says
+	rec, err := r.recordOf(ref)
+	if err != nil || rec.flags.after != 0 {
+		return nil, nil //nolint:nilerr,nilnil // a piece, or the record that has the line is damaged, and counted as that
+	}
+	line := slices.Clone(rec.line)
+	if rec.kind == kindPart {
+		if line = r.join(refs, &rec); line == nil {
+			return nil, nil //nolint:nilnil // as the comment says
+		}
+	}
+	m, err = broker.RestoreLine(line, rec.flags.kind&keyedFlag != 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s, offset %d: %w", r.segments[ref.segment].name, ref.offset, err)
+	}
+	m.WithMerge(rec.flags.merge)
+	if isShared || rec.flags.kind&sharedFlag != 0 {
+		m = r.share(m, at, isShared)
+	}
+	return m, nil
 }
 
 // sharedAt returns the message at a place if several channels hold it, and it has been made.
@@ -190,7 +201,9 @@ func (r *recovery) recordOf(ref messageRef) (record, error) {
 // join joins the parts of the line that a part belongs to. It returns nil if some are missing.
 func (r *recovery) join(refs []messageRef, of *record) []byte {
 	var line []byte
-	for _, ref := range refs {
+	byPart := slices.Clone(refs) // copies of parts may stand in another order
+	slices.SortStableFunc(byPart, func(a, b messageRef) int { return cmp.Compare(a.part, b.part) })
+	for _, ref := range byPart {
 		rec, err := r.recordOf(ref)
 		// A part may be there twice.
 		if err == nil && rec.kind == kindPart && rec.sum == of.sum && rec.size == of.size && rec.offset == len(line) {

@@ -115,7 +115,7 @@ func finish(commit *journal.Commit, holders []holder, err error) {
 		err = fmt.Errorf("%w: %w", broker.ErrOutcomeUnknown, err)
 	} else {
 		for _, h := range holders {
-			h.Durable(h.position)
+			h.Durable(h.position, commit)
 		}
 	}
 	if commit != nil {

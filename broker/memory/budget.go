@@ -1,7 +1,7 @@
 package memory
 
 import (
-	"container/list"
+	linked "container/list"
 	"sync"
 	"sync/atomic"
 
@@ -21,7 +21,7 @@ type budget struct {
 	mu      sync.Mutex
 	// queues has the turns of the channels that wait, by the limit that concerns them. There is one queue for each
 	// max_memory among the configurations whose producers wait, so one, or two for a while after a reload.
-	queues map[int64]*list.List
+	queues map[int64]*linked.List
 
 	// freed receives a value when memory was freed and channels wait for it.
 	freed chan struct{}
@@ -30,8 +30,8 @@ type budget struct {
 // A turn is a channel's place among those that wait for memory. The lock of the budget guards the element.
 type turn struct {
 	channel *channel
-	limit   int64         // of the channel's first waiter
-	element *list.Element // in the limit's queue; nil once the turn has come or was given up
+	limit   int64           // of the channel's first waiter
+	element *linked.Element // in the limit's queue; nil once the turn has come or was given up
 }
 
 // hasRoom reports whether a channel may buffer another message. A message may cross the limit, so no message is too
@@ -89,7 +89,7 @@ func (b *budget) enter(c *channel, limit int64, first bool) *turn {
 	defer b.mu.Unlock()
 	queue := b.queues[limit]
 	if queue == nil {
-		queue = list.New()
+		queue = linked.New()
 		b.queues[limit] = queue
 	}
 	if first {

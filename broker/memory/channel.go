@@ -20,8 +20,8 @@ type channel struct {
 	broker             *Broker
 	agent              string
 	producer, consumer broker.Secret
-	client             *string // whose quota counts the channel; may be nil
-	place              int     // in the Broker's list
+	rare               *rare // what few channels have; may be nil. Its client never changes, and the lock guards the rest.
+	place              int   // in the Broker's list
 	counters           *counters
 	created            time.Duration
 
@@ -41,8 +41,10 @@ type channel struct {
 	unconfirmed uint32
 	follows     bool // the channel follows cursors: a reader knew of them
 	acks        bool // a reader has acknowledged
+	knowsTopics bool // its consumer understands what only members of topics are sent
 
-	closed   error // why it takes no more calls: ErrNotFound once it is deleted, or ErrClosed
+	closed   ending     // why it takes no more calls, if it does not
+	first    membership // of the one topic that most members have; none if its topic is nil
 	queue    queue
 	held     waitList
 	reader   *subscription
@@ -70,16 +72,16 @@ func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok bool, comm
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.closed != nil:
+	case c.closed != open:
 		return false, nil
 	case c.isDuplicate(m):
 		c.counters.duplicates.Add(1)
 		return true, c.commit()
-	case c.sealed.Load() || c.held.first != nil || !c.hasRoom(l):
+	case c.sealed.Load() || c.held.first != nil:
 		return false, nil
 	}
-	if c.put(m, nil) != nil {
-		return false, nil // publish will report the error
+	if taken, _ := c.offer(m, l, nil, nil); !taken {
+		return false, nil // publish will report the error, if there is one
 	}
 	return true, c.commit()
 }
@@ -89,8 +91,8 @@ func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok bool, comm
 func (c *channel) publish(w *waiter) (finished bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil {
-		c.fail(w, c.closed)
+	if c.closed != open {
+		c.fail(w, c.closed.err())
 		return true
 	}
 	c.dropDuplicates(w) // the channel has these already, so they need not wait
@@ -123,10 +125,7 @@ func (c *channel) publish(w *waiter) (finished bool) {
 // the journal does. The lock is held.
 func (c *channel) admit(w *waiter) (all bool, err error) {
 	for c.dropDuplicates(w); len(w.ms) > 0; c.dropDuplicates(w) {
-		if !c.hasRoom(&w.limits) {
-			return false, nil
-		}
-		if err := c.put(w.ms[0], w.batch()); err != nil {
+		if taken, err := c.offerNext(w); !taken {
 			return false, err
 		}
 		if w.waiting {
@@ -165,15 +164,11 @@ func (c *channel) put(m *broker.Message, batch *journal.Batch) error {
 	c.broker.budget.reserve(m)
 	c.counters.accepted.Add(1)
 	c.queue.push(m)
+	c.noteMissed()
 	if c.reader != nil && c.notDurable() == 0 {
 		c.reader.wake()
 	}
 	return nil
-}
-
-// hasRoom reports whether the channel may take another pending message. The lock is held.
-func (c *channel) hasRoom(l *broker.Limits) bool {
-	return c.queue.pending() < l.Buffer && c.broker.budget.hasRoom(l.MaxMemory)
 }
 
 // isDuplicate reports whether a message has the key of one that the channel holds, or has let go not long ago. The lock
@@ -188,7 +183,7 @@ func (c *channel) isDuplicate(m *broker.Message) bool {
 // refusal counts the messages that w has left as refused, and returns the error for it: ErrMemoryLimit if memory is all
 // that is missing, otherwise ErrTimeout. The lock is held.
 func (c *channel) refusal(w *waiter) error {
-	if c.queue.pending() < w.limits.Buffer && !c.broker.budget.hasRoom(w.limits.MaxMemory) {
+	if c.hasPlace(w.ms[0], &w.limits) && !c.broker.budget.hasRoom(w.limits.MaxMemory) {
 		return c.refuse(w, memoryFull)
 	}
 	return c.refuse(w, channelFull)
@@ -196,7 +191,9 @@ func (c *channel) refusal(w *waiter) error {
 
 // refuse counts the messages that w has left as refused, and returns the error for it. The lock is held.
 func (c *channel) refuse(w *waiter, reason noRoom) error {
-	c.counters.refused[reason].Add(uint64(len(w.ms)))
+	if w.topic == nil { // or else fail counts it as missed
+		c.counters.refused[reason].Add(uint64(len(w.ms)))
+	}
 	if reason == memoryFull {
 		return broker.ErrMemoryLimit
 	}
@@ -230,6 +227,10 @@ func (c *channel) dequeue(w *waiter, err error) {
 func (c *channel) fail(w *waiter, err error) {
 	left := uint64(len(w.ms))
 	switch w.err = err; {
+	case w.topic != nil:
+		if err != nil && !isGone(err) {
+			c.miss()
+		}
 	case err == nil, errors.Is(err, broker.ErrTimeout), errors.Is(err, broker.ErrMemoryLimit), errors.Is(err, broker.ErrSkipped):
 	case errors.Is(err, broker.ErrNotFound):
 		c.counters.unroutable.Add(left)
@@ -258,7 +259,7 @@ func (c *channel) awaitMemory(first bool) {
 		budget.leave(c.turn)
 		c.turn = nil
 	}
-	if w != nil && c.turn == nil && c.queue.pending() < w.limits.Buffer {
+	if w != nil && c.turn == nil && c.hasPlace(w.ms[0], &w.limits) {
 		c.turn = budget.enter(c, w.limits.MaxMemory, first)
 	}
 }
@@ -297,7 +298,7 @@ func (c *channel) memoryFreed(t *turn) {
 		return // it has given up the turn meanwhile
 	}
 	c.turn = nil
-	if w := c.held.first; w != nil && !c.hasRoom(&w.limits) {
+	if w := c.held.first; w != nil && !c.hasRoom(w.ms[0], &w.limits) {
 		c.awaitMemory(true)
 		return
 	}
@@ -325,6 +326,7 @@ func (c *channel) letGo(n int) {
 		c.broker.budget.release(m)
 	}
 	c.unconfirmed -= min(c.unconfirmed, uint32(n)) //nolint:gosec // no channel holds so many
+	c.rare.shift(n)
 	if c.reader != nil {
 		c.reader.shift(n)
 	}
@@ -344,20 +346,21 @@ func (c *channel) rememberKey(id broker.EventID) {
 func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil || reason == broker.EndExpired && (c.reader != nil || !c.expired(c.broker.now())) {
+	if c.closed != open || reason == broker.EndExpired && (c.reader != nil || !c.expired(c.broker.now())) {
 		return 0, false // closed already, or a reader has come meanwhile
 	}
-	c.closed = broker.ErrNotFound
+	c.closed = deleted
 	if reason == broker.EndClosed {
-		c.closed = broker.ErrClosed
+		c.closed = withBroker
 	}
 	for w := c.held.first; w != nil; w = c.held.first {
-		c.dequeue(w, c.closed)
+		c.dequeue(w, c.closed.err())
 	}
 	c.awaitMemory(false)
 	if c.reader != nil {
-		c.reader.finish(c.closed)
+		c.reader.finish(c.closed.err())
 		c.reader = nil
+		c.readerChanged(-1)
 		c.broker.readers.Add(-1)
 	}
 	c.counters.deleted[reason].Add(1)
@@ -371,30 +374,9 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)
 	c.queue, c.letGoKeys = queue{}, nil
+	c.leaveAll()
 	return undelivered, true
 }
 
 // expired reports whether nobody has read the channel for too long.
 func (c *channel) expired(now time.Duration) bool { return c.expires.Load() <= int64(now) }
-
-// state returns the channel's state. It fails with c.closed.
-func (c *channel) state() (broker.State, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed != nil {
-		return broker.State{}, c.closed
-	}
-	s := broker.State{
-		Connected: c.reader != nil,
-		Pending:   c.queue.pending(),
-		InFlight:  c.queue.inFlight,
-		Created:   c.broker.wallTime(c.created),
-	}
-	if c.lastRead != 0 {
-		s.LastRead = c.broker.wallTime(c.lastRead)
-	}
-	if c.reader == nil {
-		s.Expires = c.broker.wallTime(time.Duration(c.expires.Load()))
-	}
-	return s, nil
-}

@@ -11,10 +11,12 @@ import (
 // the same counters. A counter only grows. What the Broker holds now is the difference of counters, so nobody has to
 // visit all channels to know it.
 type counters struct {
-	accepted    atomic.Uint64 // messages that a channel has taken
-	duplicates  atomic.Uint64 // messages that a channel dropped, because it had one with the same key
-	redelivered atomic.Uint64 // messages that a reader was given again
+	accepted    atomic.Uint64    // messages that a channel has taken
+	merged      [2]atomic.Uint64 // those of them that were merged with one before: replaced it, or were appended to it
+	duplicates  atomic.Uint64    // messages that a channel dropped, because it had one with the same key
+	redelivered atomic.Uint64    // messages that a reader was given again
 	settled     atomic.Uint64
+	skipped     atomic.Uint64    // how often a channel missed a message of a topic
 	refused     [2]atomic.Uint64 // messages that found no room in time, by noRoom
 	unroutable  atomic.Uint64    // messages whose channel was deleted while they waited
 	withdrawn   atomic.Uint64    // messages that waited until their producer gave up, or the Broker was closed
@@ -135,16 +137,20 @@ func (b *Broker) Stats() broker.Stats {
 	s.DeliveryDelay = b.histogramOf(delayBounds, func(c *counters) *histogram { return &c.delay })
 	sent := s.DeliveryDelay.Count
 	taken := sent + b.restored.Load()
+	s.Replaced = sum(func(c *counters) *atomic.Uint64 { return &c.merged[0] })
+	s.Appended = sum(func(c *counters) *atomic.Uint64 { return &c.merged[1] })
 	s.Accepted = sum(func(c *counters) *atomic.Uint64 { return &c.accepted })
 	s.Duplicates = sum(func(c *counters) *atomic.Uint64 { return &c.duplicates })
 	s.RefusedFull = sum(func(c *counters) *atomic.Uint64 { return &c.refused[channelFull] })
 	s.RefusedMemory = sum(func(c *counters) *atomic.Uint64 { return &c.refused[memoryFull] })
 	s.Unroutable = b.unroutable.Load() + sum(func(c *counters) *atomic.Uint64 { return &c.unroutable })
 	s.Withdrawn = sum(func(c *counters) *atomic.Uint64 { return &c.withdrawn })
+	s.Skipped = sum(func(c *counters) *atomic.Uint64 { return &c.skipped })
+	b.topics.stats(&s)
 	s.Created = sum(func(c *counters) *atomic.Uint64 { return &c.created })
 	s.Sent = sent + s.Redelivered
 	s.InFlight = taken - s.Settled - lostInFlight
-	s.Pending = s.Accepted - taken - lostPending
+	s.Pending = s.Accepted - s.Replaced - s.Appended - taken - lostPending
 	// Channels observe only messages that waited, to save time. Those that did not wait belong in every bucket.
 	immediate := s.Accepted - s.PublishWait.Count
 	for i := range s.PublishWait.Cumulative {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"strconv"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 )
@@ -87,8 +88,8 @@ func (b *Broker) Peek(_ context.Context, address string, limit int) ([]*broker.M
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil {
-		return nil, c.closed
+	if c.closed != open {
+		return nil, c.closed.err()
 	}
 	ms := make([]*broker.Message, 0, min(limit, c.queue.len-c.notDurable()))
 	for i := range cap(ms) {
@@ -125,4 +126,26 @@ func (c *channel) info(s broker.State) broker.ChannelInfo {
 		Addresses: c.addresses(),
 		State:     s,
 	}
+}
+
+// state returns the channel's state. It fails with c.closed.
+func (c *channel) state() (broker.State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != open {
+		return broker.State{}, c.closed.err()
+	}
+	s := broker.State{
+		Connected: c.reader != nil,
+		Pending:   c.queue.pending(),
+		InFlight:  c.queue.inFlight,
+		Created:   c.broker.wallTime(c.created),
+	}
+	if c.lastRead != 0 {
+		s.LastRead = c.broker.wallTime(c.lastRead)
+	}
+	if c.reader == nil {
+		s.Expires = c.broker.wallTime(time.Duration(c.expires.Load()))
+	}
+	return s, nil
 }

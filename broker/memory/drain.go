@@ -129,7 +129,7 @@ func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended ch
 // removeIfEmpty removes a sealed channel if it holds no messages. It reports whether the channel is gone.
 func (b *Broker) removeIfEmpty(c *channel) bool {
 	c.mu.Lock()
-	closed, left := c.closed != nil, c.queue.len
+	closed, left := c.closed != open, c.queue.len
 	c.mu.Unlock()
 	if !closed && left == 0 {
 		b.remove(c, broker.EndDeleted)

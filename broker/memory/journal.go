@@ -26,7 +26,11 @@ type journaled struct {
 	// unsynced is how many messages, at the end of the queue, are not durable yet. A reader does not see them.
 	unsynced   int
 	lastCommit *journal.Commit // makes the last of them durable
-	deleted    *journal.Commit // makes the channel's end durable
+	// mergeCommit makes durable what was merged last, and mergedFrom is the first position that was merged since the commit
+	// began. An earlier commit makes only what these messages have been durable.
+	mergeCommit *journal.Commit
+	mergedFrom  uint64
+	deleted     *journal.Commit // makes the channel's end durable
 
 	ttl          time.Duration // of the call that used it last
 	lastLetGo    uint64        // letGoCount and inFlight when the journal was last told
@@ -80,10 +84,19 @@ func (c *channel) commit() *journal.Commit {
 }
 
 // Durable implements [journal.Holder].
-func (c *channel) Durable(position uint64) {
+func (c *channel) Durable(position uint64, commit *journal.Commit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed == nil {
+	switch {
+	case c.mergeCommit == commit:
+		c.mergeCommit = nil
+	case c.mergeCommit != nil && c.mergedFrom <= position:
+		position = c.mergedFrom - 1
+		if c.reader != nil {
+			c.reader.wake() // or else it may never get to wait: see isAwaited
+		}
+	}
+	if c.closed == open {
 		c.durable(int(c.letGoCount + uint64(c.queue.len) - position)) //nolint:gosec // at most the queue's length
 	}
 }
@@ -97,7 +110,7 @@ func (c *channel) durable(unsynced int) {
 		return
 	}
 	if c.unsynced = unsynced; unsynced == 0 {
-		c.lastCommit = nil
+		c.lastCommit, c.mergeCommit = nil, nil
 	}
 	if c.reader != nil {
 		c.reader.wake()
@@ -162,12 +175,10 @@ func (b *Broker) add(c *channel, ttl time.Duration) (*journal.Commit, error) {
 		var err error
 		c.tag, c.journaled = b.journal.NextTag(), &journaled{ttl: ttl}
 		if commit, err = b.journal.Create(c.Snapshot()); err != nil {
-			c.closed = broker.ErrNotFound // for whoever has found it in the list
+			c.closed = deleted // for whoever has found it in the list
 			b.list.remove(c)
 			b.count.Add(-1)
-			if c.client != nil {
-				b.quotas.release(*c.client)
-			}
+			c.releaseQuota()
 			return nil, err
 		}
 	}
@@ -194,11 +205,19 @@ func (c *channel) Snapshot() *journal.Channel {
 		ID: c.journalID(), Agent: c.agent, Producer: c.producer, Consumer: c.consumer,
 		Created: c.broker.wallTime(c.created), Read: c.read(), Move: c.move(),
 	}
-	if c.client != nil {
-		s.Client = *c.client
+	if c.rare != nil {
+		s.Client = c.rare.client
 	}
 	s.LetGoKeys = c.letGoKeys.last(broker.KeyWindow)
 	return s
+}
+
+// At implements [journal.Locked].
+func (c *channel) At(position uint64) *broker.Message {
+	if i := position - c.letGoCount - 1; i < uint64(c.queue.len) { //nolint:gosec // not negative
+		return c.queue.at(int(i)) //nolint:gosec // below the length
+	}
+	return nil
 }
 
 // Messages implements [journal.Locked].
@@ -239,7 +258,7 @@ func (e engine) Look(id journal.ID, f func(journal.Locked)) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tag != id.Tag || c.closed != nil {
+	if c.tag != id.Tag || c.closed != open {
 		return false
 	}
 	f(c)
@@ -301,7 +320,7 @@ func (b *Broker) restore(r *journal.Channel) *channel {
 	c.expires.Store(int64(b.now() + r.TTL))
 	c.counters.created.Add(1)
 	if r.Client != "" {
-		c.client = &r.Client
+		c.rare = &rare{client: r.Client}
 		b.quotas.restore(r.Client)
 	}
 	b.channels.Store(c.producer, c)

@@ -6,78 +6,94 @@ import (
 	"sync"
 )
 
-// A channelList gives every channel of a Broker a place of its own. So iterating over all channels is fast and delays
+// A list gives every channel of a Broker, or every topic, a place of its own. So iterating over all of them is fast and delays
 // no other call: it holds the lock only while it copies one chunk. Its zero value is empty.
-type channelList struct {
+type list[T placed] struct {
 	mu     sync.RWMutex
-	chunks []*chunk
-	free   []int // places without a channel
+	chunks []*chunk[T]
+	free   []int // places without an item
 }
 
-// A chunk is a part of a channelList. A place without a channel is nil.
-type chunk [256]*channel
+// placed is what a list has. Nobody but the list changes the place.
+type placed interface {
+	comparable
+	inList() (place *int)
+}
 
-func (l *channelList) add(c *channel) {
+func (c *channel) inList() *int { return &c.place }
+func (t *topic) inList() *int   { return &t.place }
+
+// A chunk is a part of a list. A place without an item has the zero value.
+type chunk[T placed] [chunkSize]T
+
+const chunkSize = 256
+
+func (l *list[T]) add(item T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.free) == 0 {
 		l.grow()
 	}
-	c.place = l.free[len(l.free)-1]
+	place := item.inList()
+	*place = l.free[len(l.free)-1]
 	l.free = l.free[:len(l.free)-1]
-	l.chunks[c.place/len(chunk{})][c.place%len(chunk{})] = c
+	l.chunks[*place/chunkSize][*place%chunkSize] = item
 }
 
 // grow adds a chunk. The lock is held.
-func (l *channelList) grow() {
-	first := len(l.chunks) * len(chunk{})
-	l.chunks = append(l.chunks, new(chunk))
-	for i := range len(chunk{}) {
-		l.free = append(l.free, first+len(chunk{})-1-i)
+func (l *list[T]) grow() {
+	first := len(l.chunks) * chunkSize
+	l.chunks = append(l.chunks, new(chunk[T]))
+	for i := range chunkSize {
+		l.free = append(l.free, first+chunkSize-1-i)
 	}
 }
 
-// put adds channels that have their places already. Nobody else uses the list yet.
-func (l *channelList) put(channels []*channel) {
+// put adds items that have their places already. Nobody else uses the list yet.
+func (l *list[T]) put(items []T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, c := range channels {
-		for c.place/len(chunk{}) >= len(l.chunks) {
+	for _, item := range items {
+		place := *item.inList()
+		for place/chunkSize >= len(l.chunks) {
 			l.grow()
 		}
-		l.chunks[c.place/len(chunk{})][c.place%len(chunk{})] = c
+		l.chunks[place/chunkSize][place%chunkSize] = item
 	}
 	l.free = slices.DeleteFunc(l.free, func(place int) bool {
-		return l.chunks[place/len(chunk{})][place%len(chunk{})] != nil
+		var none T
+		return l.chunks[place/chunkSize][place%chunkSize] != none
 	})
 }
 
-func (l *channelList) remove(c *channel) {
+func (l *list[T]) remove(item T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.chunks[c.place/len(chunk{})][c.place%len(chunk{})] = nil
-	l.free = append(l.free, c.place)
+	var none T
+	place := *item.inList()
+	l.chunks[place/chunkSize][place%chunkSize] = none
+	l.free = append(l.free, place)
 }
 
-// at returns the channel in a place, or nil if there is none.
-func (l *channelList) at(place int) *channel {
+// at returns the item in a place, or the zero value if there is none.
+func (l *list[T]) at(place int) (none T) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	if place/len(chunk{}) >= len(l.chunks) {
-		return nil
+	if place/chunkSize >= len(l.chunks) {
+		return none
 	}
-	return l.chunks[place/len(chunk{})][place%len(chunk{})]
+	return l.chunks[place/chunkSize][place%chunkSize]
 }
 
-// all iterates over all channels, without holding the lock while it yields one. It may yield or miss channels that are
+// all iterates over all items, without holding the lock while it yields one. It may yield or miss channels that are
 // added or removed meanwhile.
-func (l *channelList) all() iter.Seq[*channel] { return l.from(0) }
+func (l *list[T]) all() iter.Seq[T] { return l.from(0) }
 
 // from is like all, but begins at a place.
-func (l *channelList) from(place int) iter.Seq[*channel] {
-	return func(yield func(*channel) bool) {
-		first := place % len(chunk{})
-		for i := place / len(chunk{}); ; i++ {
+func (l *list[T]) from(place int) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		first := place % chunkSize
+		for i := place / chunkSize; ; i++ {
 			l.mu.RLock()
 			if i >= len(l.chunks) {
 				l.mu.RUnlock()
@@ -85,8 +101,9 @@ func (l *channelList) from(place int) iter.Seq[*channel] {
 			}
 			part := *l.chunks[i]
 			l.mu.RUnlock()
-			for _, c := range part[first:] {
-				if c != nil && !yield(c) {
+			var none T
+			for _, item := range part[first:] {
+				if item != none && !yield(item) {
 					return
 				}
 			}

@@ -25,10 +25,9 @@
 package memory
 
 import (
-	"container/list"
+	linked "container/list"
 	"context"
 	"errors"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -43,8 +42,9 @@ import (
 type Broker struct {
 	epoch     time.Time // the zero of the Broker's clock, which is monotonic
 	channels  *xsync.Map[broker.Secret, *channel]
-	list      channelList
+	list      list[*channel]
 	count     atomic.Int64 // channels
+	topics    topics
 	budget    budget
 	drain     drain
 	quotas    quotas
@@ -75,8 +75,9 @@ func New() *Broker {
 	b := &Broker{
 		epoch:    time.Now(),
 		channels: xsync.NewMap[broker.Secret, *channel](),
-		budget:   budget{queues: map[int64]*list.List{}, freed: make(chan struct{}, 1)},
+		budget:   budget{queues: map[int64]*linked.List{}, freed: make(chan struct{}, 1)},
 		quotas:   quotas{xsync.NewMap[string, int]()},
+		topics:   topics{byName: xsync.NewMap[string, *topic]()},
 		flushes:  make(chan chan struct{}),
 		stop:     make(chan struct{}),
 		stopped:  make(chan struct{}),
@@ -96,6 +97,7 @@ func (b *Broker) wallTime(t time.Duration) time.Time { return b.epoch.Add(t - 1)
 func (b *Broker) run() {
 	defer close(b.stopped)
 	defer guard.Recover(guard.Broker)
+	defer b.topics.flush()
 	defer b.deletions.flush()
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
@@ -111,10 +113,13 @@ func (b *Broker) work(ticker *time.Ticker) (more bool) {
 	select {
 	case <-ticker.C:
 		b.sweep()
+		b.sweepTopics()
 		b.deletions.flush()
+		b.topics.flush()
 	case flushed := <-b.flushes:
 		defer close(flushed)
 		b.deletions.flush()
+		b.topics.flush()
 	case <-b.budget.freed:
 		b.budget.admitNext()
 	case <-b.stop:
@@ -142,9 +147,7 @@ func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
 	if !ok {
 		return false
 	}
-	if c.client != nil {
-		b.quotas.release(*c.client)
-	}
+	c.releaseQuota()
 	if reason != broker.EndClosed {
 		b.deletions.add(broker.Deletion{Agent: c.agent, Secret: c.consumer, Undelivered: undelivered, Reason: reason})
 	}
@@ -241,57 +244,6 @@ func (b *Broker) missing() error {
 	return broker.ErrNotFound
 }
 
-// Create implements [broker.Broker].
-func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
-	if b.isClosed() {
-		return broker.Addresses{}, broker.ErrClosed
-	}
-	if b.drain.active.Load() {
-		return broker.Addresses{}, broker.ErrDraining
-	}
-	if b.count.Add(1) > int64(l.MaxChannels) {
-		b.count.Add(-1)
-		return broker.Addresses{}, broker.ErrChannelLimit
-	}
-	c := &channel{broker: b, agent: agent, created: b.now(), tag: rand.Uint32()} //nolint:gosec // no secret
-	if l.MaxChannelsPerClient > 0 && l.Client != "" {
-		if !b.quotas.reserve(l.Client, l.MaxChannelsPerClient) {
-			b.count.Add(-1)
-			return broker.Addresses{}, broker.ErrClientLimit
-		}
-		client := l.Client
-		c.client = &client
-	}
-	c.producer, c.consumer = broker.NewSecrets()
-	c.expires.Store(int64(c.created + l.TTL))
-	c.counters = &b.counters[c.producer[0]%counterShards]
-	commit, err := b.add(c, l.TTL)
-	if err != nil {
-		return broker.Addresses{}, err
-	}
-	if b.isClosed() { // Close may have missed it
-		b.discard(c)
-		return broker.Addresses{}, broker.ErrClosed
-	}
-	if b.drain.active.Load() { // Drain may have missed it
-		b.discard(c)
-		return broker.Addresses{}, broker.ErrDraining
-	}
-	if commit.Wait(ctx) != nil {
-		b.discard(c)
-		return broker.Addresses{}, broker.ErrStorage
-	}
-	return c.addresses(), nil
-}
-
-// discard removes a channel that nobody knows of yet. It reports no deletion.
-func (b *Broker) discard(c *channel) {
-	c.mu.Lock()
-	c.forget()
-	c.mu.Unlock()
-	b.remove(c, broker.EndClosed)
-}
-
 // Publish implements [broker.Broker].
 func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message, l broker.Limits) error {
 	c, err := b.route(producer, 1)
@@ -339,19 +291,23 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 // publish writes ms to each of the channels, and waits for those that have no room.
 func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.Message, l broker.Limits) []broker.Outcome {
 	waiters := make([]waiter, len(channels))
-	batches := b.batches(len(channels), len(ms))
+	batches, joins := b.batches(len(channels), len(ms)), joins(len(channels), ms)
 	group := &waitGroup{done: make(chan struct{})}
 	group.remaining.Store(1) // this loop
 	for i, c := range channels {
 		w := &waiters[i]
-		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches}
+		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches, joins: joins}
 		group.remaining.Add(1)
 		if c.publish(w) {
 			group.finished()
 		}
 	}
 	group.finished()
-	group.wait(ctx, l.Hold, waiters)
+	if err := group.wait(ctx, l.Hold); err != nil {
+		for i := range waiters {
+			waiters[i].channel.withdraw(&waiters[i], err)
+		}
+	}
 	outcomes := make([]broker.Outcome, len(channels))
 	for i := range waiters {
 		w := &waiters[i]

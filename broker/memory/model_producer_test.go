@@ -20,24 +20,37 @@ type heldProducer struct {
 	cancel  context.CancelFunc
 }
 
-// message makes a message. Some messages have a key, and an earlier message may have had the same one.
+// message makes a message. Some messages have a key, and an earlier message may have had the same one. Some are merged.
 func (m *model) message(t *rapid.T) *broker.Message {
 	key := ""
 	if rapid.IntRange(0, 3).Draw(t, "keyed") == 0 {
 		m.keys++
 		key = fmt.Sprint(rapid.IntRange(0, m.keys).Draw(t, "key")) // a duplicate may come late
 	}
-	message, err := broker.NewMessage("stream", []byte("null"), key)
+	stream := rapid.SampledFrom([]string{"stream", "another"}).Draw(t, "stream")
+	body := rapid.SampledFrom([]string{`null`, `"text"`, `["list"]`}).Draw(t, "body")
+	message, err := broker.NewMessage(stream, []byte(body), key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return message
+	return message.WithMerge(rapid.SampledFrom([]broker.Merge{0, 0, broker.MergeReplace, broker.MergeAppend}).Draw(t, "merge"))
+}
+
+// pending is how many messages are pending.
+func (m *model) pending() int { return len(m.accepted) - m.letGo - m.inFlight }
+
+// merges reports whether a message is merged with the newest pending one.
+func (m *model) merges(message *broker.Message) bool {
+	return m.pending() > 0 && message.CanMerge(m.accepted[len(m.accepted)-1], m.limits.MaxMessage)
 }
 
 // isDuplicate reports whether a message has the key of one that the channel holds, or of one of the last
 // [broker.KeyWindow] keyed messages that it has let go.
 func (m *model) isDuplicate(message *broker.Message) bool {
 	letGo := 0
+	if slices.Contains(m.merged, message.ID()) {
+		return true
+	}
 	for i := len(m.accepted) - 1; i >= 0 && letGo < broker.KeyWindow; i-- {
 		if m.accepted[i].ID() == message.ID() {
 			return true
@@ -50,7 +63,9 @@ func (m *model) isDuplicate(message *broker.Message) bool {
 }
 
 // full reports whether a new message must wait for room.
-func (m *model) full() bool { return len(m.accepted)-m.letGo-m.inFlight >= m.limits.Buffer }
+func (m *model) full(message *broker.Message) bool {
+	return m.pending() >= m.limits.Buffer && !m.merges(message)
+}
 
 // publish writes a message without waiting for room.
 func (m *model) publish(t *rapid.T) {
@@ -62,7 +77,7 @@ func (m *model) publish(t *rapid.T) {
 			t.Fatalf("a duplicate fails with %v", err)
 		}
 		m.duplicates++
-	case m.full() || len(m.held) > 0:
+	case m.full(message) || len(m.held) > 0:
 		if err == nil {
 			t.Fatal("a full channel has taken a message")
 		}
@@ -76,8 +91,17 @@ func (m *model) publish(t *rapid.T) {
 
 // accept adds a message that the channel must have taken.
 func (m *model) accept(message *broker.Message) {
-	m.accepted = append(m.accepted, message)
 	m.total++
+	if !m.merges(message) {
+		m.accepted = append(m.accepted, message)
+		return
+	}
+	newest := len(m.accepted) - 1
+	if m.accepted[newest].Keyed() {
+		m.merged = append(m.merged, m.accepted[newest].ID())
+	}
+	m.accepted[newest] = message.MergeWith(m.accepted[newest])
+	m.mergedAll++
 }
 
 // publishHeld writes a message, and waits for room for it. At most three producers wait at once.
@@ -103,7 +127,7 @@ func (m *model) publishHeld(t *rapid.T) {
 // admit admits held producers while there is room, and checks that exactly these have returned.
 func (m *model) admit(t *rapid.T) {
 	synctest.Wait()
-	for len(m.held) > 0 && (m.isDuplicate(m.held[0].message) || !m.full()) {
+	for len(m.held) > 0 && (m.isDuplicate(m.held[0].message) || !m.full(m.held[0].message)) {
 		h := m.held[0]
 		if m.held = m.held[1:]; m.isDuplicate(h.message) {
 			m.duplicates++

@@ -34,6 +34,7 @@ func checkChannel(t *rapid.T) {
 		TTL:         10000 * time.Hour,
 		MaxChannels: 1,
 		MaxMemory:   1 << 20,
+		MaxMessage:  int64(rapid.SampledFrom([]int{20, 1000}).Draw(t, "max message")),
 	}
 	addresses, err := b.Create(t.Context(), "agent", limits)
 	if err != nil {
@@ -61,10 +62,11 @@ type model struct {
 	limits    broker.Limits
 	addresses broker.Addresses
 
-	accepted []*broker.Message
-	keys     int // how many keyed messages were made
-	letGo    int // how many of accepted are let go, from the first
-	inFlight int // how many after them are in flight
+	accepted []*broker.Message // merged as they are
+	merged   []broker.EventID  // of keyed messages that were merged with later ones
+	keys     int               // how many keyed messages were made
+	letGo    int               // how many of accepted are let go, from the first
+	inFlight int               // how many after them are in flight
 	follows  bool
 	// unconfirmed is the place after the newest message that a read has brought that ended unconfirmed.
 	unconfirmed int
@@ -81,7 +83,7 @@ type model struct {
 	consumed int // the place of the newest message that a consumer has seen
 
 	// These count earlier channels too.
-	total, undelivered, duplicates uint64
+	total, mergedAll, undelivered, duplicates uint64
 }
 
 // delete deletes the channel, and continues with a new one.
@@ -114,7 +116,7 @@ func (m *model) delete(t *rapid.T) {
 	}
 	*m = model{
 		broker: m.broker, limits: m.limits, addresses: addresses, keys: m.keys, consumed: -1,
-		total: m.total, undelivered: m.undelivered, duplicates: m.duplicates,
+		total: m.total, mergedAll: m.mergedAll, undelivered: m.undelivered, duplicates: m.duplicates,
 	}
 }
 
@@ -180,7 +182,7 @@ func (m *model) take(t *rapid.T) {
 			}
 			m.inFlight++
 		}
-		if message != m.accepted[m.next] {
+		if string(message.Line()) != string(m.accepted[m.next].Line()) {
 			t.Fatalf("took %s, want %s", message.Line(), m.accepted[m.next].Line())
 		}
 		m.taken = append(m.taken, m.next)
@@ -275,7 +277,10 @@ func (m *model) check(t *rapid.T) {
 		t.Fatalf("state %+v, want %d pending and %d in flight", state, pending, m.inFlight)
 	}
 	totals := m.broker.Stats()
-	settled := m.total - m.undelivered - uint64(len(m.accepted)-m.letGo)
+	settled := m.total - m.mergedAll - m.undelivered - uint64(len(m.accepted)-m.letGo)
+	if totals.Replaced+totals.Appended != m.mergedAll {
+		t.Fatalf("%d messages are replaced and %d appended, want %d in all", totals.Replaced, totals.Appended, m.mergedAll)
+	}
 	if totals.Accepted != m.total || totals.Settled != settled || totals.Duplicates != m.duplicates {
 		t.Fatalf("%d accepted, %d settled and %d duplicates, want %d, %d and %d",
 			totals.Accepted, totals.Settled, totals.Duplicates, m.total, settled, m.duplicates)
@@ -300,7 +305,7 @@ func (m *model) drain(t *rapid.T) {
 			t.Fatalf("messages from %d on are missing", place)
 		}
 		for _, message := range ms {
-			if message != m.accepted[place] {
+			if string(message.Line()) != string(m.accepted[place].Line()) {
 				t.Fatalf("took %s, want %s", message.Line(), m.accepted[place].Line())
 			}
 			place++

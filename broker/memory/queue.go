@@ -23,6 +23,12 @@ func (q *queue) pending() int { return q.len - q.inFlight }
 // at returns message i, counted from the oldest.
 func (q *queue) at(i int) *broker.Message { return q.ring[(q.head+i)&(len(q.ring)-1)] }
 
+// newest returns the newest message. There must be one.
+func (q *queue) newest() *broker.Message { return q.at(q.len - 1) }
+
+// setNewest replaces the newest message. There must be one.
+func (q *queue) setNewest(m *broker.Message) { q.ring[(q.head+q.len-1)&(len(q.ring)-1)] = m }
+
 func (q *queue) push(m *broker.Message) {
 	if q.len == len(q.ring) {
 		ring := make([]*broker.Message, max(minRing, 2*len(q.ring)))

@@ -27,21 +27,21 @@ type subscription struct {
 	arrived int  // how many messages, from the first of the queue, this connection has brought to the client's machine
 	taken   int  // how many messages Take has returned
 	full    bool // the window stopped the last Take
+	awaits  bool // the last Take has found nothing but messages that are not durable
 }
 
 // subscribe makes the caller the channel's reader, as [broker.Broker].Subscribe does.
 func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != nil {
-		return nil, c.closed
+	if c.closed != open {
+		return nil, c.closed.err()
 	}
 	if c.reader != nil {
 		if !o.TakeOver {
 			return nil, broker.ErrBusy
 		}
 		c.reader.finish(broker.ErrTakenOver)
-		c.reader = nil
 	} else if n := c.broker.readers.Add(1); o.MaxReaders > 0 && n > int64(o.MaxReaders) {
 		c.broker.readers.Add(-1)
 		return nil, broker.ErrReaderLimit
@@ -64,10 +64,13 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 			s.resume = broker.ResumeComplete
 		}
 	}
+	if c.reader == nil {
+		c.readerChanged(1)
+	}
 	c.reader = s
 	c.lastRead = c.broker.now()
 	c.expires.Store(never)
-	c.journalRead(o.TTL)
+	c.journalRead(c.lifetime(o.TTL))
 	c.journalMove()
 	if c.queue.len > c.notDurable() {
 		s.wake()
@@ -144,6 +147,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 	}
 	q := &c.queue
 	visible := q.len - c.notDurable()
+	before := s.taken
 	again := 0            // messages that a reader was given before
 	var now time.Duration // read once, when it is needed
 	for size := 0; s.next < visible && size < maxBytes; {
@@ -153,19 +157,19 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 					full = true
 					break
 				}
-				before := q.len
+				all := q.len
 				c.settle(1 + min(s.arrived-1, q.inFlight-s.limits.InFlight))
-				visible -= before - q.len
+				visible -= all - q.len
 			}
-			q.inFlight++
+			since := c.take()
 			if now == 0 {
 				now = clock.Now()
 			}
-			c.counters.delay.observe(delayBounds, now-q.at(s.next).Accepted(), 1)
+			c.counters.delay.observe(delayBounds, now-since, 1)
 		} else {
 			again++
 		}
-		m := q.at(s.next)
+		m := c.asSent(s.next)
 		s.next++
 		s.taken++
 		size += len(m.Line())
@@ -175,7 +179,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 		c.counters.redelivered.Add(uint64(again))
 	}
 	c.journalMove()
-	s.full = full
+	s.full, s.awaits = full, s.taken == before && !full && visible < q.len
 	if s.next < visible && !full {
 		s.wake()
 	}
@@ -237,9 +241,13 @@ func (s *subscription) End(how broker.End) {
 		c.unconfirmed = max(c.unconfirmed, uint32(s.arrived)) //nolint:gosec // no channel holds so many
 	}
 	c.reader = nil
+	c.readerChanged(-1)
 	c.broker.readers.Add(-1)
 	c.lastRead = c.broker.now()
-	c.expires.Store(int64(c.lastRead + s.limits.TTL))
+	c.expires.Store(int64(c.lastRead + c.lifetime(s.limits.TTL)))
 	c.journalMove()
-	c.journalRead(s.limits.TTL)
+	c.journalRead(c.lifetime(s.limits.TTL))
+	if w := c.held.first; w != nil && s.awaits && c.merges(w.ms[0], &w.limits) {
+		c.admitHeld() // nobody awaits the newest message any more: see isAwaited
+	}
 }

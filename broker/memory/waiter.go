@@ -19,12 +19,25 @@ type waiter struct {
 	accepted int
 	err      error
 	batches  []journal.Batch // one for each of the messages; nil if the journal needs none
+	joins    []join          // the same, for those that are appended
 	commit   *journal.Commit // makes the last accepted message durable
+
+	topic   *topic // whose message it is; nil if a producer writes to the channel. Such a waiter has one message.
+	outside bool   // it needs no room, and waits only for those before it
 
 	owner      owner
 	waiting    bool          // it is in the waitList
 	since      time.Duration // when it entered the waitList, on the Broker's clock
 	prev, next *waiter
+}
+
+// offerNext offers the next message of w to the channel. It reports whether the channel has taken it. The lock is held.
+func (c *channel) offerNext(w *waiter) (taken bool, err error) {
+	if w.outside {
+		err = c.putOutside(w.ms[0], &w.limits)
+		return err == nil, err
+	}
+	return c.offer(w.ms[0], &w.limits, w.batch(), w.join())
 }
 
 // A waitList is a channel's waiting producers, first come first. Its zero value is empty.
@@ -56,6 +69,16 @@ func (l *waitList) remove(w *waiter) {
 	w.waiting, w.prev, w.next = false, nil, nil
 }
 
+// any reports whether f is true for one of them.
+func (l *waitList) any(f func(*waiter) bool) bool {
+	for w := l.first; w != nil; w = w.next {
+		if f(w) {
+			return true
+		}
+	}
+	return false
+}
+
 // An owner waits for its waiters. When a waiter leaves its waitList, the channel calls finished, with its lock held. If
 // the waiter never entered the waitList, the code that published it calls finished, without the lock.
 type owner interface{ finished() }
@@ -79,25 +102,22 @@ func (g *waitGroup) finished() {
 	}
 }
 
-// wait waits until all waiters are finished. Once the hold time or ctx ends, it withdraws those that are not.
-func (g *waitGroup) wait(ctx context.Context, hold time.Duration, waiters []waiter) {
+// wait waits until all waiters are finished. If the hold time or ctx ends before, it returns the error with which the caller must
+// withdraw them.
+func (g *waitGroup) wait(ctx context.Context, hold time.Duration) error {
 	select {
 	case <-g.done:
-		return
+		return nil
 	default:
 	}
 	timer := time.NewTimer(hold)
 	defer timer.Stop()
-	var err error
 	select {
 	case <-g.done:
-		return
+		return nil
 	case <-timer.C:
-		err = broker.ErrTimeout
+		return broker.ErrTimeout
 	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	for i := range waiters {
-		waiters[i].channel.withdraw(&waiters[i], err)
+		return ctx.Err()
 	}
 }

@@ -17,13 +17,17 @@ const reportDelay = 250 * time.Millisecond
 // maxFetch is how many bytes of messages a reader is given at once.
 const maxFetch = 1 << 20
 
-// Bounds of how many messages a reader's node may be given before they are taken.
+// Bounds of how many messages a reader's node may be given before they are taken. There are hardly more than the buffer has.
 const (
 	minAhead = 16
 	maxAhead = 128
 )
 
-func aheadOf(l *broker.Limits) int { return min(max(l.InFlight, minAhead), maxAhead) }
+func aheadOf(l *broker.Limits) int { return min(max(l.InFlight, minAhead), maxAhead, max(1, l.Buffer)) }
+
+// mergeAhead is behind how many messages that are not taken the newest one is not given to a reader's node if it may be merged:
+// see lua/merge.lua. A node that takes them as they come has reported that before.
+func mergeAhead(l *broker.Limits) int { return max(1, aheadOf(l)*3/4) }
 
 // reporting is what a subscription has to tell Redis, and what it waits for. The subscription's lock guards it.
 type reporting struct {
@@ -62,10 +66,10 @@ func (s *subscription) changed() {
 		return
 	}
 	taken, settled := s.takenTo()-r.taken, s.head-r.settled
-	threshold := uint64(max(1, min(aheadOf(&s.limits), s.limits.Buffer)/2))
-	ahead := s.known - s.next
+	half := aheadOf(&s.limits) / 2
+	threshold, ahead := uint64(max(1, half)), s.known-s.next
 	switch {
-	case taken >= threshold || settled >= threshold || r.now, r.more && ahead <= aheadOf(&s.limits)/2:
+	case taken >= threshold || settled >= threshold || r.now, r.more && ahead <= half && ahead < mergeAhead(&s.limits):
 		r.busy = true
 		guard.Go(guard.Broker, s.advance, s.panicked)
 	case (taken > 0 || settled > 0 || r.flags != 0 || s.lacks()) && !r.armed:

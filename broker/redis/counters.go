@@ -12,10 +12,18 @@ import (
 type stats struct {
 	accepted, duplicates, sent, redelivered, settled  atomic.Uint64
 	refusedFull, refusedMemory, unroutable, withdrawn atomic.Uint64
-	created                                           atomic.Uint64
+	replaced, appended, created                       atomic.Uint64
 	undelivered, deleted                              [broker.EndReasonCount]atomic.Uint64
 
 	wait, delay, life histogram
+}
+
+// countMerged counts accepted messages that were merged with others.
+func (s *stats) countMerged(replaced, appended int) {
+	if replaced+appended > 0 {
+		s.replaced.Add(uint64(replaced)) //nolint:gosec // not negative
+		s.appended.Add(uint64(appended)) //nolint:gosec // not negative
+	}
 }
 
 // Bounds of the histograms. A last bucket has all longer durations.
@@ -115,6 +123,7 @@ func (b *Broker) Stats() broker.Stats {
 		Pending: messages - inFlight, InFlight: inFlight,
 		BufferedBytes: max(0, t.bytes), HeldBytes: max(0, t.heldBytes),
 		Accepted: s.accepted.Load(), Duplicates: s.duplicates.Load(),
+		Replaced: s.replaced.Load(), Appended: s.appended.Load(),
 		Sent: s.sent.Load(), Redelivered: s.redelivered.Load(), Settled: s.settled.Load(),
 		RefusedFull: s.refusedFull.Load(), RefusedMemory: s.refusedMemory.Load(), Created: s.created.Load(),
 		Unroutable: s.unroutable.Load(), Withdrawn: s.withdrawn.Load(),

@@ -71,7 +71,7 @@ func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *
 		in.Fail(number, address, err)
 		return nil
 	}
-	in.add(line{number, address, x, rueidis.BinaryString(encode(m))})
+	in.add(line{number, address, x, rueidis.BinaryString(encode(m, in.limits.MaxMessage))})
 	for in.heldBytes() > maxHeldBytes {
 		select {
 		case <-in.changed:

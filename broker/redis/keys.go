@@ -21,7 +21,7 @@ func newKeyspace(prefix string, cluster bool) keyspace {
 }
 
 // key returns a key of a channel. The letters are: s state, q queue, w waiting calls, p their messages, k
-// idempotency keys in order, i their set.
+// idempotency keys in order, i their set, g what the newest message may be merged with.
 func (k *keyspace) key(letter byte, x channelID) string {
 	part := k.parts[x.partition()]
 	b := make([]byte, 0, len(part)+1+len(x))

@@ -1,22 +1,35 @@
 package redis
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"strconv"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 )
 
-// A message in Redis is a byte that tells whether it is keyed, its event id, and its line.
+// A message in Redis is a byte that tells whether it is keyed and how it may be merged, its event id, and its line.
 const messageHead = 1 + len(broker.EventID{})
 
-// encode returns a message as Redis keeps it.
-func encode(m *broker.Message) []byte {
+// mergeHead is how much longer the beginning of a message that may be merged is, on its way to Redis: see lua/merge.lua.
+const mergeHead = 4 + 4 + 12
+
+// encode returns a message as the scripts take it. maxBody is how large the body of a merged message may be.
+func encode(m *broker.Message, maxBody int64) []byte {
 	line, id := m.Line(), m.ID()
-	b := make([]byte, messageHead, messageHead+len(line))
+	b := make([]byte, messageHead, messageHead+mergeHead+len(line))
+	b[0] = byte(m.Merge()) << 1
 	if m.Keyed() {
-		b[0] = 1
+		b[0] |= 1
 	}
 	copy(b[1:], id[:])
+	if m.Merge() != broker.MergeNone {
+		body := messageHead + len(line) - len("}\n") - len(m.Body()) + 1 // Lua counts from 1
+		b = binary.LittleEndian.AppendUint32(b, uint32(body))            //nolint:gosec // messages are limited to 1 GiB
+		b = binary.LittleEndian.AppendUint32(b, uint32(max(0, min(maxBody, 1<<30))))
+		stream := sha256.Sum256([]byte(m.StreamID()))
+		b = append(b, stream[:12]...)
+	}
 	return append(b, line...)
 }
 
@@ -25,13 +38,21 @@ func decodeMessage(s string) (*broker.Message, error) {
 	if len(s) < messageHead {
 		return nil, errData
 	}
-	return broker.RestoreLine([]byte(s[messageHead:]), s[0] == 1)
+	how := broker.Merge(s[0] >> 1)
+	if how > broker.MergeAppend {
+		return nil, errData
+	}
+	m, err := broker.RestoreLine([]byte(s[messageHead:]), s[0]&1 == 1)
+	if err != nil {
+		return nil, err
+	}
+	return m.WithMerge(how), nil
 }
 
 // keyOf returns what a channel remembers of the idempotency key of a message, as Redis keeps it, or nothing if it has none. It is
 // keyOf of lua/state.lua.
 func keyOf(m string) string {
-	if m[0] != 1 {
+	if m[0]&1 == 0 {
 		return ""
 	}
 	return keyOfID(m[1:messageHead])

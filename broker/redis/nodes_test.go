@@ -91,6 +91,8 @@ func (n *nodes) Stats() broker.Stats {
 		s := b.Stats()
 		sum.Accepted += s.Accepted
 		sum.Duplicates += s.Duplicates
+		sum.Replaced += s.Replaced
+		sum.Appended += s.Appended
 		sum.Sent += s.Sent
 		sum.Redelivered += s.Redelivered
 		sum.RefusedFull += s.RefusedFull

@@ -233,6 +233,15 @@ const (
 	noteSize    = 6 + 1 + 2 + 2 // number, status, accepted, duplicates
 )
 
+// readNote reads the note of a frame. A server of an earlier version does not say what was merged.
+func readNote(data string) note {
+	n := note{status: data[6], accepted: int(number(data[7:9])), duplicates: int(number(data[9:11]))} //nolint:gosec // 2 bytes
+	if len(data) >= noteSize+4 {
+		n.replaced, n.appended = int(number(data[11:13])), int(number(data[13:15])) //nolint:gosec // 2 bytes
+	}
+	return n
+}
+
 func (l *listener) handle(kind byte, data string) {
 	b := l.broker
 	switch kind {
@@ -240,7 +249,7 @@ func (l *listener) handle(kind byte, data string) {
 		return
 	case 'a':
 		if len(data) >= noteSize {
-			b.waiters.tell(number(data[:6]), note{data[6], int(number(data[7:9])), int(number(data[9:11]))}) //nolint:gosec // 2 bytes
+			b.waiters.tell(number(data[:6]), readNote(data))
 		}
 		return
 	case 'b':

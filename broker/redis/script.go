@@ -6,6 +6,7 @@ import (
 	"embed"
 	"encoding/hex"
 	"strings"
+	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -17,11 +18,11 @@ var luaFiles embed.FS
 // one Redis while servers are upgraded.
 var (
 	createScript    = newScript("", "state", "create")
-	publishScript   = newScript("", "state", "publish")
-	subscribeScript = newScript(allowOOM, "state", "channel", "subscribe")
-	advanceScript   = newScript(allowOOM, "state", "channel", "advance")
-	withdrawScript  = newScript(allowOOM, "state", "channel", "withdraw")
-	retryScript     = newScript(allowOOM, "state", "channel", "retry")
+	publishScript   = newScript("", "state", "merge", "publish")
+	subscribeScript = newScript(allowOOM, "state", "merge", "channel", "subscribe")
+	advanceScript   = newScript(allowOOM, "state", "merge", "channel", "advance")
+	withdrawScript  = newScript(allowOOM, "state", "merge", "channel", "withdraw")
+	retryScript     = newScript(allowOOM, "state", "merge", "channel", "retry")
 	deleteScript    = newScript(allowOOM, "state", "remove", "delete")
 	sweepScript     = newScript(allowOOM, "state", "remove", "sweep")
 	reapScript      = newScript(allowOOM, "state", "reap")
@@ -95,4 +96,12 @@ func (s *script) runAll(ctx context.Context, c rueidis.CoreClient, calls []scrip
 func isUnknownScript(err error) bool {
 	refusal, ok := rueidis.IsRedisErr(err)
 	return ok && refusal.IsNoScript()
+}
+
+// maxMemory is the largest memory limit that Lua can count exactly.
+const maxMemory = 1 << 50
+
+// ms returns a duration in milliseconds, rounded up.
+func ms(d time.Duration) int64 {
+	return int64((d + time.Millisecond - 1) / time.Millisecond)
 }

@@ -189,7 +189,7 @@ func (s *subscription) begin(values []rueidis.RedisMessage) {
 	ids, _ := values[6].ToString()
 	const size = messageHead + 4
 	for ; len(ids) >= size; ids = ids[size:] {
-		e := entry{keyed: ids[0] == 1, size: uint32(number(ids[messageHead:size]))} //nolint:gosec // 4 bytes
+		e := entry{keyed: ids[0]&1 == 1, size: uint32(number(ids[messageHead:size]))} //nolint:gosec // 4 bytes
 		copy(e.id[:], ids[1:])
 		s.held = append(s.held, e)
 	}

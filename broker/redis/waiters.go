@@ -20,6 +20,7 @@ const shortHold = 100 * time.Millisecond
 type note struct {
 	status               byte // one of the constants below
 	accepted, duplicates int
+	replaced, appended   int // of those that are accepted
 }
 
 // Statuses of notes: see admit in lua/channel.lua, and lua/remove.lua.
@@ -183,6 +184,7 @@ func (b *Broker) noted(it *item, n note) broker.Outcome {
 	taken := n.accepted - n.duplicates
 	b.stats.accepted.Add(uint64(max(0, taken)))
 	b.stats.duplicates.Add(uint64(n.duplicates)) //nolint:gosec // not negative
+	b.stats.countMerged(n.replaced, n.appended)
 	b.stats.wait.observe(waitBounds, time.Since(it.begun), max(0, taken))
 	if taken > 0 && b.options.Durability.waits() {
 		if err := b.barriers[b.keys.scopeOf(it.x.partition())].pass(); err != nil {
@@ -221,8 +223,11 @@ func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 	it := call.item
 	reply := b.runWithdraw(it, false)
 	values, err := reply.ToArray()
-	if err == nil && len(values) == 4 {
-		n := note{accepted: int(integer(values, 0)), duplicates: int(integer(values, 1))}
+	if err == nil && len(values) == 6 {
+		n := note{
+			accepted: int(integer(values, 0)), duplicates: int(integer(values, 1)),
+			replaced: int(integer(values, 4)), appended: int(integer(values, 5)),
+		}
 		all := integer(values, 0) == integer(values, 3)
 		outcome := b.noted(it, n)
 		if all || outcome.Err != nil {

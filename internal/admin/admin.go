@@ -28,11 +28,12 @@ func Register(view func(app any) View) { caddy.RegisterModule(api{view}) }
 
 // A View is what the API sees of the running configuration, during one request.
 type View struct {
-	// Broker keeps the channels. Only a [broker.Drainer] can be drained, and only a [broker.Statser] has totals.
+	// Broker keeps the channels. Only a [broker.Drainer] can be drained, only a [broker.Statser] has totals, and
+	// only [broker.Topics] has topics.
 	Broker broker.Broker
 	// Agent is the first part of the addresses that the server creates.
 	Agent string
-	// Limits are those of the configuration. The API only shows them.
+	// Limits are those of the configuration.
 	Limits broker.Limits
 	// InspectMessages says whether the API may show messages.
 	InspectMessages bool
@@ -58,10 +59,16 @@ func (a api) CaddyModule() caddy.ModuleInfo {
 // Routes implements [caddy.AdminRouter].
 func (a api) Routes() []caddy.AdminRoute {
 	patterns := map[string]map[string]endpoint{
-		"/megaphone/channels":      {http.MethodGet: list, http.MethodDelete: withoutQuery(deleteMany)},
-		"/megaphone/channels/{id}": {http.MethodGet: show, http.MethodDelete: withoutQuery(deleteOne)},
-		"/megaphone/lookup":        {http.MethodPost: withoutQuery(lookup)},
-		"/megaphone/stats":         {http.MethodGet: withoutQuery(stats)},
+		"/megaphone/channels":               {http.MethodGet: list, http.MethodDelete: withoutQuery(deleteMany)},
+		"/megaphone/channels/{id}":          {http.MethodGet: show, http.MethodDelete: withoutQuery(deleteOne)},
+		"/megaphone/topics":                 {http.MethodGet: listTopics},
+		"/megaphone/topics/{topic}":         {http.MethodGet: ofTopic(showTopic)},
+		"/megaphone/topics/{topic}/join":    {http.MethodPost: ofTopic(joinTopic)},
+		"/megaphone/topics/{topic}/leave":   {http.MethodPost: ofTopic(leaveTopic)},
+		"/megaphone/topics/{topic}/publish": {http.MethodPost: ofTopic(publish)},
+		"/megaphone/topics/{topic}/close":   {http.MethodPost: ofTopic(closeTopic)},
+		"/megaphone/lookup":                 {http.MethodPost: withoutQuery(lookup)},
+		"/megaphone/stats":                  {http.MethodGet: withoutQuery(stats)},
 		"/megaphone/drain": {
 			http.MethodGet: withoutQuery(drainState), http.MethodPost: withoutQuery(drain),
 			http.MethodDelete: withoutQuery(undrain),

@@ -203,6 +203,11 @@ func forEachChannel(v View, r *http.Request, do func(info broker.ChannelInfo) er
 	if err != nil {
 		return nil, err
 	}
+	return forEachName(v, r, names, do)
+}
+
+// forEachName does what forEachChannel does, for channels of these names.
+func forEachName(v View, r *http.Request, names []string, do func(info broker.ChannelInfo) error) (notFound []string, err error) {
 	notFound = []string{}
 	for _, name := range names {
 		info, err := v.Broker.Find(r.Context(), name)

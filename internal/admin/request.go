@@ -167,9 +167,14 @@ func parseNames(r *http.Request) ([]string, error) {
 	if err := parseBody(r, &body); err != nil {
 		return nil, err
 	}
-	if body.Channels == nil {
+	return channelNames(body.Channels)
+}
+
+// channelNames returns the ids and addresses of a body, sorted and each once.
+func channelNames(names []string) ([]string, error) {
+	if names == nil {
 		return nil, newError(http.StatusBadRequest, `the body must be {"channels":[…]}, with ids or addresses`)
 	}
-	slices.Sort(body.Channels)
-	return slices.Compact(body.Channels), nil
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }

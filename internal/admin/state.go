@@ -32,11 +32,21 @@ type Stats struct {
 	BufferedBytes int64 `json:"bufferedBytes"`
 	MaxMemory     int64 `json:"maxMemory"`
 
-	// Accepted, Settled and Undelivered count messages since the process started. Accepted is the sum of Settled,
-	// Undelivered, Pending and InFlight.
-	Accepted    uint64 `json:"accepted"`
+	// Accepted, Merged, Settled and Undelivered count messages since the process started. Accepted is the sum of Merged,
+	// Settled, Undelivered, Pending and InFlight.
+	Accepted uint64 `json:"accepted"`
+	// Merged counts accepted messages that have replaced the one before, or were appended to it.
+	Merged      uint64 `json:"merged"`
 	Settled     uint64 `json:"settled"`
 	Undelivered uint64 `json:"undelivered"`
+
+	// Topics is how many topics there are, Members how many members they have together, and KeptBytes what they keep.
+	Topics    int   `json:"topics"`
+	Members   int   `json:"members"`
+	KeptBytes int64 `json:"keptBytes"`
+	// Published counts messages that were published to topics, and Skipped how often a member has missed one of them.
+	Published uint64 `json:"published"`
+	Skipped   uint64 `json:"skipped"`
 
 	// Draining says whether the server is being drained, or is drained.
 	Draining bool `json:"draining"`
@@ -115,8 +125,14 @@ func stats(v View, _ *http.Request) (int, any, error) {
 		BufferedBytes: totals.BufferedBytes,
 		MaxMemory:     v.Limits.MaxMemory,
 		Accepted:      totals.Accepted,
+		Merged:        totals.Replaced + totals.Appended,
 		Settled:       totals.Settled,
 		Undelivered:   totals.AllUndelivered(),
+		Topics:        totals.Topics,
+		Members:       totals.Memberships,
+		KeptBytes:     totals.KeptBytes,
+		Published:     totals.Published,
+		Skipped:       totals.Skipped,
 		Draining:      broker.IsDraining(v.Broker),
 		Store:         storeOf(v.Broker),
 	}

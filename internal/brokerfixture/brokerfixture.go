@@ -11,6 +11,7 @@ import (
 // Limits are limits that most tests never reach.
 var Limits = broker.Limits{
 	Buffer: 100, InFlight: 100, Hold: 10 * time.Second, TTL: time.Minute, MaxChannels: 10_000_000, MaxMemory: 1 << 30,
+	MaxMessage: 1 << 20, MaxTopics: 1000,
 }
 
 // Message returns a new message without a key.

@@ -1,5 +1,5 @@
 // Package command adds the command `caddy megaphone` to Caddy. Its subcommands only make HTTP requests. list, show,
-// delete, stats and drain call the admin API of a running server. create, send and tail call a site, as backends and
+// delete, stats, drain and topic call the admin API of a running server. create, send and tail call a site, as backends and
 // clients do. Only journal check and journal repair read files: those of a server that is not running.
 //
 // The package knows the JSON of package admin and the formats of protocol.md. It never uses a Broker: from package
@@ -28,8 +28,8 @@ func Register() {
 		Short: "Manages channels of Megaphone, and sends and reads messages",
 		Long: `Manages the channels of a running server, and sends and reads messages.
 
-The commands list, show, delete, stats, drain and journal backup use Caddy's
-admin API. They find its address as Caddy's other commands do: from --address, or else from the
+The commands list, show, delete, stats, drain, topic and journal backup use
+Caddy's admin API. They find its address as Caddy's other commands do: from --address, or else from the
 file of --config, or else the default.
 
 The commands create, send and tail use a site, as backends and clients do. They
@@ -46,8 +46,8 @@ Exit status:
   1    failed: the server is not reachable or refuses the request, or an
        argument is wrong
   4    there is no such channel; if you named several, at least one is missing
-  5    refused for now: the channel is full, somebody reads it, or a limit is
-       reached
+  5    refused for now: the channel is full, somebody reads it, a limit is
+       reached, or the topic is closed
   6    drain --wait: the drain was not done within --timeout
   130  SIGINT or SIGTERM interrupted the command before it was done; tail has no
        end of its own, so it exits with 0 then`,
@@ -59,7 +59,7 @@ Exit status:
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 			for _, command := range []*cobra.Command{
-				listCommand(), showCommand(), deleteCommand(), statsCommand(), drainCommand(),
+				listCommand(), showCommand(), deleteCommand(), statsCommand(), drainCommand(), topicCommand(),
 				createCommand(), sendCommand(), tailCommand(), journalCommand(),
 			} {
 				command.DisableFlagsInUseLine = true // Use already has them

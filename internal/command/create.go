@@ -1,13 +1,11 @@
 package command
 
 import (
-	"encoding/json"
 	"fmt"
-	"net/http"
 
 	"github.com/spf13/cobra"
 
-	"github.com/caddy-megaphone/megaphone/internal/jsontext"
+	megaphone "github.com/caddy-megaphone/megaphone/client/go"
 )
 
 func createCommand() *cobra.Command {
@@ -33,16 +31,12 @@ func runCreate(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	reply, err := s.fetch(cmd.Context(), siteRequest{method: http.MethodPost, path: "/create"})
+	created, err := s.Create(cmd.Context(), megaphone.CreateOptions{})
 	if err != nil {
-		return err
+		return siteError(err)
 	}
 	if flag(cmd.Flags().GetBool, "json") {
-		return printLine(cmd.OutOrStdout(), reply)
-	}
-	var created struct{ ProducerAddress, ConsumerAddress string }
-	if err := json.Unmarshal(reply, &created); err != nil {
-		return fmt.Errorf("cannot decode the reply: %s", jsontext.Explain(err))
+		return printLine(cmd.OutOrStdout(), created.JSON)
 	}
 	table := newTable(cmd.OutOrStdout())
 	fmt.Fprintf(table, "producer address\t%s\nconsumer address\t%s\n", printable(created.ProducerAddress), printable(created.ConsumerAddress))

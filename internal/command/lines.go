@@ -4,14 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/internal/transport"
+	megaphone "github.com/caddy-megaphone/megaphone/client/go"
 )
 
 // A lineBatch is some whole lines of an input, encoded for sending.
@@ -64,7 +62,7 @@ const (
 // A lineSender sends lines, each of which is a message with its channel. A pause ends a request, and the next line
 // begins another.
 type lineSender struct {
-	site    *site
+	site    *megaphone.Client
 	batches <-chan lineBatch
 	result  *sendResult // the sum of all requests
 	lines   int         // in all requests so far
@@ -75,7 +73,7 @@ type lineSender struct {
 func (s *lineSender) send(ctx context.Context) error {
 	for {
 		// The pause may have broken an idle connection. net/http would not repeat a streamed request on another one.
-		s.site.client.CloseIdleConnections()
+		s.site.HTTP.CloseIdleConnections()
 		var b lineBatch
 		select {
 		case b = <-s.batches:
@@ -105,84 +103,41 @@ func (s *lineSender) send(ctx context.Context) error {
 func (s *lineSender) sendRequest(ctx context.Context, b lineBatch) (inputErr, err error) {
 	requestCtx, cancel := withGrace(ctx, interruptGrace)
 	defer cancel()
-	body, writer := io.Pipe()
-	answered := make(chan struct{})
-	var reply []byte
-	go func() {
-		defer close(answered)
-		defer func() { _ = body.Close() }() // from now on nobody reads the pipe, so writes must fail
-		reply, err = s.site.fetch(requestCtx, siteRequest{
-			method: http.MethodPost,
-			path:   "/write",
-			header: http.Header{"Content-Type": {transport.NDJSONType}},
-			body:   body,
-		})
-	}()
-
-	lines, complete, inputErr := s.writeBatches(ctx, writer, b, answered)
-	_ = writer.Close() // never fails
-	<-answered
-	if err == nil && !complete {
-		err = &uncertainError{errors.New("the server answered before it had read everything")}
+	ingest := s.site.Ingest(requestCtx)
+	lines, inputErr := s.writeBatches(ctx, ingest, b)
+	part, err := ingest.Close()
+	if isUncertain(err) {
+		s.result.Unknown = lines
 	}
-	err = s.result.addReply(reply, err, s.lines, lines)
+	s.result.add(part, s.lines)
 	s.lines += lines
-	return inputErr, err
+	return inputErr, siteError(err)
 }
 
 // writeBatches writes batches to a request, beginning with b. It stops when the input pauses or ends, when the server
-// has answered, or when ctx ends. It returns how many lines it has tried to write, whether it wrote all of them, and
-// the error of the last batch.
-func (s *lineSender) writeBatches(
-	ctx context.Context, w io.Writer, b lineBatch, answered <-chan struct{},
-) (lines int, complete bool, inputErr error) {
+// has answered, or when ctx ends. It returns how many lines it has tried to write, and the error of the last batch.
+func (s *lineSender) writeBatches(ctx context.Context, ingest *megaphone.Ingest, b lineBatch) (lines int, inputErr error) {
 	idle := time.NewTimer(sendIdle)
 	defer idle.Stop()
 	for {
 		lines += b.lines
-		if _, err := w.Write(b.text); err != nil {
-			return lines, false, nil
+		if err := ingest.WriteLines(b.text); err != nil {
+			return lines, nil
 		}
 		if b.err != nil {
-			return lines, true, b.err
+			return lines, b.err
 		}
 		idle.Reset(sendIdle)
 		select {
 		case b = <-s.batches:
 		case <-idle.C:
-			return lines, true, nil
+			return lines, nil
 		case <-ctx.Done():
-			return lines, true, nil
-		case <-answered:
-			return lines, true, nil
+			return lines, nil
+		case <-ingest.Answered():
+			return lines, nil
 		}
 	}
-}
-
-// addReply adds the outcome of a request, from its reply or, if the request failed, from err. first is how many lines
-// earlier requests had, and lines is how many this one had. addReply returns err, or an error if the reply is malformed.
-func (r *sendResult) addReply(reply []byte, err error, first, lines int) error {
-	if refused, ok := errors.AsType[*refusalError](err); ok {
-		reply = refused.reply // has a result if the stream had begun
-	}
-	var part struct {
-		sendResult
-
-		Written *int `json:"written"`
-	}
-	malformed := json.Unmarshal(reply, &part)
-	if malformed == nil && part.Written != nil {
-		part.sendResult.Written = *part.Written
-		r.add(part.sendResult, first)
-		return err
-	}
-	if err == nil {
-		err = &uncertainError{errors.New("the reply is not a valid result")}
-	}
-	if isUncertain(err) {
-		r.Unknown = lines
-	}
-	return err
 }
 
 // withGrace returns a context that ends when the grace has passed after the end of ctx, with the same cause.

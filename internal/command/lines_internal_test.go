@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	megaphone "github.com/caddy-megaphone/megaphone/client/go"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
@@ -73,7 +74,7 @@ func acceptAll(_ int, body string) (int, string) {
 
 // sendTo sends what write writes as the lines of an input.
 func sendTo(ctx context.Context, stub *ingestStub, write func(w io.Writer)) (result sendResult, err error) {
-	target := &site{base: "http://site", name: "http://site", header: http.Header{}, client: http.Client{Transport: stub}}
+	target := &megaphone.Client{URL: "http://site", HTTP: &http.Client{Transport: stub}}
 	input, writer := io.Pipe()
 	var written sync.WaitGroup
 	written.Go(func() {

@@ -6,13 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/httpjson"
+	megaphone "github.com/caddy-megaphone/megaphone/client/go"
 	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
@@ -37,6 +35,7 @@ too long to answer an interrupted send, the outcome of some messages is unknown.
 send then says of how many; with --json, the number is in the field "unknown".`,
 		Example: `  $ caddy megaphone send $PRODUCER news '{"title":"Hello"}'
   $ caddy megaphone send --text $PRODUCER chat "Hello, world"
+  $ caddy megaphone send --merge replace $PRODUCER price 17
   $ tail -f app.log | caddy megaphone send --text $PRODUCER log
   $ caddy megaphone send --ndjson < messages.ndjson`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -53,23 +52,16 @@ send then says of how many; with --json, the number is in the field "unknown".`,
 	cmd.MarkFlagsMutuallyExclusive("text", "ndjson")
 	cmd.Flags().String("key", "", "Idempotency key of the message: sending it again has no effect")
 	cmd.MarkFlagsMutuallyExclusive("key", "ndjson")
+	cmd.Flags().String("merge", "", "What becomes of the newest message of the stream if it was not sent yet: \"replace\" or \"append\"")
+	cmd.MarkFlagsMutuallyExclusive("merge", "ndjson")
 	addJSONFlag(cmd, "Print the result as JSON")
 	addSiteFlags(cmd)
 	return cmd
 }
 
-// A sendFailure is a message that was not written, and why.
-type sendFailure struct {
-	Channel string `json:"channel"`
-	Index   int    `json:"index"`
-	Reason  string `json:"reason"`
-}
-
-// A sendResult is the server's reply to a stream of writes (protocol.md 2.6), or the sum of several.
+// A sendResult is the server's reply to a streamed ingest, or the sum of several.
 type sendResult struct {
-	Written       int           `json:"written"`
-	Failures      []sendFailure `json:"failures"`
-	FailuresTotal int           `json:"failuresTotal"`
+	megaphone.IngestResult
 
 	// Unknown is how many messages may or may not have been written.
 	Unknown int `json:"unknown,omitempty"`
@@ -77,7 +69,7 @@ type sendResult struct {
 
 // add adds the result of a request. first is how many lines earlier requests had. add adds it to the index of each
 // failure, so that indexes count the lines of the whole input. It keeps at most [broker.MaxIngestFailures] failures.
-func (r *sendResult) add(part sendResult, first int) {
+func (r *sendResult) add(part megaphone.IngestResult, first int) {
 	r.Written += part.Written
 	r.FailuresTotal += part.FailuresTotal
 	for _, f := range part.Failures[:min(len(part.Failures), broker.MaxIngestFailures-len(r.Failures))] {
@@ -111,9 +103,12 @@ func runSend(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	result := sendResult{Failures: []sendFailure{}}
+	result := sendResult{IngestResult: megaphone.IngestResult{Failures: []megaphone.Failure{}}}
 	flags := cmd.Flags()
-	text, key := flag(flags.GetBool, "text"), flag(flags.GetString, "key")
+	text, key, merge := flag(flags.GetBool, "text"), flag(flags.GetString, "key"), flag(flags.GetString, "merge")
+	if _, ok := broker.ParseMerge(merge); !ok && merge != "" {
+		return errors.New("--merge is replace or append")
+	}
 	if key != "" && len(args) != 3 {
 		return errors.New("--key needs exactly one body")
 	}
@@ -125,10 +120,10 @@ func runSend(cmd *cobra.Command, args []string) error {
 	case flag(flags.GetBool, "ndjson"):
 		err = sendInput(func(line []byte) []byte { return append(line, '\n') })
 	case len(args) > 2:
-		w := &messageWriter{site: s, producer: args[0], streamID: args[1], text: text, key: key}
+		w := &messageWriter{site: s, producer: args[0], streamID: args[1], text: text, key: key, merge: merge}
 		err = w.writeAll(cmd.Context(), args[2:], &result)
 	default:
-		err = sendInput(envelopeEncoder(args[0], args[1], text))
+		err = sendInput(envelopeEncoder(args[0], args[1], merge, text))
 	}
 	switch {
 	case err == nil:
@@ -148,10 +143,11 @@ func runSend(cmd *cobra.Command, args []string) error {
 
 // A messageWriter writes messages one at a time, each in a request of its own.
 type messageWriter struct {
-	site               *site
+	site               *megaphone.Client
 	producer, streamID string
 	text               bool   // bodies are text, not JSON
 	key                string // the idempotency key, or empty
+	merge              string // how the messages are merged, or empty
 }
 
 // writeAll writes messages until one fails. It adds to the result how many the server has accepted, and whether the
@@ -172,32 +168,26 @@ func (w *messageWriter) writeAll(ctx context.Context, bodies []string, result *s
 
 // write writes one message.
 func (w *messageWriter) write(ctx context.Context, body string) error {
-	header := http.Header{"Content-Type": {httpjson.JSONType}}
-	if w.key != "" {
-		header.Set("Idempotency-Key", w.key)
-	}
-	content := []byte(body)
+	content := json.RawMessage(body)
 	if w.text {
 		content = jsontext.AppendString(nil, body)
 	} else if !json.Valid(content) {
 		return fmt.Errorf("%s is not JSON: quote it as JSON, or use --text", body)
 	}
-	_, err := w.site.fetch(ctx, siteRequest{
-		method: http.MethodPost,
-		path:   "/write/" + url.PathEscape(w.producer) + "/" + url.PathEscape(w.streamID),
-		header: header,
-		body:   bytes.NewReader(content),
-	})
-	return err
+	return siteError(w.site.Write(ctx, megaphone.Message{Channel: w.producer, StreamID: w.streamID, Body: content, Key: w.key, Merge: w.merge}))
 }
 
-// envelopeEncoder returns a function that makes a message of a line, for one stream of one channel. If text is set,
+// envelopeEncoder returns a function that makes a message of a line, for one stream of one channel. merge says how the messages
+// are merged; it may be empty. If text is set,
 // every line is the text of a JSON string. Otherwise every line is JSON:
 //   - A line that is not JSON becomes a message without a body. The server refuses it, so its number is among the failures.
 //   - A blank line stays blank. The server counts it as a line, and ignores it.
-func envelopeEncoder(producer, streamID string, text bool) func(line []byte) []byte {
+func envelopeEncoder(producer, streamID, merge string, text bool) func(line []byte) []byte {
 	head := append([]byte(`{"channel":`), jsontext.AppendString(nil, producer)...)
 	head = append(append(head, `,"streamId":`...), jsontext.AppendString(nil, streamID)...)
+	if merge != "" {
+		head = append(head, `,"merge":"`+merge+`"`...)
+	}
 	return func(line []byte) []byte {
 		envelope := bytes.Clone(head)
 		switch {

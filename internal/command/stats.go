@@ -50,7 +50,10 @@ func printStats(w io.Writer, s admin.Stats) error {
 	fmt.Fprintf(table, "waiting producers\t%s\n", humanize.Comma(int64(s.HeldProducers)))
 	fmt.Fprintf(table, "messages\t%d pending, %d in flight\n", s.Pending, s.InFlight)
 	fmt.Fprintf(table, "memory\t%s of %s\n", humanize.IBytes(uint64(s.BufferedBytes)), humanize.IBytes(uint64(s.MaxMemory))) //nolint:gosec // not negative
-	fmt.Fprintf(table, "since the start\t%d accepted, %d settled, %d undelivered\n", s.Accepted, s.Settled, s.Undelivered)
+	fmt.Fprintf(table, "since the start\t%d accepted, %d merged, %d settled, %d undelivered\n", s.Accepted, s.Merged, s.Settled, s.Undelivered)
+	fmt.Fprintf(table, "topics\t%s with %s members, keeping %s\n", humanize.Comma(int64(s.Topics)), humanize.Comma(int64(s.Members)),
+		humanize.IBytes(uint64(max(0, s.KeptBytes))))
+	fmt.Fprintf(table, "published\t%d, missed by members %d times\n", s.Published, s.Skipped)
 	fmt.Fprintf(table, "draining\t%s\n", yesNo(s.Draining))
 	if s.Store != nil {
 		printStore(table, s.Store)

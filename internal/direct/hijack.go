@@ -84,7 +84,7 @@ func (s *Site) Hijack(w http.ResponseWriter, r *http.Request, producer string, m
 		s.log.Kept(r, reason, detail)
 		return false
 	}
-	return s.hijack(w, r, client, hijackAfter, served)
+	return s.hijack(w, r, client, m.Merge(), hijackAfter, served)
 }
 
 // isTime reports whether enough writes like r have come in a row.
@@ -104,7 +104,7 @@ func (s *Site) isTime(client *conn.Client, r *http.Request, hijackAfter int) boo
 }
 
 // hijack hijacks the connection of an accepted write, and sends the reply. It returns false if that is not possible now.
-func (s *Site) hijack(w http.ResponseWriter, r *http.Request, client *conn.Client, hijackAfter, served int) bool {
+func (s *Site) hijack(w http.ResponseWriter, r *http.Request, client *conn.Client, merge broker.Merge, hijackAfter, served int) bool {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	bare := handover.Socket(client.Conn)
 	if !mayRepeat(r) {
@@ -139,7 +139,7 @@ func (s *Site) hijack(w http.ResponseWriter, r *http.Request, client *conn.Clien
 		first: &http.Request{
 			Method: r.Method, Host: r.Host, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor, Header: r.Header,
 		},
-		timeout: conn.WriteTimeout(r, s.WriteTimeout), reply: reply,
+		timeout: conn.WriteTimeout(r, s.WriteTimeout), reply: reply, merge: merge,
 		buffer: slices.Clone(early), end: len(early), served: served, sampleIn: s.untilSample(),
 		idle: cmp.Or(server.IdleTimeout, server.ReadTimeout), last: clock.Now(),
 	}

@@ -60,7 +60,7 @@ func (s *sample) accepted(w http.ResponseWriter, r *http.Request, producer strin
 	switch {
 	case producer != s.producer:
 		return s.end("another channel")
-	case m.StreamID() != s.message.StreamID(), !bytes.Equal(m.Body(), s.message.Body()):
+	case m.StreamID() != s.message.StreamID(), !bytes.Equal(m.Body(), s.message.Body()), m.Merge() != s.message.Merge():
 		return s.end("another message")
 	case r.Header.Get("Idempotency-Key") != s.key:
 		return s.end("another idempotency key")

@@ -39,6 +39,7 @@ type producerConn struct {
 	writer        socket.Writer
 	timeout       time.Duration // how long the client may take nothing of the replies
 	reply         reply
+	merge         broker.Merge // of all messages, for the requests have the same header
 
 	pattern    *pattern.Pattern // of the last request; nil before the first one
 	buffer     []byte
@@ -159,6 +160,9 @@ func (c *producerConn) serveNext() outcome {
 		return other
 	}
 	m, err := broker.NewMessage(streamID, body[:request.Length], string(request.Key))
+	if err == nil {
+		m.WithMerge(c.merge)
+	}
 	if c.sampleIn--; c.sampleIn < 0 && err == nil && !c.over.Load() {
 		c.sample = c.newSample(producer, string(request.Key), m)
 		return other

@@ -18,7 +18,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
@@ -54,6 +53,9 @@ type Listener struct {
 
 // Settings say how a [Listener] treats connections.
 type Settings struct {
+	// Bare is the listener that is wrapped, without the wrapper that Caddy puts around a socket. If it is nil, there is no
+	// such wrapper.
+	Bare net.Listener
 	// Idle is how long a connection that is being passed on may stay without a request; 0 means no limit.
 	Idle time.Duration
 	// Header is how long the header of a request on such a connection may take; 0 means no limit.
@@ -65,6 +67,9 @@ type Settings struct {
 // Listen wraps a listener. Listeners of the same type at the same address succeed each other: when one is closed, its
 // connections go to the newest.
 func Listen(inner net.Listener, settings Settings) *Listener {
+	if settings.Bare == nil {
+		settings.Bare = inner
+	}
 	l := &Listener{
 		Listener: inner, settings: settings, opened: time.Now(),
 		accepted: make(chan *Prefixed), failed: make(chan error), closed: make(chan struct{}), gone: make(chan struct{}),
@@ -75,7 +80,7 @@ func Listen(inner net.Listener, settings Settings) *Listener {
 	})
 	// The type shows what is between this listener and the socket. For example, a connection that was accepted without
 	// TLS must not reach a server that expects TLS.
-	l.group = join(fmt.Sprintf("%T %s %s", conn.BareListener(inner), inner.Addr().Network(), inner.Addr()), l)
+	l.group = join(fmt.Sprintf("%T %s %s", settings.Bare, inner.Addr().Network(), inner.Addr()), l)
 	go l.pump()
 	return l
 }
@@ -255,7 +260,7 @@ func (g *group) leave(l *Listener) (lingers bool) {
 // the lock.
 func (g *group) linger(l *Listener) bool {
 	if g.steering == nil {
-		g.steering = newSteering(l.Listener, l.settings.KeepAlive, func(conn net.Conn) { g.pass(prefixed(conn, nil)) })
+		g.steering = newSteering(l.settings.Bare, l.settings.KeepAlive, func(conn net.Conn) { g.pass(prefixed(conn, nil)) })
 		if g.steering == nil {
 			g.forget(l)
 			return false

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
@@ -21,12 +20,12 @@ type steering struct {
 	raw    syscall.RawConn
 }
 
-// newSteering returns the steering for the sockets that share the address of a listener. It returns nil if the listener
+// newSteering returns the steering for the sockets that share the address of a bare listener. It returns nil if the listener
 // is more than a socket, does not share its address, or the system does not allow steering. The steering passes the
 // connections that its own socket accepts to take.
 func newSteering(l net.Listener, keepAlive net.KeepAliveConfig, take func(net.Conn)) *steering {
-	tcp := socketOf(l)
-	if tcp == nil {
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
 		return nil
 	}
 	network := sharedNetwork(tcp)
@@ -128,10 +127,4 @@ func control(raw syscall.RawConn, f func(fd int) error) error {
 		return controlErr
 	}
 	return err
-}
-
-// socketOf returns the socket of a listener. It returns nil if the listener is more than a socket.
-func socketOf(l net.Listener) *net.TCPListener {
-	tcp, _ := conn.BareListener(l).(*net.TCPListener)
-	return tcp
 }

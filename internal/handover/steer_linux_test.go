@@ -12,25 +12,28 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-megaphone/megaphone/internal/conn"
 )
 
-// listenAt listens as Caddy does, at a port that sockets can share.
-func listenAt(t *testing.T, address string) net.Listener {
+// listenAt listens as Caddy does, at a port that sockets can share. bare is what Caddy's listener has inside.
+func listenAt(t *testing.T, address string) (l, bare net.Listener) {
 	t.Helper()
 	a, err := caddy.ParseNetworkAddress(address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := a.Listen(t.Context(), 0, net.ListenConfig{})
+	opened, err := a.Listen(t.Context(), 0, net.ListenConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l.(net.Listener)
+	l = opened.(net.Listener)
+	return l, conn.BareListener(l)
 }
 
 // accept accepts connections and greets each.
-func accept(inner net.Listener) *Listener {
-	l := Listen(inner, Settings{})
+func accept(inner, bare net.Listener) *Listener {
+	l := Listen(inner, Settings{Bare: bare})
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -183,9 +186,9 @@ func TestTooManyLinger(t *testing.T) {
 }
 
 func TestSocketOfCaddysListener(t *testing.T) {
-	l := listenAt(t, "tcp/127.0.0.1:0")
+	l, bare := listenAt(t, "tcp/127.0.0.1:0")
 	defer l.Close()
-	if socketOf(l) == nil {
+	if _, ok := bare.(*net.TCPListener); !ok {
 		t.Errorf("no socket was found in a %T", l)
 	}
 }
@@ -195,11 +198,11 @@ func TestSteeringListensWhereTheOthersDo(t *testing.T) {
 	for address, network := range map[string]string{
 		"tcp4/0.0.0.0:0": "tcp4", "tcp6/[::]:0": "tcp6", "tcp/[::]:0": "tcp", "tcp/127.0.0.1:0": "tcp4",
 	} {
-		l := listenAt(t, address)
-		if got := sharedNetwork(socketOf(l)); got != network {
+		l, bare := listenAt(t, address)
+		if got := sharedNetwork(bare.(*net.TCPListener)); got != network {
 			t.Errorf("the network of %s is %q, want %q", address, got, network)
 		}
-		s := newSteering(l, net.KeepAliveConfig{}, func(net.Conn) {})
+		s := newSteering(bare, net.KeepAliveConfig{}, func(net.Conn) {})
 		if s == nil {
 			t.Fatalf("there is no steering for %s", address)
 		}
@@ -214,7 +217,11 @@ func TestSteeringListensWhereTheOthersDo(t *testing.T) {
 // Caddy's listeners of one Unix socket have different types.
 func TestListenersOfAUnixSocketShareAGroup(t *testing.T) {
 	address := "unix/" + filepath.Join(t.TempDir(), "s")
-	old, heir := Listen(listenAt(t, address), Settings{}), Listen(listenAt(t, address), Settings{})
+	listen := func() *Listener {
+		l, bare := listenAt(t, address)
+		return Listen(l, Settings{Bare: bare})
+	}
+	old, heir := listen(), listen()
 	if old.group != heir.group {
 		t.Error("the listeners are in different groups")
 	}

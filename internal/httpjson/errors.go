@@ -84,6 +84,11 @@ func BadRequest(message string) error {
 	return &Error{Status: http.StatusBadRequest, Code: codeBadRequest, Message: message}
 }
 
+// Forbidden returns an [Error] with status 403 and a message.
+func Forbidden(message string) error {
+	return &Error{Status: http.StatusForbidden, Code: "FORBIDDEN", Message: message}
+}
+
 // ErrTooLarge is the reply to a request whose body is larger than it may be.
 var ErrTooLarge = &Error{
 	Status: http.StatusRequestEntityTooLarge, Code: "PAYLOAD_TOO_LARGE",
@@ -115,6 +120,10 @@ var replies = []struct {
 	{broker.ErrReaderLimit, limitReached(http.StatusServiceUnavailable, "the server has as many readers as it may")},
 	{broker.ErrMemoryLimit, limitReached(http.StatusServiceUnavailable, "the server holds as many messages as it may")},
 	{broker.ErrClientLimit, limitReached(http.StatusTooManyRequests, "this client has as many channels as it may")},
+	{broker.ErrTopicLimit, Error{
+		Status: http.StatusConflict, Code: codeLimitReached, Message: "the channel is a member of as many topics as it may be",
+	}},
+	{broker.ErrTopicClosed, Error{Status: http.StatusConflict, Code: "CLOSED", Message: "the topic is closed"}},
 	{broker.ErrStarting, Error{
 		Status: http.StatusServiceUnavailable, Code: "STARTING", retryAfter: 1,
 		Message: "the server is starting: its channels are still being loaded",

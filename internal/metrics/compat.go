@@ -31,9 +31,10 @@ type oldMetric struct {
 var metricTypes = fullNames(map[dto.MetricType][]string{
 	dto.MetricType_COUNTER: {
 		"channels_created_total", "channels_deleted_total", "direct_mismatches_total", "direct_samples_total",
-		"limit_refusals_total", "messages_accepted_total",
-		"messages_redelivered_total", "messages_refused_total", "messages_repeated_total", "messages_sent_total",
-		"messages_settled_total", "messages_undelivered_total", "messages_unroutable_total", "panics_total",
+		"limit_refusals_total", "messages_accepted_total", "messages_appended_total", "messages_published_total",
+		"messages_redelivered_total", "messages_refused_total", "messages_repeated_total", "messages_replaced_total",
+		"messages_sent_total", "messages_settled_total", "messages_skipped_total", "messages_undelivered_total",
+		"messages_unroutable_total", "panics_total",
 		"requests_refused_total",
 		"store_failures_total", "store_fenced_total", "store_lost_pushes_total", "store_reconnects_total", "store_resyncs_total",
 		"store_round_trips_total", "webhook_delivered_total", "webhook_failures_total", "webhook_lost_total",
@@ -41,7 +42,7 @@ var metricTypes = fullNames(map[dto.MetricType][]string{
 	dto.MetricType_GAUGE: {
 		"buffered_bytes", "buffered_limit_bytes", "changed_internals", "channels", "channels_limit", "channels_read", "detached_readers",
 		"direct_connections", "held_bytes", "held_producers", "messages_in_flight", "messages_pending", "readers", "readers_limit",
-		"storage_up", "store_nodes", "store_queue", "webhook_queue",
+		"storage_up", "store_nodes", "store_queue", "topic_kept_bytes", "topic_members", "topics", "webhook_queue",
 	},
 	dto.MetricType_HISTOGRAM: {
 		"channel_life_seconds", "delivery_delay_seconds", "publish_wait_seconds", "read_duration_seconds", "store_latency_seconds",

@@ -100,3 +100,14 @@ func TestTheStoresQueueAndReconnectsFireAlerts(t *testing.T) {
 	caddy_megaphone_store_reconnects_total{instance="b"} 0 0 1 1 1
 `, `	{instance="a"} 1`)
 }
+
+func TestMembersThatMissMessagesFireTheAlert(t *testing.T) {
+	eval(t, "MegaphoneMembersMissMessages", `
+	caddy_megaphone_messages_skipped_total{instance="a"} 0+2x4
+	caddy_megaphone_messages_accepted_total{instance="a"} 0+100x4
+	caddy_megaphone_messages_skipped_total{instance="b"} 0 0 0 0 1
+	caddy_megaphone_messages_accepted_total{instance="b"} 0+100x4
+	caddy_megaphone_messages_skipped_total{instance="idle"} 0 0 0 0 0
+	caddy_megaphone_messages_accepted_total{instance="idle"} 0 0 0 0 0
+`, `	{instance="a"} 1`)
+}

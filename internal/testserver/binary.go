@@ -41,7 +41,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	}
 	defer unlock()
 	path := filepath.Join(dir, "caddy")
-	cmd := exec.Command("go", "build", "-o", path, "./cmd/caddy")
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "./cmd/caddy")
 	cmd.Dir = root
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build ./cmd/caddy: %w\n%s", err, output)

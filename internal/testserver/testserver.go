@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -126,12 +127,12 @@ func (s *Server) Reload(options, sites string) error {
 	s.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/load", strings.NewReader(s.Caddyfile(options, sites)))
-	if err != nil {
-		return err
+	response, err := s.load(ctx, s.Caddyfile(options, sites))
+	// The admin endpoint of an earlier configuration may accept a connection while it shuts down, and drop it. Loading a
+	// configuration again changes nothing.
+	for errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		response, err = s.load(ctx, s.Caddyfile(options, sites))
 	}
-	r.Header.Set("Content-Type", "text/caddyfile")
-	response, err := s.Admin().Do(r)
 	if err != nil {
 		return err
 	}
@@ -141,6 +142,16 @@ func (s *Server) Reload(options, sites string) error {
 		return fmt.Errorf("%s: %s", response.Status, text)
 	}
 	return nil
+}
+
+// load posts a Caddyfile to the admin endpoint.
+func (s *Server) load(ctx context.Context, caddyfile string) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/load", strings.NewReader(caddyfile))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "text/caddyfile")
+	return s.Admin().Do(r)
 }
 
 // Admin returns a client for the admin endpoint. Use any URL that begins with http://localhost.
@@ -208,11 +219,12 @@ func (s *Server) Stop() {
 // Log returns the output of the process so far.
 func (s *Server) Log() string { return s.log.String() }
 
-// Await waits until a condition holds. It fails the test if that takes too long.
+// Await waits until a condition holds. It checks often at first, and less often when it takes longer. It fails the test if
+// that takes too long.
 func (s *Server) Await(what string, condition func() bool) {
 	s.tb.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	for start := time.Now(); !condition(); time.Sleep(max(5*time.Millisecond, time.Since(start)/30)) {
+		if time.Since(start) > patience {
 			s.tb.Fatalf("gave up waiting until %s; the log:\n%s", what, s.Log())
 		}
 	}

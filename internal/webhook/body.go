@@ -3,6 +3,8 @@ package webhook
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // maxBody is how large a body may be, in bytes, unless it has only one event. Many frameworks accept 100 KB.
@@ -16,6 +18,8 @@ func (e *Event) size(name string) int {
 	switch name {
 	case ChannelCreated:
 		return len(e.Channel) + len(`"",`)
+	case TopicOccupied, TopicVacated:
+		return 2*jsonSize(e.Topic) + len(`,:"2006-01-02T15:04:05.999999999Z",`)
 	case ChannelDeleted:
 		return 2*len(e.Channel) + len(`"","":18446744073709551615,`)
 	}
@@ -26,6 +30,9 @@ func (e *Event) size(name string) int {
 // encode returns the body of a request that reports a batch of events with this name (protocol.md 2.7). The batch must not
 // be empty.
 func encode(name string, batch []Event) ([]byte, error) {
+	if name == TopicOccupied || name == TopicVacated {
+		return encodeTopics(batch)
+	}
 	channels := make([]string, 0, len(batch))
 	seen := make(map[string]struct{}, len(batch))
 	for _, e := range batch {
@@ -67,4 +74,23 @@ func encode(name string, batch []Event) ([]byte, error) {
 		Channels []string `json:"channels"`
 		Readers  []reader `json:"readers"`
 	}{channels, readers})
+}
+
+// jsonSize returns how many bytes a text takes as a JSON string, at most.
+func jsonSize(text string) int { return len(jsontext.AppendString(nil, text)) }
+
+// encodeTopics returns the body of a request that reports topics. A topic has the time of its last event in the batch.
+func encodeTopics(batch []Event) ([]byte, error) {
+	topics := make([]string, 0, len(batch))
+	times := make(map[string]string, len(batch))
+	for _, e := range batch {
+		if _, repeated := times[e.Topic]; !repeated {
+			topics = append(topics, e.Topic)
+		}
+		times[e.Topic] = e.At.UTC().Format(time.RFC3339Nano)
+	}
+	return json.Marshal(struct {
+		Topics []string          `json:"topics"`
+		Times  map[string]string `json:"times"`
+	}{topics, times})
 }

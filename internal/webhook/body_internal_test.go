@@ -27,6 +27,10 @@ func TestWebhookRequest(t *testing.T) {
 			`{"channels":["main.a","main.b"],"undelivered":{"main.a":2,"main.b":0}}`,
 		},
 		ChannelCreated: {[]Event{{Channel: "main.a"}}, `{"channels":["main.a"]}`},
+		TopicVacated: {
+			[]Event{{Topic: `a"b`, At: at}, {Topic: "c", At: at}, {Topic: `a"b`, At: at.Add(time.Second)}},
+			`{"topics":["a\"b","c"],"times":{"a\"b":"2026-01-02T03:04:06.006Z","c":"2026-01-02T03:04:05.006Z"}}`,
+		},
 		ReaderConnected: {
 			[]Event{{Channel: "main.a", Transport: "sse", At: at}, {Channel: "main.a", Transport: "poll", At: at}},
 			`{"channels":["main.a"],"readers":[{"channel":"main.a","transport":"sse","time":"2026-01-02T03:04:05.006Z"},` +
@@ -71,15 +75,15 @@ func TestWebhookRequest(t *testing.T) {
 	}
 }
 
-// channelsIn returns the channels that each of some bodies names.
+// channelsIn returns the channels, or the topics, that each of some bodies names.
 func channelsIn(t *testing.T, bodies []string) (channels [][]string) {
 	t.Helper()
 	for _, body := range bodies {
-		var got struct{ Channels []string }
+		var got struct{ Channels, Topics []string }
 		if err := json.Unmarshal([]byte(body), &got); err != nil {
 			t.Fatal(err)
 		}
-		channels = append(channels, got.Channels)
+		channels = append(channels, append(got.Channels, got.Topics...))
 	}
 	return channels
 }
@@ -132,10 +136,12 @@ func TestWebhookBodiesAreBounded(t *testing.T) {
 				for i := range events {
 					events[i] = longest
 					events[i].Channel = fmt.Sprintf("main.%022d", i)
+					events[i].Topic = fmt.Sprintf("\u00e9\x00%020d", i)
 				}
 				s.Enqueue(events)
 				huge := longest
 				huge.Channel = strings.Repeat("x", maxBody)
+				huge.Topic = huge.Channel
 				s.Enqueue([]Event{huge}) // goes alone
 				s.end(t)
 				last := len(r.bodies) - 1

@@ -17,16 +17,20 @@ const (
 	ChannelDeleted     = "channel_deleted"
 	ReaderConnected    = "reader_connected"
 	ReaderDisconnected = "reader_disconnected"
+	TopicOccupied      = "topic_occupied"
+	TopicVacated       = "topic_vacated"
 )
 
 // EventNames are the names of all events. Do not change it.
-var EventNames = []string{ChannelCreated, ChannelDeleted, ReaderConnected, ReaderDisconnected}
+var EventNames = []string{ChannelCreated, ChannelDeleted, ReaderConnected, ReaderDisconnected, TopicOccupied, TopicVacated}
 
-// An Event is something that happened to a channel. Its name says what. The fields that do not concern this name are not
+// An Event is something that happened to a channel, or to a topic. Its name says what. The fields that do not concern this name are not
 // set.
 type Event struct {
 	// Channel is the consumer address of the channel.
 	Channel string
+	// Topic is the name of the topic that has got its first member, or lost its last one. Then there is no Channel.
+	Topic string
 	// At is when it happened.
 	At time.Time
 

@@ -58,8 +58,10 @@ type Journal interface {
 	// them, and zero at first. The journal tells the channel when the message is durable, if it returns a commit, which it
 	// must if mustCommit is set.
 	Put(h Holder, id ID, position uint64, m *broker.Message, batch *Batch, mustCommit bool) (*Commit, error)
+	// Merge notes that a message was merged with the one at a position. It returns and fails like Put.
+	Merge(h Holder, id ID, position uint64, m Merge, mustCommit bool) (*Commit, error)
 	// Move, Read and Delete never fail: what a journal cannot write now, it writes later. The keys of a Move are those
-	// that were let go since the last one, oldest first. If none was let go, LetGo is zero.
+	// that were let go, or merged, since the last one, oldest first. If none was let go, LetGo may be zero.
 	Move(id ID, m Move)
 	Read(id ID, r Read)
 	Delete(id ID) *Commit
@@ -67,10 +69,14 @@ type Journal interface {
 	Waits() bool
 }
 
+// A Merge says that Older and Newer, which was accepted now, have become Whole: Newer itself if it has replaced Older.
+type Merge struct{ Older, Newer, Whole *broker.Message }
+
 // A Holder is a channel that holds messages which are not durable yet.
 type Holder interface {
-	// Durable tells that the messages up to a position are durable.
-	Durable(position uint64)
+	// Durable tells that the messages up to a position are durable, as they were when a commit was made that is durable now. An
+	// earlier commit was reported before, and there is at most one later one.
+	Durable(position uint64, c *Commit)
 }
 
 // A Batch is where the journal has a message that is written to several channels. It is the journal's to use.
@@ -102,6 +108,8 @@ type Locked interface {
 	LetGo() uint64
 	// Snapshot returns all of the channel but its messages.
 	Snapshot() *Channel
+	// At returns the message at a position after LetGo, or nil if there is none.
+	At(position uint64) *broker.Message
 	// Messages iterates over the channel's messages and their positions.
 	Messages() iter.Seq2[uint64, *broker.Message]
 	// AllDurable tells that all messages are durable.

@@ -72,7 +72,8 @@ end
 -- Appends to out what the reader's node does not have yet, from index first on.
 local function fetch(out, first, count, maxBytes)
   local size, got = 0, 0
-  each(first, math.min(c.len, first + count) - 1, function(m)
+  each(first, math.min(c.len, first + count) - 1, function(m, i)
+    if i == c.len - 1 and string.byte(m) > 1 and i - c.inflight >= mergeAhead(c.ahead) then return false end
     if got > 0 and size + #m > maxBytes then return false end
     size, got = size + #m, got + 1
     out[#out + 1] = m
@@ -82,15 +83,20 @@ end
 
 -- Whether a message has the key of one that the channel holds, or has let go not long ago.
 local function duplicate(m)
-  return string.byte(m) == 1 and redis.call('SISMEMBER', key('i'), keyOf(m)) == 1
+  return string.byte(m) % 2 == 1 and redis.call('SISMEMBER', key('i'), keyOf(m)) == 1
 end
 
-local function append(m)
+local function rememberKey(m)
+  if string.byte(m) % 2 == 1 then redis.call('SADD', key('i'), keyOf(m)) end
+end
+
+local function append(m, mark)
   redis.call('RPUSH', key('q'), m)
-  if string.byte(m) == 1 then redis.call('SADD', key('i'), keyOf(m)) end
+  rememberKey(m)
+  if mark then keepMark(key('g'), c.head + c.len, #m, mark) end
   if hasReader() and c.sent == c.len and c.sent - c.inflight < c.ahead then
     local at = struct.pack('<I4I6', c.fence, c.head + c.len)
-    if #m > PUSHED then
+    if #m > PUSHED or mark and c.sent - c.inflight >= mergeAhead(c.ahead) then
       push(c.node, 'w', at)
     elseif push(c.node, 'm', at .. m) > 0 then
       c.sent = c.sent + 1
@@ -99,22 +105,40 @@ local function append(m)
   c.len, c.bytes = c.len + 1, c.bytes + #m + OVERHEAD
 end
 
+-- merge, for this channel.
+local function mergeHere(m)
+  return merge(m, key('q'), key('g'), c.len > math.max(c.inflight, c.sent) and c.head + c.len - 1)
+end
+
+local function appendWhole(whole, older, mark, olderKey)
+  redis.call('LSET', key('q'), -1, whole)
+  if olderKey ~= '' then remember({olderKey}, 1) end
+  rememberKey(whole)
+  keepMark(key('g'), c.head + c.len - 1, #whole, mark)
+  c.bytes = c.bytes + #whole - older
+end
+
 -- Takes what there is room for of the messages of a waiting call. Returns how it ended: 0 all are taken, 1 the channel is
 -- full, 2 the memory is used up.
 local function take(id, w, used)
   while w.first < w.count do
     local field = id .. struct.pack('<I2', w.first)
     local m = redis.call('HGET', key('p'), field)
+    local kept, mark, whole, older, olderKey = m, nil, nil, nil, nil
+    if used and string.byte(m) > 1 then kept, mark, whole, older, olderKey = mergeHere(m) end
     if duplicate(m) then
       w.duplicates = w.duplicates + 1
     elseif not used then -- only duplicates are taken
       return 1
-    elseif c.len - c.inflight >= w.buffer then
+    elseif c.len - c.inflight >= w.buffer and not whole then
       return 1
     elseif used + c.bytes - c.bytes0 >= w.memory then
       return 2
+    elseif whole then
+      appendWhole(whole, older, mark, olderKey)
+      if string.byte(m) < 4 then w.replaced = w.replaced + 1 else w.appended = w.appended + 1 end
     else
-      append(m)
+      append(kept, mark)
     end
     redis.call('HDEL', key('p'), field)
     redis.call('HINCRBY', KEYS[2], 'heldbytes', -(#m + OVERHEAD))
@@ -123,18 +147,21 @@ local function take(id, w, used)
   return 0
 end
 
-local WAITER = '<I6I4I7I2I2I2I6' -- until when, buffer, memory, next message, messages, duplicates, bytes
+-- Until when, buffer, memory, next message, messages, duplicates, bytes, and, unless it is new, replaced, appended.
+local WAITER = '<I6I4I7I2I2I2I6I2I2'
 
 local function waiter(id)
   local s = redis.call('HGET', key('p'), id)
   if not s then return nil end
   local w = {}
-  w.deadline, w.buffer, w.memory, w.first, w.count, w.duplicates, w.size = struct.unpack(WAITER, s)
+  w.deadline, w.buffer, w.memory, w.first, w.count, w.duplicates, w.size, w.replaced, w.appended =
+    struct.unpack(WAITER, s .. '\0\0\0\0')
   return w
 end
 
 local function keepWaiter(id, w)
-  redis.call('HSET', key('p'), id, struct.pack(WAITER, w.deadline, w.buffer, w.memory, w.first, w.count, w.duplicates, w.size))
+  redis.call('HSET', key('p'), id, struct.pack(WAITER, w.deadline, w.buffer, w.memory, w.first, w.count, w.duplicates, w.size,
+    w.replaced, w.appended))
 end
 
 -- Forgets a waiting call. The caller removes its id from the list.
@@ -171,6 +198,6 @@ local function admit(elsewhere)
     end
     redis.call('LPOP', key('w'))
     forget(id, w)
-    push(string.sub(id, 1, 8), 'a', string.sub(id, 9) .. struct.pack('<I1I2I2', how, w.first, w.duplicates))
+    push(string.sub(id, 1, 8), 'a', string.sub(id, 9) .. struct.pack('<I1I2I2I2I2', how, w.first, w.duplicates, w.replaced, w.appended))
   end
 end

@@ -8,7 +8,7 @@
 -- begin; how many it has. Limits are 16 bytes: buffer, how long the call may wait, memory.
 -- Returns 0 if all is taken and nothing is a duplicate. Else a string with three values for each item: status (0 taken, 1 the
 -- channel is full, 2 the memory is used up, 3 held, 4 no such channel), how many are taken, and how many of them are
--- duplicates.
+-- duplicates, have replaced another message, and were appended to one.
 local call, pack, unpack, byte, sub = redis.call, struct.pack, struct.unpack, string.byte, string.sub
 local KEYS, ARGV = KEYS, ARGV
 local channels, counters, items = (#KEYS - 1) / 2, KEYS[1], ARGV[3]
@@ -24,15 +24,15 @@ local frames, groups, out, number = {}, {}, nil, 0
 local limits, buffer, time, memory -- of the item before
 
 -- The outcome of an item that is not simply taken.
-local function note(status, taken, duplicates)
+local function note(status, taken, duplicates, replaced, appended)
   if not out then
     out = {}
     for i = 1, number - 1 do
       local low, high = byte(items, i * 5 - 1, i * 5)
-      out[i] = pack('<I1I2I2', 0, low + high * 256, 0)
+      out[i] = pack('<I1I2I2I2I2', 0, low + high * 256, 0, 0, 0)
     end
   end
-  out[number] = pack('<I1I2I2', status, taken, duplicates)
+  out[number] = pack('<I1I2I2I2I2', status, taken, duplicates, replaced, appended)
 end
 
 local function key(i, letter) return sub(KEYS[i + 1], 1, -18) .. letter .. sub(KEYS[i + 1], -16) end
@@ -73,6 +73,13 @@ local function append(queue, first, last)
   call('RPUSH', queue, _G.unpack(ARGV, first, last))
 end
 
+-- Remembers the key of a message that was merged with a newer one. The queue has only the key of that one.
+local function letGo(i, olderKey)
+  local list = key(i, 'k')
+  local extra = call('RPUSH', list, olderKey) - REMEMBERED
+  if extra > 32 then call('SREM', key(i, 'i'), _G.unpack(call('LPOP', list, extra))) end
+end
+
 -- Adds a place in a channel to those to which a message is pushed.
 local function share(node, j, place)
   local g = groups[node]
@@ -107,13 +114,21 @@ for i = 1, channels do
       buffer, time, memory = unpack('<I4I5I7', ARGV[4], limits * 8 + 1)
     end
     if not s then
-      note(4, 0, 0)
+      note(4, 0, 0, 0, 0)
     else
       local j = b + c * 256
-      local first, last, status, duplicates, size, taken = j, j + d + e * 256 - 1, 0, 0, 0, 0
+      local first, last, status, duplicates, size, taken, replaced, appended = j, j + d + e * 256 - 1, 0, 0, 0, 0, 0, 0
       while j <= last do
         local m = ARGV[j]
-        local full = (held > 0 or len - inflight >= buffer) and 1 or used + addedBytes + size >= memory and 2
+        local mark, whole, older, olderKey -- if it may be merged
+        local kind = byte(m)
+        if kind > 1 then
+          if from then append(queue, from, to) end
+          from = nil
+          m, mark, whole, older, olderKey =
+            merge(m, queue, key(i, 'g'), held == 0 and len > math.max(inflight, sent) and head + len - 1)
+        end
+        local full = (held > 0 or len - inflight >= buffer and not whole) and 1 or used + addedBytes + size >= memory and 2
         local duplicate = false
         if keyed > 0 and ARGV[j + keyed] ~= '' then
           keys = keys or key(i, 'i')
@@ -124,18 +139,30 @@ for i = 1, channels do
         elseif full then
           status = full
           break
+        elseif whole then
+          call('LSET', queue, -1, whole)
+          keepMark(key(i, 'g'), head + len - 1, #whole, mark)
+          taken, size = taken + 1, size + #whole - older
+          if olderKey ~= '' then letGo(i, olderKey) end
+          if kind < 4 then replaced = replaced + 1 else appended = appended + 1 end
         else
-          if from and j ~= to + 1 then
-            append(queue, from, to)
-            from = nil
+          taken = taken + 1
+          if mark then
+            call('RPUSH', queue, m)
+            keepMark(key(i, 'g'), head + len, #m, mark)
+          else
+            if from and j ~= to + 1 then
+              append(queue, from, to)
+              from = nil
+            end
+            from, to = from or j, j
           end
-          from, to, taken = from or j, j, taken + 1
           if f and sent == len and sent - inflight < ahead then
-            if #m > PUSHED then
+            if #m > PUSHED or mark and sent - inflight >= mergeAhead(ahead) then
               f[#f + 1] = pack('<I1I4I4I6', WAKE, 10, fence, head + len)
               f[#f + 1] = ''
             else
-              if shared > 0 then
+              if shared > 0 and not mark then
                 share(node, j, pack('<I4I6', fence, head + len))
               else
                 local n = #f
@@ -148,7 +175,7 @@ for i = 1, channels do
         end
         j = j + 1
       end
-      bytes, added, addedBytes = bytes + size, added + taken, addedBytes + size
+      bytes, added, addedBytes = bytes + size, added + taken - replaced - appended, addedBytes + size
       if status ~= 0 then
         -- The reader may have taken more than its node has reported.
         local lags, wait = flags % 2 == 1 and sent > inflight, time
@@ -166,7 +193,9 @@ for i = 1, channels do
           end
         end
       end
-      if out or status ~= 0 or duplicates > 0 then note(status, j - first, duplicates) end
+      if out or status ~= 0 or duplicates + replaced + appended > 0 then
+        note(status, j - first, duplicates, replaced, appended)
+      end
     end
   until more == 0
   if from then append(queue, from, to) end

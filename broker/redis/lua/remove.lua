@@ -24,13 +24,14 @@ local function remove(base, x, reason, counters, deletions)
       if w then
         local _, _, _, first, _, duplicates, left = struct.unpack('<I6I4I7I2I2I2I6', w)
         size = size + left
-        push(string.sub(id, 1, 8), 'a', string.sub(id, 9) .. struct.pack('<I1I2I2', 4, first, duplicates))
+        push(string.sub(id, 1, 8), 'a', string.sub(id, 9) .. struct.pack('<I1I2I2', 4, first, duplicates) .. string.sub(w, 30))
       end
     end
     redis.call('HINCRBY', counters, 'held', -held)
     redis.call('HINCRBY', counters, 'heldbytes', -size)
   end
-  redis.call('UNLINK', base .. 's' .. x, base .. 'q' .. x, base .. 'w' .. x, base .. 'p' .. x, base .. 'k' .. x, base .. 'i' .. x)
+  redis.call('UNLINK', base .. 's' .. x, base .. 'q' .. x, base .. 'w' .. x, base .. 'p' .. x, base .. 'k' .. x, base .. 'i' .. x,
+    base .. 'g' .. x)
   redis.call('ZREM', base .. 'x', x)
   redis.call('HINCRBY', counters, 'channels', -1)
   if len > 0 then

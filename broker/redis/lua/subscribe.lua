@@ -28,7 +28,7 @@ if mode ~= 2 and redeliver == 0 and c.unconfirmed > 0 and not flag(2) then
   local size, id, keys, n = 0, nil, {}, c.unconfirmed
   each(0, n - 1, function(m)
     size, id = size + #m + OVERHEAD, string.sub(m, 2, 17)
-    if string.byte(m) == 1 then keys[#keys + 1] = keyOf(m) end
+    if string.byte(m) % 2 == 1 then keys[#keys + 1] = keyOf(m) end
   end)
   remember(keys, 1)
   settle(n, size, id)
@@ -44,7 +44,7 @@ if ARGV[5] ~= '' then
     -- that is known.
     each(0, (mode == 2 and c.len or math.max(c.inflight, c.sent)) - 1, function(m, i)
       size = size + #m + OVERHEAD
-      if string.byte(m) == 1 then keys[#keys + 1] = keyOf(m) end
+      if string.byte(m) % 2 == 1 then keys[#keys + 1] = keyOf(m) end
       if string.sub(m, 2, 17) == ARGV[5] then
         resume, settled = 1, settled + i + 1
         remember(keys, 1)

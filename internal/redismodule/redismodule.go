@@ -1,6 +1,9 @@
-package megaphone
+// Package redismodule is the Broker of package redis as a Caddy module. Package redis itself knows no Caddy, and the root
+// package knows it by its module only.
+package redismodule
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -16,9 +19,12 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/redis"
+	"github.com/caddy-megaphone/megaphone/internal/setting"
 )
 
 func init() { caddy.RegisterModule(new(RedisBroker)) }
@@ -101,7 +107,7 @@ type RedisTLS struct {
 
 // CaddyModule returns the Caddy module information.
 func (*RedisBroker) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: brokerNamespace + ".redis", New: func() caddy.Module { return new(RedisBroker) }}
+	return caddy.ModuleInfo{ID: "megaphone.brokers.redis", New: func() caddy.Module { return new(RedisBroker) }}
 }
 
 // Provision implements [caddy.Provisioner]. It checks the settings and reads files. It connects to nothing.
@@ -166,13 +172,13 @@ func (r *RedisBroker) redisOptions() (o redis.Options, err error) {
 	if len(o.Addresses) == 0 {
 		o.Addresses = []string{redis.DefaultAddress}
 	}
-	setDefault(&o.KeyPrefix, redis.DefaultKeyPrefix)
-	setDefault(&o.DialTimeout, redis.DefaultDialTimeout)
-	setDefault(&o.Timeout, redis.DefaultTimeout)
+	setting.Default(&o.KeyPrefix, redis.DefaultKeyPrefix)
+	setting.Default(&o.DialTimeout, redis.DefaultDialTimeout)
+	setting.Default(&o.Timeout, redis.DefaultTimeout)
 	if r.Password != "" && r.PasswordFile != "" {
 		return o, errors.New("password and password_file exclude each other: leave out one of them")
 	}
-	setDefault(&r.Durability, "none")
+	setting.Default(&r.Durability, "none")
 	if o.Durability, err = redis.ParseDurability(r.Durability); err != nil {
 		return o, fmt.Errorf("durability: %w", err)
 	}
@@ -216,178 +222,39 @@ func (t *RedisTLS) config() (*tls.Config, error) {
 	return c, nil
 }
 
+// A loadedHandler logs to the loaded configuration, since a Broker outlives its own. If no configuration is loaded any more, as
+// when the process exits, it logs to the last one.
+type loadedHandler struct{ last *zap.Logger }
+
+func (h loadedHandler) current() slog.Handler {
+	logger := h.last
+	if ctx := caddy.ActiveContext(); ctx.Context != nil {
+		logger = ctx.Logger(new(RedisBroker))
+	}
+	return zapslog.NewHandler(logger.Core(), zapslog.WithName("megaphone.brokers.redis"))
+}
+
+// Enabled implements [slog.Handler].
+func (h loadedHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.current().Enabled(ctx, level)
+}
+
+// Handle implements [slog.Handler].
+func (h loadedHandler) Handle(ctx context.Context, record slog.Record) error {
+	return h.current().Handle(ctx, record)
+}
+
+// WithAttrs implements [slog.Handler]. The Broker does not use it.
+func (h loadedHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+// WithGroup implements [slog.Handler]. The Broker does not use it.
+func (h loadedHandler) WithGroup(string) slog.Handler { return h }
+
 // BrokerKey implements [broker.Provider]. Every setting decides how Redis is reached. Channels stay in Redis in any case.
 func (r *RedisBroker) BrokerKey() string { return r.key }
 
 // OpenBroker implements [broker.Provider].
 func (r *RedisBroker) OpenBroker() (broker.Broker, error) { return redis.New(r.options) }
-
-// UnmarshalCaddyfile sets up the broker from Caddyfile tokens. Every setting is optional:
-//
-//	megaphone {
-//		broker redis [<address...>] {
-//			address           <address...>
-//			sentinel          <primary>
-//			sentinel_username <name>
-//			sentinel_password <password>
-//			cluster
-//			username          <name>
-//			password          <password>
-//			password_file     <file>
-//			database          <number>
-//			tls {
-//				ca          <file>
-//				cert        <file>
-//				key         <file>
-//				server_name <name>
-//				insecure
-//			}
-//			key_prefix        <prefix>
-//			keys              <secret>
-//			durability        none | replica <replicas> | aof
-//			dial_timeout      <duration>
-//			timeout           <duration>
-//		}
-//	}
-func (r *RedisBroker) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the broker's name
-	r.Addresses = d.RemainingArgs()
-	settings := r.settings()
-	seen := map[string]bool{"address": len(r.Addresses) > 0}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
-		set, ok := settings[name]
-		if !ok {
-			return d.Errf("unrecognized setting %q of the broker redis: use one of %s", name, names(settings))
-		}
-		if seen[name] {
-			return errRepeated(d, name)
-		}
-		seen[name] = true
-		var err error
-		switch name {
-		case "address":
-			if r.Addresses = d.RemainingArgs(); len(r.Addresses) == 0 {
-				return d.Errf("address takes one or more addresses: write for example address %s", redis.DefaultAddress)
-			}
-			err = noBlock(d, name)
-		case "cluster":
-			r.Cluster = true
-			err = noValue(d, name)
-		case "durability":
-			r.Durability = strings.Join(d.RemainingArgs(), " ")
-			if _, err = redis.ParseDurability(r.Durability); err == nil {
-				err = noBlock(d, name)
-			} else {
-				err = d.Errf("durability: %v", err)
-			}
-		case "tls":
-			err = r.unmarshalTLS(d)
-		default:
-			err = set.parse(d, name)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if err := r.check(); err != nil {
-		return d.WrapErr(err)
-	}
-	return nil
-}
-
-// check finds mistakes of settings that have no placeholders.
-func (r *RedisBroker) check() error {
-	text, err := json.Marshal(r) //nolint:gosec // stays in this function
-	if err != nil || strings.Contains(strings.Trim(string(text), "{}"), `{`) {
-		return err // loading the configuration replaces placeholders, and checks then
-	}
-	c := *r
-	if c.PasswordFile != "" && c.Password == "" { // the file is read when the configuration is loaded
-		c.Password, c.PasswordFile = c.PasswordFile, ""
-	}
-	o, err := c.redisOptions()
-	if err != nil {
-		return err
-	}
-	return o.Check()
-}
-
-// settings returns the settings of one value by name. Those without a function have another form.
-func (r *RedisBroker) settings() map[string]setting {
-	return map[string]setting{
-		"address":           {},
-		"sentinel":          words(&r.Sentinel, "mymaster"),
-		"sentinel_username": words(&r.SentinelUsername, "default"),
-		"sentinel_password": words(&r.SentinelPassword, "{env.SENTINEL_PASSWORD}"),
-		"cluster":           {},
-		"username":          words(&r.Username, "megaphone"),
-		"password":          words(&r.Password, "{env.REDIS_PASSWORD}"),
-		"password_file":     words(&r.PasswordFile, "/run/secrets/redis"),
-		"database":          {r.parseDatabase, "1"},
-		"tls":               {},
-		"key_prefix":        words(&r.KeyPrefix, redis.DefaultKeyPrefix),
-		"keys":              words(&r.Keys, "{env.MEGAPHONE_KEYS}"),
-		"durability":        {},
-		"dial_timeout":      duration(&r.DialTimeout, "5s"),
-		"timeout":           duration(&r.Timeout, "3s"),
-	}
-}
-
-// words returns a setting that is a text.
-func words(field *string, example string) setting {
-	return setting{func(value string) error {
-		if value == "" {
-			return fmt.Errorf("it is empty: write for example %s, or leave it out", example)
-		}
-		*field = value
-		return nil
-	}, example}
-}
-
-func (r *RedisBroker) parseDatabase(value string) (err error) {
-	if r.Database, err = strconv.Atoi(value); err != nil || r.Database < 0 {
-		return fmt.Errorf("%q is not the number of a database: use 0 or more", value)
-	}
-	return nil
-}
-
-// unmarshalTLS sets up encryption from the setting tls.
-func (r *RedisBroker) unmarshalTLS(d *caddyfile.Dispenser) error {
-	if d.NextArg() {
-		return d.Errf("tls takes no value: leave out %q, and write the settings in a block", d.Val())
-	}
-	t := new(RedisTLS)
-	r.TLS = t
-	settings := map[string]setting{
-		"ca": words(&t.CA, "/etc/redis/ca.pem"), "cert": words(&t.Cert, "/etc/megaphone/redis.pem"),
-		"key": words(&t.Key, "/etc/megaphone/redis.key"), "server_name": words(&t.ServerName, "redis.example.com"), "insecure": {},
-	}
-	seen := map[string]bool{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
-		set, ok := settings[name]
-		if !ok {
-			return d.Errf("unrecognized setting %q of tls: use one of %s", name, names(settings))
-		}
-		if seen[name] {
-			return errRepeated(d, name)
-		}
-		seen[name] = true
-		if name == "insecure" {
-			t.Insecure = true
-			if err := noValue(d, name); err != nil {
-				return err
-			}
-		} else if err := set.parse(d, name); err != nil {
-			return err
-		}
-	}
-	if (t.Cert == "") != (t.Key == "") {
-		return d.Err("cert and key belong together: name both files, or none")
-	}
-	return nil
-}
 
 // Interface guards.
 var (

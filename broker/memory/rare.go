@@ -1,0 +1,179 @@
+package memory
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/clock"
+)
+
+// An ending says why a channel takes no more calls.
+type ending uint8
+
+const (
+	open       ending = iota // it takes calls
+	deleted                  // it was deleted, or has expired
+	withBroker               // its Broker was closed
+)
+
+// err returns the error of calls to the channel.
+func (e ending) err() error {
+	return [...]error{open: nil, deleted: broker.ErrNotFound, withBroker: broker.ErrClosed}[e]
+}
+
+// rare is what few channels have. A position of a message is its index in the queue plus letGo.
+type rare struct {
+	client string        // whose quota counts the channel; may be empty
+	ttl    time.Duration // of its own; 0 if it has none
+
+	more []membership // all but the first
+
+	letGo        uint64     // messages that were let go since there is this struct
+	missed       int        // messages of topics since the newest message of the queue
+	notes        []missNote // what was missed before messages of the queue, oldest first
+	outside      []span     // pending messages that do not count toward the buffer, oldest first
+	outsideCount int        // how many those are
+}
+
+// A missNote says how many messages were missed before the one at a position.
+type missNote struct {
+	position uint64
+	missed   int
+}
+
+// A span is messages from a position to before another one.
+type span struct {
+	from, end uint64
+	since     time.Duration // when the channel got them, on clock.Now
+}
+
+// ensureRare returns the rare parts of the channel. The lock is held, or nobody else has the channel yet.
+func (c *channel) ensureRare() *rare {
+	if c.rare == nil {
+		c.rare = &rare{}
+	}
+	return c.rare
+}
+
+func (c *channel) releaseQuota() {
+	if c.rare != nil && c.rare.client != "" {
+		c.broker.quotas.release(c.rare.client)
+	}
+}
+
+// lifetime returns how long the channel lives without a reader, if a call says ttl. The lock is held.
+func (c *channel) lifetime(ttl time.Duration) time.Duration {
+	if c.rare != nil && c.rare.ttl != 0 {
+		return c.rare.ttl
+	}
+	return ttl
+}
+
+// miss notes that the channel has missed a message of a topic. The lock is held.
+func (c *channel) miss() {
+	c.counters.skipped.Add(1)
+	if c.knowsTopics {
+		c.ensureRare().missed++
+	}
+}
+
+// noteMissed makes the newest message of the queue say what was missed before it. The lock is held.
+func (c *channel) noteMissed() {
+	r := c.rare
+	if r == nil || r.missed == 0 {
+		return
+	}
+	position := r.letGo + uint64(c.queue.len) - 1 //nolint:gosec // there is a message
+	if last := len(r.notes) - 1; last >= 0 && r.notes[last].position == position {
+		r.notes[last].missed += r.missed // the message was merged
+	} else {
+		r.notes = append(r.notes, missNote{position, r.missed})
+	}
+	r.missed = 0
+}
+
+// asSent returns the message at an index of the queue as a reader gets it. The lock is held.
+func (c *channel) asSent(i int) *broker.Message {
+	m, r := c.queue.at(i), c.rare
+	if r == nil || len(r.notes) == 0 {
+		return m
+	}
+	at, found := slices.BinarySearchFunc(r.notes, r.letGo+uint64(i), //nolint:gosec // not negative
+		func(n missNote, position uint64) int { return cmp.Compare(n.position, position) })
+	if !found {
+		return m
+	}
+	return m.Missed(r.notes[at].missed)
+}
+
+// putOutside puts a message into the queue, whether there is room or not. It does not count toward the buffer. If it may be
+// merged with the newest pending message, it is. If the journal fails, nothing happens. The lock is held.
+func (c *channel) putOutside(m *broker.Message, l *broker.Limits) error {
+	if c.merges(m, l) {
+		return c.merge(m, nil)
+	}
+	if err := c.put(m, nil); err != nil {
+		return err
+	}
+	r := c.ensureRare()
+	position, now := r.letGo+uint64(c.queue.len)-1, clock.Now() //nolint:gosec // there is a message
+	if last := len(r.outside) - 1; last >= 0 && r.outside[last].end == position && now-r.outside[last].since < time.Second {
+		r.outside[last].end++
+	} else {
+		r.outside = append(r.outside, span{position, position + 1, now})
+	}
+	r.outsideCount++
+	return nil
+}
+
+// counted returns how many pending messages count toward the buffer. The lock is held.
+func (c *channel) counted() int {
+	if c.rare == nil {
+		return c.queue.pending()
+	}
+	return c.queue.pending() - c.rare.outsideCount
+}
+
+// take marks the oldest pending message as in flight, and returns from when on its delay counts. The lock is held.
+func (c *channel) take() (since time.Duration) {
+	i := c.queue.inFlight
+	c.queue.inFlight++
+	since = c.queue.at(i).Accepted()
+	if c.rare != nil && len(c.rare.outside) > 0 {
+		since = c.rare.take(i, since)
+	}
+	return since
+}
+
+// take is take for a channel with messages outside the buffer.
+func (r *rare) take(i int, since time.Duration) time.Duration {
+	first := &r.outside[0]
+	if first.from != r.letGo+uint64(i) { //nolint:gosec // not negative
+		return since
+	}
+	since = max(since, first.since)
+	r.outsideCount--
+	if first.from++; first.from == first.end {
+		if r.outside = r.outside[1:]; len(r.outside) == 0 {
+			r.outside = nil
+		}
+	}
+	return since
+}
+
+// shift notes that the oldest n messages have left the queue. All of them were in flight.
+func (r *rare) shift(n int) {
+	if r == nil {
+		return
+	}
+	r.letGo += uint64(n) //nolint:gosec // not negative
+	gone := 0
+	for gone < len(r.notes) && r.notes[gone].position < r.letGo {
+		gone++
+	}
+	if r.notes = r.notes[gone:]; len(r.notes) == 0 {
+		r.notes = nil
+	}
+}
