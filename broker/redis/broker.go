@@ -250,12 +250,8 @@ func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (bro
 		counted = clientID(client)
 	}
 	scope := b.keys.scopeOf(p)
-	ttl, own := l.TTL, int64(0)
-	if l.ChannelTTL != 0 {
-		ttl, own = l.ChannelTTL, 1
-	}
-	numbers := packer{}.put(5, ms(ttl)).put(5, int64(l.MaxChannels)).put(5, b.ledger.elsewhere(scope).channels).
-		put(5, int64(l.MaxChannelsPerClient)).put(1, own)
+	numbers := packer{}.put(5, ms(l.TTL)).put(5, int64(l.MaxChannels)).put(5, b.ledger.elsewhere(scope).channels).
+		put(5, int64(l.MaxChannelsPerClient))
 	keys := []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.expiries(p), b.keys.quotas(p)}
 	code, err := b.run(b.background, createScript, keys, "", rueidis.BinaryString(numbers), counted, strings.Clone(agent)).AsInt64()
 	switch {
