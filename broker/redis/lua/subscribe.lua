@@ -63,7 +63,7 @@ if ARGV[6] ~= '' then
   end)
 end
 c.node, c.fence, c.ahead, c.sent = ARGV[2], tonumber(ARGV[3]), ahead, 0
-c.ttl = ttl
+if not flag(16) then c.ttl = ttl end
 if mode ~= 2 then c.read = now() end
 local ids, out = {}, {c.head, c.len, c.inflight, c.flags, resume, c.settled, '', 0, settled, c.unconfirmed}
 each(0, c.inflight - 1, function(m) ids[#ids + 1] = string.sub(m, 1, 17) .. struct.pack('<I4', #m + OVERHEAD) end)
