@@ -48,7 +48,6 @@ type channel struct {
 	inFlight           int
 	writes             []*write // that are not done, in line
 	reader             *subscription
-	ttl                time.Duration    // its own, or 0
 	settled            broker.EventID   // the newest message that was let go
 	keys               []broker.EventID // of keyed messages that were let go
 	follows, acks      bool
