@@ -20,9 +20,8 @@ local STATE = 71
 local READING = 4503599627370496
 -- What a message counts beside its line, less the 17 bytes before it: see messageOverhead in package broker.
 local OVERHEAD = 79
--- How many idempotency keys a channel remembers beside those of the messages that it holds: KeyWindow in package broker, and the
--- one that is added.
-local REMEMBERED = 257
+-- How many idempotency keys a channel remembers beside those of the messages that it holds: KeyWindow in package broker.
+local REMEMBERED = 256
 -- Larger messages are fetched by the reader's node, not pushed to it.
 local PUSHED = 8192
 
