@@ -70,6 +70,7 @@ func TestTheAnswer(t *testing.T) {
 		}
 		each.wantNoFaults()
 	}
+	p.do("Page.bringToFront", nil)
 	p.pictures(t, "answer")
 	p.look(views[0])
 
