@@ -14,7 +14,7 @@ const options = {
   target: "es2022",
   minify: true,
   legalComments: "none",
-  banner: { js: "// Megaphone's client, Apache-2.0. Made from client/js/src by npm run build." },
+  banner: { js: "// Megaphone, Apache-2.0. Made by npm run build in client/js." },
 };
 
 if (process.argv.includes("--check")) {
