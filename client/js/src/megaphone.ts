@@ -185,6 +185,7 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
       }
       try {
         await this.#read(connection.signal);
+        await this.#decoding; // which counts the messages
         if (!connection.signal.aborted && !this.#good(began)) {
           this.#due = performance.now() + Math.min(this.#backoff.next(), shortest); // prevents a busy loop if reads end at once
         }
