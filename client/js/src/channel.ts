@@ -24,7 +24,7 @@ export async function resolve(source: ChannelSource, base: string): Promise<stri
   const read = new URL(url ?? base, base);
   if (!url) {
     if (typeof consumerAddress !== "string") {
-      throw new MegaphoneError("NO_CHANNEL", "there is no channel: give an address, or an object with consumerAddress");
+      throw new MegaphoneError("NO_CHANNEL", "no channel: give an address, or an object with consumerAddress");
     }
     read.pathname = read.pathname.replace(/\/*$/, `/read/${encodeURIComponent(consumerAddress)}`);
   }

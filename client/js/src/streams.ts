@@ -230,7 +230,7 @@ class Iteration implements AsyncIterableIterator<Message> {
   #end(): Promise<IteratorResult<Message>> | IteratorResult<Message> {
     if (this.#aborted) {
       this.#aborted = false;
-      return Promise.reject(new MegaphoneError("ABORTED", "the producer of the stream died before its end"));
+      return Promise.reject(new MegaphoneError("ABORTED", "the producer of the stream died"));
     }
     return { done: true, value: undefined };
   }

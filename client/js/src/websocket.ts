@@ -102,6 +102,6 @@ function connect({ url, protocols, WebSocket: Socket }: Target): WebSocket {
   } catch (cause) {
     // The platform has no WebSocket, or a content security policy forbids it: then some browsers throw here, and others
     // close the WebSocket.
-    throw new MegaphoneError("NO_START", "the page cannot open a WebSocket", { cause });
+    throw new MegaphoneError("NO_START", "cannot open a WebSocket", { cause });
   }
 }
