@@ -43,7 +43,9 @@ func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
 				s := testserver.New(t)
 				options, site, network, address := listen(s)
 				s.Start(options+"\nmegaphone {\nbuffer 1\nhold 1m\nread_duration 1m\n}", site)
-				dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, network, address) }
+				dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+					return new(net.Dialer).DialContext(ctx, network, address)
+				}
 				dialer := &http.Client{Transport: &http.Transport{DialContext: dial}}
 				t.Cleanup(dialer.CloseIdleConnections)
 				reads := 100
