@@ -25,9 +25,9 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// TestShutdownAnswersEverybodyAtOnce sends SIGTERM to a server without a grace period, so the grace period is
-// unlimited. Every open read ends cleanly, every held write gets its answer, and the process ends within a second. That
-// holds for reads whose handlers wait, as they do when metrics observe them, and for reads on hijacked connections.
+// TestShutdownAnswersEverybodyAtOnce sends SIGTERM to a server without a grace period, so the grace period is unlimited. Every
+// open read ends cleanly, every held write gets its answer, and the process ends within a second. That holds for reads whose
+// handlers wait, as they do when metrics observe them, and for reads on hijacked connections.
 func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
 	for name, listen := range map[string]func(s *testserver.Server) (options, site, network, address string){
 		"Unix socket with metrics": func(s *testserver.Server) (options, site, network, address string) {
