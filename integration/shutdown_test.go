@@ -48,10 +48,7 @@ func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
 				}
 				dialer := &http.Client{Transport: &http.Transport{DialContext: dial}}
 				t.Cleanup(dialer.CloseIdleConnections)
-				reads := 100
-				if name == "TCP" {
-					reads = 1000 // these reads need no goroutine
-				}
+				reads := map[bool]int{true: 1000, false: 100}[name == "TCP"] // those over TCP need no goroutine
 				shutsDownAtOnce(t, s, &client{tb: t, http: dialer, base: "http://localhost"}, reads, read)
 			})
 		}
