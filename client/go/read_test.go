@@ -21,7 +21,7 @@ func newServer(t *testing.T, settings string) (*testserver.Server, *megaphone.Cl
 	t.Helper()
 	s := testserver.New(t)
 	url := fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))
-	s.Start(settings, url+" {\nbind 127.0.0.1\nmegaphone create write read exists manage\n}")
+	s.Start(settings, url+" {\nbind 127.0.0.1\nmegaphone create write read exists manage topics publish\n}")
 	return s, &megaphone.Client{URL: url}
 }
 
