@@ -325,7 +325,7 @@ func TestWrites(t *testing.T) {
 		}
 	}
 	failures, err := c.WriteBatch(t.Context(), []string{a.ProducerAddress, "main.nobody"}, []megaphone.Message{{StreamID: "s", Body: nil}})
-	if err != nil || fmt.Sprint(failures) != "[{main.nobody 0 NOT_FOUND}]" {
+	if err != nil || fmt.Sprint(failures) != "[{main.nobody  0 NOT_FOUND}]" {
 		t.Errorf("%v %v", failures, err)
 	}
 	ingest := c.Ingest(t.Context())
