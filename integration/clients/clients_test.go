@@ -86,6 +86,19 @@ func TestOwnJavaScriptClientInDeno(t *testing.T) {
 	ownJavaScriptClient(t, tool(t, "deno"), "run", "--quiet", "--no-config", "--allow-net")
 }
 
+// TestOwnJavaScriptClientTopics uses topics, from the producer to the page.
+func TestOwnJavaScriptClientTopics(t *testing.T) {
+	t.Parallel()
+	node := tool(t, "node")
+	url := fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))
+	testserver.New(t).Start(options, url+" {\nmegaphone create write read exists manage topics publish\n}")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if output, err := exec.CommandContext(ctx, node, "topics.mjs", url).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
+
 func ownJavaScriptClient(t *testing.T, runtime string, args ...string) {
 	t.Helper()
 	for _, transports := range []string{"websocket", "sse", "ndjson", "poll", "websocket,sse,ndjson,poll"} {

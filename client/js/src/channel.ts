@@ -1,9 +1,12 @@
-// Which channel to read.
+// Which channel to read, and at which address.
 
 import { MegaphoneError } from "./errors.js";
 
-/** A channel: its consumer address, or the reply of `create`. Of the reply, the client uses only `consumerAddress`. */
-export type Channel = string | { consumerAddress: string };
+/**
+ * A channel: its consumer address, or the reply of `create`, of which the client uses only `consumerAddress`. Or an
+ * address of your own, whole, at which your backend names the channel: `{ url: "/events" }`.
+ */
+export type Channel = string | { consumerAddress: string } | { url: string | URL };
 
 /**
  * A channel, or a function that creates one and returns it or a promise of it. The client calls the function again when
@@ -11,21 +14,34 @@ export type Channel = string | { consumerAddress: string };
  */
 export type ChannelSource = Channel | (() => Channel | Promise<Channel>);
 
-/** Returns the consumer address of a channel. If the source is a function, calls it to create the channel. */
-export async function resolve(source: ChannelSource): Promise<string> {
-  let channel: Channel | undefined;
-  let cause: unknown;
+/** Returns the URL to read from. If the source is a function, calls it to create the channel. */
+export async function resolve(source: ChannelSource, base: string): Promise<string> {
+  const channel = await ask(source);
+  const { consumerAddress, url } = (typeof channel === "string" ? { consumerAddress: channel } : (channel ?? {})) as {
+    consumerAddress?: unknown;
+    url?: string | URL;
+  };
+  const read = new URL(url ?? base, base);
+  if (!url) {
+    if (typeof consumerAddress !== "string") {
+      throw new MegaphoneError("NO_CHANNEL", "no channel: give an address, or an object with consumerAddress");
+    }
+    read.pathname = read.pathname.replace(/\/*$/, `/read/${encodeURIComponent(consumerAddress)}`);
+  }
+  read.hash = "";
+  return read.href;
+}
+
+/** Returns a value, or calls the application's function for it. Marks what the function throws as the application's. */
+export async function ask<Value>(
+  value: Value | ((fault?: Error) => Value | Promise<Value>),
+  fault?: Error,
+): Promise<Value> {
   try {
-    channel = typeof source === "function" ? await source() : source;
-  } catch (error) {
-    cause = error;
+    return await (typeof value === "function" ? (value as (fault?: Error) => Value)(fault) : value);
+  } catch (cause) {
+    throw new MegaphoneError("APPLICATION", "", { cause });
   }
-  const address = typeof channel === "string" ? channel : channel?.consumerAddress;
-  if (typeof address !== "string") {
-    const message = "there is no channel: give an address, or an object with consumerAddress";
-    throw new MegaphoneError("NO_CHANNEL", message, { cause });
-  }
-  return address;
 }
 
 /** Waits until the signal aborts. If the signal never aborts, waits forever. */

@@ -1,11 +1,15 @@
 // The error class for everything that can go wrong.
 
+import type { Message } from "./streams.js";
+
 export interface ErrorDetails {
   /** The status of the reply, if there was a reply. */
   status?: number | undefined;
   /** How many milliseconds the server asks the client to wait. */
   retryAfter?: number | undefined;
   cause?: unknown;
+  /** The message that the error is about, if it is about one. */
+  received?: Message | undefined;
 }
 
 /**
@@ -13,40 +17,43 @@ export interface ErrorDetails {
  * `NETWORK` (no connection, or the connection broke), `STALLED` (the connection was silent for too long), `NO_START`
  * (the transport does not get through), `UNREADABLE` (the server sent something that is not a message), `TAKEN_OVER`
  * (another consumer reads the channel), `NO_CHANNEL` (the page's function did not create a channel), `HTTP` (the reply
- * does not come from a Megaphone server).
+ * does not come from a Megaphone server), `REFUSED` (the server refused a WebSocket, for a reason that a browser hides),
+ * `INVALID` (`decode` or a schema did not accept the message `received`), `ABORTED` (the producer of a stream died
+ * before the end).
  */
 export class MegaphoneError extends Error {
-  readonly code: string;
-  readonly status: number | undefined;
-  readonly retryAfter: number | undefined;
+  declare readonly code: string;
+  declare readonly status: number | undefined;
+  declare readonly retryAfter: number | undefined;
+  declare readonly received: Message | undefined;
 
-  constructor(code: string, message: string, details: ErrorDetails = {}) {
-    super(message, { cause: details.cause });
-    this.name = "MegaphoneError";
-    this.code = code;
-    this.status = details.status;
-    this.retryAfter = details.retryAfter;
+  constructor(code: string, message: string, { cause, ...details }: ErrorDetails = {}) {
+    super(message, { cause });
+    Object.assign(this, { name: "MegaphoneError", code, ...details });
   }
 }
 
-/** Makes an error from a reply that refuses a request. */
+/** Makes an error from a reply that refuses a request, or that is not what was asked for. */
 export async function refusal(response: Response): Promise<MegaphoneError> {
+  const { status, headers, ok } = response;
+  const type = headers.get("Content-Type");
+  const where = response.url.replace(/(\/(read|write|topic)\/|\?).*/, "$1…"); // without secrets
   let code = "HTTP";
-  let message = `the server replied with status ${response.status}`;
+  let message = `${where}: ${status} ${type} is not from Megaphone. Check the base URL, and what the site serves`;
   try {
-    const body = await response.json();
+    const body = !ok && (await response.json()); // a reply that is ok may be endless
     if (typeof body?.code === "string") {
       code = body.code;
       message = `${body.message} (${code})`;
     }
   } catch {
-    // The reply is not from Megaphone. It may be a proxy's page. The status says enough.
+    if (/json/.test(type!)) {
+      code = "REFUSED"; // this was a HEAD request, whose reply has no body
+      message = `${where}: ${status}`;
+    }
   }
-  const seconds = Number(response.headers.get("Retry-After") ?? NaN);
-  return new MegaphoneError(code, message, {
-    status: response.status,
-    retryAfter: seconds >= 0 ? seconds * 1000 : undefined,
-  });
+  const seconds = Number(headers.get("Retry-After") ?? NaN);
+  return new MegaphoneError(code, message, { status, retryAfter: seconds >= 0 ? seconds * 1000 : undefined });
 }
 
 /** Makes an error from anything that was thrown while a connection was in use. */

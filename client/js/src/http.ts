@@ -1,7 +1,7 @@
 // Reading over HTTP: server-sent events, NDJSON and polls. All use fetch.
 
 import { MegaphoneError, refusal } from "./errors.js";
-import { NDJSON, SSE } from "./lines.js";
+import { Parser } from "./lines.js";
 import { Watchdog } from "./timer.js";
 import type { Sink, Target, Transport } from "./transport.js";
 
@@ -19,27 +19,17 @@ export const poll = transport("application/x-ndjson", `&poll=${pollTime}s`);
 function transport(accept: string, query: string): Transport {
   return async (target, sink, signal) => {
     const abort = new AbortController();
-    const stop = () => abort.abort();
-    signal.addEventListener("abort", stop);
     let fault: MegaphoneError | undefined;
     let started = false;
-    const watchdog = new Watchdog(() => {
+    const watchdog = new Watchdog(signal, () => {
       fault = started
         ? new MegaphoneError("STALLED", `the server was silent for ${target.silence / 1000} s`)
         : new MegaphoneError("NO_START", `no reply within ${target.timeout / 1000} s`);
-      stop();
+      abort.abort();
     });
     try {
       watchdog.touch(target.timeout + (query ? pollTime * 1000 : 0));
-      const { fetch } = target; // browsers refuse to call fetch as a method of another object
-      const response = await fetch(target.url + query, {
-        headers: { Accept: accept },
-        cache: "no-store",
-        signal: abort.signal,
-      });
-      if (!response.ok || !response.body) {
-        throw await refusal(response);
-      }
+      const response = await request(target, query, accept, abort.signal);
       await pass(response, target, sink, watchdog, () => (started = true), abort.signal);
       if (fault) {
         throw fault;
@@ -49,12 +39,38 @@ function transport(accept: string, query: string): Transport {
         throw fault ?? error;
       }
     } finally {
-      watchdog.stop();
-      signal.removeEventListener("abort", stop);
-      stop(); // discards the rest of the response
+      watchdog.end();
+      abort.abort(); // discards the rest of the response
     }
   };
 }
+
+/** Sends a request. Throws unless the reply is a stream of messages. A HEAD request has no reason to accept a type. */
+async function request(
+  { url, fetch, headers, credentials }: Target, // browsers refuse to call fetch as a method of another object
+  query: string,
+  accept: string | undefined,
+  signal: AbortSignal,
+): Promise<Response> {
+  const all = new Headers(headers);
+  if (accept) {
+    all.set("Accept", accept);
+  }
+  const response = await fetch(url + query, {
+    method: accept ? "GET" : "HEAD",
+    headers: all,
+    cache: "no-store",
+    credentials: credentials!, // undefined is the same as leaving it out
+    signal,
+  });
+  if (!response.ok || !streams.test(response.headers.get("Content-Type")!) || (accept && !response.body)) {
+    throw await refusal(response);
+  }
+  return response;
+}
+
+/** The content types of streams of messages. Anything else is not from Megaphone: a page of the site, for example. */
+const streams = /^(application\/x-ndjson|text\/event-stream)\b/i;
 
 /** Passes messages from the response to the sink. Reads no faster than the sink takes them. */
 async function pass(
@@ -65,8 +81,8 @@ async function pass(
   start: () => void,
   signal: AbortSignal,
 ): Promise<void> {
-  const events = response.headers.get("Content-Type")?.startsWith("text/event-stream");
-  const parser = events ? new SSE() : new NDJSON();
+  const events = /^text/i.test(response.headers.get("Content-Type")!);
+  const parser = new Parser(events);
   let open = false;
   const begin = () => {
     if (!open) {
@@ -88,7 +104,10 @@ async function pass(
       return;
     }
     // A server sends the first bytes of server-sent events at once. If they do not arrive, something on the way holds
-    // them back.
+    // them back. If there are none at all, the server is not Megaphone.
+    if (done && !open) {
+      throw await refusal(response);
+    }
     begin();
     for (const text of done ? parser.end() : parser.push(value)) {
       sink.take(text);
@@ -98,7 +117,7 @@ async function pass(
     }
     const room = sink.room();
     if (room) {
-      watchdog.stop();
+      watchdog.pause();
       await room;
       if (signal.aborted) {
         return;
@@ -108,25 +127,14 @@ async function pass(
   }
 }
 
-/**
- * Finds out why the server refused a WebSocket, since the browser hides that. Returns undefined if the server does not
- * refuse a plain request.
- */
-export async function probe(
-  { url, fetch, timeout }: Target,
-  signal: AbortSignal,
-): Promise<MegaphoneError | undefined> {
+/** Throws the reason why the server refused a WebSocket, since the browser hides that, unless it serves plain requests. */
+export async function probe(target: Target, signal: AbortSignal): Promise<void> {
   const abort = new AbortController();
-  const stop = () => abort.abort();
-  signal.addEventListener("abort", stop);
-  const watchdog = new Watchdog(stop);
-  watchdog.touch(timeout);
+  const watchdog = new Watchdog(signal, () => abort.abort());
+  watchdog.touch(target.timeout);
   try {
-    // A HEAD request consumes no messages.
-    const response = await fetch(url, { method: "HEAD", cache: "no-store", signal: abort.signal });
-    return response.ok ? undefined : await refusal(response);
+    await request(target, "", undefined, abort.signal); // a HEAD request consumes no messages
   } finally {
-    watchdog.stop();
-    signal.removeEventListener("abort", stop);
+    watchdog.end();
   }
 }

@@ -1,79 +1,56 @@
-// Parsers that turn chunks of text, cut anywhere, into the JSON texts of messages.
+// Turns chunks of bytes, cut anywhere, into the JSON texts of messages.
 
 import { MegaphoneError } from "./errors.js";
 
 /** The longest line, in characters. A Megaphone server never sends a longer one. */
 const maxLine = 64 << 20;
 
-/** A parser for a stream of bytes. */
-export interface Parser {
-  /** Returns the texts that this chunk completes. */
-  push(chunk: Uint8Array): string[];
-  /** Returns the texts that are left at a clean end of the stream. */
-  end(): string[];
-}
-
-/** Splits text at line feeds. A carriage return before a line feed belongs to the line end. */
-class Splitter {
+/** A parser for NDJSON, where each line is a message, or for server-sent events. */
+export class Parser {
+  #events: boolean;
   #decoder = new TextDecoder();
-  #rest = "";
+  #rest = ""; // the beginning of a line
+  #data: string[] = []; // the beginning of an event
 
-  push(chunk?: Uint8Array): string[] {
-    const text = this.#decoder.decode(chunk, { stream: chunk !== undefined });
+  constructor(events: boolean) {
+    this.#events = events;
+  }
+
+  /** Returns the texts that this chunk completes. */
+  push(chunk: Uint8Array): string[] {
+    const text = this.#decoder.decode(chunk, { stream: true });
     if (!text.includes("\n")) {
       this.#rest += text; // does not search the rest again, because it may be long
       if (this.#rest.length > maxLine) {
-        throw new MegaphoneError("UNREADABLE", "a line is too long: it has no line feed");
+        throw new MegaphoneError("UNREADABLE", "a line is too long");
       }
       return [];
     }
     const lines = (this.#rest + text).split("\n");
     this.#rest = lines.pop()!;
-    return lines.map((line) => (line.endsWith("\r") ? line.slice(0, -1) : line));
+    return lines.flatMap((line) => this.#line(line));
   }
 
-  end(): string {
-    this.push();
-    return this.#rest;
-  }
-}
-
-/** NDJSON: each line is a message. */
-export class NDJSON implements Parser {
-  #splitter = new Splitter();
-
-  push(chunk: Uint8Array): string[] {
-    return this.#splitter.push(chunk).filter((line) => line.trim());
-  }
-
-  /** Returns the last line even without a line feed. The caller finds out whether it is complete: then it is JSON. */
+  /**
+   * Returns the texts that are left at a clean end. Of NDJSON, that is the last line even without a line feed: the caller
+   * finds out whether it is complete. Of server-sent events, it is nothing: an event without its blank line does not
+   * count.
+   */
   end(): string[] {
-    return [this.#splitter.end()].filter((line) => line.trim());
+    this.#rest += this.#decoder.decode();
+    return this.#events ? [] : this.#line(this.#rest);
   }
-}
 
-/** Server-sent events (WHATWG HTML, 9.2.6). Only the data matters, because it has the event id too. */
-export class SSE implements Parser {
-  #splitter = new Splitter();
-  #data: string[] = [];
-
-  push(chunk: Uint8Array): string[] {
-    const events: string[] = [];
-    for (const line of this.#splitter.push(chunk)) {
-      if (line === "") {
-        if (this.#data.length > 0) {
-          events.push(this.#data.join("\n"));
-          this.#data = [];
-        }
-      } else if (line.startsWith("data:")) {
-        this.#data.push(line.slice(line[5] === " " ? 6 : 5));
-      }
+  /** Returns the text that a line completes. Of events (WHATWG HTML, 9.2.6), only the data matters. */
+  #line(line: string): string[] {
+    if (!this.#events) {
+      return line.trim() ? [line] : [];
     }
-    return events;
-  }
-
-  /** Returns nothing: an event without its blank line does not count. */
-  end(): string[] {
-    return [];
+    line = line.replace(/\r$/, "");
+    if (line.startsWith("data:")) {
+      this.#data.push(line.slice(line[5] === " " ? 6 : 5));
+    }
+    const complete = line === "" && this.#data.length > 0;
+    return complete ? [this.#data.splice(0).join("\n")] : [];
   }
 }

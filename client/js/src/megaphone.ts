@@ -1,13 +1,15 @@
 // The client. It reads one channel until it is closed, whatever happens to connections.
 
 import { Backoff } from "./backoff.js";
-import { aborted, resolve, type ChannelSource } from "./channel.js";
+import { aborted, ask, resolve, type ChannelSource } from "./channel.js";
+import { decode } from "./decode.js";
+import { Emitter, report } from "./emitter.js";
 import { MegaphoneError, asFault } from "./errors.js";
 import { ndjson, poll, probe, sse } from "./http.js";
-import type { Events, Options, State } from "./options.js";
+import type { Events, Fault, Options, State } from "./options.js";
 import { watchPage } from "./page.js";
 import { Seen } from "./seen.js";
-import { Streams, type Listener, type Message } from "./streams.js";
+import { Streams, type AnyMessage, type End, type Listener, type Message } from "./streams.js";
 import { Pause } from "./timer.js";
 import type { Sink, Target, Transport, TransportName } from "./transport.js";
 import { websocket } from "./websocket.js";
@@ -23,41 +25,42 @@ const longest = 300_000;
 /** If a read lasts at least this long, in milliseconds, the next one follows at once. */
 const shortest = 1000;
 
-export class Megaphone {
+/** Reads a channel. `Bodies` has the type of each stream's body: `new Megaphone<{ news: News; chat: Chat }>(…)`. */
+export class Megaphone<Bodies extends object = Record<string, any>> extends Emitter<Events> {
   #base: string;
   #source: ChannelSource | undefined;
-  #options: Options;
+  #options: Options<Bodies>;
   #fetch: typeof fetch;
   #WebSocket: typeof WebSocket | undefined;
 
   #state: State = "idle";
   #transport: TransportName | undefined;
-  #address: string | undefined;
-  #located: Promise<string> | undefined; // the same address, which may not be known yet
+  #located: Promise<string> | undefined; // where to read
   #cursor: string;
   #seen = new Seen();
   #streams: Streams;
-  #listeners: { [E in keyof Events]?: ((value: Events[E]) => void)[] } = {};
+  #decoding: Promise<void> | undefined; // ends when all messages are decoded
 
   #backoff: Backoff;
   #due = 0; // the earliest time for the next read, on the clock of performance.now
   #asked = 0; // the earliest time that the server asks for
+  #fault: Fault | undefined; // why the last attempt failed
   #pause = new Pause();
   #connection: AbortController | undefined;
   #worked = false; // whether any connection to the current channel was good
   #fresh = 0; // how many new messages the current connection has brought
   #avoided = new Map<TransportName, number>(); // the time until which to avoid each transport
-  #unwatch = () => {};
-  #close = () => this.close();
+  #life = new AbortController(); // aborts when the client closes
 
   /**
    * Reading begins with the first call of `subscribe` or `messages`.
    *
-   * @param url the URL before `/read/…`: `https://app.example.com`, or `/` on a page of the same site
+   * @param url the URL before `/read/…`: `https://app.example.com`, or `/` on a page of the same site. It may have a query
    * @param channel the channel, or a function that creates it. When the channel is gone, the client calls it again
    */
-  constructor(url: string | URL, channel: ChannelSource, options: Options = {}) {
-    this.#base = new URL(url, globalThis.location?.href).href.replace(/[?#].*/, "").replace(/\/+$/, "");
+  constructor(url: string | URL, channel: ChannelSource, options: Options<Bodies> = {}) {
+    super(options.debug);
+    this.#base = new URL(url, globalThis.location?.href).href;
     this.#source = channel;
     this.#options = options;
     this.#cursor = options.after ?? "";
@@ -65,7 +68,7 @@ export class Megaphone {
     this.#WebSocket = (options.WebSocket ?? globalThis.WebSocket) as typeof WebSocket | undefined;
     this.#backoff = new Backoff(...(options.backoff ?? [500, 30_000]));
     this.#streams = new Streams(options.buffer ?? 4 << 20, report);
-    options.signal?.addEventListener("abort", this.#close);
+    options.signal?.addEventListener("abort", () => this.close(), { signal: this.#life.signal });
     if (options.signal?.aborted) {
       this.close();
     }
@@ -86,37 +89,36 @@ export class Megaphone {
     return this.#cursor;
   }
 
-  /** Calls a listener for each event of a kind. Returns a function that removes the listener. */
-  on<E extends keyof Events>(event: E, listener: (value: Events[E]) => void): () => void {
-    const list: ((value: Events[E]) => void)[] = (this.#listeners[event] ??= []);
-    list.push(listener);
-    return () => {
-      const i = list.indexOf(listener);
-      if (i >= 0) {
-        list.splice(i, 1);
-      }
-    };
-  }
-
   /**
-   * Calls a listener for each message of a stream, or of all streams. Returns a function that removes the listener. If
-   * a stream has no listener, its messages wait for one. Only the newest 100 such messages are kept.
+   * Calls a listener for each message of a stream, or of all streams, and `end` when the stream ends. Returns a function
+   * that removes the listener. If a stream has no listener, its messages wait for one. Only the newest 100 such messages
+   * are kept.
    */
-  subscribe<Body = any>(listener: Listener<Body>): () => void;
-  subscribe<Body = any>(streamId: string, listener: Listener<Body>): () => void;
-  subscribe(stream: string | Listener, listener?: Listener): () => void {
+  subscribe(listener: (message: AnyMessage<Bodies>) => void): () => void;
+  subscribe<StreamId extends keyof Bodies & string>(
+    streamId: StreamId,
+    listener: Listener<Bodies[StreamId], StreamId>,
+    end?: (end: End<StreamId>) => void,
+  ): () => void;
+  subscribe(stream: string | ((message: any) => void), listener?: any, end?: any): () => void {
     this.#start();
     return typeof stream === "string"
-      ? this.#streams.subscribe(stream, listener!)
+      ? this.#streams.subscribe(stream, listener, end)
       : this.#streams.subscribe(undefined, stream);
   }
 
   /**
-   * Returns an iterator over the messages of a stream, or of all streams. It ends when the client closes, when its
-   * signal aborts, or when you leave the loop over it. While iterators hold as many bytes as `buffer` allows, the
-   * client reads nothing more.
+   * Returns an iterator over the messages of a stream, or of all streams. It ends when its stream ends, when the client
+   * closes, when its signal aborts, or when you leave the loop over it. If the stream's producer has died, the loop
+   * throws an error with the code `ABORTED`. While iterators hold as many bytes as `buffer` allows, the client reads
+   * nothing more.
    */
-  messages<Body = any>(streamId?: string, options?: { signal?: AbortSignal }): AsyncIterableIterator<Message<Body>> {
+  messages<StreamId extends keyof Bodies & string>(
+    streamId: StreamId,
+    options?: { signal?: AbortSignal },
+  ): AsyncIterableIterator<Message<Bodies[StreamId], StreamId>>;
+  messages(streamId?: undefined, options?: { signal?: AbortSignal }): AsyncIterableIterator<AnyMessage<Bodies>>;
+  messages(streamId?: string, options?: { signal?: AbortSignal }): AsyncIterableIterator<any> {
     this.#start();
     return this.#streams.iterate(streamId, options?.signal);
   }
@@ -137,8 +139,7 @@ export class Megaphone {
     this.#connection?.abort();
     this.#set("closed");
     this.#pause.end();
-    this.#unwatch();
-    this.#options.signal?.removeEventListener("abort", this.#close);
+    this.#life.abort();
     this.#streams.close();
   }
 
@@ -151,7 +152,7 @@ export class Megaphone {
       return;
     }
     this.#set("connecting");
-    this.#unwatch = watchPage((renew) => {
+    watchPage((renew) => {
       if (this.#state !== "open") {
         this.#backoff.reset();
         this.#due = this.#asked;
@@ -160,14 +161,14 @@ export class Megaphone {
       if (renew) {
         this.#connection?.abort(); // may also be an attempt to connect
       }
-    });
+    }, this.#life.signal);
     queueMicrotask(() => void this.#run());
   }
 
   /** Reads until the client is closed. */
   async #run(): Promise<void> {
     while (!this.#over) {
-      await this.#streams.room();
+      await this.#room();
       if (this.#over) {
         return;
       }
@@ -179,10 +180,14 @@ export class Megaphone {
       const connection = (this.#connection = new AbortController());
       const began = performance.now();
       this.#fresh = 0;
+      if (this.#state !== "open") {
+        this.#set("connecting");
+      }
       try {
         await this.#read(connection.signal);
+        await this.#decoding; // which counts the messages
         if (!connection.signal.aborted && !this.#good(began)) {
-          this.#delay(Math.min(this.#backoff.next(), shortest)); // prevents a busy loop if reads end at once
+          this.#due = performance.now() + Math.min(this.#backoff.next(), shortest); // prevents a busy loop if reads end at once
         }
       } catch (error) {
         if (!connection.signal.aborted) {
@@ -203,61 +208,62 @@ export class Megaphone {
     return good;
   }
 
-  /** Delays the next read by at least this many milliseconds. */
-  #delay(wait: number): void {
-    this.#due = performance.now() + wait;
-  }
-
   /** Plans the next read after a fault, and emits the fault. */
   #handle(fault: MegaphoneError): void {
-    const gone = this.#address !== undefined && (fault.status === 404 || fault.status === 410);
+    const missing = fault.status === 404 || fault.status === 410;
+    // Before anything has worked, such a reply that is not from Megaphone means that the base URL is wrong.
+    const gone = missing && (this.#worked || fault.code !== "HTTP");
     if (gone && this.#worked) {
       this.#backoff.reset(); // the server answers, so earlier faults must not delay the next channel
     }
-    this.#delay(this.#backoff.next());
     this.#asked = performance.now() + Math.min(fault.retryAfter ?? 0, longest);
-    this.#due = Math.max(this.#due, this.#asked);
+    this.#due = Math.max(performance.now() + this.#backoff.next(), this.#asked);
+    this.#fault = fault.code === "APPLICATION" ? (fault.cause as Error) : fault;
+    if (missing) {
+      this.#forget();
+    }
     if (!gone) {
       this.#set("waiting");
-      this.#emit("error", fault);
+      this.emit("error", this.#fault);
       return;
     }
-    this.#forget();
-    if (typeof this.#source !== "function") {
+    if (typeof this.#source !== "function" && !(this.#source as { url?: unknown }).url) {
       this.#source = undefined;
     }
     this.#set("gone");
-    this.#emit("gone", fault);
+    this.emit("gone", fault);
   }
 
   /** Forgets the channel and the cursor. */
   #forget(): void {
-    this.#address = this.#located = undefined;
+    this.#located = undefined;
     this.#cursor = "";
     this.#worked = false;
   }
 
-  /** Returns the address of the channel, or undefined if the signal aborts before it is known. */
-  async #locate(signal: AbortSignal): Promise<string | undefined> {
+  /** Asks the application where and how to read. */
+  async #ask() {
+    const { headers, query, protocols } = this.#options;
     // A running call is shared, because each call would create another channel.
-    const located = (this.#located ??= resolve(this.#source!));
-    try {
-      return await Promise.race([located, aborted(signal)]);
-    } catch (error) {
+    const located = (this.#located ??= resolve(this.#source!, this.#base));
+    const url = await located.catch((error) => {
       if (this.#located === located) {
         this.#located = undefined;
       }
       throw error;
-    }
+    });
+    const asked = [headers, query, protocols].map((value) => ask<any>(value, this.#fault));
+    return [url, ...(await Promise.all(asked))] as const;
   }
 
   /** Reads once, with the best transport that works. */
   async #read(signal: AbortSignal): Promise<void> {
-    const address = this.#address ?? (await this.#locate(signal));
-    if (address === undefined || signal.aborted) {
+    const asked = await Promise.race([this.#ask(), aborted(signal)]);
+    if (!asked || signal.aborted) {
       return;
     }
-    this.#address = address;
+    const [url, headers, query, protocols] = asked;
+    const separator = url.includes("?") ? "&" : "?";
     const failed: TransportName[] = [];
     const candidates = this.#candidates();
     let held = false; // something on the way holds back streams, though it may pass on the headers
@@ -266,23 +272,32 @@ export class Megaphone {
         failed.push(name);
         continue;
       }
+      this.debug("read", name);
       let opened = false;
       const target: Target = {
-        url: `${this.#base}/read/${encodeURIComponent(address)}?after=${encodeURIComponent(this.#cursor)}`,
+        url: url + separator + new URLSearchParams({ ...query, after: this.#cursor }),
         cursor: this.#cursor,
         fetch: this.#fetch,
         WebSocket: this.#WebSocket,
+        headers,
+        protocols,
+        credentials: this.#options.credentials,
         timeout: this.#options.timeout ?? 10_000,
         silence: this.#options.silence ?? (name === "websocket" ? 120_000 : 45_000),
       };
       const sink: Sink = {
         opened: (gap) => {
           opened = true;
+          this.#fault = undefined;
           failed.forEach((name) => this.#avoided.set(name, performance.now() + avoidTime));
-          this.#opened(name, gap);
+          this.#transport = name;
+          this.#set("open");
+          if (gap) {
+            this.emit("gap", undefined);
+          }
         },
         take: (text) => this.#take(text, signal),
-        room: () => this.#streams.room(),
+        room: () => this.#room(),
       };
       try {
         return await transports[name](target, sink, signal);
@@ -291,13 +306,14 @@ export class Megaphone {
         if (opened || signal.aborted || !elsewhere(fault)) {
           throw fault;
         }
-        if (this.#state === "open") {
-          this.#set("waiting"); // the last connection has ended
-        }
+        this.#set("connecting"); // the last connection has ended
         held ||= name === "sse" && fault.code === "NO_START";
         failed.push(name);
         if (failed.length === candidates.length) {
-          throw (name === "websocket" && (await probe(target, signal))) || error;
+          if (name === "websocket") {
+            await probe(target, signal);
+          }
+          throw error;
         }
       }
     }
@@ -305,56 +321,72 @@ export class Megaphone {
 
   /** Returns the transports to try, in order. */
   #candidates(): readonly TransportName[] {
-    const all = this.#options.transports ?? (Object.keys(transports) as TransportName[]);
+    const all =
+      this.#options.transports ?? (Object.keys(transports) as TransportName[]).slice(this.#options.headers ? 1 : 0);
     const usable = all.filter(
       (name) => (name !== "websocket" || this.#WebSocket) && !((this.#avoided.get(name) ?? 0) > performance.now()),
     );
     return usable.length > 0 ? usable : all;
   }
 
-  #opened(name: TransportName, gap: boolean): void {
-    this.#transport = name;
-    this.#set("open");
-    if (gap) {
-      this.#emit("gap", undefined);
-    }
-  }
-
   /** Takes the JSON text of a message and returns its event id. */
   #take(text: string, signal: AbortSignal): string {
-    let message: Message | undefined;
+    let parsed: Message | undefined;
     try {
-      message = JSON.parse(text);
+      parsed = JSON.parse(text);
     } catch {
       // Reported below.
     }
-    if (typeof message?.eid !== "string" || typeof message.sid !== "string") {
+    if (typeof parsed?.eid !== "string" || typeof parsed.sid !== "string") {
       throw new MegaphoneError("UNREADABLE", `not a message: ${String(text).slice(0, 80)}`);
     }
-    if (!signal.aborted) {
-      this.#cursor = message.eid;
-      if (this.#seen.add(message.eid)) {
-        this.#fresh++;
-        this.#streams.dispatch(message, text.length);
-      }
+    const message = parsed;
+    if (this.#options.decode ?? this.#options.schemas) {
+      this.#decoding = Promise.resolve(this.#decoding) // one after the other, to keep the order
+        .then(() => decode(message, this.#options))
+        .then(
+          (body) => this.#pass({ ...message, body }, text, signal),
+          (fault) => this.#pass(message, text, signal, fault),
+        );
+    } else {
+      this.#pass(message, text, signal);
     }
     return message.eid;
+  }
+
+  /** Passes a message on, or the fault that keeps it from its listeners. */
+  #pass(message: Message & Partial<End>, text: string, signal: AbortSignal, fault?: MegaphoneError): void {
+    if (signal.aborted) {
+      return;
+    }
+    this.#cursor = message.eid;
+    if (!this.#seen.add(message.eid)) {
+      return;
+    }
+    this.#fresh++;
+    this.debug("message", message.sid);
+    if (message.missed) {
+      this.emit("missed", message as Events["missed"]);
+    }
+    if (fault) {
+      this.emit("error", fault);
+      return;
+    }
+    this.#streams.dispatch(message, text.length);
+    if (message.end) {
+      this.emit("end", message as End);
+    }
+  }
+
+  /** Returns a promise to wait for before the client reads on, or undefined. */
+  #room(): Promise<void> | undefined {
+    return this.#decoding?.then(() => this.#streams.room()) ?? this.#streams.room();
   }
 
   #set(state: State): void {
     if (this.#state !== state && !this.#over) {
       this.#state = state;
-      this.#emit("state", state);
-    }
-  }
-
-  #emit<E extends keyof Events>(event: E, value: Events[E]): void {
-    for (const listener of [...(this.#listeners[event] ?? [])]) {
-      try {
-        listener(value);
-      } catch (error) {
-        report(error);
-      }
+      this.emit("state", state);
     }
   }
 }
@@ -362,9 +394,4 @@ export class Megaphone {
 /** Reports whether another transport may work after this fault at the start of a read. */
 function elsewhere(fault: MegaphoneError): boolean {
   return fault.code === "NO_START" || [400, 405, 406, 426, 501].includes(fault.status ?? 0);
-}
-
-/** Reports an error that a listener has thrown, in the way the platform reports uncaught errors. */
-function report(error: unknown): void {
-  (globalThis.reportError ?? console.error)(error);
 }

@@ -1,17 +1,34 @@
 // Messages on their way to the page: the listeners of each stream, and the messages that wait for a listener.
 
+import { MegaphoneError } from "./errors.js";
+
 /** A message as the server sends it. */
-export interface Message<Body = any> {
+export interface Message<Body = any, StreamId extends string = string> {
   /** The id of its stream. */
-  sid: string;
+  sid: StreamId;
   /** The event id, unique for each message. */
   eid: string;
   /** When the server accepted it, in RFC 3339 format, in UTC. */
   ts: string;
   body: Body;
+  /** How many messages of topics the channel has missed since its last message, because it was full. */
+  missed?: number;
 }
 
-export type Listener<Body = any> = (message: Message<Body>) => void;
+/** The end of a stream. `done`: it is complete; `aborted`: its producer died. */
+export interface End<StreamId extends string = string> {
+  sid: StreamId;
+  eid: string;
+  ts: string;
+  end: "done" | "aborted";
+}
+
+export type Listener<Body = any, StreamId extends string = string> = (message: Message<Body, StreamId>) => void;
+
+/** A message of any stream. `Bodies` has the type of each stream's body. */
+export type AnyMessage<Bodies extends object> = {
+  [S in keyof Bodies & string]: Message<Bodies[S], S>;
+}[keyof Bodies & string];
 
 /** How many messages are kept for streams without a listener. */
 const maxUnclaimed = 100;
@@ -19,17 +36,22 @@ const maxUnclaimed = 100;
 /** About how much memory a message needs besides its text, in bytes. */
 const overhead = 256;
 
+/** What goes through here: a message, or the end of its stream, and about how much memory it needs, in bytes. */
+interface Item {
+  message: Message & Partial<End>;
+  bytes: number;
+}
+
 interface Subscriber {
-  listener: Listener;
+  listener: (item: Item) => void;
   /** The messages that the listener must get first. It is undefined once the listener has them. */
-  backlog: Message[] | undefined;
+  backlog: Item[] | undefined;
 }
 
 /** All messages on their way to the page. */
 export class Streams {
-  #all: Subscriber[] = [];
-  #subscribers = new Map<string, Subscriber[]>();
-  #unclaimed: Message[] = [];
+  #subscribers = new Map<string | undefined, Subscriber[]>(); // by stream; undefined means all streams
+  #unclaimed: Item[] = [];
   #iterators = new Set<Iteration>();
   #buffered = 0;
   #limit: number;
@@ -46,32 +68,39 @@ export class Streams {
     this.#fail = fail;
   }
 
-  /** Adds a listener for a stream, or for all streams. Returns a function that removes it. */
-  subscribe(sid: string | undefined, listener: Listener): () => void {
-    let list = sid === undefined ? this.#all : this.#subscribers.get(sid);
-    if (!list) {
-      this.#subscribers.set(sid!, (list = []));
-    }
+  /**
+   * Adds a listener for a stream, or for all streams, and one for the ends of streams. Returns a function that removes
+   * them.
+   */
+  subscribe(sid: string | undefined, listener: Listener, end?: (end: End) => void): () => void {
+    return this.#add(sid, ({ message }) => (message.end ? end?.(message as End) : listener(message)));
+  }
+
+  #add(sid: string | undefined, listener: (item: Item) => void): () => void {
     const subscriber: Subscriber = { listener, backlog: this.#claim(sid) };
-    list.push(subscriber);
+    this.#subscribers.set(sid, [...this.#of(sid), subscriber]);
     // The listener runs only after subscribe has returned.
     queueMicrotask(() => {
-      for (let message; (message = subscriber.backlog!.shift());) {
-        this.#call(subscriber, message);
+      for (let item; (item = subscriber.backlog!.shift());) {
+        this.#call(subscriber, item);
       }
       subscriber.backlog = undefined;
     });
     return () => {
-      const i = list.indexOf(subscriber);
-      if (i >= 0) {
-        list.splice(i, 1);
-        subscriber.listener = () => {};
-        this.#leave(subscriber.backlog?.splice(0) ?? []);
-      }
-      if (sid !== undefined && list.length === 0 && this.#subscribers.get(sid) === list) {
+      const left = this.#of(sid).filter((other) => other !== subscriber);
+      if (left.length > 0) {
+        this.#subscribers.set(sid, left);
+      } else {
         this.#subscribers.delete(sid);
       }
+      subscriber.listener = () => {};
+      this.#leave(subscriber.backlog?.splice(0) ?? []);
     };
+  }
+
+  /** Returns the subscribers to a stream, in a list that never changes. */
+  #of(sid: string | undefined): Subscriber[] {
+    return this.#subscribers.get(sid) ?? [];
   }
 
   /** Returns an iterator over the messages of a stream, or of all streams. */
@@ -81,10 +110,13 @@ export class Streams {
       iteration.end();
       return iteration;
     }
-    const unsubscribe = this.subscribe(sid, (message) => {
-      const bytes = sizes.get(message)!;
-      this.#buffered += bytes;
-      iteration.push(message, bytes);
+    const unsubscribe = this.#add(sid, (item) => {
+      const { end } = item.message;
+      if (end) {
+        return sid !== undefined && iteration.finish(end);
+      }
+      this.#buffered += item.bytes;
+      iteration.push(item);
     });
     const end = () => iteration.end();
     iteration.onend = (left) => {
@@ -99,18 +131,18 @@ export class Streams {
   }
 
   /** Passes a message on. Its text has length characters. */
-  dispatch(message: Message, length: number): void {
-    sizes.set(message, length + overhead);
-    const subscribers = [...(this.#subscribers.get(message.sid) ?? []), ...this.#all];
+  dispatch(message: Item["message"], length: number): void {
+    const item = { message, bytes: length + overhead };
+    const subscribers = [...this.#of(message.sid), ...this.#of(undefined)];
     if (subscribers.length === 0) {
-      this.#unclaimed.push(message);
+      this.#unclaimed.push(item);
       this.#unclaimed.splice(0, this.#unclaimed.length - maxUnclaimed);
     }
     for (const subscriber of subscribers) {
       if (subscriber.backlog) {
-        subscriber.backlog.push(message);
+        subscriber.backlog.push(item);
       } else {
-        this.#call(subscriber, message);
+        this.#call(subscriber, item);
       }
     }
   }
@@ -132,9 +164,9 @@ export class Streams {
   }
 
   /** Removes and returns the waiting messages of a stream, or of all streams. */
-  #claim(sid: string | undefined): Message[] {
-    const claimed = this.#unclaimed.filter((message) => sid === undefined || message.sid === sid);
-    this.#unclaimed = this.#unclaimed.filter((message) => !claimed.includes(message));
+  #claim(sid: string | undefined): Item[] {
+    const claimed = this.#unclaimed.filter(({ message }) => sid === undefined || message.sid === sid);
+    this.#unclaimed = this.#unclaimed.filter((item) => !claimed.includes(item));
     return claimed;
   }
 
@@ -142,9 +174,9 @@ export class Streams {
    * Takes back the messages that a leaving listener has not handled. They wait for the next listener, unless another
    * listener has got them.
    */
-  #leave(messages: Message[]): void {
-    const unclaimed = messages.filter(({ sid }) => !this.#all.length && !this.#subscribers.get(sid)?.length);
-    this.#unclaimed = [...unclaimed, ...this.#unclaimed]; // keeps all of them, in case the next listener comes soon
+  #leave(items: Item[]): void {
+    const unclaimed = items.filter(({ message }) => !this.#of(undefined).length && !this.#of(message.sid).length);
+    this.#unclaimed.unshift(...unclaimed); // keeps all of them, in case the next listener comes soon
   }
 
   #release(bytes: number): void {
@@ -155,53 +187,59 @@ export class Streams {
     }
   }
 
-  #call(subscriber: Subscriber, message: Message): void {
+  #call(subscriber: Subscriber, item: Item): void {
     try {
-      subscriber.listener(message);
+      subscriber.listener(item);
     } catch (error) {
       this.#fail(error);
     }
   }
 }
 
-/** How much memory each message needs, in bytes. */
-const sizes = new WeakMap<Message, number>();
-
 /** Messages that wait until the page asks for them. */
 class Iteration implements AsyncIterableIterator<Message> {
   /** Is called at the end with the messages that the page has not asked for, unless the iterator still returns them. */
-  onend = (_left: Message[]) => {};
-  #queue: { message: Message; bytes: number }[] = [];
-  #waiting: ((result: IteratorResult<Message>) => void)[] = [];
+  onend = (_left: Item[]) => {};
+  #queue: Item[] = [];
+  #waiting: ((result: Promise<IteratorResult<Message>> | IteratorResult<Message>) => void)[] = [];
   #finished = false;
+  #aborted = false;
   #release: (bytes: number) => void;
 
   constructor(release: (bytes: number) => void) {
     this.#release = release;
   }
 
-  push(message: Message, bytes: number): void {
+  push(item: Item): void {
+    this.#queue.push(item);
     const waiting = this.#waiting.shift();
     if (waiting) {
-      this.#release(bytes);
-      waiting({ done: false, value: message });
-    } else {
-      this.#queue.push({ message, bytes });
+      waiting(this.next());
     }
   }
 
-  /** Ends the iterator. It still returns the messages in its queue. */
-  finish(): void {
+  /** Ends the iterator. It still returns the messages in its queue. If the stream was aborted, it then throws once. */
+  finish(end?: End["end"]): void {
     this.#finished = true;
-    this.#waiting.splice(0).forEach((waiting) => waiting({ done: true, value: undefined }));
+    this.#aborted = end === "aborted";
+    this.#waiting.splice(0).forEach((waiting) => waiting(this.#end()));
     this.onend([]);
+  }
+
+  /** Returns the end, or a rejection if the stream was aborted. */
+  #end(): Promise<IteratorResult<Message>> | IteratorResult<Message> {
+    if (this.#aborted) {
+      this.#aborted = false;
+      return Promise.reject(new MegaphoneError("ABORTED", "the producer of the stream died"));
+    }
+    return { done: true, value: undefined };
   }
 
   /** Ends the iterator at once. */
   end(): void {
     this.finish();
     const left = this.#queue.splice(0);
-    this.onend(left.map(({ message }) => message));
+    this.onend(left);
     left.forEach(({ bytes }) => this.#release(bytes));
   }
 
@@ -212,7 +250,7 @@ class Iteration implements AsyncIterableIterator<Message> {
       return { done: false, value: first.message };
     }
     if (this.#finished) {
-      return { done: true, value: undefined };
+      return this.#end();
     }
     return new Promise((resolve) => this.#waiting.push(resolve));
   }

@@ -1,22 +1,32 @@
 // Waiting, on a clock that does not jump.
 
-/** Calls back if it is not touched for some time. */
+/** Calls back if it is not touched for some time, or if a signal aborts. */
 export class Watchdog {
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #signal: AbortSignal;
   #callback: () => void;
 
-  constructor(callback: () => void) {
+  constructor(signal: AbortSignal, callback: () => void) {
+    this.#signal = signal;
     this.#callback = callback;
+    signal.addEventListener("abort", callback);
   }
 
   /** Restarts the wait, with this many milliseconds. */
   touch(time: number): void {
-    clearTimeout(this.#timer);
+    this.pause();
     this.#timer = setTimeout(this.#callback, time);
   }
 
-  stop(): void {
+  /** Stops the wait until the next touch. */
+  pause(): void {
     clearTimeout(this.#timer);
+  }
+
+  /** Ends the watchdog for good. */
+  end(): void {
+    this.pause();
+    this.#signal.removeEventListener("abort", this.#callback);
   }
 }
 

@@ -9,6 +9,10 @@ export interface Target {
   url: string;
   cursor: string;
   fetch: typeof fetch;
+  headers: HeadersInit | undefined;
+  credentials: RequestCredentials | undefined;
+  /** The WebSocket subprotocols to offer. */
+  protocols: string | string[] | undefined;
   WebSocket: typeof WebSocket | undefined;
   /** How long the start of a read may take, in milliseconds. */
   timeout: number;
@@ -22,7 +26,10 @@ export interface Sink {
   opened(gap: boolean): void;
   /** Takes the JSON text of a message and returns its event id. Throws if the text is not a message. */
   take(text: string): string;
-  /** Returns a promise to wait for while the page has too many unconsumed messages, or undefined if there is room. */
+  /**
+   * Returns a promise to wait for before reading on, or undefined: while messages are decoded, and while the page has
+   * too many unconsumed ones.
+   */
   room(): Promise<void> | undefined;
 }
 

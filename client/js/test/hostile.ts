@@ -27,7 +27,7 @@ export interface Hostile {
 export async function serve(
   t: TestContext,
   read: (read: Read) => void,
-  socket?: (socket: WebSocket, after: string, number: number) => void,
+  socket?: (socket: WebSocket, after: string, number: number, request: IncomingMessage) => void,
 ): Promise<Hostile> {
   const cursors: string[] = [];
   const server = createServer((request, response) => {
@@ -43,7 +43,7 @@ export async function serve(
     sockets.handleUpgrade(request, connection, head, (ws) => {
       ws.on("error", () => {});
       const { after } = parse(request);
-      socket(ws, after, cursors.push(after) - 1);
+      socket(ws, after, cursors.push(after) - 1, request);
     });
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -57,7 +57,7 @@ export async function serve(
 
 function parse(request: IncomingMessage): { address: string; after: string } {
   const url = new URL(request.url!, "http://localhost");
-  return { address: url.pathname.split("/")[2]!, after: url.searchParams.get("after")! };
+  return { address: /\/read\/([^/]*)/.exec(url.pathname)?.[1] ?? "", after: url.searchParams.get("after")! };
 }
 
 /** Makes a client with short waits after faults. It is closed when the test ends. */
@@ -68,6 +68,7 @@ export function client(
   channel: ConstructorParameters<typeof Megaphone>[1] = "main.c",
 ): Megaphone {
   const megaphone = new Megaphone(url, channel, { backoff: [10, 50], ...options });
+  megaphone.on("error", () => {}); // else the console gets them
   t.after(() => megaphone.close());
   return megaphone;
 }

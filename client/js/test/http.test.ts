@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import type { ServerResponse } from "node:http";
 import { test } from "node:test";
 
-import type { MegaphoneError, State } from "../src/index.js";
+import type { Fault, MegaphoneError, State } from "../src/index.js";
 import {
   begin,
   client,
@@ -32,7 +32,7 @@ for (const transport of httpTransports) {
       response.write(frame(text(n)) + frame(garbage[number % garbage.length]!) + frame(text(n + 1)));
     });
     const megaphone = client(t, url, options);
-    const errors: MegaphoneError[] = [];
+    const errors: Fault[] = [];
     megaphone.on("error", (error) => errors.push(error));
     assert.deepEqual(await take(megaphone, 12), numbers(12));
     assert.ok(errors.length >= 11 && errors.every(({ code }) => code === "UNREADABLE"), String(errors));
@@ -104,7 +104,7 @@ for (const transport of httpTransports) {
       response.write(frame(text(nextAfter(after))));
     });
     const megaphone = client(t, url, options);
-    const codes: string[] = [];
+    const codes: unknown[] = [];
     megaphone.on("error", ({ code }) => codes.push(code));
     assert.deepEqual(await take(megaphone, 1), [0]);
     assert.deepEqual(codes, ["BUSY", "BUSY", "BUSY"]);
@@ -183,7 +183,7 @@ for (const transport of httpTransports) {
     assert.deepEqual(await take(megaphone, 1), [0]);
     assert.equal(calls, 3);
     const useless = client(t, url, options, async () => JSON.parse('{"error":"not logged in"}'));
-    const fault = new Promise<MegaphoneError>((resolve) => useless.on("error", resolve));
+    const fault = new Promise<Fault>((resolve) => useless.on("error", resolve));
     useless.subscribe(() => assert.fail());
     assert.equal((await fault).code, "NO_CHANNEL");
   });

@@ -75,7 +75,7 @@ test("coming online replaces a connection; hiding the page for a moment does not
 
 test("coming online replaces an attempt that began before", async (t) => {
   const { window } = page(t);
-  const { url } = await serve(t, ({ response, after, number }) => {
+  const { url, cursors } = await serve(t, ({ response, after, number }) => {
     if (number === 0) {
       return response.destroy();
     }
@@ -87,8 +87,7 @@ test("coming online replaces an attempt that began before", async (t) => {
   const megaphone = client(t, url, { transports: ["ndjson"], timeout: 60_000 });
   const got: number[] = [];
   megaphone.subscribe("s", ({ body }) => got.push(body));
-  await until("it waits", () => megaphone.state === "waiting");
-  await sleep(200); // the second attempt has begun
+  await until("the second attempt has begun", () => cursors.length === 2);
   window.dispatchEvent(new Event("online"));
   await until("it reads", () => got.length === 1, 5000);
 });

@@ -1,0 +1,81 @@
+// Listeners of events.
+
+type Handler = (value: any) => void;
+
+/** Something with events. `Events` has the type of each event's value. */
+export class Emitter<Events extends object> {
+  #handlers: { [E in keyof Events]?: [call: Handler, listener: Handler][] } = {};
+  #printed = new Set<unknown>();
+  #debug: Debug | undefined;
+
+  constructor(debug: boolean | Debug | undefined) {
+    this.#debug = debug === true ? (...what) => console.debug("megaphone", ...what) : debug || undefined;
+  }
+
+  /** Calls a listener for each event of a kind. Returns a function that removes the listener. */
+  on<E extends keyof Events>(event: E, listener: (value: Events[E]) => void): () => void {
+    return this.#add(event, listener);
+  }
+
+  /** Calls a listener for the next event of a kind only. Returns a function that removes the listener. */
+  once<E extends keyof Events>(event: E, listener: (value: Events[E]) => void): () => void {
+    const remove = this.#add(
+      event,
+      (value) => {
+        remove();
+        listener(value);
+      },
+      listener,
+    );
+    return remove;
+  }
+
+  /** Removes a listener that `on` or `once` has added. */
+  off<E extends keyof Events>(event: E, listener: (value: Events[E]) => void): void {
+    this.#remove(event, (entry) => entry[1] === listener);
+  }
+
+  /** Calls the listeners. If nobody listens to errors, the console gets the first of each code. */
+  protected emit<E extends keyof Events>(event: E, value: Events[E]): void {
+    this.debug(event, value);
+    const entries = this.#handlers[event] ?? [];
+    if (event === "error" && !entries.length) {
+      const { code } = Object(value);
+      if (!this.#printed.has(code)) {
+        this.#printed.add(code);
+        console.error(value);
+      }
+    }
+    for (const [call] of entries) {
+      try {
+        call(value);
+      } catch (error) {
+        report(error);
+      }
+    }
+  }
+
+  /** Logs, if the option `debug` is set. */
+  protected debug(what: PropertyKey, detail?: unknown): void {
+    this.#debug?.(String(what), detail);
+  }
+
+  #add(event: keyof Events, call: Handler, listener = call): () => void {
+    const entry: [Handler, Handler] = [call, listener];
+    this.#handlers[event] = [...(this.#handlers[event] ?? []), entry];
+    return () => this.#remove(event, (other) => other === entry);
+  }
+
+  /** Removes listeners. It makes a new list, so that a list can change while an event goes through it. */
+  #remove(event: keyof Events, matches: (entry: [Handler, Handler]) => boolean): void {
+    this.#handlers[event] = this.#handlers[event]?.filter((entry) => !matches(entry)) ?? [];
+  }
+}
+
+/** Gets what the option `debug` logs. */
+export type Debug = (what: string, detail?: unknown) => void;
+
+/** Reports an error that a listener has thrown, in the way the platform reports uncaught errors. */
+export function report(error: unknown): void {
+  (globalThis.reportError ?? console.error)(error);
+}
