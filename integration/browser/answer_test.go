@@ -4,6 +4,8 @@ package browser
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,8 +17,9 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// TestTheAnswer reloads a page in the middle of an answer, and opens it in a second tab. Both show the whole answer. A model
-// that is stopped leaves an answer that is marked as incomplete.
+// TestTheAnswer reloads a page in the middle of an answer, and opens it in a second tab. Both show the whole answer, and so
+// does a page whose network is away until its channel has expired. A model that is stopped leaves an answer that is marked as
+// incomplete.
 func TestTheAnswer(t *testing.T) {
 	chromium := findChromium(t)
 	root, err := filepath.Abs("../..")
@@ -31,9 +34,11 @@ func TestTheAnswer(t *testing.T) {
 	backend := httptest.NewServer(http.Handler(answers.New("http://" + inside)))
 	defer backend.Close()
 	server, port := testserver.New(t), testserver.FreePort(t)
-	server.StartFile(string(caddyfile), "ANSWER_ADMIN=unix/"+server.Socket("admin"), fmt.Sprintf("ANSWER_PORT=%d", port),
+	server.StartFile(strings.Replace(string(caddyfile), "ttl 1m", "ttl 1s", 1), "ANSWER_ADMIN=unix/"+server.Socket("admin"), fmt.Sprintf("ANSWER_PORT=%d", port),
 		"ANSWER_MEGAPHONE="+inside, "ANSWER_BACKEND="+backend.Listener.Addr().String(), "ANSWER_ROOT="+root)
 	awaitCertificate(t, server, "localhost", port)
+	network := newNetwork(t, fmt.Sprintf("127.0.0.1:%d", port))
+	_, through, _ := net.SplitHostPort(network.address())
 	browser := startBrowser(t, chromium, "--ignore-certificate-errors")
 
 	const (
@@ -45,7 +50,7 @@ func TestTheAnswer(t *testing.T) {
 	for piece := range answers.Answer("Why?", seconds) {
 		want.WriteString(piece)
 	}
-	p := browser.show(fmt.Sprintf("https://localhost:%d/", port), views[0])
+	p := browser.show("https://localhost:"+through+"/", views[0])
 	ask := func(seconds int) {
 		p.await("there is a form", `document.querySelector("#ask")?.onsubmit`)
 		p.run(fmt.Sprintf(`document.querySelector("#question").value = "Why?"; document.querySelector("#seconds option").value = "%d"; document.querySelector("#seconds").selectedIndex = 0`, seconds))
@@ -59,17 +64,40 @@ func TestTheAnswer(t *testing.T) {
 	}
 	p.do("Page.reload", nil)
 	second := browser.show(url, views[2])
-	for _, each := range []*page{p, second} {
+	complete := func(each *page) {
+		t.Helper()
 		each.await("the answer is complete", `document.querySelector("#shown")?.dataset.state === "done"`)
 		var got struct{ Text, Question string }
-		if err := each.evaluate(`({text: `+text+`, question: document.querySelector("#asked").innerText})`, &got); err != nil {
+		if err := each.evaluate(`({text: `+text+`, question: document.querySelector("#asked").textContent})`, &got); err != nil {
 			t.Fatal(err)
 		}
 		if got.Text != want.String() || got.Question != "Why?" {
 			t.Errorf("the page shows %+v", got)
 		}
-		each.wantNoFaults()
 	}
+	complete(p)
+	complete(second)
+	second.wantNoFaults()
+
+	ask(seconds)
+	network.setDown(true)
+	var topic string
+	if err := p.evaluate("location.hash.slice(1)", &topic); err != nil {
+		t.Fatal(err)
+	}
+	server.Await("the channel has expired", func() bool {
+		response, err := http.Get("http://" + inside + "/topic/" + topic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		text, _ := io.ReadAll(response.Body)
+		return strings.Contains(string(text), `"members":0`)
+	})
+	network.setDown(false)
+	complete(p)
+	p.await("it has another channel", `document.querySelector("#figures").textContent.includes("channel number 2")`)
+	p.run("faults = []") // of requests without a network
 	p.do("Page.bringToFront", nil)
 	p.pictures(t, "answer")
 	p.look(views[0])

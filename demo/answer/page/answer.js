@@ -38,35 +38,45 @@ async function ask(what, body) {
 
 /** Shows the answer that the address names. */
 function open() {
-	client?.close();
 	answer = location.hash.slice(1);
+	channels = 0;
 	$("shown").hidden = !answer;
+	$("again").href = location.href;
+	$("asked").textContent = "";
+	start();
+}
+
+/**
+ * Reads the answer from its start, by another channel. That takes another client: one client shows no message twice, not even
+ * by another channel.
+ */
+function start() {
+	client?.close();
+	client = undefined;
+	heard = performance.now();
+	messages = 0;
+	$("text").replaceChildren("");
+	show("connecting");
 	if (!answer) {
 		return;
 	}
-	$("again").href = location.href;
-	channels = 0;
-	begin();
-	show("connecting");
 	const mine = client = new Megaphone("/", createChannel, { backoff: [250, 5000] });
-	client.on("state", (state) => {
-		if (mine === client && !over()) {
+	const current = (listener) => (value) => mine === client && listener(value);
+	client.on("state", current((state) => {
+		if (!over()) {
 			show({ open: "writing", waiting: "away" }[state] ?? "connecting");
 		}
-	});
-	client.on("gap", startOver);
-	client.subscribe((message) => mine === client && receive(message));
+	}));
+	client.on("gone", current(start)); // the page was away for too long
+	client.on("gap", current(start));
+	client.subscribe(current(receive));
 }
 
-/** Gives the client a channel, at first and whenever the last one is gone. What it brings begins with the question. */
+/** Gives the client a channel that gets the answer from its start. */
 async function createChannel() {
-	const reading = answer;
 	try {
-		const channel = await ask("read", { answer: reading });
-		if (reading === answer) {
-			channels++;
-			begin();
-		}
+		const channel = await ask("read", { answer });
+		channels++;
 		return channel;
 	} catch (error) {
 		if (error.status === 400 || error.status === 404) {
@@ -76,22 +86,14 @@ async function createChannel() {
 	}
 }
 
-function begin() {
-	heard = performance.now();
-	messages = 0;
-	$("text").replaceChildren("");
-}
-
-function startOver() {
-	client.use(createChannel);
-}
-
 function receive({ sid, body, missed, end: ended }) {
 	heard = performance.now();
 	messages++;
 	if (missed) { // the channel had no room for something before this
-		startOver();
-	} else if (ended) {
+		start();
+		return;
+	}
+	if (ended) {
 		end(ended);
 	} else if (sid === "question") {
 		$("asked").textContent = body;
@@ -105,7 +107,7 @@ function receive({ sid, body, missed, end: ended }) {
 /** Ends the reading: nothing more will come. */
 function end(state) {
 	show(state);
-	client.close();
+	client?.close();
 }
 
 function over() {
