@@ -232,7 +232,7 @@ func (a *App) reportCreated(consumer string) {
 
 // countRead counts a read, and reports that its reader has connected. The caller must call ended when the read has
 // ended, with the access log entry that says how.
-func (h *Handler) countRead(read readRequest) (ended func(entry *accessLogEntry)) {
+func (h *Handler) countRead(read *readRequest) (ended func(entry *accessLogEntry)) {
 	counted := h.app.registry.metrics.CountRead(read.kind)
 	h.app.report(webhook.ReaderConnected, webhook.Event{Channel: read.consumer, Transport: read.kind.String()})
 	return func(entry *accessLogEntry) {

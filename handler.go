@@ -274,23 +274,8 @@ func (h *Handler) serveTarget(w http.ResponseWriter, r *http.Request, t *target)
 
 // serve serves a request that the other handlers of the site need not see. If it returns an error, it has sent nothing.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t *target, entry *accessLogEntry) error {
-	if t.mistake != "" {
-		return h.wrongPath(r, t)
-	}
-	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
-		message := "this address is for " + strings.Join(methods, " and ") + " only"
-		if r.Method == http.MethodConnect {
-			message = "WebSockets are served over HTTP/1.1, not over HTTP/2 or HTTP/3"
-		}
-		return &httpjson.Error{
-			Status: http.StatusMethodNotAllowed, Code: "METHOD_NOT_ALLOWED",
-			Message: message, Allow: strings.Join(methods, ", "),
-		}
-	}
-	if !t.endpoint.takesBody(r.Method) {
-		if err := conn.BodyOf(r).Discard(); err != nil { // a reply would wait for it
-			return httpjson.BodyError(err)
-		}
+	if err := h.check(r, t); err != nil {
+		return err
 	}
 	switch t.endpoint {
 	case createEndpoint:
@@ -318,10 +303,34 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t *target, entry
 	}
 }
 
+// check refuses a request that is not as its endpoint wants it.
+func (h *Handler) check(r *http.Request, t *target) error {
+	if t.mistake != "" {
+		return h.wrongPath(r, t)
+	}
+	if methods := t.endpoint.methods(); !slices.Contains(methods, r.Method) {
+		message := "this address is for " + strings.Join(methods, " and ") + " only"
+		if r.Method == http.MethodConnect {
+			message = "WebSockets are served over HTTP/1.1, not over HTTP/2 or HTTP/3"
+		}
+		return &httpjson.Error{
+			Status: http.StatusMethodNotAllowed, Code: "METHOD_NOT_ALLOWED",
+			Message: message, Allow: strings.Join(methods, ", "),
+		}
+	}
+	if !t.endpoint.takesBody(r.Method) {
+		if err := conn.BodyOf(r).Discard(); err != nil { // a reply would wait for it
+			return httpjson.BodyError(err)
+		}
+	}
+	return nil
+}
+
 // wrongPath returns the reply to a request with a mistake in its path.
 func (h *Handler) wrongPath(r *http.Request, t *target) error {
 	if t.endpoint == readEndpoint {
-		if read, err := h.parseRead(r, t.address); err == nil && read.kind == transport.KindNDJSON {
+		read := readRequest{consumer: t.address}
+		if err := h.parseRead(r, &read); err == nil && read.kind == transport.KindNDJSON {
 			h.app.registry.slowDown(r.Context()) // existing clients repeat such a read at once
 		}
 	}

@@ -77,7 +77,7 @@ func (o *openRead) holdServer(w http.ResponseWriter, r *http.Request) {
 }
 
 // newDelivery returns the delivery of a subscription's messages, and its transport if that is a WebSocket.
-func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) (*delivery.Delivery, *transport.WebSocket) {
+func (h *Handler) newDelivery(w http.ResponseWriter, r *http.Request, read *readRequest, sub broker.Subscription) (*delivery.Delivery, *transport.WebSocket) {
 	t, duration := h.newTransport(w, r, read, sub)
 	o := delivery.Options{
 		Subscription: sub,

@@ -56,7 +56,9 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer str
 
 // beginRead begins a read, so far that the response can start. It returns nil if that failed, and if the read is done.
 func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer string, entry *accessLogEntry) (*openRead, error) {
-	read, err := h.parseRead(r, consumer)
+	o := &openRead{handler: h, read: readRequest{consumer: consumer}, entry: entry}
+	read := &o.read
+	err := h.parseRead(r, read)
 	entry.transport = read.kind.String()
 	if err != nil {
 		return nil, err
@@ -90,14 +92,14 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		h.servePoll(w, r, sub, read.poll, entry)
 		return nil, nil
 	}
-	o := &openRead{handler: h, read: read, entry: entry, ended: ended}
+	o.ended = ended
 	o.delivery, o.socket = h.newDelivery(w, r, read, sub)
 	goesOn = true
 	return o, nil
 }
 
 // subscribe makes the request the reader of its channel.
-func (h *Handler) subscribe(r *http.Request, read readRequest) (broker.Subscription, error) {
+func (h *Handler) subscribe(r *http.Request, read *readRequest) (broker.Subscription, error) {
 	sub, err := h.app.broker.Subscribe(r.Context(), read.consumer, broker.SubscribeOptions{
 		Limits:       h.app.limits,
 		Follow:       read.follows(),
@@ -117,7 +119,7 @@ func (h *Handler) subscribe(r *http.Request, read readRequest) (broker.Subscript
 }
 
 // redelivers reports whether the next read is sent again what this one sends.
-func (h *Handler) redelivers(read readRequest) bool {
+func (h *Handler) redelivers(read *readRequest) bool {
 	return h.Redelivery && read.kind == transport.KindNDJSON && !read.hasCursor
 }
 
@@ -125,7 +127,7 @@ func (h *Handler) redelivers(read readRequest) bool {
 var slowedErrors = []error{broker.ErrNotFound, broker.ErrBusy, broker.ErrReaderLimit}
 
 // serveReadHead answers a HEAD request. It consumes nothing.
-func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read readRequest) error {
+func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read *readRequest) error {
 	if _, err := h.app.broker.State(r.Context(), read.consumer); err != nil {
 		return err
 	}
@@ -139,7 +141,7 @@ func (h *Handler) serveReadHead(w http.ResponseWriter, r *http.Request, read rea
 }
 
 // newTransport returns the transport that was asked for, and how long it lasts.
-func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, read readRequest, sub broker.Subscription) (transport.Transport, time.Duration) {
+func (h *Handler) newTransport(w http.ResponseWriter, r *http.Request, read *readRequest, sub broker.Subscription) (transport.Transport, time.Duration) {
 	switch read.kind {
 	case transport.KindSSE:
 		return transport.NewSSE(w, r, read.named, h.bounds(r)), time.Duration(h.app.StreamDuration)
@@ -165,19 +167,18 @@ func (h *Handler) bounds(r *http.Request) transport.Bounds {
 	return transport.Bounds{Timeout: conn.WriteTimeout(r, time.Duration(h.app.WriteTimeout)), Conn: conn.Of(r), Exit: h.app.registry.closing.Done()}
 }
 
-// parseRead reads what a request on /read asks for.
-func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, error) {
-	read := readRequest{consumer: consumer}
+// parseRead sets read to what a request on /read asks for. The consumer is set already. If parseRead fails, the kind is as
+// far as it was read.
+func (h *Handler) parseRead(r *http.Request, read *readRequest) error {
 	var query url.Values
 	if r.URL.RawQuery != "" {
 		query = r.URL.Query()
 	}
 	if len(query["poll"]) > 1 {
-		return read, errTwice
+		return errTwice
 	}
-	var err error
-	if read.cursor, read.hasCursor, err = parseCursor(r.Header, query); err != nil {
-		return read, err
+	if err := read.parseCursor(r.Header, query); err != nil {
+		return err
 	}
 	switch {
 	case transport.IsUpgrade(r):
@@ -186,37 +187,37 @@ func (h *Handler) parseRead(r *http.Request, consumer string) (readRequest, erro
 		read.kind = transport.KindPoll
 		wait, err := caddy.ParseDuration(query.Get("poll"))
 		if err != nil || wait < 0 {
-			return read, httpjson.BadRequest("poll takes how long to wait for a message, such as 0, 5s or 20s")
+			return httpjson.BadRequest("poll takes how long to wait for a message, such as 0, 5s or 20s")
 		}
 		read.poll = min(wait, time.Duration(h.app.ReadDuration))
 	case transport.PrefersSSE(r.Header.Values("Accept"), h.offers):
 		read.kind = transport.KindSSE
 		if read.named = query.Get("event") == "sid"; !read.named && query.Has("event") {
-			return read, httpjson.BadRequest("event takes only sid, which names each event after its stream id")
+			return httpjson.BadRequest("event takes only sid, which names each event after its stream id")
 		}
 	}
 	if !h.offers[read.kind] {
-		return read, h.notOffered(read.kind)
+		return h.notOffered(read.kind)
 	}
-	return read, nil
+	return nil
 }
 
 // errTwice refuses a request that says something twice: nobody knows which one counts, and a wrong cursor would lose
 // messages.
 var errTwice = httpjson.BadRequest("Last-Event-ID, after, lastEventId and poll may be given once each")
 
-// parseCursor returns the cursor that a request shows, if any (protocol.md 2.2).
-func parseCursor(header http.Header, query url.Values) (cursor string, ok bool, err error) {
+// parseCursor sets the cursor that a request shows, if any (protocol.md 2.2).
+func (read *readRequest) parseCursor(header http.Header, query url.Values) error {
 	// The first of these that is there counts. lastEventId is what polyfills of EventSource add to the address.
 	for _, values := range [][]string{header.Values("Last-Event-ID"), query["after"], query["lastEventId"]} {
 		switch {
 		case len(values) > 1:
-			return "", false, errTwice
-		case len(values) == 1 && !ok:
-			cursor, ok = values[0], true
+			return errTwice
+		case len(values) == 1 && !read.hasCursor:
+			read.cursor, read.hasCursor = values[0], true
 		}
 	}
-	return cursor, ok, nil
+	return nil
 }
 
 // notOffered returns the reply to a request for a transport that this site does not offer.
