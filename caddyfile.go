@@ -175,43 +175,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name, args := d.Val(), d.RemainingArgs()
-		var repeated bool
-		var err error
-		switch name {
-		case "transports":
-			repeated, h.Transports = h.Transports != nil, args
-			err = checkNames("transport", args, transport.KindNames)
-			if len(args) == 0 {
-				err = fmt.Errorf("transports takes one or more of %s: leave it out for all of them",
-					strings.Join(transport.KindNames, ", "))
-			}
-		case "cors_origins", "cors_headers", "cors_credentials":
-			repeated, err = h.unmarshalCORS(name, args)
-		case "websocket_protocols":
-			repeated, h.Protocols = h.Protocols != nil, args
-			err = checkProtocols(args)
-			if len(args) == 0 {
-				err = errors.New("websocket_protocols takes one or more subprotocols, for example graphql-transport-ws: " +
-					"leave it out for none")
-			}
-		case "websocket_compression":
-			repeated, h.Compression = h.Compression, true
-			if len(args) > 0 {
-				err = setting.ErrHasValue(name, args[0])
-			}
-		case "direct_writes":
-			repeated, err = parseSwitch(&h.DirectWrites, name, args)
-		case "detached_reads":
-			repeated, err = parseSwitch(&h.DetachedReads, name, args)
-		case "ndjson_redelivery":
-			repeated, h.Redelivery = h.Redelivery, true
-			if len(args) > 0 {
-				err = setting.ErrHasValue(name, args[0])
-			}
-		default:
-			return d.Errf("unrecognized option %q of megaphone: use one of cors_credentials, cors_headers, "+
-				"cors_origins, detached_reads, direct_writes, ndjson_redelivery, transports, websocket_compression, websocket_protocols; settings of the whole server belong in the global option megaphone", name)
-		}
+		repeated, err := h.unmarshalOption(name, args)
 		switch {
 		case repeated:
 			return setting.ErrRepeated(d, name)
@@ -226,6 +190,47 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.WrapErr(err)
 	}
 	return nil
+}
+
+// unmarshalOption sets an option of the directive, and reports whether it was set before.
+func (h *Handler) unmarshalOption(name string, args []string) (repeated bool, err error) {
+	switch name {
+	case "transports":
+		repeated, h.Transports = h.Transports != nil, args
+		if len(args) == 0 {
+			return repeated, fmt.Errorf("transports takes one or more of %s: leave it out for all of them",
+				strings.Join(transport.KindNames, ", "))
+		}
+		return repeated, checkNames("transport", args, transport.KindNames)
+	case "cors_origins", "cors_headers", "cors_credentials":
+		return h.unmarshalCORS(name, args)
+	case "websocket_protocols":
+		repeated, h.Protocols = h.Protocols != nil, args
+		if len(args) == 0 {
+			return repeated, errors.New("websocket_protocols takes one or more subprotocols, for example " +
+				"graphql-transport-ws: leave it out for none")
+		}
+		return repeated, checkProtocols(args)
+	case "websocket_compression":
+		return turnOn(&h.Compression, name, args)
+	case "ndjson_redelivery":
+		return turnOn(&h.Redelivery, name, args)
+	case "direct_writes":
+		return parseSwitch(&h.DirectWrites, name, args)
+	case "detached_reads":
+		return parseSwitch(&h.DetachedReads, name, args)
+	}
+	return false, fmt.Errorf("unrecognized option %q of megaphone: use one of cors_credentials, cors_headers, "+
+		"cors_origins, detached_reads, direct_writes, ndjson_redelivery, transports, websocket_compression, "+
+		"websocket_protocols; settings of the whole server belong in the global option megaphone", name)
+}
+
+// turnOn sets an option that its name alone turns on, and reports whether it was set before.
+func turnOn(option *bool, name string, args []string) (repeated bool, err error) {
+	if repeated, *option = *option, true; len(args) > 0 {
+		err = setting.ErrHasValue(name, args[0])
+	}
+	return repeated, err
 }
 
 // parseSwitch sets an option that is on unless it is turned off, and reports whether it was set before.

@@ -12,8 +12,6 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/idna"
-
-	"github.com/caddy-megaphone/megaphone/internal/setting"
 )
 
 // origins are the origins whose pages may use a site, and what their requests may have (protocol.md 2.8).
@@ -91,11 +89,7 @@ func (h *Handler) unmarshalCORS(name string, args []string) (repeated bool, err 
 		}
 		return repeated, checkHeaders(args)
 	}
-	repeated, h.CORSCredentials = h.CORSCredentials, true
-	if len(args) > 0 {
-		err = setting.ErrHasValue(name, args[0])
-	}
-	return repeated, err
+	return turnOn(&h.CORSCredentials, name, args)
 }
 
 // errNoOrigins is the error for a setting that needs cors_origins.

@@ -81,7 +81,7 @@ func (s *script) request(changes int) string {
 		r.header = append(r.header, "Megaphone-Merge: "+pick(s, "replace", "append"))
 	}
 	if s.chance(12) {
-		r.body = pick(s, "", "{", " 1 ", "\"\xff\"", "\x00", "1 2", `"`+strings.Repeat("y", 3000+s.IntN(4000))+`"`)
+		r.body = pick(s, "", "{", " 1 ", "\"\xff\"", `"\ud83d"`, "\x00", "1 2", `"`+strings.Repeat("y", 3000+s.IntN(4000))+`"`)
 	}
 	r.length = fmt.Sprint(len(r.body))
 	for range changes {

@@ -56,7 +56,7 @@ func TestErrorsSpeakOfTheRequest(t *testing.T) {
 }
 
 // TestHalvesOfCharactersAreNoText: a stream id, a key or an address with half of a surrogate pair would become another one.
-// A body is not decoded, so it stays as it was written.
+// Consumers that decode a body with one fail or get something else.
 func TestHalvesOfCharactersAreNoText(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()
@@ -65,19 +65,25 @@ func TestHalvesOfCharactersAreNoText(t *testing.T) {
 		`{"channel":"` + c.ProducerAddress + `\udc00","streamId":"s","body":2}`,
 		`{"channel":"` + c.ProducerAddress + `","streamId":"s","body":3,"key":"\udc00"}`,
 		`{"channel":"` + c.ProducerAddress + `","streamId":"\ud83d\ude00","body":"\ud83d"}`,
+		`{"channel":"` + c.ProducerAddress + `","streamId":"\ud83d\ude00","body":"\ud83d\ude00"}`,
 	}, "\n")
 	r := s.ingest(strings.NewReader(lines))
-	if !strings.Contains(r.body, `"written":1,`) || strings.Count(r.body, `"reason":"BAD_REQUEST"`) != 3 {
+	if !strings.Contains(r.body, `"written":1,`) || strings.Count(r.body, `"reason":"BAD_REQUEST"`) != 4 {
 		t.Errorf("%d %s", r.StatusCode, r.body)
 	}
-	r = s.post("/write-batch", `{"channels":["`+c.ProducerAddress+`"],"messages":[{"streamId":"\ud83d\ude00","body":"\ude00","key":"\u0061"}]}`)
+	r = s.post("/write-batch", `{"channels":["`+c.ProducerAddress+`"],"messages":[{"streamId":"\ud83d\ude00","body":["\ud83d\ude00"],"key":"\u0061"}]}`)
 	if r.body != `{"failures":[]}` {
 		t.Error(r.body)
 	}
 	r = s.poll(c)
 	if strings.Count(r.body, "\n") != 2 || strings.Count(r.body, `"sid":"😀"`) != 2 ||
-		!strings.Contains(r.body, `"body":"\ud83d"}`) || !strings.Contains(r.body, `"body":"\ude00"}`) {
+		!strings.Contains(r.body, `"body":"\ud83d\ude00"}`) || !strings.Contains(r.body, `"body":["\ud83d\ude00"]}`) {
 		t.Error(r.body)
+	}
+	const half = `{"a":["\ude00"]}`
+	s.post("/write-batch", `{"channels":["`+c.ProducerAddress+`"],"messages":[{"streamId":"s","body":`+half+`}]}`).wantError(t, 400, "BAD_REQUEST")
+	if r = s.post(c.writePath(), half); !strings.Contains(r.body, `half of a surrogate pair, \\ude00 alone, at byte 7`) {
+		t.Errorf("%d %s", r.StatusCode, r.body)
 	}
 	s.post("/write/"+c.ProducerAddress+"/%ED%A0%80", "1").wantError(t, 400, "BAD_REQUEST")
 	s.post(c.writePath(), "\"\xed\xa0\x80\"").wantError(t, 400, "BAD_REQUEST")

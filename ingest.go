@@ -229,8 +229,6 @@ type envelope struct {
 
 var errEnvelope = errors.New(`a line is {"channel":…,"streamId":…,"body":…}, or has "topic" in place of "channel"`)
 
-var errSurrogate = errors.New("the stream id has half of a surrogate pair")
-
 // parseEnvelope reads a line. It does what encoding/json does with a struct, with two differences: names are case
 // sensitive, and each value must be of the right kind, null included. It is several times faster (BenchmarkEnvelope) and
 // allocates nothing for a line without escapes in its strings.
@@ -253,11 +251,8 @@ func (e *envelope) set(name, value []byte, compact bool) error {
 			err = broker.CheckTopic(string(e.topic))
 		}
 	case "streamId":
-		switch e.streamID = value; {
-		case value[0] != '"':
+		if e.streamID = value; value[0] != '"' {
 			return errEnvelope
-		case jsontext.HasLoneSurrogate(value):
-			return errSurrogate
 		}
 	case "body":
 		e.body, e.compact = value, compact

@@ -45,6 +45,7 @@ func (ListenerWrapper) CaddyModule() caddy.ModuleInfo {
 func (w *ListenerWrapper) Provision(ctx caddy.Context) error {
 	w.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if w.server != nil {
+		handover.Announce()
 		w.server.RegisterConnState(func(c net.Conn, state http.ConnState) {
 			defer guard.Recover(guard.Connection, func() { _ = c.Close() })
 			if h, ok := conn.Bare(c).(*handover.Conn); ok {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // startRedis starts a redis-server, and returns the path of its socket.
@@ -105,6 +107,48 @@ func TestDirectWritesWaitForRedis(t *testing.T) {
 	s.deleteChannel(c)
 	client.send(writeRequest(c.ProducerAddress, "1"))
 	client.wants(http.StatusNotFound)
+}
+
+// TestTheServerStopsWhileDirectWritesWaitInRedis: for room, or for a Redis that stands still. The server waits for Redis no longer
+// than the timeout, and what waited for room is withdrawn.
+func TestTheServerStopsWhileDirectWritesWaitInRedis(t *testing.T) {
+	for _, stands := range []bool{false, true} {
+		t.Run(fmt.Sprint("stands still: ", stands), func(t *testing.T) {
+			socket, process := startRedisProcess(t)
+			global := fmt.Sprintf("megaphone {\nbuffer %d\nhold 1m\nbroker redis %s {\ntimeout 500ms\n}\n}", enough, socket)
+			s := serve(t, global, "megaphone create write read manage")
+			var w heldWrite
+			if stands {
+				c := s.create()
+				w = heldWrite{s.direct(c), c}
+				if err := process.Signal(syscall.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = process.Signal(syscall.SIGCONT) }()
+				w.send(writeRequest(c.ProducerAddress, `"waits"`))
+			} else {
+				w = s.heldDirectly("")
+				s.eventually(func() bool { return s.metrics()["caddy_megaphone_held_producers{}"] == 1 })
+			}
+			start := time.Now()
+			if err := caddy.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took > 3*time.Second {
+				t.Errorf("the server stops after %v", took)
+			}
+			if reply := w.rest(); strings.Contains(reply, "201 Created") || !stands && !strings.Contains(reply, "503 Service Unavailable") {
+				t.Errorf("the write gets %q", reply)
+			}
+			if !stands {
+				s.reload(global, "megaphone create write read manage")
+				read := s.read(w.to)
+				read.wants(numbered(0, enough)...)
+				s.write(w.to, `"after"`)
+				read.wants(`"after"`)
+			}
+		})
+	}
 }
 
 func TestRedisThatCannotBeReachedChangesNothing(t *testing.T) {

@@ -55,9 +55,6 @@ func (m *Message) CanMerge(older *Message, maxBody int64) bool {
 // MergeWith returns what m and the messages before it become, oldest first, if [Message.CanMerge] is true of each and the one
 // before it. It has the event id, the timestamp and the key of m. If m is to replace the others, it is m itself. Otherwise it is
 // a new message, and its body is the text, or the array, of all.
-//
-// Two halves of a surrogate pair that meet, as escapes, become the character that they are. So the text is what a client in
-// JavaScript makes of the parts.
 func (m *Message) MergeWith(older ...*Message) *Message {
 	if m.merge == MergeReplace {
 		return m

@@ -19,6 +19,20 @@ type Keeper interface {
 	Keeps() bool
 }
 
+// A Continuer is a [Broker] whose store makes messages durable in a moment. A write need not keep a goroutine for that.
+type Continuer interface {
+	// PublishThen does what Publish does if nothing but the store is to be waited for. It reports whether it did, or began
+	// to. If so, it calls c.Published once, with the error of Publish, on any goroutine and perhaps before it returns. If it
+	// returns false, nothing has happened, and the caller must call Publish. Repeats, order and limits are those of Publish.
+	PublishThen(producer string, m *Message, l Limits, c Continuation) bool
+}
+
+// A Continuation goes on with a write when its outcome is known.
+type Continuation interface {
+	// Published gets the outcome. No lock is held. It must not wait: others are told after it.
+	Published(err error)
+}
+
 // A Notifier is a [Subscription] that can call a function instead of sending on a channel. Its reader then needs no
 // goroutine while it waits.
 type Notifier interface {

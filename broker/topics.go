@@ -22,6 +22,9 @@ import (
 // is a new member: a join that asks for kept messages brings them once more, except keyed ones that the channel would drop as
 // duplicates. A message for which it still waits for room when it leaves ([FullHold]) does not come.
 //
+// Pieces of a text ([MergeAppend]) become one message only if none that the topic had in between is missing: after a message was
+// missed, and after the channel has left, the next piece stands for itself.
+//
 // So for each message that was published while a channel was a member, one of these holds. The channel has taken it, and it is
 // delivered or undelivered like any other. Or the channel had no room, and has missed it ([Stats].Skipped).
 //

@@ -1,6 +1,6 @@
 // Command demo is a chat in the browser. Without arguments it runs everything: Caddy with Megaphone, configured by
-// demo/Caddyfile, and the chat's backend. `demo backend` runs only the backend. With other arguments it is Caddy's
-// command.
+// demo/Caddyfile, and the chat's backend. With -journal as the first argument, rooms survive a restart. `demo backend` runs
+// only the backend. With other arguments it is Caddy's command.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -23,6 +24,17 @@ import (
 const caddyfile = "demo/Caddyfile"
 
 func main() {
+	folder, err := os.UserCacheDir()
+	if err != nil {
+		folder = os.TempDir()
+	}
+	defaults("DEMO_DATA", filepath.Join(folder, "megaphone-demo"))
+	defaults("DEMO_MEGAPHONE", "127.0.0.1:3000")
+	defaults("DEMO_PORT", "8443")
+	if len(os.Args) > 1 && os.Args[1] == "-journal" {
+		_ = os.Setenv("DEMO_BROKER", "journal") // cannot fail
+		os.Args = slices.Delete(os.Args, 1, 2)
+	}
 	switch {
 	case len(os.Args) == 1:
 		if _, err := os.Stat(caddyfile); err != nil {
@@ -30,7 +42,7 @@ func main() {
 		}
 		go serveBackend()
 		fmt.Printf("\nThe chat is at https://localhost:%s; open it in two windows. The certificate is of a local authority,\n"+
-			"which the browser does not know: go on all the same. Inside: http://%s/ui/\n\n", setting("DEMO_PORT", "8443"), megaphone())
+			"which the browser does not know: go on all the same. Inside: http://%s/ui/\n\n", os.Getenv("DEMO_PORT"), os.Getenv("DEMO_MEGAPHONE"))
 		os.Args = append(os.Args, "run", "--config", caddyfile)
 		caddycmd.Main()
 	case os.Args[1] == "backend":
@@ -40,36 +52,20 @@ func main() {
 	}
 }
 
-// setting returns an environment variable, or a default if it is unset or empty. The Caddyfile uses the same names and
-// defaults.
-func setting(name, otherwise string) string {
-	if value := os.Getenv(name); value != "" {
-		return value
+// defaults sets an environment variable, which the Caddyfile uses too, if it is unset or empty.
+func defaults(name, value string) {
+	if os.Getenv(name) == "" {
+		_ = os.Setenv(name, value) // cannot fail
 	}
-	return otherwise
 }
-
-func megaphone() string { return setting("DEMO_MEGAPHONE", "127.0.0.1:3000") }
 
 // serveBackend runs the chat's backend. It never returns.
 func serveBackend() {
-	folder, err := os.UserCacheDir()
-	if err != nil {
-		folder = os.TempDir()
-	}
-	file := setting("DEMO_MEMORY", filepath.Join(folder, "megaphone-demo.json"))
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		log.Fatal(err)
-	}
-	chat, err := backend.New("http://"+megaphone(), file)
+	defaults("DEMO_BACKEND", "127.0.0.1:8081")
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", os.Getenv("DEMO_BACKEND"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", setting("DEMO_BACKEND", "127.0.0.1:8081"))
-	if err != nil {
-		log.Fatal(err)
-	}
-	go chat.Run(context.Background())
-	server := &http.Server{Handler: chat, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: backend.New("http://" + os.Getenv("DEMO_MEGAPHONE")), ReadHeaderTimeout: 10 * time.Second}
 	log.Fatal(server.Serve(listener))
 }

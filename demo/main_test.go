@@ -117,11 +117,11 @@ func TestTheDemoRuns(t *testing.T) {
 		}
 	}
 	var page struct{ ConsumerAddress string }
-	ask("join", `{"user":"user-of-a-test","name":"Ann","room":"lobby"}`, &page)
+	ask("enter", `{"room":"lobby"}`, &page)
 	if output, err := demo("reload", "--config", caddyfile, "--force").CombinedOutput(); err != nil {
 		t.Fatalf("reload: %v\n%s", err, output)
 	}
-	ask("say", `{"session":"`+page.ConsumerAddress+`","room":"lobby","id":"message-1","text":"hello"}`, new(any))
+	ask("say", `{"room":"lobby","user":"user-of-a-test","name":"Ann","id":"message-1","text":"hello"}`, new(any))
 	response, err := client.Get(site + "/read/" + page.ConsumerAddress)
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ func TestProducers(t *testing.T) {
 	for name, command := range map[string][]string{
 		"curl":   {"sh", "producer.sh"},
 		"Go":     {"go", "run", "./go"},
+		"rooms":  {"go", "run", "./rooms"},
 		"Python": {"python3", "producer.py"},
 		"Node":   {"node", "producer.mjs"},
 		"PHP":    {"php", "producer.php"},

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -278,83 +277,4 @@ func TestRecipeCORS(t *testing.T) {
 	r.start(0)
 	r.session("(?i)access-control-allow-origin: https://www.example.com\r\n", "not for this page\n",
 		"(?i)access-control-allow-headers: [^\n]*last-event-id")
-}
-
-func TestRecipeNginx(t *testing.T) {
-	t.Parallel()
-	nginx, err := exec.LookPath("nginx")
-	if err != nil {
-		if nginx, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
-			t.Skip("nginx is not installed")
-		}
-	}
-	r := openRecipe(t, "nginx")
-	r.start(0)
-	config := fmt.Sprintf(`daemon off;
-master_process off;
-pid %[1]s/nginx.pid;
-error_log %[1]s/error.log;
-events {}
-http {
-	access_log off;
-	client_body_temp_path %[1]s/body;
-	proxy_temp_path %[1]s/proxy;
-	fastcgi_temp_path %[1]s/fastcgi;
-	uwsgi_temp_path %[1]s/uwsgi;
-	scgi_temp_path %[1]s/scgi;
-	%[2]s
-	server {
-		listen %[4]s;
-		%[3]s
-	}
-}`, r.dir, r.block("nginx http", 0), r.block("nginx server", 0), r.ports.Replace("127.0.0.1:8000"))
-	path := filepath.Join(r.dir, "nginx.conf")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(nginx, "-p", r.dir, "-c", path)
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			text, _ := os.ReadFile(filepath.Join(r.dir, "error.log"))
-			t.Logf("nginx: %s%s", log.String(), text)
-		}
-	})
-	address := r.ports.Replace("127.0.0.1:8000")
-	awaitListener(t, address)
-	r.session(`\{"status":"OK"\}`, "data: "+hello)
-
-	// On every transport, the header arrives before there is a message, and each message arrives at once.
-	read := "http://" + address + "/read/"
-	for _, accept := range []string{events, "application/x-ndjson"} {
-		channel := r.backend.channel(accept)
-		response := r.get(http.DefaultClient, read+channel.ConsumerAddress+"?after=", "Accept", accept)
-		if contentType := response.Header.Get("Content-Type"); contentType != accept {
-			t.Fatalf("%s: %s %s", accept, response.Status, contentType)
-		}
-		stream := bufio.NewReader(response.Body)
-		for i := range 3 {
-			r.backend.write(channel, fmt.Sprint(i))
-			for want := fmt.Sprintf(`"body":%d}`, i); !strings.HasSuffix(r.line(stream, ""), want); {
-			}
-		}
-	}
-	channel := r.backend.channel("websocket")
-	conn, _, err := websocket.Dial(t.Context(), read+channel.ConsumerAddress+"?after=", &websocket.DialOptions{
-		HTTPHeader: http.Header{"Origin": {"http://" + address}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.CloseNow()
-	r.backend.write(channel, "1")
-	if _, text, err := conn.Read(t.Context()); err != nil || !strings.HasSuffix(string(text), `"body":1}`) {
-		t.Errorf("%s %v", text, err)
-	}
 }

@@ -57,7 +57,7 @@ func run() error {
 	if o.dir, err = os.MkdirTemp("", "bench"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(o.dir)
+	defer func() { _ = os.RemoveAll(o.dir) }()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 
@@ -68,7 +68,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if ps, err = build(ps, o.dir); err != nil {
+	if ps, err = build(ctx, ps, o.dir); err != nil {
 		return err
 	}
 	ws, err := choose(works(), o.works, func(w *work) string { return w.key })
@@ -110,11 +110,11 @@ func choose[T any](all []T, names string, name func(T) string) ([]T, error) {
 }
 
 // build builds the servers. It leaves out those that are not installed.
-func build(ps []*peer, dir string) ([]*peer, error) {
+func build(ctx context.Context, ps []*peer, dir string) ([]*peer, error) {
 	var ready []*peer
 	for _, p := range ps {
 		var err error
-		if p.binary, err = p.build(dir); errors.Is(err, errMissing) {
+		if p.binary, err = p.build(ctx, dir); errors.Is(err, errMissing) {
 			fmt.Printf("leaving out %s: %v\n", p.name, err)
 			continue
 		} else if err != nil {

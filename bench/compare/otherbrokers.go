@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"os"
@@ -39,7 +40,7 @@ func mercureBatch(cs []channel, body string) load.Request {
 
 const nchanModule = "/usr/lib/nginx/modules/ngx_nchan_module.so"
 
-func findNginx(string) (string, error) {
+func findNginx(context.Context, string) (string, error) {
 	if _, err := os.Stat(nchanModule); err != nil {
 		return "", fmt.Errorf("%w: on Debian, apt-get install nginx-light libnginx-mod-nchan", errMissing)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -38,7 +39,7 @@ type channel struct {
 type peer struct {
 	name   string
 	about  string
-	build  func(dir string) (binary string, err error)
+	build  func(ctx context.Context, dir string) (binary string, err error)
 	binary string
 	args   func(config string) []string
 	config func(address string, s settings) string
@@ -62,10 +63,10 @@ var errMissing = errors.New("not installed")
 
 const tags = "nobadger,nomysql,nopgx" // the tags that xcaddy sets
 
-func goBuild(from string) func(dir string) (string, error) {
-	return func(dir string) (string, error) {
+func goBuild(from string) func(ctx context.Context, dir string) (string, error) {
+	return func(ctx context.Context, dir string) (string, error) {
 		binary := filepath.Join(dir, filepath.Base(from))
-		build := exec.Command("go", "build", "-tags", tags, "-o", binary, ".") //nolint:gosec // our own sources
+		build := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", binary, ".") //nolint:gosec // our own sources
 		build.Dir, build.Stderr = from, os.Stderr
 		if err := onCore(bothCores, build.Start); err != nil {
 			return "", err
@@ -254,7 +255,7 @@ func createChannels(address string, n int) ([]channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	cs := make([]channel, n)
 	create := load.Post("/create", "")
 	for i := range cs {

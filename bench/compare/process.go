@@ -60,6 +60,8 @@ func setAffinity(core int) error {
 	return unix.SchedSetaffinity(0, &set)
 }
 
+var dialer net.Dialer
+
 // A process is a running server.
 type process struct {
 	cmd     *exec.Cmd
@@ -94,7 +96,7 @@ func start(ctx context.Context, p *peer, s settings, core int, dir string) (*pro
 	if err := server.spawn(core); err != nil {
 		return nil, err
 	}
-	if err := server.awaitReady(); err != nil {
+	if err := server.awaitReady(ctx); err != nil {
 		server.stop()
 		return nil, fmt.Errorf("%s: %w\n%s", p.name, err, server.output)
 	}
@@ -128,14 +130,14 @@ func (s *process) spawn(core int) error {
 	return nil
 }
 
-func (s *process) awaitReady() error {
+func (s *process) awaitReady(ctx context.Context) error {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		select {
 		case <-s.exited:
 			return errors.New("the server has ended")
 		default:
 		}
-		if conn, err := net.Dial("tcp", s.address); err == nil {
+		if conn, err := dialer.DialContext(ctx, "tcp", s.address); err == nil {
 			return conn.Close()
 		}
 	}
@@ -149,11 +151,11 @@ func (s *process) stop() {
 }
 
 func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	return listener.Addr().String(), nil
 }
 
@@ -192,8 +194,8 @@ func (s *process) rss() (int64, error) {
 
 // profile fetches a profile from Caddy's admin endpoint and writes it to a file.
 func (s *process) profile(ctx context.Context, name, file string) error {
-	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		return net.Dial("unix", s.admin)
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dialer.DialContext(ctx, "unix", s.admin)
 	}}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/debug/pprof/"+name, nil)
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,13 +19,13 @@ import (
 func overRedis() *peer {
 	return &peer{
 		name: "redis", about: "this module with the broker redis: several servers share the channels",
-		build: func(dir string) (string, error) {
+		build: func(ctx context.Context, dir string) (string, error) {
 			for _, program := range []string{"redis-server", "redis-benchmark"} {
 				if _, err := exec.LookPath(program); err != nil {
 					return "", fmt.Errorf("%w: on Debian, apt-get install redis-server redis-tools", errMissing)
 				}
 			}
-			return goBuild("server")(dir)
+			return goBuild("server")(ctx, dir)
 		},
 		args: runCaddy,
 		config: func(address string, s settings) string {
@@ -66,11 +65,11 @@ func (r *redisServer) stop() {
 
 // info returns a section of what Redis tells of itself.
 func (r *redisServer) info(section string) (map[string]string, error) {
-	conn, err := net.Dial("unix", r.socket)
+	conn, err := dialer.DialContext(context.Background(), "unix", r.socket)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if _, err := fmt.Fprintf(conn, "INFO %s\r\n", section); err != nil {
 		return nil, err
 	}

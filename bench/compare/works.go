@@ -282,6 +282,9 @@ var ingestHead = []byte("POST /write HTTP/1.1\r\nHost: localhost\r\nContent-Type
 
 // create is a work: it creates channels.
 func create(ctx context.Context, s *session) ([]float64, error) {
+	if _, err := s.peer.channels(s.server.address, 1); err != nil { // a server with a journal creates none before it has read it
+		return nil, err
+	}
 	loops := make([]loop, producers)
 	for i := range loops {
 		loops[i] = repeat(load.Post("/create", ""), 1)

@@ -4,6 +4,7 @@ package load
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"strconv"
@@ -41,9 +42,15 @@ type Conn struct {
 	read   int // how many bytes at the start of the buffer were received and belong to no reply yet
 }
 
+func dial(address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
+}
+
 // Dial connects to a server.
 func Dial(address string) (*Conn, error) {
-	conn, err := net.DialTimeout("tcp", address, timeout)
+	conn, err := dial(address)
 	if err != nil {
 		return nil, err
 	}

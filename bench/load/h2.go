@@ -17,7 +17,7 @@ const window = 1 << 30
 // path and waits for the headers of all of them. It counts their messages in the background until the connection is
 // closed.
 func StreamsH2(address string, paths []string, counter *Counter) (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", address, timeout)
+	conn, err := dial(address)
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,7 @@ func newGuest(*testing.T) broker.Broker {
 type channel struct {
 	broker.ChannelInfo // except the counts
 	client             string
+	ttl                time.Duration          // of its own, or 0
 	messages           []broker.StoredMessage // the first inFlight of them are in flight
 	inFlight           int
 	writes             []*write // that are not done, in line
@@ -149,7 +150,7 @@ func (g *guest) Create(_ context.Context, agent string, l broker.Limits) (broker
 	}
 	g.created++
 	a, b := broker.NewSecrets()
-	c := &channel{client: l.Client}
+	c := &channel{client: l.Client, ttl: l.ChannelTTL}
 	c.ID, c.Producer, c.Consumer = strconv.Itoa(g.created), broker.FormatAddress(agent, a), broker.FormatAddress(agent, b)
 	c.Created = time.Now()
 	g.expire(c, l)
@@ -158,8 +159,9 @@ func (g *guest) Create(_ context.Context, agent string, l broker.Limits) (broker
 }
 
 func (g *guest) expire(c *channel, l broker.Limits) {
-	c.Expires = time.Now().Add(l.TTL)
-	time.AfterFunc(l.TTL, func() { g.lock()() })
+	ttl := cmp.Or(c.ttl, l.TTL)
+	c.Expires = time.Now().Add(ttl)
+	time.AfterFunc(ttl, func() { g.lock()() })
 }
 
 // admit takes what there is room for from the writes in line, and drops duplicates from all of them.

@@ -25,10 +25,10 @@ var mergeTests = group{
 	},
 	"pieces become one message": func(s *suite) {
 		for want, pieces := range map[string][]string{
-			`"abcd"`:              {`"ab"`, `""`, `"c"`, `"d"`},
-			`"\"\\é\ud83d\u0000"`: {`"\"\\"`, `"é\ud83d"`, `"\u0000"`},
-			`[1,"]",[]]`:          {`[ ]`, `[1, "]"]`, `[]`, `[[]]`},
-			`""`:                  {`""`, `""`},
+			`"abcd"`:        {`"ab"`, `""`, `"c"`, `"d"`},
+			`"\"\\é\u0000"`: {`"\"\\"`, `"é"`, `"\u0000"`},
+			`[1,"]",[]]`:    {`[ ]`, `[1, "]"]`, `[]`, `[[]]`},
+			`""`:            {`""`, `""`},
 		} {
 			a := s.create()
 			var last *broker.Message
@@ -171,27 +171,64 @@ func (s *suite) withBody(m *broker.Message, body string) *broker.Message {
 	return m
 }
 
+// pieceKinds are the streams of theTextIsWhole.
+var pieceKinds = []string{"text", "list", "value"}
+
+// pieces returns so many pieces of one kind, and what they are together.
+func (s *suite) pieces(kind string, count int) (ms []*broker.Message, all string) {
+	for i := range count {
+		switch kind {
+		case "text":
+			ms = append(ms, s.appends(kind, fmt.Sprintf(`"%d "`, i)))
+		case "list":
+			ms = append(ms, s.appends(kind, fmt.Sprintf(`["%d "]`, i)))
+		default:
+			ms = append(ms, s.replaces(kind, strconv.Itoa(i)))
+		}
+		all += strconv.Itoa(i) + " "
+	}
+	return ms, all
+}
+
+// seenPieces is what a consumer has seen of the streams of theTextIsWhole.
+type seenPieces struct {
+	*suite
+
+	joined map[string]string // of text and list
+	last   int               // value
+	cursor string
+}
+
+func (p *seenPieces) see(m *broker.Message) {
+	p.cursor = m.ID().String()
+	switch kind := m.StreamID(); kind {
+	case "text":
+		var text string
+		p.no(json.Unmarshal(m.Body(), &text))
+		p.joined[kind] += text
+	case "list":
+		var list []string
+		p.no(json.Unmarshal(m.Body(), &list))
+		p.joined[kind] += strings.Join(list, "")
+	default:
+		value, err := strconv.Atoi(string(m.Body()))
+		if p.no(err); value <= p.last {
+			p.Errorf("the value %d comes after %d", value, p.last)
+		}
+		p.last = value
+	}
+}
+
 // theTextIsWhole lets producers write pieces of texts, lists and values in every way, while readers come and go. Each text and
 // each list, joined, must be what its producer has written. Of values, a reader sees some, in order, and the last one.
 func theTextIsWhole(s *suite) {
 	const each = 60
 	a := s.create()
-	kinds := []string{"text", "list", "value"}
 	want := map[string]string{}
 	var writing sync.WaitGroup
-	for _, kind := range kinds {
-		var ms []*broker.Message
-		for i := range each {
-			switch kind {
-			case "text":
-				ms = append(ms, s.appends(kind, fmt.Sprintf(`"%d "`, i)))
-			case "list":
-				ms = append(ms, s.appends(kind, fmt.Sprintf(`["%d "]`, i)))
-			default:
-				ms = append(ms, s.replaces(kind, strconv.Itoa(i)))
-			}
-			want[kind] += strconv.Itoa(i) + " "
-		}
+	for _, kind := range pieceKinds {
+		ms, all := s.pieces(kind, each)
+		want[kind] = all
 		writing.Go(func() {
 			for len(ms) > 0 { // in runs, so that there is something to merge
 				n := min(len(ms), 1+rand.IntN(12))
@@ -202,43 +239,24 @@ func theTextIsWhole(s *suite) {
 			}
 		})
 	}
-	seen, last, cursor := map[string]string{}, -1, ""
-	see := func(m *broker.Message) {
-		cursor = m.ID().String()
-		switch kind := m.StreamID(); kind {
-		case "text":
-			var text string
-			s.no(json.Unmarshal(m.Body(), &text))
-			seen[kind] += text
-		case "list":
-			var list []string
-			s.no(json.Unmarshal(m.Body(), &list))
-			seen[kind] += strings.Join(list, "")
-		default:
-			value, err := strconv.Atoi(string(m.Body()))
-			if s.no(err); value <= last {
-				s.Errorf("the value %d comes after %d", value, last)
-			}
-			last = value
-		}
-	}
-	for seen["text"] != want["text"] || seen["list"] != want["list"] || last < each-1 {
+	seen := &seenPieces{suite: s, joined: map[string]string{}, last: -1}
+	for seen.joined["text"] != want["text"] || seen.joined["list"] != want["list"] || seen.last < each-1 {
 		acknowledges := rand.IntN(2) == 0
-		r := s.subscribe(a.Consumer, after(cursor), func(o *broker.SubscribeOptions) { o.Acknowledged = acknowledges })
+		r := s.subscribe(a.Consumer, after(seen.cursor), func(o *broker.SubscribeOptions) { o.Acknowledged = acknowledges })
 		for range 1 + rand.IntN(4) {
 			if _, ok := receiveWithin(r.Ready(), s.patience()); !ok {
 				break
 			}
 			for _, m := range r.take(nil, 1+rand.IntN(1000)) {
-				see(m)
+				seen.see(m)
 			}
-			if r.received(); acknowledges && cursor != "" {
-				if id, ok := broker.ParseEventID(cursor); ok {
+			if r.received(); acknowledges && seen.cursor != "" {
+				if id, ok := broker.ParseEventID(seen.cursor); ok {
 					r.Settle(id)
 				}
 			}
 		}
-		for kind, text := range seen {
+		for kind, text := range seen.joined {
 			if !strings.HasPrefix(want[kind], text) {
 				s.Fatalf("the %s is %q", kind, text)
 			}

@@ -144,3 +144,52 @@ var publishNowTests = group{
 		s.holds(a.Consumer, 0, 0)
 	},
 }
+
+// A Broker may leave these messages to Publish, too.
+var publishThenTests = group{
+	"a message is in order with the others, and its outcome comes once": func(s *suite) {
+		b := implementing[broker.Continuer](s)
+		a := s.create()
+		ms := s.publish(a.Producer, "1")
+		m, told := s.message("2"), make(outcomes, 2)
+		if b.PublishThen(a.Producer, m, s.limits, told) {
+			s.no(s.returned((chan error)(told)))
+			ms = append(ms, m)
+		}
+		ms = append(ms, s.publish(a.Producer, "3")...)
+		s.subscribe(a.Consumer).takes(ms...)
+		if len(told) > 0 {
+			s.Error("the outcome came twice")
+		}
+	},
+	"what cannot be taken is left to the caller": func(s *suite) {
+		b := implementing[broker.Continuer](s)
+		a := s.create()
+		ms, told := s.fill(a.Producer), make(outcomes, 2)
+		for _, address := range []string{"", "agent.nothing", a.Consumer, a.Producer} {
+			if b.PublishThen(address, s.message("m"), s.limits, told) {
+				s.Errorf("%q has taken a message", address)
+			}
+		}
+		if len(told) > 0 {
+			s.Error("there is an outcome")
+		}
+		s.holds(a.Consumer, len(ms), 0)
+	},
+	"a duplicate is dropped": func(s *suite) {
+		b := implementing[broker.Continuer](s)
+		a := s.create()
+		first, told := s.keyed("first", "key"), make(outcomes, 2)
+		s.send(a.Producer, first)
+		if b.PublishThen(a.Producer, s.keyed("duplicate", "key"), s.limits, told) {
+			s.no(s.returned((chan error)(told)))
+		}
+		s.subscribe(a.Consumer).takes(first)
+		s.holds(a.Consumer, 0, 1)
+	},
+}
+
+// outcomes is a [broker.Continuation] that sends what it gets.
+type outcomes chan error
+
+func (o outcomes) Published(err error) { o <- err }

@@ -149,6 +149,17 @@ var topicFullTests = group{
 		r.received()
 		r.takes(first[t.limits.InFlight], m, other)
 	},
+	"a message that waits is a duplicate of one that a join brings": func(s *suite) {
+		t := s.topics()
+		t.keep("news", 10_000, time.Hour)
+		t.tell("news", t.keyed("m", "key"), broker.FullMiss, broker.Published{})
+		a := t.member("other")
+		t.fill(a.Producer)
+		got, waits := t.begin(t.Context(), "other", t.keyed("m", "key"))
+		t.join(a, "news", broker.LastAll)
+		t.told(got, waits, accepted)
+		t.holds(a.Consumer, t.limits.Buffer+1, 0)
+	},
 	"a publish deletes members without room": func(s *suite) {
 		t := s.topics()
 		a, b := t.member("news"), t.member("news")

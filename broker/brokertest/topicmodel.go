@@ -34,6 +34,7 @@ type topicModel struct {
 	*rand.Rand
 
 	seed      uint64
+	merges    bool     // messages may be merged; then no reader waits while others write
 	calls     []string // what was called, for a failure
 	topics    map[string]*modelTopic
 	channels  []*modelChannel
@@ -64,6 +65,7 @@ type modelChannel struct {
 	queue    []modelEntry
 	inFlight int
 	missed   int
+	gap      bool                    // a piece may be missing after the newest message
 	had      map[broker.EventID]bool // keyed messages
 	held     []*modelHeld
 	reader   *reader
@@ -76,6 +78,14 @@ type modelEntry struct {
 
 	missed  int
 	outside bool // of the buffer, as long as it is pending
+}
+
+// newest returns the newest message of the queue, or nil if that is not pending.
+func (c *modelChannel) newest() *modelEntry {
+	if len(c.queue) == c.inFlight {
+		return nil
+	}
+	return &c.queue[len(c.queue)-1]
 }
 
 // A modelHeld is a message of a topic that waits for room in a channel.
@@ -111,7 +121,12 @@ func (m *topicModel) run(steps int) {
 	}
 	ops := []func(){
 		m.create, m.join, m.join, m.leave, m.publish, m.publish, m.publish, m.publishHeld, m.cancel, m.write, m.write, m.closeTopic,
-		m.keepTopic, m.deleteOne, m.subscribeOne, m.take, m.take, m.take, m.settle, m.settle, m.endRead,
+		m.keepTopic, m.deleteOne,
+	}
+	if m.merges = m.IntN(2) == 0; m.merges {
+		ops = append(ops, m.visit, m.visit, m.visit)
+	} else {
+		ops = append(ops, m.subscribeOne, m.take, m.take, m.take, m.settle, m.settle, m.endRead)
 	}
 	for range steps {
 		ops[m.IntN(len(ops))]()
@@ -179,7 +194,12 @@ func (m *topicModel) messageOf() *broker.Message {
 		m.keys++
 		key = fmt.Sprint(m.seed, m.IntN(m.keys))
 	}
-	return m.keyed(fmt.Sprint(m.messages), key)
+	if !m.merges {
+		return m.keyed(fmt.Sprint(m.messages), key)
+	}
+	message, err := broker.NewMessage(fmt.Sprint(m.IntN(2)), fmt.Appendf(nil, `"%d "`, m.messages), key)
+	m.no(err)
+	return message.WithMerge([]broker.Merge{broker.MergeNone, broker.MergeReplace, broker.MergeAppend, broker.MergeAppend}[m.IntN(4)])
 }
 
 // any returns one of the channels, or nil if there is none.
@@ -208,21 +228,31 @@ func (c *modelChannel) has(message *broker.Message) bool {
 	return message.Keyed() && c.had[message.ID()]
 }
 
-// put adds a message to a channel's queue.
-func (m *topicModel) put(c *modelChannel, message *broker.Message, outside bool) {
-	e := modelEntry{message, 0, outside}
-	if c.knows {
-		e.missed, c.missed = c.missed, 0
+// offer adds a message to a channel's queue, or merges it with the newest one, if there is room. It reports whether it did.
+func (m *topicModel) offer(c *modelChannel, message *broker.Message, outside bool) bool {
+	newest := c.newest()
+	switch {
+	case newest != nil && message.CanMerge(newest.Message, m.limits.MaxMessage) && (!c.gap || message.Merge() == broker.MergeReplace):
+		newest.Message = message.MergeWith(newest.Message)
+	case outside || c.counted() < m.limits.Buffer:
+		c.queue = append(c.queue, modelEntry{message, 0, outside})
+	default:
+		return false
 	}
-	c.queue = append(c.queue, e)
+	if c.knows {
+		c.newest().missed, c.missed = c.newest().missed+c.missed, 0
+	}
+	c.gap = false
 	if message.Keyed() {
 		c.had[message.ID()] = true
 	}
 	m.accepted++
+	return true
 }
 
 func (m *topicModel) miss(c *modelChannel) {
 	c.missed++
+	c.gap = true
 	m.skipped++
 }
 
@@ -232,11 +262,7 @@ func (m *topicModel) admit(c *modelChannel) {
 		h := c.held[0]
 		switch {
 		case c.has(h.message):
-		case h.publish == nil:
-			m.put(c, h.message, true)
-		case c.counted() < m.limits.Buffer:
-			m.put(c, h.message, false)
-		default:
+		case !m.offer(c, h.message, h.publish == nil):
 			return
 		}
 		c.held = c.held[1:]

@@ -67,12 +67,13 @@ func (m *topicModel) joined(c *modelChannel, j broker.Join) {
 	}
 	for _, message := range kept {
 		if !c.has(message) {
-			m.put(c, message, true)
+			m.offer(c, message, true)
 		}
 	}
 	if t.end != nil && c.knows {
-		m.put(c, t.end, true)
+		m.offer(c, t.end, true)
 	}
+	m.admit(c)
 }
 
 func (m *topicModel) leave() {
@@ -93,6 +94,7 @@ func (m *topicModel) left(c *modelChannel, name string) {
 		return
 	}
 	c.topics = slices.DeleteFunc(c.topics, func(n string) bool { return n == name })
+	c.gap = true
 	t := m.topics[name]
 	t.members = slices.DeleteFunc(t.members, func(member *modelChannel) bool { return member == c })
 	m.tidy(name)
@@ -138,6 +140,11 @@ func (m *topicModel) tries(name string, message *broker.Message, full broker.Whe
 		return
 	}
 	m.published++
+	if message.Size() <= t.keep.Bytes && (!message.Keyed() || !t.keys[message.ID()]) {
+		t.kept = append(t.kept, message)
+		t.keys[message.ID()] = true
+		t.trim()
+	}
 	var want broker.Published
 	for _, c := range slices.Clone(t.members) {
 		want.Members++
@@ -145,8 +152,7 @@ func (m *topicModel) tries(name string, message *broker.Message, full broker.Whe
 		switch {
 		case c.has(message):
 			want.Accepted++
-		case len(c.held) == 0 && c.counted() < m.limits.Buffer:
-			m.put(c, message, false)
+		case len(c.held) == 0 && m.offer(c, message, false):
 			want.Accepted++
 		case p != nil:
 			c.held = append(c.held, &modelHeld{name, message, p})
@@ -160,11 +166,6 @@ func (m *topicModel) tries(name string, message *broker.Message, full broker.Whe
 				m.deleted(c)
 			}
 		}
-	}
-	if size := message.Size(); size <= t.keep.Bytes && !(message.Keyed() && t.keys[message.ID()]) {
-		t.kept = append(t.kept, message)
-		t.keys[message.ID()] = true
-		t.trim()
 	}
 	switch {
 	case p == nil:
@@ -228,9 +229,8 @@ func (m *topicModel) write() {
 	switch err := m.Publish(m.Context(), c.Producer, message, m.limits); {
 	case c.has(message):
 		m.no(err)
-	case len(c.held) == 0 && c.counted() < m.limits.Buffer:
+	case len(c.held) == 0 && m.offer(c, message, false):
 		m.no(err)
-		m.put(c, message, false)
 	default:
 		m.is(err, broker.ErrTimeout)
 	}
@@ -242,7 +242,7 @@ func (m *topicModel) closeTopic() {
 	}
 	name := m.name()
 	m.called("close %s", name)
-	end := m.topical.end(name)
+	end := m.end(name)
 	t := m.topicOf(name)
 	defer m.tidy(name)
 	if t.end != nil {
@@ -255,7 +255,7 @@ func (m *topicModel) closeTopic() {
 		case slices.ContainsFunc(c.held, func(h *modelHeld) bool { return h.topic == name }):
 			c.held = append(c.held, &modelHeld{name, end, nil})
 		default:
-			m.put(c, end, true)
+			m.offer(c, end, true)
 		}
 	}
 }
@@ -295,76 +295,6 @@ func (m *topicModel) deleted(c *modelChannel) {
 	}
 	m.undelivered += uint64(len(c.queue))
 	m.channels = slices.DeleteFunc(m.channels, func(other *modelChannel) bool { return other == c })
-}
-
-// subscribeOne gives a channel a reader, which may take over.
-func (m *topicModel) subscribeOne() {
-	if c := m.any(); c != nil {
-		m.called("subscribe %s", c.id())
-		c.reader, c.next = m.subscribe(c.Consumer, acknowledged, takeOver), 0
-	}
-}
-
-// take takes all that there is to take from a channel, as the window allows.
-func (m *topicModel) take() {
-	c := m.any()
-	if c == nil || c.reader == nil {
-		return
-	}
-	m.called("take %s", c.id())
-	m.takeFrom(c)
-}
-
-func (m *topicModel) takeFrom(c *modelChannel) {
-	end := min(len(c.queue), max(c.inFlight, m.limits.InFlight))
-	var want []*broker.Message
-	for _, e := range c.queue[c.next:end] {
-		want = append(want, e.Missed(e.missed))
-	}
-	if len(want) == 0 {
-		return
-	}
-	if got := c.reader.takeAtLeast(len(want)); !same(got, want) {
-		m.Fatalf("the reader of %s took %q, want %q", c.id(), lines(got), lines(want))
-	}
-	c.next, c.inFlight = end, max(c.inFlight, end)
-	m.admit(c)
-}
-
-// settle settles some of what was taken.
-func (m *topicModel) settle() {
-	c := m.any()
-	if c == nil || c.reader == nil || c.next == 0 {
-		return
-	}
-	id := c.queue[m.IntN(c.next)].ID()
-	m.called("settle %s", c.id())
-	m.settleUpTo(c, id)
-}
-
-func (m *topicModel) settleUpTo(c *modelChannel, id broker.EventID) {
-	n := 1 + slices.IndexFunc(c.queue, func(e modelEntry) bool { return e.ID() == id }) // one that came twice counts once
-	if !c.reader.Settle(id) {
-		m.Fatal("the message is not found")
-	}
-	c.queue, c.inFlight, c.next = c.queue[n:], c.inFlight-n, max(0, c.next-n)
-}
-
-func (m *topicModel) endRead() {
-	if c := m.any(); c != nil && c.reader != nil {
-		m.called("end the read of %s", c.id())
-		c.reader.End(broker.EndFault)
-		c.reader, c.next = nil, 0
-	}
-}
-
-// readAll reads all that a channel holds, as another reader.
-func (m *topicModel) readAll(c *modelChannel) {
-	c.reader, c.next = m.subscribe(c.Consumer, acknowledged, takeOver), 0
-	for len(c.queue) > 0 {
-		m.takeFrom(c)
-		m.settleUpTo(c, c.queue[c.next-1].ID())
-	}
 }
 
 // check compares all channels and topics with the model.

@@ -30,8 +30,8 @@ func backups(t *testing.T, b *Broker) {
 	t.Helper()
 	defer b.Close()
 	var mu sync.Mutex
-	var h history
-	now := func() history {
+	var h facts
+	now := func() facts {
 		mu.Lock()
 		defer mu.Unlock()
 		return slices.Clone(h)

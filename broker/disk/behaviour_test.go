@@ -77,6 +77,37 @@ func TestChannelsLiveForAWholeTTLAfterARestart(t *testing.T) {
 	})
 }
 
+// TestAChannelKeepsItsOwnTTLAcrossARestart, whatever the reads after it say.
+func TestAChannelKeepsItsOwnTTLAcrossARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &testFolder{}
+		b := openTest(t, f, Process)
+		l := brokerfixture.Limits
+		l.ChannelTTL = 10 * l.TTL
+		a, err := b.Create(t.Context(), "agent", l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := l.ChannelTTL
+		l.ChannelTTL = 0
+		defer func() { b.Close() }()
+		for range 3 {
+			time.Sleep(own - time.Second)
+			b.Close()
+			b = openTest(t, f, Process)
+			sub, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: l})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sub.End(broker.EndClean)
+		}
+		time.Sleep(own)
+		if _, err := b.State(t.Context(), a.Consumer); !errors.Is(err, broker.ErrNotFound) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
 // TestTheJournalStaysSmall plays an hour of load in fast motion: channels come and go, and some messages stay.
 func TestTheJournalStaysSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -2,18 +2,19 @@ package disk
 
 import (
 	"context"
+	"hash/crc32"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
-// recorded uses a Broker for a while and returns its files, as a killed process leaves them, and its history.
-func recorded(t *testing.T, steps int, clean bool) (image map[string][]byte, h history) {
+// recorded uses a Broker for a while and returns its files, as a killed process leaves them, and what was done.
+func recorded(t *testing.T, steps int, clean bool) (image map[string][]byte, h facts) {
 	t.Helper()
 	f := &testFolder{}
 	b := openTest(t, f, Process)
@@ -57,14 +58,14 @@ func onlySegment(t *testing.T, image map[string][]byte) (name string, end int) {
 }
 
 // opens starts a Broker on damaged files, and reports whether it starts. What it has, somebody has written.
-func opens(t *testing.T, image map[string][]byte, h history) (b *Broker, starts bool) {
+func opens(t *testing.T, image map[string][]byte, h facts) (b *Broker, starts bool) {
 	t.Helper()
 	b = Open(Options{segment: smallSegment, folder: folderOf(image)})
 	if err := b.Start(t.Context()); err != nil {
 		b.Close()
 		return nil, false
 	}
-	var begun history // nothing was promised of a damaged journal
+	var begun facts // nothing was promised of a damaged journal
 	for _, f := range h {
 		if !f.done {
 			begun = append(begun, f)
@@ -158,7 +159,7 @@ func TestADamagedTailIsLeftOutOnce(t *testing.T) {
 			if err := b.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			now := numbersOf(t, b, h)
+			now := allNumbers(t, b, h)
 			if i > 0 && !slices.Equal(now, before) {
 				t.Errorf("start %d has %v, and the one before had %v", i, now, before)
 			}
@@ -171,11 +172,12 @@ func TestADamagedTailIsLeftOutOnce(t *testing.T) {
 	})
 }
 
-// numbersOf returns the numbers of all messages in the channels of a history.
-func numbersOf(t *testing.T, b broker.Broker, h history) (numbers []int) {
+// allNumbers returns the numbers of all messages in the channels of a test.
+func allNumbers(t *testing.T, b broker.Broker, h facts) (numbers []int) {
 	t.Helper()
 	var consumers []string
-	for consumer := range h.tracks(1) {
+	tracks, _ := h.sumUp(1)
+	for consumer := range tracks {
 		consumers = append(consumers, consumer)
 	}
 	slices.Sort(consumers)
@@ -184,10 +186,7 @@ func numbersOf(t *testing.T, b broker.Broker, h history) (numbers []int) {
 		if err != nil {
 			continue
 		}
-		for _, m := range ms {
-			n, _ := strconv.Atoi(string(m.Body()[:8]))
-			numbers = append(numbers, n)
-		}
+		numbers = append(numbers, numbersOf(ms)...)
 	}
 	return numbers
 }
@@ -196,6 +195,17 @@ func numbersOf(t *testing.T, b broker.Broker, h history) (numbers []int) {
 func FuzzJournal(f *testing.F) {
 	id := appendID(nil, kindDelete, journal.ID{Place: 1, Tag: 2})
 	f.Add(id, []byte("x"), true)
+	m, err := broker.NewMessage("stream", []byte("1"), "key")
+	if err != nil {
+		f.Fatal(err)
+	}
+	is, line := journal.ID{Place: 1, Tag: 2}, m.Line()
+	channel := appendChannel(nil, &journal.Channel{ID: is, Agent: "main", Move: journal.Move{LetGoKeys: []broker.EventID{m.ID()}}})
+	f.Add(channel, append(appendPut(nil, is, 1, flags{}), line...), true)
+	f.Add(channel, append(appendPart(nil, is, 1, flags{}, crc32.Checksum(line, castagnoli), len(line), 0), line...), true)
+	f.Add(append(appendPut(nil, is, 1, flags{}), line...), appendSame(nil, is, 2, segmentHeader), true)
+	f.Add(channel, appendMove(nil, is, &journal.Move{Taken: 2, LetGo: 1, LetGoID: m.ID(), LetGoKeys: []broker.EventID{m.ID()}}), true)
+	f.Add(channel, appendRead(nil, is, &journal.Read{Follows: true, TTL: time.Second, LastRead: time.Unix(1, 0)}), true)
 	f.Fuzz(func(t *testing.T, first, second []byte, sum bool) {
 		data := make([]byte, segmentHeader+recordSize(len(first))+recordSize(len(second))+64)
 		s := &segment{sequence: 1, mem: data, file: &testFile{folder: &testFolder{}, data: data}}

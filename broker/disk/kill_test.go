@@ -59,7 +59,7 @@ func TestKill(t *testing.T) {
 	seed := testSeed(t)
 	random := rand.New(rand.NewPCG(seed, 3))
 	path := t.TempDir()
-	var h history
+	var h facts
 	seen := 0
 	for i := range kills {
 		if i%50 == 49 {
@@ -84,7 +84,7 @@ func TestKill(t *testing.T) {
 }
 
 // runVictim runs a process, kills it some time after it has started, and returns what it has done.
-func runVictim(t *testing.T, path string, seed uint64, after time.Duration) (h history) {
+func runVictim(t *testing.T, path string, seed uint64, after time.Duration) (h facts) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), "MEGAPHONE_TEST_VICTIM="+path, fmt.Sprint("MEGAPHONE_TEST_SEED=", seed))

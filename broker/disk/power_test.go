@@ -20,7 +20,7 @@ func TestALossOfPowerLosesNothing(t *testing.T) {
 				f := &testFolder{torn: torn}
 				var images []map[string][]byte
 				f.crash = func(_ int, image map[string][]byte) { images = append(images, image) }
-				var h history
+				var h facts
 				b := Open(Options{segment: 16 << 10, folder: f, Settings: Settings{Durability: Disk}})
 				if err := b.Start(t.Context()); err != nil {
 					t.Fatal(err)

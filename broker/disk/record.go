@@ -121,7 +121,7 @@ func appendRead(b []byte, id journal.ID, r *journal.Read) []byte {
 }
 
 func appendReads(b []byte, r *journal.Read) []byte {
-	b = append(b, bit(r.Follows, 1)|bit(r.Acks, 2))
+	b = append(b, bit(r.Follows, 1)|bit(r.Acks, 2)|bit(r.OwnTTL, 4))
 	b = binary.AppendVarint(b, unixNano(r.LastRead))
 	b = binary.AppendVarint(b, int64(r.TTL))
 	return binary.AppendUvarint(b, r.Unconfirmed)
@@ -336,7 +336,7 @@ func (d *decoder) moves() (m journal.Move) {
 
 func (d *decoder) reads() (r journal.Read) {
 	if flags := d.bytes(1); flags != nil {
-		r.Follows, r.Acks = flags[0]&1 != 0, flags[0]&2 != 0
+		r.Follows, r.Acks, r.OwnTTL = flags[0]&1 != 0, flags[0]&2 != 0, flags[0]&4 != 0
 	}
 	r.LastRead, r.TTL = fromUnixNano(d.varint()), time.Duration(d.varint())
 	r.Unconfirmed = d.uint()

@@ -85,6 +85,12 @@ func (b *restartingBroker) PublishNow(producer string, m *broker.Message, l brok
 	return current.PublishNow(producer, m, l)
 }
 
+func (b *restartingBroker) PublishThen(producer string, m *broker.Message, l broker.Limits, c broker.Continuation) bool {
+	current, done := b.use()
+	defer done()
+	return current.(*Broker).PublishThen(producer, m, l, c)
+}
+
 func (b *restartingBroker) PublishBatch(ctx context.Context, producers []string, ms []*broker.Message, l broker.Limits,
 ) []broker.Outcome {
 	current, done := b.use()

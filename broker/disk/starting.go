@@ -11,6 +11,7 @@ import (
 
 var (
 	_ broker.Broker        = (*Broker)(nil)
+	_ broker.Continuer     = (*Broker)(nil)
 	_ broker.Starter       = (*Broker)(nil)
 	_ broker.HealthChecker = (*Broker)(nil)
 	_ broker.Keeper        = (*Broker)(nil)
@@ -39,6 +40,11 @@ func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message
 		return err
 	}
 	return b.Broker.Publish(ctx, producer, m, l)
+}
+
+// PublishThen implements [broker.Continuer].
+func (b *Broker) PublishThen(producer string, m *broker.Message, l broker.Limits, c broker.Continuation) bool {
+	return b.starts() == nil && b.Broker.PublishThen(producer, m, l, c)
 }
 
 // PublishBatch implements [broker.Broker].

@@ -326,7 +326,7 @@ func (c *channel) letGo(n int) {
 		c.broker.budget.release(m)
 	}
 	c.unconfirmed -= min(c.unconfirmed, uint32(n)) //nolint:gosec // no channel holds so many
-	c.rare.shift(n)
+	c.marks().shift(n)
 	if c.reader != nil {
 		c.reader.shift(n)
 	}

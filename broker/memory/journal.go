@@ -152,6 +152,7 @@ func (c *channel) journalRead(ttl time.Duration) {
 
 func (c *channel) read() journal.Read {
 	r := journal.Read{Follows: c.follows, Acks: c.acks, TTL: c.ttl, Unconfirmed: c.letGoCount + uint64(c.unconfirmed)}
+	r.OwnTTL = c.rare != nil && c.rare.ttl != 0
 	if c.lastRead != 0 {
 		r.LastRead = c.broker.wallTime(c.lastRead)
 	}
@@ -186,6 +187,19 @@ func (b *Broker) add(c *channel, ttl time.Duration) (*journal.Commit, error) {
 	b.channels.Store(c.producer, c)
 	b.channels.Store(c.consumer, c)
 	return commit, nil
+}
+
+// PublishThen implements [broker.Continuer].
+func (b *Broker) PublishThen(producer string, m *broker.Message, l broker.Limits, then broker.Continuation) bool {
+	c, err := b.lookup(producer, producerKind)
+	if err != nil {
+		return false
+	}
+	ok, commit := c.publishNow(m, &l)
+	if ok {
+		commit.Then(then)
+	}
+	return ok
 }
 
 // ended waits until the end of a deleted channel is durable.
@@ -320,8 +334,11 @@ func (b *Broker) restore(r *journal.Channel) *channel {
 	c.expires.Store(int64(b.now() + r.TTL))
 	c.counters.created.Add(1)
 	if r.Client != "" {
-		c.rare = &rare{client: r.Client}
+		c.ensureRare().client = r.Client
 		b.quotas.restore(r.Client)
+	}
+	if r.OwnTTL {
+		c.ensureRare().ttl = r.TTL
 	}
 	b.channels.Store(c.producer, c)
 	b.channels.Store(c.consumer, c)

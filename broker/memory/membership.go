@@ -71,6 +71,13 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 		c.first = joined
 	} else {
 		r := c.ensureRare()
+		if len(r.more) == cap(r.more) { // by less than append would: there may be many channels with a few topics
+			grow := 4
+			if r.more == nil {
+				grow = 1
+			}
+			r.more = append(make([]membership, 0, len(r.more)+grow), r.more...)
+		}
 		r.more = append(r.more, joined)
 	}
 	// The walks from which the channel gets messages wait for its lock. So these come after the kept ones.
@@ -87,6 +94,9 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 		if err := c.putOutside(m, l); err != nil {
 			return err
 		}
+	}
+	if len(kept) > 0 && c.held.first != nil {
+		c.admitHeld() // what waits may have the key of a kept message
 	}
 	return nil
 }
@@ -121,6 +131,9 @@ func checkJoins(joins []broker.Join, l *broker.Limits) error {
 
 // joinAll makes a new channel a member of topics.
 func (c *channel) joinAll(joins []broker.Join, l *broker.Limits) error {
+	if len(joins) == 0 {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, j := range joins {
@@ -141,6 +154,7 @@ func (c *channel) leave(t *topic) {
 		t.connected.Add(-1)
 	}
 	t.remove(*m)
+	c.noteGap()
 	if r := c.rare; r != nil && len(r.more) > 0 {
 		last := len(r.more) - 1
 		*m = r.more[last]

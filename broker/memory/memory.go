@@ -14,12 +14,16 @@
 //     until it is settled or leaves the window. Then the queue drops it, and the budget releases its memory.
 //   - A channel that is deleted drops everything that it holds, and counts it as undelivered.
 //
+// A topic (topic.go) is a set of channels. A publish to it walks over its members and puts the message into each one's queue
+// (topicpublish.go). What few channels have is in a struct of its own (rare.go).
+//
 // Each channel has one lock. It guards the channel's queue, its waiters and its reader. No code takes a second
 // channel's lock while it holds one, so calls for different channels do not wait for each other. All channels share a
-// concurrent map from addresses to channels, atomic counters, and a few small locks: those of the channel list, the
-// deletion log, the drain and the budget. An ingestion has a lock too. The locks of the budget, of the channel list and of
-// an ingestion may be taken with a channel's lock held, never the other way round. The others are never taken with a
-// channel's lock held.
+// concurrent map from addresses to channels, another one from names to topics, atomic counters, and a few small locks: those of
+// the lists of channels and of topics, the deletion log, the events of topics, the drain and the budget. A topic and an ingestion
+// have a lock each, too. The locks of the budget, of the lists, of topics and their events, and of an ingestion may be taken with
+// a channel's lock held, never the other way round. The others are never taken with a channel's lock held. With a topic's lock
+// held, only those of its map, of its list and of its events are taken.
 //
 // A journal, if there is one, is told of every change with the channel's lock held (journal.go).
 package memory

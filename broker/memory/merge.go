@@ -33,13 +33,13 @@ func (c *channel) hasPlace(m *broker.Message, l *broker.Limits) bool {
 
 // merges reports whether a message would be merged with the newest one of the queue. The lock is held.
 func (c *channel) merges(m *broker.Message, l *broker.Limits) bool {
-	return m.Merge() != broker.MergeNone && c.queue.pending() > 0 && !c.isAwaited() && !c.hasGap(m) && m.CanMerge(c.queue.newest(), l.MaxMessage)
+	return m.Merge() != broker.MergeNone && c.queue.pending() > 0 && !c.isAwaited() && !c.hasGap(m) &&
+		m.CanMerge(c.queue.newest(), l.MaxMessage)
 }
 
-// hasGap reports whether the channel has missed a message of a topic since the newest one, so that a piece of a text would be
-// appended to one that it does not follow. The lock is held.
+// hasGap reports whether a piece of a text may follow one that the channel does not have. The lock is held.
 func (c *channel) hasGap(m *broker.Message) bool {
-	return m.Merge() == broker.MergeAppend && c.rare != nil && c.rare.missed > 0
+	return m.Merge() == broker.MergeAppend && c.marks() != nil && c.marks().gap
 }
 
 // isAwaited reports whether the reader has come in vain because the newest message was not durable. If that were merged, it

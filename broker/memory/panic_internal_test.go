@@ -90,6 +90,7 @@ func TestAProducerThatPanicsHarmsNoChannel(t *testing.T) {
 					}
 				}
 				end(t, b, c)
+				synctest.Wait()
 				if name == "the reader makes room" {
 					takeAll(t, c) // for the second producer
 				}

@@ -23,18 +23,22 @@ func (e ending) err() error {
 	return [...]error{open: nil, deleted: broker.ErrNotFound, withBroker: broker.ErrClosed}[e]
 }
 
-// rare is what few channels have. A position of a message is its index in the queue plus letGo.
+// rare is what few channels have.
 type rare struct {
 	client string        // whose quota counts the channel; may be empty
 	ttl    time.Duration // of its own; 0 if it has none
+	more   []membership  // all but the first
+	marks  *marks        // nil until there is one
+}
 
-	more []membership // all but the first
-
-	letGo        uint64     // messages that were let go since there is this struct
+// marks are what is special about messages of a channel's queue. A position of a message is its index in the queue plus letGo.
+type marks struct {
+	letGo        uint64     // messages that were let go since there are marks
 	missed       int        // messages of topics since the newest message of the queue
 	notes        []missNote // what was missed before messages of the queue, oldest first
 	outside      []span     // pending messages that do not count toward the buffer, oldest first
 	outsideCount int        // how many those are
+	gap          bool       // a message of a topic may be missing after the newest one, since it was missed, or the channel left
 }
 
 // A missNote says how many messages were missed before the one at a position.
@@ -57,6 +61,23 @@ func (c *channel) ensureRare() *rare {
 	return c.rare
 }
 
+// ensureMarks returns the marks of the channel. The lock is held.
+func (c *channel) ensureMarks() *marks {
+	r := c.ensureRare()
+	if r.marks == nil {
+		r.marks = &marks{}
+	}
+	return r.marks
+}
+
+// marks returns the marks of the channel, or nil if it has none. The lock is held.
+func (c *channel) marks() *marks {
+	if c.rare == nil {
+		return nil
+	}
+	return c.rare.marks
+}
+
 func (c *channel) releaseQuota() {
 	if c.rare != nil && c.rare.client != "" {
 		c.broker.quotas.release(c.rare.client)
@@ -75,14 +96,25 @@ func (c *channel) lifetime(ttl time.Duration) time.Duration {
 func (c *channel) miss() {
 	c.counters.skipped.Add(1)
 	if c.knowsTopics {
-		c.ensureRare().missed++
+		c.ensureMarks().missed++
+	}
+	c.noteGap()
+}
+
+// noteGap notes that a message of a topic may be missing after the newest one. The lock is held.
+func (c *channel) noteGap() {
+	if c.queue.pending() > 0 {
+		c.ensureMarks().gap = true
 	}
 }
 
-// noteMissed makes the newest message of the queue say what was missed before it. The lock is held.
+// noteMissed makes the newest message of the queue, which has just come, say what was missed before it. The lock is held.
 func (c *channel) noteMissed() {
-	r := c.rare
-	if r == nil || r.missed == 0 {
+	r := c.marks()
+	if r == nil {
+		return
+	}
+	if r.gap = false; r.missed == 0 {
 		return
 	}
 	position := r.letGo + uint64(c.queue.len) - 1 //nolint:gosec // there is a message
@@ -96,7 +128,7 @@ func (c *channel) noteMissed() {
 
 // asSent returns the message at an index of the queue as a reader gets it. The lock is held.
 func (c *channel) asSent(i int) *broker.Message {
-	m, r := c.queue.at(i), c.rare
+	m, r := c.queue.at(i), c.marks()
 	if r == nil || len(r.notes) == 0 {
 		return m
 	}
@@ -117,7 +149,7 @@ func (c *channel) putOutside(m *broker.Message, l *broker.Limits) error {
 	if err := c.put(m, nil); err != nil {
 		return err
 	}
-	r := c.ensureRare()
+	r := c.ensureMarks()
 	position, now := r.letGo+uint64(c.queue.len)-1, clock.Now() //nolint:gosec // there is a message
 	if last := len(r.outside) - 1; last >= 0 && r.outside[last].end == position && now-r.outside[last].since < time.Second {
 		r.outside[last].end++
@@ -130,10 +162,10 @@ func (c *channel) putOutside(m *broker.Message, l *broker.Limits) error {
 
 // counted returns how many pending messages count toward the buffer. The lock is held.
 func (c *channel) counted() int {
-	if c.rare == nil {
-		return c.queue.pending()
+	if r := c.marks(); r != nil {
+		return c.queue.pending() - r.outsideCount
 	}
-	return c.queue.pending() - c.rare.outsideCount
+	return c.queue.pending()
 }
 
 // take marks the oldest pending message as in flight, and returns from when on its delay counts. The lock is held.
@@ -141,14 +173,14 @@ func (c *channel) take() (since time.Duration) {
 	i := c.queue.inFlight
 	c.queue.inFlight++
 	since = c.queue.at(i).Accepted()
-	if c.rare != nil && len(c.rare.outside) > 0 {
-		since = c.rare.take(i, since)
+	if r := c.marks(); r != nil && len(r.outside) > 0 {
+		since = r.take(i, since)
 	}
 	return since
 }
 
 // take is take for a channel with messages outside the buffer.
-func (r *rare) take(i int, since time.Duration) time.Duration {
+func (r *marks) take(i int, since time.Duration) time.Duration {
 	first := &r.outside[0]
 	if first.from != r.letGo+uint64(i) { //nolint:gosec // not negative
 		return since
@@ -164,7 +196,7 @@ func (r *rare) take(i int, since time.Duration) time.Duration {
 }
 
 // shift notes that the oldest n messages have left the queue. All of them were in flight.
-func (r *rare) shift(n int) {
+func (r *marks) shift(n int) {
 	if r == nil {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/clock"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
@@ -30,12 +31,16 @@ func mergeAhead(l *broker.Limits) int { return max(1, aheadOf(l)*3/4) }
 
 // reporting is what a subscription has to tell Redis, and what it waits for. The subscription's lock guards it.
 type reporting struct {
-	taken, settled uint64 // positions that Redis knows of
-	bytes          int64  // of what was settled since
+	taken, settled uint64   // positions that Redis knows of
+	bytes          int64    // of what was settled since
+	keys           []string // of what was settled since
 	flags          byte
-	more           bool // Redis may have messages that this node was not given
-	busy           bool // a report is on its way
-	now            bool // Redis asks for a report
+	more           bool          // Redis may have messages that it has not pushed to this node, or a push got lost
+	pushed         uint64        // position up to which Redis has pushed, as it said last
+	last           time.Duration // when the last report was made, by the clock of package clock
+	stale          bool          // what was pushed since the read or the resync began may be lost
+	busy           bool          // a report is on its way
+	now            bool          // Redis asks for a report
 	timer          *time.Timer
 	armed          bool
 	early          []early
@@ -44,7 +49,7 @@ type reporting struct {
 // An early is a message that was pushed before messages before it came.
 type early struct {
 	position uint64
-	data     string
+	m        *broker.Message
 }
 
 func (r *reporting) stop() {
@@ -67,15 +72,24 @@ func (s *subscription) changed() {
 	case taken >= threshold || settled >= threshold || r.now, r.more && ahead <= half && ahead < mergeAhead(&s.limits):
 		r.busy = true
 		guard.Go(guard.Broker, s.advance, s.panicked)
-	case (taken > 0 || settled > 0 || r.flags != 0) && !r.armed:
-		r.armed = true
-		if r.timer == nil {
-			r.timer = time.AfterFunc(reportDelay, s.reportDue)
-		} else {
-			r.timer.Reset(reportDelay)
-		}
+	case (taken > 0 || settled > 0 || r.flags != 0 || s.lacks()) && !r.armed:
+		s.remind(reportDelay)
 	}
 }
+
+// remind sets the timer. The lock is held.
+func (s *subscription) remind(after time.Duration) {
+	r := &s.report
+	r.armed = true
+	if r.timer == nil {
+		r.timer = time.AfterFunc(after, s.reportDue)
+	} else {
+		r.timer.Reset(after)
+	}
+}
+
+// lacks reports whether Redis has pushed a message that is not here: it is on its way, or lost. The lock is held.
+func (s *subscription) lacks() bool { return s.report.pushed > s.head+uint64(s.known) } //nolint:gosec // not negative
 
 // takenTo returns the position up to which messages are in flight. The lock is held.
 func (s *subscription) takenTo() uint64 { return s.head + uint64(s.inFlight) } //nolint:gosec // not negative
@@ -85,8 +99,15 @@ func (s *subscription) reportDue() {
 	defer guard.Recover(guard.Broker, s.panicked)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.report.armed = false
-	s.report.now = true
+	r := &s.report
+	if r.armed = false; s.over {
+		return
+	}
+	if since := clock.Now() - r.last; since < reportDelay { // there was a report meanwhile, so the rest is younger
+		s.remind(reportDelay - since)
+		return
+	}
+	r.now, r.more = true, r.more || s.lacks()
 	s.changed()
 }
 
@@ -120,7 +141,8 @@ type report struct {
 	flags          byte
 	ends           bool
 	id             broker.EventID
-	settles        uint64 // messages
+	settles        uint64   // messages
+	keys           []string // of those that are settled
 	unconfirmed    int
 }
 
@@ -130,20 +152,22 @@ func (s *subscription) takeReport(ends bool) report {
 	p := report{
 		fence: s.fence, taken: s.takenTo(), settled: s.head, have: s.head + uint64(s.known), //nolint:gosec // not negative
 		bytes: r.bytes, flags: r.flags, ends: ends, id: s.settledID, settles: s.head - r.settled, unconfirmed: s.unconfirmed,
+		keys: r.keys,
 	}
 	if room := aheadOf(&s.limits) - (s.known - s.next); r.more && room > 0 && !ends {
-		p.count = room
+		p.count, r.more = room, false
 	}
-	r.taken, r.settled, r.bytes, r.flags, r.now = p.taken, p.settled, 0, 0, false
+	r.last = clock.Now()
+	r.taken, r.settled, r.bytes, r.keys, r.flags, r.now = p.taken, p.settled, 0, nil, 0, false
 	return p
 }
 
 func (p *report) args(node, prefix string, elsewhere int64) []string {
 	numbers := packer{}.put(6, int64(p.taken)).put(6, int64(p.settled)).put(6, int64(p.have)).put(3, int64(p.count)). //nolint:gosec // positions have 6 bytes
 																put(5, maxFetch).put(5, p.bytes).put(1, int64(p.flags)).put(1, one(p.ends)).put(7, elsewhere).put(3, int64(p.unconfirmed))
-	return []string{
+	return append([]string{
 		prefix, node, strconv.FormatUint(uint64(p.fence), 10), rueidis.BinaryString(numbers), rueidis.BinaryString(p.id[:]),
-	}
+	}, p.keys...)
 }
 
 func one(b bool) int64 {
@@ -191,9 +215,9 @@ func (s *subscription) advanced(p report, values []rueidis.RedisMessage) {
 	if integer(values, 3) == 1 {
 		s.broker.memoryFreed()
 	}
-	end := uint64(integer(values, 0) + integer(values, 1)) //nolint:gosec // not negative
 	s.addFetched(p.have, values[4:])
-	s.report.more = end > s.head+uint64(s.known) //nolint:gosec // not negative
+	s.report.pushed = uint64(integer(values, 0) + integer(values, 2)) //nolint:gosec // not negative
+	s.report.more = s.report.more || integer(values, 1) > integer(values, 2)
 	s.report.busy = false
 	s.changed()
 }
@@ -203,7 +227,15 @@ func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage
 	before := s.known
 	for _, value := range values {
 		data, err := value.ToString()
-		if err != nil || !s.addAt(position, data) {
+		if err != nil {
+			break
+		}
+		m, err := decodeMessage(data)
+		if err != nil {
+			s.unreadable(err)
+			return
+		}
+		if !s.addAt(position, m) {
 			break
 		}
 		position++
@@ -211,7 +243,9 @@ func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage
 	waiting := s.report.early
 	s.report.early = nil
 	for _, e := range waiting {
-		s.addAt(e.position, e.data)
+		if !s.addAt(e.position, e.m) {
+			s.report.more = true
+		}
 	}
 	if s.known > before && !s.over {
 		s.wake()
@@ -220,24 +254,20 @@ func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage
 
 // addAt adds a message at its position, if it is the next one that is missing. It reports false if messages before it are
 // missing. The lock is held.
-func (s *subscription) addAt(position uint64, data string) bool {
-	if s.over || position > s.head+uint64(s.known) { //nolint:gosec // not negative
+func (s *subscription) addAt(position uint64, m *broker.Message) bool {
+	at := s.head + uint64(s.known) //nolint:gosec // not negative
+	switch {
+	case s.over || position > at:
 		return false
+	case position < at:
+	case s.known == len(s.held):
+		s.add(m)
+	default: // one that is in flight, and is sent again
+		e := &s.held[s.known]
+		e.m = m
+		s.addAhead(int64(e.size))
+		s.known++
 	}
-	if position < s.head+uint64(s.known) { //nolint:gosec // not negative
-		return true
-	}
-	if s.known == len(s.held) {
-		return s.add(data)
-	}
-	m, err := decodeMessage(data) // one that is in flight, and is sent again
-	if err != nil {
-		return false
-	}
-	e := &s.held[s.known]
-	e.m = m
-	s.addAhead(int64(e.size))
-	s.known++
 	return true
 }
 

@@ -250,8 +250,12 @@ func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (bro
 		counted = clientID(client)
 	}
 	scope := b.keys.scopeOf(p)
-	numbers := packer{}.put(5, ms(l.TTL)).put(5, int64(l.MaxChannels)).put(5, b.ledger.elsewhere(scope).channels).
-		put(5, int64(l.MaxChannelsPerClient))
+	ttl, own := l.TTL, l.ChannelTTL != 0
+	if own {
+		ttl = l.ChannelTTL
+	}
+	numbers := packer{}.put(5, ms(ttl)).put(5, int64(l.MaxChannels)).put(5, b.ledger.elsewhere(scope).channels).
+		put(5, int64(l.MaxChannelsPerClient)).put(1, one(own))
 	keys := []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.expiries(p), b.keys.quotas(p)}
 	code, err := b.run(b.background, createScript, keys, "", rueidis.BinaryString(numbers), counted, strings.Clone(agent)).AsInt64()
 	switch {

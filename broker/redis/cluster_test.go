@@ -81,6 +81,19 @@ func startCluster(dir string, replicas int) (*cluster, error) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
+		// A replica that the other primaries do not know yet as one never gets their votes.
+		for range 100 {
+			known := 0
+			for at := range c.ports {
+				if strings.Contains(c.cli(at, "CLUSTER", "NODES"), "slave "+c.id(i)) {
+					known++
+				}
+			}
+			if known == len(c.ports) {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
 	}
 	return c, nil
 }

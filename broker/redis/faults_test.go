@@ -190,3 +190,40 @@ func TestANodeThatComesKeepsItsReaders(t *testing.T) {
 	publish(t, writer, a.Producer, "1")
 	takes(t, sub, "1")
 }
+
+// TestAResyncBringsNothingTwice: what the reader has taken and its node has not reported yet does not come again.
+func TestAResyncBringsNothingTwice(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	b := open(t, s.options("test:"+rand.Text()+":"))
+	l := faultLimits
+	l.Buffer, l.InFlight = 1000, 1000
+	a := create(t, b)
+	sub, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(n int, name string) {
+		ms, names := make([]*broker.Message, n), make([]string, n)
+		for i := range ms {
+			names[i] = fmt.Sprint(name, i)
+			if ms[i], err = broker.NewMessage(names[i], []byte("null"), ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.PublishBatch(t.Context(), []string{a.Producer}, ms, l)[0].Err; err != nil {
+			t.Fatal(err)
+		}
+		takes(t, sub, names...)
+	}
+	write(100, "reported ")
+	reported(t, b, a.Consumer, 100)
+	write(60, "not reported ")
+	redis.Resync(sub)
+	write(1, "last ")
+	sub.Received(161)
+	sub.End(broker.EndClean)
+	if state, err := b.State(t.Context(), a.Consumer); err != nil || state.InFlight+state.Pending != 0 {
+		t.Errorf("after the end of the read, the channel holds %d and %d messages: %v", state.InFlight, state.Pending, err)
+	}
+}

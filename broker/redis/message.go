@@ -3,6 +3,7 @@ package redis
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"strconv"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 )
@@ -46,4 +47,20 @@ func decodeMessage(s string) (*broker.Message, error) {
 		return nil, err
 	}
 	return m.WithMerge(how), nil
+}
+
+// keyOf returns what a channel remembers of the idempotency key of a message, as Redis keeps it, or nothing if it has none. It is
+// keyOf of lua/state.lua.
+func keyOf(m string) string {
+	if m[0]&1 == 0 {
+		return ""
+	}
+	return keyOfID(m[1:messageHead])
+}
+
+// keyOfID returns keyOf a keyed message with this event id.
+func keyOfID(id string) string {
+	b := strconv.AppendUint(make([]byte, 0, 20), number(id[:4])&(1<<28-1), 10)
+	low := strconv.AppendUint(make([]byte, 0, 20), 1e10+number(id[4:8]), 10)
+	return string(append(b, low[1:]...)) // ten digits
 }

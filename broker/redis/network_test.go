@@ -1,6 +1,7 @@
 package redis_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -93,6 +94,79 @@ func TestPushesThatDoNotComeAreNoticed(t *testing.T) {
 	publish(t, b, a.Producer, "4")
 	takes(t, sub, "4")
 	eventually(t, "health is good", func() bool { return b.Healthy() == nil })
+}
+
+// holdReplies makes a node get nothing from Redis but what is pushed on connections that are open now.
+func (p *proxy) holdReplies(on bool) {
+	p.change(func() {
+		for l := range p.links {
+			l.holds = on && !l.pubsub
+		}
+	})
+}
+
+// TestAPushIsLostWhileAReadBegins: Redis has let a reader in, and its node waits for that reply, while the connection for pushed
+// messages is made again.
+func TestAPushIsLostWhileAReadBegins(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	p := newProxy(t, s.socket)
+	o := s.options("test:" + rand.Text() + ":")
+	writer := open(t, o)
+	o.Addresses = []string{p.address}
+	var log logText
+	o.Logger = log.logger()
+	reader := open(t, o)
+	a := create(t, writer)
+	subscribe(t, writer, create(t, writer).Consumer) // so Redis has the script
+	p.holdReplies(true)
+	subs := make(chan broker.Subscription, 1)
+	go func() {
+		sub, err := reader.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
+		if err != nil {
+			t.Error(err)
+		}
+		subs <- sub
+	}()
+	eventually(t, "there is a reader", func() bool {
+		state, err := writer.State(t.Context(), a.Consumer)
+		return err == nil && state.Connected
+	})
+	p.subscribed0().close()
+	publish(t, writer, a.Producer, "1")
+	eventually(t, "the node resyncs", log.has("pushes may have been lost"))
+	p.holdReplies(false)
+	if sub := <-subs; sub != nil {
+		takes(t, sub, "1")
+	}
+}
+
+// TestANoteBesideAReplyCounts: Redis tells a reader's node of a message that is too large to push, while the node waits for what
+// Redis has said to a report before that message came.
+func TestANoteBesideAReplyCounts(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	p := newProxy(t, s.socket)
+	o := s.options("test:" + rand.Text() + ":")
+	writer := open(t, o)
+	o.Addresses = []string{p.address}
+	reader := open(t, o)
+	a := create(t, writer)
+	sub := subscribe(t, reader, a.Consumer)
+	publish(t, writer, a.Producer, "1")
+	p.holdReplies(true)
+	takes(t, sub, "1")
+	reported(t, writer, a.Consumer, 1)
+	m, err := broker.NewMessage("large", []byte(`"`+strings.Repeat("x", 16<<10)+`"`), "")
+	if err == nil {
+		err = writer.Publish(t.Context(), a.Producer, m, faultLimits)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the node knows of the message", func() bool { return redis.AsksForMore(sub) })
+	p.holdReplies(false)
+	takes(t, sub, "large")
 }
 
 // TestALostPushIsFetched: the next push shows the gap.

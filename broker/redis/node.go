@@ -191,26 +191,39 @@ const maxReaped = 200
 
 // reap frees the channels whose readers were on nodes that are gone. It looks at a partition once after nodes have changed.
 func (b *Broker) reap() {
-	live, departed := strings.Join(b.nodes, ""), strings.Join(b.departed, "")
-	for p := range partitions {
-		if b.reaped[p] || !b.owns(p) {
-			continue
-		}
-		scope := b.keys.scopeOf(p)
-		keys, prefix := []string{b.keys.counters(scope), b.keys.expiries(p)}, b.keys.pushPrefix(scope)
-		for skip := int64(0); ; {
-			values, err := b.run(b.background, reapScript, keys, prefix, live, text(skip), text(maxReaped), departed).ToArray()
-			if err != nil {
-				b.warn(&b.warnings.work, "redis: cannot free the channels of nodes that are gone, trying again", "error", err)
-				return
-			}
-			kept, freed := integer(values, 0), integer(values, 1)
-			if skip += kept; kept+freed < maxReaped {
-				break
+	for scope := range b.keys.scopes {
+		var due []int
+		for p := range partitions {
+			if !b.reaped[p] && b.keys.scopeOf(p) == scope && b.owns(p) {
+				due = append(due, p)
 			}
 		}
-		b.reaped[p] = true
+		if err := b.reapScope(scope, due); err != nil {
+			b.warn(&b.warnings.work, "redis: cannot free the channels of nodes that are gone, trying again", "error", err)
+			return
+		}
 	}
+}
+
+// reapScope does that for some partitions of a scope.
+func (b *Broker) reapScope(scope int, due []int) error {
+	live, departed := strings.Join(b.nodes, ""), strings.Join(b.departed, "")
+	for skip := int64(0); len(due) > 0; {
+		keys := append(make([]string, 0, 1+len(due)), b.keys.counters(scope))
+		for _, p := range due {
+			keys = append(keys, b.keys.expiries(p))
+		}
+		values, err := b.run(b.background, reapScript, keys, b.keys.pushPrefix(scope), live, text(skip), text(maxReaped), departed).ToArray()
+		if err != nil {
+			return err
+		}
+		done := max(0, min(integer(values, 0), int64(len(due))))
+		for _, p := range due[:done] {
+			b.reaped[p] = true
+		}
+		due, skip = due[done:], integer(values, 1)
+	}
+	return nil
 }
 
 func text(n int64) string { return strconv.FormatInt(n, 10) }

@@ -200,3 +200,28 @@ func TestAPausedNodeDoesNotActOnWhatItNoLongerOwns(t *testing.T) {
 		t.Errorf("the new read has ended: %v", err)
 	}
 }
+
+// TestAllReadersOfANodeThatIsGoneAreFreed: there are more of them than one call looks at.
+func TestAllReadersOfANodeThatIsGoneAreFreed(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	p := newProxy(t, s.socket)
+	gone, b := open(t, through(s, p)), open(t, s.options("test:"))
+	stays := subscribe(t, b, create(t, b).Consumer)
+	for range 500 {
+		subscribe(t, gone, create(t, b).Consumer)
+	}
+	if n := b.Stats().Readers; n != 501 {
+		t.Fatalf("there are %d readers", n)
+	}
+	p.change(func() { p.cut = true })
+	names, err := s.command(t, "KEYS", "test:*nodes").AsStrSlice()
+	if err != nil || len(names) != 1 {
+		t.Fatalf("the nodes are at %v: %v", names, err)
+	}
+	s.command(t, "DEL", names[0]) // as after ten seconds
+	eventually(t, "only one reader is left", func() bool { return b.Stats().Readers == 1 })
+	if err := stays.Err(); err != nil {
+		t.Errorf("its read ends with %v", err)
+	}
+}

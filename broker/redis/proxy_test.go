@@ -18,6 +18,8 @@ type proxy struct {
 	links map[*link]bool
 	cut   bool          // no connection gets through
 	delay time.Duration // of each direction
+	// edits changes what clients get, without changing its length; nil if nothing does.
+	edits func(data string) string
 	// stalled says that nothing moves on connections that are open now, nor on new ones. Nothing is closed and nothing is lost.
 	stalled *sync.Cond
 	stops   bool
@@ -33,6 +35,7 @@ type link struct {
 	loses  func(data string) bool
 	pubsub bool // it has subscribed
 	stops  bool // it alone is stalled
+	holds  bool // the client gets nothing; what it sends gets through
 }
 
 func newProxy(t *testing.T, target string) *proxy {
@@ -159,7 +162,11 @@ func (l *link) pump(from, to net.Conn, toClient bool) {
 		if err != nil {
 			return
 		}
-		if data := string(buffer[:n]); l.pass(data, toClient) {
+		data := string(buffer[:n])
+		if toClient && l.proxy.edits != nil {
+			data = l.proxy.edits(data)
+		}
+		if l.pass(data, toClient) {
 			select {
 			case pieces <- piece{time.Now().Add(l.proxy.currentDelay()), []byte(data)}:
 			case <-l.closed:
@@ -186,7 +193,7 @@ func (l *link) pass(data string, toClient bool) bool {
 	if !toClient && strings.Contains(data, "SUBSCRIBE") {
 		l.pubsub = true
 	}
-	for (p.stops || l.stops) && !l.isClosed() {
+	for (p.stops || l.stops || l.holds && toClient) && !l.isClosed() {
 		p.stalled.Wait()
 	}
 	if !toClient {

@@ -21,6 +21,7 @@ type item struct {
 	limits *broker.Limits
 	number uint64 // names the call if it has to wait
 	size   int    // of ms
+	keyed  bool   // one of ms has an idempotency key
 	begun  time.Time
 
 	// The outcome, once done has a value.
@@ -45,7 +46,7 @@ const (
 
 // Bounds of a lane.
 const (
-	maxBatch      = 64        // items in one call
+	maxBatch      = 100       // items in one call, which takes Redis less than a millisecond
 	maxBatchBytes = 256 << 10 // of messages in one call, unless a single item is larger
 	maxCalls      = 2         // calls at once
 	minSecondCall = 32        // items that must wait before there is a second call at once: larger calls cost Redis less
@@ -183,76 +184,6 @@ func (b *Broker) publishItems(scope int, batch []*item) {
 	}
 }
 
-// publishCall returns the call that writes items. Those of one channel stand together.
-func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
-	counts := make([]int, len(batch)) // at the first item of each channel, how many it has
-	for i := 0; i < len(batch); i += counts[i] {
-		counts[i] = 1
-		for i+counts[i] < len(batch) && batch[i+counts[i]].x == batch[i].x {
-			counts[i]++
-		}
-	}
-	keys := make([]string, 1, 2*len(batch)+1)
-	keys[0] = b.keys.counters(scope)
-	args := make([]string, 5, 5+len(batch))
-	items, size := make(packer, 0, 30*len(batch)), 0
-	var last *item // whose messages are the last of args
-	for i, it := range batch {
-		if counts[i] > 0 {
-			keys = append(keys, b.keys.key('s', it.x))
-			items = items.put(2, int64(counts[i]))
-		}
-		if last == nil || len(it.ms) == 0 || len(last.ms) != len(it.ms) || &last.ms[0] != &it.ms[0] {
-			args = append(args, it.ms...)
-			last = it
-		}
-		items = items.put(2, int64(len(args)-len(it.ms)+1)).put(2, int64(len(it.ms))).put(4, int64(it.limits.Buffer)).
-			put(5, ms(it.limits.Hold)).put(7, min(it.limits.MaxMemory, maxMemory))
-		items = appendNumber(items, it.number, 6)
-		size += it.size + len(it.ms)*(messageOverhead-messageHead)
-	}
-	for i, it := range batch {
-		if counts[i] > 0 {
-			keys = append(keys, b.keys.key('q', it.x))
-		}
-	}
-	args[0], args[1], args[2] = b.keys.pushPrefix(scope), b.node, rueidis.BinaryString(items)
-	args[3], args[4] = text(b.ledger.elsewhere(scope).bytes), text(int64(size))
-	return scriptCall{keys, args}
-}
-
-// byChannel puts the items of each channel together, in their order.
-func byChannel(batch []*item) []*item {
-	first := make(map[channelID]int, len(batch))
-	for i, it := range batch {
-		if _, ok := first[it.x]; !ok {
-			first[it.x] = i
-		}
-	}
-	if len(first) < len(batch) {
-		slices.SortStableFunc(batch, func(a, b *item) int { return first[a.x] - first[b.x] })
-	}
-	return batch
-}
-
-// readOutcomes reads the reply of lua/publish.lua into items.
-func readOutcomes(reply rueidis.RedisMessage, batch []*item) {
-	const size = 9
-	outcomes, err := reply.ToString()
-	for i, it := range batch {
-		switch {
-		case err != nil: // the reply is a number: all is taken
-			it.accepted = len(it.ms)
-		case len(outcomes) < (i+1)*size:
-			it.err = errData
-		default:
-			o := outcomes[i*size : (i+1)*size]
-			it.status, it.accepted, it.duplicates = itemStatus(o[0]), int(number(o[1:3])), int(number(o[3:5])) //nolint:gosec // 2 bytes
-			it.replaced, it.appended = int(number(o[5:7])), int(number(o[7:9]))                                //nolint:gosec // 2 bytes
-		}
-	}
-}
-
 // countPublished counts what a call has written.
 func (b *Broker) countPublished(batch []*item) {
 	messages, duplicates := 0, 0
@@ -372,6 +303,7 @@ func (b *Broker) newItem(x channelID, ms []string, l *broker.Limits) *item {
 	it := &item{x: x, ms: ms, limits: l, number: b.waiters.number(), begun: time.Now(), done: make(chan struct{}, 1)}
 	for _, m := range ms {
 		it.size += len(m)
+		it.keyed = it.keyed || m[0]&1 == 1
 	}
 	return it
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +21,7 @@ import (
 type listener struct {
 	broker  *Broker
 	address string        // in a cluster, of its server
-	seen    atomic.Int64  // when the last heartbeat came, by the clock of package clock
+	seen    atomic.Int64  // when something came last, by the clock of package clock
 	broken  chan struct{} // receives a value when heartbeats do not come
 	changed chan struct{} // receives a value when it should listen for other scopes
 	ready   chan struct{} // closed when it listens for the first time
@@ -35,7 +34,7 @@ type listener struct {
 
 func (b *Broker) newListener(address string) *listener {
 	return &listener{
-		broker: b, address: address, broken: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		broker: b, address: address, attached: map[int]bool{}, broken: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		ready: make(chan struct{}), stopped: make(chan struct{}),
 	}
 }
@@ -94,9 +93,7 @@ func (l *listener) listen() (err error) {
 	c, release := server.Dedicate()
 	defer release()
 	defer c.Close()
-	l.mu.Lock()
-	l.attached = map[int]bool{}
-	l.mu.Unlock()
+	defer l.detachAll() // so no heartbeat is missed that nobody could hear
 	lost := c.SetPubSubHooks(rueidis.PubSubHooks{
 		OnMessage: func(m rueidis.PubSubMessage) { l.receive(m.Message) },
 		OnSubscription: func(s rueidis.PubSubSubscription) {
@@ -200,6 +197,12 @@ func (l *listener) detach(channel string) {
 	b.beatSoon()
 }
 
+func (l *listener) detachAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.attached)
+}
+
 // giveUp makes the listener connect again.
 func (l *listener) giveUp() {
 	select {
@@ -211,6 +214,7 @@ func (l *listener) giveUp() {
 // receive handles what was pushed: frames as lua/state.lua makes them.
 func (l *listener) receive(frames string) {
 	defer guard.Recover(guard.Broker, l.giveUp)
+	l.seen.Store(int64(clock.Now())) // whatever comes shows that the connection is well
 	const head = 5
 	for len(frames) >= head {
 		kind, size := frames[0], int(number(frames[1:head])) //nolint:gosec // 4 bytes
@@ -242,12 +246,14 @@ func (l *listener) handle(kind byte, data string) {
 	b := l.broker
 	switch kind {
 	case 'h':
-		l.seen.Store(int64(clock.Now()))
 		return
 	case 'a':
 		if len(data) >= noteSize {
 			b.waiters.tell(number(data[:6]), readNote(data))
 		}
+		return
+	case 'b':
+		b.receiveShared(data)
 		return
 	}
 	if len(data) < fenceSize {
@@ -264,7 +270,8 @@ func (l *listener) handle(kind byte, data string) {
 	switch kind {
 	case 'm':
 		if len(data) > messageSize {
-			s.push(fence, number(data[fenceSize:messageSize]), strings.Clone(data[messageSize:]))
+			m, err := decodeMessage(data[messageSize:])
+			s.push(fence, number(data[fenceSize:messageSize]), m, err)
 		}
 	case 'w':
 		s.askFetch(fence)
@@ -276,6 +283,27 @@ func (l *listener) handle(kind byte, data string) {
 		guard.Go(guard.Broker, s.resync, s.panicked)
 	case 'd':
 		s.endBy(fence, b.gone())
+	}
+}
+
+// receiveShared handles one message for several readers: how many, the fence and the position of each, and the message.
+func (b *Broker) receiveShared(data string) {
+	const count = 2
+	if len(data) < count {
+		return
+	}
+	places := data[count:]
+	size := int(number(data[:count])) * messageSize //nolint:gosec // 2 bytes
+	if len(places) < size {
+		return
+	}
+	m, err := decodeMessage(places[size:])
+	for ; size > 0; size -= messageSize {
+		fence := uint32(number(places[:fenceSize])) //nolint:gosec // 4 bytes
+		if s := b.subs.get(fence); s != nil {
+			s.push(fence, number(places[fenceSize:messageSize]), m, err)
+		}
+		places = places[messageSize:]
 	}
 }
 
@@ -312,9 +340,10 @@ func (b *Broker) resync(scopes map[int]bool) {
 		}
 		s.mu.Lock()
 		skip := s.starting || s.over
+		s.report.stale = s.starting // Redis may have answered it before
 		s.mu.Unlock()
 		if skip {
-			continue // it asks Redis anyway
+			continue
 		}
 		select {
 		case b.resyncs <- struct{}{}:

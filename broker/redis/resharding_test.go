@@ -68,10 +68,12 @@ func TestAReplicaOfAClusterTakesOver(t *testing.T) {
 	c := ownCluster(t, 1)
 	r := startReaders(t, c)
 	r.round(t)
-	direct := c.servers[0].client(t)
-	if n, err := direct.Do(t.Context(), direct.B().Wait().Numreplicas(1).Timeout(10_000).Build()).AsInt64(); err != nil || n != 1 {
-		t.Fatalf("%d replicas follow: %v", n, err)
-	}
+	// WAIT waits for what its own connection has written, so it cannot tell whether the replica has the channels.
+	written := c.replication(0)["master_repl_offset"]
+	eventually(t, "the replica has everything", func() bool {
+		info := c.replication(primaries)
+		return info["master_link_status"] == "up" && offset(info["slave_repl_offset"]) >= offset(written)
+	})
 	c.servers[0].stop()
 	r.round(t)
 	start := time.Now()
@@ -80,6 +82,21 @@ func TestAReplicaOfAClusterTakesOver(t *testing.T) {
 		t.Errorf("after the failover, messages need %v", took)
 	}
 	eventually(t, "health is good", func() bool { return r.reader.Healthy() == nil })
+}
+
+// replication returns what a server tells of its replication.
+func (c *cluster) replication(i int) map[string]string {
+	info := map[string]string{}
+	for line := range strings.Lines(c.cli(i, "INFO", "replication")) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		info[name] = value
+	}
+	return info
+}
+
+func offset(text string) (n int64) {
+	_, _ = fmt.Sscan(text, &n)
+	return n
 }
 
 // TestSlotsOfAClusterMove: readers follow their channels from one server to another.

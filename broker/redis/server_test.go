@@ -1,6 +1,7 @@
 package redis_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -50,6 +51,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// program is the server that the tests run: redis-server, or another one such as valkey-server.
+func program() string { return cmp.Or(os.Getenv("MEGAPHONE_REDIS_SERVER"), "redis-server") }
+
 func enabled() bool { return os.Getenv("MEGAPHONE_REDIS") != "" }
 
 // sharedServer returns the server that tests share. Each test uses keys of its own.
@@ -68,7 +72,7 @@ func needsRedis(t *testing.T) {
 	if !enabled() {
 		t.Skip("needs redis-server 7 and takes half a minute: MEGAPHONE_REDIS=1 go test ./broker/redis")
 	}
-	if _, err := exec.LookPath("redis-server"); err != nil {
+	if _, err := exec.LookPath(program()); err != nil {
 		t.Skip("redis-server is not installed: apt-get install redis-server")
 	}
 }
@@ -82,7 +86,7 @@ func startServer(dir string, args ...string) (*server, error) {
 
 // start starts the server, also again after stop.
 func (s *server) start() error {
-	s.process = exec.Command("redis-server", s.args...)
+	s.process = exec.Command(program(), s.args...)
 	if err := s.process.Start(); err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 			cursor = string(make([]byte, len(id))) // which no event has
 		}
 	}
-	values, err := b.subscribe(s, mode, cursor, o.Follow)
+	values, err := b.subscribe(s, mode, cursor, "", o.Follow)
 	if err != nil {
 		b.subs.remove(s)
 		if errors.Is(err, broker.ErrUnavailable) { // Redis may have let it in
@@ -140,14 +140,14 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 var resumes = [...]broker.Resume{broker.ResumeNone, broker.ResumeComplete, broker.ResumeGap}
 
 // subscribe makes a subscription the channel's reader, and returns the values of lua/subscribe.lua.
-func (b *Broker) subscribe(s *subscription, mode int, cursor string, follow bool) ([]rueidis.RedisMessage, error) {
+func (b *Broker) subscribe(s *subscription, mode int, cursor, taken string, follow bool) ([]rueidis.RedisMessage, error) {
 	l := &s.limits
 	keys, prefix := b.keys.channelKeys(s.x)
 	elsewhere := b.ledger.elsewhere(b.keys.scopeOf(s.x.partition()))
 	numbers := packer{}.put(1, int64(mode)).put(3, int64(aheadOf(l))).put(5, ms(l.TTL)).put(5, int64(l.MaxReaders)).
 		put(5, elsewhere.readers).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(follow)).put(7, elsewhere.bytes).put(1, one(s.again))
 	reply := b.run(b.background, subscribeScript, keys,
-		prefix, b.node, strconv.FormatUint(uint64(s.fence), 10), rueidis.BinaryString(numbers), cursor)
+		prefix, b.node, strconv.FormatUint(uint64(s.fence), 10), rueidis.BinaryString(numbers), cursor, taken)
 	if code, err := reply.AsInt64(); err == nil {
 		switch code {
 		case -2:
@@ -164,7 +164,7 @@ func (b *Broker) subscribe(s *subscription, mode int, cursor string, follow bool
 	case integer(values, 0) == -1:
 		node, _ := values[1].ToString()
 		if node == b.node && b.subs.get(uint32(integer(values, 2))) == nil { //nolint:gosec // a fence
-			return b.subscribe(s, modeTakeOver, cursor, follow) // a read of this node whose end Redis does not know of
+			return b.subscribe(s, modeTakeOver, cursor, "", follow) // a read of this node whose end Redis does not know of
 		}
 		return nil, broker.ErrBusy
 	case len(values) < subscribeValues:
@@ -187,18 +187,19 @@ func (s *subscription) begin(values []rueidis.RedisMessage) {
 	id, _ := values[5].ToString()
 	copy(s.settledID[:], id)
 	ids, _ := values[6].ToString()
-	const size = len(broker.EventID{}) + 4
+	const size = messageHead + 4
 	for ; len(ids) >= size; ids = ids[size:] {
-		e := entry{size: int(number(ids[size-4 : size]))} //nolint:gosec // 4 bytes
-		copy(e.id[:], ids)
+		e := entry{keyed: ids[0]&1 == 1, size: uint32(number(ids[messageHead:size]))} //nolint:gosec // 4 bytes
+		copy(e.id[:], ids[1:])
 		s.held = append(s.held, e)
 	}
 	s.inFlight = len(s.held)
 	s.unconfirmed = int(integer(values, 9))
 	s.report.taken, s.report.settled = s.takenTo(), s.head
 	s.addFetched(s.head, values[subscribeValues:])
-	s.report.more = integer(values, 1) > int64(s.known)
-	s.report.busy = false
+	s.report.pushed = 0
+	s.report.more = s.report.more || s.report.stale || integer(values, 1) > int64(s.known)
+	s.report.busy, s.report.stale = false, false
 	if s.endsWith != nil {
 		s.finish(s.endsWith)
 	}
@@ -228,15 +229,18 @@ func (s *subscription) resync() {
 			return
 		}
 		b.subs.add(s)
-		s.starting, s.endsWith, s.report.busy, s.report.early = true, nil, true, nil
-		cursor := ""
+		s.starting, s.endsWith, s.report.busy, s.report.more, s.report.early = true, nil, true, false, nil
+		cursor, taken := "", ""
 		if s.settledID != (broker.EventID{}) {
 			cursor = string(s.settledID[:])
+		}
+		if s.next > 0 {
+			taken = string(s.held[s.next-1].id[:])
 		}
 		fence, follows := s.fence, s.follows
 		s.mu.Unlock()
 		b.store.resyncs.Add(1)
-		values, err := b.subscribe(s, modeResume, cursor, follows)
+		values, err := b.subscribe(s, modeResume, cursor, taken, follows)
 		if s.resynced(fence, values, err) {
 			return
 		}
@@ -280,10 +284,10 @@ func (s *subscription) resynced(fence uint32, values []rueidis.RedisMessage, err
 	}
 	s.addAhead(-s.ahead)
 	s.held, s.known, s.next, s.arrived = nil, 0, 0, 0
-	s.report.bytes = 0 // the script has counted what the cursor shows
+	s.report.bytes, s.report.keys = 0, nil // the script has counted what the cursor shows
 	s.begin(values)
 	s.settledID = cmp.Or(settledID, s.settledID)
-	for i := range s.known { // what comes before a message that was taken was taken too
+	for i := range s.held { // what comes before a message that was taken was taken too
 		if taken[s.held[i].id] {
 			s.next = i + 1
 		}
@@ -297,7 +301,7 @@ func (s *subscription) resynced(fence uint32, values []rueidis.RedisMessage, err
 			e.m = nil
 		}
 	}
-	s.inFlight = max(s.inFlight, s.next)
+	s.known, s.inFlight = max(s.known, s.next), max(s.inFlight, s.next)
 	s.settleAgain(settledID)
 	s.wake()
 	s.changed()

@@ -56,9 +56,10 @@ type subscription struct {
 
 // An entry is a message of a channel. m is nil once the message was taken, and before it was fetched.
 type entry struct {
-	id   broker.EventID
-	size int
-	m    *broker.Message
+	id    broker.EventID
+	size  uint32
+	keyed bool
+	m     *broker.Message
 }
 
 func (s *subscription) Ready() <-chan struct{} { return s.ready }
@@ -129,7 +130,7 @@ func (s *subscription) forget() {
 func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.Message, full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || s.closes {
+	if s.over || s.closes || s.starting { // a resync wakes the reader, and knows what was taken before
 		return dst, false
 	}
 	again, first := 0, len(dst)
@@ -185,6 +186,9 @@ func (s *subscription) settle(n int) {
 			e.m = nil
 		}
 		s.report.bytes += int64(s.held[i].size)
+		if s.held[i].keyed {
+			s.report.keys = append(s.report.keys, keyOfID(string(s.held[i].id[:])))
+		}
 	}
 	s.settledID = s.held[n-1].id
 	s.head += uint64(n) //nolint:gosec // not negative
@@ -313,11 +317,15 @@ func (s *subscription) endNow() {
 	s.sendEnd(final)
 }
 
-// push adds a message that Redis has pushed.
-func (s *subscription) push(fence uint32, position uint64, data string) {
+// push adds a message that Redis has pushed, or ends the subscription if it cannot be read.
+func (s *subscription) push(fence uint32, position uint64, m *broker.Message, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || s.closes || fence != s.fence {
+		return
+	}
+	if err != nil {
+		s.unreadable(err)
 		return
 	}
 	switch at := s.head + uint64(len(s.held)); {
@@ -326,8 +334,10 @@ func (s *subscription) push(fence uint32, position uint64, data string) {
 	case s.starting || position > at || s.known < len(s.held):
 		// One was lost, or messages before it are on their way.
 		if s.report.busy && len(s.report.early) < maxEarly {
-			s.report.early = append(s.report.early, early{position, data})
-		} else if !s.report.busy {
+			s.report.early = append(s.report.early, early{position, m})
+			return // addFetched finds out
+		}
+		if !s.report.busy {
 			s.broker.store.lostPushes.Add(1)
 		}
 		s.report.more = true
@@ -337,24 +347,22 @@ func (s *subscription) push(fence uint32, position uint64, data string) {
 		s.report.more = true
 		return
 	}
-	if s.add(data) {
-		s.wake()
-	}
+	s.add(m)
+	s.wake()
+}
+
+// unreadable ends the subscription, because Redis has something else in place of a message. The lock is held.
+func (s *subscription) unreadable(err error) {
+	s.broker.log.Error("redis: a message cannot be read", "channel", s.x.String(), "error", err)
+	s.finish(broker.ErrClosed)
 }
 
 // add appends a message. The lock is held.
-func (s *subscription) add(data string) bool {
-	m, err := decodeMessage(data)
-	if err != nil {
-		s.broker.log.Error("redis: a message cannot be read", "channel", s.x.String(), "error", err)
-		s.finish(broker.ErrClosed)
-		return false
-	}
+func (s *subscription) add(m *broker.Message) {
 	size := len(m.Line()) + messageOverhead
-	s.held = append(s.held, entry{m.ID(), size, m})
+	s.held = append(s.held, entry{m.ID(), uint32(size), m.Keyed(), m}) //nolint:gosec // a message is smaller than 4 GB
 	s.known = len(s.held)
 	s.addAhead(int64(size))
-	return true
 }
 
 const (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 )
 
 // An Ingest is one request that carries messages to any number of channels (2.6). The server delivers each message as it
@@ -30,15 +31,17 @@ type IngestResult struct {
 	FailuresTotal int       `json:"failuresTotal"`
 }
 
-// Ingest begins a streamed ingest. The caller must call Close. If ctx ends, so does the request.
-func (c *Client) Ingest(ctx context.Context) *Ingest {
+// Ingest begins a streamed ingest. The caller must call Close. If ctx ends, so does the request. The topics in closes end with the
+// request, after its messages (2.12): as "done" at Close, and as "aborted" if the request breaks before, for example because
+// this process ends.
+func (c *Client) Ingest(ctx context.Context, closes ...string) *Ingest {
 	body, writer := io.Pipe()
 	s := &Ingest{body: writer, answered: make(chan struct{})}
 	go func() {
 		defer close(s.answered)
 		defer func() { _ = body.Close() }() // from now on nobody reads the pipe, so writes must fail
 		s.reply, s.err = c.fetch(ctx, request{
-			method: http.MethodPost, path: "/write", header: http.Header{"Content-Type": {ndjsonType}}, body: body,
+			method: http.MethodPost, path: "/write", query: url.Values{"close": closes}, header: http.Header{"Content-Type": {ndjsonType}}, body: body,
 		})
 	}()
 	return s

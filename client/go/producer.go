@@ -24,6 +24,11 @@ type Channel struct {
 type CreateOptions struct {
 	// Protocols names the ways to read that the client knows (2.10); nil means NDJSON.
 	Protocols []string `json:"protocols,omitempty"`
+	// TTL is how long the channel lives without a reader, such as "10m"; empty means as the server's setting ttl says.
+	TTL string `json:"ttl,omitempty"`
+	// Topics are those that the channel joins. If it is not nil, even if empty, the channel knows topics: its consumer is sent
+	// [Event].Missed and [Event].End (2.12). A site that does not serve topics refuses any that is named here.
+	Topics []Join `json:"topics,omitzero"`
 }
 
 // Create creates a channel.
@@ -34,8 +39,10 @@ func (c *Client) Create(ctx context.Context, o CreateOptions) (created Channel, 
 
 // A Message is an event to write.
 type Message struct {
-	// Channel is the producer address. [Client.WriteBatch] does not use it.
+	// Channel is the producer address. [Client.WriteBatch] and [Client.Publish] do not use it.
 	Channel string `json:"channel,omitempty"`
+	// Topic, in place of Channel, makes [Ingest.Write] publish the message to a topic.
+	Topic string `json:"topic,omitempty"`
 	// StreamID says which stream of the channel the message belongs to. It is any text, but not empty.
 	StreamID string `json:"streamId"`
 	// Body is any value that [encoding/json] can marshal, such as a [json.RawMessage].
@@ -51,9 +58,15 @@ type Message struct {
 // it. It fails with [ErrNotFound] if the channel is gone, and with [ErrUncertain] if it is not known whether the channel holds
 // the message. Any other error means that it does not.
 func (c *Client) Write(ctx context.Context, m Message) error {
+	_, err := c.write(ctx, "/write/"+url.PathEscape(m.Channel), nil, m)
+	return err
+}
+
+// write sends one message to a path to which its stream id belongs.
+func (c *Client) write(ctx context.Context, path string, query url.Values, m Message) (reply []byte, err error) {
 	body, err := encode(m.Body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	header := http.Header{"Content-Type": {jsonType}}
 	if m.Key != "" {
@@ -62,15 +75,16 @@ func (c *Client) Write(ctx context.Context, m Message) error {
 	if m.Merge != "" {
 		header.Set("Megaphone-Merge", m.Merge)
 	}
-	path := "/write/" + url.PathEscape(m.Channel) + "/" + url.PathEscape(m.StreamID)
-	_, err = c.fetch(ctx, request{method: http.MethodPost, path: path, header: header, body: bytes.NewReader(body)})
-	return err
+	path += "/" + url.PathEscape(m.StreamID)
+	return c.fetch(ctx, request{method: http.MethodPost, path: path, query: query, header: header, body: bytes.NewReader(body)})
 }
 
 // A Failure is a message that a channel has not taken.
 type Failure struct {
 	// Channel is the producer address as it was given.
 	Channel string `json:"channel"`
+	// Topic, in place of Channel, is the topic of a message that was not published.
+	Topic string `json:"topic,omitempty"`
 	// Index is the message's number, from 0: in the batch, or in the stream.
 	Index int `json:"index"`
 	// Reason is the code of an [Error], or SKIPPED if an earlier message for the channel was not taken.

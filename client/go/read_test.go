@@ -21,7 +21,7 @@ func newServer(t *testing.T, settings string) (*testserver.Server, *megaphone.Cl
 	t.Helper()
 	s := testserver.New(t)
 	url := fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))
-	s.Start(settings, url+" {\nbind 127.0.0.1\nmegaphone create write read exists manage\n}")
+	s.Start(settings, url+" {\nbind 127.0.0.1\nmegaphone create write read exists manage topics publish\n}")
 	return s, &megaphone.Client{URL: url}
 }
 
@@ -325,7 +325,7 @@ func TestWrites(t *testing.T) {
 		}
 	}
 	failures, err := c.WriteBatch(t.Context(), []string{a.ProducerAddress, "main.nobody"}, []megaphone.Message{{StreamID: "s", Body: nil}})
-	if err != nil || fmt.Sprint(failures) != "[{main.nobody 0 NOT_FOUND}]" {
+	if err != nil || fmt.Sprint(failures) != "[{main.nobody  0 NOT_FOUND}]" {
 		t.Errorf("%v %v", failures, err)
 	}
 	ingest := c.Ingest(t.Context())

@@ -16,45 +16,24 @@ import (
 type fakeMegaphone struct {
 	*httptest.Server
 
-	down    bool
-	created int
-	gone    map[string]bool // producer addresses of channels that no longer exist
-	sent    []string        // the sent messages, as "channel stream key"
+	down bool
+	sent []string // the requests, as "method path key body", without times
 }
 
 func newMegaphone(t *testing.T) *fakeMegaphone {
-	m := &fakeMegaphone{gone: map[string]bool{}}
+	m := &fakeMegaphone{}
 	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.down {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
-		if r.URL.Path == "/create" {
-			m.created++
-			name := string(rune('a' - 1 + m.created))
-			_ = json.NewEncoder(w).Encode(map[string]string{"producerAddress": name, "consumerAddress": "read-" + name})
-			return
-		}
-		var batch struct {
-			Channels []string
-			Messages []struct {
-				StreamID, Key string
-				Body          struct{ Kind string }
-			}
-		}
-		if err := json.NewDecoder(r.Body).Decode(&batch); err != nil {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
 			t.Error(err)
 		}
-		failures := []map[string]string{}
-		slices.Sort(batch.Channels)
-		for _, channel := range batch.Channels {
-			if m.gone[channel] {
-				failures = append(failures, map[string]string{"channel": channel, "reason": "NOT_FOUND"})
-			} else if message := batch.Messages[0]; message.Body.Kind == "message" {
-				m.sent = append(m.sent, channel+" "+message.StreamID+" "+message.Key)
-			}
-		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"failures": failures})
+		text, _, _ := strings.Cut(string(body), `,"at":`)
+		m.sent = append(m.sent, strings.Join([]string{r.Method, r.URL.EscapedPath(), r.Header.Get("Idempotency-Key"), text}, " "))
+		_ = json.NewEncoder(w).Encode(map[string]string{"producerAddress": "write-a", "consumerAddress": "read-a"})
 	}))
 	t.Cleanup(m.Close)
 	return m
@@ -69,145 +48,74 @@ func (m *fakeMegaphone) wantSent(t *testing.T, want ...string) {
 	m.sent = nil
 }
 
-type joined struct {
-	ConsumerAddress string // also identifies the session
-	Messages        []message
-	Newest          int
-}
-
-// ask sends a request as a page does. It returns the status of the reply.
-func ask(t *testing.T, c *Chat, what, body string, reply any) int {
-	t.Helper()
+// ask sends a request as a page does.
+func ask(c *Chat, what, body string) (status int, reply string) {
 	w := httptest.NewRecorder()
 	c.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/api/"+what, strings.NewReader(body)))
-	if reply != nil {
-		if err := json.Unmarshal(w.Body.Bytes(), reply); err != nil {
-			t.Fatalf("%s %s: %d %v", what, body, w.Code, err)
+	return w.Code, strings.TrimSpace(w.Body.String())
+}
+
+const (
+	remember = `PUT /topic/lobby  {"keep":"1MB","ttl":"24h"}`
+	say      = `{"room":"lobby","user":"user-of-a-test","name":"Ann","id":"message-1","text":"hello"}`
+	hello    = `POST /publish/lobby/lobby message-1 {"kind":"message","user":"user-of-a-test","name":"Ann","id":"message-1","text":"hello"`
+)
+
+func TestRoomsAreTopics(t *testing.T) {
+	m := newMegaphone(t)
+	c := New(m.URL)
+	// A page learns how to read its channel, but not how to write to it.
+	if status, reply := ask(c, "enter", `{"room":"lobby"}`); status != http.StatusOK || reply != `{"consumerAddress":"read-a"}` {
+		t.Errorf("enter: %d %s", status, reply)
+	}
+	m.wantSent(t, remember, `POST /create  {"topics":[{"last":"all","topic":"lobby"},"lobby hints"]}`)
+	// A repeat is the same message with the same key, so Megaphone can drop it.
+	for range 2 {
+		if status, _ := ask(c, "say", say); status != http.StatusOK {
+			t.Errorf("say: %d", status)
+		}
+		m.wantSent(t, remember, hello)
+	}
+	if status, _ := ask(c, "hint", `{"room":"lobby","user":"user-of-a-test","name":"Ann","kind":"typing"}`); status != http.StatusOK {
+		t.Errorf("hint: %d", status)
+	}
+	m.wantSent(t, `POST /publish/lobby%20hints/lobby  {"kind":"typing","user":"user-of-a-test","name":"Ann"`)
+}
+
+func TestPagesAreToldToTryAgain(t *testing.T) {
+	m := newMegaphone(t)
+	c := New(m.URL)
+	m.down = true
+	for what, body := range map[string]string{"enter": `{"room":"lobby"}`, "say": say, "hint": say} {
+		if status, _ := ask(c, what, body); status != http.StatusServiceUnavailable {
+			t.Errorf("%s without Megaphone: %d", what, status)
 		}
 	}
-	return w.Code
-}
-
-func join(t *testing.T, c *Chat, more string) (j joined) {
-	t.Helper()
-	if status := ask(t, c, "join", `{"user":"user-of-a-test","name":"Ann","room":"lobby"`+more+`}`, &j); status != http.StatusOK {
-		t.Fatalf("join: %d", status)
-	}
-	return j
-}
-
-func newChat(t *testing.T, m *fakeMegaphone, file string) *Chat {
-	t.Helper()
-	c, err := New(m.URL, file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func TestMessagesGoToTheRoom(t *testing.T) {
-	m := newMegaphone(t)
-	c := newChat(t, m, filepath.Join(t.TempDir(), "chat.json"))
-	ann, bob := join(t, c, ""), join(t, c, "")
-	join(t, c, `,"room":"kitchen"`)
-	if ann.ConsumerAddress != "read-a" || bob.ConsumerAddress != "read-b" {
-		t.Errorf("%+v, %+v", ann, bob)
-	}
-	say := `{"session":"` + ann.ConsumerAddress + `","room":"lobby","id":"message-1","text":"hello"}`
-	if status := ask(t, c, "say", say, nil); status != http.StatusOK {
-		t.Errorf("say: %d", status)
-	}
-	m.wantSent(t, "a lobby message-1", "b lobby message-1")
-
-	// A repeat is the same message with the same key, so Megaphone and pages can drop it.
-	var again message
-	ask(t, c, "say", say, &again)
-	m.wantSent(t, "a lobby message-1", "b lobby message-1")
-	if j := join(t, c, `,"session":"`+bob.ConsumerAddress+`"`); again.N != 1 || j.Newest != 1 || len(j.Messages) != 1 || j.Messages[0].Text != "hello" {
-		t.Errorf("%+v, %+v", again, j)
-	}
-	if j := join(t, c, `,"session":"`+bob.ConsumerAddress+`","after":1`); len(j.Messages) != 0 || j.ConsumerAddress != "read-b" {
-		t.Errorf("%+v", j)
-	}
-}
-
-func TestAMessageThatWasNotSentIsRepeated(t *testing.T) {
-	m := newMegaphone(t)
-	c := newChat(t, m, filepath.Join(t.TempDir(), "chat.json"))
-	say := `{"session":"` + join(t, c, "").ConsumerAddress + `","room":"lobby","id":"message-1","text":"hello"}`
-	m.down = true
-	if status := ask(t, c, "say", say, nil); status != http.StatusServiceUnavailable {
-		t.Errorf("say without Megaphone: %d", status)
-	}
-	if status := ask(t, c, "join", `{"user":"user-of-a-test","name":"Bob","room":"lobby"}`, nil); status != http.StatusServiceUnavailable {
-		t.Errorf("join without Megaphone: %d", status)
-	}
 	m.down = false
-	if status := ask(t, c, "say", say, nil); status != http.StatusOK {
+	if status, _ := ask(c, "say", say); status != http.StatusOK {
 		t.Errorf("say: %d", status)
 	}
-	m.wantSent(t, "a lobby message-1")
-}
-
-func TestWhoseChannelIsGoneHasLeft(t *testing.T) {
-	m := newMegaphone(t)
-	c := newChat(t, m, filepath.Join(t.TempDir(), "chat.json"))
-	ann, bob := join(t, c, ""), join(t, c, "")
-	m.gone["b"] = true
-	ask(t, c, "say", `{"session":"`+ann.ConsumerAddress+`","room":"lobby","id":"message-1","text":"hello"}`, nil)
-	say := `{"session":"` + bob.ConsumerAddress + `","room":"lobby","id":"message-2","text":"hello"}`
-	if status := ask(t, c, "say", say, nil); status != http.StatusNotFound {
-		t.Errorf("say after the page has left: %d", status)
-	}
-	if j := join(t, c, `,"session":"`+bob.ConsumerAddress+`","renew":true`); j.ConsumerAddress != "read-c" || len(j.Messages) != 1 {
-		t.Errorf("%+v", j)
-	}
-	ask(t, c, "leave", `{"session":"`+ann.ConsumerAddress+`","room":"lobby"}`, nil)
-	if len(c.memory.Sessions) != 1 {
-		t.Errorf("%d are there", len(c.memory.Sessions))
-	}
-}
-
-func TestARestartForgetsNothing(t *testing.T) {
-	m := newMegaphone(t)
-	file := filepath.Join(t.TempDir(), "chat.json")
-	c := newChat(t, m, file)
-	ann := join(t, c, "")
-	ask(t, c, "say", `{"session":"`+ann.ConsumerAddress+`","room":"lobby","id":"message-1","text":"before"}`, nil)
-	c = newChat(t, m, file)
-	if status := ask(t, c, "say", `{"session":"`+ann.ConsumerAddress+`","room":"lobby","id":"message-2","text":"after"}`, nil); status != http.StatusOK {
-		t.Errorf("say: %d", status)
-	}
-	m.wantSent(t, "a lobby message-1", "a lobby message-2")
-	if j := join(t, c, ""); len(j.Messages) != 2 || j.Messages[1].N != 2 {
-		t.Errorf("%+v", j)
-	}
-	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := New(m.URL, file); err == nil || !strings.Contains(err.Error(), file) {
-		t.Errorf("a broken memory: %v", err)
-	}
+	m.wantSent(t, remember, hello)
 }
 
 func TestMalformedRequestsAreRefused(t *testing.T) {
-	c := newChat(t, newMegaphone(t), filepath.Join(t.TempDir(), "chat.json"))
-	session := join(t, c, "").ConsumerAddress
+	m := newMegaphone(t)
+	c := New(m.URL)
 	for _, request := range []string{
-		`join {`, `join {}`, `join {"room":"Lobby!"}`, `join {"room":"lobby","name":"Ann"}`, `join {"room":"lobby","user":"user-of-a-test"}`,
-		`say {"room":"lobby","text":"x","id":"message-1"}`, `say {"room":"lobby","text":"x","session":"` + session + `","id":"x"}`,
-		`say {"room":"lobby","text":"` + strings.Repeat("x", 20<<10) + `","session":"` + session + `","id":"message-1"}`,
+		`enter {`, `enter {}`, `enter {"room":"Lobby!"}`, `leave {"room":"lobby"}`, `say {"room":"lobby"}`, `hint {"room":"lobby"}`,
+		"say " + strings.Replace(say, "message-1", "x", 1), "say " + strings.Replace(say, "Ann", "", 1),
+		"say " + strings.Replace(say, "hello", "", 1), "say " + strings.Replace(say, "hello", strings.Repeat("x", 20<<10), 1),
 	} {
 		what, body, _ := strings.Cut(request, " ")
-		if status := ask(t, c, what, body, nil); status < 400 || status >= 500 {
+		if status, _ := ask(c, what, body); status != http.StatusBadRequest {
 			t.Errorf("%.80s: %d", request, status)
 		}
 	}
-	r := httptest.NewRequest(http.MethodGet, "/api/join", nil)
+	m.wantSent(t)
 	w := httptest.NewRecorder()
-	c.ServeHTTP(w, r)
-	if body, _ := io.ReadAll(w.Body); w.Code != http.StatusMethodNotAllowed {
-		t.Errorf("GET: %d %s", w.Code, body)
+	c.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/api/enter", nil))
+	if w.Code != http.StatusMethodNotAllowed {
+		t.Errorf("GET: %d", w.Code)
 	}
 }
 
@@ -228,7 +136,7 @@ func TestTheBackendIsShort(t *testing.T) {
 		}
 		lines += strings.Count(string(text), "\n")
 	}
-	if lines == 0 || lines > 200 {
-		t.Errorf("the backend has %d lines, and should have at most 200", lines)
+	if lines == 0 || lines > 140 {
+		t.Errorf("the backend has %d lines, and should have at most 140", lines)
 	}
 }

@@ -66,7 +66,7 @@ export class Outbox {
 			try {
 				await this.#send(message);
 			} catch (error) {
-				if (error.status !== 400 && error.status !== 403) {
+				if (error.status !== 400) {
 					await pause(wait * (0.5 + Math.random()));
 					wait = Math.min(wait * 2, 5000);
 					continue;

@@ -1,7 +1,7 @@
 // The chat's page. Megaphone's client delivers what the backend sends. The page sends its own messages to the backend.
 
 import { Megaphone } from "/client/megaphone.js";
-import { ask, Outbox, pause } from "./backend.js";
+import { ask, Outbox } from "./backend.js";
 import { Connection } from "./connection.js";
 import { face, node, Timeline, unsent } from "./timeline.js";
 
@@ -9,129 +9,96 @@ const $ = (id) => document.getElementById(id);
 
 /** The rooms that the page offers. Any other room exists as soon as somebody enters it. */
 const rooms = ["lobby", "kitchen", "workshop"];
-/**
- * The backend sends a list of who is there every 5 seconds. If nothing arrives for this many milliseconds, the backend
- * has forgotten this page.
- */
-const silence = 20_000;
+/** Pages tell every 10 seconds who is there. A person who has not been heard of for this many milliseconds has left. */
+const silence = 25_000;
 const typingPause = 3000;
 
 const user = (localStorage.user ??= crypto.randomUUID());
 let name = (localStorage.name ??= `Guest ${Math.floor(Math.random() * 900 + 100)}`);
 let room = roomOfAddress();
-let session = ""; // the channel that the backend has given this page; its address identifies the page
-let reading; // the channel that the client reads
-let gone; // the channel that no longer exists
-let heard = performance.now();
+let waiting = []; // messages on their way to the backend
+const sent = new Map(); // messages that the backend has, but this page has not got back yet; by id
+const people = new Map(); // who is there, by user
 const typists = new Map(); // by user
 let told = -typingPause; // when this page last told the others that its user is typing
 
 const timeline = new Timeline($("messages"), $("scroll"), user);
 const connection = new Connection();
-const megaphone = new Megaphone("/", createChannel, { WebSocket: connection.WebSocket, backoff: [250, 5000] });
 const outbox = new Outbox(say, showUnsent, giveBack);
 
-connection.watch(megaphone);
-megaphone.on("gone", () => (gone = reading));
-megaphone.subscribe(({ sid, body }) => sid === room && receive(body));
-showRoom();
-outbox.run();
+let megaphone; // reads the room
 
-/** Gives the client a channel, at first and whenever the last one is gone. */
+enter();
+
+/**
+ * Enters the room, with its history. That takes another client: one client shows no message twice, not even by another
+ * channel.
+ */
+function enter() {
+	const last = megaphone;
+	const mine = megaphone = new Megaphone("/", createChannel, { WebSocket: connection.WebSocket, backoff: [250, 5000] });
+	const current = (listener) => (value) => mine === megaphone && listener(value);
+	connection.watch(megaphone);
+	last?.close();
+	showRoom();
+	outbox.run();
+	megaphone.on("gap", current(enter));
+	megaphone.on("state", current((state) => state === "open" && hint("here")));
+	megaphone.subscribe(current(receive));
+}
+
+/**
+ * Gives the client a channel for the room, at first and whenever the last one is gone. It brings what was said in the room,
+ * and then what will be.
+ */
 async function createChannel() {
-	if (!session || session === gone) {
-		await join();
-	}
-	return (reading = session);
+	const channel = await ask("enter", { room });
+	connection.count("channels");
+	$("empty").hidden = timeline.length > 0;
+	return channel;
 }
 
-let lastJoin = Promise.resolve();
-
-/** Tells the backend that this page is in the room, and gets what it missed there. Only one call runs at a time. */
-function join() {
-	return (lastJoin = lastJoin.catch(() => {}).then(joinNow));
+/** Tells the others in the room something about the user. It may be lost. */
+function hint(kind, options) {
+	return ask("hint", { room, kind, user, name }, options).catch(() => {});
 }
 
-async function joinNow() {
-	const there = room;
-	const after = timeline.complete;
-	const reply = await ask("join", { session: session === gone ? "" : session, user, name, room: there, after });
-	if (session !== reply.consumerAddress) {
-		session = reply.consumerAddress;
-		connection.count("channels");
-	}
-	if (there !== room) {
-		return; // the user has already moved to another room, and rejoin joins that one
-	}
-	heard = performance.now();
-	if (reply.newest < after) { // the backend has lost its memory
-		timeline.clear();
-	}
-	if (timeline.complete < after) { // or the user has visited another room meanwhile
-		await joinNow();
+/** Handles a message, or a hint about somebody. */
+function receive({ body, missed }) {
+	if (missed) {
+		enter(); // the channel had no room for something before this
 		return;
 	}
-	const fresh = timeline.add(reply.messages ?? []);
-	timeline.completeTo(reply.newest);
-	if (after > 0 && fresh > 0) {
-		connection.count("fetched", fresh);
-		connection.tell(`fetched ${fresh} missed ${fresh > 1 ? "messages" : "message"} from the history`);
-	}
-	$("empty").hidden = timeline.length > 0;
-}
-
-let joining;
-
-/** Joins again until that works. If the backend has given this page another channel, the client goes on with that. */
-function rejoin() {
-	joining ??= (async () => {
-		for (let as; as !== `${room} ${name}`; ) {
-			as = `${room} ${name}`;
-			try {
-				await join();
-				if (session !== reading) {
-					megaphone.use(createChannel);
-				}
-			} catch (error) {
-				connection.fault(error);
-				await pause(500 + 1000 * Math.random());
-				as = undefined;
-			}
-		}
-	})().finally(() => (joining = undefined));
-	return joining;
-}
-
-/** Handles an event from the backend: what has happened in the room, who is there, and how many messages there are. */
-function receive({ kind, what, people, newest }) {
-	heard = performance.now();
+	const { kind, user: who } = body;
 	if (kind === "message") {
 		connection.count("messages");
-		timeline.add([what]);
-		stopTyping(what.user);
+		timeline.add(body);
+		stopTyping(who);
 		$("empty").hidden = true;
-	} else if (kind === "typing" && what.user !== user) {
-		showTyping(what);
-	}
-	showPeople(people);
-	if (timeline.complete < newest) {
-		rejoin(); // some messages have not arrived
+		if (sent.delete(body.id)) {
+			showUnsent(waiting);
+		}
+	} else if (kind === "left") {
+		people.delete(who);
+		stopTyping(who);
+		showPeople();
+	} else {
+		if (!people.has(who) && who !== user) {
+			hint("here"); // somebody has come, who does not know this page
+		}
+		people.set(who, { name: body.name, heard: performance.now() });
+		showPeople();
+		if (kind === "typing" && who !== user) {
+			showTyping(body);
+		}
 	}
 }
 
-/** Sends a message to the backend. Throws if that fails. */
-async function say({ id, room: there, text }) {
-	try {
-		const message = await ask("say", { session, room: there, id, text });
-		if (there === room) {
-			timeline.add([message]);
-			$("empty").hidden = true;
-		}
-	} catch (error) {
-		if (error.status === 404) {
-			await rejoin(); // the backend has forgotten this page
-		}
-		throw error;
+/** Sends a message to the backend. Throws if that fails. The message comes back with those of the others, in their order. */
+async function say(message) {
+	await ask("say", { ...message, user, name });
+	if (message.room === room && !timeline.has(message.id)) {
+		sent.set(message.id, message);
 	}
 }
 
@@ -155,24 +122,27 @@ function showRoom() {
 		return node("li", {}, link);
 	}));
 	timeline.clear();
-	showPeople({});
+	sent.clear();
+	people.clear();
+	showPeople();
 	typists.forEach(({ timer }) => clearTimeout(timer));
 	typists.clear();
 	$("typing").textContent = "";
 }
 
-function showPeople(people) {
-	const byName = Object.entries(people).toSorted(([, a], [, b]) => a.localeCompare(b));
-	$("people").replaceChildren(...byName.map(([id, name]) =>
+function showPeople() {
+	const byName = [...people].toSorted(([, a], [, b]) => a.name.localeCompare(b.name));
+	$("people").replaceChildren(...byName.map(([id, { name }]) =>
 		node("li", { title: name }, face(id, name), node("span", { className: "who" }, id === user ? `${name} (you)` : name))));
 }
 
 function showUnsent(messages) {
-	$("unsent").replaceChildren(...messages.filter((message) => message.room === room).map(unsent));
+	waiting = messages;
+	$("unsent").replaceChildren(...[...sent.values(), ...messages].filter((message) => message.room === room).map(unsent));
 	timeline.toEnd();
 }
 
-/** Gives back a message that the backend will never accept, because the room is full for example. */
+/** Gives back a message that the backend will never accept, because it is too long for example. */
 function giveBack({ text }) {
 	connection.tell("the backend has refused a message");
 	$("text").value ||= text;
@@ -198,10 +168,9 @@ function showTypists() {
 
 addEventListener("hashchange", () => {
 	if (roomOfAddress() !== room) {
+		hint("left");
 		room = roomOfAddress();
-		showRoom();
-		outbox.run();
-		rejoin();
+		enter();
 	}
 });
 
@@ -216,7 +185,7 @@ $("rename").onsubmit = (event) => event.preventDefault();
 $("name").onchange = () => {
 	name = localStorage.name = $("name").value.trim() || name;
 	$("name").value = name;
-	rejoin();
+	hint("here");
 };
 
 $("composer").onsubmit = (event) => {
@@ -240,7 +209,7 @@ $("text").onkeydown = (event) => {
 $("text").oninput = () => {
 	if (performance.now() - told > typingPause && $("text").value.trim()) {
 		told = performance.now();
-		ask("say", { session, room }).catch(() => {}); // it is only a hint and may be lost
+		hint("typing");
 	}
 };
 
@@ -252,13 +221,10 @@ $("connection").onkeydown = ({ key }) => {
 };
 
 setInterval(() => {
-	if (megaphone.state === "open" && performance.now() - heard > silence) {
-		heard = performance.now();
-		rejoin();
-	}
-}, 2000);
+	hint("here");
+	people.forEach(({ heard }, who) => performance.now() - heard > silence && people.delete(who));
+	showPeople();
+}, 10_000);
 
-addEventListener("pagehide", () => {
-	ask("leave", { session, room }, { keepalive: true }).catch(() => {});
-});
-addEventListener("pageshow", ({ persisted }) => persisted && rejoin());
+addEventListener("pagehide", () => hint("left", { keepalive: true }));
+addEventListener("pageshow", ({ persisted }) => persisted && hint("here"));

@@ -31,8 +31,13 @@ const closings = {
 
 /** Shows the state of a client's connection, and a log of what happens to it. */
 export class Connection {
-	#counts = { connections: 0, channels: 0, messages: 0, fetched: 0 };
+	#counts = { connections: 0, channels: 0, messages: 0 };
 	#client;
+
+	constructor() {
+		addEventListener("offline", () => this.#network(false));
+		addEventListener("online", () => this.#network(true));
+	}
 
 	/** A WebSocket class for the client to use. It logs when a connection opens and closes. */
 	get WebSocket() {
@@ -48,18 +53,17 @@ export class Connection {
 		};
 	}
 
+	/** Shows this client from now on, instead of another. */
 	watch(client) {
 		this.#client = client;
-		client.on("state", () => this.#show());
+		client.on("state", () => client === this.#client && this.#show());
 		client.on("gone", () => this.tell("the channel is gone: another one is created"));
-		client.on("gap", () => this.tell("messages may have been missed"));
+		client.on("gap", () => this.tell("messages may have been missed: the history is read again"));
 		client.on("error", (error) => this.fault(error.cause ?? error));
-		addEventListener("offline", () => this.#network(false));
-		addEventListener("online", () => this.#network(true));
 		this.#show();
 	}
 
-	/** Counts one of connections, channels, messages or fetched. */
+	/** Counts one of connections, channels or messages. */
 	count(what, n = 1) {
 		this.#counts[what] += n;
 		this.#figures();
@@ -102,13 +106,12 @@ export class Connection {
 	}
 
 	#figures() {
-		const { connections, channels, messages, fetched } = this.#counts;
+		const { connections, channels, messages } = this.#counts;
 		$("figures").replaceChildren(...Object.entries({
 			Transport: names[this.#client?.transport] ?? "none yet",
 			WebSockets: connections,
 			Channels: channels,
-			"Messages pushed": messages,
-			"Fetched from history": fetched,
+			Messages: messages,
 		}).flatMap(([name, value]) => [node("dt", {}, name), node("dd", {}, String(value))]));
 	}
 }

@@ -1,4 +1,4 @@
-// Shows the messages of a room, in the order of their numbers.
+// Shows the messages of a room, in the order in which they come. That order is the same for all pages.
 
 /** Makes an element. Strings become text, never HTML. */
 export const node = (name, properties, ...children) => {
@@ -14,8 +14,7 @@ export class Timeline {
 	#list;
 	#scroll;
 	#user;
-	#items = new Map(); // by message number
-	#complete = 0;
+	#ids = new Set();
 
 	constructor(list, scroll, user) {
 		this.#list = list;
@@ -23,65 +22,36 @@ export class Timeline {
 		this.#user = user;
 	}
 
-	/** The number up to which no message is missing. */
-	get complete() {
-		return this.#complete;
+	get length() {
+		return this.#ids.size;
 	}
 
-	get length() {
-		return this.#items.size;
+	has(id) {
+		return this.#ids.has(id);
 	}
 
 	clear() {
-		this.#items.clear();
+		this.#ids.clear();
 		this.#list.replaceChildren();
-		this.#complete = 0;
 	}
 
-	/** Adds the messages that it does not have yet. Returns how many it has added. */
-	add(messages) {
-		const before = this.#items.size;
+	/** Adds a message, unless it is there already. */
+	add(message) {
+		if (this.#ids.has(message.id)) {
+			return;
+		}
 		const atEnd = this.#scroll.scrollHeight - this.#scroll.scrollTop - this.#scroll.clientHeight < 80;
-		for (const message of messages) {
-			if (!this.#items.has(message.n)) {
-				this.#insert(message);
-			}
-		}
-		this.completeTo(this.#complete);
-		if (atEnd || messages.at(-1)?.user === this.#user) {
+		this.#ids.add(message.id);
+		const item = show(message, message.user === this.#user);
+		this.#list.append(item);
+		group(item);
+		if (atEnd || message.user === this.#user) {
 			this.toEnd();
-		}
-		return this.#items.size - before;
-	}
-
-	/** Notes that no message up to number n is missing. */
-	completeTo(n) {
-		this.#complete = Math.max(this.#complete, n);
-		while (this.#items.has(this.#complete + 1)) {
-			this.#complete++;
 		}
 	}
 
 	toEnd() {
 		this.#scroll.scrollTop = this.#scroll.scrollHeight;
-	}
-
-	#insert(message) {
-		const item = show(message, message.user === this.#user);
-		let after = this.#list.lastElementChild;
-		while (after && Number(after.dataset.n) > message.n) {
-			after = after.previousElementSibling;
-		}
-		if (after) {
-			after.after(item);
-		} else {
-			this.#list.prepend(item);
-		}
-		this.#items.set(message.n, item);
-		group(item);
-		if (item.nextElementSibling) {
-			group(item.nextElementSibling);
-		}
 	}
 }
 
@@ -94,7 +64,7 @@ function group(item) {
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
-function show({ n, user, name, text, at }, mine) {
+function show({ user, name, text, at }, mine) {
 	const time = new Date(at);
 	const today = time.toDateString() === new Date().toDateString();
 	const by = node("div", { className: "by" },
@@ -104,7 +74,7 @@ function show({ n, user, name, text, at }, mine) {
 	if (mine) {
 		by.prepend(node("span", { className: "hidden" }, "You, "));
 	}
-	Object.assign(item.dataset, { n, user, at: time.getTime() });
+	Object.assign(item.dataset, { user, at: time.getTime() });
 	return item;
 }
 

@@ -170,7 +170,11 @@ func programs(t *testing.T, c *cluster) map[string]func(consumer string) []strin
 	}
 	// They lose a line, or fail, if it comes in two pieces. A proxy for HTTP cuts where its buffer of 4 KiB ends, so they need a
 	// load balancer for connections.
-	balancer := newBalancer(t, c)
+	var ports []int
+	for _, n := range c.nodes {
+		ports = append(ports, n.port)
+	}
+	balancer := testserver.NewBalancer(t, ports...)
 	if node, err := exec.LookPath("node"); err == nil {
 		all["the JavaScript client"] = arguments(node, "../clients/standin.mjs", balancer)
 	} else {

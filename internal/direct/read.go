@@ -11,7 +11,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
 )
 
-// read reads more from the connection. It also returns nil if the deadline has passed and there is more time.
+// read reads more from the connection. It also returns nil if the deadline has passed and there is more
+// time, and if a reply is owed.
 func (c *producerConn) read() error {
 	c.makeRoom()
 	if c.end > c.begin && c.due != c.served {
@@ -22,7 +23,7 @@ func (c *producerConn) read() error {
 	n, err := c.socket.Read(c.buffer[c.end:])
 	c.end += n
 	switch {
-	case n > 0:
+	case n > 0, c.later.owed: // if Read has failed, it will again, after the reply
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return c.deadlinePassed()

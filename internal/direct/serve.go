@@ -28,7 +28,8 @@ const (
 	maxKept = 16 << 10
 )
 
-// A producerConn is the hijacked connection of a producer. Only the goroutine of serve uses it, except for interrupt.
+// A producerConn is the hijacked connection of a producer. Only the goroutine of serve uses it, except for interrupt and what
+// later says.
 type producerConn struct {
 	site          *Site
 	origin        net.Conn      // the connection that the server accepted
@@ -51,6 +52,7 @@ type producerConn struct {
 	sample     *sample
 	skipped    int // how many bytes of empty lines were skipped since the last of them
 	watch      watch
+	later      later
 	err        error // why the connection is broken
 
 	idle  time.Duration // how long the client may send no request; 0: as long as it likes
@@ -77,6 +79,7 @@ func (c *producerConn) serve() {
 	for err == nil {
 		err = c.serveAll()
 	}
+	c.settle()
 	leave()
 	if !errors.Is(err, errGoesBack) {
 		_ = c.socket.Close()
@@ -99,8 +102,11 @@ var errGoesBack = errors.New("the connection goes back")
 // one request that had begun to arrive.
 func (c *producerConn) serveAll() error {
 	outcome := served
-	for outcome == served {
+	for outcome == served || outcome == waits && c.begin < c.end {
 		outcome = c.serveNext()
+	}
+	if outcome == waits {
+		return c.read()
 	}
 	if err := c.flush(); err != nil {
 		return err
@@ -122,6 +128,7 @@ type outcome int
 
 const (
 	served  outcome = iota
+	waits           // Published sends its reply
 	final           // it was served, and is the last one
 	closing         // it was served, and its reply ends the connection
 	broken          // its reply could not be sent
@@ -131,8 +138,11 @@ const (
 
 var headEnd = []byte("\r\n\r\n")
 
-// serveNext serves the next request if it has arrived as a whole.
+// serveNext serves the next request if it has arrived as a whole. The reply to the last one comes first.
 func (c *producerConn) serveNext() outcome {
+	if o := c.settle(); o != served {
+		return o
+	}
 	c.length = 0
 	c.skipEmptyLines()
 	p := c.buffer[c.begin:c.end]

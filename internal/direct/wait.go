@@ -20,21 +20,27 @@ func (c *producerConn) publish(producer string, m *broker.Message) outcome {
 	if c.err = c.flush(); c.err != nil {
 		return broken
 	}
+	if c.publishThen(producer, m) {
+		return waits
+	}
 	c.site.Waits.Add(1)
 	defer c.site.Waits.Add(-1) // also if the Broker panics
 	err := c.wait(producer, m)
+	return c.send(c.compose(producer, c.watch.request, err))
+}
+
+// compose appends the reply to a write with this outcome. It returns what becomes of the connection when that is sent. If err
+// is not nil, r is a request whose context has ended if the client is gone.
+func (c *producerConn) compose(producer string, r *http.Request, err error) outcome {
 	c.last = clock.Now()
 	over := c.over.Load()
 	last, closes := over && !handover.Outlives(c.origin), false
 	if err == nil {
 		c.out = c.reply.append(c.out, c.last, last)
 	} else {
-		closes = c.refuse(producer, err, last)
+		closes = c.refuse(producer, r, err, last)
 	}
-	c.err = c.flush()
 	switch {
-	case c.err != nil:
-		return broken
 	case closes:
 		return closing
 	case over:
@@ -43,11 +49,19 @@ func (c *producerConn) publish(producer string, m *broker.Message) outcome {
 	return served
 }
 
+// send sends the replies. It returns o unless that fails.
+func (c *producerConn) send(o outcome) outcome {
+	if c.err = c.flush(); c.err != nil {
+		return broken
+	}
+	return o
+}
+
 // refuse replies to a write that was refused, by the code that does so for net/http. It reports whether that ends the
 // connection.
-func (c *producerConn) refuse(producer string, err error, last bool) (closes bool) {
+func (c *producerConn) refuse(producer string, r *http.Request, err error, last bool) (closes bool) {
 	w := &recorder{header: c.reply.header.Clone()}
-	c.site.Refuse(w, c.watch.request, producer, err)
+	c.site.Refuse(w, r, producer, err)
 	closes = w.header.Get("Connection") == "close"
 	c.out = c.reply.appendRecorded(c.out, w, c.last, last)
 	return closes

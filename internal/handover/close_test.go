@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -115,5 +116,50 @@ func TestHTTP2IsLeftAlone(t *testing.T) {
 		if successor.accepted > 0 {
 			t.Error("the connection was passed on")
 		}
+	})
+}
+
+// net/http takes a connection for idle a moment before it calls ConnState, and may close it in between.
+func TestConnectionIsPassedOnIfItIsClosedJustBeforeItIsKnownToBeIdle(t *testing.T) {
+	for name, request := range map[string]string{"without a body": get("a"), "with a body": post("a", ""), "in chunks": chunked("a")} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var a address
+				old := a.serve(t, "old")
+				resume := make(chan struct{})
+				old.ConnState = func(conn net.Conn, state http.ConnState) {
+					if state == http.StateIdle {
+						<-resume
+					}
+					old.changed(conn, state)
+				}
+				c := a.dial(t)
+				c.send(request)
+				c.expectPrefix("old: /a ")
+				synctest.Wait()
+				successor := a.replace(t, old)
+				close(resume)
+				c.exchange(get("b"), "new: /b ")
+				successor.stop()
+			})
+		})
+	}
+}
+
+// TestServedConnectionIsClosedWithItsServer: a server can be closed without waiting for its handlers.
+func TestServedConnectionIsClosedWithItsServer(t *testing.T) {
+	inBubble(t, func(t *testing.T, a *address, old *server, c *client) {
+		c.send(get("slow"))
+		synctest.Wait()
+		successor := a.serve(t, "new")
+		began := time.Now()
+		old.Close()
+		c.expectClosed()
+		if waited := time.Since(began); waited > maxUntold {
+			t.Errorf("the connection was closed after %s", waited)
+		}
+		close(old.ends)
+		successor.expectServed()
+		successor.stop()
 	})
 }

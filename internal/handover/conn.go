@@ -1,7 +1,6 @@
 package handover
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -32,6 +31,9 @@ const (
 	maxUnserved = 64 << 10
 	// maxServed is how many bytes a Conn keeps of a request that is being served.
 	maxServed = 4 << 10
+	// maxUntold is how long a Conn whose request is being served waits at most, once it is closed, to learn from Changed
+	// whether the request has ended.
+	maxUntold = time.Second
 )
 
 // A Conn is a connection that can be passed on instead of closed. Close passes it on if another server has replaced its
@@ -47,17 +49,19 @@ type Conn struct {
 
 	mu      sync.Mutex
 	passed  bool
+	closing bool // Close has left it to Changed to close the connection
 	reading bool
 	err     error // from the last Read
 
 	// The fields below describe what was read since the last response. These bytes need not begin with a request: net/http
 	// reads ahead, so part of the next request may have come together with the last one.
 	read     []byte
-	total    int    // how many bytes were read; read may hold fewer
-	ahead    []byte // bytes that net/http read one by one while it served, to notice the client's end; not in total
-	answered bool   // all of read came before the last response
-	clean    bool   // read begins with a request
-	buffer   int    // the size of net/http's buffer
+	total    int     // how many bytes were read; read may hold fewer
+	ahead    []byte  // bytes that net/http read one by one while it served, to notice the client's end; not in total
+	answered bool    // all of read came before the last response
+	clean    bool    // read begins with a request
+	extent   *extent // of the request that read begins with; nil if read tells it
+	buffer   int     // the size of net/http's buffer
 }
 
 // wrap returns a connection that can be passed on. It leaves TLS connections as they are: net/http checks their type,
@@ -89,6 +93,8 @@ func (c *Conn) Changed(state http.ConnState) {
 		c.doing.CompareAndSwap(serves, waits)
 	case http.StateHijacked:
 		c.release()
+	case http.StateClosed:
+		c.closeServed()
 	default:
 	}
 }
@@ -106,6 +112,9 @@ func (c *Conn) begin() {
 		c.begun.Store(!c.asked)
 		c.doing.Store(serves)
 		if len(c.read) > maxServed {
+			if c.clean {
+				c.extent = extentOf(c.read)
+			}
 			c.read, c.clean = nil, false
 		}
 	}
@@ -148,6 +157,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if n == 1 && len(p) == 1 {
 			c.ahead = append(c.ahead, p[0])
 		} else {
+			c.follow(p[:n])
 			c.total += n
 		}
 		return n, err
@@ -161,6 +171,16 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return c.endRead(p[:n], err)
 }
 
+// follow follows the request that is being served. Only a request in chunks needs that.
+func (c *Conn) follow(p []byte) {
+	if c.extent == nil && c.clean && c.total == len(c.read) && maybeChunked(c.read) {
+		c.extent = extentOf(c.read)
+	}
+	if c.extent != nil {
+		c.extent.add(p)
+	}
+}
+
 // beginRead reports whether the server may read.
 func (c *Conn) beginRead(room int) bool {
 	c.mu.Lock()
@@ -172,7 +192,7 @@ func (c *Conn) beginRead(room int) bool {
 		// net/http offers its whole buffer only when the buffer is empty.
 		c.answered, c.clean = false, room+len(c.ahead) == c.buffer
 		c.read, c.total = append(c.read[:0], c.ahead...), len(c.ahead)
-		c.ahead = nil
+		c.ahead, c.extent = nil, nil
 	} else if bytes.IndexByte(c.read, '\n') < 0 { // no line is complete, so all of read is still in the buffer
 		c.buffer = max(c.buffer, len(c.read)+room)
 	}
@@ -244,11 +264,11 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.set(c.Conn.SetReadD
 // SetWriteDeadline implements [net.Conn].
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.set(c.Conn.SetWriteDeadline, t) }
 
-// set sets a deadline, unless the connection was already passed on.
+// set sets a deadline, unless the connection was already passed on or closed.
 func (c *Conn) set(set func(time.Time) error, t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.passed {
+	if c.passed || c.closing {
 		return net.ErrClosed
 	}
 	return set(t)
@@ -256,15 +276,23 @@ func (c *Conn) set(set func(time.Time) error, t time.Time) error {
 
 // Close implements [net.Conn]. It passes the connection on if it can.
 func (c *Conn) Close() error {
-	if doing := c.doing.Load(); doing == serves && c.begun.Load() || doing == other || !c.listener.isOver() {
+	if !c.isOver() {
 		return c.Conn.Close()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.passed {
+	switch {
+	case c.passed:
 		return nil
-	}
-	if c.listener.group.successor() == nil || !c.isUnserved() {
+	case c.listener.group.successor() == nil:
+		return c.Conn.Close()
+	case c.isServed() && !c.closing:
+		// A server that shuts down closes idle connections. net/http takes a connection for idle a moment before it tells
+		// Changed. Then it closes the connection once more. Otherwise Changed learns that the connection is closed.
+		c.closing = true
+		time.AfterFunc(maxUntold, c.closeServed)
+		return c.Conn.SetDeadline(time.Unix(1, 0))
+	case !c.isUnserved():
 		return c.Conn.Close()
 	}
 	c.passed = true
@@ -275,13 +303,40 @@ func (c *Conn) Close() error {
 	return nil
 }
 
+// isOver reports whether the connection may be passed on, because its server is shutting down.
+func (c *Conn) isOver() bool {
+	switch {
+	case c.doing.Load() == other:
+		return false
+	case c.isServed():
+		return c.listener.isClosed()
+	}
+	return c.listener.isOver()
+}
+
+// isServed reports whether a request is being served, as far as Changed was told.
+func (c *Conn) isServed() bool { return c.doing.Load() == serves && c.begun.Load() }
+
+// closeServed closes the connection if Close did not because of the request that is being served.
+func (c *Conn) closeServed() {
+	defer guard.Recover(guard.Connection)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing && !c.passed {
+		_ = c.Conn.Close()
+	}
+}
+
 // isUnserved reports whether read is exactly what another server must read again. The caller holds the lock.
 func (c *Conn) isUnserved() bool {
 	switch doing := c.doing.Load(); {
 	case c.err != nil:
 		return false
 	case doing == waits && c.answered:
-		alone := c.total == requestLength(c.read)
+		if c.extent == nil {
+			c.extent = extentOf(c.read)
+		}
+		alone := c.extent != nil && c.extent.isAll(c.total)
 		c.read, c.ahead = c.ahead, nil
 		return alone
 	case doing == waits, !c.answered:
@@ -289,17 +344,6 @@ func (c *Conn) isUnserved() bool {
 	default:
 		return false
 	}
-}
-
-// requestLength returns how many bytes a request has according to its header, or -1 if the header does not say.
-func requestLength(begin []byte) int {
-	source := bytes.NewReader(begin)
-	buffered := bufio.NewReader(source)
-	r, err := http.ReadRequest(buffered)
-	if err != nil || r.ContentLength < 0 {
-		return -1
-	}
-	return len(begin) - source.Len() - buffered.Buffered() + int(r.ContentLength)
 }
 
 // goPass calls pass in a goroutine.

@@ -214,6 +214,7 @@ func join(key string, l *Listener) *group {
 	g.open = append(g.open, l)
 	g.sockets = append(g.sockets, l)
 	g.setSuccessors()
+	g.endSome()
 	return g
 }
 
@@ -254,77 +255,6 @@ func (g *group) leave(l *Listener) (lingers bool) {
 		return false
 	}
 	return g.linger(l)
-}
-
-// linger lets the socket of a closed listener accept for a while longer, and reports whether it does. The caller holds
-// the lock.
-func (g *group) linger(l *Listener) bool {
-	if g.steering == nil {
-		g.steering = newSteering(l.settings.Bare, l.settings.KeepAlive, func(conn net.Conn) { g.pass(prefixed(conn, nil)) })
-		if g.steering == nil {
-			g.forget(l)
-			return false
-		}
-		g.sockets = append(g.sockets, g.steering)
-	}
-	if len(g.lingering) == 0 {
-		time.AfterFunc(lingering, g.endLingering)
-	}
-	l.closedAt = time.Now()
-	g.lingering = append(g.lingering, l)
-	// Now is the time to close some, because listeners at an address seldom open at the moment when another one closes.
-	g.endFirst(tooMany(g.lingering, l.closedAt))
-	g.steering.to(slices.Index(g.sockets, any(g.newest())))
-	return true
-}
-
-// endLingering closes the lingering sockets. It closes them all at once, after a while without changes: if one socket
-// closed while another had just been opened, we would not know the kernel's order.
-func (g *group) endLingering() {
-	defer guard.Recover(guard.Connection)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.lingering) == 0 {
-		return // the group was dissolved
-	}
-	if left := lingering - time.Since(g.lingering[len(g.lingering)-1].closedAt); left > 0 {
-		time.AfterFunc(left, g.endLingering)
-		return
-	}
-	g.endFirst(len(g.lingering))
-	g.steering.off()
-}
-
-// endFirst closes the first n of the lingering sockets. The caller holds the lock, and steers afterwards.
-func (g *group) endFirst(n int) {
-	for _, l := range g.lingering[:n] {
-		// Two accepting sockets stay open: the newest listener's and the steering's own. The kernel is about to move the
-		// last socket in its order, so steer to the other one.
-		var target any = g.newest()
-		if target == g.sockets[len(g.sockets)-1] {
-			target = g.steering
-		}
-		g.steering.to(slices.Index(g.sockets, target))
-		l.endSocket()
-		g.forget(l)
-	}
-	g.lingering = slices.Delete(g.lingering, 0, n)
-}
-
-// tooMany returns how many of the lingering sockets, from the first, must close because there are too many. The others were
-// closed a moment ago: clients may be connecting to them.
-func tooMany(lingers []*Listener, now time.Time) int {
-	if len(lingers) < maxLingering {
-		return 0
-	}
-	young := slices.IndexFunc(lingers, func(l *Listener) bool { return now.Sub(l.closedAt) < lingering })
-	return max(young, len(lingers)-maxLingering/2)
-}
-
-// endSocket closes the socket of a listener whose server is over. If that panics, the other sockets close all the same.
-func (l *Listener) endSocket() {
-	defer guard.Recover(guard.Connection)
-	_ = l.closeSocket()
 }
 
 // dissolve ends what is left of a group that has no open listener. The caller holds the lock.

@@ -138,6 +138,7 @@ func TestTooManyLingeringSockets(t *testing.T) {
 		}
 		g.mu.Unlock()
 	}
+	next := accept(listenAt(t, "tcp/"+address))
 	g.mu.Lock()
 	if !slices.Equal(g.lingering, closed[maxLingering-young+1:]) {
 		t.Errorf("%d sockets linger, want the last %d", len(g.lingering), young-1)
@@ -149,15 +150,86 @@ func TestTooManyLingeringSockets(t *testing.T) {
 	if err := greet(t.Context(), address); err != nil {
 		t.Error(err)
 	}
+	Announce()
+	if g.endLingering(); len(g.lingering) == 0 {
+		t.Error("the sockets close while another one may open")
+	}
+	announced.Store(nil)
 	g.endLingering()
 	if err := greet(t.Context(), address); err != nil {
 		t.Error(err)
 	}
-	if len(g.sockets) != 2 {
-		t.Errorf("%d sockets are left, want 2", len(g.sockets))
+	if len(g.sockets) != 3 {
+		t.Errorf("%d sockets are left, want 3", len(g.sockets))
 	}
-	if err := a.Close(); err != nil {
-		t.Error(err)
+	for _, l := range []*Listener{a, next} {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A countingListener counts the connections that its socket accepts.
+type countingListener struct {
+	net.Listener
+
+	n atomic.Int64
+}
+
+func (l *countingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.n.Add(1)
+	}
+	return conn, err
+}
+
+// TestTheKernelsOrderIsKnown: on a busy machine, a listener closes while another one has its socket but is not in the group yet.
+// If that closed sockets, the group would no longer know their order, and steer connections to a socket that closes next.
+func TestTheKernelsOrderIsKnown(t *testing.T) {
+	listen := func(address string) (*countingListener, net.Listener) {
+		l, bare := listenAt(t, address)
+		return &countingListener{Listener: l}, bare
+	}
+	a := accept(listen("tcp/127.0.0.1:0"))
+	address, g := "tcp/"+a.Addr().String(), a.group
+	for range maxLingering - 1 {
+		next := accept(listen(address))
+		_ = a.Close()
+		a = next
+		g.mu.Lock()
+		for _, l := range g.lingering {
+			l.closedAt = time.Now().Add(-lingering)
+		}
+		g.mu.Unlock()
+	}
+	b := accept(listen(address))
+	socket, bare := listen(address)
+	_ = a.Close()
+	c := accept(socket, bare)
+	g.mu.Lock()
+	sockets := slices.Clone(g.sockets)
+	g.mu.Unlock()
+	if len(sockets) > maxLingering/2 {
+		t.Errorf("%d sockets are open", len(sockets))
+	}
+	for i, s := range sockets {
+		l, ok := s.(*Listener)
+		if !ok {
+			continue
+		}
+		counting := l.Listener.(*countingListener)
+		before := counting.n.Load()
+		g.steering.to(i)
+		if err := greet(t.Context(), c.Addr().String()); err != nil {
+			t.Error(err)
+		}
+		if counting.n.Load() == before {
+			t.Errorf("the socket at index %d is another one", i)
+		}
+	}
+	for _, l := range []*Listener{b, c} {
+		_ = l.Close()
 	}
 }
 

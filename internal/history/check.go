@@ -17,7 +17,7 @@ import (
 //   - A consumer that drops repeated event ids sees a keyed message once, and any other at most once for each attempt that
 //     was not refused.
 //   - An event id stands for one message only.
-//   - A fault was in progress at some time of every attempt whose outcome is unknown.
+//   - A fault of its channel, or of all, was in progress at some time of every attempt whose outcome is unknown.
 func (h History) Check() []string {
 	c := checker{messages: map[string]*message{}, unaccounted: map[string][]*message{}}
 	c.writes(h)
@@ -143,7 +143,9 @@ func (c *checker) counts(h History) {
 // unknowns checks that a fault explains each unknown outcome.
 func (c *checker) unknowns(h History) {
 	for _, w := range h.Writes {
-		explained := func(f Fault) bool { return f.Start <= w.End && w.Start <= f.End }
+		explained := func(f Fault) bool {
+			return f.Start <= w.End && w.Start <= f.End && (f.Channel == "" || f.Channel == w.Channel)
+		}
 		if w.Outcome == Unknown && !slices.ContainsFunc(h.Faults, explained) {
 			c.fault("channel %s: nothing explains why the outcome of %q is unknown (%v to %v: %s)", w.Channel, w.Value, w.Start, w.End, w.Detail)
 		}

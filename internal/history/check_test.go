@@ -117,6 +117,12 @@ func TestCheck(t *testing.T) {
 		"unknown without a fault": {History: history.History{
 			Writes: []history.Write{written("a", 0, 1, unknown), written("b", 4, 5, unknown)}, Faults: fault,
 		}, want: []string{`the outcome of "a" is unknown`, `the outcome of "b" is unknown`}},
+		"unknown during a fault of another channel": {History: history.History{
+			Writes: []history.Write{written("a", 0, 3, unknown)}, Faults: []history.Fault{{Channel: "d", Start: at(0), End: at(3)}},
+		}, want: []string{`the outcome of "a" is unknown`}},
+		"unknown during a fault of its channel": {History: history.History{
+			Writes: []history.Write{written("a", 0, 3, unknown)}, Faults: []history.Fault{{Channel: "c", Start: at(0), End: at(3)}},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := test.Check()

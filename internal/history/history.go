@@ -49,9 +49,10 @@ type Delivery struct {
 	At      time.Duration
 }
 
-// A Fault is a time during which a test disturbs the servers. It explains why outcomes are unknown.
+// A Fault is a time during which a test disturbs the servers, or one producer. It explains why outcomes are unknown.
 type Fault struct {
 	Name       string
+	Channel    string // the only one whose outcomes it explains; if empty, it explains those of all
 	Start, End time.Duration
 }
 
@@ -142,13 +143,23 @@ func (r *Recorder) Delete(channel string, undelivered int) {
 	r.history.Undelivered[channel] += undelivered
 }
 
-// Fault records a fault that lasts while f runs, and then for some time more, until its effects are over.
+// Fault records a fault of all channels that lasts while f runs, and then for some time more, until its effects are over.
 func (r *Recorder) Fault(name string, after time.Duration, f func()) {
-	start := r.Now()
+	r.fault(Fault{Name: name}, after, f)
+}
+
+// ChannelFault records a fault of one channel that lasts while f runs.
+func (r *Recorder) ChannelFault(channel, name string, f func()) {
+	r.fault(Fault{Name: name, Channel: channel}, 0, f)
+}
+
+func (r *Recorder) fault(fault Fault, after time.Duration, f func()) {
+	fault.Start = r.Now()
 	f()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.history.Faults = append(r.history.Faults, Fault{name, start, r.Now() + after})
+	fault.End = r.Now() + after
+	r.history.Faults = append(r.history.Faults, fault)
 }
 
 // History returns a copy of what was recorded until now.

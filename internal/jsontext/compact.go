@@ -16,7 +16,8 @@ var (
 	errTruncated = errors.New("unexpected end")
 )
 
-// AppendCompact checks that src is exactly one JSON value (RFC 8259) in valid UTF-8. It appends the value to dst without
+// AppendCompact checks that src is exactly one JSON value (RFC 8259) in valid UTF-8, whose strings are text: they have no lone
+// surrogate. It appends the value to dst without
 // the white space between tokens. Everything else stays as written: the order and repetition of keys, the digits of
 // numbers, the escapes in strings. It does not keep src.
 //

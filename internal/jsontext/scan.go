@@ -44,7 +44,8 @@ func plainText(src []byte, i int) int {
 	return i
 }
 
-// scanString returns the index after the string that begins at i.
+// scanString returns the index after the string that begins at i. The string must be text, so it may have no lone surrogate
+// (RFC 8259, 8.2).
 func scanString(src []byte, i int) (int, error) {
 	for i = plainText(src, i+1); i < len(src); i++ {
 		switch c := src[i]; {
@@ -59,13 +60,9 @@ func scanString(src []byte, i int) (int, error) {
 			switch src[i] {
 			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 			case 'u':
-				for range 4 {
-					if i++; i >= len(src) {
-						return i, errTruncated
-					}
-					if c := src[i] | 0x20; (src[i] < '0' || src[i] > '9') && (c < 'a' || c > 'f') {
-						return i, unexpected(src, i)
-					}
+				var err error
+				if i, err = scanUnicode(src, i); err != nil {
+					return i, err
 				}
 			default:
 				return i, unexpected(src, i)
@@ -74,6 +71,30 @@ func scanString(src []byte, i int) (int, error) {
 		}
 	}
 	return i, errTruncated
+}
+
+// scanUnicode returns the index of the last byte of the escape \uXXXX whose u is at i. Two of them that are a surrogate pair
+// count as one.
+func scanUnicode(src []byte, i int) (int, error) {
+	start := i - 1
+	for range 4 {
+		if i++; i >= len(src) {
+			return i, errTruncated
+		}
+		if c := src[i] | 0x20; (src[i] < '0' || src[i] > '9') && (c < 'a' || c > 'f') {
+			return i, unexpected(src, i)
+		}
+	}
+	unit, _ := codeUnit(src[start:])
+	if isHighSurrogate(unit) {
+		if low, ok := codeUnit(src[i+1:]); ok && isLowSurrogate(low) {
+			return i + len(`\udc00`), nil
+		}
+	}
+	if isHighSurrogate(unit) || isLowSurrogate(unit) {
+		return start, fmt.Errorf("half of a surrogate pair, %s alone, at byte %d", src[start:i+1], start)
+	}
+	return i, nil
 }
 
 func scanWord(src []byte, i int, word string) (int, error) {

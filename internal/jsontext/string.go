@@ -24,8 +24,8 @@ func AppendString(dst []byte, s string) []byte {
 	return append(dst, '"')
 }
 
-// Text returns the text of a JSON string that has been checked. It reports false if the value is not a string, or has a lone
-// surrogate. Unless the string has escapes, the text shares memory with the value.
+// Text returns the text of a JSON string that has been checked. It reports false if the value is not a string. Unless the
+// string has escapes, the text shares memory with the value.
 func Text(value []byte) (text []byte, ok bool) {
 	if value[0] != '"' {
 		return nil, false
@@ -34,7 +34,7 @@ func Text(value []byte) (text []byte, ok bool) {
 		return value[1 : len(value)-1], true
 	}
 	var unescaped string
-	if HasLoneSurrogate(value) || json.Unmarshal(value, &unescaped) != nil {
+	if json.Unmarshal(value, &unescaped) != nil {
 		return nil, false
 	}
 	return []byte(unescaped), true
@@ -48,10 +48,10 @@ func StringEnd(src []byte, i int) (int, error) {
 	return scanString(src, i)
 }
 
-// HasLoneSurrogate reports whether a string in JSON text that has been checked has an escape such as \ud800 without the
+// hasLoneSurrogate reports whether a string in JSON text that encoding/json has checked has an escape such as \ud800 without the
 // other half of its pair (RFC 8259, 8.2). Such a string is no text: encoding/json makes U+FFFD of it, so that different
 // strings become the same.
-func HasLoneSurrogate(text []byte) bool {
+func hasLoneSurrogate(text []byte) bool {
 	for {
 		i := bytes.IndexByte(text, '\\')
 		if i < 0 || i+1 >= len(text) {
@@ -100,7 +100,7 @@ func (s *String) UnmarshalJSON(value []byte) error {
 		*s = String(value[1 : len(value)-1])
 		return nil
 	}
-	if HasLoneSurrogate(value) {
+	if hasLoneSurrogate(value) {
 		return &json.UnmarshalTypeError{Value: loneSurrogate, Type: reflect.TypeFor[string]()}
 	}
 	return json.Unmarshal(value, (*string)(s))
@@ -115,7 +115,7 @@ func (s *Strings) UnmarshalJSON(value []byte) error {
 	if err := json.Unmarshal(value, (*[]string)(s)); err != nil {
 		return err
 	}
-	if HasLoneSurrogate(value) {
+	if hasLoneSurrogate(value) {
 		return &json.UnmarshalTypeError{Value: loneSurrogate, Type: reflect.TypeFor[string]()}
 	}
 	return nil

@@ -13,11 +13,18 @@ func TestLoneSurrogates(t *testing.T) {
 		`"\ud800"`: true, `"\uDFFF"`: true, `"a\ud83d"`: true, `"\ud83da"`: true, `"\ude00\ud83d"`: true, `"\ud83d\ud83d\ude00"`: true,
 		`"\ud83d\n"`: true, `"\ud83d\\ude00"`: true, `"\\\ud800"`: true, `"\ud83d\u00e9"`: true,
 	} {
-		if got := HasLoneSurrogate([]byte(text)); got != lone {
+		if got := hasLoneSurrogate([]byte(text)); got != lone {
 			t.Errorf("%s: %v, want %v", text, got, lone)
 		}
-		if _, ok := Text([]byte(text)); ok == lone {
-			t.Errorf("the text of %s: %v", text, ok)
+		for _, src := range []string{text, "[" + text + "]", `{"a":` + text + "}", "{" + text + ":1}"} {
+			_, err := AppendCompact(nil, []byte(src), 0)
+			if (err != nil) != lone || lone && !strings.Contains(err.Error(), "half of a surrogate pair, ") {
+				t.Errorf("%s: %v", src, err)
+			}
+		}
+		err := Members([]byte(`{"a":`+text+`}`), func(_, _ []byte, _ bool) error { return nil })
+		if (err != nil) != lone {
+			t.Errorf("a member %s: %v", text, err)
 		}
 		var s String
 		if err := json.Unmarshal([]byte(text), &s); (err != nil) != lone {

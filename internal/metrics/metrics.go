@@ -94,15 +94,20 @@ func New(b broker.Broker, endpoints, limits []string, others ...prometheus.Colle
 	m.collectors = []prometheus.Collector{
 		readers, readDuration, limitRefusals, m.refusals, panics, m.Detached, m.Direct, m.DirectSamples, m.DirectMismatches,
 	}
-	m.collectors = append(m.collectors, storageUp(b))
-	m.collectors = append(m.collectors, others...)
+	m.collectors = append(append(m.collectors, brokerCollectors(b)...), others...)
+	return m
+}
+
+// brokerCollectors returns what collects the metrics of a Broker.
+func brokerCollectors(b broker.Broker) []prometheus.Collector {
+	collectors := []prometheus.Collector{storageUp(b)}
 	if b, ok := b.(broker.Statser); ok {
-		m.collectors = append(m.collectors, brokerCollector{b})
+		collectors = append(collectors, brokerCollector{b})
 	}
 	if b, ok := b.(broker.StoreStatser); ok {
-		m.collectors = append(m.collectors, storeCollector{b})
+		collectors = append(collectors, storeCollector{b})
 	}
-	return m
+	return collectors
 }
 
 // storageUp returns a gauge that is 0 while the Broker takes no writes.

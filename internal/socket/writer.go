@@ -32,17 +32,11 @@ func (w *Writer) Written() uint64 { return w.written.Load() }
 // each timeout. So Write rarely needs a deadline, and it never leaves one. It overwrites a deadline that others have
 // set: Caddy's timeouts handler leaves one when it returns.
 func (w *Writer) Write(p []byte, timeout time.Duration) error {
-	if w.nonblocking != nil && len(p) > 0 {
-		n, err := w.nonblocking.Write(p)
-		w.written.Add(uint64(n)) //nolint:gosec // not negative
-		if err != nil {
-			return err
-		}
-		p = p[n:]
+	n, err := w.TryWrite(p)
+	if err != nil || n == len(p) {
+		return err
 	}
-	if len(p) == 0 {
-		return nil
-	}
+	p = p[n:]
 	for len(p) > 0 {
 		if err := w.conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 			return err
@@ -60,6 +54,16 @@ func (w *Writer) Write(p []byte, timeout time.Duration) error {
 		}
 	}
 	return w.conn.SetWriteDeadline(time.Time{})
+}
+
+// TryWrite writes what the kernel takes of p at once: none, some or all of it. It never waits.
+func (w *Writer) TryWrite(p []byte) (int, error) {
+	if w.nonblocking == nil || len(p) == 0 {
+		return 0, nil
+	}
+	n, err := w.nonblocking.Write(p)
+	w.written.Add(uint64(n)) //nolint:gosec // not negative
+	return n, err
 }
 
 // queued returns how many bytes the peer has not taken, or 0 if that is unknown.

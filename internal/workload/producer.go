@@ -44,7 +44,7 @@ func (s *session) writeKeyed(ctx context.Context) {
 		value := s.value()
 		key := "key-" + value
 		if s.rand.IntN(50) == 0 {
-			s.Fault("a producer breaks off", 0, func() {
+			s.ChannelFault(s.name, "its producer breaks off", func() {
 				s.attempt(ctx, time.Duration(s.rand.IntN(int(2*time.Millisecond))), value, key)
 			})
 		}

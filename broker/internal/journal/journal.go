@@ -8,7 +8,6 @@
 package journal
 
 import (
-	"context"
 	"iter"
 	"sync/atomic"
 	"time"
@@ -35,6 +34,7 @@ type Read struct {
 	Follows, Acks bool
 	LastRead      time.Time // zero: never
 	TTL           time.Duration
+	OwnTTL        bool   // the channel was created with this TTL, which never changes
 	Unconfirmed   uint64 // up to this position, a read has brought messages that ended as [broker.EndUnconfirmed]
 }
 
@@ -114,54 +114,4 @@ type Locked interface {
 	Messages() iter.Seq2[uint64, *broker.Message]
 	// AllDurable tells that all messages are durable.
 	AllDurable()
-}
-
-// A Commit becomes durable as a whole.
-type Commit struct {
-	done chan struct{}
-	err  error
-}
-
-// NewCommit returns a commit that is not durable yet.
-func NewCommit() *Commit { return &Commit{done: make(chan struct{})} }
-
-// Finish tells that the commit is durable or, if err is not nil, that it may never be. It must be called once.
-func (c *Commit) Finish(err error) {
-	c.err = err
-	close(c.done)
-}
-
-// IsDurable reports whether the commit is durable.
-func (c *Commit) IsDurable() bool {
-	select {
-	case <-c.done:
-		return c.err == nil
-	default:
-		return false
-	}
-}
-
-// MaxCommit is how long Wait waits at most.
-const MaxCommit = 10 * time.Second
-
-// Wait waits until the commit is durable. It fails with [broker.ErrOutcomeUnknown] if that does not happen in time. The
-// commit may be nil.
-func (c *Commit) Wait(ctx context.Context) error {
-	if c == nil {
-		return nil
-	}
-	select {
-	case <-c.done:
-		return c.err
-	default:
-	}
-	timer := time.NewTimer(MaxCommit)
-	defer timer.Stop()
-	select {
-	case <-c.done:
-		return c.err
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-	return broker.ErrOutcomeUnknown
 }

@@ -1,6 +1,6 @@
 -- What a reader's node reports and asks for, in one: what was taken, what is settled, more messages, and the end of the read.
--- ARGV: 2 node, 3 fence, 4 numbers, 5 id of the last message that is settled.
--- Returns -1 if this is not the reader, and -2 if there is no such channel. Else head, len, in flight,
+-- ARGV: 2 node, 3 fence, 4 numbers, 5 id of the last message that is settled, then the keys of those that are.
+-- Returns -1 if this is not the reader, and -2 if there is no such channel. Else head, len, how many the node was given,
 -- whether memory was freed for which producers wait, and the messages.
 -- Positions: taken up to, settled up to, what the node has.
 local taken, settled, have, count, maxBytes, size, flags, ends, elsewhere, unconfirmed = struct.unpack('<I6I6I6I3I5I5I1I1I7I3', ARGV[4])
@@ -9,7 +9,10 @@ if not hasReader() or c.node ~= ARGV[2] or c.fence ~= tonumber(ARGV[3]) then ret
 if flags % 4 >= 2 then set(2) end
 if flags % 8 >= 4 then set(4) end
 c.inflight = math.max(c.inflight, math.min(c.len, taken - c.head))
-settle(math.min(settled - c.head, c.len), size, ARGV[5])
+if settled > c.head then
+  remember(ARGV, 6)
+  settle(math.min(settled - c.head, c.len), size, ARGV[5])
+end
 local out = {0, 0, 0, 0}
 if ends == 1 then
   c.flags, c.sent, c.read, c.unconfirmed = c.flags - 1, 0, now(), math.min(unconfirmed, c.inflight)
@@ -20,6 +23,6 @@ elseif count > 0 then
   fetch(out, math.max(0, have - c.head), count, maxBytes)
 end
 admit(elsewhere)
-out[1], out[2], out[3] = c.head, c.len, c.inflight
+out[1], out[2], out[3] = c.head, c.len, c.sent
 out[4] = save()
 return out

@@ -48,6 +48,14 @@ local function settle(k, size, id)
   c.settled = id
 end
 
+-- Remembers the keys of messages that were let go, which stand in a list from an index on, and forgets the oldest ones.
+local function remember(keys, first)
+  for at = first, #keys, 1000 do
+    local extra = redis.call('RPUSH', key('k'), unpack(keys, at, math.min(#keys, at + 999))) - REMEMBERED
+    if extra > 32 then redis.call('SREM', key('i'), unpack(redis.call('LPOP', key('k'), extra))) end
+  end
+end
+
 -- Calls f with each message from index first on and its index, until f returns false. It reads few large messages at once.
 local function each(first, last, f)
   local step = math.max(1, math.floor(262144 / (c.bytes / math.max(1, c.len) + 1)))
@@ -79,10 +87,7 @@ local function duplicate(m)
 end
 
 local function rememberKey(m)
-  if string.byte(m) % 2 == 0 then return end
-  redis.call('SADD', key('i'), keyOf(m))
-  local extra = redis.call('RPUSH', key('k'), keyOf(m)) - REMEMBERED - c.len
-  if extra > 32 then redis.call('SREM', key('i'), unpack(redis.call('LPOP', key('k'), extra))) end
+  if string.byte(m) % 2 == 1 then redis.call('SADD', key('i'), keyOf(m)) end
 end
 
 local function append(m, mark)
@@ -105,8 +110,9 @@ local function mergeHere(m)
   return merge(m, key('q'), key('g'), c.len > math.max(c.inflight, c.sent) and c.head + c.len - 1)
 end
 
-local function appendWhole(whole, older, mark)
+local function appendWhole(whole, older, mark, olderKey)
   redis.call('LSET', key('q'), -1, whole)
+  if olderKey ~= '' then remember({olderKey}, 1) end
   rememberKey(whole)
   keepMark(key('g'), c.head + c.len - 1, #whole, mark)
   c.bytes = c.bytes + #whole - older
@@ -118,8 +124,8 @@ local function take(id, w, used)
   while w.first < w.count do
     local field = id .. struct.pack('<I2', w.first)
     local m = redis.call('HGET', key('p'), field)
-    local kept, mark, whole, older = m, nil, nil, nil
-    if used and string.byte(m) > 1 then kept, mark, whole, older = mergeHere(m) end
+    local kept, mark, whole, older, olderKey = m, nil, nil, nil, nil
+    if used and string.byte(m) > 1 then kept, mark, whole, older, olderKey = mergeHere(m) end
     if duplicate(m) then
       w.duplicates = w.duplicates + 1
     elseif not used then -- only duplicates are taken
@@ -129,7 +135,7 @@ local function take(id, w, used)
     elseif used + c.bytes - c.bytes0 >= w.memory then
       return 2
     elseif whole then
-      appendWhole(whole, older, mark)
+      appendWhole(whole, older, mark, olderKey)
       if string.byte(m) < 4 then w.replaced = w.replaced + 1 else w.appended = w.appended + 1 end
     else
       append(kept, mark)

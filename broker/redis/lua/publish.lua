@@ -1,35 +1,35 @@
 -- Appends messages to channels, in one pass for many producers. This is the script that matters: it makes few calls and few
--- strings.
+-- strings. Redis' Lua reads each byte of a new string once more.
 -- KEYS: the counters, the states of the channels, their queues.
--- ARGV: 1 as always, 2 this node, 3 the items, 4 the memory in use in other scopes, 5 what the messages take, then the messages.
--- The items are, for each channel, their number and then each of them.
+-- ARGV: 1 as always, 2 this node, 3 the items, 4 limits, 5 numbers of the items, 6 the memory in use in other scopes, 7 what the
+-- messages take, 8 how many messages follow if any has an idempotency key, else 0, 9 how many if channels share some, else 0.
+-- Then the messages, and if any has a key, the key of each: see keyOf.
+-- An item is 5 bytes: twice the number of its limits, and 1 if the next item is for the same channel; where in ARGV its messages
+-- begin; how many it has. Limits are 16 bytes: buffer, how long the call may wait, memory.
 -- Returns 0 if all is taken and nothing is a duplicate. Else a string with three values for each item: status (0 taken, 1 the
 -- channel is full, 2 the memory is used up, 3 held, 4 no such channel), how many are taken, and how many of them are
 -- duplicates, have replaced another message, and were appended to one.
 local call, pack, unpack, byte, sub = redis.call, struct.pack, struct.unpack, string.byte, string.sub
 local KEYS, ARGV = KEYS, ARGV
 local channels, counters, items = (#KEYS - 1) / 2, KEYS[1], ARGV[3]
+local keyed, shared = tonumber(ARGV[8]), tonumber(ARGV[9])
+local MESSAGE, SHARED, WAKE, REPORT = byte('mbwr', 1, 4) -- kinds of frames
+local CONCAT = 8192 -- Lua makes longer strings twice
 local states
 if channels == 1 then states = {call('GET', KEYS[2])} else states = call('MGET', _G.unpack(KEYS, 2, channels + 1)) end
 -- What is refused is taken off again.
-local wanted, added, addedBytes = tonumber(ARGV[5]), 0, 0
-local used = ARGV[4] + call('HINCRBY', counters, 'bytes', ARGV[5]) - wanted
-local frames, out, number, at = {}, nil, 0, 1
+local wanted, added, addedBytes = tonumber(ARGV[7]), 0, 0
+local used = ARGV[6] + call('HINCRBY', counters, 'bytes', ARGV[7]) - wanted
+local frames, groups, out, number = {}, {}, nil, 0
+local limits, buffer, time, memory -- of the item before
 
 -- The outcome of an item that is not simply taken.
 local function note(status, taken, duplicates, replaced, appended)
   if not out then
     out = {}
-    local next, i = 1, 1
-    while i < number do
-      local count
-      count, next = unpack('<I2', items, next)
-      for _ = 1, count do
-        local _, messages
-        _, messages, _, _, _, _, next = unpack('<I2I2I4I5I7c6', items, next)
-        if i < number then out[i] = pack('<I1I2I2I2I2', 0, messages, 0, 0, 0) end
-        i = i + 1
-      end
+    for i = 1, number - 1 do
+      local low, high = byte(items, i * 5 - 1, i * 5)
+      out[i] = pack('<I1I2I2I2I2', 0, low + high * 256, 0, 0, 0)
     end
   end
   out[number] = pack('<I1I2I2I2I2', status, taken, duplicates, replaced, appended)
@@ -38,8 +38,8 @@ end
 local function key(i, letter) return sub(KEYS[i + 1], 1, -18) .. letter .. sub(KEYS[i + 1], -16) end
 
 -- Keeps messages of a call that must wait. It fails if too much waits already.
-local function hold(i, first, last, buffer, time, memory, number)
-  local id, size = ARGV[2] .. number, 0
+local function hold(i, first, last, wait)
+  local id, size = ARGV[2] .. sub(ARGV[5], number * 6 - 5, number * 6), 0
   for j = first, last do size = size + #ARGV[j] + OVERHEAD end
   if call('HINCRBY', counters, 'heldbytes', size) - size >= memory / 16 then
     call('HINCRBY', counters, 'heldbytes', -size)
@@ -48,10 +48,24 @@ local function hold(i, first, last, buffer, time, memory, number)
   local p = key(i, 'p')
   for j = first, last do call('HSET', p, id .. pack('<I2', j - first), ARGV[j]) end
   -- The node withdraws the call itself when its time is up. The rest is for a node that is gone.
-  call('HSET', p, id, pack('<I6I4I7I2I2I2I6', now() + time + 5000, buffer, memory, 0, last - first + 1, 0, size))
+  call('HSET', p, id, pack('<I6I4I7I2I2I2I6', now() + wait + 5000, buffer, memory, 0, last - first + 1, 0, size))
   call('RPUSH', key(i, 'w'), id)
   call('HINCRBY', counters, 'held', 1)
   return true
+end
+
+-- Pushes frames, of which each is two strings, to a node. It reports false if nobody is there.
+local function give(node, f)
+  local first, size, n = 1, 0, #f
+  for k = 1, n, 2 do
+    local more = #f[k] + #f[k + 1]
+    if size > 0 and size + more > CONCAT then
+      if call('SPUBLISH', ARGV[1] .. node, table.concat(f, '', first, k - 1)) == 0 then return false end
+      first, size = k, 0
+    end
+    size = size + more
+  end
+  return n == 0 or call('SPUBLISH', ARGV[1] .. node, table.concat(f, '', first, n)) > 0
 end
 
 local function append(queue, first, last)
@@ -59,12 +73,28 @@ local function append(queue, first, last)
   call('RPUSH', queue, _G.unpack(ARGV, first, last))
 end
 
+-- Remembers the key of a message that was merged with a newer one. The queue has only the key of that one.
+local function letGo(i, olderKey)
+  local list = key(i, 'k')
+  local extra = call('RPUSH', list, olderKey) - REMEMBERED
+  if extra > 32 then call('SREM', key(i, 'i'), _G.unpack(call('LPOP', list, extra))) end
+end
+
+-- Adds a place in a channel to those to which a message is pushed.
+local function share(node, j, place)
+  local g = groups[node]
+  if not g then
+    g = {}
+    groups[node] = g
+  end
+  if g[j] then g[j][#g[j] + 1] = place else g[j] = {place} end
+end
+
 for i = 1, channels do
-  local s, count = states[i], nil
-  count, at = unpack('<I2', items, at)
+  local s, more = states[i], nil
   local head, len, inflight, sent, held, bytes, ahead, node, fence, flags
-  local f, keys, fresh = nil, nil, nil -- keys: the set of idempotency keys; fresh: those that are new
-  local queue, from = KEYS[channels + i + 1], nil -- from: the first message that is to be appended
+  local f, keys = nil, nil -- keys: the set of idempotency keys
+  local queue, from, to = KEYS[channels + i + 1], nil, nil -- from, to: messages that are to be appended
   if s then
     head, len, inflight, sent, held, bytes, ahead, node, fence, flags = unpack('<I6I3I3I3I3I5I1c8I4I1', s)
     if flags % 2 == 1 then
@@ -75,34 +105,37 @@ for i = 1, channels do
       end
     end
   end
-  for _ = 1, count do
-    local j, messages, buffer, time, memory, name
-    j, messages, buffer, time, memory, name, at = unpack('<I2I2I4I5I7c6', items, at)
+  repeat
     number = number + 1
+    local a, b, c, d, e = byte(items, number * 5 - 4, number * 5)
+    more = a % 2
+    if a - more ~= limits then
+      limits = a - more
+      buffer, time, memory = unpack('<I4I5I7', ARGV[4], limits * 8 + 1)
+    end
     if not s then
       note(4, 0, 0, 0, 0)
     else
-      local first, last, status, duplicates, size, taken, replaced, appended = j, j + messages - 1, 0, 0, 0, 0, 0, 0
-      from = nil
+      local j = b + c * 256
+      local first, last, status, duplicates, size, taken, replaced, appended = j, j + d + e * 256 - 1, 0, 0, 0, 0, 0, 0
       while j <= last do
         local m = ARGV[j]
+        local mark, whole, older, olderKey -- if it may be merged
         local kind = byte(m)
-        local mark, whole, older -- if it may be merged
         if kind > 1 then
-          if from then append(queue, from, j - 1) end
+          if from then append(queue, from, to) end
           from = nil
-          m, mark, whole, older = merge(m, queue, key(i, 'g'), held == 0 and len > math.max(inflight, sent) and head + len - 1)
+          m, mark, whole, older, olderKey =
+            merge(m, queue, key(i, 'g'), held == 0 and len > math.max(inflight, sent) and head + len - 1)
         end
         local full = (held > 0 or len - inflight >= buffer and not whole) and 1 or used + addedBytes + size >= memory and 2
-        local id, duplicate = nil, false
-        if kind % 2 == 1 then
-          if not keys then keys, fresh = key(i, 'i'), {} end
-          id = keyOf(m)
-          if full then duplicate = call('SISMEMBER', keys, id) == 1 else duplicate = call('SADD', keys, id) == 0 end
+        local duplicate = false
+        if keyed > 0 and ARGV[j + keyed] ~= '' then
+          keys = keys or key(i, 'i')
+          duplicate = full and call('SISMEMBER', keys, ARGV[j + keyed]) == 1 or not full and call('SADD', keys, ARGV[j + keyed]) == 0
         end
         if duplicate then
-          if from then append(queue, from, j - 1) end
-          from, duplicates = nil, duplicates + 1
+          duplicates = duplicates + 1
         elseif full then
           status = full
           break
@@ -110,23 +143,31 @@ for i = 1, channels do
           call('LSET', queue, -1, whole)
           keepMark(key(i, 'g'), head + len - 1, #whole, mark)
           taken, size = taken + 1, size + #whole - older
+          if olderKey ~= '' then letGo(i, olderKey) end
           if kind < 4 then replaced = replaced + 1 else appended = appended + 1 end
-          if id then fresh[#fresh + 1] = id end
         else
           taken = taken + 1
           if mark then
             call('RPUSH', queue, m)
             keepMark(key(i, 'g'), head + len, #m, mark)
           else
-            from = from or j
+            if from and j ~= to + 1 then
+              append(queue, from, to)
+              from = nil
+            end
+            from, to = from or j, j
           end
-          if id then fresh[#fresh + 1] = id end
           if f and sent == len and sent - inflight < ahead then
             if #m > PUSHED or mark and sent - inflight >= mergeAhead(ahead) then
-              f[#f + 1] = pack('<c1I4I4I6', 'w', 10, fence, head + len)
+              f[#f + 1] = pack('<I1I4I4I6', WAKE, 10, fence, head + len)
+              f[#f + 1] = ''
             else
-              local n = #f
-              f[n + 1], f[n + 2] = pack('<c1I4I4I6', 'm', 10 + #m, fence, head + len), m
+              if shared > 0 and not mark then
+                share(node, j, pack('<I4I6', fence, head + len))
+              else
+                local n = #f
+                f[n + 1], f[n + 2] = pack('<I1I4I4I6', MESSAGE, 10 + #m, fence, head + len), m
+              end
               sent = sent + 1
             end
           end
@@ -134,15 +175,17 @@ for i = 1, channels do
         end
         j = j + 1
       end
-      if from then append(queue, from, j - 1) end
       bytes, added, addedBytes = bytes + size, added + taken - replaced - appended, addedBytes + size
       if status ~= 0 then
         -- The reader may have taken more than its node has reported.
-        local lags = flags % 2 == 1 and sent > inflight
-        if lags then f[#f + 1] = pack('<c1I4I4', 'r', 4, fence) end
-        if time == 0 and lags and status == 1 then time = 100 end
-        if time > 0 then
-          if hold(i, j, last, buffer, time, memory, name) then
+        local lags, wait = flags % 2 == 1 and sent > inflight, time
+        if lags then
+          f[#f + 1] = pack('<I1I4I4', REPORT, 4, fence)
+          f[#f + 1] = ''
+        end
+        if wait == 0 and lags and status == 1 then wait = 100 end
+        if wait > 0 then
+          if hold(i, j, last, wait) then
             if status == 2 then call('SADD', sub(counters, 1, -2) .. 'm', sub(KEYS[i + 1], -16)) end
             status, held = 3, held + 1
           else
@@ -154,20 +197,24 @@ for i = 1, channels do
         note(status, j - first, duplicates, replaced, appended)
       end
     end
-  end
-  if s then
-    if keys and #fresh > 0 then
-      local list = key(i, 'k')
-      local extra = call('RPUSH', list, _G.unpack(fresh)) - REMEMBERED - len
-      if extra > 32 then call('SREM', keys, _G.unpack(call('LPOP', list, extra))) end
-    end
-    call('SETRANGE', KEYS[i + 1], '6', pack('<I3I3I3I3I5', len, inflight, sent, held, bytes))
-  end
+  until more == 0
+  if from then append(queue, from, to) end
+  if s then call('SETRANGE', KEYS[i + 1], '6', pack('<I3I3I3I3I5', len, inflight, sent, held, bytes)) end
 end
 if added > 0 then call('HINCRBY', counters, 'messages', added) end
 if addedBytes ~= wanted then call('HINCRBY', counters, 'bytes', addedBytes - wanted) end
 for node, f in pairs(frames) do
-  if #f > 0 and call('SPUBLISH', ARGV[1] .. node, table.concat(f)) == 0 then
+  if groups[node] then
+    for j = 10, 9 + shared do
+      local places = groups[node][j]
+      if places then
+        local n = #f
+        f[n + 1] = pack('<I1I4I2', SHARED, 2 + 10 * #places + #ARGV[j], #places) .. table.concat(places)
+        f[n + 2] = ARGV[j]
+      end
+    end
+  end
+  if not give(node, f) then
     -- That node is gone, so it was given nothing.
     for i = 1, channels do
       local s = states[i]

@@ -9,7 +9,8 @@
 --   bytes     what the messages take
 --   ahead     how many messages the reader's node may be given before they are taken
 --   node, fence  who the reader is
---   flags     1 there is a reader, 2 the channel follows cursors, 4 a reader has acknowledged, 8 a client's quota counts it
+--   flags     1 there is a reader, 2 the channel follows cursors, 4 a reader has acknowledged, 8 a client's quota counts it,
+--             16 the time to live is its own
 --   settled   id of the last message that was let go
 --   created, read, ttl  in milliseconds
 --   unconfirmed  how many messages, from the oldest, a read has brought of whose end it is not known whether the client saw it
@@ -20,9 +21,8 @@ local STATE = 71
 local READING = 4503599627370496
 -- What a message counts beside its line, less the 17 bytes before it: see messageOverhead in package broker.
 local OVERHEAD = 79
--- How many idempotency keys a channel remembers beside those of the messages that it holds: KeyWindow in package broker, and the
--- one that is added.
-local REMEMBERED = 257
+-- How many idempotency keys a channel remembers beside those of the messages that it holds: KeyWindow in package broker.
+local REMEMBERED = 256
 -- Larger messages are fetched by the reader's node, not pushed to it.
 local PUSHED = 8192
 

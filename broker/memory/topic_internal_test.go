@@ -1,0 +1,242 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+)
+
+// topicLimits are the limits of tests with topics.
+func topicLimits() broker.Limits {
+	l := brokerfixture.Limits
+	l.MaxTopics, l.MaxChannels = 100, 2_000_000
+	return l
+}
+
+// newMember creates a member of topics, and returns its channel too.
+func newMember(tb testing.TB, b *Broker, l broker.Limits, topics ...string) (broker.Addresses, *channel) {
+	tb.Helper()
+	var joins []broker.Join
+	for _, topic := range topics {
+		joins = append(joins, broker.Join{Topic: topic})
+	}
+	a, err := b.CreateMember(tb.Context(), "main", joins, l)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c, err := b.lookup(a.Producer, producerKind)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return a, c
+}
+
+// TestInTheMiddleOfAPublish one member is held up by another call. Meanwhile others join, leave, are deleted, and leave and
+// join again; and a publish to another topic of the same members does not wait.
+func TestInTheMiddleOfAPublish(t *testing.T) {
+	t.Parallel()
+	b := New()
+	defer b.Close()
+	l := topicLimits()
+	var members []broker.Addresses
+	var channels []*channel
+	for range 600 {
+		a, c := newMember(t, b, l, "news", "other")
+		members, channels = append(members, a), append(channels, c)
+	}
+	const stalled = 300
+	channels[stalled].mu.Lock()
+	m := brokerfixture.Message(t)
+	result := make(chan broker.Published)
+	go func() {
+		p, err := b.PublishTopic(t.Context(), "news", m, broker.FullMiss, l)
+		if err != nil {
+			t.Error(err)
+		}
+		result <- p
+	}()
+	has := func(a broker.Addresses) bool {
+		ms, err := b.Peek(t.Context(), a.Consumer, 10)
+		return err == nil && slices.Contains(ms, m)
+	}
+	for !has(members[stalled-1]) {
+		time.Sleep(time.Millisecond)
+	}
+	for _, err := range []error{
+		b.Delete(t.Context(), members[400].Consumer),
+		b.Leave(t.Context(), members[401].Producer, "news"),
+		b.Leave(t.Context(), members[402].Producer, "news"),
+		b.Join(t.Context(), members[402].Producer, broker.Join{Topic: "news"}, l),
+		b.Leave(t.Context(), members[10].Producer, "news"), // has it
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	joined, _ := newMember(t, b, l, "news") // in the place of one that has left
+	if p, err := b.PublishTopic(t.Context(), "none", m, broker.FullMiss, l); err != nil || p.Members != 0 {
+		t.Errorf("%+v, error %v", p, err)
+	}
+	channels[stalled].mu.Unlock()
+	if got, want := <-result, (broker.Published{Members: 597, Accepted: 597}); got != want {
+		t.Errorf("%+v is reported, want %+v", got, want)
+	}
+	for i, a := range members {
+		if want := i < 400 || i > 402; has(a) != want {
+			t.Errorf("member %d has the message: %v", i, !want)
+		}
+	}
+	if has(joined) {
+		t.Error("a channel that joined in the middle has the message")
+	}
+	if p, err := b.PublishTopic(t.Context(), "news", brokerfixture.Message(t), broker.FullMiss, l); err != nil || p.Members != 598 {
+		t.Errorf("later %+v is reported, error %v", p, err)
+	}
+}
+
+// TestAPanicDoesNotKeepATopic from later publishes.
+func TestAPanicDoesNotKeepATopic(t *testing.T) {
+	t.Parallel()
+	b := New()
+	defer b.Close()
+	newMember(t, b, topicLimits(), "news")
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("there was no panic")
+			}
+		}()
+		w := &walk{broker: b, m: brokerfixture.Message(t), limits: topicLimits()}
+		_ = w.run(t.Context(), "news", func(*topic) error { return nil }, func(*channel) { panic("a fault") })
+	}()
+	if p, err := b.PublishTopic(t.Context(), "news", brokerfixture.Message(t), broker.FullMiss, topicLimits()); err != nil || p.Accepted != 1 {
+		t.Errorf("%+v is reported, error %v", p, err)
+	}
+}
+
+// TestAPublishWaitsForItsTurnNoLongerThanItsCaller, nor than the Broker.
+func TestAPublishWaitsForItsTurnNoLongerThanItsCaller(t *testing.T) {
+	t.Parallel()
+	b := New()
+	_, c := newMember(t, b, topicLimits(), "news")
+	c.mu.Lock()
+	var all sync.WaitGroup
+	all.Go(func() {
+		_, _ = b.PublishTopic(t.Context(), "news", brokerfixture.Message(t), broker.FullMiss, topicLimits())
+	})
+	topic := b.findTopic("news")
+	for len(topic.turn) == 0 {
+		runtime.Gosched()
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := b.PublishTopic(canceled, "news", brokerfixture.Message(t), broker.FullMiss, topicLimits())
+	if !errors.Is(err, canceled.Err()) {
+		t.Errorf("error %v", err)
+	}
+	all.Go(func() {
+		_, err := b.PublishTopic(t.Context(), "news", brokerfixture.Message(t), broker.FullMiss, topicLimits())
+		if !errors.Is(err, broker.ErrClosed) {
+			t.Errorf("error %v", err)
+		}
+	})
+	all.Go(b.Close)
+	for !b.isClosed() {
+		runtime.Gosched()
+	}
+	c.mu.Unlock()
+	all.Wait()
+}
+
+// TestMembersKeepTheirPlaces whoever comes and goes, and blocks that are empty go.
+func TestMembersKeepTheirPlaces(t *testing.T) {
+	t.Parallel()
+	var ms members
+	places := map[*channel]int{}
+	check := func() {
+		t.Helper()
+		found := 0
+		for i := range ms.blocks {
+			slots, _ := ms.block(nil, i)
+			for j, s := range slots {
+				if s.channel != nil {
+					if found++; places[s.channel] != i*blockSize+j {
+						t.Fatalf("a member is at %d, want %d", i*blockSize+j, places[s.channel])
+					}
+				}
+			}
+		}
+		if found != len(places) || ms.count != found {
+			t.Fatalf("there are %d members, the count is %d, want %d", found, ms.count, len(places))
+		}
+	}
+	for _, grow := range []int{9, 5, 1, 9, 5, 0} { // in ten
+		for range 5000 {
+			if rand.IntN(10) < grow {
+				c := new(channel)
+				places[c] = ms.add(slot{channel: c})
+			} else {
+				for c, place := range places {
+					ms.remove(place)
+					delete(places, c)
+					break
+				}
+			}
+		}
+		check()
+		t.Logf("%d members in %d blocks", ms.count, len(ms.blocks))
+	}
+	for c, place := range places {
+		ms.remove(place)
+		delete(places, c)
+	}
+	if ms.blocks != nil || ms.roomy != nil {
+		t.Errorf("%d blocks are left", len(ms.blocks))
+	}
+}
+
+// TestAMembershipTakesLittleMemory: at most 40 bytes in a topic with many members, whether it is a channel's first topic or not.
+func TestAMembershipTakesLittleMemory(t *testing.T) {
+	b := New()
+	defer b.Close()
+	l := topicLimits()
+	const n = 20_000
+	var channels []*channel
+	for range n {
+		_, c := newMember(t, b, l)
+		channels = append(channels, c)
+	}
+	var all float64
+	for i := range 9 {
+		before := heapInUse()
+		for _, c := range channels {
+			c.mu.Lock()
+			if err := c.join(broker.Join{Topic: fmt.Sprint(i)}, &l); err != nil {
+				t.Fatal(err)
+			}
+			c.mu.Unlock()
+		}
+		bytes := float64(heapInUse()-before) / n
+		if all += bytes; i == 0 && bytes > 40 || i > 3 && all/float64(i+1) > 52 {
+			t.Errorf("membership %d of each channel takes %.1f bytes; all take %.1f on average", i+1, bytes, all/float64(i+1))
+		}
+		t.Logf("membership %d of each channel takes %.1f bytes; all take %.1f on average", i+1, bytes, all/float64(i+1))
+	}
+}
+
+// heapInUse returns how many bytes are in use.
+func heapInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

@@ -1,0 +1,104 @@
+package redis
+
+import (
+	"slices"
+
+	"github.com/redis/rueidis"
+)
+
+// publishArgs is how many arguments come before the messages: see lua/publish.lua.
+const publishArgs = 9
+
+// publishCall returns the call that writes items. Those of one channel stand together.
+func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
+	keys := make([]string, 1, 2*len(batch)+1)
+	keys[0] = b.keys.counters(scope)
+	args := make([]string, publishArgs, publishArgs+len(batch))
+	items, numbers := make(packer, 0, 5*len(batch)), make(packer, 0, 6*len(batch))
+	var limits []itemLimits
+	size, keyed, shared := 0, false, false
+	var last *item // whose messages are the last of args
+	for i, it := range batch {
+		if i == 0 || it.x != batch[i-1].x {
+			keys = append(keys, b.keys.key('s', it.x))
+		}
+		if last == nil || len(it.ms) == 0 || len(last.ms) != len(it.ms) || &last.ms[0] != &it.ms[0] {
+			args = append(args, it.ms...)
+			last = it
+		} else {
+			shared = true
+		}
+		l := itemLimits{int64(it.limits.Buffer), ms(it.limits.Hold), min(it.limits.MaxMemory, maxMemory)}
+		at := slices.Index(limits, l)
+		if at < 0 {
+			at, limits = len(limits), append(limits, l)
+		}
+		follows := i+1 < len(batch) && batch[i+1].x == it.x
+		items = items.put(1, int64(2*at)+one(follows)).put(2, int64(len(args)-len(it.ms)+1)).put(2, int64(len(it.ms)))
+		numbers = appendNumber(numbers, it.number, 6)
+		size += it.size + len(it.ms)*(messageOverhead-messageHead)
+		keyed = keyed || it.keyed
+	}
+	for i, it := range batch {
+		if i == 0 || it.x != batch[i-1].x {
+			keys = append(keys, b.keys.key('q', it.x))
+		}
+	}
+	messages := args[publishArgs:]
+	args[0], args[1], args[2] = b.keys.pushPrefix(scope), b.node, rueidis.BinaryString(items)
+	args[3], args[4] = rueidis.BinaryString(packLimits(limits)), rueidis.BinaryString(numbers)
+	args[5], args[6], args[7], args[8] = text(b.ledger.elsewhere(scope).bytes), text(int64(size)), "0", "0"
+	if shared {
+		args[8] = text(int64(len(messages)))
+	}
+	if keyed {
+		args[7] = text(int64(len(messages)))
+		for _, m := range messages {
+			args = append(args, keyOf(m))
+		}
+	}
+	return scriptCall{keys, args}
+}
+
+// itemLimits is what lua/publish.lua knows of the limits of items: the buffer, the longest wait, and the memory.
+type itemLimits [3]int64
+
+func packLimits(limits []itemLimits) packer {
+	p := make(packer, 0, 16*len(limits))
+	for _, l := range limits {
+		p = p.put(4, l[0]).put(5, l[1]).put(7, l[2])
+	}
+	return p
+}
+
+// byChannel puts the items of each channel together, in their order.
+func byChannel(batch []*item) []*item {
+	first := make(map[channelID]int, len(batch))
+	for i, it := range batch {
+		if _, ok := first[it.x]; !ok {
+			first[it.x] = i
+		}
+	}
+	if len(first) < len(batch) {
+		slices.SortStableFunc(batch, func(a, b *item) int { return first[a.x] - first[b.x] })
+	}
+	return batch
+}
+
+// readOutcomes reads the reply of lua/publish.lua into items.
+func readOutcomes(reply rueidis.RedisMessage, batch []*item) {
+	const size = 9
+	outcomes, err := reply.ToString()
+	for i, it := range batch {
+		switch {
+		case err != nil: // the reply is a number: all is taken
+			it.accepted = len(it.ms)
+		case len(outcomes) < (i+1)*size:
+			it.err = errData
+		default:
+			o := outcomes[i*size : (i+1)*size]
+			it.status, it.accepted, it.duplicates = itemStatus(o[0]), int(number(o[1:3])), int(number(o[3:5])) //nolint:gosec // 2 bytes
+			it.replaced, it.appended = int(number(o[5:7])), int(number(o[7:9]))                                //nolint:gosec // 2 bytes
+		}
+	}
+}
