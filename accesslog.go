@@ -64,7 +64,7 @@ type accessLogEntry struct {
 }
 
 // newAccessLogEntry begins a request's entry, and adds it to the access log and the placeholders.
-func newAccessLogEntry(r *http.Request, t target) *accessLogEntry {
+func newAccessLogEntry(r *http.Request, t *target) *accessLogEntry {
 	entry := &accessLogEntry{endpoint: t.endpoint, address: t.address, topic: t.topic}
 	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		fields.Add(zap.Object("megaphone", entry))

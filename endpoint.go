@@ -106,6 +106,14 @@ type target struct {
 	mistake string
 }
 
+// find sets t to what a request's path names. It reports false if the path belongs to no endpoint.
+func (t *target) find(r *http.Request) (ok bool) {
+	if *t, ok = parseTarget(r.URL); !ok {
+		*t, ok = parseWrongPath(r)
+	}
+	return ok
+}
+
 // parseTarget reads a request's path. It reports false if the path belongs to no endpoint.
 func parseTarget(u *url.URL) (t target, ok bool) {
 	path := u.Path

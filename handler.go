@@ -247,21 +247,18 @@ func checkNames(kind string, names, known []string) error {
 
 // ServeHTTP implements [caddyhttp.MiddlewareHandler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	t, ok := parseTarget(r.URL)
-	if !ok {
-		t, ok = parseWrongPath(r)
-	}
-	if !ok || !h.serves[t.endpoint] {
+	var t target
+	if !t.find(r) || !h.serves[t.endpoint] {
 		return next.ServeHTTP(w, r)
 	}
 	body := h.app.registry.bodies.Begin(w, r)
-	h.serveTarget(w, r, t)
+	h.serveTarget(w, r, &t)
 	body.Finish()
 	return nil
 }
 
 // serveTarget serves a request for an endpoint of this site.
-func (h *Handler) serveTarget(w http.ResponseWriter, r *http.Request, t target) {
+func (h *Handler) serveTarget(w http.ResponseWriter, r *http.Request, t *target) {
 	if len(h.origins.patterns) > 0 && h.origins.handle(w, r, t.endpoint) {
 		return
 	}
@@ -276,7 +273,7 @@ func (h *Handler) serveTarget(w http.ResponseWriter, r *http.Request, t target) 
 }
 
 // serve serves a request that the other handlers of the site need not see. If it returns an error, it has sent nothing.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry *accessLogEntry) error {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t *target, entry *accessLogEntry) error {
 	if t.mistake != "" {
 		return h.wrongPath(r, t)
 	}
@@ -322,7 +319,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, t target, entry 
 }
 
 // wrongPath returns the reply to a request with a mistake in its path.
-func (h *Handler) wrongPath(r *http.Request, t target) error {
+func (h *Handler) wrongPath(r *http.Request, t *target) error {
 	if t.endpoint == readEndpoint {
 		if read, err := h.parseRead(r, t.address); err == nil && read.kind == transport.KindNDJSON {
 			h.app.registry.slowDown(r.Context()) // existing clients repeat such a read at once

@@ -25,34 +25,55 @@ type openRead struct {
 	release  func()                // releases what it holds of the server
 }
 
-// start begins the response. If the read can do without its handler, it goes on by itself and start returns nil.
-func (o *openRead) start(w http.ResponseWriter, r *http.Request) *openRead {
-	app, d := o.handler.app, o.delivery
+// start begins the response. It reports whether the handler must wait for the read. Otherwise the read goes on by itself.
+func (o *openRead) start(w http.ResponseWriter, r *http.Request) (waits bool) {
+	started := false
+	defer func() {
+		if !started {
+			o.abort() // after a panic
+		}
+	}()
 	socket.LimitUnsent(conn.Of(r))
+	waits = o.delivery.Start() != nil || !o.detach(w, r)
+	if waits {
+		o.holdServer(w, r)
+	}
+	started = true
+	return waits
+}
+
+// detach lets the read go on by itself, if it can do without its handler.
+func (o *openRead) detach(w http.ResponseWriter, r *http.Request) bool {
+	app, d := o.handler.app, o.delivery
 	// A server that shuts down tells the client that the connection ends, but not the handler.
-	if d.Start() == nil && !app.isOver() && o.handler.reads.Try(w, r, func() bool { return d.Detach(w, r) }) {
-		app.registry.sockets.Add(1)
-		app.registry.metrics.Detached.Inc()
-		app.streams.Add(d)
-		own := *o.entry // the other one belongs to the request, which is over
-		o.entry, o.release = &own, func() {
-			app.registry.sockets.Add(-1)
-			app.registry.metrics.Detached.Dec()
-			app.streams.Remove(d)
-		}
-		d.MayPark(o.deliverDetached)
-		if !d.Park() {
-			go o.deliverDetached()
-		}
-		return nil
+	if app.isOver() || !o.handler.reads.Try(w, r, func() bool { return d.Detach(w, r) }) {
+		return false
 	}
+	app.registry.sockets.Add(1)
+	app.registry.metrics.Detached.Inc()
+	app.streams.Add(d)
+	own := *o.entry // the other one belongs to the request, which is over
+	o.entry, o.release = &own, func() {
+		app.registry.sockets.Add(-1)
+		app.registry.metrics.Detached.Dec()
+		app.streams.Remove(d)
+	}
+	d.MayPark(o.deliverDetached)
+	if !d.Park() {
+		go o.deliverDetached()
+	}
+	return true
+}
+
+// holdServer makes a server that shuts down wait for the read, until release is called.
+func (o *openRead) holdServer(w http.ResponseWriter, r *http.Request) {
+	registry := o.handler.app.registry
 	if o.read.kind == transport.KindWebSocket {
-		app.registry.sockets.Add(1)
-		o.release = func() { app.registry.sockets.Add(-1) }
+		registry.sockets.Add(1)
+		o.release = func() { registry.sockets.Add(-1) }
 	} else {
-		o.release = app.registry.cutOffWriting(w, r)
+		o.release = registry.cutOffWriting(w, r)
 	}
-	return o
 }
 
 // newDelivery returns the delivery of a subscription's messages, and its transport if that is a WebSocket.
@@ -107,10 +128,9 @@ func (o *openRead) close() {
 
 // abort ends a read whose start has panicked, and closes its connection if it was hijacked.
 func (o *openRead) abort() {
+	defer func() { o.ended(o.entry) }()
 	if o.release != nil {
 		defer o.release()
 	}
-	if o.delivery != nil {
-		o.delivery.Abort()
-	}
+	o.delivery.Abort()
 }

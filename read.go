@@ -39,19 +39,22 @@ func (read *readRequest) follows() bool {
 }
 
 // serveRead sends a channel's messages to its consumer (protocol.md 1.6, 2.1 to 2.5). A read over HTTP/2 waits with this
-// function on its stack, which has 8 KiB as long as that is enough. So large locals live in beginRead.
+// function on its stack, which has 8 KiB as long as that is enough. So large locals live in beginRead, which returns before
+// net/http needs much of the stack for the header of the response.
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, consumer string, entry *accessLogEntry) error {
 	o, err := h.beginRead(w, r, consumer, entry)
 	if o == nil {
 		return err
+	}
+	if !o.start(w, r) {
+		return nil
 	}
 	defer o.close()
 	o.delivery.Deliver()
 	return nil
 }
 
-// beginRead begins a read. It returns nil if that failed, and if the handler need not wait for the read: it is done, or
-// goes on without the handler.
+// beginRead begins a read, so far that the response can start. It returns nil if that failed, and if the read is done.
 func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer string, entry *accessLogEntry) (*openRead, error) {
 	read, err := h.parseRead(r, consumer)
 	entry.transport = read.kind.String()
@@ -70,16 +73,12 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 	if err != nil {
 		return nil, err
 	}
-	var o *openRead
 	ended, goesOn := func(*accessLogEntry) {}, false
 	defer func() {
 		if goesOn {
 			return
 		}
 		defer func() { ended(entry) }()
-		if o != nil {
-			o.abort() // after a panic
-		}
 		sub.End(broker.EndFault) // after a panic; only the first call counts
 	}()
 	ended = h.countRead(read)
@@ -91,11 +90,10 @@ func (h *Handler) beginRead(w http.ResponseWriter, r *http.Request, consumer str
 		h.servePoll(w, r, sub, read.poll, entry)
 		return nil, nil
 	}
-	o = &openRead{handler: h, read: read, entry: entry, ended: ended}
+	o := &openRead{handler: h, read: read, entry: entry, ended: ended}
 	o.delivery, o.socket = h.newDelivery(w, r, read, sub)
-	waits := o.start(w, r)
 	goesOn = true
-	return waits, nil
+	return o, nil
 }
 
 // subscribe makes the request the reader of its channel.

@@ -36,7 +36,7 @@ func (h *Handler) checkTopics() error {
 }
 
 // serveTopic serves a request about a topic (protocol.md 2.12).
-func (h *Handler) serveTopic(w http.ResponseWriter, r *http.Request, t target, entry *accessLogEntry) error {
+func (h *Handler) serveTopic(w http.ResponseWriter, r *http.Request, t *target, entry *accessLogEntry) error {
 	if err := broker.CheckTopic(t.topic); err != nil {
 		return httpjson.BadRequest(err.Error())
 	}
@@ -63,7 +63,7 @@ func (h *Handler) serveTopic(w http.ResponseWriter, r *http.Request, t target, e
 }
 
 // joinTopic makes a channel a member.
-func (h *Handler) joinTopic(r *http.Request, t target) (err error) {
+func (h *Handler) joinTopic(r *http.Request, t *target) (err error) {
 	join := broker.Join{Topic: t.topic}
 	if text, ok, err := onlyValue(r.URL, "last"); err != nil {
 		return err
@@ -258,7 +258,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 var whenFull = map[string]broker.WhenFull{"hold": broker.FullHold, "delete": broker.FullDelete}
 
 // servePublish publishes one message.
-func (h *Handler) servePublish(w http.ResponseWriter, r *http.Request, t target, entry *accessLogEntry) error {
+func (h *Handler) servePublish(w http.ResponseWriter, r *http.Request, t *target, entry *accessLogEntry) error {
 	full := broker.FullMiss
 	if text, ok, err := onlyValue(r.URL, "full"); err != nil {
 		return err

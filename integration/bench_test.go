@@ -67,16 +67,20 @@ func (n *network) usage(tb testing.TB) (goroutines, memory float64) {
 	admin := n.Admin()
 	fetch(tb, admin, "http://localhost/debug/pprof/heap?gc=1")
 	metrics := fetch(tb, admin, "http://localhost/metrics")
-	value := func(name string) float64 {
-		match := regexp.MustCompile(`(?m)^` + name + ` (.*)$`).FindSubmatch(metrics)
-		if match == nil {
-			tb.Fatalf("there is no metric %s", name)
-		}
-		v, err := strconv.ParseFloat(string(match[1]), 64)
-		if err != nil {
-			tb.Fatal(fmt.Errorf("%s: %w", name, err))
-		}
-		return v
+	return metric(tb, metrics, "go_goroutines"),
+		metric(tb, metrics, "go_memstats_heap_alloc_bytes") + metric(tb, metrics, "go_memstats_stack_inuse_bytes")
+}
+
+// metric returns the value of a metric without labels.
+func metric(tb testing.TB, metrics []byte, name string) float64 {
+	tb.Helper()
+	match := regexp.MustCompile(`(?m)^` + name + ` (.*)$`).FindSubmatch(metrics)
+	if match == nil {
+		tb.Fatalf("there is no metric %s", name)
 	}
-	return value("go_goroutines"), value("go_memstats_heap_alloc_bytes") + value("go_memstats_stack_inuse_bytes")
+	v, err := strconv.ParseFloat(string(match[1]), 64)
+	if err != nil {
+		tb.Fatal(fmt.Errorf("%s: %w", name, err))
+	}
+	return v
 }
