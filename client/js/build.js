@@ -8,10 +8,11 @@ import { relative } from "node:path";
 import { build } from "esbuild";
 
 const options = {
-  entryPoints: { megaphone: "src/index.ts", producer: "src/producer.ts", sealed: "src/sealed.ts" },
+  entryPoints: { megaphone: "src/index.ts", producer: "src/producer.ts", sealed: "src/sealed.ts", react: "src/react.ts" },
   outdir: "dist",
   bundle: true,
   format: "esm",
+  external: ["react"],
   target: "es2022",
   minify: true,
   sourcemap: true,

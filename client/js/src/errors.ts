@@ -37,9 +37,9 @@ export class MegaphoneError extends Error {
 export async function refusal(response: Response): Promise<MegaphoneError> {
   const { status, headers, ok } = response;
   const type = headers.get("Content-Type");
-  const where = response.url.replace(/(\/(read|write|topic)\/|\?).*/, "$1…"); // without secrets
+  const where = response.url.replace(/(\/(read|write|topic|channel)\/|\?).*/, "$1…"); // without secrets
   let code = "HTTP";
-  let message = `${where}: ${status} ${type} is not from Megaphone. Check the base URL, and what the site serves`;
+  let message = `${where}: ${status} ${type} is not from Megaphone. Check the base URL and the site`;
   try {
     const body = !ok && (await response.json()); // a reply that is ok may be endless
     if (typeof body?.code === "string") {

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,10 +11,33 @@ import { gzipSync } from "node:zlib";
 
 const manifest = JSON.parse(readFileSync("package.json", "utf8"));
 
-test("the built client is at most 6 KB, gzipped, and is what the sources make", () => {
+/** The largest sizes, in bytes, gzipped. */
+const sizes = { megaphone: 5500, react: 1200, sealed: 1200 };
+
+test("what is built is small, and is what the sources make", () => {
   execFileSync(process.execPath, ["build.js", "--check"], { stdio: "inherit" });
-  const size = gzipSync(readFileSync("dist/megaphone.js"), { level: 9 }).length;
-  assert.ok(size <= 6000, `${size} bytes`);
+  for (const [name, most] of Object.entries(sizes)) {
+    const size = gzipSync(readFileSync(`dist/${name}.js`), { level: 9 }).length;
+    assert.ok(size <= most, `${name}: ${size} bytes`);
+  }
+});
+
+test("each file has a source map, which has the sources", () => {
+  for (const name of ["megaphone", "producer", "react", "sealed"]) {
+    assert.match(readFileSync(`dist/${name}.js`, "utf8"), new RegExp(`\n//# sourceMappingURL=${name}.js.map\n$`));
+    const { sources, sourcesContent } = JSON.parse(readFileSync(`dist/${name}.js.map`, "utf8"));
+    sources.forEach((source: string, n: number) =>
+      assert.equal(sourcesContent[n], readFileSync(join("dist", source), "utf8")),
+    );
+  }
+});
+
+test("the README's checksum and version for a CDN are those of the build", () => {
+  const readme = readFileSync("README.md", "utf8");
+  const sum = createHash("sha384").update(readFileSync("dist/megaphone.js")).digest("base64");
+  assert.deepEqual(readme.match(/sha384-[\w+/=]+/g), [`sha384-${sum}`], "run npm run build");
+  const versions = new Set(readme.match(/client@[\d.]+\//g));
+  assert.deepEqual([...versions], [`client@${manifest.version}/`]);
 });
 
 test("the package has the files it names, depends on nothing, and works when installed", (t) => {
@@ -25,13 +49,16 @@ test("the package has the files it names, depends on nothing, and works when ins
     String(execFileSync("npm", ["pack", "--json", "--pack-destination", dir], { stdio: ["ignore", "pipe", "ignore"] })),
   );
   const files: string[] = pack.files.map(({ path }: { path: string }) => path);
-  for (const name of ["LICENSE", "README.md", "package.json"]) {
-    assert.ok(files.includes(name), `${name} is missing`);
+  const entries = Object.values<{ types: string; default: string } | string>(manifest.exports).flatMap((entry) =>
+    typeof entry === "string" ? [] : [entry.default, `${entry.default}.map`, entry.types],
+  );
+  for (const name of entries) {
+    assert.ok(files.includes(name.slice(2)), `${name} is missing`);
   }
-  for (const { types, default: code } of Object.values<{ types: string; default: string }>(manifest.exports)) {
-    assert.ok(files.includes(types.slice(2)) && files.includes(code.slice(2)), `${types} or ${code} is missing`);
-  }
-  assert.ok(!files.some((file) => /^(src|test|build|node_modules)\//.test(file)), String(files));
+  const others = files.filter((file) => !entries.includes(`./${file}`) && !/^dist\/types\/\w+\.d\.ts$/.test(file));
+  assert.deepEqual(others.sort(), ["LICENSE", "README.md", "package.json"]);
+  assert.match(manifest.homepage, /^https:/);
+  assert.match(manifest.bugs, /^https:/);
 
   const modules = join(dir, "node_modules", "@caddy-megaphone", "client");
   execFileSync("mkdir", ["-p", modules]);
@@ -40,9 +67,15 @@ test("the package has the files it names, depends on nothing, and works when ins
     join(dir, "main.mts"),
     `import { Megaphone, type Message } from "@caddy-megaphone/client";
 import { Producer } from "@caddy-megaphone/client/producer";
+import { seal, unseal } from "@caddy-megaphone/client/sealed";
+import manifest from "@caddy-megaphone/client/package.json" with { type: "json" };
+if (!manifest.version) throw manifest;
+const key = crypto.getRandomValues(new Uint8Array(32));
+new Megaphone<{ n: number }>("http://localhost", "main.c", { decode: unseal({ key: () => key }) }).close();
+seal(1, { key }).then((body) => body.length);
 const megaphone: Megaphone = new Megaphone("http://localhost", "main.c");
 const listener = (message: Message<string>): void => void message.body.length;
-megaphone.subscribe<string>("news", listener)();
+megaphone.subscribe("news", listener)();
 megaphone.close();
 new Producer("http://localhost");
 `,

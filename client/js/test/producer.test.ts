@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { test, type TestContext } from "node:test";
 
-import { Producer } from "../src/producer.js";
+import { MegaphoneError, Producer } from "../src/producer.js";
 import { refuse, sleep, until } from "./hostile.js";
 
 interface Request {
@@ -86,7 +86,7 @@ test("a write that gets no answer is repeated with the same key", async (t) => {
     if (number === 0) {
       response.destroy();
     } else if (number === 1) {
-      response.writeHead(201, { "Content-Length": 100 }).write("{"); // then the connection breaks
+      response.writeHead(201, { "Content-Type": "application/json", "Content-Length": 100 }).write("{"); // then the connection breaks
       setTimeout(() => response.destroy(), 20);
     } else {
       json(response, 201, { status: "OK" });
@@ -169,4 +169,42 @@ test("an ingest fails if its source fails or it is aborted", async (t) => {
     name: "MegaphoneError",
   });
   await until("the source has ended", () => ended);
+});
+
+test("a page of the site in place of a reply is an error at once, without secrets", async (t) => {
+  const { url, requests } = await serve(t, (response) =>
+    response.writeHead(200, { "Content-Type": "text/html" }).end("<!doctype html>"),
+  );
+  const producer = new Producer(`${url}/wrong?token=secret`);
+  for (const call of [
+    () => producer.write("main.secret", "s", 1),
+    () => producer.create(),
+    () => producer.join("t", "main.secret"),
+    () => producer.state("main.secret"),
+    () => producer.ingest([{ channel: "main.secret", streamId: "s", body: 1 }]),
+  ]) {
+    const error: MegaphoneError = await call().then(() => assert.fail(), (error) => error);
+    assert.deepEqual([error.name, error.code, error.status], ["MegaphoneError", "HTTP", 200]);
+    assert.ok(error.message.includes(`${url}/wrong`) && !error.message.includes("secret"), error.message);
+  }
+  assert.equal(requests.length, 5, "nothing is repeated");
+});
+
+test("the base URL's query is kept, and headers are asked for before each attempt", async (t) => {
+  const { url, requests } = await serve(t, (response, number) =>
+    number === 0 ? response.destroy() : json(response, 202, { members: 1, accepted: 1, full: 0 }),
+  );
+  let n = 0;
+  const producer = new Producer(`${url}/api/?token=a%2Fb#x`, { headers: async () => ({ "X-Token": String(++n) }) });
+  await producer.publish("a b", "s/t", 1, { full: "hold", key: "k" });
+  await producer.ingest([{ topic: "a", streamId: "s", body: 1 }], { close: ["a", "b/ü"] });
+  assert.deepEqual(
+    requests.map(({ path, headers }) => [path, headers["x-token"]]),
+    [
+      ["/api/publish/a%20b/s%2Ft?token=a%2Fb&full=hold", "1"],
+      ["/api/publish/a%20b/s%2Ft?token=a%2Fb&full=hold", "2"],
+      ["/api/write?token=a%2Fb&close=a&close=b%2F%C3%BC", "3"],
+    ],
+  );
+  assert.equal(requests[1]!.headers["idempotency-key"], "k");
 });

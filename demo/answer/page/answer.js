@@ -69,6 +69,7 @@ function start() {
 	}));
 	client.on("gone", current(start)); // the page was away for too long
 	client.on("gap", current(start));
+	client.on("end", current((stream) => end(stream.end))); // done, or aborted because the backend died
 	client.subscribe(current(receive));
 }
 
@@ -86,16 +87,14 @@ async function createChannel() {
 	}
 }
 
-function receive({ sid, body, missed, end: ended }) {
+function receive({ sid, body, missed }) {
 	heard = performance.now();
 	messages++;
 	if (missed) { // the channel had no room for something before this
 		start();
 		return;
 	}
-	if (ended) {
-		end(ended);
-	} else if (sid === "question") {
+	if (sid === "question") {
 		$("asked").textContent = body;
 		document.title = `${body} – Answers`;
 	} else {
