@@ -8,7 +8,13 @@ import { relative } from "node:path";
 import { build } from "esbuild";
 
 const options = {
-  entryPoints: { megaphone: "src/index.ts", producer: "src/producer.ts", sealed: "src/sealed.ts", react: "src/react.ts" },
+  entryPoints: {
+    megaphone: "src/index.ts",
+    producer: "src/producer.ts",
+    sealed: "src/sealed.ts",
+    react: "src/react.ts",
+    shared: "src/shared.ts",
+  },
   outdir: "dist",
   bundle: true,
   format: "esm",

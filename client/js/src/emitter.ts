@@ -4,7 +4,7 @@ type Handler = (value: any) => void;
 
 /** Something with events. `Events` has the type of each event's value. */
 export class Emitter<Events extends object> {
-  #handlers: { [E in keyof Events]?: [call: Handler, listener: Handler][] } = {};
+  #handlers: { [E in keyof Events]?: [handler: Handler, listener: Handler][] } = {};
   #printed = new Set<unknown>();
   #debug: Debug | undefined;
 
@@ -37,7 +37,7 @@ export class Emitter<Events extends object> {
 
   /** Calls the listeners. If nobody listens to errors, the console gets the first of each code. */
   protected emit<E extends keyof Events>(event: E, value: Events[E]): void {
-    this.debug(event, value);
+    this.debug(event as string, value);
     const entries = this.#handlers[event] ?? [];
     if (event === "error" && !entries.length) {
       const { code } = Object(value);
@@ -46,22 +46,16 @@ export class Emitter<Events extends object> {
         console.error(value);
       }
     }
-    for (const [call] of entries) {
-      try {
-        call(value);
-      } catch (error) {
-        report(error);
-      }
-    }
+    entries.forEach(([handler]) => call(handler, value));
   }
 
   /** Logs, if the option `debug` is set. */
-  protected debug(what: PropertyKey, detail?: unknown): void {
-    this.#debug?.(String(what), detail);
+  protected debug(what: string, detail: unknown): void {
+    call(this.#debug, what, detail);
   }
 
-  #add(event: keyof Events, call: Handler, listener = call): () => void {
-    const entry: [Handler, Handler] = [call, listener];
+  #add(event: keyof Events, handler: Handler, listener = handler): () => void {
+    const entry: [Handler, Handler] = [handler, listener];
     this.#handlers[event] = [...(this.#handlers[event] ?? []), entry];
     return () => this.#remove(event, (other) => other === entry);
   }
@@ -75,7 +69,14 @@ export class Emitter<Events extends object> {
 /** Gets what the option `debug` logs. */
 export type Debug = (what: string, detail?: unknown) => void;
 
-/** Reports an error that a listener has thrown, in the way the platform reports uncaught errors. */
-export function report(error: unknown): void {
-  (globalThis.reportError ?? console.error)(error);
+/** Calls a function of the page, if there is one. Reports what it throws as the platform reports uncaught errors. */
+export function call<Values extends unknown[]>(
+  listener: ((...values: Values) => void) | undefined,
+  ...values: Values
+): void {
+  try {
+    listener?.(...values);
+  } catch (error) {
+    (globalThis.reportError ?? console.error)(error);
+  }
 }

@@ -3,7 +3,7 @@
 import { Backoff } from "./backoff.js";
 import { aborted, ask, resolve, type ChannelSource } from "./channel.js";
 import { decode } from "./decode.js";
-import { Emitter, report } from "./emitter.js";
+import { Emitter } from "./emitter.js";
 import { MegaphoneError, asFault } from "./errors.js";
 import { ndjson, poll, probe, sse } from "./http.js";
 import type { Events, Fault, Options, State } from "./options.js";
@@ -67,7 +67,7 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
     this.#fetch = options.fetch ?? globalThis.fetch;
     this.#WebSocket = (options.WebSocket ?? globalThis.WebSocket) as typeof WebSocket | undefined;
     this.#backoff = new Backoff(...(options.backoff ?? [500, 30_000]));
-    this.#streams = new Streams(options.buffer ?? 4 << 20, report);
+    this.#streams = new Streams(options.buffer ?? 4 << 20);
     options.signal?.addEventListener("abort", () => this.close(), { signal: this.#life.signal });
     if (options.signal?.aborted) {
       this.close();
@@ -219,7 +219,8 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
     this.#asked = performance.now() + Math.min(fault.retryAfter ?? 0, longest);
     this.#due = Math.max(performance.now() + this.#backoff.next(), this.#asked);
     this.#fault = fault.code === "APPLICATION" ? (fault.cause as Error) : fault;
-    if (missing) {
+    const creates = typeof this.#source === "function";
+    if (gone || (missing && creates)) {
       this.#forget();
     }
     if (!gone) {
@@ -227,7 +228,7 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
       this.emit("error", this.#fault);
       return;
     }
-    if (typeof this.#source !== "function" && !(this.#source as { url?: unknown }).url) {
+    if (!creates && !(this.#source as { url?: unknown }).url) {
       this.#source = undefined;
     }
     this.#set("gone");

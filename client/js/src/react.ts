@@ -15,6 +15,7 @@ import {
 } from "react";
 
 import type { End, Listener, Megaphone, Message, State } from "./index.js";
+import type { Tab } from "./shared.js";
 
 /** The newest message of a stream, and who wants to know of it. */
 interface Latest {
@@ -25,9 +26,14 @@ interface Latest {
 
 const nothing = () => {};
 
-/** Makes a provider and the hooks that go with it. `Bodies` has the type of each stream's body. */
-export function megaphoneHooks<Bodies extends object = Record<string, any>>() {
-  type Client = Megaphone<Bodies>;
+/**
+ * Makes a provider and the hooks that go with it. `Bodies` has the type of each stream's body, and `Client` is what
+ * `create` returns: `Tab<Bodies>` if that is a tab of a shared worker.
+ */
+export function megaphoneHooks<
+  Bodies extends object = Record<string, any>,
+  Client extends Tab<Bodies> = Megaphone<Bodies>,
+>() {
   type StreamId = keyof Bodies & string;
   const Context = createContext<Client | undefined>(undefined);
   const streams = new WeakMap<Client, Map<string, Latest>>();

@@ -1,5 +1,6 @@
 // Messages on their way to the page: the listeners of each stream, and the messages that wait for a listener.
 
+import { call } from "./emitter.js";
 import { MegaphoneError } from "./errors.js";
 
 /** A message as the server sends it. */
@@ -56,16 +57,11 @@ export class Streams {
   #buffered = 0;
   #limit: number;
   #room: { promise: Promise<void>; resolve: () => void } | undefined;
-  #fail: (error: unknown) => void;
   #closed = false;
 
-  /**
-   * @param limit about how many bytes wait in iterators before reading pauses
-   * @param fail is called with errors that listeners throw
-   */
-  constructor(limit: number, fail: (error: unknown) => void) {
+  /** @param limit about how many bytes wait in iterators before reading pauses */
+  constructor(limit: number) {
     this.#limit = limit;
-    this.#fail = fail;
   }
 
   /**
@@ -82,7 +78,7 @@ export class Streams {
     // The listener runs only after subscribe has returned.
     queueMicrotask(() => {
       for (let item; (item = subscriber.backlog!.shift());) {
-        this.#call(subscriber, item);
+        call(subscriber.listener, item);
       }
       subscriber.backlog = undefined;
     });
@@ -142,7 +138,7 @@ export class Streams {
       if (subscriber.backlog) {
         subscriber.backlog.push(item);
       } else {
-        this.#call(subscriber, item);
+        call(subscriber.listener, item);
       }
     }
   }
@@ -184,14 +180,6 @@ export class Streams {
     if (this.#room && this.#buffered < this.#limit) {
       this.#room.resolve();
       this.#room = undefined;
-    }
-  }
-
-  #call(subscriber: Subscriber, item: Item): void {
-    try {
-      subscriber.listener(item);
-    } catch (error) {
-      this.#fail(error);
     }
   }
 }

@@ -50,6 +50,21 @@ test("debug logs what happens to a function or to the console", async (t) => {
   assert.equal(printed.mock.calls[0]!.arguments.join(" "), "megaphone state connecting");
 });
 
+test("a debug function that throws stops nothing", async (t) => {
+  const printed = t.mock.method(console, "error", () => {});
+  const { url } = await serve(t, ({ response, after }) => {
+    begin(response, "ndjson");
+    response.end(frames.ndjson.frame(text(nextAfter(after))));
+  });
+  const debug = () => {
+    throw new Error("on purpose");
+  };
+  const bodies: unknown[] = [];
+  client(t, url, { ...ndjson, debug }).subscribe(({ body }) => bodies.push(body));
+  await until("messages arrive", () => bodies.length === 2);
+  assert.ok(printed.mock.callCount() > 2);
+});
+
 for (const transport of [...httpTransports, "websocket"] as const) {
   test(`${transport}: the end of a stream ends its listeners and iterators, and no others`, async (t) => {
     const lines = [

@@ -23,7 +23,7 @@ test("what is built is small, and is what the sources make", () => {
 });
 
 test("each file has a source map, which has the sources", () => {
-  for (const name of ["megaphone", "producer", "react", "sealed"]) {
+  for (const name of ["megaphone", "producer", "react", "sealed", "shared"]) {
     assert.match(readFileSync(`dist/${name}.js`, "utf8"), new RegExp(`\n//# sourceMappingURL=${name}.js.map\n$`));
     const { sources, sourcesContent } = JSON.parse(readFileSync(`dist/${name}.js.map`, "utf8"));
     sources.forEach((source: string, n: number) =>
@@ -68,8 +68,9 @@ test("the package has the files it names, depends on nothing, and works when ins
     `import { Megaphone, type Message } from "@caddy-megaphone/client";
 import { Producer } from "@caddy-megaphone/client/producer";
 import { seal, unseal } from "@caddy-megaphone/client/sealed";
+import { connect, share } from "@caddy-megaphone/client/shared";
 import manifest from "@caddy-megaphone/client/package.json" with { type: "json" };
-if (!manifest.version) throw manifest;
+if (!manifest.version || !connect || !share) throw manifest;
 const key = crypto.getRandomValues(new Uint8Array(32));
 new Megaphone<{ n: number }>("http://localhost", "main.c", { decode: unseal({ key: () => key }) }).close();
 seal(1, { key }).then((body) => body.length);

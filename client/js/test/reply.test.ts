@@ -87,6 +87,21 @@ test("a page in place of a stream that worked means that the channel is gone", a
   assert.equal(gone, 1);
 });
 
+test("while the base URL is wrong, the client keeps the cursor that it was given", async (t) => {
+  let wrong = true;
+  const { url, cursors } = await serve(t, ({ response, after }) => {
+    if (wrong) {
+      wrong = false; // as if the operator has repaired the site
+      return response.writeHead(404, { "Content-Type": "text/html" }).end("<h1>Not found</h1>");
+    }
+    begin(response, "ndjson");
+    response.write(frames.ndjson.frame(text(nextAfter(after))));
+  });
+  const megaphone = client(t, url, { transports: ["ndjson"], after: "e41" });
+  assert.equal((await megaphone.messages("s").next()).value.body, 42);
+  assert.deepEqual(cursors, ["e41", "e41"]);
+});
+
 test("the states between faults, reads and channels", async (t) => {
   let created = 0;
   const { url } = await serve(t, ({ response, number }) => {
