@@ -106,6 +106,7 @@ func TestAReceiverThatDripsItsBodyHoldsUpNoEvents(t *testing.T) {
 				synctest.Wait()
 				s.Enqueue(deletions(1))
 				time.Sleep(25 * time.Second)
+				synctest.Wait()
 				if test.want == 0 {
 					if attempt := r.times[1].Sub(start); attempt > test.timeout+normalPace.first*3/2 {
 						t.Errorf("the next attempt was after %v", attempt)
