@@ -16,7 +16,7 @@ import (
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	var paths []string
-	for _, pattern := range []string{"../*.md", "../docs/*.md", "../docs/recipes/*.md"} {
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../docs/recipes/*.md", "../client/*/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
