@@ -147,7 +147,7 @@ func (b *batcher) readOnce(ctx context.Context, url, cursor string) (last string
 		if err != nil || json.Unmarshal(line, &m) != nil {
 			return cursor
 		}
-		b.Deliver(b.name, m.EID, m.Body.Value)
+		b.Deliver(history.Delivery{Channel: b.name, EventID: m.EID, Value: m.Body.Value})
 		cursor = m.EID
 	}
 }

@@ -145,7 +145,7 @@ func TestRecorder(t *testing.T) {
 	r.Fault("kill", time.Hour, func() { r.Write(history.Write{Channel: "c", Value: "a", Start: start}) })
 	r.Write(history.Write{Channel: "c", Value: "b", Start: start, Outcome: history.Accepted})
 	r.Write(history.Write{Channel: "c", Value: "c", Start: start, Outcome: history.Accepted})
-	r.Deliver("c", "1", "b")
+	r.Deliver(history.Delivery{Channel: "c", EventID: "1", Value: "b"})
 	if r.Missing() != 1 {
 		t.Errorf("%d messages are missing, want 1", r.Missing())
 	}

@@ -29,10 +29,20 @@ func (o Outcome) String() string { return [...]string{"unknown", "accepted", "re
 // A Write is one attempt to write a message. A producer that repeats a write makes several attempts with equal values.
 type Write struct {
 	Channel string
+	// Topic, if it is set, is where the message was published. Then Channel is empty.
+	Topic string
+	// Producer and Number say more of the order, if Producer is set: messages of one producer to one topic are in the order of
+	// their numbers.
+	Producer string
+	Number   int
 	// Value identifies the message. No two messages of a history have equal values.
 	Value string
 	// Keyed says that the message has an idempotency key, so that attempts may be repeated.
 	Keyed bool
+	// Merge says how a published message may be merged with the one before it of the same producer.
+	Merge Merge
+	// Published is what the reply to a publish says. It is nil where the reply does not say it.
+	Published *Published
 	// Start and End are when the attempt began, and when the producer knew its outcome.
 	Start, End time.Duration
 	Outcome    Outcome
@@ -46,13 +56,19 @@ type Delivery struct {
 	Channel string
 	EventID string
 	Value   string
-	At      time.Duration
+	// Appended are the values of the messages that were appended to it, in their order.
+	Appended []string
+	// Missed is how many messages of topics the channel has missed before it.
+	Missed int
+	// End is how a topic ended, if the message tells that. Then Value is the name of the topic.
+	End string
+	At  time.Duration
 }
 
 // A Fault is a time during which a test disturbs the servers, or one producer. It explains why outcomes are unknown.
 type Fault struct {
 	Name       string
-	Channel    string // the only one whose outcomes it explains; if empty, it explains those of all
+	Channel    string // the only channel, or topic, whose outcomes it explains; if empty, it explains those of all
 	Start, End time.Duration
 }
 
@@ -63,6 +79,11 @@ type History struct {
 	Faults     []Fault
 	// Undelivered is how many messages the server counted as undelivered when it deleted a channel.
 	Undelivered map[string]int
+	// Stays are the memberships of topics, and Closes the ends of topics.
+	Stays  []Stay
+	Closes []Close
+	// KnowsTopics has the channels that are told what they have missed, and when a topic ends.
+	KnowsTopics map[string]bool
 }
 
 // A Recorder collects a history. Its methods may be called by many goroutines at once.
@@ -80,7 +101,7 @@ type Recorder struct {
 func NewRecorder() *Recorder {
 	return &Recorder{
 		start:     time.Now(),
-		history:   History{Undelivered: map[string]int{}},
+		history:   History{Undelivered: map[string]int{}, KnowsTopics: map[string]bool{}},
 		missing:   map[string]map[string]struct{}{},
 		delivered: map[string]struct{}{},
 	}
@@ -100,7 +121,7 @@ func (r *Recorder) Write(w Write) {
 	if w.Outcome == Accepted {
 		r.accepted++
 	}
-	if _, ok := r.delivered[w.Value]; !ok && w.Outcome == Accepted {
+	if _, ok := r.delivered[w.Value]; !ok && w.Outcome == Accepted && w.Topic == "" {
 		if r.missing[w.Channel] == nil {
 			r.missing[w.Channel] = map[string]struct{}{}
 		}
@@ -109,12 +130,13 @@ func (r *Recorder) Write(w Write) {
 }
 
 // Deliver records a message that a consumer has received now.
-func (r *Recorder) Deliver(channel, eventID, value string) {
+func (r *Recorder) Deliver(d Delivery) {
+	d.At = r.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.history.Deliveries = append(r.history.Deliveries, Delivery{channel, eventID, value, r.Now()})
-	r.delivered[value] = struct{}{}
-	delete(r.missing[channel], value)
+	r.history.Deliveries = append(r.history.Deliveries, d)
+	r.delivered[d.Value] = struct{}{}
+	delete(r.missing[d.Channel], d.Value)
 }
 
 // Accepted returns how many attempts were accepted.
@@ -124,7 +146,7 @@ func (r *Recorder) Accepted() int {
 	return r.accepted
 }
 
-// Missing returns how many accepted messages were not delivered yet. Those of deleted channels do not count.
+// Missing returns how many accepted messages were not delivered yet. Those of deleted channels and of topics do not count.
 func (r *Recorder) Missing() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -171,5 +193,8 @@ func (r *Recorder) History() History {
 		Deliveries:  slices.Clone(r.history.Deliveries),
 		Faults:      slices.Clone(r.history.Faults),
 		Undelivered: maps.Clone(r.history.Undelivered),
+		Stays:       slices.Clone(r.history.Stays),
+		Closes:      slices.Clone(r.history.Closes),
+		KnowsTopics: maps.Clone(r.history.KnowsTopics),
 	}
 }
