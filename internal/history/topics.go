@@ -89,9 +89,13 @@ func (r *Recorder) Leave(channel, topic string, f func() error) error {
 	return err
 }
 
-// Close runs f, which closes a topic, and records that. If f fails, nobody knows whether the topic is closed.
-func (r *Recorder) Close(topic, as string, f func() error) error {
-	span, err := r.span(f)
+// Close runs f, which closes a topic and returns as what, and records that. If f fails, nobody knows whether the topic is closed.
+func (r *Recorder) Close(topic string, f func() (as string, err error)) error {
+	var as string
+	span, err := r.span(func() (err error) {
+		as, err = f()
+		return err
+	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.history.Closes = append(r.history.Closes, Close{topic, as, span})

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/caddy-megaphone/megaphone/internal/history"
 )
 
 // consume reads the channel until ctx ends, however often it must begin again.
@@ -31,6 +33,9 @@ func (s *session) consume(ctx context.Context, random *rand.Rand) {
 		}
 		if c.received == before { // nothing came, or a server is down
 			time.Sleep(10 * time.Millisecond)
+		}
+		if s.Topics > 0 && random.IntN(2) == 0 && ctx.Err() == nil { // its channel becomes full
+			time.Sleep(time.Duration(random.Int64N(int64(20 * s.Pause))))
 		}
 	}
 }
@@ -55,11 +60,20 @@ func (c *consumer) begin() {
 
 // receive records a line. It reports whether the consumer goes on.
 func (c *consumer) receive(line []byte) bool {
-	var m struct{ EID, Body string }
+	var m struct {
+		EID, SID, Body, End string
+		Missed              int
+	}
 	if json.Unmarshal(line, &m) != nil {
 		return false // the connection broke in the middle of a line
 	}
-	c.Deliver(c.name, m.EID, m.Body)
+	d := history.Delivery{Channel: c.name, EventID: m.EID, Missed: m.Missed, End: m.End}
+	if m.End != "" {
+		d.Value = m.SID
+	} else {
+		d.Value, d.Appended = pieces(m.Body)
+	}
+	c.Deliver(d)
 	c.cursor = m.EID
 	c.received++
 	c.left--

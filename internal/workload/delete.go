@@ -51,12 +51,9 @@ func (s *session) delete(ctx context.Context, random *rand.Rand) {
 	case <-time.After(time.Duration(random.Int64N(int64(s.Time)))):
 	case <-ctx.Done():
 	}
-	for deadline := time.Now().Add(s.Settle); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		status, _, err := s.send(ctx, http.MethodDelete, requestTime, "/channel/"+s.consumerAddress, nil, nil)
-		if err == nil && (status == http.StatusOK || status == http.StatusNotFound) {
-			break
-		}
-	}
+	_ = s.Leave(s.name, "", func() error {
+		return s.insist(ctx, http.MethodDelete, "/channel/"+s.consumerAddress, nil)
+	})
 	time.Sleep(2 * s.Pause) // the producer learns of it
 }
 

@@ -126,35 +126,45 @@ func (s *session) writeBatch(ctx context.Context) {
 // ingest streams lines, one request after the other.
 func (s *session) ingest(ctx context.Context) {
 	for s.pause(ctx) {
-		var lines []history.Write
-		body, pipe := io.Pipe()
-		sent := make(chan struct{})
-		go func() {
-			defer close(sent)
-			defer func() { _ = pipe.Close() }()
-			for range 1 + s.rand.IntN(50) {
-				w := history.Write{Channel: s.name, Value: s.value(), Start: s.Now()}
-				lines = append(lines, w)
-				if _, err := fmt.Fprintf(pipe, `{"channel":%q,"streamId":"s","body":%q}`+"\n", s.producerAddress, w.Value); err != nil {
-					return // the request has ended
-				}
-				if !s.pause(ctx) {
-					return
-				}
+		s.stream(ctx, requestTime, "/write", 1+s.rand.IntN(50), func() (history.Write, string) {
+			w := history.Write{Channel: s.name, Value: s.value()}
+			return w, fmt.Sprintf(`{"channel":%q,"streamId":"s","body":%q}`, s.producerAddress, w.Value)
+		})
+	}
+}
+
+// stream sends lines in one request, which it breaks off after some time. next returns what
+// the next line writes, and the line.
+func (s *session) stream(ctx context.Context, limit time.Duration, path string, n int, next func() (history.Write, string)) {
+	var lines []history.Write
+	body, pipe := io.Pipe()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		defer func() { _ = pipe.Close() }()
+		for range n {
+			w, line := next()
+			w.Start = s.Now()
+			lines = append(lines, w)
+			if _, err := io.WriteString(pipe, line+"\n"); err != nil {
+				return // the request has ended
 			}
-		}()
-		status, text, err := s.post(ctx, "/write", map[string]string{"Content-Type": "application/x-ndjson"}, body)
-		_ = body.CloseWithError(io.ErrClosedPipe)
-		<-sent
-		outcomes, detail := s.outcomes(len(lines), status, text, err)
-		end := s.Now()
-		for i, w := range lines {
-			w.Outcome, w.Detail, w.End = outcomes[i], detail, end
-			// Lines of one request are in order, so the next line began after this one was accepted.
-			if w.Outcome == history.Accepted && i+1 < len(lines) {
-				w.End = lines[i+1].Start - 1
+			if !s.pause(ctx) {
+				return
 			}
-			s.Write(w)
 		}
+	}()
+	status, text, err := s.postFor(ctx, limit, path, map[string]string{"Content-Type": "application/x-ndjson"}, body)
+	_ = body.CloseWithError(io.ErrClosedPipe)
+	<-sent
+	outcomes, detail := s.outcomes(len(lines), status, text, err)
+	end := s.Now()
+	for i, w := range lines {
+		w.Outcome, w.Detail, w.End = outcomes[i], detail, end
+		// Lines of one request are in order, so the next line began after this one was accepted. Those to topics have a number.
+		if w.Outcome == history.Accepted && i+1 < len(lines) && w.Topic == "" {
+			w.End = lines[i+1].Start - 1
+		}
+		s.Write(w)
 	}
 }

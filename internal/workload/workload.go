@@ -3,6 +3,7 @@
 package workload
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,9 @@ type Options struct {
 	HTTP *http.Client
 	// Channels is how many channels there are. Each has one producer and one consumer.
 	Channels int
+	// Topics is how many topics there are, with some producers each. If there are any, channels join and leave them, and consumers
+	// stay away for a time now and then, so that they miss messages.
+	Topics int
 	// Deleted is how many of the channels are deleted while their clients use them. It needs Announced.
 	Deleted int
 	// Announced gets the webhook channel_deleted, by which the clients learn what was not delivered.
@@ -67,7 +71,8 @@ type session struct {
 	producerAddress, consumerAddress string
 	name                             string // in the history
 	transport                        string
-	next                             int // the number of the last message
+	habit                            habit // of joining topics
+	next                             int   // the number of the last message
 
 	writing context.Context //nolint:containedctx // of the producer
 	stop    func()          // ends it
@@ -76,13 +81,15 @@ type session struct {
 }
 
 // Run creates the channels and runs the clients. Producers write for o.Time, and no longer than ctx. Consumers go on until
-// everything that was accepted has arrived. Run fails if it cannot create the channels before ctx ends, or if the deletion of
-// one is not announced. The history says whether the rest is right.
+// everything that was accepted has arrived. Run fails if it cannot create the channels before ctx ends, if the deletion of
+// one is not announced, or if a topic cannot be closed. The history says whether the rest is right.
 func Run(ctx context.Context, r *history.Recorder, o Options) error {
 	sessions := make([]*session, o.Channels)
 	for i := range sessions {
 		s := &session{Options: o, Recorder: r, rand: o.random(2 * i), name: fmt.Sprint(i)}
 		s.transport = Transports[i%len(Transports)]
+		s.deleted = i*o.Deleted/o.Channels < (i+1)*o.Deleted/o.Channels
+		s.habit = habitOf(i, s)
 		if err := s.create(ctx); err != nil {
 			return fmt.Errorf("create: %w", err)
 		}
@@ -98,35 +105,43 @@ func Run(ctx context.Context, r *history.Recorder, o Options) error {
 		defer s.stop()
 		writers.Go(func() { producers[i/len(Transports)%len(producers)](s, s.writing) })
 		readers.Go(func() { s.consume(reading, o.random(2*i+1)) })
-		if s.deleted = i*o.Deleted/o.Channels < (i+1)*o.Deleted/o.Channels; s.deleted {
+		if s.deleted {
 			writers.Go(func() { s.delete(writing, o.random(-1-i)) })
 		}
 	}
+	topics := newTopics(r, o, sessions)
+	topics.run(writing, &writers)
 	writers.Wait()
+	err := topics.end(ctx)
+	settle(r, o, sessions)
+	stop()
+	readers.Wait()
+	for _, s := range sessions {
+		if s.deleted && !s.announced() {
+			err = errors.Join(err, fmt.Errorf("channel %s was deleted, and nobody has announced that", s.name))
+		}
+	}
+	return err
+}
+
+// settle waits until everything that was accepted has arrived, and all deletions are announced, but not too long.
+func settle(r *history.Recorder, o Options, sessions []*session) {
 	for deadline := time.Now().Add(o.Settle); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		announced := true
 		for _, s := range sessions {
 			announced = (!s.deleted || s.announced()) && announced
 		}
 		if announced && r.Missing() == 0 {
-			break
+			return
 		}
 	}
-	stop()
-	readers.Wait()
-	for _, s := range sessions {
-		if s.deleted && !s.announced() {
-			return fmt.Errorf("channel %s was deleted, and nobody has announced that", s.name)
-		}
-	}
-	return nil
 }
 
 // create creates the channel. It repeats that until ctx ends, since a server may be down.
 func (s *session) create(ctx context.Context) error {
 	for {
 		var created struct{ ProducerAddress, ConsumerAddress string }
-		status, text, err := s.post(ctx, "/create", nil, nil)
+		status, text, err := s.post(ctx, "/create", nil, s.habit.body(s.Topics))
 		if err == nil && status == http.StatusOK {
 			if err = json.Unmarshal(text, &created); err == nil {
 				s.producerAddress, s.consumerAddress = created.ProducerAddress, created.ConsumerAddress
@@ -137,6 +152,20 @@ func (s *session) create(ctx context.Context) error {
 			return fmt.Errorf("%d %s %w", status, text, errors.Join(err, ctx.Err()))
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// insist repeats a request until it has an effect, or its object does not exist, for as long as clients wait for things to settle:
+// a server may be down.
+func (s *session) insist(ctx context.Context, method, path string, body []byte) error {
+	for deadline := time.Now().Add(s.Settle); ; time.Sleep(20 * time.Millisecond) {
+		status, text, err := s.send(ctx, method, requestTime, path, nil, bytes.NewReader(body))
+		if err == nil && (status == http.StatusOK || status == http.StatusNotFound) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s %s: %d %s %w", method, path, status, text, err)
+		}
 	}
 }
 
@@ -182,7 +211,7 @@ func (s *session) outcome(status int, text []byte, err error) (history.Outcome, 
 		return history.Refused, err.Error() // it was never sent
 	case err != nil, status == http.StatusServiceUnavailable && strings.Contains(string(text), "not known whether"):
 		return history.Unknown, fmt.Sprintf("%d %s %v", status, text, err)
-	case status == http.StatusCreated:
+	case status == http.StatusCreated, status == http.StatusAccepted:
 		return history.Accepted, ""
 	case status >= 500 && status != http.StatusServiceUnavailable:
 		return history.Unknown, fmt.Sprintf("%d %s", status, text)

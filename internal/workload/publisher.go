@@ -1,0 +1,153 @@
+package workload
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/history"
+)
+
+// A publisher publishes to a topic, with a stream of its own.
+type publisher struct {
+	*session
+
+	topic, id string
+	number    int
+	stopped   bool // the topic is closed
+}
+
+func (ts *topics) publisher(topic, i int) *publisher {
+	s := &session{Options: ts.Options, Recorder: ts.Recorder, rand: ts.random(-5_000_000 - 10*topic - i)}
+	return &publisher{session: s, topic: topicName(topic), id: fmt.Sprintf("%s.%d", topicName(topic), i)}
+}
+
+// publishers are the ways to publish. A publisher uses one of them all the time.
+var publishers = []func(*publisher, context.Context){
+	(*publisher).plain, (*publisher).keyed, (*publisher).append, (*publisher).held, (*publisher).replace, (*publisher).lines,
+}
+
+// next returns the next message.
+func (p *publisher) next(merge history.Merge) history.Write {
+	p.number++
+	return history.Write{
+		Topic: p.topic, Producer: p.id, Number: p.number, Merge: merge, Value: fmt.Sprintf("%s-%d;", p.id, p.number),
+	}
+}
+
+var mergeNames = map[history.Merge]string{history.MergeReplace: "replace", history.MergeAppend: "append"}
+
+// publish makes an attempt, and records it. It returns the outcome.
+func (p *publisher) publish(ctx context.Context, limit time.Duration, w history.Write, query string) history.Outcome {
+	w.Start = p.Now()
+	header := map[string]string{}
+	if w.Keyed {
+		header["Idempotency-Key"] = w.Value
+	}
+	if name := mergeNames[w.Merge]; name != "" {
+		header["Megaphone-Merge"] = name
+	}
+	status, text, err := p.postFor(ctx, limit, "/publish/"+p.topic+"/"+p.id+query, header, bytes.NewReader(fmt.Appendf(nil, "%q", w.Value)))
+	w.Outcome, w.Detail = p.outcome(status, text, err)
+	if w.Outcome == history.Accepted {
+		w.Published = &history.Published{Held: query != ""}
+		if err := json.Unmarshal(text, w.Published); err != nil {
+			w.Published, w.Outcome, w.Detail = nil, history.Unknown, fmt.Sprintf("%v: %s", err, text)
+		}
+	}
+	p.stopped = p.stopped || err == nil && status == http.StatusConflict
+	p.Write(w)
+	return w.Outcome
+}
+
+// each publishes one message after the other until the topic is closed.
+func (p *publisher) each(ctx context.Context, merge history.Merge, query string) {
+	for !p.stopped && p.pause(ctx) {
+		p.publish(ctx, requestTime, p.next(merge), query)
+	}
+}
+
+func (p *publisher) plain(ctx context.Context)   { p.each(ctx, history.MergeNone, "") }
+func (p *publisher) append(ctx context.Context)  { p.each(ctx, history.MergeAppend, "") }
+func (p *publisher) replace(ctx context.Context) { p.each(ctx, history.MergeReplace, "") }
+func (p *publisher) held(ctx context.Context)    { p.each(ctx, history.MergeNone, "?full=hold") }
+
+// keyed repeats each message until the server accepts it. Sometimes it breaks off a request.
+func (p *publisher) keyed(ctx context.Context) {
+	for !p.stopped && p.pause(ctx) {
+		w := p.next(history.MergeNone)
+		w.Keyed = true
+		if p.rand.IntN(20) == 0 {
+			p.ChannelFault(p.topic, "its producer breaks off", func() {
+				p.publish(ctx, time.Duration(p.rand.IntN(int(2*time.Millisecond))), w, "")
+			})
+		}
+		for !p.stopped && p.publish(ctx, requestTime, w, "") != history.Accepted && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// line returns the next line of a streamed ingest: a piece of a text.
+func (p *publisher) line() (history.Write, string) {
+	w := p.next(history.MergeAppend)
+	return w, fmt.Sprintf(`{"topic":%q,"streamId":%q,"body":%q,"merge":"append"}`, p.topic, p.id, w.Value)
+}
+
+// lines streams one request after the other. Some of them it breaks off.
+func (p *publisher) lines(ctx context.Context) {
+	for p.pause(ctx) {
+		n := 1 + p.rand.IntN(20)
+		if p.rand.IntN(4) > 0 {
+			p.request(ctx, requestTime, "/write", n)
+			continue
+		}
+		p.ChannelFault(p.topic, "its producer is killed", func() { p.request(ctx, p.someTime(n), "/write", n) })
+	}
+}
+
+// someTime returns a time in which so many lines may be sent, or not.
+func (p *publisher) someTime(lines int) time.Duration {
+	return time.Duration(p.rand.Int64N(int64(p.Pause) * int64(lines)))
+}
+
+// request sends lines in one request, which it breaks off after some time.
+func (p *publisher) request(ctx context.Context, limit time.Duration, path string, n int) {
+	p.stream(ctx, limit, path, n, p.line)
+}
+
+var errOpen = errors.New("the topic of a streamed ingest that has ended is still open")
+
+// answer streams one request, whose end closes the topic. It may be killed before. It returns how the topic ended.
+func (p *publisher) answer(ctx context.Context) (as string, err error) {
+	path, n := "/write?close="+p.topic, 10+p.rand.IntN(1+int(p.Time/p.Pause)/2)
+	if p.rand.IntN(2) == 0 {
+		p.request(ctx, requestTime, path, n)
+	} else {
+		p.ChannelFault(p.topic, "its producer is killed", func() { p.request(ctx, p.someTime(n), path, n) })
+	}
+	ended := time.Now()
+	for ; time.Since(ended) < p.Settle; time.Sleep(5 * time.Millisecond) {
+		var state struct {
+			Kept   int
+			Closed string
+		}
+		status, text, err := p.send(ctx, http.MethodGet, requestTime, "/topic/"+p.topic, nil, nil)
+		if err != nil || status != http.StatusOK || json.Unmarshal(text, &state) != nil {
+			continue
+		}
+		if state.Closed != "" {
+			return state.Closed, nil
+		}
+		if state.Kept == 0 && time.Since(ended) > time.Second { // it was killed before its request had begun
+			if err := p.insist(ctx, http.MethodPost, "/topic/"+p.topic+"/close", nil); err != nil {
+				return "", err
+			}
+		}
+	}
+	return "", errOpen
+}
