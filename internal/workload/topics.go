@@ -42,26 +42,22 @@ func habitOf(i int, s *session) habit {
 
 func topicName(i int) string { return fmt.Sprintf("t%d", i) }
 
-func topicNames(n int) []string {
-	names := make([]string, n)
-	for i := range names {
-		names[i] = topicName(i)
+// topics returns the topics that a channel joins when it is created.
+func (h habit) topics(n int) []string {
+	names := []string{}
+	for i := 0; i < n && h == faithful; i++ {
+		names = append(names, topicName(i))
 	}
 	return names
 }
 
 // body returns the body that creates the channel.
-func (h habit) body(topics int) io.Reader {
-	var names []string
-	switch h {
-	case none, unaware:
+func (s *session) body() io.Reader {
+	if s.habit == none || s.habit == unaware {
 		return nil
-	case faithful:
-		names = topicNames(topics)
-	case restless, returning, late:
-		names = []string{}
 	}
-	body, _ := json.Marshal(map[string]any{"topics": names})
+	s.KnowsTopics(s.name)
+	body, _ := json.Marshal(map[string]any{"topics": s.habit.topics(s.Topics)})
 	return bytes.NewReader(body)
 }
 
@@ -85,18 +81,10 @@ type topics struct {
 }
 
 func newTopics(r *history.Recorder, o Options, members []*session) *topics {
-	ts := &topics{
+	return &topics{
 		session: &session{Options: o, Recorder: r, rand: o.random(-1_000_000)}, members: members,
 		closed: make([]sync.Once, o.Topics), errs: make([]error, o.Topics),
 	}
-	for _, s := range members {
-		switch {
-		case s.habit == none:
-		case s.habit != unaware:
-			r.KnowsTopics(s.name)
-		}
-	}
-	return ts
 }
 
 // run starts the members and the producers.

@@ -90,7 +90,7 @@ func Run(ctx context.Context, r *history.Recorder, o Options) error {
 		s.transport = Transports[i%len(Transports)]
 		s.deleted = i*o.Deleted/o.Channels < (i+1)*o.Deleted/o.Channels
 		s.habit = habitOf(i, s)
-		if err := s.create(ctx); err != nil {
+		if err := r.Join(s.name, s.habit.topics(o.Topics), false, func() error { return s.create(ctx) }); err != nil {
 			return fmt.Errorf("create: %w", err)
 		}
 		sessions[i] = s
@@ -141,7 +141,7 @@ func settle(r *history.Recorder, o Options, sessions []*session) {
 func (s *session) create(ctx context.Context) error {
 	for {
 		var created struct{ ProducerAddress, ConsumerAddress string }
-		status, text, err := s.post(ctx, "/create", nil, s.habit.body(s.Topics))
+		status, text, err := s.post(ctx, "/create", nil, s.body())
 		if err == nil && status == http.StatusOK {
 			if err = json.Unmarshal(text, &created); err == nil {
 				s.producerAddress, s.consumerAddress = created.ProducerAddress, created.ConsumerAddress
