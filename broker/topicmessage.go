@@ -1,8 +1,11 @@
 package broker
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
+
+	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
 // How a topic ended ([NewEnd]).
@@ -63,4 +66,16 @@ func (m *Message) Missed(missed int) *Message {
 		id: m.id, keyed: m.keyed, merge: m.merge, at: m.at, line: line,
 		extra: uint8(len(text)), tail: m.tail, body: m.body + uint32(len(text)), //nolint:gosec // a few digits
 	}
+}
+
+// Again returns a copy of the message with an event id of its own, for a channel that gets it once more while a cursor may still
+// show it. The copy has no key.
+func (m *Message) Again() *Message {
+	second, nanosecond := clock.Wall(clock.Now())
+	again := &Message{
+		id: newEventID(second.Unix, nanosecond), merge: m.merge, at: m.at, line: bytes.Clone(m.line), extra: m.extra, tail: m.tail, body: m.body,
+	}
+	at := int(m.body) - lineFrame + len(lineBeforeID)
+	appendEventID(again.line[at:at], again.id)
+	return again
 }

@@ -51,3 +51,24 @@ func TestMissedStandsBesideTheStream(t *testing.T) {
 		t.Errorf("the copy says %q %s %v %v", missed.StreamID(), missed.Body(), missed.Time(), missed.ID())
 	}
 }
+
+// TestAgainHasAnotherID and says the same otherwise. The message itself does not change.
+func TestAgainHasAnotherID(t *testing.T) {
+	m, err := broker.NewMessage(`a"b`, []byte(`"piece"`), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m = m.WithMerge(broker.MergeAppend).Missed(7)
+	before := string(m.Line())
+	again := m.Again()
+	if want := strings.Replace(before, m.ID().String(), again.ID().String(), 1); string(again.Line()) != want || again.ID() == m.ID() {
+		t.Errorf("the line is %s, want %s", again.Line(), want)
+	}
+	if string(m.Line()) != before {
+		t.Errorf("the message has changed: %s", m.Line())
+	}
+	if again.StreamID() != `a"b` || string(again.Body()) != `"piece"` || !again.Time().Equal(m.Time()) || again.Merge() != m.Merge() ||
+		again.Size() != m.Size() || again.Accepted() != m.Accepted() {
+		t.Errorf("the copy says %q %s %v", again.StreamID(), again.Body(), again.Time())
+	}
+}

@@ -20,7 +20,8 @@ import (
 // and does not leave before it, it gets the message; otherwise it does not. A kept message that a join brings is not published
 // to the channel again, and none is missing between the kept ones and the published ones. A channel that leaves and joins again
 // is a new member: a join that asks for kept messages brings them once more, except keyed ones that the channel would drop as
-// duplicates. A message for which it still waits for room when it leaves ([FullHold]) does not come.
+// duplicates. One that the channel holds, or has settled last, then has another event id, so that a cursor shows only one of the
+// two. A message for which it still waits for room when it leaves ([FullHold]) does not come.
 //
 // Pieces of a text ([MergeAppend]) become one message only if none that the topic had in between is missing: after a message was
 // missed, and after the channel has left, the next piece stands for itself.

@@ -65,6 +65,7 @@ type modelChannel struct {
 	queue    []modelEntry
 	inFlight int
 	missed   int
+	again    bool                    // a join has brought kept messages, which have other event ids if the channel had them
 	gap      bool                    // a piece may be missing after the newest message
 	had      map[broker.EventID]bool // keyed messages
 	held     []*modelHeld

@@ -66,11 +66,12 @@ func (m *topicModel) joined(c *modelChannel, j broker.Join) {
 		kept = kept[len(kept)-j.Last:]
 	}
 	for _, message := range kept {
-		if !c.has(message) {
+		if c.again = true; !c.has(message) {
 			m.offer(c, message, true)
 		}
 	}
 	if t.end != nil && c.knows {
+		c.again = true
 		m.offer(c, t.end, true)
 	}
 	m.admit(c)

@@ -33,7 +33,13 @@ func (m *topicModel) takeFrom(c *modelChannel) {
 	if len(want) == 0 {
 		return
 	}
-	if got := c.reader.takeAtLeast(len(want)); !same(got, want) {
+	got := c.reader.takeAtLeast(len(want))
+	for i := range min(len(got), len(want)) {
+		if c.again && !want[i].Keyed() && sameBut(got[i], want[i]) {
+			c.queue[c.next+i].Message, c.queue[c.next+i].missed, want[i] = got[i], 0, got[i]
+		}
+	}
+	if !same(got, want) {
 		m.Fatalf("the reader of %s took %q, want %q", c.id(), lines(got), lines(want))
 	}
 	c.next, c.inFlight = end, max(c.inFlight, end)

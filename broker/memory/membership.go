@@ -81,15 +81,16 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 		r.more = append(r.more, joined)
 	}
 	// The walks from which the channel gets messages wait for its lock. So these come after the kept ones.
-	var keys map[broker.EventID]struct{}
+	var known knownIDs
+	if len(kept) > 0 {
+		known = c.knownIDs()
+	}
 	for _, m := range kept {
-		if m.Keyed() {
-			if keys == nil {
-				keys = c.knownKeys()
-			}
-			if _, has := keys[m.ID()]; has {
-				continue
-			}
+		if _, has := known.keyed[m.ID()]; has {
+			continue
+		}
+		if _, has := known.cursors[m.ID()]; has {
+			m = m.Again() // or else a cursor could mean both
 		}
 		if err := c.putOutside(m, l); err != nil {
 			return err
@@ -101,18 +102,29 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 	return nil
 }
 
-// knownKeys returns the ids by which isDuplicate recognises messages. The lock is held.
-func (c *channel) knownKeys() map[broker.EventID]struct{} {
-	keys := map[broker.EventID]struct{}{}
+// knownIDs are event ids that mean something to a channel.
+type knownIDs struct {
+	keyed   map[broker.EventID]struct{} // by which isDuplicate recognises messages
+	cursors map[broker.EventID]struct{} // of other messages, which a cursor may show now or later
+}
+
+// knownIDs returns the ids that the channel knows. The lock is held.
+func (c *channel) knownIDs() (known knownIDs) {
+	if c.queue.len == 0 && c.letGoKeys == nil && c.settled == (broker.EventID{}) {
+		return known // a new channel
+	}
+	known.keyed, known.cursors = map[broker.EventID]struct{}{}, map[broker.EventID]struct{}{c.settled: {}}
 	for _, id := range c.letGoKeys.last(broker.KeyWindow) {
-		keys[id] = struct{}{}
+		known.keyed[id] = struct{}{}
 	}
 	for i := range c.queue.len {
 		if m := c.queue.at(i); m.Keyed() {
-			keys[m.ID()] = struct{}{}
+			known.keyed[m.ID()] = struct{}{}
+		} else {
+			known.cursors[m.ID()] = struct{}{}
 		}
 	}
-	return keys
+	return known
 }
 
 // checkJoins checks that a new channel may join the topics.

@@ -45,7 +45,15 @@ func Check(tb testing.TB, h history.History, accepted int) {
 	for _, w := range h.Writes {
 		outcomes[w.Outcome]++
 	}
-	tb.Logf("attempts %v, %d deliveries, %d faults", outcomes, len(h.Deliveries), len(h.Faults))
+	missed, appended, ends := 0, 0, 0
+	for _, d := range h.Deliveries {
+		missed, appended = missed+d.Missed, appended+len(d.Appended)
+		if d.End != "" {
+			ends++
+		}
+	}
+	tb.Logf("attempts %v, %d deliveries, %d faults, %d stays, %d missed, %d appended, %d ends",
+		outcomes, len(h.Deliveries), len(h.Faults), len(h.Stays), missed, appended, ends)
 	wrong := h.Check()
 	for i, fault := range wrong {
 		if i == 20 {
