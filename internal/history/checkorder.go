@@ -12,7 +12,7 @@ func (c *checker) sameOrder(topic string) {
 		for _, d := range c.lines[channel] {
 			for _, value := range d.values() {
 				m := c.messages[value]
-				if m == nil || m.topic != topic || seen[m] || len(m.attempts) > 1 || c.cameBack(place{channel, topic}) {
+				if m == nil || m.topic != topic || seen[m] || m.unknown > 0 || len(m.attempts) > 1 || c.cameBack(place{channel, topic}) {
 					continue
 				}
 				seen[m] = true
@@ -44,7 +44,33 @@ func (c *checker) sameOrder(topic string) {
 		}
 	}
 	if placed < len(after) {
-		c.fault("topic %s: members have got its messages in different orders", topic)
+		c.fault("topic %s: members have got its messages in different orders: %q", topic, circle(after, before))
+	}
+}
+
+// circle returns the values of messages each of which somebody got after the one before it, and the first one after the last.
+func circle(after map[*message]map[*message]bool, before map[*message]int) (values []string) {
+	at := map[*message]int{}
+	var m *message
+	for candidate := range after { // a message that has no place comes after another one that has none
+		if before[candidate] > 0 {
+			m = candidate
+		}
+	}
+	for {
+		if i, seen := at[m]; seen {
+			values = values[i:]
+			slices.Reverse(values)
+			return values
+		}
+		at[m] = len(values)
+		values = append(values, m.value)
+		for candidate := range after {
+			if before[candidate] > 0 && after[candidate][m] {
+				m = candidate
+				break
+			}
+		}
 	}
 }
 

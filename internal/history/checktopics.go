@@ -34,11 +34,21 @@ func (c *checker) checkTopics() {
 	c.closes()
 }
 
-// span returns the time of an attempt.
-func (w Write) span() Span { return Span{w.Start, w.End} }
+// span returns the time of an attempt. One whose outcome is unknown may have its effect later.
+func (w Write) span() Span {
+	if w.Outcome == Unknown {
+		return Span{w.Start, never}
+	}
+	return Span{w.Start, w.End}
+}
 
-// span returns the time of all attempts.
-func (m *message) span() Span { return Span{m.start, m.end} }
+// span returns the time of all attempts that were not refused.
+func (m *message) span() Span {
+	if m.unknown > 0 {
+		return Span{m.start, never}
+	}
+	return Span{m.start, m.end}
+}
 
 // mayHave reports whether a channel may have got a message of a topic: as a member, or of what the topic keeps.
 func (c *checker) mayHave(channel string, m *message) bool {
@@ -78,7 +88,7 @@ func (c *checker) producersOrder(channel string) {
 	for _, d := range c.lines[channel] {
 		for _, value := range d.values() {
 			m := c.messages[value]
-			if m == nil || m.producer == "" || c.cameBack(place{channel, m.topic}) {
+			if m == nil || m.producer == "" || m.unknown > 0 || c.cameBack(place{channel, m.topic}) {
 				continue
 			}
 			if before := last[m.producer]; before != nil && before.number > m.number {

@@ -75,16 +75,19 @@ func pieces(body string) (first string, more []string) {
 type topics struct {
 	*session // sends requests
 
-	members []*session
+	members []*member
 	closed  []sync.Once
 	errs    []error // of closing each
 }
 
-func newTopics(r *history.Recorder, o Options, members []*session) *topics {
-	return &topics{
-		session: &session{Options: o, Recorder: r, rand: o.random(-1_000_000)}, members: members,
-		closed: make([]sync.Once, o.Topics), errs: make([]error, o.Topics),
+func newTopics(r *history.Recorder, o Options, sessions []*session) *topics {
+	ts := &topics{
+		session: &session{Options: o, Recorder: r}, closed: make([]sync.Once, o.Topics), errs: make([]error, o.Topics),
 	}
+	for i, s := range sessions {
+		ts.members = append(ts.members, &member{session: s, rand: o.random(-2_000_000 - i), in: map[int]bool{}})
+	}
+	return ts
 }
 
 // run starts the members and the producers.
@@ -92,9 +95,8 @@ func (ts *topics) run(ctx context.Context, running *sync.WaitGroup) {
 	if ts.Topics == 0 {
 		return
 	}
-	for i, s := range ts.members {
-		m := &member{session: s, rand: ts.random(-2_000_000 - i)}
-		switch s.habit {
+	for _, m := range ts.members {
+		switch m.habit {
 		case none, faithful:
 		case unaware:
 			running.Go(func() { m.joinAll(ctx) })
@@ -145,17 +147,16 @@ func (ts *topics) end(ctx context.Context) error {
 		calls.Go(func() { ts.closeAs(ctx, i, "done") })
 	}
 	calls.Wait()
-	for i, s := range ts.members {
-		if s.deleted {
+	for _, m := range ts.members {
+		if m.deleted {
 			continue
 		}
 		calls.Go(func() {
-			m := &member{session: s, rand: ts.random(-4_000_000 - i)}
-			if s.habit == late {
+			if m.habit == late {
 				m.joinAll(ctx) // after the end
 			}
-			deadline := time.Now().Add(s.Settle)
-			for s.attempt(ctx, requestTime, s.value(), "") != history.Accepted && time.Now().Before(deadline) {
+			deadline := time.Now().Add(m.Settle)
+			for m.attempt(ctx, requestTime, m.value(), "") != history.Accepted && time.Now().Before(deadline) {
 				time.Sleep(10 * time.Millisecond)
 			}
 		})
@@ -180,9 +181,6 @@ type member struct {
 // join joins or leaves a topic.
 func (m *member) join(ctx context.Context, i int) {
 	path := "/topic/" + topicName(i) + "/" + m.producerAddress
-	if m.in == nil {
-		m.in = map[int]bool{}
-	}
 	if m.in[i] = !m.in[i]; !m.in[i] {
 		_ = m.Leave(m.name, topicName(i), func() error { return m.insist(ctx, http.MethodDelete, path, nil) })
 		return
