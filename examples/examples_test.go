@@ -17,10 +17,11 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
+// messages are what every example writes.
+var messages = []string{`{"text":"hello"}`, `{"text":"world"}`}
+
 func TestProducers(t *testing.T) {
-	s := testserver.New(t)
-	url := fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))
-	s.Start("", url+" {\nmegaphone\n}")
+	url := start(t, "megaphone")
 	for name, command := range map[string][]string{
 		"curl":   {"sh", "producer.sh"},
 		"Go":     {"go", "run", "./go"},
@@ -29,38 +30,67 @@ func TestProducers(t *testing.T) {
 		"Node":   {"node", "producer.mjs"},
 		"PHP":    {"php", "producer.php"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			for _, tool := range []string{command[0], map[string]string{"curl": "curl"}[name]} {
-				if _, err := exec.LookPath(tool); tool != "" && err != nil {
-					t.Skipf("%s is not installed", tool)
-				}
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
-			cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-			cmd.Env = append(os.Environ(), "MEGAPHONE_URL="+url)
-			cmd.Stderr = os.Stderr
-			output, err := cmd.Output()
-			if err != nil {
-				t.Fatalf("%v: %v", command, err)
-			}
+		t.Run(name, func(t *testing.T) { runs(t, url, command, `"sid":"news",.*"body":(.*)}\n`, messages) })
+	}
+}
 
-			response, err := http.Get(url + "/read/" + strings.TrimSpace(string(output)) + "?poll=0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer response.Body.Close()
-			text, err := io.ReadAll(response.Body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			for _, match := range regexp.MustCompile(`"sid":"news",.*"body":(.*)}\n`).FindAllStringSubmatch(string(text), -1) {
-				got = append(got, match[1])
-			}
-			if want := []string{`{"text":"hello"}`, `{"text":"world"}`}; !slices.Equal(got, want) {
-				t.Errorf("%s has %s %s, want %s", output, response.Status, text, want)
-			}
+// TestTopics their members get the messages, and are told of the end.
+func TestTopics(t *testing.T) {
+	url := start(t, "megaphone create write read topics publish")
+	for name, command := range map[string][]string{
+		"curl":   {"sh", "topics/topic.sh"},
+		"Go":     {"go", "run", "./topics/go"},
+		"Python": {"python3", "topics/topic.py"},
+		"Node":   {"node", "topics/topic.mjs"},
+		"PHP":    {"php", "topics/topic.php"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runs(t, url, command, `"sid":"(?:log|build-[0-9]+)",.*"body":(.*)}\n`, append(slices.Clone(messages), `null,"end":"done"`))
 		})
+	}
+}
+
+// start starts a server with a site, and returns its URL.
+func start(t *testing.T, directive string) (url string) {
+	t.Helper()
+	s := testserver.New(t)
+	url = fmt.Sprintf("http://127.0.0.1:%d", testserver.FreePort(t))
+	s.Start("", url+" {\n"+directive+"\n}")
+	return url
+}
+
+// runs runs an example, which prints a consumer address, and reads there what a pattern finds.
+func runs(t *testing.T, url string, command []string, pattern string, want []string) {
+	t.Helper()
+	for _, tool := range []string{command[0], map[string]string{"sh": "curl"}[command[0]]} {
+		if _, err := exec.LookPath(tool); tool != "" && err != nil {
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Env = append(os.Environ(), "MEGAPHONE_URL="+url)
+	cmd.Stderr = os.Stderr
+	output, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v", command, err)
+	}
+
+	response, err := http.Get(url + "/read/" + strings.TrimSpace(string(output)) + "?poll=0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
+		got = append(got, match[1])
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%s has %s %s, want %s", output, response.Status, text, want)
 	}
 }

@@ -48,6 +48,8 @@ type peer struct {
 	channels func(address string, n int) ([]channel, error)
 	// batch writes a body to many channels.
 	batch func(cs []channel, body string) load.Request
+	// fan makes n readers of what is published once.
+	fan func(address string, n int) (fan, error)
 	// floor marks a server that is not a broker but shows the least that something costs.
 	floor bool
 	// shared marks servers that share a Redis, which is what is measured.
@@ -177,7 +179,7 @@ func ours() []*peer {
 			config: func(address string, s settings) string {
 				return caddyfile(address, s, megaphoneSettings, "megaphone")
 			},
-			channels: createChannels, batch: writeBatch, ingest: true, create: true,
+			channels: createChannels, batch: writeBatch, fan: megaphoneFan, ingest: true, create: true,
 			headers: map[string][]string{"http": nil, "h2": nil, "sse": {acceptSSE}, "websocket": upgrade()},
 		},
 		{
@@ -235,13 +237,13 @@ func brokers() []*peer {
 			config: func(address string, s settings) string {
 				return caddyfile(address, s, "", "mercure {\n\t\ttransport local\n\t\tanonymous\n\t\tpublisher_jwt "+mercureKey+"\n\t}")
 			},
-			channels: mercureTopics, batch: mercureBatch,
+			channels: mercureTopics, batch: mercureBatch, fan: mercureFan,
 			headers: map[string][]string{"http": {acceptSSE}, "sse": {acceptSSE}},
 		},
 		{
 			name: "nchan", about: "Nchan in nginx, one worker, in memory",
 			build: findNginx, args: func(config string) []string { return []string{"-c", config, "-p", filepath.Dir(config)} },
-			config: nginxConfig, channels: nchanChannels, batch: nchanBatch,
+			config: nginxConfig, channels: nchanChannels, batch: nchanBatch, fan: nchanFan,
 			headers: map[string][]string{"http": {"TE: chunked"}, "sse": {acceptSSE}, "websocket": upgrade()},
 		},
 	}
@@ -250,14 +252,17 @@ func brokers() []*peer {
 const jsonType = "Content-Type: application/json"
 
 // createChannels creates channels in Megaphone.
-func createChannels(address string, n int) ([]channel, error) {
+func createChannels(address string, n int) ([]channel, error) { return createWith(address, n, "") }
+
+// createWith creates channels by requests with a body.
+func createWith(address string, n int, body string) ([]channel, error) {
 	conn, err := load.Dial(address)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
 	cs := make([]channel, n)
-	create := load.Post("/create", "")
+	create := load.Post("/create", body, jsonType)
 	for i := range cs {
 		status, body, err := conn.Do(create)
 		for deadline := time.Now().Add(20 * time.Second); err == nil && status == http.StatusServiceUnavailable && time.Now().Before(deadline); {

@@ -65,7 +65,7 @@ func hasJournal(p *peer) bool {
 
 // works returns all works, in the order in which they are done.
 func works() []*work {
-	return slices.Concat(singleWorks(), idleWorks(), liveWorks(), redisWorks())
+	return slices.Concat(singleWorks(), idleWorks(), liveWorks(), fanOutWorks(), redisWorks())
 }
 
 // singleWorks returns the works that have no variant for each transport or number of channels.

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/caddy-megaphone/megaphone/bench/load"
+)
+
+// A fan is a message's way to many readers.
+type fan struct {
+	readers []channel
+	publish load.Request
+}
+
+// members is how many readers a message reaches.
+const members = 10_000
+
+// fanOutWorks returns the work that publishes to many.
+func fanOutWorks() []*work {
+	return []*work{{
+		key: "fanout", run: fanOut, applies: func(p *peer) bool { return p.fan != nil },
+		measures: []measure{
+			{name: "one message to 10,000 members, deliveries", unit: perSecond, ratio: "nchan"},
+			{name: "… until the last one has it, median", unit: "ms", lessIsBest: true},
+			{name: "a write to another channel until it is delivered, p50", unit: "ms", lessIsBest: true},
+			{name: "… p99", unit: "ms", lessIsBest: true},
+			{name: "… while messages go to 10,000 members all the time, p50", unit: "ms", lessIsBest: true},
+			{name: "… p99 meanwhile", unit: "ms", lessIsBest: true},
+			{name: "… p99 meanwhile, as a multiple", unit: "×", lessIsBest: true},
+		},
+	}}
+}
+
+// fanOut is a work: it publishes one message after the other to all members, each when all of them have the one before. Then it
+// times writes to another channel, first alone, and then while it goes on publishing.
+func fanOut(ctx context.Context, s *session) ([]float64, error) {
+	f, err := s.peer.fan(s.server.address, members)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.subscribe(f.readers, "http"); err != nil {
+		return nil, err
+	}
+	p, err := s.newProbe()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.settle(); err != nil {
+		return nil, err
+	}
+	var took []time.Duration
+	publish := repeat(f.publish, members)
+	loops := []loop{func(conn *load.Conn) (int64, error) {
+		begun, want := time.Now(), s.counter.N()+members
+		_, err := publish(conn)
+		if err == nil {
+			err = s.delivered(want)
+		}
+		took = append(took, time.Since(begun))
+		return members, err
+	}}
+	rate, err := s.perCPU(ctx, loops, func(*closedLoop) int64 { return s.counter.N() })
+	if err != nil {
+		return nil, err
+	}
+	alone, err := p.run(s.duration)
+	if err != nil {
+		return nil, err
+	}
+	l, err := s.run(loops)
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(warmUp)
+	beside, err := p.run(s.duration)
+	if stopped := l.stop(); err == nil {
+		err = stopped
+	}
+	return []float64{
+		rate, milliseconds(took, 0.5), milliseconds(alone, 0.5), milliseconds(alone, 0.99), milliseconds(beside, 0.5),
+		milliseconds(beside, 0.99), milliseconds(beside, 0.99) / milliseconds(alone, 0.99),
+	}, err
+}
+
+// milliseconds returns a quantile of times.
+func milliseconds(times []time.Duration, q float64) float64 {
+	if len(times) == 0 {
+		return 0
+	}
+	slices.Sort(times)
+	return float64(times[int(q*float64(len(times)-1))]) / float64(time.Millisecond)
+}
+
+// A probe writes to a channel of its own and reads it.
+type probe struct {
+	writer, reader *load.Conn
+	request        load.Request
+}
+
+func (s *session) newProbe() (*probe, error) {
+	cs, err := s.peer.channels(s.server.address, 1)
+	if err != nil {
+		return nil, err
+	}
+	p := &probe{request: cs[0].post(body())}
+	for _, conn := range []**load.Conn{&p.writer, &p.reader} {
+		if *conn, err = load.DialBlocking(s.server.address); err != nil {
+			return nil, err
+		}
+		s.open = append(s.open, *conn)
+	}
+	return p, p.reader.Open(load.Get(cs[0].path, s.peer.headers["http"]...))
+}
+
+// run writes about a thousand messages a second, each when the one before it has arrived. It returns how long each took until it
+// had arrived and its writer had the reply. It has a thread of its own, which goes before those that read for the members: what it
+// measures is the server.
+func (p *probe) run(d time.Duration) (took []time.Duration, err error) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked, so that the thread ends with this goroutine
+		if err = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20); err != nil {
+			err = fmt.Errorf("the thread that measures must go first, which needs root: %w", err)
+			return
+		}
+		for begun := time.Now(); time.Since(begun) < d && err == nil; {
+			pause := unix.NsecToTimespec(time.Millisecond.Nanoseconds())
+			_ = unix.Nanosleep(&pause, nil)
+			var one time.Duration
+			one, err = p.write()
+			took = append(took, one)
+		}
+	}()
+	<-done
+	return took, err
+}
+
+func (p *probe) write() (time.Duration, error) {
+	begun := time.Now()
+	_, err := repeat(p.request, 1)(p.writer)
+	if err == nil {
+		err = p.reader.Await()
+	}
+	return time.Since(begun), err
+}
+
+// megaphoneFan has a channel for each member of a topic.
+func megaphoneFan(address string, n int) (fan, error) {
+	cs, err := createWith(address, n, `{"topics":["news"]}`)
+	return fan{cs, load.Post("/publish/news/bench", body(), jsonType)}, err
+}
+
+// sharedFan has the same channel for all readers.
+func sharedFan(c channel, n int) (fan, error) {
+	return fan{slices.Repeat([]channel{c}, n), c.post(body())}, nil
+}
+
+func mercureFan(_ string, n int) (fan, error) {
+	const topic = "https://example.com/news"
+	return sharedFan(channel{
+		path: "/.well-known/mercure?topic=" + url.QueryEscape(topic),
+		post: func(body string) load.Request { return mercurePost([]string{topic}, body) },
+	}, n)
+}
+
+func nchanFan(_ string, n int) (fan, error) {
+	return sharedFan(channel{
+		path: "/sub/news",
+		post: func(body string) load.Request { return load.Post("/pub/news", body, jsonType) },
+	}, n)
+}
