@@ -26,6 +26,7 @@ const members = 10_000
 func fanOutWorks() []*work {
 	return []*work{{
 		key: "fanout", run: fanOut, applies: func(p *peer) bool { return p.fan != nil },
+		settings: settings{topics: true},
 		measures: []measure{
 			{name: "one message to 10,000 members, deliveries", unit: perSecond, ratio: "nchan"},
 			{name: "… until the last one has it, median", unit: "ms", lessIsBest: true},

@@ -22,6 +22,7 @@ import (
 // settings says what a work needs from a server's configuration.
 type settings struct {
 	h2c     bool   // HTTP/2 without TLS
+	topics  bool   // topics, where they need a setting
 	profile bool   // with Caddy's admin endpoint, which serves profiles
 	admin   string // the address of the admin endpoint
 	dir     string // a folder for what this server writes, and nobody else
@@ -177,7 +178,11 @@ func ours() []*peer {
 			name: "megaphone", about: "this module",
 			build: goBuild("server"), args: runCaddy,
 			config: func(address string, s settings) string {
-				return caddyfile(address, s, megaphoneSettings, "megaphone")
+				site := "megaphone"
+				if s.topics {
+					site = "megaphone create write read topics publish"
+				}
+				return caddyfile(address, s, megaphoneSettings, site)
 			},
 			channels: createChannels, batch: writeBatch, fan: megaphoneFan, ingest: true, create: true,
 			headers: map[string][]string{"http": nil, "h2": nil, "sse": {acceptSSE}, "websocket": upgrade()},
