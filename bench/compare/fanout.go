@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,7 +68,7 @@ func fanOut(ctx context.Context, s *session) ([]float64, error) {
 		took = append(took, time.Since(begun))
 		return members, err
 	}}
-	rate, err := s.perCPU(ctx, loops, func(*closedLoop) int64 { return s.counter.N() })
+	rate, err := s.wholeRounds(ctx, loops[0])
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +89,37 @@ func fanOut(ctx context.Context, s *session) ([]float64, error) {
 		rate, milliseconds(took, 0.5), milliseconds(alone, 0.5), milliseconds(alone, 0.99), milliseconds(beside, 0.5),
 		milliseconds(beside, 0.99), milliseconds(beside, 0.99) / milliseconds(alone, 0.99),
 	}, err
+}
+
+// wholeRounds returns how many units of work a loop does per second of the server's CPU time. Unlike perCPU, it measures from the
+// end of one round to the end of another, since a round may take long.
+func (s *session) wholeRounds(ctx context.Context, next loop) (float64, error) {
+	conn, err := s.dial()
+	if err != nil {
+		return 0, err
+	}
+	if _, err := next(conn); err != nil { // to warm up
+		return 0, err
+	}
+	var taken sync.WaitGroup
+	defer taken.Wait()
+	if s.profiles != "" {
+		taken.Go(func() { s.profile(ctx, "cpu", fmt.Sprintf("profile?seconds=%d", max(1, int(s.duration.Seconds())))) })
+	}
+	before, err := s.server.cpu()
+	if err != nil {
+		return 0, err
+	}
+	var units int64
+	for begun := time.Now(); time.Since(begun) < s.duration; {
+		n, err := next(conn)
+		if err != nil {
+			return 0, err
+		}
+		units += n
+	}
+	after, err := s.server.cpu()
+	return float64(units) / (after - before).Seconds(), err
 }
 
 // milliseconds returns a quantile of times.

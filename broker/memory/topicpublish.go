@@ -19,6 +19,7 @@ type walk struct {
 	topic  *topic
 	number uint64
 	err    error // of a journal
+	woken  int   // readers since it let others run
 
 	result  broker.Published
 	join    *join      // nil unless the message is appended
@@ -125,7 +126,10 @@ func (w *walk) take(t *topic, begin func(*topic) error, visit func(*channel)) (d
 }
 
 const (
-	// yieldEvery is how long a walk goes on before it lets others run. It looks at the clock for every few members.
+	// A walk lets others run when it has woken some readers, and when it has gone on for some time. It looks at the clock for every
+	// few members. So there are never more than a few woken readers before a message to another channel. Go's scheduler looks at what
+	// waits elsewhere after each 61 goroutines, so the walk goes on while they run.
+	yieldReaders = 64
 	yieldEvery   = 100 * time.Microsecond
 	yieldMembers = 16
 )
@@ -147,9 +151,9 @@ func (w *walk) members(visit func(*channel)) error {
 				continue
 			}
 			w.member(s, visit)
-			if visited++; visited%yieldMembers == 0 && time.Since(begun) > yieldEvery {
+			if visited++; w.woken >= yieldReaders || visited%yieldMembers == 0 && time.Since(begun) > yieldEvery {
 				runtime.Gosched()
-				begun = time.Now()
+				w.woken, begun = 0, time.Now()
 			}
 		}
 	}
@@ -182,7 +186,9 @@ func (w *walk) offer(c *channel) {
 	case err != nil:
 		w.err = err
 	case taken:
-		w.result.Accepted++
+		if w.result.Accepted++; c.reader != nil {
+			w.woken++
+		}
 	case w.full == broker.FullHold && w.limits.Hold > 0 && w.mayHold():
 		w.group.remaining.Add(1)
 		w.waiters = append(w.waiters, &waiter{

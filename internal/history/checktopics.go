@@ -115,10 +115,10 @@ func (c *checker) merges(channel string) {
 	}
 }
 
-// gap checks that the channel has missed no piece of a text between two that it got as one.
+// gap checks that no piece of a text is missing between two that the channel got as one, whether it was a member then or not.
 func (c *checker) gap(channel string, from, to *message) {
 	for _, m := range c.topics[to.topic] {
-		if m.producer == to.producer && from.number < m.number && m.number < to.number && c.sure(channel, m) {
+		if m.producer == to.producer && from.number < m.number && m.number < to.number && m.accepted > 0 {
 			c.fault("channel %s: %q was appended to %q, without %q, which stands between them", channel, to.value, from.value, m.value)
 		}
 	}

@@ -168,6 +168,14 @@ func TestCheckTopics(t *testing.T) {
 			},
 			stays: member, deliveries: deliveries{got("c", "3", 1, "a1", "a3")}, want: `"a3" was appended to "a1", without "a2"`,
 		},
+		"appended over a time away": {
+			writes: writes{
+				merging(published("a1", 1, 2, accepted), history.MergeAppend), merging(published("a2", 5, 6, accepted), history.MergeAppend),
+				merging(published("a3", 9, 10, accepted), history.MergeAppend),
+			},
+			stays: stays{stay("c", 0, 3, false), stay("c", 8, 0, false)}, deliveries: deliveries{got("c", "3", 0, "a1", "a3")},
+			want: `"a3" was appended to "a1", without "a2"`,
+		},
 		"appended to another's": {
 			writes: writes{merging(published("a1", 1, 2, accepted), history.MergeAppend), merging(published("b1", 3, 4, accepted), history.MergeAppend)},
 			stays:  member, deliveries: deliveries{got("c", "2", 0, "a1", "b1")}, want: `"b1" was appended to "a1"`,

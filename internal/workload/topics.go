@@ -202,7 +202,11 @@ func (m *member) joinAll(ctx context.Context) {
 
 func (m *member) comeAndGo(ctx context.Context) {
 	for wait(ctx, time.Duration(m.rand.ExpFloat64()*float64(10*m.Pause))) {
-		m.join(ctx, m.rand.IntN(m.Topics))
+		i := m.rand.IntN(m.Topics)
+		m.join(ctx, i)
+		if !m.in[i] && m.rand.IntN(2) == 0 && wait(ctx, 2*m.Pause) { // before its consumer has read what came before
+			m.join(ctx, i)
+		}
 	}
 }
 
