@@ -18,20 +18,22 @@ import (
 // startFiles maps each file of examples/start to the kind of block in docs/start.md that shows it.
 var startFiles = map[string]string{"Caddyfile": "caddyfile", "page.html": "html", "backend.py": "python", "backend.mjs": "js"}
 
-func TestStartPageShowsTheFilesOfTheExample(t *testing.T) {
+func TestDocsShowTheFilesOfTheExample(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../docs/start.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	lines := map[string]int{}
 	for name, kind := range startFiles {
 		file, err := os.ReadFile("../examples/start/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if shown := blocks(string(page), kind); len(shown) == 0 || shown[0] != string(file) {
-			t.Errorf("docs/start.md does not show examples/start/%s as it is", name)
+		pages := []string{"../docs/start.md"}
+		if kind == "html" || kind == "python" {
+			pages = append(pages, "../README.md")
+		}
+		for _, page := range pages {
+			if firstBlock(t, page, kind) != string(file) {
+				t.Errorf("%s does not show examples/start/%s as it is", page, name)
+			}
 		}
 		for line := range strings.Lines(string(file)) {
 			if strings.TrimSpace(line) != "" {
