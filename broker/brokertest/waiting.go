@@ -99,7 +99,9 @@ var waitingTests = group{
 			s.send(a.Producer, s.message("price").WithMerge(broker.MergeReplace))
 			time.Sleep(l.after / 20)
 		}
-		l.reports(map[string]int{a.Consumer: 1})
+		if got := l.seen(1); len(got) != 1 || got[a.Consumer].Messages != 1 {
+			s.Errorf("%v is reported, want one message of the channel", got)
+		}
 	},
 	"messages are reported once somebody wants to know": func(s *suite) {
 		l := s.waiting()
