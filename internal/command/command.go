@@ -49,8 +49,8 @@ Exit status:
   5    refused for now: the channel is full, somebody reads it, a limit is
        reached, or the topic is closed
   6    drain --wait: the drain was not done within --timeout
-  130  SIGINT or SIGTERM interrupted the command before it was done; tail has no
-       end of its own, so it exits with 0 then`,
+  130  SIGINT or SIGTERM interrupted the command before it was done; tail and
+       --watch have no end of their own, so they exit with 0 then`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Example = `  $ caddy megaphone list --min-pending 50
   $ caddy megaphone drain --over 1m --wait
