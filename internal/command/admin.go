@@ -68,7 +68,8 @@ func (a *adminAPI) call(ctx context.Context, method, path string, body, v any) e
 // decodeReply decodes a reply of the admin API into v.
 func decodeReply(reply []byte, v any) error {
 	if err := json.Unmarshal(reply, v); err != nil {
-		return fmt.Errorf("cannot decode the reply of the admin API: %s", jsontext.Explain(err))
+		return fmt.Errorf("cannot decode the reply of the admin API: %s; is it the admin API? --address and --config name another address",
+			jsontext.Explain(err))
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func runDelete(cmd *cobra.Command, args []string) error {
 	if len(args) == 1 && args[0] == "-" {
 		var err error
 		// A user who interrupts the command that writes the list does not want the first part of the list deleted.
-		stop := showProgress(cmd, func() string { return "reading the names of channels" })
+		stop := showInputProgress(cmd, func() string { return "reading the names of channels" })
 		names, err = await(cmd.Context(), func() ([]string, error) { return readNames(cmd.InOrStdin()) })
 		stop()
 		if err != nil {

@@ -15,6 +15,14 @@ const (
 	progressInterval = 200 * time.Millisecond
 )
 
+// showInputProgress is [showProgress] for a command that reads its input. It shows nothing while somebody types that.
+func showInputProgress(cmd *cobra.Command, text func() string) (stop func()) {
+	if isTerminal(cmd.InOrStdin()) {
+		return func() {}
+	}
+	return showProgress(cmd, text)
+}
+
 // showProgress shows on standard error how far a command has come, once it takes a while. It shows nothing if that is not a
 // terminal. text says how far, and is called in another goroutine. The caller must call stop before it prints anything; stop
 // may be called again.

@@ -115,7 +115,7 @@ func runSend(cmd *cobra.Command, args []string) error {
 		return errors.New("--key needs exactly one body")
 	}
 	var passed atomic.Int64
-	stop := showProgress(cmd, func() string { return humanize.Comma(passed.Load()) + " messages sent" })
+	stop := showInputProgress(cmd, func() string { return humanize.Comma(passed.Load()) + " messages sent" })
 	defer stop()
 	sendInput := func(encode func(line []byte) []byte) error {
 		input := &lineSender{site: s, batches: readBatches(cmd.InOrStdin(), encode), result: &result, passed: &passed}

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"io"
 	"os"
 
 	"golang.org/x/term"
@@ -10,9 +9,9 @@ import (
 // A size is how many columns and rows a terminal has.
 type size struct{ width, height int }
 
-// terminalSize returns the size of the terminal that w is. It reports false if w is none.
-func terminalSize(w io.Writer) (size, bool) {
-	f, ok := w.(*os.File)
+// terminalSize returns the size of the terminal that an input or output is. It reports false if it is none.
+func terminalSize(file any) (size, bool) {
+	f, ok := file.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return size{}, false
 	}
@@ -23,9 +22,9 @@ func terminalSize(w io.Writer) (size, bool) {
 	return size{width, height}, true
 }
 
-// isTerminal reports whether w is a terminal.
-func isTerminal(w io.Writer) bool {
-	_, ok := terminalSize(w)
+// isTerminal reports whether an input or output is a terminal.
+func isTerminal(file any) bool {
+	_, ok := terminalSize(file)
 	return ok
 }
 

@@ -67,20 +67,14 @@ type watch struct {
 // run shows what show writes until ctx ends. If show fails the first time, run returns its error. Later, it says so and goes on.
 func (w *watch) run(ctx context.Context, show func(out io.Writer, rows int) error) error {
 	for {
-		var text bytes.Buffer
-		terminal, onScreen := w.terminal()
-		err := show(&text, max(0, terminal.height-frameRows))
+		text, err := w.look(ctx, show)
 		switch {
 		case ctx.Err() != nil:
 			return nil // which is how a watch ends
 		case err != nil && w.lastAt.IsZero():
 			return err
-		case onScreen:
-			err = w.draw(terminal, text.Bytes(), err)
-		default:
-			err = w.print(text.Bytes(), err)
 		}
-		if err != nil {
+		if err := w.present(text, err); err != nil {
 			return err
 		}
 		select {
@@ -91,11 +85,44 @@ func (w *watch) run(ctx context.Context, show func(out io.Writer, rows int) erro
 	}
 }
 
+// slowLook is how long a look may take before the server counts as lost.
+const slowLook = 5 * time.Second
+
+// look returns what show writes. If that takes long, it says so meanwhile.
+func (w *watch) look(ctx context.Context, show func(out io.Writer, rows int) error) (text []byte, err error) {
+	terminal, _ := w.terminal()
+	var out bytes.Buffer
+	shown := make(chan error, 1)
+	go func() { shown <- show(&out, max(0, terminal.height-frameRows)) }()
+	for slow := time.NewTicker(slowLook); ; {
+		select {
+		case err = <-shown:
+			slow.Stop()
+			return out.Bytes(), err
+		case <-ctx.Done():
+			slow.Stop()
+			return nil, ctx.Err()
+		case <-slow.C:
+			if !w.lastAt.IsZero() {
+				_ = w.present(nil, fmt.Errorf("the server takes longer than %v to answer", slowLook)) // the next one fails, too
+			}
+		}
+	}
+}
+
 func (w *watch) terminal() (size, bool) {
 	if w.screen == nil {
 		return size{}, false
 	}
 	return w.screen()
+}
+
+// present presents what was shown, or why nothing was.
+func (w *watch) present(text []byte, lost error) error {
+	if terminal, ok := w.terminal(); ok {
+		return w.draw(terminal, text, lost)
+	}
+	return w.print(text, lost)
 }
 
 // print writes what was shown below what was shown before. What goes wrong, and that it goes on, is told once.
@@ -130,7 +157,7 @@ func (w *watch) draw(terminal size, text []byte, lost error) error {
 	if lost == nil {
 		w.last, w.lastAt = text, now
 	} else {
-		title = fmt.Sprintf("%s, this is of %s: %s", now.Format(time.TimeOnly), w.lastAt.Format(time.TimeOnly), printable(lost.Error()))
+		title = fmt.Sprintf("%s, still from %s: %s", now.Format(time.TimeOnly), w.lastAt.Format(time.TimeOnly), printable(lost.Error()))
 	}
 	var frame bytes.Buffer
 	frame.WriteString(toTop)

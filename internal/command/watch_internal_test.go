@@ -77,9 +77,37 @@ func TestAWatchOnATerminalStaysInPlace(t *testing.T) {
 			}
 		}
 	}
-	if !strings.Contains(frames[1], ":02, every 2s") || !strings.Contains(frames[2], ":04, this is of ") || !strings.Contains(frames[2], ":02: it does") {
+	if !strings.Contains(frames[1], ":02, every 2s") || !strings.Contains(frames[2], ":04, still from ") || !strings.Contains(frames[2], ":02: it does") {
 		t.Errorf("the titles are wrong: %q", frames)
 	}
+}
+
+// TestAWatchSaysThatTheServerIsSlow: a server that is stopped accepts connections, and does not answer.
+func TestAWatchSaysThatTheServerIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out, errs bytes.Buffer
+		w := &watch{interval: time.Second, out: &out, errs: &errs}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		looks := 0
+		err := w.run(ctx, func(out io.Writer, _ int) error {
+			switch looks++; looks {
+			case 2:
+				time.Sleep(30 * time.Second)
+			case 4:
+				time.Sleep(2 * time.Hour) // is abandoned
+			}
+			_, err := fmt.Fprintln(out, looks)
+			return err
+		})
+		if err != nil || out.String() != "1\n\n2\n\n3\n" {
+			t.Errorf("printed %q, error %v", &out, err)
+		}
+		if text := errs.String(); strings.Count(text, "takes longer than 5s to answer") != 2 || strings.Count(text, "answers again") != 1 {
+			t.Errorf("standard error has %s", text)
+		}
+		time.Sleep(2 * time.Hour)
+	})
 }
 
 // TestAWatchThatBeginsWithAFaultEnds: the address is wrong, or a flag.
