@@ -1,7 +1,6 @@
 package brokertest
 
 import (
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -236,7 +235,7 @@ func (l *waitingLog) reports(want map[string]int) {
 		}
 	}
 	if len(got) != len(want) {
-		l.s.Fatal(fmt.Sprintf("%d channels are reported, want %d", len(got), len(want)))
+		l.s.Fatalf("%d channels are reported, want %d", len(got), len(want))
 	}
 	l.last, l.got = l.got, map[string]broker.Waiting{}
 }

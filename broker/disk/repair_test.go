@@ -43,6 +43,23 @@ func TestARepairKeepsWhatIsWhole(t *testing.T) {
 	})
 }
 
+// TestACheckTellsHowFarItHasCome, from nothing to all.
+func TestACheckTellsHowFarItHasCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		image, _ := recorded(t, 600, true)
+		var told []int64
+		report, err := check(t.Context(), folderOf(image), func(read, all int64) {
+			told = append(told, read)
+			if all < read || all == 0 {
+				t.Errorf("%d of %d bytes are read", read, all)
+			}
+		})
+		if err != nil || report.Segments < 2 || len(told) != report.Segments+1 || told[0] != 0 || told[report.Segments] != report.Bytes || !slices.IsSorted(told) {
+			t.Errorf("told is %v, error %v, the report is %+v", told, err, report)
+		}
+	})
+}
+
 func TestARepairOfASoundJournalChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		image, _ := recorded(t, 60, true)

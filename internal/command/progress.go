@@ -48,7 +48,7 @@ func progressOn(w io.Writer, text func() string) (stop func()) {
 				timer.Reset(progressInterval)
 			case <-end:
 				if shown {
-					fmt.Fprint(w, "\r"+clearLine)
+					_, _ = io.WriteString(w, "\r"+clearLine)
 				}
 				return
 			}

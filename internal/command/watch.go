@@ -67,14 +67,14 @@ type watch struct {
 // run shows what show writes until ctx ends. If show fails the first time, run returns its error. Later, it says so and goes on.
 func (w *watch) run(ctx context.Context, show func(out io.Writer, rows int) error) error {
 	for {
-		text, err := w.look(ctx, show)
+		text, lost := w.look(ctx, show)
 		switch {
 		case ctx.Err() != nil:
-			return nil // which is how a watch ends
-		case err != nil && w.lastAt.IsZero():
-			return err
+			return nil //nolint:nilerr // which is how a watch ends
+		case lost != nil && w.lastAt.IsZero():
+			return lost
 		}
-		if err := w.present(text, err); err != nil {
+		if err := w.present(text, lost); err != nil {
 			return err
 		}
 		select {

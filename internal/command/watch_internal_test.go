@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -23,10 +24,8 @@ func watchFor(t *testing.T, d time.Duration, w *watch, fails ...int) (err error)
 		looks := 0
 		err = w.run(ctx, func(out io.Writer, rows int) error {
 			looks++
-			for _, n := range fails {
-				if n == looks {
-					return errors.New("it does not answer\x1b")
-				}
+			if slices.Contains(fails, looks) {
+				return errors.New("it does not answer\x1b")
 			}
 			_, err := fmt.Fprintf(out, "look %d\n%s", looks, strings.Repeat("row of the table\n", rows))
 			return err
