@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,31 +139,50 @@ func TestFlagsOfAWatch(t *testing.T) {
 	}
 }
 
+// A screen is what was written to a terminal.
+type screen struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text += string(p)
+	return len(p), nil
+}
+
+// shown returns what was written since the last call.
+func (s *screen) shown() (text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text, s.text = s.text, ""
+	return text
+}
+
 // TestProgressShowsAfterASecond, on one line, which is gone at the end.
 func TestProgressShowsAfterASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
-		n := 0
-		stop := progressOn(&out, func() string {
+		out, n := new(screen), 0
+		stop := progressOn(out, func() string {
 			n++
 			return fmt.Sprintf("%d of 9\n", n)
 		})
 		time.Sleep(progressAfter - time.Millisecond)
 		synctest.Wait()
-		if out.Len() > 0 {
-			t.Errorf("shown at once: %q", &out)
+		if text := out.shown(); text != "" {
+			t.Errorf("shown at once: %q", text)
 		}
 		time.Sleep(2 * progressInterval)
 		stop()
 		stop()
-		if want := "\r1 of 9\\u000a, 1s\x1b[K\r2 of 9\\u000a, 1s\x1b[K\r\x1b[K"; out.String() != want {
-			t.Errorf("shown is %q, want %q", &out, want)
+		if text, want := out.shown(), "\r1 of 9\\u000a, 1s\x1b[K\r2 of 9\\u000a, 1s\x1b[K\r\x1b[K"; text != want {
+			t.Errorf("shown is %q, want %q", text, want)
 		}
-		stop = progressOn(&out, func() string { return "not shown" })
-		out.Reset()
+		stop = progressOn(out, func() string { return "not shown" })
 		stop()
-		if out.Len() > 0 {
-			t.Errorf("a command that takes no second shows %q", &out)
+		if text := out.shown(); text != "" {
+			t.Errorf("a command that takes no second shows %q", text)
 		}
 	})
 }
