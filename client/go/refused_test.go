@@ -17,7 +17,7 @@ func TestARefusalEndsAReadThatHasBegun(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden} {
 		var reads atomic.Int32
-		c := stub(t, func(w http.ResponseWriter, r *http.Request) {
+		c := stub(t, func(w http.ResponseWriter, _ *http.Request) {
 			if reads.Add(1) == 1 {
 				w.Header().Set("Content-Type", "application/x-ndjson")
 				fmt.Fprintln(w, `{"sid":"s","eid":"1","ts":"2026-01-02T03:04:05.000000000Z","body":1}`)
