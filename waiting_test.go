@@ -59,6 +59,7 @@ func TestWaitingMessagesAreReported(t *testing.T) {
 
 // TestWaitingThatCannotBeReportedIsRefused: a configuration that asks for the event gets it, or an error that says what to do.
 func TestWaitingThatCannotBeReportedIsRefused(t *testing.T) {
+	s := serve(t, "", "megaphone")
 	const hook = "\nwebhook channel_waiting http://127.0.0.1:1/\n}"
 	for _, test := range []struct{ settings, want string }{
 		{"megaphone {\nbroker guest" + hook, "the broker guest does not report channel_waiting: use the broker memory or disk"},
@@ -67,7 +68,6 @@ func TestWaitingThatCannotBeReportedIsRefused(t *testing.T) {
 		{"megaphone {\nwaiting_after 1h\nmax_ttl 2h" + hook, ""}, // some channels may live for so long
 		{"megaphone {\nbroker guest\nwaiting_after 1h\nmax_ttl 1h\n}", ""},
 	} {
-		s := serve(t, "", "megaphone")
 		err := s.load(test.settings, "megaphone")
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %q", test.settings, err, test.want)
