@@ -1,0 +1,68 @@
+// What a channel is doing: in words, and as a picture of its buffer.
+
+import { node, plural, say, span, svg } from "./page.js";
+import { timeOf } from "./site.js";
+
+/** Says in words what a channel is doing. Returns the text, and its state if somebody should look at it. */
+export function words(channel, clock) {
+	const { connected, pending, inFlight, heldProducers, lastRead, expires } = channel;
+	const left = expires && timeOf(expires) - clock.now();
+	const ends = left > 1000 ? `expires in ${span(left)}` : "expires now";
+	const parts = [];
+	let state = "";
+	if (connected) {
+		parts.push("read now");
+		state = "good";
+	} else {
+		parts.push(lastRead ? `reader left ${span(clock.now() - timeOf(lastRead))} ago` : "never read", ends);
+		state = left < 10_000 ? "warn" : "";
+	}
+	if (heldProducers) {
+		parts.push(`full: ${plural(heldProducers, "producer")} held`);
+		state = "warn";
+	}
+	if (!pending && !inFlight) {
+		parts.push("empty");
+	} else {
+		parts.push(...[pending && `${pending} pending`, inFlight && `${inFlight} in flight`].filter(Boolean));
+	}
+	return { text: parts.join(", "), state };
+}
+
+/** Where the parts of the picture are, in a drawing of 200 by 12. */
+const settled = { x: 0, width: 22 };
+const flight = { x: 26, width: 80 };
+const queue = { x: 110, width: 90 };
+const height = 12;
+
+/** Draws a channel's buffer: settled messages have left it, those in flight were sent, those that are pending were not. */
+export class Buffer {
+	#flying = bar(flight, "flying");
+	#pending = bar(queue, "pending");
+	#held = node("span", { className: "held" });
+	#drawing = svg("svg", { viewBox: `0 0 200 ${height}`, role: "img" },
+		svg("rect", { class: "settled", x: settled.x, y: 0, width: settled.width, height }),
+		frame(flight), this.#flying, frame(queue), this.#pending);
+	element = node("span", { className: "buffer" }, this.#drawing, this.#held);
+
+	show({ pending, inFlight, heldProducers }, settings) {
+		fill(this.#flying, flight, inFlight / settings.inFlight);
+		fill(this.#pending, queue, pending / settings.buffer);
+		this.#pending.classList.toggle("full", pending >= settings.buffer);
+		this.#drawing.setAttribute("aria-label", `${inFlight} of ${settings.inFlight} in flight, ${pending} of ${settings.buffer} pending`);
+		say(this.#held, heldProducers ? `+${heldProducers} held` : "");
+	}
+}
+
+function bar({ x }, name) {
+	return svg("rect", { class: name, x, y: 0, width: 0, height });
+}
+
+function frame({ x, width }) {
+	return svg("rect", { class: "frame", x: x + 0.5, y: 0.5, width: width - 1, height: height - 1 });
+}
+
+/** Fills a part by a share. Even a single message is seen. */
+function fill(rect, { width }, share) {
+	rect.setAttribute("width", share > 0 ? Math.max(2, Math.min(1, share) * width) : 0);
+}
