@@ -1,6 +1,6 @@
 // What a channel is doing: in words, and as a picture of its buffer.
 
-import { node, plural, say, span, svg } from "./page.js";
+import { ago, count, node, plural, say, span, svg } from "./page.js";
 import { timeOf } from "./site.js";
 
 /** Says in words what a channel is doing. Returns the text, and its state if somebody should look at it. */
@@ -14,7 +14,7 @@ export function words(channel, clock) {
 		parts.push("read now");
 		state = "good";
 	} else {
-		parts.push(lastRead ? `reader left ${span(clock.now() - timeOf(lastRead))} ago` : "never read", ends);
+		parts.push(lastRead ? `reader left ${ago(clock.now() - timeOf(lastRead))}` : "never read", ends);
 		state = left < 10_000 ? "warn" : "";
 	}
 	if (heldProducers) {
@@ -51,6 +51,38 @@ export class Buffer {
 		this.#pending.classList.toggle("full", pending >= settings.buffer);
 		this.#drawing.setAttribute("aria-label", `${inFlight} of ${settings.inFlight} in flight, ${pending} of ${settings.buffer} pending`);
 		say(this.#held, heldProducers ? `+${heldProducers} held` : "");
+	}
+}
+
+/** Draws the same with what each part means, and how many messages or producers it has. */
+export class BufferDetails {
+	#parts = {
+		settled: ["Settled", "Received by the reader, and no longer held."],
+		flying: ["In flight", "Sent, and kept until the reader is known to have them."],
+		pending: ["Pending", "Not sent yet."],
+		held: ["Held producers", "Writes that wait until there is room."],
+	};
+	#shown = {};
+	element = node("ol", { className: "stages" }, ...Object.entries(this.#parts).map(([name, [title, about]]) => {
+		const rect = svg("rect", { class: name, x: 0, y: 0, width: 0, height: 8 });
+		const number = node("b");
+		this.#shown[name] = { rect, number };
+		return node("li", {}, svg("svg", { viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" }, rect),
+			node("span", {}, `${title} `, number), node("small", {}, about));
+	}));
+
+	show({ pending, inFlight, heldProducers }, settings) {
+		this.#part("settled", 1, "");
+		this.#part("flying", inFlight / settings.inFlight, `${count(inFlight)} of ${count(settings.inFlight)}`);
+		this.#part("pending", pending / settings.buffer, `${count(pending)} of ${count(settings.buffer)}`);
+		this.#part("held", heldProducers ? 1 : 0, count(heldProducers));
+		this.#shown.pending.rect.classList.toggle("full", pending >= settings.buffer);
+	}
+
+	#part(name, share, text) {
+		const { rect, number } = this.#shown[name];
+		fill(rect, { width: 100 }, share);
+		say(number, text);
 	}
 }
 

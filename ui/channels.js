@@ -1,7 +1,7 @@
 // The view of all channels: search, sort, what each is doing, and which are this page's own.
 
-import { Buffer, words } from "./buffer.js";
-import { copyButton, count, figures, node, plural, Rows, say, span } from "./page.js";
+import { Buffer, BufferDetails, words } from "./buffer.js";
+import { ago, copyButton, count, figures, node, plural, Rows, say, span } from "./page.js";
 import { timeOf } from "./site.js";
 
 const $ = (id) => document.getElementById(id);
@@ -121,6 +121,7 @@ class Row {
 	#state = node("span", { className: "words" });
 	#numbers = ["pending", "inFlight", "heldProducers"].map((name) => [name, node("td", { className: "number" })]);
 	#age = node("td", { className: "number" });
+	#stages = new BufferDetails();
 	#figures = node("dl", { className: "figures" });
 	#actions = node("div", { className: "buttons" });
 	#details;
@@ -134,14 +135,14 @@ class Row {
 		const row = node("tr", {}, node("th", { scope: "row" }, this.#toggle, " ", this.#mine),
 			cell("", this.#state), cell("picture", this.#buffer.element), ...this.#numbers.map(([, td]) => td), this.#age);
 		this.#details = node("tr", { className: "details", hidden: true },
-			node("td", { colSpan: 7 }, this.#figures, this.#actions));
+			node("td", { colSpan: 7 }, this.#stages.element, this.#figures, this.#actions));
 		this.elements = [row, this.#details];
 		this.#toggle.setAttribute("aria-expanded", "false");
 		this.#toggle.onclick = () => {
 			this.#details.hidden = !this.#details.hidden;
 			this.#toggle.setAttribute("aria-expanded", String(!this.#details.hidden));
 		};
-		this.#actions.append(copyButton("Copy id", () => this.#channel.id));
+		this.#actions.append(copyButton("Copy id", "name for operators, not an address", () => this.#channel.id));
 	}
 
 	update(channel) {
@@ -154,17 +155,13 @@ class Row {
 		say(this.#state, text, state);
 		this.#buffer.show(channel, site.settings);
 		this.#numbers.forEach(([name, td]) => say(td, count(channel[name]), name === "heldProducers" && channel[name] ? "warn" : ""));
-		const ago = (time) => `${span(clock.now() - timeOf(time))} ago`;
-		say(this.#age, span(clock.now() - timeOf(channel.created)));
-		const { settings } = site;
+		const since = (time) => clock.now() - timeOf(time);
+		say(this.#age, span(since(channel.created)));
+		this.#stages.show(channel, site.settings);
 		figures(this.#figures, {
-			"Settled": { value: "no longer held", title: "Messages that readers have received. Nobody needs them again." },
-			"In flight": `${count(channel.inFlight)}, window ${count(settings.inFlight)}`,
-			"Pending": `${count(channel.pending)} of ${count(settings.buffer)}`,
-			"Held producers": { value: count(channel.heldProducers), state: channel.heldProducers && "warn" },
-			"Created": ago(channel.created),
-			"Last read": channel.connected ? "now" : channel.lastRead ? ago(channel.lastRead) : "never",
-			"Expires": channel.expires ? `in ${span(timeOf(channel.expires) - clock.now())}` : "not while it is read",
+			"Created": ago(since(channel.created)),
+			"Last read": channel.connected ? "now" : channel.lastRead ? ago(since(channel.lastRead)) : "never",
+			"Expires": channel.expires ? `in ${span(-since(channel.expires))}` : "not while it is read",
 			"Made by": own ? `this page, for ${own.name}` : "another client",
 		});
 		if (own && this.#actions.childElementCount === 1) {

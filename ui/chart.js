@@ -1,9 +1,10 @@
 // A small chart of the last minutes.
 
-import { node, svg, timeOfDay } from "./page.js";
+import { node, span, svg, timeOfDay } from "./page.js";
 
-/** How much time a chart shows, in milliseconds. */
-export const shown = 5 * 60_000;
+/** How much time a chart shows, in milliseconds: at first the least, in the end the most. */
+const least = 60_000;
+const most = 5 * least;
 
 /** The size of the drawing. It is stretched to the size of the element. */
 const width = 300;
@@ -46,7 +47,7 @@ export class Chart {
 	/** Adds a value, or undefined if it is unknown, which leaves a gap. */
 	push(time, value) {
 		this.#points.push({ time, value });
-		while (this.#points[0].time < time - shown) {
+		while (this.#points[0].time < time - most) {
 			this.#points.shift();
 		}
 		this.#draw();
@@ -60,7 +61,8 @@ export class Chart {
 			return;
 		}
 		const now = this.#points.at(-1).time;
-		const highest = known.reduce((most, { value }) => Math.max(most, value), 0);
+		const shown = Math.max(least, now - this.#points[0].time);
+		const highest = known.reduce((max, { value }) => Math.max(max, value), 0);
 		const x = (time) => width - ((now - time) / shown) * width;
 		const y = (value) => height - 1 - (value / (highest || 1)) * (height - 4);
 		let line = "";
@@ -73,8 +75,8 @@ export class Chart {
 		this.#line.setAttribute("d", line);
 		this.#area.setAttribute("d", area);
 		const summary = `highest ${this.#format(highest)}`;
-		this.#drawing.setAttribute("aria-label", `${this.#about}, last 5 minutes: now ${this.#format(known.at(-1).value)}, ${summary}`);
-		const at = this.#pointed(known, now);
+		this.#drawing.setAttribute("aria-label", `${this.#about}, last ${span(shown)}: now ${this.#format(known.at(-1).value)}, ${summary}`);
+		const at = this.#pointed(known, now - shown, now);
 		this.#mark.setAttribute("visibility", at ? "visible" : "hidden");
 		if (at) {
 			this.#mark.setAttribute("x1", x(at.time));
@@ -84,11 +86,11 @@ export class Chart {
 	}
 
 	/** Returns the point that the pointer is nearest to, if there is a pointer. */
-	#pointed(known, now) {
+	#pointed(known, first, last) {
 		if (this.#pointer === undefined) {
 			return undefined;
 		}
-		const time = now - (1 - this.#pointer) * shown;
+		const time = first + this.#pointer * (last - first);
 		return known.reduce((best, point) => (Math.abs(point.time - time) < Math.abs(best.time - time) ? point : best));
 	}
 }

@@ -1,6 +1,6 @@
 // The views of topics and of the nodes that share a store.
 
-import { count, node, Rows, say, span } from "./page.js";
+import { ago, count, node, Rows, say } from "./page.js";
 import { timeOf } from "./site.js";
 
 const $ = (id) => document.getElementById(id);
@@ -11,10 +11,12 @@ export function showTopics(monitor) {
 		t.topic, count(t.members), count(t.connected), count(t.kept), t.closed ? `closed: ${t.closed}` : "open",
 	]));
 	monitor.onChange(() => {
-		const topics = monitor.site?.topics ?? [];
+		const { topics = [], health } = monitor.site ?? {};
 		rows.show(topics);
 		$("topic-list").closest(".table").hidden = !topics.length;
-		say($("no-topics"), topics.length ? "" : "There is no topic. A topic begins when a channel joins it, or when it is told to keep messages.");
+		say($("no-topics"), topics.length ? "" : health === "OK"
+			? "There is no topic. A topic begins when a channel joins it, or when it is told to keep messages."
+			: "There is no topic, or they cannot be listed now.");
 		const all = monitor.site?.server?.topics ?? topics.length;
 		say($("topics-listed"), topics.length < all ? `${count(topics.length)} of ${count(all)} topics listed` : "");
 	});
@@ -24,7 +26,7 @@ export function showTopics(monitor) {
 export function showNodes(monitor) {
 	const rows = new Rows($("node-list"), ({ id }) => id, () => line((n) => [
 		`${n.host || "unknown host"}${n.process ? `, process ${n.process}` : ""}${n.self ? " (this one)" : ""}`,
-		n.id, count(n.readers), `${span(monitor.clock.now() - timeOf(n.seen))} ago`,
+		n.id, count(n.readers), ago(monitor.clock.now() - timeOf(n.seen)),
 	]));
 	monitor.onChange(() => rows.show(monitor.site?.server?.nodes ?? []));
 }

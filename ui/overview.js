@@ -139,8 +139,8 @@ export class Overview {
 
 function unreachable({ error, since }, site) {
 	const what = error instanceof Unreachable
-		? `The server does not answer since ${timeOfDay(since)}.`
-		: `The server refuses to tell its state since ${timeOfDay(since)}: ${error.message}.`;
+		? `The server has not answered since ${timeOfDay(since)}.`
+		: `The server has refused to tell its state since ${timeOfDay(since)}: ${error.message}.`;
 	const seen = site ? ` What you see is of ${timeOfDay(new Date(site.now))}.` : "";
 	return `${what}${seen} This page asks again every 2 seconds.`;
 }

@@ -38,9 +38,9 @@ export class OwnChannel {
 
 	/** Makes buttons that copy the channel's addresses, or delete it. */
 	buttons() {
-		const buttons = [copyButton("Copy consumer address", () => this.consumerAddress)];
+		const buttons = [copyButton("Copy consumer", "address to read", () => this.consumerAddress)];
 		if (this.producerAddress) {
-			buttons.push(copyButton("Copy producer address", () => this.producerAddress));
+			buttons.push(copyButton("Copy producer", "address to write", () => this.producerAddress));
 		}
 		if (this.#monitor.serves("manage")) {
 			buttons.push(node("button", { type: "button", className: "small danger", onclick: () => this.#delete() }, "Delete"));

@@ -92,7 +92,10 @@ export function shortDuration(ms) {
 	return ms < 10_000 ? `${Number((ms / 1000).toFixed(1))} s` : span(ms);
 }
 
-/** Formats how long ago something was, or how long it will take, to the second. */
+/** Formats how long ago a time was. */
+export const ago = (ms) => (ms < 1000 ? "just now" : `${span(ms)} ago`);
+
+/** Formats a longer duration to the second. */
 export function span(ms) {
 	const s = Math.max(0, Math.round(ms / 1000));
 	if (s < 120) {
@@ -127,9 +130,9 @@ export function rate(perSecond) {
 /** Formats a local time of day. */
 export const timeOfDay = (date) => date.toLocaleTimeString("en", { hour12: false });
 
-/** Makes a button that copies a text. */
-export function copyButton(label, text) {
-	const button = node("button", { type: "button", className: "small quiet" }, label);
+/** Makes a button that copies a text. The hint says what that is. */
+export function copyButton(label, hint, text) {
+	const button = node("button", { type: "button", className: "small", title: hint }, label);
 	button.onclick = async () => {
 		const copied = await copy(text());
 		say(button, copied ? "Copied" : "Not copied", copied ? "good" : "bad");

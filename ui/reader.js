@@ -48,7 +48,7 @@ export class Reader {
 		this.#root = document.getElementById("reader").content.firstElementChild.cloneNode(true);
 		const { name, about, always } = this.#transport;
 		this.#root.setAttribute("aria-label", name);
-		this.#find("h3").textContent = name;
+		this.#find("h4").textContent = name;
 		this.#find(".about").textContent = about;
 		this.#find(".events").setAttribute("aria-label", `Events by ${name}, newest first`);
 		if (always) {
@@ -107,13 +107,13 @@ export class Reader {
 		const { signal } = (this.#abort = new AbortController());
 		this.#early = 0;
 		this.#polls = false;
-		say(this.#find(".toggle"), "Stop");
+		this.#label("Stop");
 		let verdict;
 		while (!signal.aborted && !verdict) {
 			verdict = await this.#read(signal);
 		}
 		this.#abort = undefined;
-		say(this.#find(".toggle"), "Read");
+		this.#label("Read");
 		const why = typeof signal.reason === "string" ? signal.reason : undefined;
 		this.#status(verdict ? verdict.state : why ? "warn" : "", verdict?.text ?? why ?? "not reading");
 	}
@@ -295,6 +295,12 @@ export class Reader {
 			"Latency, 99 %": sorted.length ? shortDuration(sorted[Math.floor(sorted.length * 0.99)]) : "–",
 			Cursor: { value: this.#cursor ? `…${this.#cursor.slice(-8)}` : "none", title: this.#cursor },
 		});
+	}
+
+	/** Says what the card's button does. */
+	#label(text) {
+		say(this.#find(".toggle"), text);
+		this.#find(".toggle").classList.toggle("primary", text === "Read");
 	}
 
 	#status(state, text) {
