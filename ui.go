@@ -256,13 +256,14 @@ func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 		},
 	}
 	if h.serves[manageEndpoint] {
-		if state.Server, err = h.app.uiServer(r.Context(), q); err != nil {
+		state.Server = h.app.uiServer()
+		if err := state.excuse(h.app.uiChannels(r.Context(), q, state.Server)); err != nil {
 			return err
 		}
 	}
 	if h.serves[topicEndpoint] {
 		page, err := h.topics.ListTopics(r.Context(), broker.TopicListOptions{Limit: uiListed})
-		if err != nil && state.Health == "OK" {
+		if err = state.excuse(err); err != nil {
 			return err
 		}
 		for _, info := range page.Topics {
@@ -273,8 +274,23 @@ func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, state)
 }
 
-// uiServer returns the state of the whole server. It fails only if the Broker fails that seemed to be healthy.
-func (a *App) uiServer(ctx context.Context, q uiQuery) (*uiServer, error) {
+// excuse returns an error of the Broker, unless that says that the Broker cannot serve now. Then the state's health says it.
+func (s *uiState) excuse(err error) error {
+	if err == nil {
+		return nil
+	}
+	reply := httpjson.ErrorOf(err)
+	if reply.Status != http.StatusServiceUnavailable {
+		return err
+	}
+	if s.Health == "OK" {
+		s.Health = reply.Code
+	}
+	return nil
+}
+
+// uiServer returns the totals of the whole server.
+func (a *App) uiServer() *uiServer {
 	stats := broker.StatsOf(a.broker)
 	server := &uiServer{
 		Channels:      stats.Channels,
@@ -302,12 +318,7 @@ func (a *App) uiServer(ctx context.Context, q uiQuery) (*uiServer, error) {
 			server.Drain = &uiDrain{s.Channels, s.Remaining}
 		}
 	}
-	if a.registry.health() == "OK" || server.Drain != nil {
-		if err := a.uiChannels(ctx, q, server); err != nil && a.registry.health() == "OK" {
-			return nil, err
-		}
-	}
-	return server, nil
+	return server
 }
 
 // uiChannels adds the channels that a request asks for.

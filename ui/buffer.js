@@ -40,12 +40,13 @@ export class Buffer {
 	#flying = bar(flight, "flying");
 	#pending = bar(queue, "pending");
 	#held = node("span", { className: "held" });
+	#settled = bar(settled, "settled");
 	#drawing = svg("svg", { viewBox: `0 0 200 ${height}`, role: "img" },
-		svg("rect", { class: "settled", x: settled.x, y: 0, width: settled.width, height }),
-		frame(flight), this.#flying, frame(queue), this.#pending);
+		frame(settled), this.#settled, frame(flight), this.#flying, frame(queue), this.#pending);
 	element = node("span", { className: "buffer" }, this.#drawing, this.#held);
 
-	show({ pending, inFlight, heldProducers }, settings) {
+	show({ pending, inFlight, heldProducers, lastRead }, settings) {
+		fill(this.#settled, settled, lastRead ? 1 : 0);
 		fill(this.#flying, flight, inFlight / settings.inFlight);
 		fill(this.#pending, queue, pending / settings.buffer);
 		this.#pending.classList.toggle("full", pending >= settings.buffer);
@@ -71,8 +72,8 @@ export class BufferDetails {
 			node("span", {}, `${title} `, number), node("small", {}, about));
 	}));
 
-	show({ pending, inFlight, heldProducers }, settings) {
-		this.#part("settled", 1, "");
+	show({ pending, inFlight, heldProducers, lastRead }, settings) {
+		this.#part("settled", lastRead ? 1 : 0, lastRead ? "" : "none yet");
 		this.#part("flying", inFlight / settings.inFlight, `${count(inFlight)} of ${count(settings.inFlight)}`);
 		this.#part("pending", pending / settings.buffer, `${count(pending)} of ${count(settings.buffer)}`);
 		this.#part("held", heldProducers ? 1 : 0, count(heldProducers));

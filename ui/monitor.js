@@ -35,6 +35,14 @@ export class Monitor {
 		return Boolean(this.site?.endpoints.includes(endpoint));
 	}
 
+	/** Begins to ask. At first it asks a few times in a row, to learn the server's time. */
+	async start() {
+		for (let i = 0; i < 3; i++) {
+			await this.clock.fetch("ui/state.json").catch(() => undefined);
+		}
+		await this.ask();
+	}
+
 	/** Asks now, and from then on regularly. */
 	async ask() {
 		if (this.#asking) {

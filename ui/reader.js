@@ -253,7 +253,7 @@ export class Reader {
 
 	#note(text, state = "") {
 		const last = this.#find(".events").firstElementChild;
-		if (last?.textContent.startsWith(text)) { // the same again, as while the server is away
+		if (last?.classList.contains("note") && last.textContent.startsWith(text)) { // the same again, as while the server is away
 			last.dataset.times = Number(last.dataset.times ?? 1) + 1;
 			say(last, `${text} (${last.dataset.times} times)`, state);
 			return;

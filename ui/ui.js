@@ -29,7 +29,7 @@ monitor.onChange(() => {
 		showViews();
 	}
 });
-monitor.ask();
+monitor.start();
 document.addEventListener("visibilitychange", () => document.hidden || monitor.ask());
 
 /** Which views there is something for. */

@@ -111,7 +111,7 @@ export class Writer {
 			held ||= this.#bench.channels.some(({ state }) => state?.heldProducers);
 			const { hold } = this.#monitor.site.settings;
 			say($("written"), held
-				? `Held for ${shortDuration(took)}: the channel is full. The write waits for room, ${shortDuration(hold)} at most. Read, and it gets in.`
+				? `Held for ${shortDuration(took)}: a channel is full. The write waits for room, ${shortDuration(hold)} at most. Read, and it gets in.`
 				: `No reply for ${shortDuration(took)}.`, "warn");
 			if (!held) {
 				this.#monitor.ask();

@@ -26,7 +26,7 @@ const (
 
 // axeScript is the script of axe-core. npm keeps the package in its cache.
 var axeScript = sync.OnceValues(func() (string, error) {
-	folder, err := os.MkdirTemp("", "axe") //nolint:usetesting // several tests use it
+	folder, err := os.MkdirTemp("", "axe")
 	if err != nil {
 		return "", err
 	}

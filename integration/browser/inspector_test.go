@@ -57,7 +57,7 @@ func (i inspector) try(b *browser, mode string) *page {
 
 const written = `document.querySelector("#written").value`
 
-// reads and refused count the cards that read, and those that say that another one does.
+// reads counts the cards that read.
 const reads = `document.querySelectorAll(".status[data-state=open]").length`
 
 // TestInspector uses the Inspector as people do.

@@ -12,8 +12,9 @@ import (
 // inspectorViews are the views of the Inspector, in all of which something is to be seen.
 var inspectorViews = []string{"channels", "topics", "try"}
 
-// fillInspector makes channels that are in all kinds of states, and a topic. The buffer must hold 20 messages.
-func fillInspector(i inspector, at producer) (read []channel) {
+// fillInspector makes channels that are in all kinds of states, and topics. It returns those that are read. The buffer must hold
+// 20 messages.
+func fillInspector(at producer) (read []channel) {
 	at.t.Helper()
 	at.post("/create", `{"topics":["news","chat"]}`)
 	channels := at.make(9)
@@ -33,7 +34,7 @@ func TestInspectorIsAccessible(t *testing.T) {
 	browser := startBrowser(t, findChromium(t))
 	script := findAxe(t)
 	i := startInspector(t, "buffer 20\nhold 1m")
-	fillInspector(i, producer{t, i.url + "/inside"})
+	fillInspector(producer{t, i.url + "/inside"})
 	p := i.try(browser, "one")
 	p.click("#read-all")
 	p.await("one card reads", reads+" === 1")
@@ -67,7 +68,7 @@ func TestInspectorIsAccessible(t *testing.T) {
 func TestInspectorByKeyboard(t *testing.T) {
 	browser := startBrowser(t, findChromium(t))
 	i := startInspector(t, "buffer 20\nhold 1m")
-	fillInspector(i, producer{t, i.url + "/inside"})
+	fillInspector(producer{t, i.url + "/inside"})
 	p := i.try(browser, "each")
 	p.await("channels can be deleted", `document.querySelectorAll("#own .danger").length === 4`)
 	p.run(`window.start = document.createElement("i"); start.tabIndex = -1; document.body.prepend(start)`)
@@ -108,7 +109,7 @@ func TestInspectorPictures(t *testing.T) {
 	p := browser.show(i.url+"/inside/ui/", views[0])
 	p.await("the page is there", `document.querySelector("#no-channels").innerText`)
 	time.Sleep(5 * time.Second)
-	read := fillInspector(i, at)
+	read := fillInspector(at)
 	for n := range 240 { // a minute
 		for range 1 + (n/20)%4 {
 			at.write(read[n%len(read)], 1)

@@ -195,6 +195,7 @@ func (p *page) picture(t *testing.T, name string) {
 	if folder == "" {
 		return
 	}
+	p.do("Emulation.setScrollbarsHidden", map[string]any{"hidden": true})
 	var shot struct{ Data []byte }
 	err := p.browser.call(p.session, "Page.captureScreenshot", map[string]any{
 		"format": "webp", "quality": 45, "captureBeyondViewport": !strings.HasSuffix(name, "-phone"),
