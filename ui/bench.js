@@ -38,7 +38,7 @@ export class Bench {
 		$("settings").textContent = settings(this.#monitor.site.settings);
 		const off = ["create", "write", "read"].filter((name) => !serves(name));
 		$("off").textContent = off.length
-			? `This site does not serve ${off.join(" and ")}, so that part is left out here. Another site may serve it.` : "";
+			? `This site does not serve ${off.join(" and ")}. What needs ${off.length > 1 ? "them" : "it"} is left out here.` : "";
 		$("create").hidden = !serves("create");
 		$("use").open = !serves("create");
 		$("write-part").hidden = !serves("write");

@@ -91,14 +91,6 @@ export class Reader {
 		this.#abort?.abort();
 	}
 
-	/** Ends because another card has taken the channel over. */
-	yieldTo(name) {
-		if (this.#abort) {
-			this.#note(`${name} has taken over. A channel has one reader at a time.`, "warn");
-			this.#abort.abort(`taken over by ${name}`);
-		}
-	}
-
 	/** Reads until stop is called, or the channel is gone or another reader's. */
 	async start() {
 		if (this.#abort || !this.#channel) {
@@ -114,8 +106,7 @@ export class Reader {
 		}
 		this.#abort = undefined;
 		this.#label("Read");
-		const why = typeof signal.reason === "string" ? signal.reason : undefined;
-		this.#status(verdict ? verdict.state : why ? "warn" : "", verdict?.text ?? why ?? "not reading");
+		this.#status(verdict?.state, verdict?.text ?? "not reading");
 	}
 
 	/** Reads once. Returns why there should be no further read, if so. */
@@ -148,7 +139,7 @@ export class Reader {
 	/** Decides what to do after a read that was not refused. */
 	async #ended(how, began, brought, signal) {
 		const took = performance.now() - began;
-		const rival = this.#rivals().find(({ since }) => since > began);
+		const rival = this.#rivals().find(({ since }) => since > (how === takenOver ? 0 : began));
 		if (rival) {
 			this.#note(`${rival.name} has taken over. A channel has one reader at a time.`, "warn");
 			return { state: "warn", text: `taken over by ${rival.name}` };
@@ -212,8 +203,6 @@ export class Reader {
 		this.#counts.reads++;
 		this.#counts.resume = resume;
 		this.#status("open", this.#kind === "poll" ? "polling" : "reading");
-		// The server has just ended the read of any other card.
-		this.#rivals().forEach((rival) => rival.since && rival.since < this.#began && rival.yieldTo(this.name));
 		if (resume === "gap") {
 			this.#counts.gaps++;
 			this.#note("Gap: messages after the cursor may have been let go.", "warn");
@@ -278,7 +267,7 @@ export class Reader {
 		this.#latencies = [];
 		this.#find(".events").replaceChildren();
 		this.#find(".empty").hidden = false;
-		say(this.#find(".empty"), this.#channel ? "Nothing yet. Read, then write a message." : "Nothing yet. Create a channel first.");
+		say(this.#find(".empty"), this.#channel ? "Nothing yet. Read, then write a message." : "Nothing yet. There is no channel to read.");
 		this.#figures();
 	}
 

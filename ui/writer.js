@@ -184,7 +184,7 @@ export class Writer {
 		const text = numbered(body, this.#written + 1);
 		const sent = numbered(key, this.#written + 1);
 		const type = "-H 'Content-Type: application/json'";
-		$("curl").textContent = !addresses.length ? "Create a channel first." : (addresses.length === 1
+		$("curl").textContent = !addresses.length ? "There is no channel to write to yet." : (addresses.length === 1
 			? [`curl ${url(`write/${addresses[0]}/${encodeURIComponent(stream)}`)}`, type,
 				...(sent ? [`-H ${quote(`Idempotency-Key: ${sent}`)}`] : []), `-d ${quote(text)}`]
 			: [`curl ${url("write-batch")}`, type, `-d ${quote(batch(addresses, stream, text, sent))}`]

@@ -170,7 +170,7 @@ func testEmptyStates(t *testing.T, b *browserOf) {
 func testSmallSite(t *testing.T, b *browserOf) {
 	i := startInspector(t, "")
 	p := b.own().show(i.url+"/reading/ui/", views[0])
-	p.await("the page says what is left out", `document.body.innerText.includes("This site does not serve create and write, so that part is left out here.")`)
+	p.await("the page says what is left out", `document.body.innerText.includes("This site does not serve create and write. What needs them is left out here.")`)
 	p.await("that is no alarm", `![...document.querySelectorAll("[role=alert], [data-state=bad]")].some((e) => e.checkVisibility())`)
 	p.await("two transports are offered", `document.querySelectorAll("#readers article").length === 2`)
 	p.await("nothing can be created or written", `![...document.querySelectorAll(":is(#create, #write) button")].some((e) => e.checkVisibility())`)
