@@ -148,6 +148,7 @@ func (p *page) choose(t *testing.T, selector, value string) {
 // tap presses the middle of an element, as a finger does.
 func (p *page) tap(t *testing.T, selector string) {
 	t.Helper()
+	p.do("Page.bringToFront", nil)
 	p.within(t, "there is a "+selector, fmt.Sprintf("document.querySelector(%q)?.checkVisibility()", selector))
 	var box struct{ X, Y float64 }
 	if err := p.evaluate(fmt.Sprintf(`(({ x, y, width, height }) => ({ x: x + width / 2, y: y + height / 2 }))(document.querySelector(%q).getBoundingClientRect())`, selector), &box); err != nil {
