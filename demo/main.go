@@ -34,6 +34,7 @@ func main() {
 	defaults("DEMO_DATA", filepath.Join(folder, "megaphone-demo"))
 	defaults("DEMO_MEGAPHONE", "127.0.0.1:3000")
 	defaults("DEMO_PORT", "8443")
+	defaults("DEMO_PAUSE", "5s")
 	if len(os.Args) > 1 && os.Args[1] == "-journal" {
 		_ = os.Setenv("DEMO_BROKER", "journal") // cannot fail
 		os.Args = slices.Delete(os.Args, 1, 2)
@@ -43,7 +44,11 @@ func main() {
 		if _, err := os.Stat(caddyfile); err != nil {
 			log.Fatalf("the demo runs in the folder that has %s: %v", caddyfile, err)
 		}
-		go serveBackend(control.New(server{}, "http://"+os.Getenv("DEMO_MEGAPHONE")+"/ui/", os.Getenv("DEMO_BROKER") == "journal"))
+		buttons := control.New(server{}, "http://"+os.Getenv("DEMO_MEGAPHONE")+"/ui/", os.Getenv("DEMO_BROKER") == "journal")
+		if buttons.Pause, err = time.ParseDuration(os.Getenv("DEMO_PAUSE")); err != nil {
+			log.Fatalf("DEMO_PAUSE: %v", err)
+		}
+		go serveBackend(buttons)
 		fmt.Printf("\nThe chat is at https://localhost:%s; open it in two windows. The certificate is of a local authority,\n"+
 			"which the browser does not know: go on all the same. Inside: http://%s/ui/\n\n", os.Getenv("DEMO_PORT"), os.Getenv("DEMO_MEGAPHONE"))
 		os.Args = append(os.Args, "run", "--config", caddyfile)
