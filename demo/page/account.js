@@ -26,7 +26,7 @@ export class Account {
 		}
 		this.#open = { cause, begun: performance.now(), date: Date.now(), back: undefined, mine: new Set(waiting), owed: new Set(waiting), others: 0, twice: 0, missed: 0 };
 		this.#tell(cause === "away"
-			? "There is no connection to the server. What you write waits in this page, and what others write waits in Megaphone."
+			? "There is no connection to the server. What you and others write now is held."
 			: "Caddy takes a new configuration. The old one ends this connection within 20 seconds. Go on writing.");
 	}
 

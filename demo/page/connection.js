@@ -25,6 +25,7 @@ export const names = { websocket: "WebSocket", sse: "server-sent events", ndjson
 const closings = {
 	1000: "it has lasted its time",
 	1001: "the server has a new configuration, or stops",
+	1005: "by this page",
 	1006: "the connection broke",
 	4404: "the channel is gone",
 	4409: "another page reads the channel",
