@@ -113,6 +113,7 @@ for dies in [False, True]:
     except KeyError:
         pass
     print(answers.channel_for(answer)["consumerAddress"])
+assert answers.channel_for("answer-unknown") is None
 `
 		addresses := strings.Fields(p.run(t, "python3", "-c", check))
 		if len(addresses) != 2 {
@@ -163,4 +164,24 @@ func (p *answersPage) wantText(t *testing.T, address, want string) {
 	if joined := strings.ReplaceAll(got.String(), `""`, ""); joined != want {
 		t.Errorf("the channel has %s, want %s", joined, want)
 	}
+}
+
+// TestAnswersPageLibraries runs the code of docs/answers.md for AI kits, with the kits as they are published.
+func TestAnswersPageLibraries(t *testing.T) {
+	t.Parallel()
+	kits, err := filepath.Abs(filepath.Join("ai", "node_modules"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(kits); err != nil {
+		if os.Getenv("MEGAPHONE_LIBRARIES") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("the kits are not installed: run integration/clients/ai/install")
+	}
+	p := openAnswersPage(t)
+	if err := os.Symlink(kits, filepath.Join(p.folder, "node_modules")); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(p.run(t, "node", "answers_kits.mjs", p.folder, p.site, fmt.Sprint(p.port), p.manage))
 }
