@@ -109,6 +109,16 @@ func TestTheDemoShowsWhatHappens(t *testing.T) {
 		ann.picture(t, "demo-connection")
 	})
 	ann.run("faults = []") // of requests to a server that was away
+	t.Run("without the buttons' backend, there is a command", func(t *testing.T) {
+		cleo := browser.open("about:blank")
+		cleo.do("Network.setBlockedURLs", map[string]any{"urls": []string{"*/demo/state"}})
+		var url string
+		if err := ann.evaluate("location.href", &url); err != nil {
+			t.Fatal(err)
+		}
+		cleo.do("Page.navigate", map[string]any{"url": url})
+		cleo.within(t, "there is a command, and no button", `document.querySelector("#by-hand")?.checkVisibility() && !document.querySelector("#stop").checkVisibility()`)
+	})
 	t.Run("no barriers", func(t *testing.T) {
 		ann.wantNoBarriers(t, "the chat", axeViews)
 		for _, panel := range []string{"here", "try", "connection"} {
