@@ -93,13 +93,14 @@ const { MegaphoneTransport } = await import(`${folder}/transport.js`);
 const channels = [];
 await serve(port, {
   chat: (body) => chat(body, model),
-  pending: async (body) => pending(body),
+  pending: async (body) => (body.chatId === "python" ? { answer: python } : pending(body)),
   read: async ({ answer }) => {
     const channel = await channelFor(answer);
     channels.push(channel?.consumerAddress);
     return channel;
   },
 });
+let python; // an answer by a backend in Python
 const faults = [];
 const open = (id, messages = []) => new Chat({ id, messages, transport: new MegaphoneTransport(), onError: (error) => faults.push(error) });
 const textOf = ({ messages }) => messages.map(({ parts }) => parts.map(({ text }) => text ?? "").join("")).join("|");
@@ -138,6 +139,15 @@ goOn.open();
 await again;
 assert.equal(textOf(impatient), "Why?|Once upon a time");
 console.log("chats go on");
+
+// A backend in Python.
+const { execFileSync } = await import("node:child_process");
+const script = "import answers, ui; name = answers.begin(); ui.write_message(name, ['Once upon ', 'a time']); print(name)";
+python = execFileSync("python3", ["-c", script], { encoding: "utf8" }).trim();
+const foreign = open("python");
+await foreign.resumeStream();
+assert.equal(textOf(foreign), "Once upon a time");
+console.log("a backend in Python");
 
 await react();
 

@@ -32,6 +32,9 @@ var answersBlock = regexp.MustCompile("(?ms)^```(\\w+)\n((?:(?://|#) ([a-z-]+\\.
 // the code finds the client by its name.
 func openAnswersPage(t *testing.T) *answersPage {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("takes many seconds")
+	}
 	text, err := os.ReadFile("../../docs/answers.md")
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +68,7 @@ func openAnswersPage(t *testing.T) *answersPage {
 		p.blocks[name] = code
 	}
 	// These are the blocks that the tests run.
-	want := []string{"answers.js", "answers.py", "caddyfile", "chat-page.jsx", "chat.js", "page.js", "pieces.js", "read.js", "sh", "transport.js"}
+	want := []string{"answers.js", "answers.py", "caddyfile", "chat-page.jsx", "chat.js", "page.js", "pieces.js", "read.js", "sh", "transport.js", "ui.py"}
 	if names := slices.Sorted(maps.Keys(p.blocks)); !slices.Equal(names, want) {
 		t.Fatalf("docs/answers.md has %q, and the tests run %q", names, want)
 	}
