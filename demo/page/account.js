@@ -98,7 +98,9 @@ export class Account {
 		this.#open = undefined;
 		const time = `${((back - begun) / 1000).toFixed(1)} s`;
 		const all = mine.size + others;
-		const what = all === 0 ? "No messages were held." : `${count(all, "message")} ${all === 1 ? "was" : "were"} held (${mine.size} of yours).`;
+		const of = mine.size === 0 ? " of others" : others === 0 ? " of yours" : "";
+		const what = all === 0 ? "No messages were held."
+			: `${count(all, "message")}${of} ${all === 1 ? "was" : "were"} held${of ? "" : `, ${mine.size} of them yours`}.`;
 		const outcome = missed > 0
 			? `${count(missed, "message")} did not fit into the channel, so the page reads the history again.`
 			: all === 0 ? "" : `All delivered, ${twice > 0 ? `${count(twice, "repeat")} dropped` : "none twice"}.`;
