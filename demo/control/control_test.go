@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,20 +14,34 @@ import (
 
 // A fakeServer records what happens to it.
 type fakeServer struct {
+	mu     sync.Mutex
 	did    []string
 	faults int // how often Start fails
 }
 
-func (s *fakeServer) Reload() error { s.did = append(s.did, "reload"); return nil }
-func (s *fakeServer) Stop() error   { s.did = append(s.did, "stop"); return nil }
+func (s *fakeServer) Reload() error { return s.do("reload") }
+func (s *fakeServer) Stop() error   { return s.do("stop") }
+func (s *fakeServer) Start() error  { return s.do("start") }
 
-func (s *fakeServer) Start() error {
-	s.did = append(s.did, "start")
-	if s.faults > 0 {
+func (s *fakeServer) do(what string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.did = append(s.did, what)
+	if what == "start" && s.faults > 0 {
 		s.faults--
 		return errors.New("the port is in use")
 	}
 	return nil
+}
+
+// wantDone checks what has happened to the server.
+func (s *fakeServer) wantDone(t *testing.T, want ...string) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Equal(s.did, want) {
+		t.Errorf("what has happened is %q, want %q", s.did, want)
+	}
 }
 
 // ask sends a request as the page does, or as a page of another site.
@@ -60,14 +75,10 @@ func TestThePageReloadsAndStopsTheServer(t *testing.T) {
 		}
 		time.Sleep(c.Pause)
 		synctest.Wait()
-		if want := []string{"reload", "stop"}; !slices.Equal(s.did, want) {
-			t.Errorf("before the pause is over: %q, want %q", s.did, want)
-		}
+		s.wantDone(t, "reload", "stop")
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if want := []string{"reload", "stop", "start", "start"}; !slices.Equal(s.did, want) {
-			t.Errorf("%q, want %q", s.did, want)
-		}
+		s.wantDone(t, "reload", "stop", "start", "start")
 		if status, _ := ask(c, http.MethodPost, "/demo/reload", "same-origin"); status != http.StatusOK {
 			t.Errorf("reload after the start: %d", status)
 		}
@@ -82,7 +93,5 @@ func TestOtherSitesCannotUseIt(t *testing.T) {
 			t.Errorf("%s: %d", path, status)
 		}
 	}
-	if len(s.did) > 0 {
-		t.Errorf("it did %q", s.did)
-	}
+	s.wantDone(t)
 }
