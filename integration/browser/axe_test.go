@@ -3,39 +3,83 @@
 package browser
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha512"
+	"encoding/base64"
+	"errors"
+	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 )
 
-// axeViews are the views in which a page must have no barriers, from phones to large screens.
-var axeViews = []view{
-	{"phone", 390, 844, false},
-	{"dark phone", 390, 844, true},
-	{"tablet", 768, 1024, false},
-	{"light", 1280, 800, false},
-	{"large and dark", 1920, 1080, true},
+// axe is the package of npm with the script of axe-core, and axeSum is what npm says of its content.
+const (
+	axe    = "axe-core@4.11.4"
+	axeSum = "sha512-KunSNx+TVpkAw/6ULfhnx+HWRecjqZGTOyquAoWHYLRSdK1tB5Ihce1ZW+UY3fj33bYAFWPu7W/GRSmmrCGuxA=="
+)
+
+// axeScript is the script of axe-core. npm keeps the package in its cache.
+var axeScript = sync.OnceValues(func() (string, error) {
+	folder, err := os.MkdirTemp("", "axe")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(folder)
+	cmd := exec.Command("npm", "pack", "--silent", "--prefer-offline", axe)
+	cmd.Dir = folder
+	name, err := cmd.Output()
+	if err != nil {
+		return "", err
+	}
+	packed, err := os.ReadFile(filepath.Join(folder, strings.TrimSpace(string(name))))
+	if err != nil {
+		return "", err
+	}
+	if sum := sha512.Sum512(packed); "sha512-"+base64.StdEncoding.EncodeToString(sum[:]) != axeSum {
+		return "", errors.New(axe + " is not what it was")
+	}
+	unzipped, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return "", err
+	}
+	for files := tar.NewReader(unzipped); ; {
+		file, err := files.Next()
+		if err != nil {
+			return "", err
+		}
+		if file.Name == "package/axe.min.js" {
+			script, err := io.ReadAll(files)
+			return string(script), err
+		}
+	}
+})
+
+// findAxe returns the script of axe-core. Without npm it skips the test, or fails it if the environment has
+// MEGAPHONE_REQUIRE_BROWSER.
+func findAxe(tb testing.TB) string {
+	tb.Helper()
+	if _, err := exec.LookPath("npm"); err != nil && os.Getenv("MEGAPHONE_REQUIRE_BROWSER") == "" {
+		tb.Skip("SKIPPED: npm is missing, which has axe-core")
+	}
+	script, err := axeScript()
+	if err != nil {
+		tb.Fatalf("%s: %v", axe, err)
+	}
+	return script
 }
 
-// wantNoBarriers checks a page with axe, which finds what keeps people from using it, in each view.
-func (p *page) wantNoBarriers(t *testing.T, what string, views []view) {
-	t.Helper()
-	source, err := os.ReadFile("../../client/js/node_modules/axe-core/axe.min.js")
-	if err != nil {
-		t.Logf("SKIPPED: axe is missing: run npm ci in client/js: %v", err)
-		return
-	}
-	for _, v := range views {
-		p.look(v)
-		p.run(string(source))
-		p.run(`window.axed = undefined; axe.run().then(
-			({ violations }) => window.axed = violations.map(({ id, help, nodes }) => id + ": " + help + ": " + nodes.map(({ html }) => html).join(" ").slice(0, 300)),
-			(error) => window.axed = [String(error)])`)
-		p.await("axe is done", "window.axed")
-		for _, violation := range p.list("axed") {
-			t.Errorf("%s, %s: %s", what, v.name, violation)
-		}
-		for _, barrier := range p.list(barriers) {
-			t.Errorf("%s, %s: %s", what, v.name, barrier)
-		}
+// wantAccessible checks a page with axe-core, which must find nothing.
+func (p *page) wantAccessible(script, what string) {
+	p.browser.tb.Helper()
+	p.run("if (!window.axe) {" + script + "} window.axed = undefined; axe.run().then((result) => (window.axed = result.violations), (error) => (window.axed = [{id: String(error), nodes: []}]))")
+	p.await("axe has checked "+what, "window.axed")
+	for _, violation := range p.list("axed.map(({ id, nodes }) => id + ': ' + nodes.map(({ html, failureSummary }) => html.slice(0, 120) + ' ' + failureSummary).join('; '))") {
+		p.browser.tb.Errorf("%s: %s", what, violation)
 	}
 }

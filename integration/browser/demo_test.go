@@ -121,10 +121,10 @@ func TestTheDemoShowsWhatHappens(t *testing.T) {
 		cleo.within(t, "there is a command, and no button", `document.querySelector("#by-hand")?.checkVisibility() && !document.querySelector("#stop").checkVisibility()`)
 	})
 	t.Run("no barriers", func(t *testing.T) {
-		ann.wantNoBarriers(t, "the chat", axeViews)
+		ann.wantNoBarriers(t, "the chat", allViews)
 		for _, panel := range []string{"here", "try", "connection"} {
 			ann.run(fmt.Sprintf(`document.querySelectorAll("details").forEach((e) => (e.open = e.id === %q))`, panel))
-			ann.wantNoBarriers(t, panel, axeViews[:2])
+			ann.wantNoBarriers(t, panel, allViews[:2])
 			ann.run(`document.querySelector("#connection").open = false`)
 		}
 	})
@@ -158,6 +158,28 @@ func testButton(t *testing.T, ann, bob *page, button, told string, says ...strin
 	for _, p := range []*page{ann, bob} {
 		for _, text := range says {
 			p.within(t, "each has come once", fmt.Sprintf("%s.filter((text) => text === %q).length === 1", texts, text))
+		}
+	}
+}
+
+// allViews are the views in which a page must have no barriers, from phones to large screens.
+var allViews = []view{
+	{"phone", 390, 844, false},
+	{"dark phone", 390, 844, true},
+	{"tablet", 768, 1024, false},
+	{"light", 1280, 800, false},
+	{"large and dark", 1920, 1080, true},
+}
+
+// wantNoBarriers checks in each view that nothing keeps people from using a page.
+func (p *page) wantNoBarriers(t *testing.T, what string, views []view) {
+	t.Helper()
+	script := findAxe(t)
+	for _, v := range views {
+		p.look(v)
+		p.wantAccessible(script, what+", "+v.name)
+		for _, barrier := range p.list(barriers) {
+			t.Errorf("%s, %s: %s", what, v.name, barrier)
 		}
 	}
 }
