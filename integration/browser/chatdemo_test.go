@@ -14,8 +14,8 @@ const (
 	state = `document.querySelector("#state").innerText`
 )
 
-// TestTheDemoShowsWhatHappens uses the demo as its visitors do: in two windows of one browser, with the page's buttons.
-func TestTheDemoShowsWhatHappens(t *testing.T) {
+// TestTheChatShowsWhatHappens uses the demo as its visitors do: in two windows of one browser, with the page's buttons.
+func TestTheChatShowsWhatHappens(t *testing.T) {
 	browser := startBrowser(t, findChromium(t), "--ignore-certificate-errors")
 	demo := startDemo(t)
 	ann := demo.enter("Ann Lee", browser)
