@@ -309,7 +309,7 @@ func (in *ingestion) Finish(ctx context.Context) (result broker.IngestResult) {
 			continue
 		}
 		if result.FailuresTotal++; result.FailuresTotal <= broker.MaxIngestFailures {
-			result.Failures = append(result.Failures, broker.IngestFailure{Number: w.number, Producer: w.producer, Err: w.Err})
+			result.Failures = append(result.Failures, broker.NewIngestFailure(w.number, w.producer, w.Err))
 		}
 		if errors.Is(w.Err, broker.ErrMemoryLimit) {
 			result.RefusedMemory++
@@ -320,7 +320,7 @@ func (in *ingestion) Finish(ctx context.Context) (result broker.IngestResult) {
 
 func (c *channel) info() broker.ChannelInfo {
 	info := c.ChannelInfo
-	info.Connected, info.Pending, info.InFlight = c.reader != nil, c.pending(), c.inFlight
+	info.Connected, info.Pending, info.InFlight, info.HeldProducers = c.reader != nil, c.pending(), c.inFlight, len(c.writes)
 	if info.Connected {
 		info.Expires = time.Time{}
 	}
