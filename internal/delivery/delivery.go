@@ -75,7 +75,6 @@ type Delivery struct {
 	heartbeatAt time.Time // when the next heartbeat is due, if there are any
 	checkAt     time.Time // when to check the connection again because the window is full; zero: never
 	parking     parking
-	company     company
 
 	ms           []*broker.Message // the memory for Take
 	sent         int               // messages
@@ -243,12 +242,11 @@ func (d *Delivery) endReason() transport.Reason {
 
 // send sends the messages that there are.
 func (d *Delivery) send() error {
-	if d.company.expected() {
-		runtime.Gosched()
-	}
+	// Producers that are ready to run go first: what they write to this channel leaves in the same write to the socket. If
+	// several producers share a channel, that saves a tenth of the cost (bench: write-8). If none is ready, nothing waits.
+	runtime.Gosched()
 	ms, full := d.sub.Take(d.ms[:0], MaxTake)
 	d.ms = ms
-	d.company.took(len(ms))
 	if len(ms) > 0 {
 		if h := d.receipts.http2; h != nil {
 			h.before(ms)
