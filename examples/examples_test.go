@@ -59,7 +59,7 @@ func start(t *testing.T, directive string) (url string) {
 	return url
 }
 
-// runs runs an example, which prints a consumer address, and reads there what a pattern finds.
+// runs starts an example, which prints a consumer address, and reads there what a pattern finds.
 func runs(t *testing.T, url string, command []string, pattern string, want []string) {
 	t.Helper()
 	for _, tool := range []string{command[0], map[string]string{"sh": "curl"}[command[0]]} {
