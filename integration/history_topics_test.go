@@ -75,5 +75,5 @@ megaphone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	workload.Check(t, r.History(), 200)
+	workload.Check(t, r.History(), 100)
 }
