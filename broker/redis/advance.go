@@ -49,7 +49,7 @@ type reporting struct {
 // An early is a message that was pushed before messages before it came.
 type early struct {
 	position uint64
-	m        *broker.Message
+	m        delivery
 }
 
 func (r *reporting) stop() {
@@ -254,7 +254,7 @@ func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage
 
 // addAt adds a message at its position, if it is the next one that is missing. It reports false if messages before it are
 // missing. The lock is held.
-func (s *subscription) addAt(position uint64, m *broker.Message) bool {
+func (s *subscription) addAt(position uint64, m delivery) bool {
 	at := s.head + uint64(s.known) //nolint:gosec // not negative
 	switch {
 	case s.over || position > at:
@@ -264,7 +264,7 @@ func (s *subscription) addAt(position uint64, m *broker.Message) bool {
 		s.add(m)
 	default: // one that is in flight, and is sent again
 		e := &s.held[s.known]
-		e.m = m
+		e.m, e.since = m.Message, m.since
 		s.addAhead(int64(e.size))
 		s.known++
 	}

@@ -54,6 +54,7 @@ type Broker struct {
 
 	subs     subscriptions
 	waiters  waiters
+	turns    turns
 	ledger   *ledger
 	stats    stats
 	store    storeStats
@@ -74,6 +75,7 @@ type Broker struct {
 	beaten    bool
 	histories map[string]string // of the primaries, by address: the ids of their replication
 	codecDue  bool              // Redis may have lost the key of addresses
+	tellDue   bool              // the homes of topics may have lost something
 	beatDue   chan struct{}
 	logged    struct{ fenced, lost uint64 }
 
@@ -101,11 +103,12 @@ func New(o Options) (*Broker, error) {
 		options: o, log: o.logger(), prefix: o.KeyPrefix, node: string(node[:]),
 		keys:    newKeyspace(o.KeyPrefix, o.Cluster),
 		subs:    subscriptions{all: map[uint32]*subscription{}},
-		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}},
+		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}, alone: map[uint64]*item{}},
 		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs), beatDue: make(chan struct{}, 1),
 		histories: map[string]string{}, health: health{bad: map[*listener]error{}},
 		started: make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
 	}
+	b.waiters.counts = b.countAlone
 	b.ledger = newLedger(len(b.keys.scopes))
 	b.background, b.cancel = context.WithCancel(context.Background())
 	for scope := range b.keys.scopes {
@@ -234,17 +237,26 @@ func (b *Broker) consumerID(ctx context.Context, address string) (channelID, err
 
 // Create implements [broker.Broker].
 func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
-	if err := b.ready(ctx); err != nil {
+	x, err := b.create(ctx, agent, false, &l)
+	if err != nil {
 		return broker.Addresses{}, err
 	}
+	return b.codec.Load().addresses(x, agent), nil
+}
+
+// create makes a channel, which may know topics.
+func (b *Broker) create(ctx context.Context, agent string, knows bool, l *broker.Limits) (x channelID, err error) {
+	if err := b.ready(ctx); err != nil {
+		return x, err
+	}
 	if b.draining.isActive() {
-		return broker.Addresses{}, broker.ErrDraining
+		return x, broker.ErrDraining
 	}
 	client := ""
 	if l.MaxChannelsPerClient > 0 {
 		client = l.Client
 	}
-	x := newChannelID(client)
+	x = newChannelID(client)
 	p, counted := x.partition(), ""
 	if client != "" {
 		counted = clientID(client)
@@ -255,19 +267,19 @@ func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (bro
 		ttl = l.ChannelTTL
 	}
 	numbers := packer{}.put(5, ms(ttl)).put(5, int64(l.MaxChannels)).put(5, b.ledger.elsewhere(scope).channels).
-		put(5, int64(l.MaxChannelsPerClient)).put(1, one(own))
+		put(5, int64(l.MaxChannelsPerClient)).put(1, one(own)).put(1, one(knows))
 	keys := []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.expiries(p), b.keys.quotas(p)}
 	code, err := b.run(b.background, createScript, keys, "", rueidis.BinaryString(numbers), counted, strings.Clone(agent)).AsInt64()
 	switch {
 	case err != nil:
-		return broker.Addresses{}, b.failed(err, false)
+		return x, b.failed(err, false)
 	case code == 1:
-		return broker.Addresses{}, broker.ErrChannelLimit
+		return x, broker.ErrChannelLimit
 	case code == 2:
-		return broker.Addresses{}, broker.ErrClientLimit
+		return x, broker.ErrClientLimit
 	}
 	b.stats.created.Add(1)
-	return b.codec.Load().addresses(x, agent), nil
+	return x, nil
 }
 
 // Delete implements [broker.Broker].
@@ -276,6 +288,11 @@ func (b *Broker) Delete(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
+	return b.delete(x)
+}
+
+// delete removes a channel.
+func (b *Broker) delete(x channelID) error {
 	scope := b.keys.scopeOf(x.partition())
 	reply := b.run(b.background, deleteScript, []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.deletions(scope)},
 		b.keys.pushPrefix(scope))

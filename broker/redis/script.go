@@ -18,17 +18,25 @@ var luaFiles embed.FS
 // one Redis while servers are upgraded.
 var (
 	createScript    = newScript("", "state", "create")
-	publishScript   = newScript("", "state", "merge", "publish")
-	subscribeScript = newScript(allowOOM, "state", "merge", "channel", "subscribe")
-	advanceScript   = newScript(allowOOM, "state", "merge", "channel", "advance")
-	withdrawScript  = newScript(allowOOM, "state", "merge", "channel", "withdraw")
-	retryScript     = newScript(allowOOM, "state", "merge", "channel", "retry")
-	deleteScript    = newScript(allowOOM, "state", "remove", "delete")
-	sweepScript     = newScript(allowOOM, "state", "remove", "sweep")
-	reapScript      = newScript(allowOOM, "state", "reap")
+	publishScript   = newScript("", "state", "merge", "marks", "publish")
+	subscribeScript = newScript(allowOOM, "state", "merge", "marks", "readers", "channel", "subscribe")
+	advanceScript   = newScript(allowOOM, "state", "merge", "marks", "readers", "channel", "advance")
+	withdrawScript  = newScript(allowOOM, "state", "merge", "marks", "channel", "withdraw")
+	retryScript     = newScript(allowOOM, "state", "merge", "marks", "channel", "retry")
+	deleteScript    = newScript(allowOOM, "state", "home", "members", "remove", "delete")
+	sweepScript     = newScript(allowOOM, "state", "home", "members", "remove", "sweep")
+	reapScript      = newScript(allowOOM, "state", "readers", "reap")
 	countScript     = newScript(allowOOM, "count")
 	beatScript      = newScript(allowOOM, "state", "beat")
 	touchScript     = newScript(allowOOM, "touch")
+
+	joinScript     = newScript("", "state", "merge", "marks", "channel", "home", "members", "join")
+	leaveScript    = newScript(allowOOM, "state", "merge", "marks", "channel", "home", "members", "leave")
+	walkScript     = newScript("", "state", "merge", "marks", "channel", "home", "members", "walk")
+	keepScript     = newScript("", "state", "home", "keep")
+	topicScript    = newScript(allowOOM, "state", "home", "topic")
+	registerScript = newScript("", "state", "home", "register")
+	toldScript     = newScript(allowOOM, "state", "home", "told")
 )
 
 // allowOOM lets a script run although Redis' memory is used up (maxmemory). All do but those that need more of it: only what

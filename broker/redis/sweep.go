@@ -27,19 +27,20 @@ func (b *Broker) sweep() {
 			for _, p := range b.owned(scope) {
 				keys = append(keys, b.keys.expiries(p))
 			}
-			calls[i] = scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept)}}
+			calls[i] = scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept), text(one(b.announces(scope)))}}
 		}
 		var more []int
 		for i, reply := range b.runAll(b.background, sweepScript, calls) {
 			values, err := reply.ToArray()
-			if err != nil || len(values) < 2 {
+			if err != nil || len(values) < sweepValues {
 				b.warn(&b.warnings.work, "redis: cannot delete expired channels, trying again", "error", err)
 				return
 			}
-			for _, gone := range values[2:] {
+			b.sweepTopics(scopes[i], values)
+			for _, gone := range values[sweepValues:] {
 				b.countDeleted(gone, broker.EndExpired)
 			}
-			if len(values) > 2 {
+			if len(values) > sweepValues {
 				b.memoryFreed()
 			}
 			if integer(values, 1) == 1 {
@@ -52,6 +53,23 @@ func (b *Broker) sweep() {
 	}
 	if len(announced) > 0 {
 		b.announce(announced)
+	}
+}
+
+// sweepValues is how many values lua/sweep.lua returns before those of channels.
+const sweepValues = 4
+
+// sweepTopics does what is to be done for the topics of a scope.
+func (b *Broker) sweepTopics(scope int, values []rueidis.RedisMessage) {
+	var err error
+	if integer(values, 2) == 1 {
+		err = b.tellHomes(scope)
+	}
+	if names, namesErr := values[3].AsStrSlice(); err == nil && namesErr == nil && len(names) > 0 {
+		err = b.checkScopes(scope, names)
+	}
+	if err != nil {
+		b.warn(&b.warnings.work, "redis: cannot look after topics, trying again", "error", err)
 	}
 }
 
