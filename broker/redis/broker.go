@@ -303,7 +303,9 @@ func (b *Broker) delete(x channelID) error {
 	if code, err := message.AsInt64(); err == nil && code == -2 {
 		return b.gone()
 	}
-	b.countDeleted(message, broker.EndDeleted)
+	if b.countDeleted(message, broker.EndDeleted) > 0 {
+		b.tellNow(scope)
+	}
 	b.memoryFreed()
 	return nil
 }

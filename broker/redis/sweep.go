@@ -77,15 +77,17 @@ func (b *Broker) sweepTopics(scope int, values []rueidis.RedisMessage) {
 // first of them.
 func (b *Broker) announces(scope int) bool { return len(b.keys.scopes) > 1 || b.owns(scope) }
 
-// countDeleted counts a channel that this node has deleted. values are those of lua/remove.lua.
-func (b *Broker) countDeleted(values rueidis.RedisMessage, reason broker.EndReason) {
+// countDeleted counts a channel that this node has deleted. values are those of lua/remove.lua. It returns of how many topics the
+// channel was a member.
+func (b *Broker) countDeleted(values rueidis.RedisMessage, reason broker.EndReason) (topics int64) {
 	numbers, err := values.ToArray()
 	if err != nil {
-		return
+		return 0
 	}
 	undelivered := integer(numbers, 0) + integer(numbers, 1)
 	b.stats.deleted[reason].Add(1)
 	b.stats.undelivered[reason].Add(uint64(undelivered)) //nolint:gosec // not negative
 	b.stats.life.observe(lifeBounds, time.Duration(integer(numbers, 2))*time.Millisecond, 1)
 	b.drainUndelivered.Add(undelivered)
+	return integer(numbers, 3)
 }

@@ -28,7 +28,7 @@ type change struct {
 // tellHomes tells the homes of topics what has changed in a scope.
 func (b *Broker) tellHomes(scope int) error {
 	key, c := b.keys.told(scope), b.client
-	for {
+	for !b.isClosed() {
 		entries, err := b.do(b.background, c, c.B().Lrange().Key(key).Start(0).Stop(maxTold-1).Build()).AsStrSlice()
 		if err != nil || len(entries) == 0 {
 			return err
@@ -43,9 +43,22 @@ func (b *Broker) tellHomes(scope int) error {
 		if err := b.tell(scope, changes); err != nil {
 			return err
 		}
-		if err := b.do(b.background, c, c.B().Ltrim().Key(key).Start(int64(len(entries))).Stop(-1).Build()).Error(); err != nil {
+		commands := make([]rueidis.Completed, len(entries)) // by value, for two nodes may do it at once
+		for i, s := range entries {
+			commands[i] = c.B().Lrem().Key(key).Count(1).Element(s).Build()
+		}
+		if _, err := b.counts(commands); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// tellNow tells the homes of topics at once what a call has changed in a scope. So what happens in one scope after the other has
+// the same order at the home. If it fails, the next sweep does it.
+func (b *Broker) tellNow(scope int) {
+	if len(b.keys.scopes) > 1 {
+		_ = b.tellHomes(scope)
 	}
 }
 

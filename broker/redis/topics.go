@@ -108,7 +108,10 @@ func (b *Broker) tryJoin(x channelID, scope, home int, id string, j broker.Join,
 		}
 		args = append(args, s)
 	}
-	_, _, again, err = b.runJoin(x, args)
+	_, member, again, err = b.runJoin(x, args)
+	if member {
+		b.tellNow(scope)
+	}
 	return again, err
 }
 
@@ -163,6 +166,7 @@ func (b *Broker) Leave(ctx context.Context, producer, topic string) error {
 	case code == 1:
 		b.memoryFreed()
 	}
+	b.tellNow(b.keys.scopeOf(x.partition()))
 	return nil
 }
 
