@@ -111,14 +111,27 @@ func (s *subscription) reportDue() {
 	s.changed()
 }
 
-// askReport is called when producers wait and Redis asks what was taken.
-func (s *subscription) askReport(fence uint32) {
+// askReport is called when producers wait and Redis asks what was taken. If call names one, it waits only for that.
+func (s *subscription) askReport(fence uint32, call string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if fence == s.fence && (s.takenTo() > s.report.taken || s.head > s.report.settled) {
+	switch {
+	case fence != s.fence || s.over || s.closes || s.starting:
+	case s.takenTo() > s.report.taken || s.head > s.report.settled:
 		s.report.now = true
 		s.changed()
+	case call != "":
+		taken := s.takenTo()
+		guard.Go(guard.Broker, func() { s.answer(fence, taken, call) })
 	}
+}
+
+// answer tells Redis that the reader has taken no more than it knows.
+func (s *subscription) answer(fence uint32, taken uint64, call string) {
+	b := s.broker
+	keys, prefix := b.keys.channelKeys(s.x)
+	_ = b.run(b.background, answerScript, keys, prefix, b.node, strconv.FormatUint(uint64(fence), 10), strconv.FormatUint(taken, 10),
+		call, b.bytesElsewhere(s.x)) // or else the call waits a moment
 }
 
 // askFetch is called when there is a message that is too large to push.

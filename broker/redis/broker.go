@@ -293,9 +293,19 @@ func (b *Broker) Delete(ctx context.Context, address string) error {
 
 // delete removes a channel.
 func (b *Broker) delete(x channelID) error {
+	call := b.deleteCall(x)
+	return b.deleted(x, b.run(b.background, deleteScript, call.keys, call.args...))
+}
+
+func (b *Broker) deleteCall(x channelID) scriptCall {
 	scope := b.keys.scopeOf(x.partition())
-	reply := b.run(b.background, deleteScript, []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.deletions(scope)},
-		b.keys.pushPrefix(scope))
+	return scriptCall{
+		[]string{b.keys.key('s', x), b.keys.counters(scope), b.keys.deletions(scope)}, []string{b.keys.pushPrefix(scope)},
+	}
+}
+
+// deleted takes the reply to a call that removes a channel.
+func (b *Broker) deleted(x channelID, reply rueidis.RedisResult) error {
 	message, err := reply.ToMessage()
 	if err != nil {
 		return b.failed(err, true)
@@ -304,7 +314,7 @@ func (b *Broker) delete(x channelID) error {
 		return b.gone()
 	}
 	if b.countDeleted(message, broker.EndDeleted) > 0 {
-		b.tellNow(scope)
+		b.tellNow(b.keys.scopeOf(x.partition()))
 	}
 	b.memoryFreed()
 	return nil

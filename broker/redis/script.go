@@ -31,6 +31,7 @@ var (
 	touchScript     = newScript(allowOOM, "touch")
 
 	joinScript     = newScript("", "state", "merge", "marks", "channel", "home", "members", "join")
+	answerScript   = newScript(allowOOM, "state", "merge", "marks", "channel", "answer")
 	leaveScript    = newScript(allowOOM, "state", "merge", "marks", "channel", "home", "members", "leave")
 	walkScript     = newScript("", "state", "merge", "marks", "channel", "home", "members", "walk")
 	keepScript     = newScript("", "state", "home", "keep")

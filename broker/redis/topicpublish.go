@@ -28,15 +28,29 @@ func (b *Broker) PublishTopic(
 	if waitErr := w.wait(ctx); err == nil {
 		err = waitErr
 	}
-	for _, x := range w.deletes {
-		if deleteErr := b.delete(x); deleteErr != nil && !errors.Is(deleteErr, broker.ErrNotFound) && err == nil {
-			err = unknown(deleteErr)
-		}
+	if deleteErr := b.deleteAll(w.deletes); err == nil {
+		err = deleteErr
 	}
 	if err != nil {
 		return broker.Published{}, err
 	}
 	return w.result, nil
+}
+
+// deleteAll removes channels. If it fails, the error is ErrOutcomeUnknown.
+func (b *Broker) deleteAll(channels []channelID) error {
+	for some := range slices.Chunk(channels, maxVisited) {
+		calls := make([]scriptCall, len(some))
+		for i, x := range some {
+			calls[i] = b.deleteCall(x)
+		}
+		for i, reply := range b.runAll(b.background, deleteScript, calls) {
+			if err := b.deleted(some[i], reply); err != nil && !errors.Is(err, broker.ErrNotFound) {
+				return unknown(err)
+			}
+		}
+	}
+	return nil
 }
 
 // CloseTopic implements [broker.Topics].

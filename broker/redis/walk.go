@@ -26,6 +26,7 @@ type walk struct {
 	turn    uint64 // names this call
 	number  int64  // of the walk; 0 if there is no topic
 	renewed time.Time
+	records map[int]string // ids of the topic's records in other scopes, as its home knows them
 
 	result  broker.Published
 	held    []*waiter   // for members in which the message waits
@@ -46,6 +47,8 @@ const (
 	maxVisited = 100
 	// renewInterval is how often a walk tells that it goes on. Others wait for it at most three times as long.
 	renewInterval = 3 * time.Second
+	// maxTurn is how long a walk waits for its turn before it asks whether the node that has it still lives.
+	maxTurn = time.Second
 	// maxWaitingMembers is how many calls of this node may wait for room at once when a publish adds one for a member.
 	maxWaitingMembers = 100_000
 	// maxScopes is how many scopes a walk visits at once.
@@ -58,7 +61,7 @@ var errFenced = fmt.Errorf("%w: redis: it took so long that another message was 
 func (b *Broker) newWalk(topic string, m *broker.Message, l *broker.Limits) *walk {
 	return &walk{
 		broker: b, topic: topic, m: m, message: rueidis.BinaryString(encode(m, l.MaxMessage)), limits: *l, home: b.keys.home(topic),
-		turn: b.waiters.number(),
+		turn: b.waiters.number(), records: map[int]string{},
 	}
 }
 
@@ -122,7 +125,7 @@ func (w *walk) begin(ctx context.Context) (walkReply, error) {
 		case walkNoMemory:
 			return r, broker.ErrMemoryLimit
 		}
-		timer := time.NewTimer(time.Duration(r.value)*time.Millisecond + time.Millisecond)
+		timer := time.NewTimer(min(time.Duration(r.value)*time.Millisecond, maxTurn) + time.Millisecond)
 		select {
 		case <-waits.notes:
 		case <-timer.C:
@@ -141,6 +144,7 @@ func (w *walk) begin(ctx context.Context) (walkReply, error) {
 
 // visitAll visits the members of some scopes. last tells that the home is the only one, so that the walk ends with it.
 func (w *walk) visitAll(places []int, last bool) error {
+	b := w.broker
 	steps := stepVisit | stepRenew
 	if last {
 		steps |= stepFinish
@@ -166,6 +170,8 @@ func (w *walk) visitAll(places []int, last bool) error {
 				return unknown(err)
 			case r.code != walkVisited:
 				return errFenced
+			case r.empty && w.records[some[i]] != "":
+				_ = b.tell(some[i], []change{{false, w.records[some[i]], w.topic}}) // or else another walk does
 			case !r.done:
 				left = append(left, some[i])
 			}
@@ -200,7 +206,10 @@ func (w *walk) call(scope, steps int) (walkReply, error) {
 // scriptCall returns a call of lua/walk.lua, and the number of the first call that waits if members have no room.
 func (w *walk) scriptCall(scope, steps int) (call scriptCall, first uint64) {
 	b, l := w.broker, &w.limits
-	elsewhere := b.ledger.elsewhere(scope)
+	elsewhere, message := b.ledger.elsewhere(scope), w.message
+	if steps&(stepBegin|stepVisit) == 0 {
+		message = message[:1]
+	}
 	first = b.waiters.numbers(maxVisited)
 	hold := int64(0)
 	if w.full == broker.FullHold && b.waiters.count() < maxWaitingMembers {
@@ -211,7 +220,7 @@ func (w *walk) scriptCall(scope, steps int) (call scriptCall, first uint64) {
 																	put(7, elsewhere.bytes).put(7, max(0, l.TopicKeep.Bytes)).put(5, max(0, ms(l.TopicKeep.TTL))).put(7, elsewhere.kept)
 	return scriptCall{
 		keys: []string{b.keys.topic("T", scope, w.topic), b.keys.counters(scope), b.keys.memory(scope)},
-		args: []string{b.keys.pushPrefix(scope), b.node, w.topic, rueidis.BinaryString(numbers), w.message, b.prefix},
+		args: []string{b.keys.pushPrefix(scope), b.node, w.topic, rueidis.BinaryString(numbers), message, b.prefix},
 	}, first
 }
 
@@ -243,8 +252,9 @@ func (w *walk) runAll(calls []scriptCall) []walkResult {
 type walkReply struct {
 	code   byte
 	value  int64
-	done   bool  // all members of the scope were visited
-	others []int // scopes
+	done   bool // all members of the scope were visited
+	empty  bool // the scope has no record of the topic
+	others []int
 }
 
 // Codes of a walkReply.
@@ -268,7 +278,7 @@ func (w *walk) read(result walkResult, first uint64) (r walkReply, err error) {
 	if len(s) < head {
 		return r, errData
 	}
-	r.code, r.value, r.done = s[0], int64(number(s[1:8])), s[8] == 1 //nolint:gosec // 7 bytes
+	r.code, r.value, r.done, r.empty = s[0], int64(number(s[1:8])), s[8] > 0, s[8] > 1 //nolint:gosec // 7 bytes
 	var n [9]int
 	for i := range n {
 		n[i] = int(number(s[9+2*i : 11+2*i])) //nolint:gosec // 2 bytes
@@ -295,7 +305,9 @@ func (w *walk) read(result walkResult, first uint64) (r walkReply, err error) {
 		s = s[idSize:]
 	}
 	for ; len(s) >= 2+recordSize; s = s[2+recordSize:] {
-		r.others = append(r.others, int(number(s[:2]))) //nolint:gosec // 2 bytes
+		scope := int(number(s[:2])) //nolint:gosec // 2 bytes
+		r.others = append(r.others, scope)
+		w.records[scope] = s[2 : 2+recordSize]
 	}
 	if r.code == walkVisited && result.durable != nil {
 		return r, result.durable

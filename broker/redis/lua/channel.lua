@@ -105,8 +105,8 @@ local function rememberKey(m)
   if string.byte(m) % 2 == 1 then redis.call('SADD', key('i'), keyOf(m)) end
 end
 
--- Pushes a message to the reader's node.
-local function pushMessage(body) return push(c.node, 'm', body) > 0 end
+-- Pushes a message to the reader's node, for a fence and a position.
+local function pushMessage(at, m) return push(c.node, 'm', at .. m) > 0 end
 
 -- Appends a message. If it does not count toward the buffer, since says when the channel has got it.
 local function append(m, mark, since)
@@ -122,7 +122,7 @@ local function append(m, mark, since)
     local at = struct.pack('<I4I6', c.fence, c.head + c.len)
     if #m > PUSHED or mark and c.sent - c.inflight >= mergeAhead(c.ahead) then
       push(c.node, 'w', at)
-    elseif pushMessage(at .. m) then
+    elseif pushMessage(at, m) then
       c.sent = c.sent + 1
     end
   end
@@ -196,7 +196,7 @@ local function take(id, w, used)
 end
 
 -- Until when, buffer, memory, next message, messages, duplicates, bytes, and, unless it is new, replaced, appended. If the message
--- is one of a topic, its name comes after that.
+-- is one of a topic, 1 if it waits only until the reader's node has said what was taken, else 0, and the topic's name.
 local WAITER = '<I6I4I7I2I2I2I6I2I2'
 local WAITING = 33
 
@@ -206,13 +206,13 @@ local function waiter(id)
   local w = {}
   w.deadline, w.buffer, w.memory, w.first, w.count, w.duplicates, w.size, w.replaced, w.appended =
     struct.unpack(WAITER, s .. '\0\0\0\0')
-  w.topic = string.sub(s, WAITING + 1)
+  w.brief, w.topic = string.sub(s, WAITING + 1, WAITING + 1), string.sub(s, WAITING + 2)
   return w
 end
 
 local function keepWaiter(id, w)
   redis.call('HSET', key('p'), id, struct.pack(WAITER, w.deadline, w.buffer, w.memory, w.first, w.count, w.duplicates, w.size,
-    w.replaced, w.appended) .. w.topic)
+    w.replaced, w.appended) .. w.brief .. w.topic)
 end
 
 -- Forgets a waiting call. The caller removes its id from the list.

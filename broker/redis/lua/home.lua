@@ -189,6 +189,9 @@ local function beginWalk(name, id, m, closes, l)
   else
     keepMessage(name, m, math.floor(l.memory / 2) - l.keptElsewhere)
   end
-  redis.call('ZREM', scope .. 'E', name)
-  return redis.call('HINCRBY', h, 'number', 1)
+  redis.call('ZADD', scope .. 'E', t + TURN, name) -- if it has no members and the walk does not end
+  -- A server that has become the primary may lack the last walks. Other scopes know of them.
+  local number = math.max(tonumber(field(name, 'number')) + 1, t * 1000)
+  redis.call('HSET', h, 'number', number)
+  return number
 end

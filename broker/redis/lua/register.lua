@@ -8,8 +8,10 @@ scope = string.sub(counters, 1, -2)
 ensureTopic(name, keep, ttl)
 visit(name, ARGV[4], ARGV[5])
 settleTopic(name)
-local v = redis.call('HMGET', scope .. 'H' .. name, 'number', 'closed')
-local out = {tonumber(v[1]), v[2] or ''}
+local h = scope .. 'H' .. name
+local number = math.max(tonumber(field(name, 'number')), now() * 1000 - 1) -- as beginWalk would count
+redis.call('HSET', h, 'number', number)
+local out = {number, redis.call('HGET', h, 'closed') or ''}
 if last > 0 then
   for _, m in ipairs(redis.call('LRANGE', scope .. 'R' .. name, -last, -1)) do out[#out + 1] = m end
 end

@@ -7,6 +7,7 @@ scope = string.sub(counters, 1, -2)
 if ARGV[3] == '1' and not topicExists(name) then return {0, 0, 0} end
 local readers = tonumber(redis.call('HGET', scope .. 'T' .. name, 'readers') or 0)
 local out = {1, redis.call('ZCARD', scope .. 'M' .. name), math.max(0, readers)}
+out[3] = math.min(out[2], out[3])
 if ARGV[3] ~= '1' then return out end
 local v = redis.call('HMGET', scope .. 'H' .. name, 'bytes', 'keep', 'ttl', 'closed')
 out[4], out[5] = redis.call('LLEN', scope .. 'R' .. name), tonumber(v[1] or 0)

@@ -2,8 +2,8 @@
 -- lua/channel.lua says.
 -- ARGV: 2 node, 3 the topic, 4 numbers, 5 the message, 6 which begins the names of all keys.
 -- Steps: 1 begins the walk, 2 visits members, 4 ends the walk if all were visited, 8 ends it in any case, 16 only tells that it goes
--- on. All but 2 are for the home. Returns a string: the outcome of lua/home.lua or 1, its number or how long it waits, whether all
--- members of this scope were visited, how many were, have taken the message, have had it, have replaced another one with it, have
+-- on. All but 2 are for the home. Returns a string: the outcome of lua/home.lua or 1, its number or how long it waits, 1 if all
+-- members of this scope were visited and 2 if there are none, how many were, have taken the message, have had it, have replaced another one with it, have
 -- appended it, have missed it, and have missed it or else will not get it from this call; then the numbers of those in which it
 -- waits and of those that have missed it, and their ids, the first with the number of the call that waits; then the numbers of
 -- other scopes.
@@ -54,8 +54,8 @@ local function later(to, f)
   fs[#fs + 1] = f
 end
 
--- Keeps the message with the calls that wait in the channel.
-local function wait(time, outside)
+-- Keeps the message with the calls that wait in the channel. Returns the id of the call.
+local function wait(time, outside, brief)
   local size = #m + OVERHEAD
   if outside then
     call('HINCRBY', counters, 'heldbytes', size)
@@ -65,12 +65,12 @@ local function wait(time, outside)
   end
   local own = node .. pack('<I6', first + #held)
   call('HSET', key('p'), own .. pack('<I2', 0), m, own,
-    pack(WAITER, now() + time + 5000, outside and OUTSIDE or buffer, memory, 0, 1, 0, size, 0, 0) .. name)
+    pack(WAITER, now() + time + 5000, outside and OUTSIDE or buffer, memory, 0, 1, 0, size, 0, 0) .. (brief and '1' or '0') .. name)
   call('RPUSH', key('w'), own)
   call('HINCRBY', counters, 'held', 1)
   c.held = c.held + 1
-  held[#held + 1] = pack('<I6', first + #held) .. x
-  return true
+  held[#held + 1] = sub(own, 9) .. x
+  return own
 end
 
 -- Whether a message waits in the channel of which is tells that it is the one.
@@ -118,32 +118,40 @@ local function offer()
   end
   -- The reader may have taken more than its node has reported.
   local lags = hasReader() and c.sent > c.inflight
-  if lags then later(c.node, frame('r', pack('<I4', c.fence))) end
-  if full == HOLDS and hold > 0 and wait(hold) then return end
-  n.full = n.full + 1
-  if keyed and waits(isSame) then return end
-  if lags and wait(100) then
-    n.full = n.full - 1
+  if full == HOLDS and hold > 0 and wait(hold) then
+    if lags then later(c.node, frame('r', pack('<I4', c.fence))) end
     return
   end
+  if keyed and waits(isSame) then
+    n.full = n.full + 1
+    return
+  end
+  local own = lags and wait(100, false, true)
+  if own then return later(c.node, frame('r', pack('<I4', c.fence) .. own)) end
+  n.full = n.full + 1
   miss()
   n.missed = n.missed + 1
   if full == DELETES then deleted[#deleted + 1] = x end
 end
 
--- Notes that a node is given a message, and how many of the channel it was given before.
-local function gives(to, key, sent)
+-- Notes that a node is given a message, and how many of the channel it was given before. A message is pushed once, with all its
+-- places.
+local function gives(to, at, what, key, sent)
   local g = given[to]
   if not g then
     g = {}
-    given[to] = g
+    places[to], given[to] = {}, g
   end
-  g[#g + 1] = {key, sent}
+  local ps = places[to][what]
+  if not ps then
+    ps = {}
+    places[to][what] = ps
+  end
+  ps[#ps + 1], g[#g + 1] = at, {key, sent}
 end
 
-pushMessage = function(body)
-  later(c.node, frame('m', body))
-  gives(c.node, state, pack('<I3', c.sent))
+pushMessage = function(at, what)
+  gives(c.node, at, what, state, pack('<I3', c.sent))
   return true
 end
 
@@ -164,13 +172,7 @@ local function member(y, s)
       if #m > PUSHED then
         later(to, frame('w', pack('<I4I6', fence, head + len)))
       else
-        local ps = places[to]
-        if not ps then
-          ps = {}
-          places[to] = ps
-        end
-        ps[#ps + 1] = pack('<I4I6', fence, head + len)
-        gives(to, base .. 's' .. x, sub(s, 13, 15))
+        gives(to, pack('<I4I6', fence, head + len), m, base .. 's' .. x, sub(s, 13, 15))
         sent = sent + 1
       end
     end
@@ -185,8 +187,10 @@ local function member(y, s)
 end
 
 local function pushAll()
-  for to, ps in pairs(places) do
-    later(to, pack('<c1I4I2', 'b', 2 + 10 * #ps + #m, #ps) .. table.concat(ps) .. m)
+  for to, messages in pairs(places) do
+    for what, ps in pairs(messages) do
+      later(to, pack('<c1I4I2', 'b', 2 + 10 * #ps + #what, #ps) .. table.concat(ps) .. what)
+    end
   end
   for to, fs in pairs(frames) do
     if call('SPUBLISH', ARGV[1] .. to, table.concat(fs)) == 0 then
@@ -200,7 +204,10 @@ end
 local function visitSome()
   local list, record = scope .. 'M' .. name, KEYS[1]
   local v = call('HMGET', record, 'number', 'at', 'id')
-  if not v[3] then return true end
+  if not v[3] then
+    done = 2
+    return true
+  end
   local last, at = tonumber(v[1] or 0), v[2] or ''
   if last > number then return false end
   if last < number then at = '' end
@@ -226,5 +233,5 @@ local function visitSome()
 end
 
 if does(2) and not visitSome() then return reply(5, 0) end
-if does(8) or does(4) and done == 1 and #others == 0 then endWalk(name, id) end
+if does(8) or does(4) and done > 0 and #others == 0 then endWalk(name, id) end
 return reply(1, number)
