@@ -64,11 +64,11 @@ var errJoin = fmt.Errorf("%w: redis: the topic was published to again and again 
 // what is kept, and which walk was the last. If a later walk has visited the channel's scope meanwhile, it begins again. So what is
 // kept and what is published meet without a gap.
 func (b *Broker) join(x channelID, j broker.Join, l *broker.Limits) error {
-	scope, home := b.keys.scopeOf(x.partition()), b.keys.home(j.Topic)
+	scope := b.keys.scopeOf(x.partition())
 	var id [8]byte
 	for range maxJoins {
 		_, _ = rand.Read(id[:]) // never fails, crashes instead
-		again, err := b.tryJoin(x, scope, home, rueidis.BinaryString(id[:]), j, l)
+		again, err := b.tryJoin(x, scope, rueidis.BinaryString(id[:]), j, l)
 		if !again {
 			return err
 		}
@@ -77,7 +77,26 @@ func (b *Broker) join(x channelID, j broker.Join, l *broker.Limits) error {
 }
 
 // tryJoin joins once. again tells that it has to begin again.
-func (b *Broker) tryJoin(x channelID, scope, home int, id string, j broker.Join, l *broker.Limits) (again bool, err error) {
+func (b *Broker) tryJoin(x channelID, scope int, id string, j broker.Join, l *broker.Limits) (again bool, err error) {
+	args := b.joinArgs(scope, id, j, l)
+	id, member, again, err := b.runJoin(x, args)
+	if member || again || err != nil {
+		return again, err
+	}
+	known, err := b.register(scope, id, j, l)
+	if err != nil {
+		return false, err
+	}
+	_, member, again, err = b.runJoin(x, append(append(args[:len(args)-1], id), known...))
+	if member {
+		b.tellNow(scope)
+	}
+	return again, err
+}
+
+// joinArgs returns the arguments of the first call of lua/join.lua. id names the topic's record in the scope if there is none.
+func (b *Broker) joinArgs(scope int, id string, j broker.Join, l *broker.Limits) []string {
+	home := b.keys.home(j.Topic)
 	numbers := packer{}.put(4, int64(l.MaxTopics)).put(4, lastOf(j)).put(7, max(0, l.TopicKeep.Bytes)).
 		put(5, max(0, ms(l.TopicKeep.TTL))).put(7, b.ledger.elsewhere(scope).bytes)
 	args := []string{
@@ -86,33 +105,27 @@ func (b *Broker) tryJoin(x channelID, scope, home int, id string, j broker.Join,
 	if home != scope {
 		args = append(args, "")
 	}
-	id, member, again, err := b.runJoin(x, args)
-	if member || again || err != nil {
-		return again, err
-	}
-	keys := []string{b.keys.counters(home)}
-	numbers = packer{}.put(4, lastOf(j)).put(7, max(0, l.TopicKeep.Bytes)).put(5, max(0, ms(l.TopicKeep.TTL)))
-	values, err := b.run(b.background, registerScript, keys, b.keys.pushPrefix(home), j.Topic,
+	return args
+}
+
+// register tells the home of a topic of the topic's record in another scope. It returns what lua/join.lua has to know of the home.
+func (b *Broker) register(scope int, id string, j broker.Join, l *broker.Limits) (known []string, err error) {
+	home := b.keys.home(j.Topic)
+	numbers := packer{}.put(4, lastOf(j)).put(7, max(0, l.TopicKeep.Bytes)).put(5, max(0, ms(l.TopicKeep.TTL)))
+	values, err := b.run(b.background, registerScript, []string{b.keys.counters(home)}, b.keys.pushPrefix(home), j.Topic,
 		rueidis.BinaryString(numbers), text(int64(scope)), id).ToArray()
 	if err != nil {
-		return false, b.failed(err, true)
+		return nil, b.failed(err, true)
 	}
-	if len(values) < 2 {
-		return false, errData
-	}
-	args = append(args[:len(args)-1], id, text(integer(values, 0)))
+	known = []string{text(integer(values, 0))}
 	for _, value := range values[1:] {
 		s, err := value.ToString()
 		if err != nil {
-			return false, errData
+			return nil, errData
 		}
-		args = append(args, s)
+		known = append(known, s)
 	}
-	_, member, again, err = b.runJoin(x, args)
-	if member {
-		b.tellNow(scope)
-	}
-	return again, err
+	return known, nil
 }
 
 // lastOf returns how many kept messages a join asks for.

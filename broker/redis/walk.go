@@ -77,7 +77,11 @@ func (w *walk) run(ctx context.Context) error {
 	if err != nil || w.number == 0 {
 		return err
 	}
-	b.stats.countPublish(w.closes)
+	return w.visitRest(first)
+}
+
+// visitRest visits the members that the first call has not visited, and ends the walk.
+func (w *walk) visitRest(first walkReply) error {
 	places := first.others
 	if !first.done {
 		places = append([]int{w.home}, places...)
@@ -85,7 +89,7 @@ func (w *walk) run(ctx context.Context) error {
 	if len(places) == 0 {
 		return nil // the first call has ended it
 	}
-	err = w.visitAll(places, len(first.others) == 0)
+	err := w.visitAll(places, len(first.others) == 0)
 	if err != nil || len(first.others) > 0 {
 		w.end()
 	}
@@ -113,6 +117,7 @@ func (w *walk) begin(ctx context.Context) (walkReply, error) {
 		switch r.code {
 		case walkVisited:
 			w.number, w.renewed = r.value, time.Now()
+			b.stats.countPublish(w.closes)
 			return r, nil
 		case walkFenced:
 			w.end()
