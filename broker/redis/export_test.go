@@ -73,3 +73,6 @@ func StateKey(b *Broker, producer string) string {
 	x, _ := b.decode(producer, false)
 	return b.keys.key('s', x)
 }
+
+// BreakOff ends the walk, but visits nobody any more, as if its node had lost Redis for a moment.
+func BreakOff(w *Walk) { w.w.end() }
