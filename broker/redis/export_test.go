@@ -56,7 +56,9 @@ func BeginJoin(b *Broker, producer, topic string) error {
 }
 
 // CheckScopes looks after the home of a topic.
-func CheckScopes(b *Broker, topic string) error { return b.checkScopes(b.keys.home(topic), []string{topic}) }
+func CheckScopes(b *Broker, topic string) error {
+	return b.checkScopes(b.keys.home(topic), []string{topic})
+}
 
 // TellAgain tells the homes of topics of all members.
 func TellAgain(b *Broker) error { return b.tellAgain() }

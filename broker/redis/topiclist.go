@@ -34,18 +34,19 @@ func (b *Broker) topicInfos(topics []string) ([]broker.TopicInfo, error) {
 	}
 	var others []scriptCall // to scopes that are not the home
 	var places []int        // the topics of these, by index
-	for i, reply := range b.runAll(b.background, topicScript, calls) {
-		values, err := reply.ToArray()
+	replies := b.runAll(b.background, topicScript, calls)
+	for i, topic := range topics {
+		values, err := replies[i].ToArray()
 		if err != nil {
 			return nil, b.failed(err, false)
 		}
-		infos[i].Name = topics[i]
+		infos[i].Name = topic
 		if integer(values, 0) != 1 {
 			continue
 		}
 		readTopic(&infos[i], values)
 		for at := topicValues; at < len(values); at++ {
-			others = append(others, b.topicCall(topics[i], int(integer(values, at)), false))
+			others = append(others, b.topicCall(topic, int(integer(values, at)), false))
 			places = append(places, i)
 		}
 	}

@@ -129,7 +129,7 @@ func (w *walk) noted(waits *waiter, n note) (unknown bool) {
 // countNoted counts what has become of an item that waited. Its error tells that it is not known whether that is safe.
 func (b *Broker) countNoted(it *item, n note) error {
 	taken := max(0, n.accepted-n.duplicates)
-	b.stats.accepted.Add(uint64(taken))          //nolint:gosec // not negative
+	b.stats.accepted.Add(uint64(taken))
 	b.stats.duplicates.Add(uint64(n.duplicates)) //nolint:gosec // not negative
 	b.stats.countMerged(n.replaced, n.appended)
 	b.stats.wait.observe(waitBounds, time.Since(it.begun), taken)

@@ -37,7 +37,7 @@ func topicMessage(t *testing.T, name, key string) *broker.Message {
 	return m
 }
 
-// publishes publishes a message to a topic, and checks the reply.
+// publishes brings a message to a topic, and checks the reply.
 func publishes(t *testing.T, b *redis.Broker, topic string, m *broker.Message, want broker.Published) {
 	t.Helper()
 	got, err := b.PublishTopic(t.Context(), topic, m, broker.FullMiss, topicLimits)

@@ -3,11 +3,13 @@ package redis
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A walk brings a message, or the end, to all members of a topic. Walks over one topic take turns, which its home gives. A walk has
@@ -163,13 +165,12 @@ func (w *walk) visitAll(places []int, last bool) error {
 		}
 		some := places[:min(len(places), maxScopes)]
 		calls := make([]scriptCall, len(some))
-		firsts := make([]uint64, len(some))
 		for i, scope := range some {
-			calls[i], firsts[i] = w.scriptCall(scope, steps)
+			calls[i] = w.scriptCall(scope, steps)
 		}
 		var left []int
 		for i, reply := range w.runAll(calls) {
-			r, err := w.read(reply, firsts[i])
+			r, err := w.read(reply)
 			switch {
 			case err != nil:
 				return unknown(err)
@@ -204,18 +205,17 @@ func (w *walk) withdraw() {
 
 // call runs lua/walk.lua once.
 func (w *walk) call(scope, steps int) (walkReply, error) {
-	call, first := w.scriptCall(scope, steps)
-	return w.read(w.runAll([]scriptCall{call})[0], first)
+	return w.read(w.runAll([]scriptCall{w.scriptCall(scope, steps)})[0])
 }
 
-// scriptCall returns a call of lua/walk.lua, and the number of the first call that waits if members have no room.
-func (w *walk) scriptCall(scope, steps int) (call scriptCall, first uint64) {
+// scriptCall returns a call of lua/walk.lua.
+func (w *walk) scriptCall(scope, steps int) scriptCall {
 	b, l := w.broker, &w.limits
 	elsewhere, message := b.ledger.elsewhere(scope), w.message
 	if steps&(stepBegin|stepVisit) == 0 {
 		message = message[:1]
 	}
-	first = b.waiters.numbers(maxVisited)
+	first := b.waiters.numbers(maxVisited) // of the calls that wait in members without room
 	hold := int64(0)
 	if w.full == broker.FullHold && b.waiters.count() < maxWaitingMembers {
 		hold = ms(l.Hold)
@@ -226,7 +226,7 @@ func (w *walk) scriptCall(scope, steps int) (call scriptCall, first uint64) {
 	return scriptCall{
 		keys: []string{b.keys.topic("T", scope, w.topic), b.keys.counters(scope), b.keys.memory(scope)},
 		args: []string{b.keys.pushPrefix(scope), b.node, w.topic, rueidis.BinaryString(numbers), message, b.prefix},
-	}, first
+	}
 }
 
 // A walkResult is a reply to lua/walk.lua, or why there is none.
@@ -245,11 +245,16 @@ func (w *walk) runAll(calls []scriptCall) []walkResult {
 		}
 		return results
 	}
+	var all sync.WaitGroup
 	for i, call := range calls {
-		ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-		results[i].reply, results[i].durable = b.runDurably(ctx, walkScript, call)
-		cancel()
+		all.Go(func() {
+			defer guard.Recover(guard.Broker, func() { results[i].durable = errPanicked })
+			ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+			defer cancel()
+			results[i].reply, results[i].durable = b.runDurably(ctx, walkScript, call)
+		})
 	}
+	all.Wait()
 	return results
 }
 
@@ -273,7 +278,7 @@ const (
 )
 
 // read takes a reply into the result.
-func (w *walk) read(result walkResult, first uint64) (r walkReply, err error) {
+func (w *walk) read(result walkResult) (r walkReply, err error) {
 	const head, idSize, recordSize = 1 + 7 + 1 + 9*2, 16, 8
 	b := w.broker
 	s, err := result.reply.ToString()
