@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"strings"
 
 	"github.com/redis/rueidis"
 
@@ -64,6 +65,7 @@ var errJoin = fmt.Errorf("%w: redis: the topic was published to again and again 
 // what is kept, and which walk was the last. If a later walk has visited the channel's scope meanwhile, it begins again. So what is
 // kept and what is published meet without a gap.
 func (b *Broker) join(x channelID, j broker.Join, l *broker.Limits) error {
+	j.Topic = strings.Clone(j.Topic) // a call may outlive its request
 	scope := b.keys.scopeOf(x.partition())
 	var id [8]byte
 	for range maxJoins {
@@ -170,7 +172,7 @@ func (b *Broker) Leave(ctx context.Context, producer, topic string) error {
 		return err
 	}
 	keys, prefix := b.keys.channelKeys(x)
-	code, err := b.run(b.background, leaveScript, keys, prefix, topic, b.bytesElsewhere(x)).AsInt64()
+	code, err := b.run(b.background, leaveScript, keys, prefix, strings.Clone(topic), b.bytesElsewhere(x)).AsInt64()
 	switch {
 	case err != nil:
 		return b.failed(err, true)
@@ -191,7 +193,7 @@ func (b *Broker) KeepTopic(ctx context.Context, topic string, k broker.Keep, l b
 	home := b.keys.home(topic)
 	numbers := packer{}.put(7, max(0, k.Bytes)).put(5, max(0, ms(k.TTL))).put(7, min(l.MaxMemory, maxMemory)).
 		put(7, b.ledger.elsewhere(home).bytes)
-	code, err := b.run(b.background, keepScript, []string{b.keys.counters(home)}, b.keys.pushPrefix(home), topic,
+	code, err := b.run(b.background, keepScript, []string{b.keys.counters(home)}, b.keys.pushPrefix(home), strings.Clone(topic),
 		rueidis.BinaryString(numbers)).AsInt64()
 	switch {
 	case err != nil:

@@ -319,3 +319,28 @@ func TestAStalledReaderDelaysNoPublish(t *testing.T) {
 		t.Errorf("%d calls wait with %d bytes, and %d messages were skipped", s.HeldProducers, s.HeldBytes, s.Skipped)
 	}
 }
+
+// TestMemoryOfMembers: a membership takes 240 bytes of Redis at most beside its channel.
+func TestMemoryOfMembers(t *testing.T) {
+	s := newServer(t, "--zset-max-listpack-entries", "0") // as with many channels
+	b := open(t, s.options(redis.DefaultKeyPrefix))
+	const channels = 2048
+	var each [2]int64
+	for i, joins := range [][]broker.Join{{}, {{Topic: "news"}}} {
+		before := int64(0)
+		for range 2 { // what a topic takes does not count
+			before = s.memory(t)
+			for range channels {
+				if _, err := b.CreateMember(t.Context(), "main", joins, topicLimits); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		each[i] = (s.memory(t) - before) / channels
+	}
+	if member := each[1] - each[0]; member > 240 {
+		t.Errorf("a membership takes %d bytes", member)
+	} else {
+		t.Logf("a membership takes %d bytes beside the %d of its channel", member, each[0])
+	}
+}

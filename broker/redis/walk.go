@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +62,7 @@ const (
 var errFenced = fmt.Errorf("%w: redis: it took so long that another message was published to the topic meanwhile", broker.ErrOutcomeUnknown)
 
 func (b *Broker) newWalk(topic string, m *broker.Message, l *broker.Limits) *walk {
+	topic = strings.Clone(topic) // a call may outlive its request
 	return &walk{
 		broker: b, topic: topic, m: m, message: rueidis.BinaryString(encode(m, l.MaxMessage)), limits: *l, home: b.keys.home(topic),
 		turn: b.waiters.number(), records: map[int]string{},
