@@ -20,10 +20,19 @@ const maxTold = 100
 
 // A change is that a scope has members of a topic now, or has none any more.
 type change struct {
-	has   bool
+	has   memberState
 	id    string // of the topic's record in the scope
 	topic string
 }
+
+// A memberState says what a scope has of a topic: see lua/told.lua.
+type memberState byte
+
+const (
+	hasNone memberState = iota // not any more
+	hasSome                    // since then
+	hasNow
+)
 
 // tellHomes tells the homes of topics what has changed in a scope.
 func (b *Broker) tellHomes(scope int) error {
@@ -37,7 +46,7 @@ func (b *Broker) tellHomes(scope int) error {
 		for _, s := range entries {
 			const head = 1 + 8
 			if len(s) > head {
-				changes = append(changes, change{s[0] == 1, s[1:head], s[head:]})
+				changes = append(changes, change{memberState(s[0]), s[1:head], s[head:]})
 			}
 		}
 		if err := b.tell(scope, changes); err != nil {
@@ -87,7 +96,7 @@ func (b *Broker) tell(scope int, changes []change) error {
 		if args[home] == nil {
 			args[home] = []string{b.keys.pushPrefix(home), text(int64(scope))}
 		}
-		args[home] = append(args[home], text(one(ch.has)), ch.id, ch.topic)
+		args[home] = append(args[home], text(int64(ch.has)), ch.id, ch.topic)
 	}
 	calls := make([]scriptCall, 0, len(args))
 	for home, a := range args {
@@ -120,12 +129,15 @@ func (b *Broker) checkScopes(home int, topics []string) error {
 			if err != nil && !rueidis.IsRedisNil(err) {
 				return err
 			}
-			if there != id {
-				err = b.tell(scope, []change{{false, id, topic}})
-			} else {
-				var members bool
-				members, err = b.do(b.background, c, c.B().Exists().Key(b.keys.topic("M", scope, topic)).Build()).AsBool()
-				waits = waits || err == nil && !members
+			members, err := b.do(b.background, c, c.B().Exists().Key(b.keys.topic("M", scope, topic)).Build()).AsBool()
+			switch {
+			case err != nil:
+			case there == "":
+				err = b.tell(scope, []change{{hasNone, id, topic}})
+			case !members:
+				waits = true
+			case there != id:
+				err = b.tell(scope, []change{{hasNow, there, topic}})
 			}
 			if err != nil {
 				return err
@@ -160,7 +172,7 @@ func (b *Broker) tellAgain() error {
 			for _, topic := range page.Elements {
 				id, err := b.do(b.background, c, c.B().Hget().Key(b.keys.topic("T", scope, topic)).Field("id").Build()).ToString()
 				if err == nil {
-					changes = append(changes, change{true, id, topic})
+					changes = append(changes, change{hasNow, id, topic})
 				} else if !rueidis.IsRedisNil(err) {
 					return err
 				}

@@ -102,7 +102,10 @@ func (b *Broker) ListTopics(ctx context.Context, o broker.TopicListOptions) (bro
 	page, examined := broker.TopicPage{Topics: []broker.TopicInfo{}}, 0
 	for i, size := range sizes {
 		for more := size > 0; more; {
-			limit := min(maxListed, max(1, o.Limit-len(page.Topics)), maxExamined-examined)
+			limit := min(maxListed, maxExamined-examined)
+			if o.MinMembers <= 0 {
+				limit = min(limit, o.Limit-len(page.Topics))
+			}
 			names, err := b.topicNames(scope+i, after, o.Prefix, limit)
 			if err != nil {
 				return broker.TopicPage{}, err
@@ -116,11 +119,10 @@ func (b *Broker) ListTopics(ctx context.Context, o broker.TopicListOptions) (bro
 					page.Topics = append(page.Topics, info)
 				}
 				after = info.Name
-			}
-			examined += len(names)
-			if len(page.Topics) >= o.Limit || examined >= maxExamined {
-				page.Next = strconv.Itoa(scope+i) + "." + hex.EncodeToString([]byte(after))
-				return page, nil
+				if examined++; len(page.Topics) == o.Limit || examined == maxExamined {
+					page.Next = strconv.Itoa(scope+i) + "." + hex.EncodeToString([]byte(after))
+					return page, nil
+				}
 			}
 			more = len(names) == limit
 		}

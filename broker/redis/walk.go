@@ -179,7 +179,7 @@ func (w *walk) visitAll(places []int, last bool) error {
 			case r.code != walkVisited:
 				return errFenced
 			case r.empty && w.records[some[i]] != "":
-				_ = b.tell(some[i], []change{{false, w.records[some[i]], w.topic}}) // or else another walk does
+				_ = b.tell(some[i], []change{{hasNone, w.records[some[i]], w.topic}}) // or else another walk does
 			case !r.done:
 				left = append(left, some[i])
 			}

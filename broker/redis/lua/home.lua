@@ -123,7 +123,10 @@ end
 -- Sees to it that walks visit another scope, by the id of the topic's record there.
 local function visit(name, number, id)
   local h = scope .. 'H' .. name
-  if redis.call('HSET', h, 's' .. number, id) == 1 then redis.call('HINCRBY', h, 'others', 1) end
+  local known = redis.call('HGET', h, 's' .. number)
+  if not known then redis.call('HINCRBY', h, 'others', 1) end
+  if known and known ~= id then filled(name, number, false) end -- the record before was gone with its last member
+  redis.call('HSET', h, 's' .. number, id)
   redis.call('ZADD', scope .. 'V', 'NX', now() + 60000, name)
 end
 
