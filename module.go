@@ -94,6 +94,10 @@ type App struct {
 	// How long a topic without members keeps its messages after the last one was published. Default: 1h.
 	TopicTTL caddy.Duration `json:"topic_ttl,omitempty"`
 
+	// How long messages must wait in a channel that nobody reads until the event `channel_waiting` is reported, if a webhook
+	// or a handler wants it. Default: 30s.
+	WaitingAfter caddy.Duration `json:"waiting_after,omitempty"`
+
 	// Whether the admin API shows the messages in a channel to callers that ask for them. Default: false.
 	InspectMessages bool `json:"inspect_messages,omitempty"`
 
@@ -196,7 +200,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	return a.provisionWebhooks()
+	if err := a.provisionWebhooks(); err != nil {
+		return err
+	}
+	return a.checkWaiting()
 }
 
 // view is what the admin API sees.
@@ -209,6 +216,9 @@ func (a *App) view() admin.View {
 
 // isOver reports whether this configuration has been replaced or removed, or the process exits.
 func (a *App) isOver() bool {
+	if caddy.Exiting() {
+		return true
+	}
 	select {
 	case <-a.unloaded:
 		return true
@@ -319,7 +329,7 @@ func (a *App) started() {
 // stopping handles Caddy's event of that name: apps are about to be stopped. On a reload it leaves the channels to the next
 // configuration and tells streams to move there. If no configuration follows, or the process exits, it ends all reads and
 // waits, for the http app waits for open requests, by default for ever. With a shutdown_delay it does so at the end of the
-// delay, because sites are served until then.
+// delay, because sites are served until then. Meanwhile each reply over HTTP/1.1 ends its connection, so that clients leave.
 func (a *App) stopping() {
 	exits := caddy.Exiting() // which may happen in the middle of a reload
 	if !exits {
@@ -331,6 +341,7 @@ func (a *App) stopping() {
 	}
 	if app, err := a.ctx.AppIfConfigured("http"); err == nil && exits {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
+			a.direct.End()
 			time.AfterFunc(delay, func() {
 				defer guard.Recover(guard.Exit)
 				a.close()
