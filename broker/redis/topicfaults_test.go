@@ -143,6 +143,42 @@ func TestAPublishInAClusterBreaksOff(t *testing.T) {
 	}
 }
 
+// TestANodeIsKilledInTheMiddleOfAPublish: another one publishes at once, and a repeat brings the message to those that do not have it.
+func TestANodeIsKilledInTheMiddleOfAPublish(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	o := s.options("test:" + rand.Text() + ":")
+	b := open(t, o)
+	all := members(t, b, "news", 150)
+	node := startNode(t, s, o.KeyPrefix, all[0].Consumer)
+	if _, err := fmt.Fprintln(node.in, "walk news"); err != nil {
+		t.Fatal(err)
+	}
+	for node.lines.Scan() && node.lines.Text() != "100" { // it reads, too
+	}
+	_ = node.process.Process.Kill()
+	_ = node.process.Wait()
+	begun := time.Now()
+	publishes(t, b, "news", topicMessage(t, "2", ""), broker.Published{Members: 150, Accepted: 150})
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("the turn of a node that is killed lasts %v", took)
+	}
+	publishes(t, b, "news", topicMessage(t, "1", "key"), broker.Published{Members: 150, Accepted: 150})
+	late := 0
+	for _, a := range all {
+		ms, err := b.Peek(t.Context(), a.Producer, 10)
+		if err != nil || len(ms) != 2 {
+			t.Fatalf("a channel has %d messages, %v", len(ms), err)
+		}
+		if ms[1].StreamID() == "1" {
+			late++
+		}
+	}
+	if late != 50 {
+		t.Errorf("%d channels got the message by the repeat, want 50", late)
+	}
+}
+
 // TestTopicsWithoutRedis: while Redis does not answer, all calls end soon, with errors that say what is known.
 func TestTopicsWithoutRedis(t *testing.T) {
 	t.Parallel()

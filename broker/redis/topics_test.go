@@ -1,6 +1,7 @@
 package redis_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"testing"
@@ -88,7 +89,7 @@ func count(t *testing.T, b *redis.Broker, all []broker.Addresses) (one, none int
 // visited. Nobody else gets it.
 func TestMembersComeAndGoInTheMiddleOfAPublish(t *testing.T) {
 	t.Parallel()
-	b := open(t, sharedServer(t).options(t.Name()))
+	b := open(t, sharedServer(t).options("test:" + rand.Text() + ":"))
 	if err := b.KeepTopic(t.Context(), "news", broker.Keep{Bytes: 1 << 20, TTL: time.Hour}, topicLimits); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +150,7 @@ func TestMembersComeAndGoInTheMiddleOfAPublish(t *testing.T) {
 // not go on when another message was published meanwhile.
 func TestARepeatCompletesAPublishWhoseNodeIsGone(t *testing.T) {
 	t.Parallel()
-	o := sharedServer(t).options(t.Name())
+	o := sharedServer(t).options("test:" + rand.Text() + ":")
 	gone, b := open(t, o), open(t, o)
 	all := members(t, b, "news", 250)
 	m := topicMessage(t, "1", "key")
@@ -199,7 +200,7 @@ func TestASlowPublishGivesWay(t *testing.T) {
 // TestPublishesOfTwoNodesTakeTurns: the second one waits until the first has ended, and its context ends the wait.
 func TestPublishesOfTwoNodesTakeTurns(t *testing.T) {
 	t.Parallel()
-	o := sharedServer(t).options(t.Name())
+	o := sharedServer(t).options("test:" + rand.Text() + ":")
 	first, second := open(t, o), open(t, o)
 	all := members(t, first, "news", 150)
 	w := begin(t, first, "news", topicMessage(t, "1", ""))
@@ -293,7 +294,7 @@ func TestNothingOfATopicIsLeft(t *testing.T) {
 // TestAStalledReaderDelaysNoPublish: its node says at once that it has taken nothing more.
 func TestAStalledReaderDelaysNoPublish(t *testing.T) {
 	t.Parallel()
-	o := sharedServer(t).options(t.Name())
+	o := sharedServer(t).options("test:" + rand.Text() + ":")
 	b, other := open(t, o), open(t, o)
 	a := members(t, b, "news", 1)[0]
 	l := topicLimits
