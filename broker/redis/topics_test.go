@@ -89,7 +89,7 @@ func count(t *testing.T, b *redis.Broker, all []broker.Addresses) (one, none int
 // visited. Nobody else gets it.
 func TestMembersComeAndGoInTheMiddleOfAPublish(t *testing.T) {
 	t.Parallel()
-	b := open(t, sharedServer(t).options("test:" + rand.Text() + ":"))
+	b := open(t, sharedServer(t).options("test:"+rand.Text()+":"))
 	if err := b.KeepTopic(t.Context(), "news", broker.Keep{Bytes: 1 << 20, TTL: time.Hour}, topicLimits); err != nil {
 		t.Fatal(err)
 	}
