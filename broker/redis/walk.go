@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -19,7 +20,6 @@ import (
 type walk struct {
 	broker  *Broker
 	topic   string
-	m       *broker.Message
 	message string // as encode makes it
 	closes  bool
 	full    broker.WhenFull
@@ -64,7 +64,7 @@ var errFenced = fmt.Errorf("%w: redis: it took so long that another message was 
 func (b *Broker) newWalk(topic string, m *broker.Message, l *broker.Limits) *walk {
 	topic = strings.Clone(topic) // a call may outlive its request
 	return &walk{
-		broker: b, topic: topic, m: m, message: rueidis.BinaryString(encode(m, l.MaxMessage)), limits: *l, home: b.keys.home(topic),
+		broker: b, topic: topic, message: rueidis.BinaryString(encode(m, l.MaxMessage)), limits: *l, home: b.keys.home(topic),
 		turn: b.waiters.number(), records: map[int]string{},
 	}
 }
@@ -115,7 +115,9 @@ func (w *walk) begin(ctx context.Context) (walkReply, error) {
 	for {
 		r, err := w.call(w.home, stepBegin|stepVisit|stepFinish)
 		if err != nil {
-			w.end() // it may have begun
+			if !errors.Is(err, broker.ErrUnavailable) && !errors.Is(err, broker.ErrMemoryLimit) {
+				w.end() // it may have begun
+			}
 			return r, err
 		}
 		switch r.code {
@@ -222,9 +224,10 @@ func (w *walk) scriptCall(scope, steps int) scriptCall {
 	if w.full == broker.FullHold && b.waiters.count() < maxWaitingMembers {
 		hold = ms(l.Hold)
 	}
-	numbers := packer{}.put(1, int64(steps)).put(1, one(w.closes)).put(1, int64(w.full)).put(7, w.number).put(6, int64(w.turn)). //nolint:gosec // 6 bytes
-																	put(6, int64(first)).put(4, min(int64(l.Buffer), 1<<32-2)).put(5, hold).put(7, min(l.MaxMemory, maxMemory)). //nolint:gosec // 6 bytes
-																	put(7, elsewhere.bytes).put(7, max(0, l.TopicKeep.Bytes)).put(5, max(0, ms(l.TopicKeep.TTL))).put(7, elsewhere.kept)
+	numbers := packer{}.put(1, int64(steps)).put(1, one(w.closes)).put(1, int64(w.full)).put(7, w.number)
+	numbers = appendNumber(appendNumber(numbers, w.turn, 6), first, 6)
+	numbers = numbers.put(4, min(int64(l.Buffer), 1<<32-2)).put(5, hold).put(7, min(l.MaxMemory, maxMemory)).
+		put(7, elsewhere.bytes).put(7, max(0, l.TopicKeep.Bytes)).put(5, max(0, ms(l.TopicKeep.TTL))).put(7, elsewhere.kept)
 	return scriptCall{
 		keys: []string{b.keys.topic("T", scope, w.topic), b.keys.counters(scope), b.keys.memory(scope)},
 		args: []string{b.keys.pushPrefix(scope), b.node, w.topic, rueidis.BinaryString(numbers), message, b.prefix},

@@ -2,11 +2,12 @@
 -- lua/channel.lua says.
 -- ARGV: 2 node, 3 the topic, 4 numbers, 5 the message, 6 which begins the names of all keys.
 -- Steps: 1 begins the walk, 2 visits members, 4 ends the walk if all were visited, 8 ends it in any case, 16 only tells that it goes
--- on. All but 2 are for the home. Returns a string: the outcome of lua/home.lua or 1, its number or how long it waits, 1 if all
--- members of this scope were visited and 2 if there are none, how many were, have taken the message, have had it, have replaced another one with it, have
--- appended it, have missed it, and have missed it or else will not get it from this call; then the numbers of those in which it
--- waits and of those that have missed it, and their ids, the first with the number of the call that waits; then the numbers of
--- other scopes.
+-- on. All but 2 are for the home.
+-- Returns a string. First the outcome: 1 all is well, 5 a later walk was here, or 10 less what beginWalk returns. Then the walk's
+-- number, or how long it waits. Then 1 if all members of this scope were visited, and 2 if there are none. Then how many were visited,
+-- have taken the message, have had it before, have replaced another one with it, have appended it, have missed it, and will not get
+-- it from this call. Then in how many it waits, and how many are to be deleted. Then the ids of these two, the first with the number
+-- of the call that waits. Then the other scopes, with the ids of their records.
 local steps, kind, full, number, turn, first, buffer, hold, memory, elsewhere, keep, ttl, keptElsewhere =
   struct.unpack('<I1I1I1I7I6I6I4I5I7I7I7I5I7', ARGV[4])
 local node, name, m, prefix = ARGV[2], ARGV[3], ARGV[5], ARGV[6]
@@ -119,6 +120,7 @@ local function offer()
   -- The reader may have taken more than its node has reported.
   local lags = hasReader() and c.sent > c.inflight
   if full == HOLDS and hold > 0 and wait(hold) then
+    if whole or room(buffer) then call('SADD', KEYS[3], x) end -- memory is what is missing
     if lags then later(c.node, frame('r', pack('<I4', c.fence))) end
     return
   end
