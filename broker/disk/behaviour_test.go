@@ -131,7 +131,7 @@ func TestTheJournalStaysSmall(t *testing.T) {
 			var live int64
 			for id := range b.log.engine.IDs() {
 				b.log.engine.Look(id, func(c journal.Locked) {
-					live += channelOverhead
+					live += holderOverhead
 					for _, m := range c.Messages() {
 						live += m.Size()
 					}

@@ -166,6 +166,55 @@ func (b *restartingBroker) Peek(ctx context.Context, address string, limit int) 
 	return current.Peek(ctx, address, limit)
 }
 
+func (b *restartingBroker) CreateMember(ctx context.Context, agent string, topics []broker.Join, l broker.Limits) (broker.Addresses, error) {
+	current, done := b.use()
+	defer done()
+	return current.(*Broker).CreateMember(ctx, agent, topics, l)
+}
+
+func (b *restartingBroker) Join(ctx context.Context, producer string, j broker.Join, l broker.Limits) error {
+	current, done := b.use()
+	defer done()
+	return current.(*Broker).Join(ctx, producer, j, l)
+}
+
+func (b *restartingBroker) Leave(ctx context.Context, producer, topic string) error {
+	current, done := b.use()
+	defer done()
+	return current.(*Broker).Leave(ctx, producer, topic)
+}
+
+func (b *restartingBroker) KeepTopic(ctx context.Context, topic string, k broker.Keep, l broker.Limits) error {
+	current, done := b.use()
+	defer done()
+	return current.(*Broker).KeepTopic(ctx, topic, k, l)
+}
+
+func (b *restartingBroker) PublishTopic(ctx context.Context, topic string, m *broker.Message, full broker.WhenFull, l broker.Limits,
+) (broker.Published, error) {
+	current, done := b.use()
+	defer done()
+	return current.(*Broker).PublishTopic(ctx, topic, m, full, l)
+}
+
+func (b *restartingBroker) CloseTopic(ctx context.Context, topic string, end *broker.Message, l broker.Limits) error {
+	current, done := b.use()
+	defer done()
+	return current.(*Broker).CloseTopic(ctx, topic, end, l)
+}
+
+func (b *restartingBroker) Topic(ctx context.Context, topic string) (broker.TopicInfo, error) {
+	current, done := b.use()
+	defer done()
+	return current.(*Broker).Topic(ctx, topic)
+}
+
+func (b *restartingBroker) ListTopics(ctx context.Context, o broker.TopicListOptions) (broker.TopicPage, error) {
+	current, done := b.use()
+	defer done()
+	return current.(*Broker).ListTopics(ctx, o)
+}
+
 func (b *restartingBroker) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
