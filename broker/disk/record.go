@@ -254,6 +254,7 @@ func parseRecord(payload []byte) (r record, err error) {
 		r.move.Taken = d.uint()
 	case kindRead:
 		r.read = d.reads()
+	case kindDelete: // that is all
 	default:
 		d.ofTopics(kind, &r)
 	}
