@@ -240,15 +240,12 @@ func (l *log) makeRoom(size int, u urgency) error {
 		return l.fault
 	}
 	free := len(l.head.mem) - l.head.end
-	if free >= size && (u != patient || l.next != nil || free >= size+l.reserve()) {
-		return nil
-	}
-	if l.next == nil && l.nextErr == nil {
-		l.prepareNext(false)
-	}
 	switch {
-	case l.next == nil && free >= size && u != patient:
+	case free >= size && (u != patient || l.next != nil || free >= size+l.reserve()):
 		return nil
+	case l.next == nil && l.nextErr == nil:
+		l.prepareNext(false)
+		return l.makeRoom(size, u) // others may have written meanwhile
 	case l.next == nil:
 		if !l.full {
 			l.full = true
@@ -256,8 +253,6 @@ func (l *log) makeRoom(size int, u urgency) error {
 			signal(l.wake)
 		}
 		return l.nextErr
-	case free >= size:
-		return nil
 	}
 	return l.advance(l.head.end, false)
 }
