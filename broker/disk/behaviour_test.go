@@ -150,9 +150,14 @@ func TestTheJournalStaysSmall(t *testing.T) {
 		image := f.content()
 		again := openTest(t, folderOf(image), Process)
 		defer again.Close()
-		if was, is := b.Stats(), again.Stats(); was.Pending != is.Pending || was.InFlight != is.InFlight || was.BufferedBytes != is.BufferedBytes {
+		was, is := b.Stats(), again.Stats()
+		if was.Pending != is.Pending || was.InFlight != is.InFlight || was.BufferedBytes != is.BufferedBytes {
 			t.Errorf("after a restart there are %d and %d messages with %d bytes, want %d and %d with %d",
 				is.Pending, is.InFlight, is.BufferedBytes, was.Pending, was.InFlight, was.BufferedBytes)
+		}
+		if was.Topics != is.Topics || was.Memberships != is.Memberships || was.KeptBytes != is.KeptBytes || is.Memberships == 0 {
+			t.Errorf("after a restart there are %d topics with %d members, which keep %d bytes, want %d with %d, %d bytes",
+				is.Topics, is.Memberships, is.KeptBytes, was.Topics, was.Memberships, was.KeptBytes)
 		}
 	})
 }

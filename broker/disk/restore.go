@@ -84,6 +84,9 @@ func (r *restorer) restore(states []*state) error {
 		if s.topic != nil {
 			t := s.topic
 			t.Move, t.LetGoKeys = s.move, s.keys
+			if t.End != nil {
+				t.End = r.share(t.End, place{}, false)
+			}
 			r.made.topics = append(r.made.topics, journal.RestoredTopic{Topic: t, Kept: ms})
 		} else {
 			c := s.channel

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
 var _ interface {
@@ -66,7 +67,7 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 		if j.Last != 0 {
 			all = t.last(j.Last)
 			if t.end != nil && c.knowsTopics {
-				all = append(all, kept{Message: t.end})
+				all = append(all, kept{t.end, new(journal.Batch)})
 			}
 		}
 		if c.reader != nil {

@@ -107,6 +107,9 @@ func (b *Broker) CloseTopic(ctx context.Context, name string, end *broker.Messag
 		if err := t.applyDefault(&l); err != nil {
 			return err
 		}
+		if b.journal != nil {
+			w.batches = make([]journal.Batch, 1)
+		}
 		t.end, t.lastPublish = end, b.now()
 		b.budget.reserve(end)
 		return nil
