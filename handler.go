@@ -251,6 +251,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !t.find(r) || !h.serves[t.endpoint] {
 		return next.ServeHTTP(w, r)
 	}
+	if r.ProtoMajor == 1 && caddy.Exiting() { // during shutdown_delay; net/http says it later
+		w.Header().Set("Connection", "close")
+	}
 	body := h.app.registry.bodies.Begin(w, r)
 	h.serveTarget(w, r, &t)
 	body.Finish()

@@ -209,6 +209,9 @@ func (a *App) view() admin.View {
 
 // isOver reports whether this configuration has been replaced or removed, or the process exits.
 func (a *App) isOver() bool {
+	if caddy.Exiting() {
+		return true
+	}
 	select {
 	case <-a.unloaded:
 		return true
@@ -319,7 +322,7 @@ func (a *App) started() {
 // stopping handles Caddy's event of that name: apps are about to be stopped. On a reload it leaves the channels to the next
 // configuration and tells streams to move there. If no configuration follows, or the process exits, it ends all reads and
 // waits, for the http app waits for open requests, by default for ever. With a shutdown_delay it does so at the end of the
-// delay, because sites are served until then.
+// delay, because sites are served until then. Meanwhile each reply over HTTP/1.1 ends its connection, so that clients leave.
 func (a *App) stopping() {
 	exits := caddy.Exiting() // which may happen in the middle of a reload
 	if !exits {
@@ -331,6 +334,7 @@ func (a *App) stopping() {
 	}
 	if app, err := a.ctx.AppIfConfigured("http"); err == nil && exits {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
+			a.direct.End()
 			time.AfterFunc(delay, func() {
 				defer guard.Recover(guard.Exit)
 				a.close()

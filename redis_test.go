@@ -151,6 +151,22 @@ func TestTheServerStopsWhileDirectWritesWaitInRedis(t *testing.T) {
 	}
 }
 
+// TestADrainLeavesDirectWritesThatWaitInRedis: the channel stays, so whoever reads it next makes room.
+func TestADrainLeavesDirectWritesThatWaitInRedis(t *testing.T) {
+	s := serveAdmin(t, fmt.Sprintf("megaphone {\nbuffer %d\nhold 1m\nbroker redis %s\n}", enough, startRedis(t)), "megaphone")
+	w := s.heldDirectly(closing)
+	s.eventually(func() bool { return s.metrics()["caddy_megaphone_held_producers{}"] == 1 })
+	var state struct{ Draining bool }
+	if s.call(http.MethodPost, "drain", `{"over":"0s"}`, &state); !state.Draining {
+		t.Fatal("the server does not drain")
+	}
+	read := s.read(w.to)
+	read.wants(append(numbered(0, enough), `"held"`)...)
+	if reply := w.rest(); !strings.Contains(reply, "201 Created") {
+		t.Errorf("the write gets %q", reply)
+	}
+}
+
 func TestRedisThatCannotBeReachedChangesNothing(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	c := s.create()

@@ -93,8 +93,8 @@ type MemoryUser interface {
 
 // A DeletionSource is a [Broker] that reports deletions as they happen.
 type DeletionSource interface {
-	// OnDeletions makes the Broker call report with the channels that are deleted from now on: about once a second if there
-	// are any, and when it closes. Calls come one after the other. They should be short, for they delay the expiry of
+	// OnDeletions makes the Broker call report with the channels that are deleted from now on: within about a second, many at
+	// once, and when it closes. Calls come one after the other. They should be short, for they delay the expiry of
 	// channels. A batch has at most 10,000 deletions, and the slice is report's to keep. Close deletes channels without
 	// reporting them. Where several servers share the channels, one of them reports a deletion, not always the one that
 	// deleted. It counts as reported when report returns: if that server is killed before, another one reports it.

@@ -187,7 +187,7 @@ type TopicEvent struct {
 // A TopicSource is a [Topics] that reports [TopicEvent]s as they happen.
 type TopicSource interface {
 	// OnTopics makes the Broker call report with what happens from now on, as [DeletionSource].OnDeletions does: in order for
-	// each topic, about once a second, at most 10,000 at a time. A topic that gains its first member and loses its last one
+	// each topic, within about a second, at most 10,000 at a time. A topic that gains its first member and loses its last one
 	// in between is reported with both. [DeletionSource].FlushDeletions reports them too. Members that go because the Broker closes
 	// are not reported.
 	OnTopics(report func([]TopicEvent))

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -239,4 +240,57 @@ func TestHealthFailsBeforeTheServerStopsServing(t *testing.T) {
 		t.Errorf("create %d", got)
 	}
 	<-s.Done()
+}
+
+// TestClientsLeaveDuringTheShutdownDelay: a reply that leaves the connection open would let a client send a request when nobody
+// serves it any more.
+func TestClientsLeaveDuringTheShutdownDelay(t *testing.T) {
+	t.Parallel()
+	s := testserver.New(t)
+	c := startSite(t, s, "shutdown_delay 1s\nmegaphone {\nread_duration 10ms\n}", "megaphone")
+	to := c.create()
+	requests := map[string]string{
+		"create": "POST /create HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+		"write": fmt.Sprintf("POST /write/%s/s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n1",
+			to.ProducerAddress),
+		"read": fmt.Sprintf("GET /read/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", c.create().ConsumerAddress),
+	}
+	exchange := map[string]func() (closes bool){}
+	for name, request := range requests {
+		conn, err := net.Dial("unix", s.Socket("site"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+			t.Fatal(err)
+		}
+		replies := bufio.NewReader(conn)
+		exchange[name] = func() (closes bool) {
+			t.Helper()
+			if _, err := io.WriteString(conn, request); err != nil {
+				t.Fatal(err)
+			}
+			reply, err := http.ReadResponse(replies, nil)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if _, err := io.Copy(io.Discard, reply.Body); err != nil || reply.StatusCode/100 != 2 {
+				t.Errorf("%s: %s, %v", name, reply.Status, err)
+			}
+			return reply.Close
+		}
+		for range 20 { // some kinds of requests soon bypass net/http
+			if exchange[name]() {
+				t.Errorf("the reply to %s ends the connection too early", name)
+			}
+		}
+	}
+	awaitMetric(s, "caddy_megaphone_direct_connections", 1)
+	s.Signal(syscall.SIGTERM)
+	for name := range requests {
+		for !exchange[name]() {
+		}
+	}
+	awaitExit(t, s)
 }

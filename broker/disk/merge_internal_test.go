@@ -94,6 +94,7 @@ func TestMergedMessagesOutliveRestarts(t *testing.T) {
 					}
 					s.End(broker.EndClean)
 					time.Sleep(retryInterval) // for the maintainer
+					synctest.Wait()           // the maintainer changes what is read here
 					if first = b.log.head.sequence; len(b.log.sealed) > 0 {
 						first = b.log.sealed[0].sequence
 					}

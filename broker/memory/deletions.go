@@ -35,12 +35,14 @@ func (b *Broker) FlushDeletions() {
 	}
 }
 
-func (l *deletionLog) add(d broker.Deletion) {
+// add reports whether d is the first one in the log.
+func (l *deletionLog) add(d broker.Deletion) (first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.report != nil {
 		l.deletions = append(l.deletions, d)
 	}
+	return len(l.deletions) == 1
 }
 
 // flushIfMany flushes the log if it has a full batch.

@@ -63,10 +63,11 @@ type Broker struct {
 	unroutable atomic.Uint64 // messages to channels that did not exist
 	counters   [counterShards]counters
 
-	closed  atomic.Bool
-	flushes chan chan struct{} // see FlushDeletions
-	stop    chan struct{}
-	stopped chan struct{}
+	closed     atomic.Bool
+	unreported chan struct{}      // there is something to report; see reportDelay
+	flushes    chan chan struct{} // see FlushDeletions
+	stop       chan struct{}
+	stopped    chan struct{}
 }
 
 var _ broker.Broker = (*Broker)(nil)
@@ -74,17 +75,21 @@ var _ broker.Broker = (*Broker)(nil)
 // sweepInterval is how often the Broker looks for expired channels. A call for an expired channel finds out at once.
 const sweepInterval = time.Second
 
+// reportDelay is how long deletions, and what happens to topics, wait for more to be reported with.
+const reportDelay = 100 * time.Millisecond
+
 // New returns an empty Broker and starts its goroutine. Close stops the goroutine.
 func New() *Broker {
 	b := &Broker{
-		epoch:    time.Now(),
-		channels: xsync.NewMap[broker.Secret, *channel](),
-		budget:   budget{queues: map[int64]*linked.List{}, freed: make(chan struct{}, 1)},
-		quotas:   quotas{xsync.NewMap[string, int]()},
-		topics:   topics{byName: xsync.NewMap[string, *topic]()},
-		flushes:  make(chan chan struct{}),
-		stop:     make(chan struct{}),
-		stopped:  make(chan struct{}),
+		epoch:      time.Now(),
+		channels:   xsync.NewMap[broker.Secret, *channel](),
+		budget:     budget{queues: map[int64]*linked.List{}, freed: make(chan struct{}, 1)},
+		quotas:     quotas{xsync.NewMap[string, int]()},
+		topics:     topics{byName: xsync.NewMap[string, *topic]()},
+		unreported: make(chan struct{}, 1),
+		flushes:    make(chan chan struct{}),
+		stop:       make(chan struct{}),
+		stopped:    make(chan struct{}),
 	}
 	go b.run()
 	return b
@@ -105,19 +110,26 @@ func (b *Broker) run() {
 	defer b.deletions.flush()
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
-	for b.work(ticker) {
+	report := time.NewTimer(sweepInterval)
+	defer report.Stop()
+	for b.work(ticker, report) {
 	}
 }
 
 // work waits for the next thing to do in the background, and does it. It reports false when the Broker is closed. A panic
 // does not keep it from the next thing.
-func (b *Broker) work(ticker *time.Ticker) (more bool) {
+func (b *Broker) work(ticker *time.Ticker, report *time.Timer) (more bool) {
 	defer guard.Recover(guard.Broker)
 	more = true
 	select {
 	case <-ticker.C:
 		b.sweep()
 		b.sweepTopics()
+		b.deletions.flush()
+		b.topics.flush()
+	case <-b.unreported:
+		report.Reset(reportDelay)
+	case <-report.C:
 		b.deletions.flush()
 		b.topics.flush()
 	case flushed := <-b.flushes:
@@ -130,6 +142,14 @@ func (b *Broker) work(ticker *time.Ticker) (more bool) {
 		more = false
 	}
 	return more
+}
+
+// reportSoon makes the Broker's goroutine report. Whatever has something to report for the first time since calls it.
+func (b *Broker) reportSoon() {
+	select {
+	case b.unreported <- struct{}{}:
+	default:
+	}
 }
 
 // sweep removes the expired channels. It locks only those.
@@ -153,7 +173,9 @@ func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
 	}
 	c.releaseQuota()
 	if reason != broker.EndClosed {
-		b.deletions.add(broker.Deletion{Agent: c.agent, Secret: c.consumer, Undelivered: undelivered, Reason: reason})
+		if b.deletions.add(broker.Deletion{Agent: c.agent, Secret: c.consumer, Undelivered: undelivered, Reason: reason}) {
+			b.reportSoon()
+		}
 	}
 	b.channels.Delete(c.producer)
 	b.channels.Delete(c.consumer)

@@ -171,6 +171,9 @@ func (b *Broker) noteMembers(topic string, members int) {
 	defer b.topics.mu.Unlock()
 	if b.topics.report != nil && !b.isClosed() {
 		b.topics.events = append(b.topics.events, broker.TopicEvent{Topic: topic, Members: members})
+		if len(b.topics.events) == 1 {
+			b.reportSoon()
+		}
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -73,16 +72,15 @@ func (s *testSite) serve() {
 		s.Fatal(err)
 	}
 	site := &caddyhttp.Server{Routes: caddyhttp.RouteList{{Handlers: []caddyhttp.MiddlewareHandler{nil}}}}
-	server := httptest.NewUnstartedServer(s)
-	server.Listener.Close()
-	server.Listener = listener
-	server.Config.BaseContext = func(net.Listener) context.Context {
-		return context.WithValue(context.Background(), caddyhttp.ServerCtxKey, site)
+	// A server of httptest may not be closed while a connection is given back to it: it counts connections by a WaitGroup.
+	server := &http.Server{
+		Handler: s, ConnContext: conn.With, ConnState: Ended, ReadHeaderTimeout: time.Minute,
+		BaseContext: func(net.Listener) context.Context {
+			return context.WithValue(context.Background(), caddyhttp.ServerCtxKey, site)
+		},
 	}
-	server.Config.ConnContext = conn.With
-	server.Config.ConnState = Ended
-	server.Start()
-	s.Cleanup(server.Close)
+	go func() { _ = server.Serve(listener) }()
+	s.Cleanup(func() { _ = server.Close() })
 	if s.client, err = new(net.Dialer).DialContext(s.Context(), "unix", listener.Addr().String()); err != nil {
 		s.Fatal(err)
 	}
