@@ -28,8 +28,15 @@ func TestUntilTheStartNoChannelIsMissing(t *testing.T) {
 		_, list := b.List(ctx, broker.ListOptions{Limit: 1})
 		_, find := b.Find(ctx, address)
 		_, peek := b.Peek(ctx, address, 1)
+		_, member := b.CreateMember(ctx, "agent", nil, l)
+		_, publish := b.PublishTopic(ctx, "topic", m, broker.FullMiss, l)
+		_, topic := b.Topic(ctx, "topic")
+		_, topics := b.ListTopics(ctx, broker.TopicListOptions{Limit: 1})
 		for name, err := range map[string]error{
 			"create": create, "publish": b.Publish(ctx, address, m, l), "subscribe": subscribe, "state": state, "list": list,
+			"member": member, "publish to a topic": publish, "topic": topic, "topics": topics,
+			"join": b.Join(ctx, address, broker.Join{Topic: "topic"}, l), "leave": b.Leave(ctx, address, "topic"),
+			"keep": b.KeepTopic(ctx, "topic", broker.Keep{}, l), "close": b.CloseTopic(ctx, "topic", m, l),
 			"find": find, "peek": peek, "delete": b.Delete(ctx, address), "health": b.Healthy(),
 			"batch":  b.PublishBatch(ctx, []string{address}, []*broker.Message{m}, l)[0].Err,
 			"ingest": in.Finish(ctx).Failures[0].Err,
@@ -131,7 +138,7 @@ func TestTheJournalStaysSmall(t *testing.T) {
 			var live int64
 			for id := range b.log.engine.IDs() {
 				b.log.engine.Look(id, func(c journal.Locked) {
-					live += holderOverhead
+					live += holderOverhead + int64(len(c.Member().Topics))*membershipOverhead
 					for _, m := range c.Messages() {
 						live += m.Size()
 					}

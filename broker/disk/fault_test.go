@@ -360,8 +360,7 @@ func TestWritersThatWaitForASegmentFindRoom(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		f := newFaulty(t, Process)
 		l := f.broker.log
-		free := func() int { return len(l.head.mem) - l.head.end }
-		for free() > l.reserve() {
+		for l.free() > l.reserve() {
 			f.write(nil)
 		}
 		synctest.Wait()
