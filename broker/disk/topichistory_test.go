@@ -71,6 +71,7 @@ func (h facts) ofTopics(before int) (topics map[string]*topicTrack, members map[
 
 func (m *memberTrack) add(f fact) {
 	switch f.act {
+	case creates, writes, keeps, closes:
 	case knows:
 		m.knows = true
 	case deletes:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,7 +75,7 @@ func (s *topical) close(topic string) error {
 func lines(t *testing.T, b *Broker, a broker.Addresses) (all []string) {
 	t.Helper()
 	o := broker.SubscribeOptions{Limits: brokerfixture.Limits, Acknowledged: true, Redeliver: true}
-	o.Limits.InFlight = 1 << 20
+	o.InFlight = 1 << 20
 	sub, err := b.Subscribe(t.Context(), a.Consumer, o)
 	if err != nil {
 		t.Fatal(err)
@@ -109,10 +110,8 @@ func (s *topical) again() *Broker {
 // fails makes the folder fail. Then the Broker takes no writes.
 func (s *topical) fails(err error, operations ...string) {
 	s.folder.failWith(func(operation, _ string) error {
-		for _, o := range operations {
-			if o == operation {
-				return err
-			}
+		if slices.Contains(operations, operation) {
+			return err
 		}
 		return nil
 	})

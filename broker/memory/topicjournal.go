@@ -84,7 +84,7 @@ func (t *topic) journalMove() {
 
 func (t *topic) move() journal.Move {
 	return journal.Move{
-		Taken: uint64(max(0, t.broker.wallTime(t.lastPublish).UnixNano())), //nolint:gosec // not negative
+		Taken: uint64(max(0, t.broker.wallTime(t.lastPublish).UnixNano())),
 		LetGo: t.letGoCount, LetGoID: t.letGoID,
 	}
 }
@@ -120,7 +120,7 @@ func (t *topic) At(position uint64) *broker.Message {
 func (t *topic) Messages() iter.Seq2[uint64, *broker.Message] {
 	return func(yield func(uint64, *broker.Message) bool) {
 		for i, k := range t.memory.kept {
-			if !yield(t.letGoCount+uint64(i)+1, k.Message) { //nolint:gosec // not negative
+			if !yield(t.letGoCount+uint64(i)+1, k.Message) {
 				return
 			}
 		}

@@ -92,7 +92,8 @@ func (w *walk) batch() *journal.Batch {
 // failure returns the error of a publish of which the journal has refused a part.
 func (w *walk) failure() error {
 	if w.err != nil && (w.kept || w.result.Accepted > 0) {
-		return fmt.Errorf("%w: not all members have it: %s", broker.ErrOutcomeUnknown, w.err)
+		// It must not look like an error after which nobody has the message.
+		return fmt.Errorf("%w: not all members have it: %s", broker.ErrOutcomeUnknown, w.err.Error())
 	}
 	return w.err
 }

@@ -22,7 +22,7 @@ func (e engine) restoreTopics(all []journal.RestoredTopic) map[journal.ID]*topic
 func (b *Broker) restoreTopic(r *journal.RestoredTopic) *topic {
 	t := &topic{
 		broker: b, name: r.Name, place: int(r.Place &^ journal.TopicPlace), turn: make(chan struct{}, 1), end: r.End,
-		lastPublish: time.Unix(0, int64(min(r.Taken, math.MaxInt64))).Sub(b.epoch) + 1, //nolint:gosec // bounded
+		lastPublish: time.Unix(0, int64(min(r.Taken, math.MaxInt64))).Sub(b.epoch) + 1,
 		topicJournal: topicJournal{
 			tag: r.Tag, noted: true, letGoCount: r.LetGo, lastLetGo: r.LetGo, letGoID: r.LetGoID,
 		},
