@@ -156,8 +156,9 @@ func (o *openRead) noteCloseCode(code int) {
 		return
 	}
 	if n := s.refused.Due(1); n > 0 {
-		o.handler.logger.Warn("a client refuses a message that is too large for it, and will be sent it again (docs/troubleshooting.md)",
-			zap.String("address", broker.RedactAddress(o.read.consumer)), zap.Int64("refusals", n))
+		const page = "https://github.com/caddy-megaphone/megaphone/blob/main/docs/troubleshooting.md#a-message-is-too-large-for-a-client"
+		o.handler.logger.Warn("a client refuses a message that is too large for it, and will be sent it again",
+			zap.String("address", broker.RedactAddress(o.read.consumer)), zap.Int64("refusals", n), zap.String("see", page))
 	}
 }
 

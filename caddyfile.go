@@ -65,6 +65,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_topics       <topics>
 //		topic_keep       <size>
 //		topic_ttl        <duration>
+//		waiting_after    <duration>
 //		inspect_messages
 //		broker           <module> [...]
 //		webhook <event> <url> {
@@ -148,6 +149,8 @@ func (a *App) settings() map[string]setting.Value {
 		"max_topics": setting.Count(&a.MaxTopics, "1000"),
 		"topic_keep": setting.New(a.parseTopicKeep, "1MB"),
 		"topic_ttl":  setting.Duration(&a.TopicTTL, "1h"),
+
+		"waiting_after": setting.Duration(&a.WaitingAfter, "30s"),
 
 		"max_channels_per_client": setting.Count(&a.MaxChannelsPerClient, "100"),
 	}

@@ -23,6 +23,8 @@ func eventData(name string, e *webhook.Event) map[string]any {
 		return map[string]any{"topic": e.Topic}
 	case webhook.ChannelDeleted:
 		data["reason"], data["undelivered"] = e.Reason.String(), e.Undelivered
+	case webhook.ChannelWaiting:
+		data["messages"], data["since"] = e.Messages, e.Since.UTC().Format(time.RFC3339Nano)
 	case webhook.ReaderConnected:
 		data["transport"] = e.Transport
 	case webhook.ReaderDisconnected:
@@ -99,6 +101,29 @@ func (s *registry) reportDeletions(deletions []broker.Deletion) {
 	s.reportLater(a, webhook.ChannelDeleted, events)
 }
 
+// reportWaiting reports channels in which messages wait to the webhooks and handlers of the active App. The Broker calls it.
+func (s *registry) reportWaiting(channels []broker.Waiting) {
+	defer guard.Recover(guard.Event)
+	a := s.active.current.Load()
+	if a == nil {
+		return
+	}
+	now := time.Now()
+	events := make([]webhook.Event, len(channels))
+	for i, w := range channels {
+		events[i] = webhook.Event{Channel: w.Consumer(), At: now, Messages: w.Messages, Since: w.Since}
+	}
+	s.reportLater(a, webhook.ChannelWaiting, events)
+}
+
+// waitingAfter returns how long messages have to wait until the active App wants to know, or 0 if it does not.
+func (s *registry) waitingAfter() time.Duration {
+	if a := s.active.current.Load(); a != nil && a.wantsEvent(webhook.ChannelWaiting) {
+		return time.Duration(a.WaitingAfter)
+	}
+	return 0
+}
+
 // reportLater reports events of one name to the webhooks of an App, and queues them for its handlers.
 func (s *registry) reportLater(a *App, name string, events []webhook.Event) {
 	a.post(name, events)
@@ -108,7 +133,7 @@ func (s *registry) reportLater(a *App, name string, events []webhook.Event) {
 }
 
 // laterEvents are the events that wait in the queue for handlers.
-var laterEvents = []string{webhook.ChannelDeleted, webhook.TopicOccupied, webhook.TopicVacated}
+var laterEvents = []string{webhook.ChannelDeleted, webhook.ChannelWaiting, webhook.TopicOccupied, webhook.TopicVacated}
 
 // startEvents makes this App the active one as soon as it is the first.
 func (a *App) startEvents() {

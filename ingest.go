@@ -209,9 +209,10 @@ func (in *ingest) publish(ctx context.Context, topic string, m *broker.Message) 
 func (in *ingest) fail(number int, e *envelope, err error) {
 	name := e.channel
 	if e.topic != nil {
-		name, err = e.topic[:min(len(e.topic), broker.MaxTopicName)], &topicLineError{err}
+		name, err = e.topic, &topicLineError{err}
 	}
-	in.Fail(number, string(name), err)
+	f := broker.NewIngestFailure(number, string(name), err) // which every Broker should make, but some may keep the whole name
+	in.Fail(number, f.Producer, err)
 }
 
 // An envelope is one line of a streamed ingest: a message and its channel (protocol.md 2.6). Its parts share memory with the

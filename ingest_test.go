@@ -50,6 +50,19 @@ func TestIngest(t *testing.T) {
 	}
 }
 
+// TestTheReplyToAnIngestIsBounded: what lines give as channels is cut in the reply, and not kept until then.
+func TestTheReplyToAnIngestIsBounded(t *testing.T) {
+	s := serve(t, "", "megaphone")
+	name := "main." + strings.Repeat("é", 100_000)
+	lines := strings.Repeat(ingestLine(name, "1")+"\n"+`{"channel":"`+name+`","body":1}`+"\n", 10)
+	r := s.ingest(strings.NewReader(lines))
+	failure := `{"channel":"main.` + strings.Repeat("é", 125) + `","index":%d,"reason":"%s"},`
+	want := `{"written":0,"failures":[` + fmt.Sprintf(failure, 0, "NOT_FOUND") + fmt.Sprintf(failure, 1, "BAD_REQUEST")
+	if r.StatusCode != http.StatusCreated || !strings.HasPrefix(r.body, want) || !strings.HasSuffix(r.body, `"failuresTotal":20}`) || len(r.body) > 20_000 {
+		t.Errorf("%d %d bytes %.700s, want %s", r.StatusCode, len(r.body), r.body, want)
+	}
+}
+
 // TestIngestWhoseProducerPauses checks the reply to a producer that pauses for longer than Caddy's read_body_idle: it says
 // what was written. A line that waits for room still gets its whole hold time.
 func TestIngestWhoseProducerPauses(t *testing.T) {

@@ -94,6 +94,10 @@ type App struct {
 	// How long a topic without members keeps its messages after the last one was published. Default: 1h.
 	TopicTTL caddy.Duration `json:"topic_ttl,omitempty"`
 
+	// How long messages must wait in a channel that nobody reads until the event `channel_waiting` is reported, if a webhook
+	// or a handler wants it. Default: 30s.
+	WaitingAfter caddy.Duration `json:"waiting_after,omitempty"`
+
 	// Whether the admin API shows the messages in a channel to callers that ask for them. Default: false.
 	InspectMessages bool `json:"inspect_messages,omitempty"`
 
@@ -196,7 +200,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	return a.provisionWebhooks()
+	if err := a.provisionWebhooks(); err != nil {
+		return err
+	}
+	return a.checkWaiting()
 }
 
 // view is what the admin API sees.

@@ -72,6 +72,9 @@ func newRegistry(b broker.Broker) *registry {
 	if b, ok := b.(broker.DeletionSource); ok {
 		b.OnDeletions(s.reportDeletions)
 	}
+	if b, ok := b.(broker.WaitingSource); ok {
+		b.OnWaiting(s.waitingAfter, s.reportWaiting)
+	}
 	if b, ok := b.(broker.TopicSource); ok {
 		b.OnTopics(s.reportTopics)
 	}

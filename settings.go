@@ -83,6 +83,7 @@ func (a *App) setDefaults() {
 	setting.Default(&a.MaxTTL, max(caddy.Duration(24*time.Hour), a.TTL))
 	setting.Default(&a.MaxTopics, 1000)
 	setting.Default(&a.TopicTTL, caddy.Duration(time.Hour))
+	setting.Default(&a.WaitingAfter, caddy.Duration(30*time.Second))
 }
 
 // Validate implements [caddy.Validator]. It checks the settings with their defaults.
@@ -146,6 +147,7 @@ func (a *App) checkNumbers() error {
 		{"write_timeout", a.WriteTimeout},
 		{"max_ttl", a.MaxTTL},
 		{"topic_ttl", a.TopicTTL},
+		{"waiting_after", a.WaitingAfter},
 	} {
 		if err := checkDuration(duration.name, duration.value); err != nil {
 			return err

@@ -9,8 +9,10 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/setting"
 	"github.com/caddy-megaphone/megaphone/internal/webhook"
 )
@@ -18,7 +20,8 @@ import (
 // Webhook posts channel events to a URL. It signs and repeats requests as the Standard Webhooks specification says. The
 // file docs/webhooks.md describes the requests.
 type Webhook struct {
-	// The event to post: `channel_deleted`, `channel_created`, `reader_connected`, `reader_disconnected`, `topic_occupied` (a
+	// The event to post: `channel_deleted`, `channel_created`, `channel_waiting` (messages wait, and nobody has read the channel
+	// for `waiting_after`), `reader_connected`, `reader_disconnected`, `topic_occupied` (a
 	// topic has got its first member) or `topic_vacated` (it has lost its last one). Required.
 	Event string `json:"event,omitempty"`
 
@@ -70,6 +73,32 @@ func (a *App) provisionWebhooks() error {
 			return err
 		}
 		w.sender = pooled.(*webhook.Sender)
+	}
+	return nil
+}
+
+// checkWaiting checks that channel_waiting can be reported, if this configuration has a webhook or a handler for it.
+func (a *App) checkWaiting() error {
+	asks := slices.ContainsFunc(a.Webhooks, func(w *Webhook) bool { return w.Event == webhook.ChannelWaiting }) ||
+		slices.ContainsFunc(a.events.Subscriptions, func(s *caddyevents.Subscription) bool {
+			return slices.Contains(s.Events, "megaphone."+webhook.ChannelWaiting)
+		})
+	if !asks {
+		return nil
+	}
+	if _, ok := a.broker.(broker.WaitingSource); !ok {
+		module := a.provider.(caddy.Module).CaddyModule().ID.Name()
+		return fmt.Errorf("the broker %s does not report %s: use the broker memory or disk, or leave out the webhook and the handlers of this event",
+			module, webhook.ChannelWaiting)
+	}
+	after, ttl := time.Duration(a.WaitingAfter), time.Duration(a.TTL)
+	if a.WaitingAfter >= a.MaxTTL {
+		return fmt.Errorf("waiting_after is %v, and max_ttl is %v: channels expire before %s is reported: make waiting_after shorter",
+			after, time.Duration(a.MaxTTL), webhook.ChannelWaiting)
+	}
+	if a.WaitingAfter >= a.TTL {
+		a.logger.Warn("channels expire before "+webhook.ChannelWaiting+" is reported, unless they have a longer ttl of their own: "+
+			"make waiting_after shorter than ttl", zap.Duration("waiting_after", after), zap.Duration("ttl", ttl))
 	}
 	return nil
 }

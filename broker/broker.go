@@ -42,7 +42,7 @@ import (
 // as if the call had not been made. If that is not known, the error is [ErrOutcomeUnknown].
 //
 // What only some Brokers can do is an optional interface: [Starter], [HealthChecker], [Keeper], [Drainer], [Statser],
-// [DeletionSource], [MemoryUser], [Topics], and [Notifier] for a Subscription. Callers find it by assertion and do without where it
+// [DeletionSource], [WaitingSource], [MemoryUser], [Topics], and [Notifier] for a Subscription. Callers find it by assertion and do without where it
 // is missing.
 type Broker interface {
 	// Create makes a channel and returns its addresses. Its life is counted from now on. It fails with

@@ -1,6 +1,10 @@
 package broker
 
-import "context"
+import (
+	"context"
+	"strings"
+	"unicode/utf8"
+)
 
 // An Ingestion is one producer's stream of writes to many channels (protocol.md 2.6). A channel without room holds back
 // its own messages only. An Ingestion is for one goroutine at a time.
@@ -33,9 +37,27 @@ type IngestResult struct {
 // MaxIngestFailures is how many failures an [IngestResult] lists.
 const MaxIngestFailures = 1000
 
-// An IngestFailure is a message that was not written. Err is as for [Broker].Publish, or [ErrSkipped].
+// An IngestFailure is a message that was not written. Make one with [NewIngestFailure].
 type IngestFailure struct {
-	Number   int
+	Number int
+	// Producer is the producer address as it was given, but at most [MaxFailureName] bytes of it.
 	Producer string
-	Err      error
+	// Err is as for [Broker].Publish, or [ErrSkipped].
+	Err error
+}
+
+// MaxFailureName is how many bytes of an address an [IngestFailure] has at most. What was given as an address may be as long as
+// a message, and an ingestion keeps [MaxIngestFailures] of them until its end.
+const MaxFailureName = 255
+
+// NewIngestFailure returns a failure. It keeps the beginning of the address only, and not the memory of a longer one.
+func NewIngestFailure(number int, producer string, err error) IngestFailure {
+	if len(producer) > MaxFailureName {
+		n := MaxFailureName
+		for n > MaxFailureName-utf8.UTFMax && !utf8.RuneStart(producer[n]) {
+			n--
+		}
+		producer = strings.Clone(producer[:n])
+	}
+	return IngestFailure{Number: number, Producer: producer, Err: err}
 }

@@ -104,6 +104,36 @@ type DeletionSource interface {
 	FlushDeletions()
 }
 
+// A WaitingSource is a [Broker] that reports channels in which messages wait and that nobody reads.
+type WaitingSource interface {
+	// OnWaiting makes the Broker call report with channels in which a message has waited, and that nobody has read, for as long
+	// as after returns. Zero means that nobody wants to know now; the Broker asks again about once a second. A report may be late
+	// by a tenth of that time, or by some seconds.
+	//
+	// A message waits if it is pending, or if it was sent, will be sent again, and has not reached its reader's machine as far as
+	// the Broker knows. Once readers of the channel have acknowledged messages, each one that is not acknowledged waits.
+	//
+	// A channel is reported once, and again only after a reader has come and left. If the Broker is opened anew on channels that
+	// have outlived it, they may be reported once more. Calls of report come one after the other, never with more than 10,000
+	// channels, and should be short. The slice is report's to keep. A reader may have come in the meantime.
+	OnWaiting(after func() time.Duration, report func([]Waiting))
+}
+
+// Waiting is a channel in which messages wait and that nobody reads.
+type Waiting struct {
+	// Agent and Secret are the two parts of the channel's consumer address.
+	Agent  string
+	Secret Secret
+	// Messages is how many messages wait.
+	Messages int
+	// Since is when the oldest of them came, or the last reader left if that was later. If messages of the channel are merged, it
+	// may be late by as much as a report.
+	Since time.Time
+}
+
+// Consumer returns the channel's consumer address.
+func (w Waiting) Consumer() string { return FormatAddress(w.Agent, w.Secret) }
+
 // A HealthChecker is a [Broker] that may be unable to serve.
 type HealthChecker interface {
 	// Healthy returns nil, or why new clients are not welcome, such as a store that cannot be reached. It does not wait.

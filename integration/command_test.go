@@ -120,7 +120,8 @@ func TestShowTellsTheCloseCode(t *testing.T) {
 		s.Error("the client has read the message")
 	}
 	s.Await("the log has the code", func() bool { return strings.Contains(s.Log(), `"close_code":1009}`) })
-	if log := s.Log(); !strings.Contains(log, "a client refuses a message that is too large for it") || strings.Contains(log, c.ConsumerAddress) {
+	if log := s.Log(); !strings.Contains(log, "a client refuses a message that is too large for it") ||
+		!strings.Contains(log, "https://github.com/caddy-megaphone/megaphone/blob/main/docs/troubleshooting.md#a-message-is-too-large-for-a-client") || strings.Contains(log, c.ConsumerAddress) {
 		s.Errorf("the log is\n%s", log)
 	}
 	if out, _ := s.run(0, "", "show", c.ConsumerAddress); !strings.Contains(out, "1009: a message is too large for the client") {

@@ -12,7 +12,7 @@
 // [broker.Message] than it was given.
 //
 // A Broker must pass all tests. It may only leave out the optional interfaces [broker.Drainer], [broker.Statser],
-// [broker.DeletionSource], [broker.MemoryUser], [broker.Topics], [broker.TopicSource] and [broker.Notifier]. A test of an
+// [broker.DeletionSource], [broker.WaitingSource], [broker.MemoryUser], [broker.Topics], [broker.TopicSource] and [broker.Notifier]. A test of an
 // interface that it does not implement is skipped, and says so. [broker.Limits].MaxMemory is not optional: every Broker must bound the messages that it keeps.
 package brokertest
 
@@ -124,6 +124,7 @@ var groups = map[string]group{
 	"topics full":       topicFullTests,
 	"topics":            topicTests,
 	"unconfirmed":       unconfirmedTests,
+	"waiting":           waitingTests,
 	"window":            windowTests,
 }
 

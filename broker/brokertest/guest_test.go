@@ -309,7 +309,7 @@ func (in *ingestion) Finish(ctx context.Context) (result broker.IngestResult) {
 			continue
 		}
 		if result.FailuresTotal++; result.FailuresTotal <= broker.MaxIngestFailures {
-			result.Failures = append(result.Failures, broker.IngestFailure{Number: w.number, Producer: w.producer, Err: w.Err})
+			result.Failures = append(result.Failures, broker.NewIngestFailure(w.number, w.producer, w.Err))
 		}
 		if errors.Is(w.Err, broker.ErrMemoryLimit) {
 			result.RefusedMemory++

@@ -3,6 +3,7 @@ package brokertest
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -29,6 +30,17 @@ var ingestTests = group{
 		clear(address)
 		s.delete(a.Producer)
 		s.finishes(in, 0, broker.IngestFailure{Number: 7, Producer: a.Producer, Err: broker.ErrNotFound})
+	},
+	"a failure has only the beginning of what was given as an address": func(s *suite) {
+		in := s.Ingest(s.limits)
+		long := strings.Repeat("ä", 1<<19)
+		s.no(in.Write(s.Context(), 0, []byte(long), s.message("1")))
+		s.no(in.Write(s.Context(), 1, []byte("agent."+long), s.message("2")))
+		in.Fail(2, strings.Repeat("x", broker.MaxFailureName+1), broker.ErrNotFound)
+		s.finishes(in, 0,
+			broker.IngestFailure{Number: 0, Producer: long[:broker.MaxFailureName-1], Err: broker.ErrNotFound},
+			broker.IngestFailure{Number: 1, Producer: ("agent." + long)[:broker.MaxFailureName-1], Err: broker.ErrNotFound},
+			broker.IngestFailure{Number: 2, Producer: strings.Repeat("x", broker.MaxFailureName), Err: broker.ErrNotFound})
 	},
 	"a full channel holds back its own messages only": func(s *suite) {
 		full, free := s.create(), s.create()

@@ -127,7 +127,7 @@ func (b *Broker) Start(ctx context.Context) error {
 
 // start reads the journal, restores the channels and begins to write.
 func (l *log) start(ctx context.Context) (*Report, error) {
-	r, err := readJournal(ctx, l.folder, false)
+	r, err := readJournal(ctx, l.folder, false, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -147,7 +147,7 @@ func TestADamagedTailIsLeftOutOnce(t *testing.T) {
 		f := folderOf(image)
 		var before []int
 		for i := range 3 {
-			r, err := readJournal(t.Context(), f, false)
+			r, err := readJournal(t.Context(), f, false, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -235,7 +235,7 @@ func FuzzJournal(f *testing.F) {
 		if !sum {
 			copy(data[segmentHeader:], first)
 		}
-		r, err := readJournal(context.Background(), folderOf(map[string][]byte{segmentName(1): data}), second != nil)
+		r, err := readJournal(context.Background(), folderOf(map[string][]byte{segmentName(1): data}), second != nil, nil)
 		if err != nil {
 			return
 		}

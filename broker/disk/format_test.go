@@ -159,7 +159,7 @@ func TestALaterFormatIsRefused(t *testing.T) {
 		if err := b.Start(t.Context()); err == nil {
 			t.Error("the Broker starts")
 		}
-		if _, _, err := repair(t.Context(), f, smallSegment); err == nil {
+		if _, _, err := repair(t.Context(), f, smallSegment, nil); err == nil {
 			t.Error("the journal is repaired")
 		}
 		if content := f.content(); len(content) != 1 || !slices.Equal(content[segmentName(1)], data) {

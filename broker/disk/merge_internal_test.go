@@ -183,7 +183,7 @@ func TestNoPieceCountsBehindAMissingOne(t *testing.T) {
 		}
 		image[name][begin+recordHeader+20] ^= 1
 		f = folderOf(image)
-		report, _, err := repair(t.Context(), f, smallSegment)
+		report, _, err := repair(t.Context(), f, smallSegment, nil)
 		if err != nil || report.Missing != 4 || report.Messages != 1 {
 			t.Fatalf("the report is %+v, error %v", report, err)
 		}

@@ -59,8 +59,8 @@ type messageRef struct {
 }
 
 // readJournal reads all segments. If all is true, it reads what is whole behind damaged places, too. The caller must call
-// close.
-func readJournal(ctx context.Context, f folder, all bool) (*recovery, error) {
+// close. progress may be nil; see [Check].
+func readJournal(ctx context.Context, f folder, all bool, progress func(read, all int64)) (*recovery, error) {
 	r := &recovery{
 		folder: f, all: all, states: map[journal.ID]*state{}, shared: map[place]*broker.Message{},
 		byID: map[broker.EventID]*broker.Message{},
@@ -69,13 +69,21 @@ func readJournal(ctx context.Context, f folder, all bool) (*recovery, error) {
 		if err := r.openSegments(); err != nil {
 			return err
 		}
+		read := int64(0)
 		for i := range r.segments {
+			if progress != nil {
+				progress(read, r.report.Bytes)
+			}
 			if err := r.readSegment(i); err != nil {
 				return err
 			}
+			read += int64(len(r.segments[i].data))
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+		}
+		if progress != nil {
+			progress(read, r.report.Bytes)
 		}
 		return nil
 	})

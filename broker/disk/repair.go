@@ -8,17 +8,18 @@ import (
 )
 
 // Check reads the journal in a folder that no Broker uses, and reports what [Repair] would keep of it, and what is damaged.
-// It changes nothing.
-func Check(ctx context.Context, path string) (*Report, error) {
-	return check(ctx, &osFolder{path: path})
+// It changes nothing. progress, unless it is nil, is called with how many bytes have been read, and how many there are, at first and
+// after each segment.
+func Check(ctx context.Context, path string, progress func(read, all int64)) (*Report, error) {
+	return check(ctx, &osFolder{path: path}, progress)
 }
 
-func check(ctx context.Context, f folder) (*Report, error) {
+func check(ctx context.Context, f folder, progress func(read, all int64)) (*Report, error) {
 	if err := f.prepare(); err != nil {
 		return nil, err
 	}
 	defer f.close() //nolint:errcheck // nothing was written
-	r, err := readJournal(ctx, f, true)
+	r, err := readJournal(ctx, f, true, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -29,17 +30,17 @@ func check(ctx context.Context, f folder) (*Report, error) {
 
 // Repair writes the journal in a folder that no Broker uses anew, with all that can be read of it. It moves the segments
 // that were there to another folder within the folder, and returns its name. If nothing is damaged, it changes nothing and
-// the name is empty.
-func Repair(ctx context.Context, path string) (report *Report, kept string, err error) {
-	return repair(ctx, &osFolder{path: path}, SegmentSize)
+// the name is empty. progress is as for [Check].
+func Repair(ctx context.Context, path string, progress func(read, all int64)) (report *Report, kept string, err error) {
+	return repair(ctx, &osFolder{path: path}, SegmentSize, progress)
 }
 
-func repair(ctx context.Context, f folder, segment int) (report *Report, kept string, err error) {
+func repair(ctx context.Context, f folder, segment int, progress func(read, all int64)) (report *Report, kept string, err error) {
 	if err := f.prepare(); err != nil {
 		return nil, "", err
 	}
 	defer f.close() //nolint:errcheck // everything is durable by then
-	r, err := readJournal(ctx, f, true)
+	r, err := readJournal(ctx, f, true, progress)
 	if err != nil {
 		return nil, "", err
 	}

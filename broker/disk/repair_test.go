@@ -26,11 +26,11 @@ func TestARepairKeepsWhatIsWhole(t *testing.T) {
 			t.Error("the Broker starts on a journal that is damaged in the middle")
 		}
 		b.Close()
-		report, err := check(t.Context(), f)
+		report, err := check(t.Context(), f, nil)
 		if err != nil || len(report.Damages) != 1 || !report.Damages[0].Middle || report.Damages[0].Records == 0 {
 			t.Fatalf("the report is %+v, error %v", report, err)
 		}
-		again, kept, err := repair(t.Context(), f, smallSegment)
+		again, kept, err := repair(t.Context(), f, smallSegment, nil)
 		if err != nil || kept == "" || again.Messages != report.Messages {
 			t.Fatalf("repair: %+v, %q, error %v", again, kept, err)
 		}
@@ -47,11 +47,28 @@ func TestARepairKeepsWhatIsWhole(t *testing.T) {
 	})
 }
 
+// TestACheckTellsHowFarItHasCome, from nothing to all.
+func TestACheckTellsHowFarItHasCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		image, _ := recorded(t, 600, true)
+		var told []int64
+		report, err := check(t.Context(), folderOf(image), func(read, all int64) {
+			told = append(told, read)
+			if all < read || all == 0 {
+				t.Errorf("%d of %d bytes are read", read, all)
+			}
+		})
+		if err != nil || report.Segments < 2 || len(told) != report.Segments+1 || told[0] != 0 || told[report.Segments] != report.Bytes || !slices.IsSorted(told) {
+			t.Errorf("told is %v, error %v, the report is %+v", told, err, report)
+		}
+	})
+}
+
 func TestARepairOfASoundJournalChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		image, _ := recorded(t, 60, true)
 		f := folderOf(image)
-		if report, kept, err := repair(t.Context(), f, smallSegment); err != nil || kept != "" || report.Messages == 0 {
+		if report, kept, err := repair(t.Context(), f, smallSegment, nil); err != nil || kept != "" || report.Messages == 0 {
 			t.Errorf("the report is %+v, kept %q, error %v", report, kept, err)
 		}
 		for name, data := range f.content() {
@@ -89,7 +106,7 @@ func TestAMissingSegmentRefusesTheStart(t *testing.T) {
 			t.Error("the Broker starts without a segment")
 		}
 		b.Close()
-		if report, kept, err := repair(t.Context(), f, smallSegment); err != nil || kept == "" || !slices.Equal(report.MissingFiles, names[1:2]) {
+		if report, kept, err := repair(t.Context(), f, smallSegment, nil); err != nil || kept == "" || !slices.Equal(report.MissingFiles, names[1:2]) {
 			t.Errorf("the report is %+v, error %v", report, err)
 		}
 		openTest(t, f, Process).Close()

@@ -36,8 +36,8 @@ type channel struct {
 	tag uint32 // random: see id
 
 	mu sync.Mutex
-	// unconfirmed is how many messages, from the first of the queue, a read has brought that ended as EndUnconfirmed. It has
-	// 32 bits, and stands here, so that a channel fits into one of Go's blocks of 256 bytes.
+	// unconfirmed is how many messages, from the first of the queue, a read has brought that ended as EndUnconfirmed, or, if the
+	// channel follows cursors, that ended. It has 32 bits, and stands here, so that a channel fits into one of Go's blocks of 256 bytes.
 	unconfirmed uint32
 	follows     bool // the channel follows cursors: a reader knew of them
 	acks        bool // a reader has acknowledged

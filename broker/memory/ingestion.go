@@ -196,7 +196,7 @@ func (in *ingestion) fail(number int, producer string, err error) {
 		in.refusedMemory++
 	}
 	if len(in.failures) < broker.MaxIngestFailures {
-		in.failures = append(in.failures, broker.IngestFailure{Number: number, Producer: producer, Err: err})
+		in.failures = append(in.failures, broker.NewIngestFailure(number, producer, err))
 	}
 }
 

@@ -53,6 +53,7 @@ type Broker struct {
 	drain     drain
 	quotas    quotas
 	deletions deletionLog
+	waiting   waiting
 
 	journal  journal.Journal // may be nil
 	restored atomic.Uint64   // messages that were in flight when the journal restored them
@@ -101,8 +102,8 @@ func (b *Broker) now() time.Duration { return time.Since(b.epoch) + 1 }
 // wallTime returns the time of day for a time on the Broker's clock.
 func (b *Broker) wallTime(t time.Duration) time.Time { return b.epoch.Add(t - 1).Round(0) }
 
-// run does the work in the background: it removes expired channels, reports deletions, and admits producers that wait
-// for memory.
+// run does the work in the background: it removes expired channels, reports deletions and messages that nobody reads, and
+// admits producers that wait for memory.
 func (b *Broker) run() {
 	defer close(b.stopped)
 	defer guard.Recover(guard.Broker)
@@ -127,6 +128,7 @@ func (b *Broker) work(ticker *time.Ticker, report *time.Timer) (more bool) {
 		b.sweepTopics()
 		b.deletions.flush()
 		b.topics.flush()
+		b.reportWaiting()
 	case <-b.unreported:
 		report.Reset(reportDelay)
 	case <-report.C:

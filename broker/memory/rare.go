@@ -30,6 +30,8 @@ type rare struct {
 	ttl    time.Duration // of its own; 0 if it has none
 	more   []membership  // all but the first
 	marks  *marks        // nil until there is one
+	// unread is since when messages wait for a reader, on the Broker's clock, if that was noted; waitingTold once it was reported.
+	unread time.Duration
 }
 
 // marks are what is special about messages of a channel's queue. A position of a message is its index in the queue plus letGo.
@@ -223,6 +225,15 @@ func (r *marks) take(i int, since time.Duration) time.Duration {
 		}
 	}
 	return since
+}
+
+// since returns when the channel got the message at an index, which was accepted then, or before. It looks only at the oldest
+// pending one outside the buffer.
+func (r *marks) since(i int, accepted time.Duration) time.Duration {
+	if len(r.outside) > 0 && r.outside[0].from == r.letGo+uint64(i) { //nolint:gosec // not negative
+		return max(accepted, r.outside[0].since)
+	}
+	return accepted
 }
 
 // shift notes that the oldest n messages have left the queue. All of them were in flight.

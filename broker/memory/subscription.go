@@ -68,6 +68,7 @@ func (c *channel) subscribe(o broker.SubscribeOptions) (*subscription, error) {
 		c.readerChanged(1)
 	}
 	c.reader = s
+	c.readerComes()
 	c.lastRead = c.broker.now()
 	c.expires.Store(never)
 	c.journalRead(c.lifetime(o.TTL))
@@ -234,6 +235,7 @@ func (s *subscription) End(how broker.End) {
 	}
 	switch {
 	case c.follows:
+		c.unconfirmed = max(c.unconfirmed, uint32(s.arrived)) //nolint:gosec // no channel holds so many
 	case how == broker.EndClean:
 		c.settle(s.arrived)
 	case how == broker.EndUnconfirmed:

@@ -84,6 +84,9 @@ func (a api) Routes() []caddy.AdminRoute {
 	return routes
 }
 
+// DocsURL is the page of the API on the web.
+const DocsURL = "https://github.com/caddy-megaphone/megaphone/blob/main/docs/admin.md"
+
 // An endpoint serves one kind of request. It returns the status of the reply, and the value that is the reply's JSON.
 type endpoint func(v View, r *http.Request) (status int, reply any, err error)
 
@@ -93,7 +96,7 @@ func (a api) route(methods map[string]endpoint) caddy.AdminHandlerFunc {
 		serve := methods[r.Method]
 		switch {
 		case len(methods) == 0:
-			return newError(http.StatusNotFound, "no such path: docs/admin.md lists all paths")
+			return newError(http.StatusNotFound, "no such path: "+DocsURL+" lists all paths")
 		case serve == nil:
 			allowed := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
 			w.Header().Set("Allow", allowed)
@@ -102,7 +105,8 @@ func (a api) route(methods map[string]endpoint) caddy.AdminHandlerFunc {
 		// ActiveContext works even while no configuration is active.
 		app, err := caddy.ActiveContext().AppIfConfigured("megaphone")
 		if err != nil {
-			return newError(http.StatusNotFound, "the running configuration has no megaphone")
+			return newError(http.StatusNotFound, "the running configuration has no megaphone: no site has the directive, "+
+				"and the global options do not have it either")
 		}
 		status, reply, err := serve(a.view(app), r)
 		if err != nil {

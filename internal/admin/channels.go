@@ -3,9 +3,12 @@ package admin
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/httpjson"
@@ -169,7 +172,7 @@ func deleteMany(v View, r *http.Request) (int, any, error) {
 		return err
 	})
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, haltedError(err, deleted, "deleted")
 	}
 	return http.StatusOK, DeleteReply{Deleted: deleted, NotFound: notFound}, nil
 }
@@ -194,6 +197,19 @@ func lookup(v View, r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	return http.StatusOK, LookupReply{Channels: channels, NotFound: notFound}, nil
+}
+
+// haltedError adds to an error that has ended a request halfway how many channels it has changed before.
+func haltedError(err error, changed int, how string) error {
+	if changed == 0 {
+		return err
+	}
+	e, ok := errors.AsType[caddy.APIError](withStatus(err))
+	if !ok {
+		return err
+	}
+	e.Message = fmt.Sprintf("%s; channels %s before that: %d", e.Message, how, changed)
+	return e
 }
 
 // forEachChannel calls do for each channel that the request's body names. It returns the names for which there is no

@@ -16,6 +16,14 @@ type Stats struct {
 	// Agent is the first part of the addresses that the server creates.
 	Agent string `json:"agent"`
 
+	// Version is that of the Megaphone module in the server's binary, such as v1.2.3, or "(devel)" if it was built from a working
+	// copy. CaddyVersion is that of Caddy.
+	Version      string `json:"version"`
+	CaddyVersion string `json:"caddyVersion"`
+	// Started is when the process started, in UTC, and Uptime how long ago, as [time.Duration] writes it. A reload changes neither.
+	Started time.Time `json:"started"`
+	Uptime  string    `json:"uptime"`
+
 	// Channels is how many channels there are, of at most MaxChannels.
 	Channels    int `json:"channels"`
 	MaxChannels int `json:"maxChannels"`
@@ -115,6 +123,10 @@ func stats(v View, _ *http.Request) (int, any, error) {
 	totals := broker.StatsOf(v.Broker)
 	reply := Stats{
 		Agent:         v.Agent,
+		Version:       version(),
+		CaddyVersion:  caddyVersion(),
+		Started:       started.Round(0).UTC(),
+		Uptime:        time.Since(started).Round(time.Second).String(),
 		Channels:      totals.Channels,
 		MaxChannels:   v.Limits.MaxChannels,
 		Readers:       totals.Readers,

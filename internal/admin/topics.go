@@ -186,7 +186,10 @@ func changeMembers(v View, r *http.Request, channels []string, change func(broke
 		}
 		return err
 	})
-	return MembersReply{Done: done, NotFound: notFound}, err
+	if err != nil {
+		return nil, haltedError(err, done, "changed")
+	}
+	return MembersReply{Done: done, NotFound: notFound}, nil
 }
 
 // A PublishReply says what became of a published message.

@@ -68,7 +68,8 @@ func (a *adminAPI) call(ctx context.Context, method, path string, body, v any) e
 // decodeReply decodes a reply of the admin API into v.
 func decodeReply(reply []byte, v any) error {
 	if err := json.Unmarshal(reply, v); err != nil {
-		return fmt.Errorf("cannot decode the reply of the admin API: %s", jsontext.Explain(err))
+		return fmt.Errorf("cannot decode the reply of the admin API: %s; is it the admin API? --address and --config name another address",
+			jsontext.Explain(err))
 	}
 	return nil
 }
@@ -115,13 +116,14 @@ var refusalPattern = regexp.MustCompile(`(?s)HTTP (\d{3}): (.*)`)
 func adminError(address string, err error) error {
 	parts := refusalPattern.FindStringSubmatch(err.Error())
 	if parts == nil {
-		return fmt.Errorf("the admin API at %s does not answer: %w", address, err)
+		return fmt.Errorf("the admin API at %s does not answer: %w; --address and --config say where it is", address, err)
 	}
 	var reply struct {
 		Error string `json:"error"`
 	}
 	if json.Unmarshal([]byte(parts[2]), &reply) != nil || reply.Error == "" {
-		return fmt.Errorf("the server at %s does not have Megaphone's admin API: %w", address, err)
+		return fmt.Errorf("the server at %s does not have Megaphone's admin API: %w; --address and --config name another one, and %s "+
+			"says what it needs", address, err, admin.DocsURL)
 	}
 	status, _ := strconv.Atoi(parts[1])
 	return httpError(status, reply.Error)

@@ -21,16 +21,18 @@ import (
 )
 
 // Register adds the command megaphone to Caddy. Call it once, at the start of the process.
-func Register() {
-	caddycmd.RegisterCommand(caddycmd.Command{
+func Register() { caddycmd.RegisterCommand(megaphoneCommand()) }
+
+func megaphoneCommand() caddycmd.Command {
+	return caddycmd.Command{
 		Name:  "megaphone",
 		Usage: "<command>",
 		Short: "Manages channels of Megaphone, and sends and reads messages",
 		Long: `Manages the channels of a running server, and sends and reads messages.
 
 The commands list, show, delete, stats, drain, topic and journal backup use
-Caddy's admin API. They find its address as Caddy's other commands do: from --address, or else from the
-file of --config, or else the default.
+Caddy's admin API. They find its address as Caddy's other commands do: from
+--address, or else from the file of --config, or else the default.
 
 The commands create, send and tail use a site, as backends and clients do. They
 take its URL from --url, or else from the environment variable MEGAPHONE_URL, or
@@ -49,8 +51,8 @@ Exit status:
   5    refused for now: the channel is full, somebody reads it, a limit is
        reached, or the topic is closed
   6    drain --wait: the drain was not done within --timeout
-  130  SIGINT or SIGTERM interrupted the command before it was done; tail has no
-       end of its own, so it exits with 0 then`,
+  130  SIGINT or SIGTERM interrupted the command before it was done; tail and
+       --watch have no end of their own, so they exit with 0 then`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Example = `  $ caddy megaphone list --min-pending 50
   $ caddy megaphone drain --over 1m --wait
@@ -66,7 +68,7 @@ Exit status:
 				cmd.AddCommand(command)
 			}
 		},
-	})
+	}
 }
 
 // Exit statuses other than 0 and 1. Caddy itself uses 2 and 3.

@@ -8,7 +8,9 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-megaphone/megaphone/internal/admin"
@@ -36,15 +38,22 @@ or the output of "list --json".`,
 
 func runDelete(cmd *cobra.Command, args []string) error {
 	names := args
+	var done atomic.Int64
 	if len(args) == 1 && args[0] == "-" {
 		var err error
 		// A user who interrupts the command that writes the list does not want the first part of the list deleted.
+		stop := showInputProgress(cmd, func() string { return "reading the names of channels" })
 		names, err = await(cmd.Context(), func() ([]string, error) { return readNames(cmd.InOrStdin()) })
+		stop()
 		if err != nil {
 			return fmt.Errorf("%w; nothing was deleted", err)
 		}
 	}
-	deleted, err := newAdminAPI(cmd).deleteChannels(cmd.Context(), names)
+	stop := showProgress(cmd, func() string {
+		return fmt.Sprintf("%s of %s channels", humanize.Comma(done.Load()), humanize.Comma(int64(len(names))))
+	})
+	deleted, err := newAdminAPI(cmd).deleteChannels(cmd.Context(), names, &done)
+	stop()
 	if err != nil {
 		return err
 	}
@@ -61,8 +70,9 @@ func runDelete(cmd *cobra.Command, args []string) error {
 // deleteBatch is the most channels that one request deletes.
 const deleteBatch = 1000
 
-// deleteChannels deletes channels, in as many requests as it takes. An error says how far it came.
-func (a *adminAPI) deleteChannels(ctx context.Context, names []string) (admin.DeleteReply, error) {
+// deleteChannels deletes channels, in as many requests as it takes. An error says how far it came. done counts the names that
+// are done with.
+func (a *adminAPI) deleteChannels(ctx context.Context, names []string, done *atomic.Int64) (admin.DeleteReply, error) {
 	total := admin.DeleteReply{NotFound: []string{}}
 	for rest := names; len(rest) > 0; {
 		batch := rest[:min(len(rest), deleteBatch)]
@@ -76,6 +86,7 @@ func (a *adminAPI) deleteChannels(ctx context.Context, names []string) (admin.De
 		}
 		total.Deleted += deleted.Deleted
 		total.NotFound = append(total.NotFound, deleted.NotFound...)
+		done.Add(int64(len(batch)))
 	}
 	return total, nil
 }

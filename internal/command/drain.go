@@ -66,6 +66,10 @@ func runDrain(cmd *cobra.Command, _ []string) error {
 	var state admin.DrainState
 	err = api.call(ctx, method, "drain", body, &state)
 	switch {
+	case err != nil && method == http.MethodGet:
+		return err
+	case errors.Is(err, errInterrupted):
+		return fmt.Errorf("%w before the server answered: see with --status what it does", err)
 	case err != nil && ctx.Err() != nil:
 		return fmt.Errorf("%w: the admin API does not answer", err)
 	case err != nil:

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/dustin/go-humanize"
@@ -85,7 +86,10 @@ func runJournalBackup(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	body := map[string]string{"path": path}
+	stop := showProgress(cmd, func() string { return "the server copies the journal" })
+	defer stop()
 	reply, err := newAdminAPI(cmd).fetchWithin(cmd.Context(), admin.MaxBackup, http.MethodPost, "backup", body)
+	stop()
 	if err != nil {
 		return err
 	}
@@ -101,7 +105,9 @@ func runJournalBackup(cmd *cobra.Command, args []string) error {
 }
 
 func runJournalCheck(cmd *cobra.Command, _ []string) error {
-	report, err := disk.Check(cmd.Context(), flag(cmd.Flags().GetString, "path"))
+	progress, stop := showJournalProgress(cmd)
+	report, err := disk.Check(cmd.Context(), flag(cmd.Flags().GetString, "path"), progress)
+	stop()
 	if err != nil {
 		return err
 	}
@@ -115,7 +121,9 @@ func runJournalCheck(cmd *cobra.Command, _ []string) error {
 }
 
 func runJournalRepair(cmd *cobra.Command, _ []string) error {
-	report, kept, err := disk.Repair(cmd.Context(), flag(cmd.Flags().GetString, "path"))
+	progress, stop := showJournalProgress(cmd)
+	report, kept, err := disk.Repair(cmd.Context(), flag(cmd.Flags().GetString, "path"), progress)
+	stop()
 	if err != nil {
 		return err
 	}
@@ -128,6 +136,21 @@ func runJournalRepair(cmd *cobra.Command, _ []string) error {
 		fmt.Fprintf(cmd.ErrOrStderr(), "repaired; the files that were there are in %s\n", kept)
 	}
 	return nil
+}
+
+// showJournalProgress shows how much of a journal has been read, when progress is called.
+func showJournalProgress(cmd *cobra.Command) (progress func(read, all int64), stop func()) {
+	var read, all atomic.Int64
+	stop = showProgress(cmd, func() string {
+		if read.Load() == all.Load() {
+			return "the journal is read; its channels are put together"
+		}
+		return fmt.Sprintf("%s of %s read", humanize.IBytes(uint64(read.Load())), humanize.IBytes(uint64(all.Load()))) //nolint:gosec // sizes
+	})
+	return func(n, size int64) {
+		all.Store(size)
+		read.Store(n)
+	}, stop
 }
 
 // printReport prints a report to standard output.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	megaphone "github.com/caddy-megaphone/megaphone/client/go"
@@ -66,6 +67,8 @@ type lineSender struct {
 	batches <-chan lineBatch
 	result  *sendResult // the sum of all requests
 	lines   int         // in all requests so far
+
+	passed *atomic.Int64 // counts the lines that were written to a request
 }
 
 // send sends all batches. It stops at the first request that fails. If ctx ends, send returns the cause, and the
@@ -124,6 +127,7 @@ func (s *lineSender) writeBatches(ctx context.Context, ingest *megaphone.Ingest,
 		if err := ingest.WriteLines(b.text); err != nil {
 			return lines, nil
 		}
+		s.passed.Add(int64(b.lines))
 		if b.err != nil {
 			return lines, b.err
 		}

@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,7 +83,7 @@ func sendTo(ctx context.Context, stub *ingestStub, write func(w io.Writer)) (res
 		_ = writer.Close()
 	})
 	batches := readBatches(input, func(line []byte) []byte { return append(line, '\n') })
-	s := &lineSender{site: target, batches: batches, result: &result}
+	s := &lineSender{site: target, batches: batches, result: &result, passed: new(atomic.Int64)}
 	err = s.send(ctx)
 	_ = input.Close()
 	for range batches { // ends the goroutine of readBatches; in a command, the end of the process does

@@ -4,16 +4,19 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 )
 
 func listCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "list [--agent <name>] [--connected | --disconnected] [--min-age <duration>] [--min-pending <messages>] [--limit <channels>] [--json]",
+		Use:   "list [--agent <name>] [--connected | --disconnected] [--min-age <duration>] [--min-pending <messages>] [--limit <channels>] [--watch [--interval <duration>]] [--json]",
 		Short: "Lists channels",
 		Long: `Lists the channels of a server that match all of the given flags.
 
@@ -22,14 +25,17 @@ addresses are secrets, so only their beginning is ever shown. The command reads
 the list page by page: channels that are created or deleted meanwhile may be
 missing.
 
-With --json, each channel is one line.`,
+With --json, each channel is one line. With --watch, the list is shown again and
+again until you interrupt it, and survives a server that goes away. On a
+terminal it stays in place, and has as many channels as there is room for.`,
 		Example: `  $ caddy megaphone list
+  $ caddy megaphone list --min-pending 1 --watch
   $ caddy megaphone list --disconnected --min-pending 50
   $ caddy megaphone list --json --min-age 1d | jq -r .id`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              run(runList),
 	}
+	watched(cmd, showList)
 	cmd.Flags().String("agent", "", "Only channels whose addresses begin with this name")
 	cmd.Flags().Bool("connected", false, "Only channels that have a reader")
 	cmd.Flags().Bool("disconnected", false, "Only channels that have no reader")
@@ -42,14 +48,24 @@ With --json, each channel is one line.`,
 	return cmd
 }
 
-func runList(cmd *cobra.Command, _ []string) error {
+// showList is the [view] of list.
+func showList(cmd *cobra.Command, w io.Writer, rows int) error {
 	flags := cmd.Flags()
 	limit, asJSON := flag(flags.GetInt, "limit"), flag(flags.GetBool, "json")
-	if limit < 0 {
+	switch {
+	case limit < 0:
 		return errors.New("--limit must not be negative")
+	case limit == 0 && rows > 0:
+		limit = rows // one more than there is room for below the heading, so that it is seen that there are more
 	}
-	out := bufio.NewWriter(cmd.OutOrStdout())
+	out := bufio.NewWriter(w)
 	table := newTable(out)
+	var listed atomic.Int64
+	stop := func() {}
+	if !asJSON && rows == 0 {
+		stop = showProgress(cmd, func() string { return humanize.Comma(listed.Load()) + " channels so far" })
+	}
+	defer stop()
 	if !asJSON {
 		fmt.Fprintln(table, "ID\tAGENT\tREADER\tPENDING\tIN FLIGHT\tAGE\tLAST READ\tEXPIRES")
 	}
@@ -57,6 +73,7 @@ func runList(cmd *cobra.Command, _ []string) error {
 		if err != nil {
 			return err
 		}
+		listed.Add(1)
 		if asJSON {
 			if err := printJSON(out, c); err != nil {
 				return err
@@ -66,6 +83,7 @@ func runList(cmd *cobra.Command, _ []string) error {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\n", c.ID, c.Agent, yesNo(c.Connected), c.Pending, c.InFlight,
 			since(&c.Created), since(c.LastRead), until(c.Expires))
 	}
+	stop()
 	return errors.Join(table.Flush(), out.Flush())
 }
 

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -112,19 +114,23 @@ func runSend(cmd *cobra.Command, args []string) error {
 	if key != "" && len(args) != 3 {
 		return errors.New("--key needs exactly one body")
 	}
+	var passed atomic.Int64
+	stop := showInputProgress(cmd, func() string { return humanize.Comma(passed.Load()) + " messages sent" })
+	defer stop()
 	sendInput := func(encode func(line []byte) []byte) error {
-		input := &lineSender{site: s, batches: readBatches(cmd.InOrStdin(), encode), result: &result}
+		input := &lineSender{site: s, batches: readBatches(cmd.InOrStdin(), encode), result: &result, passed: &passed}
 		return input.send(cmd.Context())
 	}
 	switch {
 	case flag(flags.GetBool, "ndjson"):
 		err = sendInput(func(line []byte) []byte { return append(line, '\n') })
 	case len(args) > 2:
-		w := &messageWriter{site: s, producer: args[0], streamID: args[1], text: text, key: key, merge: merge}
+		w := &messageWriter{site: s, producer: args[0], streamID: args[1], text: text, key: key, merge: merge, passed: &passed}
 		err = w.writeAll(cmd.Context(), args[2:], &result)
 	default:
 		err = sendInput(envelopeEncoder(args[0], args[1], merge, text))
 	}
+	stop()
 	switch {
 	case err == nil:
 		err = result.err()
@@ -148,6 +154,7 @@ type messageWriter struct {
 	text               bool   // bodies are text, not JSON
 	key                string // the idempotency key, or empty
 	merge              string // how the messages are merged, or empty
+	passed             *atomic.Int64
 }
 
 // writeAll writes messages until one fails. It adds to the result how many the server has accepted, and whether the
@@ -162,6 +169,7 @@ func (w *messageWriter) writeAll(ctx context.Context, bodies []string, result *s
 			return err
 		}
 		result.Written++
+		w.passed.Add(1)
 	}
 	return nil
 }

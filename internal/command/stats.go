@@ -14,37 +14,48 @@ import (
 
 func statsCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:               "stats [--json]",
-		Short:             "Shows the totals of a server",
-		Long:              "Shows what a server holds, and how much of its limits that is.",
-		Example:           "  $ caddy megaphone stats\n  $ caddy megaphone stats --json | jq .channels",
+		Use:   "stats [--watch [--interval <duration>]] [--json]",
+		Short: "Shows the totals of a server",
+		Long: `Shows what a server holds, how much of its limits that is, its version, and how
+long it runs.
+
+With --watch, it shows that again and again until you interrupt it, and survives
+a server that goes away. On a terminal it stays in place.`,
+		Example: `  $ caddy megaphone stats
+  $ caddy megaphone stats --watch --interval 1s
+  $ caddy megaphone stats --json | jq .channels`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              run(runStats),
 	}
+	watched(cmd, showStats)
 	addJSONFlag(cmd, "Print the totals as JSON")
 	addAdminFlags(cmd)
 	return cmd
 }
 
-func runStats(cmd *cobra.Command, _ []string) error {
+// showStats is the [view] of stats.
+func showStats(cmd *cobra.Command, w io.Writer, _ int) error {
 	reply, err := newAdminAPI(cmd).fetch(cmd.Context(), http.MethodGet, "stats", nil)
 	if err != nil {
 		return err
 	}
 	if flag(cmd.Flags().GetBool, "json") {
-		return printLine(cmd.OutOrStdout(), reply)
+		return printLine(w, reply)
 	}
 	var totals admin.Stats
 	if err := decodeReply(reply, &totals); err != nil {
 		return err
 	}
-	return printStats(cmd.OutOrStdout(), totals)
+	return printStats(w, totals)
 }
 
 func printStats(w io.Writer, s admin.Stats) error {
 	table := newTable(w)
 	fmt.Fprintf(table, "agent\t%s\n", s.Agent)
+	if !s.Started.IsZero() { // or else the server is older than this command
+		fmt.Fprintf(table, "version\t%s, Caddy %s\n", printable(s.Version), printable(s.CaddyVersion))
+		fmt.Fprintf(table, "running\t%s, since %s\n", printable(s.Uptime), s.Started.Local().Format(time.DateTime))
+	}
 	fmt.Fprintf(table, "channels\t%s of %s\n", humanize.Comma(int64(s.Channels)), humanize.Comma(int64(s.MaxChannels)))
 	fmt.Fprintf(table, "being read\t%s of %s\n", humanize.Comma(int64(s.Readers)), humanize.Comma(int64(s.MaxReaders)))
 	fmt.Fprintf(table, "waiting producers\t%s\n", humanize.Comma(int64(s.HeldProducers)))

@@ -22,6 +22,8 @@ func (e *Event) size(name string) int {
 		return 2*jsonSize(e.Topic) + len(`,:"2006-01-02T15:04:05.999999999Z",`)
 	case ChannelDeleted:
 		return 2*len(e.Channel) + len(`"","":18446744073709551615,`)
+	case ChannelWaiting:
+		return 2*len(e.Channel) + len(`"","":{"messages":18446744073709551615,"since":"2006-01-02T15:04:05.999999999Z"},`)
 	}
 	return 2*len(e.Channel) + len(e.Transport) + len(e.EndedBy) +
 		len(`"",{"channel":"","transport":"","time":"2006-01-02T15:04:05.999999999Z","messages":18446744073709551615,"endedBy":""},`)
@@ -51,6 +53,19 @@ func encode(name string, batch []Event) ([]byte, error) {
 			Channels    []string       `json:"channels"`
 			Undelivered map[string]int `json:"undelivered"`
 		}{channels, undelivered})
+	case ChannelWaiting:
+		type unread struct {
+			Messages int    `json:"messages"`
+			Since    string `json:"since"`
+		}
+		waiting := make(map[string]unread, len(batch))
+		for _, e := range batch {
+			waiting[e.Channel] = unread{e.Messages, e.Since.UTC().Format(time.RFC3339Nano)}
+		}
+		return json.Marshal(struct {
+			Channels []string          `json:"channels"`
+			Waiting  map[string]unread `json:"waiting"`
+		}{channels, waiting})
 	case ChannelCreated:
 		return json.Marshal(struct {
 			Channels []string `json:"channels"`

@@ -27,6 +27,11 @@ func TestWebhookRequest(t *testing.T) {
 			`{"channels":["main.a","main.b"],"undelivered":{"main.a":2,"main.b":0}}`,
 		},
 		ChannelCreated: {[]Event{{Channel: "main.a"}}, `{"channels":["main.a"]}`},
+		ChannelWaiting: {
+			[]Event{{Channel: "main.a", Messages: 2, Since: at}, {Channel: "main.b", Messages: 1, Since: at}, {Channel: "main.a", Messages: 3, Since: at.Add(time.Hour)}},
+			`{"channels":["main.a","main.b"],"waiting":{"main.a":{"messages":3,"since":"2026-01-02T04:04:05.006Z"},` +
+				`"main.b":{"messages":1,"since":"2026-01-02T03:04:05.006Z"}}}`,
+		},
 		TopicVacated: {
 			[]Event{{Topic: `a"b`, At: at}, {Topic: "c", At: at}, {Topic: `a"b`, At: at.Add(time.Second)}},
 			`{"topics":["a\"b","c"],"times":{"a\"b":"2026-01-02T03:04:06.006Z","c":"2026-01-02T03:04:05.006Z"}}`,
@@ -128,6 +133,7 @@ func TestWebhookBodiesAreBounded(t *testing.T) {
 		Channel: "main." + strings.Repeat("x", 22), Undelivered: math.MaxInt, Transport: "websocket", EndedBy: "taken_over",
 		Messages: math.MaxInt, At: time.Date(2026, 1, 2, 3, 4, 5, 123_456_789, time.UTC),
 	}
+	longest.Since = longest.At
 	for _, name := range EventNames {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

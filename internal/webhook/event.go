@@ -15,6 +15,7 @@ import (
 const (
 	ChannelCreated     = "channel_created"
 	ChannelDeleted     = "channel_deleted"
+	ChannelWaiting     = "channel_waiting"
 	ReaderConnected    = "reader_connected"
 	ReaderDisconnected = "reader_disconnected"
 	TopicOccupied      = "topic_occupied"
@@ -22,7 +23,9 @@ const (
 )
 
 // EventNames are the names of all events. Do not change it.
-var EventNames = []string{ChannelCreated, ChannelDeleted, ReaderConnected, ReaderDisconnected, TopicOccupied, TopicVacated}
+var EventNames = []string{
+	ChannelCreated, ChannelDeleted, ChannelWaiting, ReaderConnected, ReaderDisconnected, TopicOccupied, TopicVacated,
+}
 
 // An Event is something that happened to a channel, or to a topic. Its name says what. The fields that do not concern this name are not
 // set.
@@ -43,6 +46,8 @@ type Event struct {
 	Transport string
 	// EndedBy says why a reader has disconnected.
 	EndedBy string
-	// Messages is how many messages a reader was sent until it disconnected.
+	// Messages is how many messages a reader was sent until it disconnected, or how many wait in a channel that nobody reads.
 	Messages int
+	// Since is since when these wait.
+	Since time.Time
 }
