@@ -360,7 +360,7 @@ func TestWritersThatWaitForASegmentFindRoom(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		f := newFaulty(t, Process)
 		l := f.broker.log
-		for l.free() > l.reserve() {
+		for free := l.size; free > l.reserve(); l.locked(func() { free = l.free() }) {
 			f.write(nil)
 		}
 		synctest.Wait()
@@ -378,8 +378,11 @@ func TestWritersThatWaitForASegmentFindRoom(t *testing.T) {
 			l.prepared.Broadcast()
 		})
 		writers.Wait()
-		if f.has(f.broker); l.head != next {
-			t.Error("the writers have found room in the segment before")
-		}
+		f.has(f.broker)
+		l.locked(func() {
+			if l.head != next {
+				t.Error("the writers have found room in the segment before")
+			}
+		})
 	})
 }

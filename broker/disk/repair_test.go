@@ -125,11 +125,11 @@ func TestARepairKeepsTopics(t *testing.T) {
 		at := bytes.Index(image[segmentName(1)], []byte("damaged"))
 		image[segmentName(1)][at] ^= 1
 		f := folderOf(image)
-		report, err := check(t.Context(), f)
+		report, err := check(t.Context(), f, nil)
 		if err != nil || !report.Refused() || report.Topics != 1 || report.Memberships != 1 || report.MissingMemberships != 1 {
 			t.Fatalf("the report is %+v, error %v", report, err)
 		}
-		if _, kept, err := repair(t.Context(), f, smallSegment); err != nil || kept == "" {
+		if _, kept, err := repair(t.Context(), f, smallSegment, nil); err != nil || kept == "" {
 			t.Fatalf("repair: %q, error %v", kept, err)
 		}
 		b := openTest(t, f, Process)
@@ -138,7 +138,7 @@ func TestARepairKeepsTopics(t *testing.T) {
 		if i, err := b.Topic(t.Context(), "whole"); err != nil || i.Members != 1 {
 			t.Errorf("the topic is %+v, error %v", i, err)
 		}
-		if report, err := check(t.Context(), folderOf(f.content())); err != nil || report.Memberships != 1 || report.MissingMemberships != 0 {
+		if report, err := check(t.Context(), folderOf(f.content()), nil); err != nil || report.Memberships != 1 || report.MissingMemberships != 0 {
 			t.Errorf("the report is %+v, error %v", report, err)
 		}
 	})

@@ -246,9 +246,13 @@ func TestAPublishIsWrittenOnce(t *testing.T) {
 			s.member(broker.Join{Topic: "kept"})
 		}
 		written := func(f func()) int {
-			before := s.broker.log.head.end
+			end := func() (end int) {
+				s.broker.log.locked(func() { end = s.broker.log.head.end })
+				return end
+			}
+			before := end()
 			f()
-			return s.broker.log.head.end - before
+			return end() - before
 		}
 		body := strings.Repeat("x", 1000)
 		if n := written(func() { s.publish("kept", body, 10, broker.Published{Members: members, Accepted: members}) }); n > 1200+32*members {
