@@ -183,7 +183,8 @@ func TestRedisThatCannotBeReachedChangesNothing(t *testing.T) {
 // API and the log say so.
 func TestRedisThatStopsIsNotHealthy(t *testing.T) {
 	socket, process := startRedisProcess(t)
-	s := serveAdmin(t, fmt.Sprintf("megaphone {\nbroker redis %s {\ntimeout 500ms\n}\n}", socket), "megaphone create write read health")
+	s := serveAdmin(t, fmt.Sprintf("megaphone {\nbroker redis %s {\ntimeout 500ms\n}\n}", socket),
+		"handle_path /all/* {\nmegaphone manage ui\n}\nmegaphone create write read health")
 	c := s.create()
 	read := s.read(c)
 	s.write(c, "1")
@@ -217,6 +218,10 @@ func TestRedisThatStopsIsNotHealthy(t *testing.T) {
 	var reply struct{ Status string }
 	if status := s.call(http.MethodGet, "health", "", &reply); status != 503 || reply.Status != "STORAGE_UNAVAILABLE" {
 		t.Errorf("health of the admin API is %d %s", status, reply.Status)
+	}
+	// The inspector still answers, and says what is wrong.
+	if state, body := s.uiState(""); state.Health != "STORAGE_UNAVAILABLE" || state.Server.List != nil || len(state.Server.Nodes) != 1 || !state.Server.Nodes[0].Self {
+		t.Errorf("the inspector says %s", body)
 	}
 	if up, ok := s.metrics()["caddy_megaphone_storage_up{}"]; up != 0 || !ok {
 		t.Errorf("storage_up is %v, there: %v", up, ok)

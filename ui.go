@@ -6,7 +6,8 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
-	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"path"
 	"sync"
@@ -110,14 +111,16 @@ func (h *Handler) serveUI(w http.ResponseWriter, r *http.Request, name string) e
 // A uiState tells the page about the site and the server.
 type uiState struct {
 	// Now is the server's time. The page compares its own clock with it.
-	Now        time.Time  `json:"now"`
-	Agent      string     `json:"agent"`
+	Now   time.Time `json:"now"`
+	Agent string    `json:"agent"`
+	// Health is "OK" if new clients are welcome. Otherwise it is the code of the reason.
+	Health     string     `json:"health"`
 	Endpoints  []string   `json:"endpoints"`
 	Transports []string   `json:"transports"`
 	Settings   uiSettings `json:"settings"`
 	// Server is nil unless the site serves manage.
 	Server *uiServer `json:"server,omitempty"`
-	// Topics are some of the topics, at most uiListed. It is nil unless the site serves topics.
+	// Topics are some of the topics, at most uiListed. It is nil unless the site serves topics, and can list them now.
 	Topics []uiTopic `json:"topics,omitempty"`
 }
 
@@ -137,35 +140,110 @@ type uiSettings struct {
 	StreamDuration int64 `json:"streamDuration"`
 }
 
-// A uiServer is the state of the whole server. It contains nothing that gives access to a channel.
+// A uiServer is the state of the whole server. It contains nothing that gives access to a channel. Counters count since
+// the process started.
 type uiServer struct {
-	Channels      int         `json:"channels"`
-	MaxChannels   int         `json:"maxChannels"`
-	BufferedBytes int64       `json:"bufferedBytes"`
-	MaxMemory     int64       `json:"maxMemory"`
-	Undelivered   int         `json:"undelivered"`
-	Draining      bool        `json:"draining"`
-	List          []uiChannel `json:"list"` // at most uiListed of the channels
+	Channels      int    `json:"channels"`
+	MaxChannels   int    `json:"maxChannels"`
+	Readers       int    `json:"readers"`
+	MaxReaders    int    `json:"maxReaders"` // 0 if all channels may have one
+	HeldProducers int    `json:"heldProducers"`
+	Pending       uint64 `json:"pending"`
+	InFlight      uint64 `json:"inFlight"`
+	UsedBytes     int64  `json:"usedBytes"` // what counts toward MaxMemory
+	MaxMemory     int64  `json:"maxMemory"`
+
+	Accepted    uint64 `json:"accepted"`
+	Sent        uint64 `json:"sent"`
+	Settled     uint64 `json:"settled"`
+	Undelivered uint64 `json:"undelivered"`
+	Refused     uint64 `json:"refused"` // for want of room or memory
+
+	Topics int `json:"topics"`
+
+	// Drain is nil unless the server is being drained, or is drained.
+	Drain *uiDrain `json:"drain"`
+	// Nodes are the servers that share the store. It is nil if the Broker has none.
+	Nodes []uiNode `json:"nodes,omitempty"`
+
+	// List has at most uiListed of the channels that the request asks for. It is nil if they cannot be listed now.
+	List []uiChannel `json:"list"`
+	// More tells that there may be more channels than List has.
+	More bool `json:"more"`
+	// Asked are the channels that the request names, in that order. One that does not exist is nil.
+	Asked []*uiChannel `json:"asked,omitempty"`
+}
+
+// A uiDrain tells how far a drain has come.
+type uiDrain struct {
+	Channels  int `json:"channels"`
+	Remaining int `json:"remaining"`
+}
+
+// A uiNode is a server that shares the store.
+type uiNode struct {
+	ID      string    `json:"id"`
+	Self    bool      `json:"self"`
+	Host    string    `json:"host"`
+	Process int       `json:"process"`
+	Readers int       `json:"readers"`
+	Seen    time.Time `json:"seen"`
 }
 
 // A uiChannel is the state of one channel. Its id is not an address.
 type uiChannel struct {
-	ID        string     `json:"id"`
-	Connected bool       `json:"connected"`
-	Pending   int        `json:"pending"`
-	InFlight  int        `json:"inFlight"`
-	Created   time.Time  `json:"created"`
-	LastRead  *time.Time `json:"lastRead"` // null if the channel was never read
-	Expires   *time.Time `json:"expires"`  // null while the channel has a reader
+	ID            string     `json:"id"`
+	Connected     bool       `json:"connected"`
+	Pending       int        `json:"pending"`
+	InFlight      int        `json:"inFlight"`
+	HeldProducers int        `json:"heldProducers"`
+	Created       time.Time  `json:"created"`
+	LastRead      *time.Time `json:"lastRead"` // null if the channel was never read
+	Expires       *time.Time `json:"expires"`  // null while the channel has a reader
 }
 
-// uiListed is how many channels the page lists at most.
-const uiListed = 50
+const (
+	// uiListed is how many channels and topics the page lists at most.
+	uiListed = 100
+	// uiAsked is how many channels a request may name.
+	uiAsked = 32
+)
 
-// serveUIState replies with a uiState.
+// A uiQuery is what a request asks of the channels.
+type uiQuery struct {
+	list  broker.ListOptions
+	names []string // ids or addresses
+}
+
+// parseUIQuery reads the parameters only (connected, left or pending) and channel, which may be repeated.
+func parseUIQuery(r *http.Request) (uiQuery, error) {
+	values := r.URL.Query()
+	q := uiQuery{names: values["channel"], list: broker.ListOptions{Limit: uiListed}}
+	if len(q.names) > uiAsked {
+		return q, httpjson.BadRequest(fmt.Sprintf("channel appears more than %d times", uiAsked))
+	}
+	switch only := values.Get("only"); only {
+	case "":
+	case "connected", "left":
+		connected := only == "connected"
+		q.list.Connected = &connected
+	case "pending":
+		q.list.MinPending = 1
+	default:
+		return q, httpjson.BadRequest("only is connected, left or pending")
+	}
+	return q, nil
+}
+
+// serveUIState replies with a uiState. It has what there is even if the Broker cannot serve: the page shows why.
 func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseUIQuery(r)
+	if err != nil {
+		return err
+	}
 	state := uiState{
 		Agent:      h.app.Agent,
+		Health:     h.app.registry.health(),
 		Endpoints:  orAll(h.Endpoints, standardPermissions),
 		Transports: orAll(h.Transports, transport.KindNames),
 		Settings: uiSettings{
@@ -178,15 +256,14 @@ func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 		},
 	}
 	if h.serves[manageEndpoint] {
-		server, err := h.app.uiServer(r.Context())
-		if err != nil {
+		state.Server = h.app.uiServer()
+		if err := state.excuse(h.app.uiChannels(r.Context(), q, state.Server)); err != nil {
 			return err
 		}
-		state.Server = server
 	}
 	if h.serves[topicEndpoint] {
 		page, err := h.topics.ListTopics(r.Context(), broker.TopicListOptions{Limit: uiListed})
-		if err != nil {
+		if err = state.excuse(err); err != nil {
 			return err
 		}
 		for _, info := range page.Topics {
@@ -194,40 +271,103 @@ func (h *Handler) serveUIState(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	state.Now = time.Now().UTC()
-	reply, err := json.Marshal(state)
-	if err != nil {
+	return writeJSON(w, http.StatusOK, state)
+}
+
+// excuse returns an error of the Broker, unless that says that the Broker cannot serve now. Then the state's health says it.
+func (s *uiState) excuse(err error) error {
+	if err == nil {
+		return nil
+	}
+	reply := httpjson.ErrorOf(err)
+	if reply.Status != http.StatusServiceUnavailable {
 		return err
 	}
-	httpjson.Write(w, http.StatusOK, reply)
+	if s.Health == "OK" {
+		s.Health = reply.Code
+	}
 	return nil
 }
 
-// uiServer returns the state of the whole server.
-func (a *App) uiServer(ctx context.Context) (*uiServer, error) {
-	page, err := a.broker.List(ctx, broker.ListOptions{Limit: uiListed})
-	if err != nil {
-		return nil, err
-	}
+// uiServer returns the totals of the whole server.
+func (a *App) uiServer() *uiServer {
 	stats := broker.StatsOf(a.broker)
 	server := &uiServer{
 		Channels:      stats.Channels,
 		MaxChannels:   a.MaxChannels,
-		BufferedBytes: stats.BufferedBytes,
+		Readers:       stats.Readers,
+		MaxReaders:    a.MaxReaders,
+		HeldProducers: stats.HeldProducers,
+		Pending:       stats.Pending,
+		InFlight:      stats.InFlight,
+		UsedBytes:     stats.BufferedBytes,
 		MaxMemory:     a.MaxMemory,
-		Undelivered:   int(stats.AllUndelivered()), //nolint:gosec // far below the limit
-		Draining:      broker.IsDraining(a.broker),
-		List:          make([]uiChannel, 0, len(page.Channels)),
+		Accepted:      stats.Accepted,
+		Sent:          stats.Sent,
+		Settled:       stats.Settled,
+		Undelivered:   stats.AllUndelivered(),
+		Refused:       stats.RefusedFull + stats.RefusedMemory,
+		Topics:        stats.Topics,
+		Nodes:         uiNodes(a.broker),
 	}
+	if m, ok := a.broker.(broker.MemoryUser); ok {
+		server.UsedBytes = m.MemoryUsed()
+	}
+	if d, ok := a.broker.(broker.Drainer); ok {
+		if s := d.DrainState(); s.Active {
+			server.Drain = &uiDrain{s.Channels, s.Remaining}
+		}
+	}
+	return server
+}
+
+// uiChannels adds the channels that a request asks for.
+func (a *App) uiChannels(ctx context.Context, q uiQuery, server *uiServer) error {
+	page, err := a.broker.List(ctx, q.list)
+	if err != nil {
+		return err
+	}
+	server.List = make([]uiChannel, 0, len(page.Channels))
 	for _, c := range page.Channels {
-		server.List = append(server.List, uiChannel{
-			ID:        c.ID,
-			Connected: c.Connected,
-			Pending:   c.Pending,
-			InFlight:  c.InFlight,
-			Created:   c.Created.UTC(),
-			LastRead:  httpjson.TimeOrNull(c.LastRead),
-			Expires:   httpjson.TimeOrNull(c.Expires),
-		})
+		server.List = append(server.List, newUIChannel(c))
 	}
-	return server, nil
+	server.More = page.Next != ""
+	for _, name := range q.names {
+		info, err := a.broker.Find(ctx, name)
+		if err != nil && !errors.Is(err, broker.ErrNotFound) {
+			return err
+		}
+		server.Asked = append(server.Asked, nil)
+		if err == nil {
+			c := newUIChannel(info)
+			server.Asked[len(server.Asked)-1] = &c
+		}
+	}
+	return nil
+}
+
+func newUIChannel(c broker.ChannelInfo) uiChannel {
+	return uiChannel{
+		ID:            c.ID,
+		Connected:     c.Connected,
+		Pending:       c.Pending,
+		InFlight:      c.InFlight,
+		HeldProducers: c.HeldProducers,
+		Created:       c.Created.UTC(),
+		LastRead:      httpjson.TimeOrNull(c.LastRead),
+		Expires:       httpjson.TimeOrNull(c.Expires),
+	}
+}
+
+// uiNodes returns the servers that share the Broker's store, or nil if it has none.
+func uiNodes(b broker.Broker) []uiNode {
+	statser, ok := b.(broker.StoreStatser)
+	if !ok {
+		return nil
+	}
+	var nodes []uiNode
+	for _, n := range statser.StoreStats().Nodes {
+		nodes = append(nodes, uiNode{n.ID, n.Self, n.Host, n.Process, n.Readers, n.Seen.UTC()})
+	}
+	return nodes
 }

@@ -97,36 +97,100 @@ func TestUIStateShowsWhatTheSiteServes(t *testing.T) {
 	}
 }
 
+// A uiServerState is what /ui/state.json says of the server.
+type uiServerState struct {
+	Health string
+	Server struct {
+		Channels, UsedBytes, HeldProducers, Pending, Accepted, Readers int
+		Drain                                                          *struct{ Channels, Remaining int }
+		List                                                           []uiChannelState
+		Asked                                                          []*uiChannelState
+		Nodes                                                          []struct {
+			Host string
+			Self bool
+		}
+	}
+}
+
+type uiChannelState struct {
+	ID                     string
+	Pending, HeldProducers int
+	Connected              bool
+	Expires                time.Time
+}
+
+// uiState gets the state with a query.
+func (s *server) uiState(query string) (state uiServerState, body string) {
+	s.Helper()
+	r := s.get("/all/ui/state.json" + query)
+	if err := json.Unmarshal([]byte(r.body), &state); err != nil || r.StatusCode != http.StatusOK {
+		s.Fatalf("%d %v: %s", r.StatusCode, err, r.body)
+	}
+	return state, r.body
+}
+
+const uiSite = "handle_path /all/* {\nmegaphone manage ui\n}\nmegaphone create write ui"
+
 func TestUIStateShowsChannelsIfTheSiteServesManage(t *testing.T) {
-	s := serve(t, "", "handle_path /all/* {\nmegaphone manage ui\n}\nmegaphone create write ui")
+	s := serve(t, "megaphone {\nbuffer 1\n}", uiSite)
 	c := s.create()
 	s.write(c, "1")
-	if r := s.get("/ui/state.json"); strings.Contains(r.body, `"server"`) {
+	if r := s.get("/ui/state.json?channel=" + c.ConsumerAddress); strings.Contains(r.body, `"server"`) {
 		t.Errorf("without manage: %s", r.body)
 	}
-	r := s.get("/all/ui/state.json")
-	var state struct {
-		Server struct {
-			Channels, BufferedBytes int
-			List                    []struct {
-				Pending   int
-				Connected bool
-				Expires   time.Time
-			}
-		}
-	}
-	if err := json.Unmarshal([]byte(r.body), &state); err != nil {
-		t.Fatal(err)
-	}
+	held := s.startWrite(c, "2")
+	s.awaitHeldWrite()
+	state, body := s.uiState("")
+	s.do(http.MethodDelete, "/all/channel/"+c.ConsumerAddress, nil, nil)
+	<-held
 	list := state.Server.List
-	if state.Server.Channels != 1 || state.Server.BufferedBytes == 0 || len(list) != 1 ||
-		list[0].Pending != 1 || list[0].Connected || list[0].Expires.IsZero() {
-		t.Errorf("%s", r.body)
+	if state.Server.Channels != 1 || state.Server.HeldProducers != 1 || state.Server.UsedBytes == 0 || state.Server.Accepted != 1 || state.Server.Pending != 1 || len(list) != 1 ||
+		list[0].Pending != 1 || list[0].HeldProducers != 1 || list[0].Connected || list[0].Expires.IsZero() {
+		t.Errorf("%s", body)
 	}
 	for _, address := range []string{c.ProducerAddress, c.ConsumerAddress} {
-		if _, secret, _ := strings.Cut(address, "."); strings.Contains(r.body, secret[:8]) {
-			t.Errorf("the state has a secret: %s", r.body)
+		if _, secret, _ := strings.Cut(address, "."); strings.Contains(body, secret[:8]) {
+			t.Errorf("the state has a secret: %s", body)
 		}
+	}
+}
+
+func TestUIStateTellsOfTheChannelsThatItIsAskedFor(t *testing.T) {
+	s := serve(t, "", uiSite)
+	written, empty := s.create(), s.create()
+	s.write(written, "1")
+	all, _ := s.uiState("")
+	state, body := s.uiState("?only=pending&channel=main.unknown&channel=" + empty.ConsumerAddress + "&channel=" + all.Server.List[0].ID)
+	asked := state.Server.Asked
+	if len(asked) != 3 || asked[0] != nil || asked[1] == nil || asked[1].Pending != 0 || asked[2] == nil || asked[2].ID != all.Server.List[0].ID {
+		t.Errorf("asked: %s", body)
+	}
+	if list := state.Server.List; len(list) != 1 || list[0].Pending != 1 {
+		t.Errorf("with pending messages: %s", body)
+	}
+	if state, body := s.uiState("?only=connected"); len(state.Server.List) != 0 {
+		t.Errorf("connected: %s", body)
+	}
+	if state, body := s.uiState("?only=left"); len(state.Server.List) != 2 {
+		t.Errorf("without a reader: %s", body)
+	}
+	for _, query := range []string{"?only=some", "?" + strings.Repeat("channel=main.x&", 33)} {
+		s.get("/all/ui/state.json"+query).wantError(t, 400, "BAD_REQUEST")
+	}
+}
+
+func TestUIStateShowsADrain(t *testing.T) {
+	s := serveAdmin(t, "", uiSite)
+	s.create()
+	if state, body := s.uiState(""); state.Health != "OK" || state.Server.Drain != nil {
+		t.Errorf("before: %s", body)
+	}
+	if status := s.call(http.MethodPost, "drain", `{"over":"1m"}`, new(struct{})); status != http.StatusAccepted {
+		t.Fatalf("drain: %d", status)
+	}
+	state, body := s.uiState("")
+	if drain := state.Server.Drain; state.Health != "DRAINING" || drain == nil || drain.Channels != 1 || len(state.Server.List)+drain.Remaining < 1 {
+		t.Errorf("during: %s", body)
 	}
 }
 

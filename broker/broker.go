@@ -283,6 +283,8 @@ type State struct {
 	Connected bool
 	// Pending and InFlight count the messages that the channel holds.
 	Pending, InFlight int
+	// HeldProducers is in how many calls a producer waits for room in the channel.
+	HeldProducers int
 	// Created is when the channel was created.
 	Created time.Time
 	// LastRead is when the last read began or, if there is none now, ended. It is zero if the channel was never read.

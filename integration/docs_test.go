@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,7 +36,7 @@ func pages(t *testing.T) map[string]string {
 }
 
 var (
-	linkPattern    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	linkPattern    = regexp.MustCompile(`(?:\]\(|(?:src|srcset)=")([^)"\s]+)[)"]`)
 	blockPattern   = regexp.MustCompile("(?ms)^( *)```caddyfile\n(.*?)^ *```$")
 	commandPattern = regexp.MustCompile("(?m)^(?:\\$ )?(caddy megaphone [^|&\n]*)|`(caddy megaphone [^`]*)`")
 	headingPattern = regexp.MustCompile(`(?m)^#+ (.*)$`)
@@ -60,6 +61,27 @@ func TestLinksInDocsLeadSomewhere(t *testing.T) {
 			if anchor != "" && !hasAnchor(texts[file], anchor) {
 				t.Errorf("%s: %s: the page has no such heading", path, link[1])
 			}
+		}
+	}
+}
+
+// TestQuestionsAreTwoClicksFromTheReadme checks that each question of docs/questions.md has a page with an answer, and
+// that the README links to the questions. TestLinksInDocsLeadSomewhere checks where the links lead.
+func TestQuestionsAreTwoClicksFromTheReadme(t *testing.T) {
+	texts := pages(t)
+	if !strings.Contains(texts["../README.md"], "(docs/questions.md)") {
+		t.Error("the README does not link to docs/questions.md")
+	}
+	questions := strings.Split(texts["../docs/questions.md"], "\n### ")[1:]
+	if len(questions) < 12 {
+		t.Errorf("docs/questions.md has only %d questions", len(questions))
+	}
+	for _, question := range questions {
+		title, answer, _ := strings.Cut(question, "\n")
+		if links := linkPattern.FindAllStringSubmatch(answer, -1); !slices.ContainsFunc(links, func(link []string) bool {
+			return !strings.Contains(link[1], "://")
+		}) {
+			t.Errorf("%q has no page with the answer", title)
 		}
 	}
 }

@@ -18,22 +18,23 @@ import (
 	_ "github.com/caddy-megaphone/megaphone"
 )
 
-// readmeBlock returns the README's first fenced block in a language.
-func readmeBlock(t *testing.T, language string) string {
+// firstBlock returns a page's first fenced block in a language.
+func firstBlock(t *testing.T, page, language string) string {
 	t.Helper()
-	readme, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	block := regexp.MustCompile("(?ms)^```" + language + "\n(.*?)^```$").FindSubmatch(readme)
-	if block == nil {
-		t.Fatalf("the README has no block of %s", language)
+	found := blocks(string(text), language)
+	if len(found) == 0 {
+		t.Fatalf("%s has no block of %s", page, language)
 	}
-	return string(block[1])
+	return found[0]
 }
 
-func TestReadmeShowsTheSameConfigurationTwice(t *testing.T) {
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(readmeBlock(t, "caddyfile")), nil)
+func TestSettingsPageShowsTheSameConfigurationTwice(t *testing.T) {
+	const page = "../docs/settings.md"
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(firstBlock(t, page, "caddyfile")), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,11 +42,11 @@ func TestReadmeShowsTheSameConfigurationTwice(t *testing.T) {
 	if err := json.Unmarshal(adapted, &fromCaddyfile); err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal([]byte(readmeBlock(t, "json")), &fromJSON); err != nil {
+	if err := json.Unmarshal([]byte(firstBlock(t, page, "json")), &fromJSON); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(fromCaddyfile, fromJSON) {
-		t.Errorf("the README's JSON differs from its Caddyfile, which adapts to\n%s", adapted)
+		t.Errorf("the page's JSON differs from its Caddyfile, which adapts to\n%s", adapted)
 	}
 }
 
@@ -60,7 +61,7 @@ func TestReadmeTourRunsAsItStands(t *testing.T) {
 	// The test ends the reader once it has the message, instead of waiting for its 20 seconds.
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-c", ports.replacer().Replace(readmeBlock(t, "sh"))+"\nread; kill %1\n")
+	cmd := exec.CommandContext(ctx, "bash", "-c", ports.replacer().Replace(firstBlock(t, "../README.md", "sh"))+"\nread; kill %1\n")
 	input, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

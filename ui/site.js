@@ -1,21 +1,42 @@
 // Calls the endpoints of the site that serves this page. URLs are relative to the page's URL, because the site may be
 // below some path.
 
+/** A request that got no reply. Whether the server has done what it asks is unknown. */
+export class Unreachable extends Error {
+	constructor() {
+		super("the server does not answer");
+	}
+}
+
+/** How long a reply of the page's own data may take, in milliseconds. */
+const patience = 5000;
+
 /** Sends a request and returns the JSON of its reply. Throws an error with the server's words if it is refused. */
 export async function call(path, method = "GET", body, headers = {}) {
-	const response = await fetch(`../${path}`, {
+	const response = await reach(`../${path}`, {
 		method,
 		headers: body === undefined ? headers : { "Content-Type": "application/json", ...headers },
 		body,
 		cache: "no-store",
+		signal: method === "GET" ? AbortSignal.timeout(patience) : undefined,
 	});
-	const reply = await response.json().catch(() => ({}));
-	if (!response.ok) {
-		const error = new Error(reply.code ? `${response.status} ${reply.code}: ${reply.message}` : `status ${response.status}`);
+	const reply = await response.json().catch(() => undefined);
+	if (!response.ok || reply === undefined) {
+		const error = new Error(reply?.code ? `${response.status} ${reply.code}: ${reply.message}` : `status ${response.status}`);
 		error.status = response.status;
+		error.code = reply?.code;
 		throw error;
 	}
 	return reply;
+}
+
+/** Fetches, and throws an Unreachable if there is no reply. */
+export async function reach(url, options) {
+	try {
+		return await fetch(url, options);
+	} catch (error) {
+		throw error.name === "AbortError" ? error : new Unreachable();
+	}
 }
 
 /** Knows the server's time. It learns the time from replies and messages. */

@@ -1,6 +1,8 @@
 // The ways to read a channel, as plainly as browsers allow. Each function reads once, from the request to the end of the
-// reply. It returns in words how the read ended. If the server refuses the read, it throws a Refusal. If the connection
-// breaks, it throws an error.
+// reply. It returns in words how the read ended. If the server refuses the read, it throws a Refusal, and if the server does
+// not answer, an Unreachable. If the connection breaks, it throws another error.
+
+import { reach } from "./site.js";
 
 /** A reply that is not a stream of messages. */
 export class Refusal extends Error {
@@ -41,7 +43,7 @@ export const transports = {
  * @param request has url, opened, message, and a signal that ends the read
  */
 async function stream({ url, opened, message, signal }, accept, parse) {
-	const response = await fetch(url, { headers: { Accept: accept }, cache: "no-store", signal });
+	const response = await reach(url, { headers: { Accept: accept }, cache: "no-store", signal });
 	if (!response.ok) {
 		const refusal = await response.json().catch(() => ({}));
 		throw new Refusal(response.status, refusal.code ?? response.statusText);
@@ -51,7 +53,9 @@ async function stream({ url, opened, message, signal }, accept, parse) {
 	const decoder = new TextDecoder();
 	const reader = response.body.getReader();
 	for (let rest = ""; ; ) {
-		const { done, value } = await reader.read();
+		const { done, value } = await reader.read().catch((error) => {
+			throw signal.aborted ? error : new Error("the connection broke");
+		});
 		if (done) {
 			return "ended cleanly";
 		}
@@ -71,12 +75,15 @@ function events(message) {
 	return (line) => line.startsWith("data:") && message(line.slice(5));
 }
 
+/** How a read ended, if the server says that another reader has the channel now. */
+export const takenOver = "another reader has taken over";
+
 /** What close codes mean: each of these ends a read without an error. */
 const closings = {
 	1000: "ended cleanly",
 	1001: "the server goes away, or has a new configuration",
 	4400: "the server did not understand this page",
-	4409: "another reader has taken over",
+	4409: takenOver,
 };
 
 function socket({ url, opened, message, signal, acknowledges }) {
@@ -107,7 +114,7 @@ function socket({ url, opened, message, signal, acknowledges }) {
 				resolve(closings[code]);
 			} else {
 				// Browsers hide from scripts the status with which a server refuses an upgrade.
-				reject(new Error(open ? "the connection broke" : "refused, perhaps because another reader is there"));
+				reject(new Error(open ? "the connection broke" : "no connection: refused, perhaps because another reader is there, or the server does not answer"));
 			}
 		};
 	});

@@ -14,13 +14,22 @@ const (
 	barGap      = 4
 	titleHeight = 26
 	groupGap    = 14
+	margin      = 14
 )
 
-// barColors has a color for each server. All stand out equally on a light and on a dark background.
+// barColors has a color for each server. The test says which contrast they have to both backgrounds.
 var barColors = map[string]string{
-	"respond": "#8a8f98", "wait": "#8a8f98", "relay": "#b0b4ba", "megaphone": "#2f7de1", "mercure": "#d9822b", "nchan": "#3f9b5f",
-	"disk": "#7a5fd0", "disk-synced": "#a25fc0",
+	"respond": "#8a8f98", "respond-logged": "#757b85", "wait": "#8a8f98", "relay": "#66707c",
+	"megaphone": "#2f7de1", "observed": "#2591a6", "logged": "#4c86a8", "disk": "#8468da", "disk-synced": "#a25fc0", "redis": "#cc5a4a",
+	"mercure": "#c5751f", "nchan": "#3f9b5f",
 }
+
+// Pages show the chart as an image, which sees whether the system is light or dark, but not whether the page is. So the
+// chart brings its background.
+const chartStyle = `<style>
+text { fill: #24292f } .background { fill: #ffffff }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .background { fill: #0d1117 } }
+</style>`
 
 // chart draws a group of bars for each measure that has results of several servers or is shown as a ratio.
 func (r results) chart(ws []*work, ps []*peer) string {
@@ -34,10 +43,11 @@ func (r results) chart(ws []*work, ps []*peer) string {
 			y = r.group(&b, m, ps, y)
 		}
 	}
-	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="12">
-<style>text { fill: #24292f } @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }</style>
-%s</svg>
-`, chartWidth, y, b.String())
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="%[1]d %[2]d %[3]d %[4]d" font-family="system-ui, sans-serif" font-size="12">
+%[5]s
+<rect class="background" x="%[1]d" y="%[2]d" width="%[3]d" height="%[4]d" rx="6"/>
+%[6]s</svg>
+`, -margin, -margin, chartWidth+2*margin, y+margin, chartStyle, b.String())
 }
 
 // group draws the bars of a measure, starting at y. It returns the y at which the next group begins.

@@ -320,7 +320,7 @@ func (in *ingestion) Finish(ctx context.Context) (result broker.IngestResult) {
 
 func (c *channel) info() broker.ChannelInfo {
 	info := c.ChannelInfo
-	info.Connected, info.Pending, info.InFlight = c.reader != nil, c.pending(), c.inFlight
+	info.Connected, info.Pending, info.InFlight, info.HeldProducers = c.reader != nil, c.pending(), c.inFlight, len(c.writes)
 	if info.Connected {
 		info.Expires = time.Time{}
 	}

@@ -197,5 +197,5 @@ func consumers(channels []broker.ChannelInfo) []string {
 // sameInfo compares what is known of a channel. Two times may be the same and have different locations.
 func sameInfo(a, b broker.ChannelInfo) bool {
 	return a.ID == b.ID && a.Addresses == b.Addresses && a.Connected == b.Connected && a.Pending == b.Pending &&
-		a.InFlight == b.InFlight && a.Created.Equal(b.Created) && a.LastRead.Equal(b.LastRead) && a.Expires.Equal(b.Expires)
+		a.InFlight == b.InFlight && a.HeldProducers == b.HeldProducers && a.Created.Equal(b.Created) && a.LastRead.Equal(b.LastRead) && a.Expires.Equal(b.Expires)
 }

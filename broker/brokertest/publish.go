@@ -20,14 +20,17 @@ var publishTests = group{
 		s.fill(a.Producer)
 		first := s.hold(s.Context(), a.Producer, "first")
 		second := s.hold(s.Context(), a.Producer, "second")
+		s.holdsProducers(a.Producer, 2)
 		r := s.subscribe(a.Consumer)
 		r.one()
 		r.received()
 		s.no(s.returned(first))
 		s.waits(second)
+		s.holdsProducers(a.Consumer, 1)
 		r.one()
 		r.received()
 		s.no(s.returned(second))
+		s.holdsProducers(a.Consumer, 0)
 		s.holds(a.Consumer, s.limits.Buffer, 2)
 	},
 	"a producer waits for the hold time, and leaves nothing behind": func(s *suite) {

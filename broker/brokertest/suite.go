@@ -192,6 +192,18 @@ func (s *suite) holds(address string, pending, inFlight int) {
 	}
 }
 
+// holdsProducers checks in how many calls a producer waits for room in a channel.
+func (s *suite) holdsProducers(address string, count int) {
+	s.Helper()
+	var state broker.State
+	if !s.eventually(func() bool {
+		state = s.state(address)
+		return state.HeldProducers == count
+	}) {
+		s.Fatalf("%d calls wait for room, want %d", state.HeldProducers, count)
+	}
+}
+
 // gone reports whether a channel does not exist.
 func (s *suite) gone(address string) bool {
 	s.Helper()

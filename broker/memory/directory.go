@@ -136,10 +136,11 @@ func (c *channel) state() (broker.State, error) {
 		return broker.State{}, c.closed.err()
 	}
 	s := broker.State{
-		Connected: c.reader != nil,
-		Pending:   c.queue.pending(),
-		InFlight:  c.queue.inFlight,
-		Created:   c.broker.wallTime(c.created),
+		Connected:     c.reader != nil,
+		Pending:       c.queue.pending(),
+		InFlight:      c.queue.inFlight,
+		HeldProducers: c.held.len(),
+		Created:       c.broker.wallTime(c.created),
 	}
 	if c.lastRead != 0 {
 		s.LastRead = c.broker.wallTime(c.lastRead)

@@ -45,6 +45,14 @@ type waitList struct {
 	first, last *waiter
 }
 
+// len counts the waiters one by one: a counter would make every channel larger, for a number that only operators ask for.
+func (l *waitList) len() (n int) {
+	for w := l.first; w != nil; w = w.next {
+		n++
+	}
+	return n
+}
+
 func (l *waitList) push(w *waiter) {
 	w.waiting, w.prev = true, l.last
 	if l.last == nil {

@@ -25,10 +25,10 @@ func timeOf(ms uint64) time.Time { return epoch.Add(time.Duration(ms) * time.Mil
 
 // A channelState is a channel's state as Redis has it.
 type channelState struct {
-	head, length, inFlight uint64
-	flags                  byte
-	created, read, ttl     uint64
-	agent                  string
+	head, length, inFlight, held uint64
+	flags                        byte
+	created, read, ttl           uint64
+	agent                        string
 }
 
 func parseState(s string) (c channelState, ok bool) {
@@ -36,7 +36,7 @@ func parseState(s string) (c channelState, ok bool) {
 		return c, false
 	}
 	c = channelState{
-		head: number(s[0:6]), length: number(s[6:9]), inFlight: number(s[9:12]), flags: s[36],
+		head: number(s[0:6]), length: number(s[6:9]), inFlight: number(s[9:12]), held: number(s[15:18]), flags: s[36],
 		created: number(s[53:58]), read: number(s[58:63]), ttl: number(s[63:68]), agent: s[stateSize:],
 	}
 	if c.flags&flagClient != 0 {
@@ -50,10 +50,11 @@ func parseState(s string) (c channelState, ok bool) {
 
 func (c *channelState) state() broker.State {
 	s := broker.State{
-		Connected: c.flags&flagReader != 0,
-		Pending:   int(c.length - c.inFlight), //nolint:gosec // 3 bytes
-		InFlight:  int(c.inFlight),            //nolint:gosec // 3 bytes
-		Created:   timeOf(c.created),
+		Connected:     c.flags&flagReader != 0,
+		Pending:       int(c.length - c.inFlight), //nolint:gosec // 3 bytes
+		InFlight:      int(c.inFlight),            //nolint:gosec // 3 bytes
+		HeldProducers: int(c.held),                //nolint:gosec // 3 bytes
+		Created:       timeOf(c.created),
 	}
 	if c.read != 0 {
 		s.LastRead = timeOf(c.read)

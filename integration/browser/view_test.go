@@ -101,9 +101,16 @@ func (p *page) enter(selector, text string) {
 	p.browser.tb.Helper()
 	p.run(fmt.Sprintf("document.querySelector(%q).focus()", selector))
 	p.do("Input.insertText", map[string]any{"text": text})
+	p.press("Enter", "Enter", 13)
+}
+
+// press presses a key, of this name and on this place of the keyboard.
+func (p *page) press(key, code string, number int) {
+	p.browser.tb.Helper()
+	text := map[string]string{"Enter": "\r", " ": " "}[key]
 	for _, kind := range []string{"keyDown", "keyUp"} {
 		p.do("Input.dispatchKeyEvent", map[string]any{
-			"type": kind, "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r",
+			"type": kind, "key": key, "code": code, "windowsVirtualKeyCode": number, "text": text,
 		})
 	}
 }
@@ -188,6 +195,7 @@ func (p *page) picture(t *testing.T, name string) {
 	if folder == "" {
 		return
 	}
+	p.do("Emulation.setScrollbarsHidden", map[string]any{"hidden": true})
 	var shot struct{ Data []byte }
 	err := p.browser.call(p.session, "Page.captureScreenshot", map[string]any{
 		"format": "webp", "quality": 45, "captureBeyondViewport": !strings.HasSuffix(name, "-phone"),
