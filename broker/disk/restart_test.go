@@ -20,7 +20,7 @@ func TestTheContractHoldsAcrossRestarts(t *testing.T) {
 		never := strings.Contains(t.Name(), "/expiry/") || strings.Contains(t.Name(), "/close/")
 		b := &restartingBroker{t: t, never: never, every: 1, restarts: &restarts, Broker: openTest(t, &testFolder{}, Process)}
 		if strings.Contains(t.Name(), "/topic_model/") {
-			b.every = 50 // it makes some 100,000 calls
+			b.every = 100 // it makes some 100,000 calls
 		}
 		return b
 	}})
