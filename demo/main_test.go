@@ -43,7 +43,7 @@ func TestTheDemoRuns(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 		cmd.Dir = ".."
 		cmd.Env = append(os.Environ(), "DEMO_UNDER_TEST=1", "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"),
-			"DEMO_ADMIN=unix/"+filepath.Join(dir, "admin.sock"), fmt.Sprintf("DEMO_PORT=%d", port), "DEMO_MEGAPHONE="+megaphone, "DEMO_BACKEND="+backend)
+			"DEMO_ADMIN=unix/"+filepath.Join(dir, "admin.sock"), fmt.Sprintf("DEMO_PORT=%d", port), "DEMO_MEGAPHONE="+megaphone, "DEMO_BACKEND="+backend, "DEMO_PAUSE=50ms")
 		return cmd
 	}
 	run := demo()
@@ -116,8 +116,20 @@ func TestTheDemoRuns(t *testing.T) {
 			t.Fatalf("%s: %s %v", what, response.Status, err)
 		}
 	}
+	press := func(button string) {
+		t.Helper()
+		response, err := client.Post(site+"/demo/"+button, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s", button, response.Status)
+		}
+	}
 	var page struct{ ConsumerAddress string }
 	ask("enter", `{"room":"lobby"}`, &page)
+	press("reload")
 	if output, err := demo("reload", "--config", caddyfile, "--force").CombinedOutput(); err != nil {
 		t.Fatalf("reload: %v\n%s", err, output)
 	}
@@ -134,6 +146,27 @@ func TestTheDemoRuns(t *testing.T) {
 		if strings.Contains(lines.Text(), `"text":"hello"`) {
 			break
 		}
+	}
+
+	// The button that stops the server ends its channels, and the server comes back.
+	press("stop")
+	exists := func() string {
+		response, err := client.Post("http://"+megaphone+"/channelsExists", "application/json", strings.NewReader(`{"channels":["`+page.ConsumerAddress+`"]}`))
+		if err != nil {
+			return err.Error()
+		}
+		defer response.Body.Close()
+		text, _ := io.ReadAll(response.Body)
+		return string(text)
+	}
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(exists(), ":false"); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after the stop: %s", exists())
+		}
+	}
+	ask("enter", `{"room":"lobby"}`, &page)
+	if !strings.Contains(exists(), ":true") {
+		t.Errorf("the channel after the stop: %s", exists())
 	}
 
 	if err := run.Process.Signal(syscall.SIGTERM); err != nil {

@@ -33,10 +33,9 @@ func New(url string) *Chat {
 	return c
 }
 
-// A request comes from a page.
+// A request comes from a page. ID and Text are of a message, and Via of a hint: how the page is connected.
 type request struct {
-	Room, Kind, User, Name string
-	ID, Text               string // of a message
+	Room, Kind, User, Name, ID, Text, Via string
 }
 
 // An event is what pages of a room get: a message, or the hint that somebody is here, is typing, or has left.
@@ -44,6 +43,7 @@ type event struct {
 	Kind string    `json:"kind"`
 	User string    `json:"user"`
 	Name string    `json:"name"`
+	Via  string    `json:"via,omitempty"`
 	ID   string    `json:"id,omitempty"` // from the page, which repeats a message with the same id until it gets an answer
 	Text string    `json:"text,omitempty"`
 	At   time.Time `json:"at"`
@@ -93,17 +93,18 @@ func (c *Chat) say(ctx context.Context, r request) (any, error) {
 	}
 	err := c.remember(ctx, r.Room)
 	if err == nil {
-		err = c.send(ctx, http.MethodPost, "/publish/"+r.Room+"/"+r.Room, r.ID, event{"message", r.User, r.Name, r.ID, r.Text, time.Now().UTC()}, nil)
+		said := event{Kind: "message", User: r.User, Name: r.Name, ID: r.ID, Text: r.Text, At: time.Now().UTC()}
+		err = c.send(ctx, http.MethodPost, "/publish/"+r.Room+"/"+r.Room, r.ID, said, nil)
 	}
 	return nil, err
 }
 
 // hint tells everybody in a room something about a user. It may be lost.
 func (c *Chat) hint(ctx context.Context, r request) (any, error) {
-	if !validID.MatchString(r.User) || len(r.Name) > 120 || len(r.Kind) > 10 {
+	if !validID.MatchString(r.User) || len(r.Name) > 120 || len(r.Kind) > 10 || len(r.Via) > 20 {
 		return nil, errMalformed
 	}
-	return nil, c.send(ctx, http.MethodPost, "/publish/"+r.Room+"%20hints/"+r.Room, "", event{Kind: r.Kind, User: r.User, Name: r.Name}, nil)
+	return nil, c.send(ctx, http.MethodPost, "/publish/"+r.Room+"%20hints/"+r.Room, "", event{Kind: r.Kind, User: r.User, Name: r.Name, Via: r.Via}, nil)
 }
 
 // remember makes a room keep what is said. Megaphone may have been restarted since the last time.

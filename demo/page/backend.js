@@ -49,8 +49,16 @@ export class Outbox {
 		this.#refused = refused;
 	}
 
+	/** Sends a message, and returns its id. */
 	add(room, text) {
-		this.#messages.push({ id: crypto.randomUUID(), room, text });
+		const id = crypto.randomUUID();
+		this.again([{ id, room, text }]);
+		return id;
+	}
+
+	/** Sends messages, or sends them again. */
+	again(messages) {
+		this.#messages.push(...messages);
 		this.#save();
 		this.run();
 	}

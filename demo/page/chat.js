@@ -1,9 +1,11 @@
 // The chat's page. Megaphone's client delivers what the backend sends. The page sends its own messages to the backend.
 
 import { Megaphone } from "/client/megaphone.js";
+import { Account } from "./account.js";
 import { ask, Outbox } from "./backend.js";
-import { Connection } from "./connection.js";
+import { Connection, names } from "./connection.js";
 import { face, node, Timeline, unsent } from "./timeline.js";
+import { layPanels, offerTrials } from "./trials.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -12,23 +14,35 @@ const rooms = ["lobby", "kitchen", "workshop"];
 /** Pages tell every 10 seconds who is there. A person who has not been heard of for this many milliseconds has left. */
 const silence = 25_000;
 const typingPause = 3000;
+/** If messages are on their way for longer than this many milliseconds, the page says so. */
+const patience = 300;
 
-const user = (localStorage.user ??= crypto.randomUUID());
-let name = (localStorage.name ??= `Guest ${Math.floor(Math.random() * 900 + 100)}`);
+// Each window is a person of its own.
+const user = (sessionStorage.user ??= crypto.randomUUID());
+let name = (sessionStorage.name ??= `Guest ${Math.floor(Math.random() * 900 + 100)}`);
 let room = roomOfAddress();
 let waiting = []; // messages on their way to the backend
 const sent = new Map(); // messages that the backend has, but this page has not got back yet; by id
 const people = new Map(); // who is there, by user
 const typists = new Map(); // by user
 let told = -typingPause; // when this page last told the others that its user is typing
+let late; // a timer until messages on their way are late, or true when they are
 
 const timeline = new Timeline($("messages"), $("scroll"), user);
-const connection = new Connection();
+const account = new Account(tell);
+const connection = new Connection(() => account.connected());
 const outbox = new Outbox(say, showUnsent, giveBack);
 
 let megaphone; // reads the room
 
+$("transport").value = sessionStorage.transport ?? "";
+layPanels($("here"), $("try"));
 enter();
+offerTrials(tell, {
+	begin: () => account.begin("reload", onTheWay().map(({ id }) => id)),
+	took: (milliseconds) => connection.tell(`Caddy has taken the new configuration in ${milliseconds} ms`),
+	cancel: () => account.cancel(),
+});
 
 /**
  * Enters the room, with its history. That takes another client: one client shows no message twice, not even by another
@@ -36,14 +50,17 @@ enter();
  */
 function enter() {
 	const last = megaphone;
-	const mine = megaphone = new Megaphone("/", createChannel, { WebSocket: connection.WebSocket, backoff: [250, 5000] });
+	const { fetch, WebSocket } = connection;
+	const transports = $("transport").value ? [$("transport").value] : undefined;
+	const mine = megaphone = new Megaphone("/", createChannel, { fetch, WebSocket, transports, backoff: [250, 5000] });
 	const current = (listener) => (value) => mine === megaphone && listener(value);
 	connection.watch(megaphone);
 	last?.close();
 	showRoom();
 	outbox.run();
 	megaphone.on("gap", current(enter));
-	megaphone.on("state", current((state) => state === "open" && hint("here")));
+	megaphone.on("gone", current(sendAgain));
+	megaphone.on("state", current(changed));
 	megaphone.subscribe(current(receive));
 }
 
@@ -58,24 +75,44 @@ async function createChannel() {
 	return channel;
 }
 
+/** Keeps account from when a connection is lost until there is another one. */
+function changed(state) {
+	if (state === "open") {
+		account.connected();
+		hint("here");
+	} else if (state === "waiting" || state === "gone") {
+		account.begin("away", onTheWay().map(({ id }) => id));
+		account.lost();
+	}
+}
+
+/** Sends what has not come back once more: the server that had it is gone. It drops repeats, if it has it after all. */
+function sendAgain() {
+	const messages = [...sent.values()];
+	sent.clear();
+	outbox.again(messages);
+}
+
 /** Tells the others in the room something about the user. It may be lost. */
 function hint(kind, options) {
-	return ask("hint", { room, kind, user, name }, options).catch(() => {});
+	return ask("hint", { room, kind, user, name, via: megaphone.transport }, options).catch(() => {});
 }
 
 /** Handles a message, or a hint about somebody. */
 function receive({ body, missed }) {
 	if (missed) {
+		account.missed(missed);
 		enter(); // the channel had no room for something before this
 		return;
 	}
 	const { kind, user: who } = body;
 	if (kind === "message") {
 		connection.count("messages");
-		timeline.add(body);
+		account.came(body, who === user, timeline.add(body));
 		stopTyping(who);
 		$("empty").hidden = true;
-		if (sent.delete(body.id)) {
+		if (who === user) {
+			sent.delete(body.id);
 			showUnsent(waiting);
 		}
 	} else if (kind === "left") {
@@ -86,7 +123,7 @@ function receive({ body, missed }) {
 		if (!people.has(who) && who !== user) {
 			hint("here"); // somebody has come, who does not know this page
 		}
-		people.set(who, { name: body.name, heard: performance.now() });
+		people.set(who, { name: body.name, via: body.via, heard: performance.now() });
 		showPeople();
 		if (kind === "typing" && who !== user) {
 			showTyping(body);
@@ -114,6 +151,7 @@ function roomName(text) {
 function showRoom() {
 	document.title = `${room} – Chat`;
 	$("room").textContent = `# ${room}`;
+	$("second").href = `#${room}`;
 	$("rooms").replaceChildren(...(rooms.includes(room) ? rooms : [...rooms, room]).map((name) => {
 		const link = node("a", { href: `#${name}` }, name);
 		if (name === room) {
@@ -132,18 +170,42 @@ function showRoom() {
 
 function showPeople() {
 	const byName = [...people].toSorted(([, a], [, b]) => a.name.localeCompare(b.name));
-	$("people").replaceChildren(...byName.map(([id, { name }]) =>
-		node("li", { title: name }, face(id, name), node("span", { className: "who" }, id === user ? `${name} (you)` : name))));
+	$("number").textContent = people.size;
+	$("people").replaceChildren(...byName.map(([id, { name, via }]) => node("li", {}, face(id, name),
+		node("span", {}, id === user ? `${name} (you)` : name, node("span", { className: "via" }, names[via] ?? "not connected yet")))));
 }
 
+/** Returns this page's messages that have not come back yet. */
+function onTheWay() {
+	return [...sent.values(), ...waiting].filter(({ id }) => !timeline.has(id));
+}
+
+/** Shows the messages that are on their way. What the connection's state says agrees with them. */
 function showUnsent(messages) {
 	waiting = messages;
-	$("unsent").replaceChildren(...[...sent.values(), ...messages].filter((message) => message.room === room).map(unsent));
+	if (onTheWay().length === 0) {
+		clearTimeout(late);
+		late = undefined;
+	} else {
+		late ??= setTimeout(() => {
+			late = true;
+			showUnsent(waiting);
+		}, patience);
+	}
+	connection.late = late === true;
+	$("unsent").replaceChildren(...onTheWay().filter((message) => message.room === room).map((message) => unsent(message, late === true)));
 	timeline.toEnd();
 }
 
+/** Shows what happens, or what has happened. */
+function tell(text) {
+	$("news").textContent = text;
+	connection.tell(text);
+}
+
 /** Gives back a message that the backend will never accept, because it is too long for example. */
-function giveBack({ text }) {
+function giveBack({ id, text }) {
+	account.refused(id);
 	connection.tell("the backend has refused a message");
 	$("text").value ||= text;
 }
@@ -170,6 +232,8 @@ addEventListener("hashchange", () => {
 	if (roomOfAddress() !== room) {
 		hint("left");
 		room = roomOfAddress();
+		account.cancel();
+		$("news").textContent = "";
 		enter();
 	}
 });
@@ -183,7 +247,7 @@ $("new-room").onsubmit = (event) => {
 $("name").value = name;
 $("rename").onsubmit = (event) => event.preventDefault();
 $("name").onchange = () => {
-	name = localStorage.name = $("name").value.trim() || name;
+	name = sessionStorage.name = $("name").value.trim() || name;
 	$("name").value = name;
 	hint("here");
 };
@@ -192,7 +256,7 @@ $("composer").onsubmit = (event) => {
 	event.preventDefault();
 	const text = $("text").value.trim();
 	if (text) {
-		outbox.add(room, text);
+		account.held(outbox.add(room, text));
 		$("text").value = "";
 		told = -typingPause;
 	}
@@ -211,6 +275,11 @@ $("text").oninput = () => {
 		told = performance.now();
 		hint("typing");
 	}
+};
+
+$("transport").onchange = () => {
+	sessionStorage.transport = $("transport").value;
+	enter();
 };
 
 $("connection").onkeydown = ({ key }) => {

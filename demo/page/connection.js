@@ -18,12 +18,14 @@ const states = {
 	closed: ["closed", "bad"],
 };
 
-const names = { websocket: "WebSocket", sse: "server-sent events", ndjson: "NDJSON", poll: "long polling" };
+/** The names of the transports. */
+export const names = { websocket: "WebSocket", sse: "server-sent events", ndjson: "NDJSON", poll: "long polling" };
 
 /** Why a server closes a WebSocket, by close code (protocol.md 2.4). */
 const closings = {
 	1000: "it has lasted its time",
 	1001: "the server has a new configuration, or stops",
+	1005: "by this page",
 	1006: "the connection broke",
 	4404: "the channel is gone",
 	4409: "another page reads the channel",
@@ -33,8 +35,12 @@ const closings = {
 export class Connection {
 	#counts = { connections: 0, channels: 0, messages: 0 };
 	#client;
+	#late = false;
+	#connected;
 
-	constructor() {
+	/** @param connected is called when a connection is open */
+	constructor(connected) {
+		this.#connected = connected;
 		addEventListener("offline", () => this.#network(false));
 		addEventListener("online", () => this.#network(true));
 	}
@@ -53,10 +59,35 @@ export class Connection {
 		};
 	}
 
+	/** A fetch for the client to use. It notices when a read begins. */
+	get fetch() {
+		return async (...request) => {
+			const response = await fetch(...request);
+			if (response.ok) {
+				this.count("connections");
+				this.#connected();
+			}
+			return response;
+		};
+	}
+
+	/** Says whether messages are on their way for longer than usual. */
+	set late(late) {
+		this.#late = late;
+		this.#show();
+	}
+
 	/** Shows this client from now on, instead of another. */
 	watch(client) {
 		this.#client = client;
-		client.on("state", () => client === this.#client && this.#show());
+		client.on("state", (state) => {
+			if (client === this.#client) {
+				this.#show();
+				if (state === "open" && client.transport !== "websocket") {
+					this.tell(`connected by ${names[client.transport]}`);
+				}
+			}
+		});
 		client.on("gone", () => this.tell("the channel is gone: another one is created"));
 		client.on("gap", () => this.tell("messages may have been missed: the history is read again"));
 		client.on("error", (error) => this.fault(error.cause ?? error));
@@ -90,18 +121,17 @@ export class Connection {
 	#opened() {
 		this.count("connections");
 		this.tell(`connected by ${names.websocket}`);
+		this.#connected();
 	}
 
 	#show() {
-		const [text, state] = navigator.onLine ? states[this.#client.state] : ["offline", "bad"];
+		const open = this.#client.state === "open";
+		const [text, state] = !navigator.onLine ? ["offline", "bad"] : open && this.#late ? ["sending", "wait"] : states[this.#client.state];
 		const element = $("state");
 		if (element.textContent !== text) {
 			element.textContent = text;
 		}
 		element.dataset.state = state;
-		if (this.#client.state === "open" && this.#client.transport !== "websocket") {
-			this.tell(`connected by ${names[this.#client.transport]}`);
-		}
 		this.#figures();
 	}
 
@@ -109,7 +139,7 @@ export class Connection {
 		const { connections, channels, messages } = this.#counts;
 		$("figures").replaceChildren(...Object.entries({
 			Transport: names[this.#client?.transport] ?? "none yet",
-			WebSockets: connections,
+			Connections: connections,
 			Channels: channels,
 			Messages: messages,
 		}).flatMap(([name, value]) => [node("dt", {}, name), node("dd", {}, String(value))]));

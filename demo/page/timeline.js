@@ -35,10 +35,10 @@ export class Timeline {
 		this.#list.replaceChildren();
 	}
 
-	/** Adds a message, unless it is there already. */
+	/** Adds a message, unless it is there already. Reports whether it has. */
 	add(message) {
 		if (this.#ids.has(message.id)) {
-			return;
+			return false;
 		}
 		const atEnd = this.#scroll.scrollHeight - this.#scroll.scrollTop - this.#scroll.clientHeight < 80;
 		this.#ids.add(message.id);
@@ -48,6 +48,7 @@ export class Timeline {
 		if (atEnd || message.user === this.#user) {
 			this.toEnd();
 		}
+		return true;
 	}
 
 	toEnd() {
@@ -70,7 +71,7 @@ function show({ user, name, text, at }, mine) {
 	const by = node("div", { className: "by" },
 		mine ? "" : node("strong", {}, `${name} `),
 		node("time", { dateTime: at, title: calendar.format(time) }, (today ? clock : calendar).format(time)));
-	const item = node("li", { className: mine ? "message mine" : "message" }, face(user, name), by, node("div", { className: "text" }, text));
+	const item = node("li", { className: mine ? "message mine" : "message" }, face(user, name), by, node("div", { className: "text" }, ...linked(text)));
 	if (mine) {
 		by.prepend(node("span", { className: "hidden" }, "You, "));
 	}
@@ -78,9 +79,19 @@ function show({ user, name, text, at }, mine) {
 	return item;
 }
 
-/** Shows a message that is on its way. */
-export function unsent({ text }) {
-	return node("li", { className: "message mine" }, node("div", { className: "text" }, text), node("div", { className: "by" }, "sending …"));
+/** Shows a message that is on its way. Late says that this takes longer than usual. */
+export function unsent({ text }, late) {
+	return node("li", { className: "message mine" }, node("div", { className: "text" }, text), node("div", { className: "by" }, late ? "sending …" : ""));
+}
+
+/** Splits a text into strings and links. Only addresses of the web become links. The rest stays as it is. */
+function linked(text) {
+	return text.split(/(https?:\/\/[^\s<>"]*[^\s<>"'.,:;!?)\]}])/i).map((part, i) => {
+		const url = i % 2 === 1 && URL.canParse(part) ? new URL(part) : undefined;
+		return ["http:", "https:"].includes(url?.protocol)
+			? node("a", { href: url.href, target: "_blank", rel: "noopener noreferrer" }, part)
+			: part;
+	});
 }
 
 /** Returns a person's initials on a colored background. */

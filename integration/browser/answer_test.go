@@ -100,6 +100,7 @@ func TestTheAnswer(t *testing.T) {
 	p.run("faults = []") // of requests without a network
 	p.do("Page.bringToFront", nil)
 	p.pictures(t, "answer")
+	p.wantNoBarriers(t, "the answer", allViews)
 	p.look(views[0])
 
 	ask(60)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	chat "github.com/caddy-megaphone/megaphone/demo/backend"
+	"github.com/caddy-megaphone/megaphone/demo/control"
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
@@ -58,7 +59,9 @@ func TestTheChat(t *testing.T) {
 	bob.run(`document.querySelector("#text").value = ""`)
 
 	// Reload Caddy. Streams of the old configuration end within 20 seconds.
-	demo.reload()
+	if err := demo.Reload(); err != nil {
+		t.Fatal(err)
+	}
 	for i := range 10 {
 		say(ann, fmt.Sprintf("during the reload %d", i))
 		say(bob, fmt.Sprintf("Bob, during the reload %d", i))
@@ -127,7 +130,17 @@ func TestTheChat(t *testing.T) {
 	cleo.await("the next one is sent", texts+`[0] === "short"`)
 	cleo.wantNoFaults()
 
-	// Restart Caddy itself, so that its channels and topics are gone.
+	// Restart Caddy itself, so that its channels and topics are gone, and a message that it had accepted.
+	ann.run(`const { fetch } = window;
+		window.fetch = async (...request) => {
+			if (request[0] !== "/api/say") {
+				return fetch(...request);
+			}
+			window.fetch = fetch;
+			return new Response("null");
+		}`)
+	say(ann, "accepted, and lost with Caddy")
+	ann.await("the message is accepted", `sessionStorage.outbox === "[]" && document.querySelector("#unsent li")`)
 	demo.server.Stop()
 	say(ann, "while Caddy was away")
 	say(bob, "this one, too")
@@ -167,10 +180,6 @@ func conversation(t *testing.T, ann, bob *page) {
 	bob.do("Input.insertText", map[string]any{"text": "So"})
 	ann.await("Bob types", `document.querySelector("#typing").innerText`)
 	ann.pictures(t, "demo")
-	ann.click("summary")
-	ann.look(views[0])
-	ann.wantNoFaults()
-	ann.picture(t, "demo-connection")
 }
 
 // A demo has the parts that `go run ./demo` runs. A test can restart them separately.
@@ -220,13 +229,24 @@ func (d *demo) startCaddy() {
 	awaitCertificate(d.t, d.server, "localhost", d.port)
 }
 
-func (d *demo) reload() {
-	d.t.Helper()
+// Reload, Stop and Start are for the page's buttons.
+func (d *demo) Reload() error {
 	cmd := d.server.Command("reload", "--force", "--config", filepath.Join(d.root, "demo", "Caddyfile"), "--adapter", "caddyfile")
 	cmd.Env = append(cmd.Env, d.env()...)
 	if output, err := cmd.CombinedOutput(); err != nil {
-		d.t.Fatalf("caddy reload: %v\n%s", err, output)
+		return fmt.Errorf("caddy reload: %w\n%s", err, output)
 	}
+	return nil
+}
+
+func (d *demo) Stop() error {
+	d.server.Stop()
+	return nil
+}
+
+func (d *demo) Start() error {
+	d.startCaddy()
+	return nil
 }
 
 func (d *demo) startBackend() {
@@ -235,7 +255,12 @@ func (d *demo) startBackend() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	server := &http.Server{Handler: chat.New("http://" + d.megaphone)}
+	buttons := control.New(d, "http://"+d.megaphone+"/ui/", false)
+	buttons.Pause = 2 * time.Second
+	mux := http.NewServeMux()
+	mux.Handle("/api/", chat.New("http://"+d.megaphone))
+	mux.Handle("/demo/", buttons)
+	server := &http.Server{Handler: mux}
 	go server.Serve(listener)
 	d.stopBackend = func() { server.Close() }
 }
