@@ -24,7 +24,6 @@ func TestTheContractHoldsAcrossRestarts(t *testing.T) {
 		}
 		return b
 	}})
-	t.Logf("%d restarts", restarts)
 	if restarts < 1000 {
 		t.Errorf("%d restarts", restarts)
 	}
