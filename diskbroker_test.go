@@ -2,6 +2,7 @@ package megaphone_test
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +39,35 @@ func TestChannelsOnDiskOutliveTheServer(t *testing.T) {
 	s.reload(settings, "megaphone create write read") // shares the Broker, with another durability
 	s.write(c, "5")
 	s.read(c).wants("1", `"two"`, "3", "4", "5")
+}
+
+// TestTopicsOnDiskOutliveTheServer: members, what a topic keeps, what a member has missed, and an end.
+func TestTopicsOnDiskOutliveTheServer(t *testing.T) {
+	settings := fmt.Sprintf("megaphone {\nbuffer 1\nbroker disk {\npath %s\n}\n}", filepath.Join(t.TempDir(), "journal"))
+	s := serve(t, settings, topicSite)
+	s.call(200, http.MethodPut, "/topic/news", `{"keep":"1MB"}`)
+	member := s.createWith(`{"topics":["news"]}`)
+	s.publish("news", "1")
+	if got := s.publish("news", "2"); got != `{"members":1,"accepted":0,"full":1}` {
+		t.Errorf("publish: %s", got)
+	}
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.reload(settings, topicSite)
+	s.call(200, http.MethodPost, "/topic/news/close", "{}")
+	if got := s.call(200, http.MethodGet, "/topic/news", ""); got != `{"members":1,"connected":0,"kept":2,"closed":"done"}` {
+		t.Errorf("topic: %s", got)
+	}
+	poll := s.get("/read/" + member.ConsumerAddress + "?poll=0s")
+	if !strings.Contains(poll.body, `"body":1}`) || !strings.Contains(poll.body, `"missed":1,`) || !strings.Contains(poll.body, `"end":"done"}`) {
+		t.Errorf("read: %s", poll.body)
+	}
+	later := s.createWith(`{"topics":[{"topic":"news","last":"all"}]}`)
+	poll = s.get("/read/" + later.ConsumerAddress + "?poll=0s")
+	if !strings.Contains(poll.body, `"body":1}`) || !strings.Contains(poll.body, `"body":2}`) || !strings.Contains(poll.body, `"end":"done"}`) {
+		t.Errorf("read: %s", poll.body)
+	}
 }
 
 // TestABackupIsAJournal makes a backup through the admin API, and goes on with it.

@@ -2,6 +2,7 @@ package megaphone_test
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -37,7 +38,8 @@ func startRedisProcess(t *testing.T) (socket string, server *os.Process) {
 		_ = process.Wait()
 	})
 	for range 1000 {
-		if _, err := os.Stat(socket); err == nil {
+		if c, err := net.Dial("unix", socket); err == nil {
+			_ = c.Close()
 			return socket, process.Process
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -240,5 +242,34 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		if time.Now().After(limit) {
 			t.Fatalf("never: %s", what)
 		}
+	}
+}
+
+// TestTopicsInRedis: a site with them loads, and they outlive the server's Broker.
+func TestTopicsInRedis(t *testing.T) {
+	global := fmt.Sprintf("megaphone {\nbuffer 2\ntopic_keep 1MB\nbroker redis %s\n}", startRedis(t))
+	s := serve(t, global, topicSite)
+	a := s.createWith(`{"topics":["news"]}`)
+	if got := s.publish("news", "1"); got != `{"members":1,"accepted":1,"full":0}` {
+		t.Errorf("publish: %s", got)
+	}
+	s.publish("news", "2")
+	if got := s.publish("news", "3"); got != `{"members":1,"accepted":0,"full":1}` {
+		t.Errorf("publish: %s", got)
+	}
+	s.reload("megaphone {\nbroker memory\n}", topicSite)
+	s.reload(global, topicSite)
+	read := s.read(a)
+	read.wants("1", "2")
+	if got := s.publish("news", "4"); got != `{"members":1,"accepted":1,"full":0}` {
+		t.Errorf("publish: %s", got)
+	}
+	read.wants("4")
+	later := s.createWith(`{"topics":[{"topic":"news","last":"all"}]}`)
+	s.call(200, http.MethodPost, "/topic/news/close", `{"as":"done"}`)
+	s.read(later).wants("1", "2", "3", "4", "null")
+	read.wants("null")
+	if got := s.call(200, http.MethodGet, "/topic/news", ""); got != `{"members":2,"connected":2,"kept":4,"closed":"done"}` {
+		t.Errorf("the topic is %s", got)
 	}
 }

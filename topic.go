@@ -28,7 +28,7 @@ func (h *Handler) checkTopics() error {
 	h.topics, _ = h.app.broker.(broker.Topics)
 	for _, name := range h.Endpoints {
 		if h.topics == nil && (name == "topics" || name == "publish") {
-			return fmt.Errorf("endpoint %q: the broker %s has no topics: leave the endpoint out, or use another broker, such as memory",
+			return fmt.Errorf("endpoint %q: the broker %s has no topics: leave the endpoint out, or use another broker, such as memory or redis",
 				name, h.app.provider.(caddy.Module).CaddyModule().ID.Name())
 		}
 	}

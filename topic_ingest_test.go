@@ -230,7 +230,7 @@ func TestABrokerWithoutTopics(t *testing.T) {
 	s.post("/create", `{"topics":["t"]}`).wantError(t, 403, "FORBIDDEN")
 	for _, name := range []string{"topics", "publish"} {
 		err := s.load("megaphone {\nbroker guest\n}", "megaphone create "+name)
-		if err == nil || !strings.Contains(err.Error(), `endpoint "`+name+`": the broker guest has no topics: leave the endpoint out, or use another broker, such as memory`) {
+		if err == nil || !strings.Contains(err.Error(), `endpoint "`+name+`": the broker guest has no topics: leave the endpoint out, or use another broker, such as memory or redis`) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -69,7 +69,8 @@ type Topics interface {
 	// after it. After CloseTopic, PublishTopic fails with [ErrTopicClosed] until the topic ceases to exist: that is at once if it
 	// has neither members nor a memory. Members stay members. A later Join that asks for kept messages brings all of them that it
 	// asks for, and then the end, if the channel knows topics. Closing again does nothing. It waits for its turn as PublishTopic
-	// does.
+	// does. If it fails with [ErrStorage], the topic is not closed; some members may have the end all the same, and get another one
+	// when it is closed again.
 	CloseTopic(ctx context.Context, topic string, end *Message, l Limits) error
 
 	// Topic tells what there is to know of a topic. One that does not exist has a name and nothing else.

@@ -22,6 +22,7 @@ func TestCommandJournalBackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.run(0, "1\n2\n", "send", channel.ProducerAddress, "stream")
+	s.run(0, "", "topic", "join", "news", channel.ProducerAddress)
 
 	copied := filepath.Join(folder, "copy")
 	out, _ := s.run(0, "", "journal", "backup", copied)
@@ -51,7 +52,7 @@ func TestCommandJournalBackup(t *testing.T) {
 
 	check := s.Command("megaphone", "journal", "check", "--path", copied)
 	text, err := check.CombinedOutput()
-	if words := strings.Join(strings.Fields(string(text)), " "); err != nil || !strings.Contains(words, "channels 1 messages 2 ") {
+	if words := strings.Join(strings.Fields(string(text)), " "); err != nil || !strings.Contains(words, "channels 1 messages 2 missing between them 0 topics 1 memberships 1 kept by topics 0 ") {
 		t.Errorf("check: %v\n%s", err, text)
 	}
 	restored := &commandServer{testserver.New(t), t, s.url}

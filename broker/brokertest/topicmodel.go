@@ -18,7 +18,7 @@ var topicModelTests = group{
 		t := s.topics()
 		runs, steps := 200, 100
 		if t.realTime {
-			runs, steps = 1, 60
+			runs, steps = 2, 60
 		}
 		for range runs {
 			seed := rand.Uint64()

@@ -98,4 +98,5 @@ func (m *topicModel) readAll(c *modelChannel) {
 		m.takeFrom(c)
 		m.settleUpTo(c, c.queue[c.next-1].ID())
 	}
+	m.holds(c.Consumer, 0, 0) // a store elsewhere learns of it a moment later
 }

@@ -28,8 +28,15 @@ func TestUntilTheStartNoChannelIsMissing(t *testing.T) {
 		_, list := b.List(ctx, broker.ListOptions{Limit: 1})
 		_, find := b.Find(ctx, address)
 		_, peek := b.Peek(ctx, address, 1)
+		_, member := b.CreateMember(ctx, "agent", nil, l)
+		_, publish := b.PublishTopic(ctx, "topic", m, broker.FullMiss, l)
+		_, topic := b.Topic(ctx, "topic")
+		_, topics := b.ListTopics(ctx, broker.TopicListOptions{Limit: 1})
 		for name, err := range map[string]error{
 			"create": create, "publish": b.Publish(ctx, address, m, l), "subscribe": subscribe, "state": state, "list": list,
+			"member": member, "publish to a topic": publish, "topic": topic, "topics": topics,
+			"join": b.Join(ctx, address, broker.Join{Topic: "topic"}, l), "leave": b.Leave(ctx, address, "topic"),
+			"keep": b.KeepTopic(ctx, "topic", broker.Keep{}, l), "close": b.CloseTopic(ctx, "topic", m, l),
 			"find": find, "peek": peek, "delete": b.Delete(ctx, address), "health": b.Healthy(),
 			"batch":  b.PublishBatch(ctx, []string{address}, []*broker.Message{m}, l)[0].Err,
 			"ingest": in.Finish(ctx).Failures[0].Err,
@@ -131,7 +138,7 @@ func TestTheJournalStaysSmall(t *testing.T) {
 			var live int64
 			for id := range b.log.engine.IDs() {
 				b.log.engine.Look(id, func(c journal.Locked) {
-					live += channelOverhead
+					live += holderOverhead + int64(len(c.Member().Topics))*membershipOverhead
 					for _, m := range c.Messages() {
 						live += m.Size()
 					}
@@ -150,9 +157,14 @@ func TestTheJournalStaysSmall(t *testing.T) {
 		image := f.content()
 		again := openTest(t, folderOf(image), Process)
 		defer again.Close()
-		if was, is := b.Stats(), again.Stats(); was.Pending != is.Pending || was.InFlight != is.InFlight || was.BufferedBytes != is.BufferedBytes {
+		was, is := b.Stats(), again.Stats()
+		if was.Pending != is.Pending || was.InFlight != is.InFlight || was.BufferedBytes != is.BufferedBytes {
 			t.Errorf("after a restart there are %d and %d messages with %d bytes, want %d and %d with %d",
 				is.Pending, is.InFlight, is.BufferedBytes, was.Pending, was.InFlight, was.BufferedBytes)
+		}
+		if was.Topics != is.Topics || was.Memberships != is.Memberships || was.KeptBytes != is.KeptBytes || is.Memberships == 0 {
+			t.Errorf("after a restart there are %d topics with %d members, which keep %d bytes, want %d with %d, %d bytes",
+				is.Topics, is.Memberships, is.KeptBytes, was.Topics, was.Memberships, was.KeptBytes)
 		}
 	})
 }

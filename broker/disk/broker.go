@@ -1,4 +1,4 @@
-// Package disk keeps channels and their messages in memory, and in a journal on the disk, so they survive a restart of
+// Package disk keeps channels, topics and their messages in memory, and in a journal on the disk, so they survive a restart of
 // the process. Its [Broker] is that of package memory with a journal.
 //
 // The journal is a folder of segments (segment.go), each with records (record.go). The channels write a record for each
@@ -59,7 +59,6 @@ const SegmentSize = 64 << 20
 // A Broker is a [broker.Broker] whose channels outlive the process.
 type Broker struct {
 	*memory.Broker
-	noTopics //nolint:unused // hides methods of the other one
 
 	log     *log
 	options Options
@@ -69,13 +68,6 @@ type Broker struct {
 	closed   bool
 	ready    atomic.Bool
 }
-
-// noTopics hides the topics of the embedded Broker, which the journal does not know: a method that two embedded fields have at
-// the same depth is nobody's. So a Broker implements neither [broker.Topics] nor [broker.TopicSource].
-type noTopics struct{} //nolint:unused // embedded
-
-func (noTopics) PublishTopic() {} //nolint:unused // hides that of memory.Broker
-func (noTopics) OnTopics()     {} //nolint:unused // the same
 
 // Open returns a Broker. It touches no file until [Broker.Start] is called. The caller must call Close.
 func Open(o Options) *Broker {
@@ -150,7 +142,7 @@ func (l *log) start(ctx context.Context) (*Report, error) {
 	if err := l.begin(r, false); err != nil {
 		return nil, err
 	}
-	l.engine.Restore(all)
+	l.engine.Restore(all.topics, all.channels)
 	if gaps > 0 || len(r.report.Damages) > 0 {
 		if err := l.rewrite(l.head.sequence); err != nil {
 			l.end()
@@ -198,7 +190,7 @@ func (l *log) rewrite(first uint64) error {
 // copyAll writes all that lives, and makes it durable.
 func (l *log) copyAll() (err error) {
 	for id := range l.engine.IDs() {
-		l.engine.Look(id, func(c journal.Locked) { err = l.copyChannel(c) })
+		l.engine.Look(id, func(c journal.Locked) { err = l.copyAllOf(c) })
 		if err != nil {
 			return err
 		}

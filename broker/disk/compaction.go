@@ -10,8 +10,11 @@ import (
 // Compaction copies what still lives out of the oldest segment to the end, and removes that segment. All that lives is in
 // memory, so there is no other snapshot. Most messages do not live long, so there is little to copy.
 
-// channelOverhead is about how many bytes a channel without messages takes in a journal.
-const channelOverhead = 200
+// How many bytes a channel or a topic without messages, and a membership, takes in a journal, more or less.
+const (
+	holderOverhead     = 200
+	membershipOverhead = 32
+)
 
 // compact compacts until the sealed segments take at most twice what lives, and one segment. It visits each segment once at
 // most. If that is not enough, what lives takes more than it seems to, since a message that several channels hold counts
@@ -28,8 +31,7 @@ func (l *log) compact() {
 		for _, s := range l.sealed {
 			used += int64(s.size)
 		}
-		bytes, channels := l.engine.Live()
-		live := bytes + int64(channels)*channelOverhead
+		live := l.live()
 		enough := used <= int64(2*l.scale*float64(live))+int64(l.size)
 		if enough || l.fault != nil || l.closed || l.sealed[0].sequence >= last {
 			if l.mu.Unlock(); i > 0 {
@@ -48,6 +50,12 @@ func (l *log) compact() {
 		}
 		copied += n
 	}
+}
+
+// live returns about how many bytes a journal takes that has nothing but what lives.
+func (l *log) live() int64 {
+	bytes, holders, memberships := l.engine.Live()
+	return bytes + int64(holders)*holderOverhead + int64(memberships)*membershipOverhead
 }
 
 // compactSegment copies what lives of a sealed segment, and removes it. It returns how many bytes it has copied.
@@ -155,26 +163,48 @@ type place struct {
 func (c *copier) copy(offset int, payload []byte, r *record) bool {
 	c.offset, c.payload, c.record = offset, payload, r
 	switch r.kind {
-	case kindChannel, kindPut, kindPart, kindSame:
+	case kindPut, kindPart, kindSame:
+		c.log.engine.Look(r.id, c.lookMessage)
+	case kindChannel, kindTopic, kindJoin, kindMark, kindMember:
 		c.log.engine.Look(r.id, c.look)
 	}
 	return c.err == nil
 }
 
-// look copies the record, whose channel lives.
+// look copies a record that has no message, and whose channel or topic lives. It writes how things are now.
 func (c *copier) look(live journal.Locked) {
-	l, r := c.log, c.record
-	if r.kind != kindChannel && r.position <= live.LetGo() {
-		return
-	}
-	payload := c.payload
-	if r.kind == kindChannel {
+	var payload []byte
+	switch r := c.record; r.kind {
+	case kindChannel:
 		payload = appendChannel(nil, live.Snapshot())
+	case kindTopic:
+		payload = appendTopic(nil, live.Topic())
+	case kindJoin:
+		if live.IsMember(r.joins) {
+			payload = c.payload
+		}
+	case kindMark:
+		if m := live.MarkAt(r.position); m != (journal.Mark{}) {
+			payload = appendMark(nil, r.id, r.position, m)
+		}
+	case kindMember:
+		payload = appendMember(nil, live.Member())
+	}
+	if payload != nil {
+		c.log.locked(func() { _, c.err = c.write(payload, nil) })
+	}
+}
+
+// lookMessage copies a record that has a message, and whose channel or topic lives.
+func (c *copier) lookMessage(live journal.Locked) {
+	l, r := c.log, c.record
+	if r.position <= live.LetGo() {
+		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch now := live.At(r.position); {
-	case r.kind != kindChannel && c.isOutdated(now):
+	case c.isOutdated(now):
 		c.err = c.renew(now)
 		return
 	case r.kind == kindSame:
@@ -182,7 +212,7 @@ func (c *copier) look(live journal.Locked) {
 		return
 	}
 	var at int
-	if at, c.err = c.write(payload, nil); r.kind == kindPut {
+	if at, c.err = c.write(c.payload, nil); r.kind == kindPut {
 		c.places[c.offset] = place{l.head.sequence, at}
 	}
 }

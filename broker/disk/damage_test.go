@@ -205,6 +205,19 @@ func FuzzJournal(f *testing.F) {
 	f.Add(channel, append(appendPart(nil, is, 1, flags{}, crc32.Checksum(line, castagnoli), len(line), 0), line...), true)
 	f.Add(append(appendPut(nil, is, 1, flags{}), line...), appendSame(nil, is, 2, segmentHeader), true)
 	f.Add(channel, appendMove(nil, is, &journal.Move{Taken: 2, LetGo: 1, LetGoID: m.ID(), LetGoKeys: []broker.EventID{m.ID()}}), true)
+	topic := &journal.Topic{ID: journal.ID{Place: journal.TopicPlace | 1, Tag: 3}, Name: "news", Keep: broker.Keep{Bytes: 1000, TTL: time.Hour}}
+	if topic.End, err = broker.NewEnd("stream", broker.EndDone); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(appendTopic(nil, topic), append(appendPut(nil, topic.ID, 1, flags{}), line...), true)
+	f.Add(channel, appendTopic(nil, topic), true)
+	f.Add(appendTopic(nil, topic), appendTopic(nil, &journal.Topic{ID: journal.ID{Place: journal.TopicPlace, Tag: 4}, Name: "news"}), true)
+	f.Add(channel, appendJoin(nil, kindJoin, is, topic.ID), true)
+	f.Add(channel, appendJoin(nil, kindLeave, is, topic.ID), true)
+	f.Add(channel, appendMark(nil, is, 1, journal.Mark{Missed: 3, Gap: true}), true)
+	f.Add(channel, appendMember(nil, &journal.Member{ID: is, Topics: []journal.ID{topic.ID}, Marks: []journal.Marks{
+		{Position: 1, Count: 1 << 29, Mark: journal.Mark{Outside: true}}, {Position: 2, Count: 1, Mark: journal.Mark{Missed: 1}},
+	}}), true)
 	f.Add(channel, appendRead(nil, is, &journal.Read{Follows: true, TTL: time.Second, LastRead: time.Unix(1, 0)}), true)
 	f.Fuzz(func(t *testing.T, first, second []byte, sum bool) {
 		data := make([]byte, segmentHeader+recordSize(len(first))+recordSize(len(second))+64)
@@ -227,8 +240,24 @@ func FuzzJournal(f *testing.F) {
 			return
 		}
 		defer r.close()
-		if _, _, err := r.channels(); err != nil {
+		all, _, err := r.channels()
+		if err != nil {
 			return
 		}
+		if n := len(all.channels); n > 0 && all.channels[n-1].Place > 1000 {
+			return // it would take much memory
+		}
+		if n := len(all.topics); n > 0 && all.topics[n-1].Place > journal.TopicPlace+1000 {
+			return
+		}
+		b := Open(Options{segment: smallSegment, folder: &testFolder{}})
+		defer b.Broker.Close()
+		if err := b.log.folder.prepare(); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.log.begin(&recovery{}, false); err != nil {
+			t.Fatal(err)
+		}
+		b.log.engine.Restore(all.topics, all.channels)
 	})
 }

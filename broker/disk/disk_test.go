@@ -19,14 +19,3 @@ func TestTheBrokerKeepsTheContract(t *testing.T) {
 		})
 	}
 }
-
-// TestTheBrokerHasNoTopics: the embedded Broker has, and would forget them at a restart.
-func TestTheBrokerHasNoTopics(t *testing.T) {
-	var b any = new(Broker)
-	if _, ok := b.(broker.Topics); ok {
-		t.Error("the Broker claims to have topics, which the journal does not keep")
-	}
-	if _, ok := b.(broker.TopicSource); ok {
-		t.Error("the Broker claims to report on topics")
-	}
-}

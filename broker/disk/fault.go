@@ -58,7 +58,7 @@ func (l *log) renew() error {
 		return err
 	}
 	for id := range l.engine.IDs() {
-		l.engine.Look(id, func(c journal.Locked) { err = l.copyChannel(c) })
+		l.engine.Look(id, func(c journal.Locked) { err = l.copyAllOf(c) })
 		if err == nil && l.isHalted() {
 			err = errClosed
 		}
@@ -112,18 +112,22 @@ func (l *log) giveUp() (first uint64, err error) {
 	return l.head.sequence, nil
 }
 
-// copyChannel writes all of a channel.
-func (l *log) copyChannel(c journal.Locked) error {
-	s := c.Snapshot()
-	var err error
-	l.locked(func() { _, err = l.write(appendChannel(nil, s), nil, renewal) })
-	for position, m := range c.Messages() {
+// copyAllOf writes all of a channel or a topic.
+func (l *log) copyAllOf(c journal.Locked) (err error) {
+	id, heads := headsOf(c, false)
+	for _, head := range heads {
+		l.locked(func() { _, err = l.write(head, nil, renewal) })
 		if err != nil {
 			return err
 		}
-		l.locked(func() { err = l.put(s.ID, position, m, nil, renewal) })
 	}
-	return err
+	for position, m := range c.Messages() {
+		l.locked(func() { err = l.put(id, position, m, nil, renewal) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // renewed ends the attempt of renew.
@@ -146,11 +150,12 @@ func (l *log) payDebts() {
 	debts := l.debts
 	l.debts = nil
 	l.mu.Unlock()
-	for id := range debts {
-		var snapshot *journal.Channel
+	for id, ofTopics := range debts {
 		lives := l.engine.Look(id, func(c journal.Locked) {
-			snapshot = c.Snapshot()
-			l.locked(func() { l.writeOrOwe(id, appendChannel(nil, snapshot)) })
+			_, heads := headsOf(c, ofTopics)
+			for _, head := range heads {
+				l.locked(func() { l.writeOrOwe(id, head) })
+			}
 		})
 		if !lives {
 			l.locked(func() { l.writeOrOwe(id, appendID(nil, kindDelete, id)) })

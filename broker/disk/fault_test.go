@@ -354,3 +354,35 @@ func TestAFolderHasOneProcess(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestWritersThatWaitForASegmentFindRoom: those that go on first take the room that is left in the segment before.
+func TestWritersThatWaitForASegmentFindRoom(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		f := newFaulty(t, Process)
+		l := f.broker.log
+		for free := l.size; free > l.reserve(); l.locked(func() { free = l.free() }) {
+			f.write(nil)
+		}
+		synctest.Wait()
+		l.mu.Lock()
+		next := l.next
+		l.next, l.preparing = nil, true // as if it took long to make it
+		l.mu.Unlock()
+		var writers sync.WaitGroup
+		for range 100 { // which is more than there is room for
+			writers.Go(func() { _, _ = f.broker.Create(t.Context(), strings.Repeat("a", 200), brokerfixture.Limits) })
+		}
+		synctest.Wait()
+		l.locked(func() {
+			l.next, l.preparing = next, false
+			l.prepared.Broadcast()
+		})
+		writers.Wait()
+		f.has(f.broker)
+		l.locked(func() {
+			if l.head != next {
+				t.Error("the writers have found room in the segment before")
+			}
+		})
+	})
+}

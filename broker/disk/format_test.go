@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
@@ -91,6 +92,57 @@ func writeFormat(t *testing.T) {
 	if err := os.WriteFile(filepath.Join("testdata", "version-1.journal"), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestAJournalWithTopicsIsRead that an earlier version has written. One channel has taken a message of two topics, knows that it
+// has missed two more, and has the end of one, outside the buffer. It has left the other one. The first topic keeps a message.
+func TestAJournalWithTopicsIsRead(t *testing.T) {
+	const name = "testdata/topics.journal"
+	if *update {
+		writeTopics(t, name)
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inBubble(t, func(t *testing.T) {
+		b := openTest(t, folderOf(map[string][]byte{segmentName(1): data}), Process)
+		defer b.Close()
+		page, err := b.List(t.Context(), broker.ListOptions{Limit: 10})
+		if err != nil || len(page.Channels) != 1 || page.Channels[0].InFlight != 1 || page.Channels[0].Pending != 1 {
+			t.Fatalf("%+v, error %v", page, err)
+		}
+		if got, want := lines(t, b, page.Channels[0].Addresses), []string{"one", "2 missed, nulldone"}; !slices.Equal(got, want) {
+			t.Errorf("the channel has %q, want %q", got, want)
+		}
+		i, err := b.Topic(t.Context(), "kept")
+		if err != nil || i.Members != 1 || i.Kept != 1 || i.Closed != broker.EndDone || i.Keep.TTL != 100_000*time.Hour {
+			t.Errorf("%+v, error %v", i, err)
+		}
+		if i, err := b.Topic(t.Context(), "left"); err != nil || i != (broker.TopicInfo{Name: "left"}) {
+			t.Errorf("%+v, error %v", i, err)
+		}
+	})
+}
+
+// writeTopics writes such a journal as this version does.
+func writeTopics(t *testing.T, name string) {
+	t.Helper()
+	path := t.TempDir()
+	s := &topical{T: t, broker: Open(Options{Path: path, segment: smallSegment}), limits: brokerfixture.Limits}
+	s.no(s.broker.Start(t.Context()))
+	s.no(s.broker.KeepTopic(t.Context(), "kept", broker.Keep{Bytes: 400, TTL: 100_000 * time.Hour}, s.limits))
+	a := s.member(broker.Join{Topic: "kept"}, broker.Join{Topic: "left"})
+	s.publish("kept", "one", 10, broker.Published{Members: 1, Accepted: 1})
+	lines(t, s.broker, a)
+	s.publish("kept", "missed", 0, broker.Published{Members: 1, Full: 1})
+	s.publish("left", "missed", 0, broker.Published{Members: 1, Full: 1})
+	s.no(s.broker.Leave(t.Context(), a.Producer, "left"))
+	s.no(s.close("kept"))
+	s.broker.Close()
+	data, err := os.ReadFile(filepath.Join(path, segmentName(1)))
+	s.no(err)
+	s.no(os.WriteFile(name, data, 0o600))
 }
 
 // TestALaterFormatIsRefused, and not changed.

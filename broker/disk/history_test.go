@@ -46,7 +46,7 @@ func (h facts) sumUp(before int) (tracks map[string]*track, all history.History)
 	tracks = map[string]*track{}
 	writing := map[string]int{} // values, and where the history has them
 	for i, f := range h {
-		if f.done && f.at >= before {
+		if f.done && f.at >= before || f.act == keeps || f.act == closes {
 			continue
 		}
 		c := tracks[f.consumer]
@@ -55,6 +55,7 @@ func (h facts) sumUp(before int) (tracks map[string]*track, all history.History)
 			tracks[f.consumer] = c
 		}
 		switch {
+		case f.act == knows, f.act == joins, f.act == leaves, f.act == misses: // see ofTopics
 		case f.act == creates && f.done:
 			c.created = true
 		case f.act == writes && f.done:
@@ -87,7 +88,7 @@ func value(consumer string, n int) string { return fmt.Sprint(consumer, " ", n) 
 // check compares a Broker that was opened after a crash with the facts before it. What consumers tried to settle they have
 // seen. With what is there now, that must be a history without faults. Channels must be there, or not, as clients were told. If
 // settlesHold, nothing may come again that was settled. It returns how many messages it has seen.
-func (h facts) check(tb testing.TB, b broker.Broker, before int, settlesHold bool) (seen int) {
+func (h facts) check(tb testing.TB, b *Broker, before int, settlesHold bool) (seen int) {
 	tb.Helper()
 	tracks, all := h.sumUp(before)
 	all.Undelivered = map[string]int{}
@@ -113,6 +114,7 @@ func (h facts) check(tb testing.TB, b broker.Broker, before int, settlesHold boo
 	for _, fault := range all.Check() {
 		tb.Error(fault)
 	}
+	h.checkTopics(tb, b, before, settlesHold)
 	page, err := b.List(tb.Context(), broker.ListOptions{Limit: 1 << 20})
 	if err != nil {
 		tb.Fatal(err)
@@ -142,13 +144,15 @@ func (c *track) deliveries(consumer string, there []int) (all []history.Delivery
 	return all
 }
 
-// numbersOf returns the numbers of messages. One that no test has written has -1.
-func numbersOf(ms []*broker.Message) []int {
-	numbers := make([]int, len(ms))
-	for i, m := range ms {
-		var err error
-		if numbers[i], err = strconv.Atoi(string(m.Body()[:min(8, len(m.Body()))])); err != nil {
-			numbers[i] = -1
+// numbersOf returns the numbers of messages. One that no test has written has -1, and the end of a topic has none.
+func numbersOf(ms []*broker.Message) (numbers []int) {
+	for _, m := range ms {
+		n, err := strconv.Atoi(string(m.Body()[:min(8, len(m.Body()))]))
+		if err != nil {
+			n = -1
+		}
+		if m.End() == "" {
+			numbers = append(numbers, n)
 		}
 	}
 	return numbers

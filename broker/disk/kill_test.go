@@ -109,6 +109,8 @@ func runVictim(t *testing.T, path string, seed uint64, after time.Duration) (h f
 		}
 		h = append(h, f)
 	}
-	_ = cmd.Wait() // it was killed
+	if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != -1 {
+		t.Fatalf("the process has ended before it was killed: %v", cmd.ProcessState)
+	}
 	return h
 }

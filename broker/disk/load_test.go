@@ -13,28 +13,32 @@ import (
 
 // A load uses a Broker at random, in all ways that leave records, and tells what it does. One goroutine uses it.
 type load struct {
-	broker broker.Broker
+	broker broker.Topics
 	random *rand.Rand
 	tell   func(a act, done bool, consumer string, n int)
 	next   *int // the number of the next message
 
 	channels []broker.Addresses
+	topics   []*topicLoad
 	limits   broker.Limits
 	large    int // the size of large messages
 }
 
-func newLoad(b broker.Broker, seed uint64, next *int, tell func(act, bool, string, int)) *load {
+func newLoad(b broker.Topics, seed uint64, next *int, tell func(act, bool, string, int)) *load {
 	return &load{
 		broker: b, random: rand.New(rand.NewPCG(seed, 1)), tell: tell, next: next, large: 3000,
 		limits: broker.Limits{
 			Buffer: 8, InFlight: 8, TTL: time.Hour, MaxChannels: 1000, MaxMemory: 1 << 30, MaxChannelsPerClient: 1000, Client: "client",
+			MaxTopics: 1000,
 		},
 	}
 }
 
 // step does one thing. It returns false once the Broker is closed.
 func (l *load) step(ctx context.Context) bool {
-	switch n := l.random.IntN(20); {
+	switch n := l.random.IntN(30); {
+	case n >= 20 && len(l.channels) >= 3:
+		return l.topicStep(ctx)
 	case len(l.channels) < 3 || n == 0:
 		return l.create(ctx)
 	case n == 1 && len(l.channels) > 6:
@@ -66,6 +70,7 @@ func (l *load) delete(ctx context.Context) bool {
 		l.tell(deletes, true, a.Consumer, 0)
 	}
 	l.channels = append(l.channels[:i], l.channels[i+1:]...)
+	l.deleted(a)
 	return !errors.Is(err, broker.ErrClosed)
 }
 
@@ -134,11 +139,14 @@ func (l *load) read(ctx context.Context) bool {
 	ms, _ := s.Take(nil, 2000)
 	if len(ms) > 0 && l.random.IntN(2) == 0 {
 		m := ms[l.random.IntN(len(ms))]
-		var n int
-		_, _ = fmt.Sscan(string(m.Body()[:8]), &n)
-		l.tell(settles, false, a.Consumer, n)
+		n := numbersOf([]*broker.Message{m})
+		if len(n) == 0 {
+			s.End(broker.EndFault)
+			return true // the end of a topic
+		}
+		l.tell(settles, false, a.Consumer, n[0])
 		if s.Settle(m.ID()) {
-			l.tell(settles, true, a.Consumer, n)
+			l.tell(settles, true, a.Consumer, n[0])
 		}
 	}
 	s.End(broker.End(l.random.IntN(2)))

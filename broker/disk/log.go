@@ -39,8 +39,8 @@ type log struct {
 	holders   []holder // whom to tell when commit is durable
 	fault     error    // why nothing may be written; see fault.go
 	renewing  bool
-	full      bool                    // a record was refused for want of room, and there is none yet
-	debts     map[journal.ID]struct{} // channels of which something could not be written
+	full      bool                // a record was refused for want of room, and there is none yet
+	debts     map[journal.ID]bool // channels and topics of which something could not be written; true: what is about topics
 	closed    bool
 
 	syncing sync.Mutex // held while segments are synced or given up
@@ -175,9 +175,10 @@ func (l *log) writeOrOwe(id journal.ID, payload []byte) bool {
 	_, err := l.write(payload, nil, urgent)
 	if err != nil && !l.closed {
 		if l.debts == nil {
-			l.debts = map[journal.ID]struct{}{}
+			l.debts = map[journal.ID]bool{}
 		}
-		l.debts[id] = struct{}{}
+		kind := payload[0]
+		l.debts[id] = l.debts[id] || kind == kindLeave || kind == kindMark || kind == kindMember
 	}
 	return err == nil
 }
@@ -239,15 +240,12 @@ func (l *log) makeRoom(size int, u urgency) error {
 		return l.fault
 	}
 	free := len(l.head.mem) - l.head.end
-	if free >= size && (u != patient || l.next != nil || free >= size+l.reserve()) {
-		return nil
-	}
-	if l.next == nil && l.nextErr == nil {
-		l.prepareNext(false)
-	}
 	switch {
-	case l.next == nil && free >= size && u != patient:
+	case free >= size && (u != patient || l.next != nil || free >= size+l.reserve()):
 		return nil
+	case l.next == nil && l.nextErr == nil:
+		l.prepareNext(false)
+		return l.makeRoom(size, u) // others may have written meanwhile
 	case l.next == nil:
 		if !l.full {
 			l.full = true
@@ -255,8 +253,6 @@ func (l *log) makeRoom(size int, u urgency) error {
 			signal(l.wake)
 		}
 		return l.nextErr
-	case free >= size:
-		return nil
 	}
 	return l.advance(l.head.end, false)
 }

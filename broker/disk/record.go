@@ -28,15 +28,28 @@ const (
 	kindPut
 	// kindPart has a part of a message that is too large for one record.
 	kindPart
-	// kindSame has a message that a kindPut of another channel, earlier in the same segment, has too.
+	// kindSame has a message that a kindPut of another channel or topic, earlier in the same segment, has too.
 	kindSame
 	// kindMove says how far messages were taken and let go, and kindTake only how far they were taken.
 	kindMove
 	kindTake
 	// kindRead is the beginning or the end of a read.
 	kindRead
-	// kindDelete is the end of a channel.
+	// kindDelete is the end of a channel, or of a topic.
 	kindDelete
+
+	// kindTopic has all of a topic but the messages that it keeps. It replaces what was known of the topic. The first membership
+	// or message of a topic comes after one, and compaction writes another one. Those messages are in kindPut and the like, as if
+	// the topic were a channel.
+	kindTopic
+	// kindJoin and kindLeave are the beginning and the end of a membership.
+	kindJoin
+	kindLeave
+	// kindMark says what is special about a message because of topics: see [journal.Mark]. It replaces what was known of the position.
+	kindMark
+	// kindMember has all memberships and marks of a channel. It replaces what was known of them.
+	kindMember
+	lastKind = kindMember
 
 	// keyedFlag marks a kindPut or kindPart whose message has an idempotency key.
 	keyedFlag byte = 0x40
@@ -121,7 +134,7 @@ func appendRead(b []byte, id journal.ID, r *journal.Read) []byte {
 }
 
 func appendReads(b []byte, r *journal.Read) []byte {
-	b = append(b, bit(r.Follows, 1)|bit(r.Acks, 2)|bit(r.OwnTTL, 4))
+	b = append(b, bit(r.Follows, 1)|bit(r.Acks, 2)|bit(r.OwnTTL, 4)|bit(r.KnowsTopics, 8))
 	b = binary.AppendVarint(b, unixNano(r.LastRead))
 	b = binary.AppendVarint(b, int64(r.TTL))
 	return binary.AppendUvarint(b, r.Unconfirmed)
@@ -190,10 +203,14 @@ type record struct {
 	channel  *journal.Channel
 	move     journal.Move
 	read     journal.Read
+	topic    *journal.Topic
+	joins    journal.ID // the topic, for kindJoin and kindLeave
+	mark     journal.Mark
+	member   *journal.Member
 }
 
 // errUnknown marks a record of a kind that this version does not know, and must not skip.
-var errUnknown = errors.New("the record is of a newer version")
+var errUnknown = errors.New("the record is of a newer version: use the program that wrote the journal, or a later one")
 
 // errMalformed marks a payload whose checksum is right and whose text is not. Nothing but another program writes that.
 var errMalformed = errors.New("the record is malformed")
@@ -210,7 +227,7 @@ func parseRecord(payload []byte) (r record, err error) {
 	const ofMessages = keyedFlag | sharedFlag | mergeFlag
 	kind := payload[0] &^ ofMessages
 	r.kind, r.flags.kind = kind, payload[0]&ofMessages
-	if kind == 0 || kind > kindDelete {
+	if kind == 0 || kind > lastKind {
 		if kind&skipFlag != 0 {
 			return record{}, nil
 		}
@@ -237,6 +254,9 @@ func parseRecord(payload []byte) (r record, err error) {
 		r.move.Taken = d.uint()
 	case kindRead:
 		r.read = d.reads()
+	case kindDelete: // that is all
+	default:
+		d.ofTopics(kind, &r)
 	}
 	if d.bad || len(d.rest) > 0 {
 		return r, errMalformed
@@ -336,7 +356,7 @@ func (d *decoder) moves() (m journal.Move) {
 
 func (d *decoder) reads() (r journal.Read) {
 	if flags := d.bytes(1); flags != nil {
-		r.Follows, r.Acks, r.OwnTTL = flags[0]&1 != 0, flags[0]&2 != 0, flags[0]&4 != 0
+		r.Follows, r.Acks, r.OwnTTL, r.KnowsTopics = flags[0]&1 != 0, flags[0]&2 != 0, flags[0]&4 != 0, flags[0]&8 != 0
 	}
 	r.LastRead, r.TTL = fromUnixNano(d.varint()), time.Duration(d.varint())
 	r.Unconfirmed = d.uint()
@@ -349,6 +369,6 @@ func (d *decoder) channel(id journal.ID) *journal.Channel {
 	c.Created = fromUnixNano(d.varint())
 	c.Read = d.reads()
 	c.Move = d.moves()
-	d.bad = d.bad || !broker.ValidAgent(c.Agent)
+	d.bad = d.bad || id.Place&journal.TopicPlace != 0 || !broker.ValidAgent(c.Agent)
 	return c
 }

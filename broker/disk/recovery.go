@@ -38,7 +38,7 @@ type readSegment struct {
 	closed         func() error
 }
 
-// A state is what was read of a channel.
+// A state is what was read of a channel or a topic.
 type state struct {
 	channel  *journal.Channel // nil until its record comes
 	move     journal.Move     // without keys
@@ -46,6 +46,8 @@ type state struct {
 	read     *journal.Read // of the newest record; nil if channel is newer
 	messages []messageRef
 	deleted  bool
+	topic    *journal.Topic // nil unless it is a topic
+	member   *member        // nil unless the channel has to do with topics
 }
 
 // A messageRef is where a message, or a part of it, is in a segment.
@@ -222,6 +224,9 @@ func (r *recovery) apply(segment, offset int, rec *record) {
 	if rec.kind == 0 {
 		return
 	}
+	if (rec.kind == kindChannel || rec.kind == kindTopic) && int32(rec.id.Tag-r.nextTag) > 0 { //nolint:gosec // tags go round
+		r.nextTag = rec.id.Tag
+	}
 	s := r.states[rec.id]
 	if s == nil {
 		s = &state{}
@@ -231,9 +236,6 @@ func (r *recovery) apply(segment, offset int, rec *record) {
 	case kindChannel:
 		s.channel, s.read, s.keys = rec.channel, nil, rec.channel.LetGoKeys
 		s.moved(&rec.channel.Move)
-		if int32(rec.id.Tag-r.nextTag) > 0 { //nolint:gosec // tags go round
-			r.nextTag = rec.id.Tag
-		}
 	case kindPut, kindPart:
 		s.messages = append(s.messages, messageRef{rec.position, segment, offset, rec.offset})
 	case kindSame:
@@ -248,6 +250,8 @@ func (r *recovery) apply(segment, offset int, rec *record) {
 		s.read = &read
 	case kindDelete:
 		*s = state{deleted: true}
+	default:
+		s.applyOfTopics(rec)
 	}
 }
 

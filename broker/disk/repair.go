@@ -54,7 +54,7 @@ func repair(ctx context.Context, f folder, segment int, progress func(read, all 
 	if err := b.log.begin(r, true); err != nil {
 		return nil, "", err
 	}
-	b.log.engine.Restore(all)
+	b.log.engine.Restore(all.topics, all.channels)
 	first := b.log.head.sequence
 	err = b.log.copyAll()
 	b.log.halt()

@@ -1,9 +1,13 @@
 package disk
 
 import (
+	"bytes"
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // TestARepairKeepsWhatIsWhole damages a record in the middle, and a whole segment.
@@ -106,5 +110,36 @@ func TestAMissingSegmentRefusesTheStart(t *testing.T) {
 			t.Errorf("the report is %+v, error %v", report, err)
 		}
 		openTest(t, f, Process).Close()
+	})
+}
+
+// TestARepairKeepsTopics but one whose record is damaged: its members have left.
+func TestARepairKeepsTopics(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newTopical(t, Process)
+		a := s.member(broker.Join{Topic: "whole"}, broker.Join{Topic: "damaged"})
+		s.publish("whole", "one", 0, broker.Published{Members: 1, Full: 1})
+		s.publish("whole", "two", 10, broker.Published{Members: 1, Accepted: 1})
+		time.Sleep(2 * syncInterval)
+		image := s.folder.content()
+		at := bytes.Index(image[segmentName(1)], []byte("damaged"))
+		image[segmentName(1)][at] ^= 1
+		f := folderOf(image)
+		report, err := check(t.Context(), f, nil)
+		if err != nil || !report.Refused() || report.Topics != 1 || report.Memberships != 1 || report.MissingMemberships != 1 {
+			t.Fatalf("the report is %+v, error %v", report, err)
+		}
+		if _, kept, err := repair(t.Context(), f, smallSegment, nil); err != nil || kept == "" {
+			t.Fatalf("repair: %q, error %v", kept, err)
+		}
+		b := openTest(t, f, Process)
+		defer b.Close()
+		s.wants(b, a, "1 missed, two")
+		if i, err := b.Topic(t.Context(), "whole"); err != nil || i.Members != 1 {
+			t.Errorf("the topic is %+v, error %v", i, err)
+		}
+		if report, err := check(t.Context(), folderOf(f.content()), nil); err != nil || report.Memberships != 1 || report.MissingMemberships != 0 {
+			t.Errorf("the report is %+v, error %v", report, err)
+		}
 	})
 }

@@ -22,15 +22,32 @@ type Damage struct {
 
 // A Report says what a journal has.
 type Report struct {
-	Channels int      `json:"channels"`
-	Messages int      `json:"messages"`
-	Segments int      `json:"segments"`
-	Bytes    int64    `json:"bytes"` // of all segments
-	Damages  []Damage `json:"damages,omitempty"`
+	Channels int `json:"channels"`
+	Messages int `json:"messages"`
+	// Topics is how many topics there are, Memberships how many memberships they have, and Kept how many messages they keep.
+	Topics      int      `json:"topics"`
+	Memberships int      `json:"memberships"`
+	Kept        int      `json:"kept"`
+	Segments    int      `json:"segments"`
+	Bytes       int64    `json:"bytes"` // of all segments
+	Damages     []Damage `json:"damages,omitempty"`
 	// MissingFiles are segments that were lost between others. There may be more of them behind each.
 	MissingFiles []string `json:"missing_files,omitempty"`
 	// Missing is how many messages were lost between others that are there.
 	Missing int `json:"missing"`
+	// MissingMemberships is how many memberships were lost because their topic was.
+	MissingMemberships int `json:"missing_memberships,omitempty"`
+}
+
+// count counts what there is, but for the messages of channels.
+func (r *Report) count(all *restored) {
+	r.Channels, r.Topics = len(all.channels), len(all.topics)
+	for i := range all.channels {
+		r.Memberships += len(all.channels[i].Topics)
+	}
+	for i := range all.topics {
+		r.Kept += len(all.topics[i].Kept)
+	}
 }
 
 // Refused reports whether a Broker refuses to start with the journal.
@@ -67,13 +84,16 @@ func (b *Broker) report(e event) {
 		logger.Info("the journal takes writes again")
 	case e.started != nil:
 		logger.Info("the journal is open", slog.Int("channels", e.started.Channels), slog.Int("messages", e.started.Messages),
-			slog.Int64("bytes", e.started.Bytes), slog.Duration("took", e.took))
+			slog.Int("topics", e.started.Topics), slog.Int64("bytes", e.started.Bytes), slog.Duration("took", e.took))
 		for _, d := range e.started.Damages {
 			logger.Warn("the end of a segment of the journal was damaged, and is left out", slog.String("file", d.File),
 				slog.Int("offset", d.Offset), slog.Int("bytes", d.Bytes), slog.Int("records", d.Records))
 		}
 		if e.started.Missing > 0 {
 			logger.Warn("messages are missing in the journal between others", slog.Int("messages", e.started.Missing))
+		}
+		if e.started.MissingMemberships > 0 {
+			logger.Warn("topics are missing in the journal, and their members have left", slog.Int("memberships", e.started.MissingMemberships))
 		}
 	}
 }

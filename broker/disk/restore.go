@@ -15,12 +15,19 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
-// channels returns the channels that live, with their messages. Several goroutines make them.
-func (r *recovery) channels() (all []journal.Restored, gaps int, err error) {
-	all = make([]journal.Restored, 0, len(r.states))
+// restored are the channels and the topics that live, with their messages, by place.
+type restored struct {
+	channels []journal.Restored
+	topics   []journal.RestoredTopic
+}
+
+// channels returns the channels and the topics that live. Several goroutines make them. It tells how many of them lack something.
+func (r *recovery) channels() (all restored, gaps int, err error) {
+	all.channels = make([]journal.Restored, 0, len(r.states))
 	states := make([]*state, 0, len(r.states))
+	r.dropNamesakes()
 	for _, s := range r.states {
-		if !s.deleted && s.channel != nil {
+		if s.channel != nil || s.topic != nil {
 			states = append(states, s)
 		}
 	}
@@ -38,54 +45,72 @@ func (r *recovery) channels() (all []journal.Restored, gaps int, err error) {
 	}
 	done.Wait()
 	for _, p := range parts {
-		all = append(all, p.all...)
+		all.channels, all.topics = append(all.channels, p.made.channels...), append(all.topics, p.made.topics...)
 		gaps += p.gaps
 		r.report.Missing += p.missing
+		r.report.MissingMemberships += p.missingMemberships
 		r.report.Messages += p.messages
 		err = cmp.Or(err, p.err)
 	}
-	slices.SortFunc(all, func(a, b journal.Restored) int { return cmp.Compare(a.Place, b.Place) })
-	r.report.Channels = len(all)
+	slices.SortFunc(all.channels, func(a, b journal.Restored) int { return cmp.Compare(a.Place, b.Place) })
+	slices.SortFunc(all.topics, func(a, b journal.RestoredTopic) int { return cmp.Compare(a.Place, b.Place) })
+	r.report.count(&all)
 	return all, gaps, err
 }
 
 // errPanicked is the error of a goroutine that has panicked.
 var errPanicked = errors.New("a bug: see the panic in the log")
 
-// A restorer makes some of the channels that a recovery has read.
+// A restorer makes some of the channels and topics that a recovery has read.
 type restorer struct {
 	*recovery
 
-	all                     []journal.Restored
-	gaps, missing, messages int // channels that lack messages, such messages, and those that are there
-	err                     error
+	made               restored
+	gaps               int // channels and topics that lack something
+	missing, messages  int // messages that they lack, and those that are there
+	missingMemberships int // memberships of topics that are not there
+	err                error
 }
 
 func (r *restorer) restore(states []*state) error {
-	r.all = make([]journal.Restored, 0, len(states))
+	r.made.channels = make([]journal.Restored, 0, len(states))
 	for _, s := range states {
-		c := s.channel
-		c.Move = s.move
-		c.LetGoKeys = s.keys
-		if s.read != nil {
-			c.Read = *s.read
-		}
-		ms, missing, err := r.messagesOf(s)
+		marks := s.newMarker()
+		ms, missing, err := r.messagesOf(s, marks)
 		if err != nil {
 			return err
+		}
+		r.missing += missing
+		if s.topic != nil {
+			t := s.topic
+			t.Move, t.LetGoKeys = s.move, s.keys
+			if t.End != nil {
+				t.End = r.share(t.End, place{}, false)
+			}
+			r.made.topics = append(r.made.topics, journal.RestoredTopic{Topic: t, Kept: ms})
+		} else {
+			c := s.channel
+			c.Move, c.LetGoKeys = s.move, s.keys
+			if s.read != nil {
+				c.Read = *s.read
+			}
+			topics, lost := r.topicsOf(s)
+			r.missingMemberships += lost
+			missing += lost
+			r.messages += len(ms)
+			r.made.channels = append(r.made.channels, journal.Restored{
+				Channel: c, Messages: ms, Topics: topics, Marks: marks.finish(s.move.LetGo + uint64(len(ms)) + 1),
+			})
 		}
 		if missing > 0 {
 			r.gaps++
 		}
-		r.missing += missing
-		r.messages += len(ms)
-		r.all = append(r.all, journal.Restored{Channel: c, Messages: ms})
 	}
 	return nil
 }
 
-// messagesOf returns the messages that a channel holds, and how many are missing between them.
-func (r *recovery) messagesOf(s *state) (ms []*broker.Message, missing int, err error) {
+// messagesOf returns the messages that a channel or a topic holds, and how many are missing between them. It tells marks of each.
+func (r *recovery) messagesOf(s *state, marks *marker) (ms []*broker.Message, missing int, err error) {
 	refs := slices.DeleteFunc(s.messages, func(ref messageRef) bool { return ref.position <= s.move.LetGo })
 	byPosition := func(a, b messageRef) int { return cmp.Compare(a.position, b.position) }
 	if !slices.IsSortedFunc(refs, byPosition) {
@@ -106,6 +131,7 @@ func (r *recovery) messagesOf(s *state) (ms []*broker.Message, missing int, err 
 			missing += lost + int(refs[0].position-next) //nolint:gosec // a number of messages
 			next = refs[0].position + 1
 			ms = append(ms, m)
+			marks.message(refs[0].position, s.move.LetGo+uint64(len(ms)))
 		}
 		refs = refs[n:]
 	}

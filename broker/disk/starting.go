@@ -11,6 +11,8 @@ import (
 
 var (
 	_ broker.Broker        = (*Broker)(nil)
+	_ broker.Topics        = (*Broker)(nil)
+	_ broker.TopicSource   = (*Broker)(nil)
 	_ broker.Continuer     = (*Broker)(nil)
 	_ broker.Starter       = (*Broker)(nil)
 	_ broker.HealthChecker = (*Broker)(nil)
@@ -123,4 +125,69 @@ func (b *Broker) Peek(ctx context.Context, address string, limit int) ([]*broker
 		return nil, err
 	}
 	return b.Broker.Peek(ctx, address, limit)
+}
+
+// CreateMember implements [broker.Topics].
+func (b *Broker) CreateMember(ctx context.Context, agent string, topics []broker.Join, l broker.Limits) (broker.Addresses, error) {
+	if err := b.starts(); err != nil {
+		return broker.Addresses{}, err
+	}
+	return b.Broker.CreateMember(ctx, agent, topics, l)
+}
+
+// Join implements [broker.Topics].
+func (b *Broker) Join(ctx context.Context, producer string, topic broker.Join, l broker.Limits) error {
+	if err := b.starts(); err != nil {
+		return err
+	}
+	return b.Broker.Join(ctx, producer, topic, l)
+}
+
+// Leave implements [broker.Topics].
+func (b *Broker) Leave(ctx context.Context, producer, topic string) error {
+	if err := b.starts(); err != nil {
+		return err
+	}
+	return b.Broker.Leave(ctx, producer, topic)
+}
+
+// KeepTopic implements [broker.Topics].
+func (b *Broker) KeepTopic(ctx context.Context, topic string, k broker.Keep, l broker.Limits) error {
+	if err := b.starts(); err != nil {
+		return err
+	}
+	return b.Broker.KeepTopic(ctx, topic, k, l)
+}
+
+// PublishTopic implements [broker.Topics].
+func (b *Broker) PublishTopic(ctx context.Context, topic string, m *broker.Message, full broker.WhenFull, l broker.Limits,
+) (broker.Published, error) {
+	if err := b.starts(); err != nil {
+		return broker.Published{}, err
+	}
+	return b.Broker.PublishTopic(ctx, topic, m, full, l)
+}
+
+// CloseTopic implements [broker.Topics].
+func (b *Broker) CloseTopic(ctx context.Context, topic string, end *broker.Message, l broker.Limits) error {
+	if err := b.starts(); err != nil {
+		return err
+	}
+	return b.Broker.CloseTopic(ctx, topic, end, l)
+}
+
+// Topic implements [broker.Topics].
+func (b *Broker) Topic(ctx context.Context, topic string) (broker.TopicInfo, error) {
+	if err := b.starts(); err != nil {
+		return broker.TopicInfo{}, err
+	}
+	return b.Broker.Topic(ctx, topic)
+}
+
+// ListTopics implements [broker.Topics].
+func (b *Broker) ListTopics(ctx context.Context, o broker.TopicListOptions) (broker.TopicPage, error) {
+	if err := b.starts(); err != nil {
+		return broker.TopicPage{}, err
+	}
+	return b.Broker.ListTopics(ctx, o)
 }

@@ -47,6 +47,9 @@ func (b *Broker) create(ctx context.Context, agent string, topics []broker.Join,
 		b.discard(c)
 		return broker.Addresses{}, err
 	}
+	if len(topics) > 0 && b.journal != nil {
+		commit = b.journal.Barrier()
+	}
 	if b.isClosed() { // Close may have missed it
 		b.discard(c)
 		return broker.Addresses{}, broker.ErrClosed

@@ -152,7 +152,7 @@ func (c *channel) journalRead(ttl time.Duration) {
 
 func (c *channel) read() journal.Read {
 	r := journal.Read{Follows: c.follows, Acks: c.acks, TTL: c.ttl, Unconfirmed: c.letGoCount + uint64(c.unconfirmed)}
-	r.OwnTTL = c.rare != nil && c.rare.ttl != 0
+	r.OwnTTL, r.KnowsTopics = c.rare != nil && c.rare.ttl != 0, c.knowsTopics
 	if c.lastRead != 0 {
 		r.LastRead = c.broker.wallTime(c.lastRead)
 	}
@@ -266,6 +266,9 @@ type engine struct{ *Broker }
 
 // Look implements [journal.Engine].
 func (e engine) Look(id journal.ID, f func(journal.Locked)) bool {
+	if id.Place&journal.TopicPlace != 0 {
+		return e.lookTopic(id, f)
+	}
 	c := e.list.at(int(id.Place))
 	if c == nil {
 		return false
@@ -282,6 +285,9 @@ func (e engine) Look(id journal.ID, f func(journal.Locked)) bool {
 // IDs implements [journal.Engine].
 func (e engine) IDs() iter.Seq[journal.ID] {
 	return func(yield func(journal.ID) bool) {
+		if !e.topicIDs(yield) {
+			return
+		}
 		for c := range e.list.all() {
 			c.mu.Lock()
 			id := c.journalID()
@@ -294,10 +300,13 @@ func (e engine) IDs() iter.Seq[journal.ID] {
 }
 
 // Live implements [journal.Engine].
-func (e engine) Live() (bytes int64, channels int) { return e.budget.buffered.Load(), e.channelCount() }
+func (e engine) Live() (bytes int64, holders, memberships int) {
+	return e.budget.buffered.Load(), e.channelCount() + e.topics.byName.Size(), int(e.topics.memberships.Load())
+}
 
 // Restore implements [journal.Engine].
-func (e engine) Restore(all []journal.Restored) {
+func (e engine) Restore(topics []journal.RestoredTopic, all []journal.Restored) {
+	byID := e.restoreTopics(topics)
 	channels := make([]*channel, 0, len(all))
 	for _, r := range all {
 		c := e.restore(r.Channel)
@@ -310,10 +319,12 @@ func (e engine) Restore(all []journal.Restored) {
 		c.queue.inFlight = min(c.queue.len, int(max(r.Taken, r.LetGo)-r.LetGo))            //nolint:gosec // a number of messages
 		e.restored.Add(uint64(c.queue.inFlight))                                           //nolint:gosec // not negative
 		c.lastInFlight = c.queue.inFlight
+		c.restoreMember(&r, byID)
 		channels = append(channels, c)
 	}
 	e.list.put(channels)
 	e.count.Add(int64(len(channels)))
+	e.settleTopics(byID)
 }
 
 // restore makes a channel of what the journal kept, and enters it by its addresses.
@@ -322,7 +333,7 @@ func (b *Broker) restore(r *journal.Channel) *channel {
 		broker: b, agent: r.Agent, producer: r.Producer, consumer: r.Consumer,
 		place: int(r.Place), tag: r.Tag, counters: &b.counters[r.Producer[0]%counterShards],
 		created: r.Created.Sub(b.epoch) + 1,
-		settled: r.LetGoID, follows: r.Follows, acks: r.Acks,
+		settled: r.LetGoID, follows: r.Follows, acks: r.Acks, knowsTopics: r.KnowsTopics,
 		journaled: &journaled{letGoCount: r.LetGo, lastLetGo: r.LetGo, ttl: r.TTL},
 	}
 	if !r.LastRead.IsZero() {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
 var _ interface {
@@ -53,50 +54,73 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 		return broker.ErrTopicLimit
 	}
 	var joined membership
-	var kept []*broker.Message
+	var all []kept
+	var err error
 	c.broker.withTopic(j.Topic, l, func(t *topic) {
-		t.applyDefault(l)
+		if err = t.applyDefault(l); err != nil {
+			return
+		}
+		if err = c.journalJoin(t); err != nil {
+			return
+		}
 		joined = t.add(c)
 		if j.Last != 0 {
-			kept = t.last(j.Last)
+			all = t.last(j.Last)
 			if t.end != nil && c.knowsTopics {
-				kept = append(kept, t.end)
+				all = append(all, kept{t.end, new(journal.Batch)})
 			}
 		}
 		if c.reader != nil {
 			t.connected.Add(1)
 		}
 	})
+	if err != nil {
+		return err
+	}
+	c.addMembership(joined)
+	// The walks from which the channel gets messages wait for its lock. So these come after the kept ones.
+	if err := c.bring(all, l); err != nil {
+		c.leave(joined.topic) // or else the channel would not get them when it joins again
+		return err
+	}
+	return nil
+}
+
+// addMembership adds to the channel's memberships. The lock is held.
+func (c *channel) addMembership(joined membership) {
 	if c.first.topic == nil {
 		c.first = joined
-	} else {
-		r := c.ensureRare()
-		if len(r.more) == cap(r.more) { // by less than append would: there may be many channels with a few topics
-			grow := 4
-			if r.more == nil {
-				grow = 1
-			}
-			r.more = append(make([]membership, 0, len(r.more)+grow), r.more...)
-		}
-		r.more = append(r.more, joined)
+		return
 	}
-	// The walks from which the channel gets messages wait for its lock. So these come after the kept ones.
+	r := c.ensureRare()
+	if len(r.more) == cap(r.more) { // by less than append would: there may be many channels with a few topics
+		grow := 4
+		if r.more == nil {
+			grow = 1
+		}
+		r.more = append(make([]membership, 0, len(r.more)+grow), r.more...)
+	}
+	r.more = append(r.more, joined)
+}
+
+// bring brings the channel what a topic keeps. The lock is held.
+func (c *channel) bring(all []kept, l *broker.Limits) error {
 	var known knownIDs
-	if len(kept) > 0 {
+	if len(all) > 0 {
 		known = c.knownIDs()
 	}
-	for _, m := range kept {
+	for _, m := range all {
 		if _, has := known.keyed[m.ID()]; has {
 			continue
 		}
 		if _, has := known.cursors[m.ID()]; has {
-			m = m.Again() // or else a cursor could mean both
+			m = kept{Message: m.Again()} // or else a cursor could mean both
 		}
-		if err := c.putOutside(m, l); err != nil {
+		if err := c.putOutside(m.Message, l, m.batch); err != nil {
 			return err
 		}
 	}
-	if len(kept) > 0 && c.held.first != nil {
+	if len(all) > 0 && c.held.first != nil {
 		c.admitHeld() // what waits may have the key of a kept message
 	}
 	return nil
@@ -165,6 +189,7 @@ func (c *channel) leave(t *topic) {
 	if c.reader != nil {
 		t.connected.Add(-1)
 	}
+	c.journalLeave(t)
 	t.remove(*m)
 	c.noteGap()
 	if r := c.rare; r != nil && len(r.more) > 0 {
@@ -223,11 +248,19 @@ func (b *Broker) CreateMember(ctx context.Context, agent string, topics []broker
 }
 
 // Join implements [broker.Topics].
-func (b *Broker) Join(_ context.Context, producer string, j broker.Join, l broker.Limits) error {
+func (b *Broker) Join(ctx context.Context, producer string, j broker.Join, l broker.Limits) error {
 	c, err := b.lookup(producer, producerKind)
 	if err != nil {
 		return err
 	}
+	if err := c.tryJoin(j, &l); err != nil {
+		return err
+	}
+	return b.barrier(ctx)
+}
+
+// tryJoin is join for a channel that may be closed.
+func (c *channel) tryJoin(j broker.Join, l *broker.Limits) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed != open {
@@ -236,21 +269,29 @@ func (b *Broker) Join(_ context.Context, producer string, j broker.Join, l broke
 	if c.sealed.Load() {
 		return broker.ErrNotFound
 	}
-	return c.join(j, &l)
+	return c.join(j, l)
 }
 
 // Leave implements [broker.Topics].
-func (b *Broker) Leave(_ context.Context, producer, topic string) error {
+func (b *Broker) Leave(ctx context.Context, producer, topic string) error {
 	c, err := b.lookup(producer, producerKind)
 	if err != nil {
 		return err
 	}
+	if err := c.tryLeave(topic); err != nil {
+		return err
+	}
+	return b.barrier(ctx)
+}
+
+// tryLeave is leave for a channel that may be closed, and a topic that may not exist.
+func (c *channel) tryLeave(topic string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed != open {
 		return c.closed.err()
 	}
-	if t := b.findTopic(topic); t != nil {
+	if t := c.broker.findTopic(topic); t != nil {
 		c.leave(t)
 	}
 	return nil

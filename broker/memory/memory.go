@@ -23,9 +23,9 @@
 // the lists of channels and of topics, the deletion log, the events of topics, the drain and the budget. A topic and an ingestion
 // have a lock each, too. The locks of the budget, of the lists, of topics and their events, and of an ingestion may be taken with
 // a channel's lock held, never the other way round. The others are never taken with a channel's lock held. With a topic's lock
-// held, only those of its map, of its list and of its events are taken.
+// held, only those of its map, of its list and of its events are taken, and the journal's.
 //
-// A journal, if there is one, is told of every change with the channel's lock held (journal.go).
+// A journal, if there is one, is told of every change with the lock of the channel or the topic held (journal.go, topicjournal.go).
 package memory
 
 import (

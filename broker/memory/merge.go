@@ -58,7 +58,7 @@ func (c *channel) merge(m *broker.Message, j *join) error {
 	}
 	c.broker.budget.reserve(merged)
 	c.queue.setNewest(merged)
-	c.noteMissed()
+	c.noteMerged()
 	c.broker.budget.release(older)
 	if older.Keyed() {
 		c.rememberKey(older.ID()) // a cursor cannot show it, but its producer may repeat it

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
@@ -48,6 +49,8 @@ type missNote struct {
 	position uint64
 	missed   int
 }
+
+func (n missNote) compare(position uint64) int { return cmp.Compare(n.position, position) }
 
 // A span is messages from a position to before another one.
 type span struct {
@@ -99,14 +102,36 @@ func (c *channel) miss() {
 	c.counters.skipped.Add(1)
 	if c.knowsTopics {
 		c.ensureMarks().missed++
+		c.setGap()
+		c.journalMark(c.queue.len)
+		return
 	}
 	c.noteGap()
 }
 
 // noteGap notes that a message of a topic may be missing after the newest one. The lock is held.
 func (c *channel) noteGap() {
-	if c.queue.pending() > 0 {
-		c.ensureMarks().gap = true
+	if c.setGap() {
+		c.journalMark(c.queue.len)
+	}
+}
+
+// setGap is noteGap without a journal. It reports whether there was none before. The lock is held.
+func (c *channel) setGap() (changed bool) {
+	if c.queue.pending() == 0 {
+		return false
+	}
+	r := c.ensureMarks()
+	changed, r.gap = !r.gap, true
+	return changed
+}
+
+// noteMerged is noteMissed for a message that was merged with the newest one. The lock is held.
+func (c *channel) noteMerged() {
+	if r := c.marks(); r != nil && (r.gap || r.missed > 0) {
+		c.noteMissed()
+		c.journalMark(c.queue.len - 1)
+		c.journalMark(c.queue.len)
 	}
 }
 
@@ -134,8 +159,7 @@ func (c *channel) asSent(i int) *broker.Message {
 	if r == nil || len(r.notes) == 0 {
 		return m
 	}
-	at, found := slices.BinarySearchFunc(r.notes, r.letGo+uint64(i), //nolint:gosec // not negative
-		func(n missNote, position uint64) int { return cmp.Compare(n.position, position) })
+	at, found := slices.BinarySearchFunc(r.notes, r.letGo+uint64(i), missNote.compare) //nolint:gosec // not negative
 	if !found {
 		return m
 	}
@@ -144,22 +168,28 @@ func (c *channel) asSent(i int) *broker.Message {
 
 // putOutside puts a message into the queue, whether there is room or not. It does not count toward the buffer. If it may be
 // merged with the newest pending message, it is. If the journal fails, nothing happens. The lock is held.
-func (c *channel) putOutside(m *broker.Message, l *broker.Limits) error {
+func (c *channel) putOutside(m *broker.Message, l *broker.Limits, batch *journal.Batch) error {
 	if c.merges(m, l) {
 		return c.merge(m, nil)
 	}
-	if err := c.put(m, nil); err != nil {
+	if err := c.put(m, batch); err != nil {
 		return err
 	}
 	r := c.ensureMarks()
-	position, now := r.letGo+uint64(c.queue.len)-1, clock.Now() //nolint:gosec // there is a message
+	r.addOutside(r.letGo + uint64(c.queue.len) - 1) //nolint:gosec // there is a message
+	c.journalMark(c.queue.len - 1)
+	return nil
+}
+
+// addOutside notes that the newest message, at a position, does not count toward the buffer.
+func (r *marks) addOutside(position uint64) {
+	now := clock.Now()
 	if last := len(r.outside) - 1; last >= 0 && r.outside[last].end == position && now-r.outside[last].since < time.Second {
 		r.outside[last].end++
 	} else {
 		r.outside = append(r.outside, span{position, position + 1, now})
 	}
 	r.outsideCount++
-	return nil
 }
 
 // counted returns how many pending messages count toward the buffer. The lock is held.

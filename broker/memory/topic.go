@@ -50,6 +50,7 @@ type topic struct {
 	end     *broker.Message // how it was closed; nil if it was not
 	// lastPublish is when the topic was last published to, closed or set, on the Broker's clock.
 	lastPublish time.Duration
+	topicJournal
 }
 
 // find returns the topic of a name, or nil if there is none.
@@ -73,6 +74,9 @@ func (b *Broker) ensureTopic(name string, l *broker.Limits) *topic {
 		t := &topic{broker: b, name: name, turn: make(chan struct{}, 1)}
 		t.memory.keep, t.lastPublish = l.TopicKeep, b.now()
 		t.expires.Store(never)
+		if b.journal != nil {
+			t.tag = b.journal.NextTag()
+		}
 		b.topics.list.add(t)
 		return t, false
 	})
@@ -113,6 +117,7 @@ func (t *topic) settle() {
 // cease ends the topic. The lock is held.
 func (t *topic) cease() {
 	t.gone = true
+	t.forgotten()
 	t.forget(0)
 	if t.memory.isSet {
 		t.broker.budget.buffered.Add(-topicOverhead)
@@ -136,10 +141,15 @@ func (b *Broker) sweepTopics() {
 
 // add makes a channel a member. The lock is held, and the channel's.
 func (t *topic) add(c *channel) membership {
-	place := t.members.add(slot{c, t.walks})
-	if t.members.count == 1 {
+	if t.members.count == 0 {
 		t.broker.noteMembers(t.name, 1)
 	}
+	return t.enter(c)
+}
+
+// enter is add without a report. The locks are held, or nobody else has the two yet.
+func (t *topic) enter(c *channel) membership {
+	place := t.members.add(slot{c, t.walks})
 	t.broker.topics.memberships.Add(1)
 	return membership{topic: t, place: uint32(place), joined: uint32(t.walks)} //nolint:gosec // compared with its like
 }

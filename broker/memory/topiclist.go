@@ -9,21 +9,18 @@ import (
 )
 
 // KeepTopic implements [broker.Topics].
-func (b *Broker) KeepTopic(_ context.Context, name string, k broker.Keep, l broker.Limits) (err error) {
+func (b *Broker) KeepTopic(ctx context.Context, name string, k broker.Keep, l broker.Limits) (err error) {
 	if b.isClosed() {
 		return broker.ErrClosed
 	}
 	if !b.budget.hasRoom(l.MaxMemory) {
 		return broker.ErrMemoryLimit
 	}
-	b.withTopic(name, &l, func(t *topic) {
-		if !t.memory.isSet {
-			b.budget.buffered.Add(topicOverhead)
-		}
-		t.memory.keep, t.memory.isSet, t.lastPublish = k, true, b.now()
-		t.forget(max(0, k.Bytes))
-	})
-	return nil
+	b.withTopic(name, &l, func(t *topic) { err = t.set(k, true, b.now()) })
+	if err != nil {
+		return err
+	}
+	return b.barrier(ctx)
 }
 
 // Topic implements [broker.Topics].

@@ -3,10 +3,12 @@ package memory
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
 // A walk brings a message to all members of a topic.
@@ -22,10 +24,12 @@ type walk struct {
 	woken  int   // readers since it let others run
 
 	result  broker.Published
-	join    *join      // nil unless the message is appended
-	group   waitGroup  // of waiters
-	waiters []*waiter  // for members without room, with FullHold
-	delete  []*channel // members without room, with FullDelete
+	kept    bool            // by the topic
+	batches []journal.Batch // one, if a journal may have the message once for all
+	join    *join           // nil unless the message is appended
+	group   waitGroup       // of waiters
+	waiters []*waiter       // for members without room, with FullHold
+	delete  []*channel      // members without room, with FullDelete
 }
 
 // maxWaitingMembers is how many members of topics may wait for room at once, other producers included. Each takes some 400 bytes.
@@ -50,10 +54,7 @@ func (b *Broker) PublishTopic(
 		case !b.budget.hasRoom(l.MaxMemory):
 			return broker.ErrMemoryLimit
 		}
-		t.applyDefault(&l)
-		t.lastPublish = b.now()
-		t.remember(m, &l)
-		return nil
+		return w.remember(t)
 	}, w.offer)
 	if err != nil {
 		return broker.Published{}, err
@@ -63,7 +64,39 @@ func (b *Broker) PublishTopic(
 		b.remove(c, broker.EndDeleted)
 	}
 	w.wait(ctx)
-	return w.result, w.err
+	if err := w.failure(); err != nil {
+		return broker.Published{}, err
+	}
+	return w.result, b.barrier(context.WithoutCancel(ctx))
+}
+
+// remember makes the topic keep the message. The lock of the topic is held.
+func (w *walk) remember(t *topic) error {
+	if err := t.applyDefault(&w.limits); err != nil {
+		return err
+	}
+	w.kept = t.keeps(w.m)
+	if w.broker.journal != nil && (w.kept || t.members.count > 1) {
+		w.batches = make([]journal.Batch, 1)
+	}
+	return t.remember(w.m, &w.limits, w.batch())
+}
+
+// batch returns what the journal needs for the message.
+func (w *walk) batch() *journal.Batch {
+	if w.batches == nil {
+		return nil
+	}
+	return &w.batches[0]
+}
+
+// failure returns the error of a publish of which the journal has refused a part.
+func (w *walk) failure() error {
+	if w.err != nil && (w.kept || w.result.Accepted > 0) {
+		// It must not look like an error after which nobody has the message.
+		return fmt.Errorf("%w: not all members have it: %s", broker.ErrOutcomeUnknown, w.err.Error())
+	}
+	return w.err
 }
 
 // CloseTopic implements [broker.Topics].
@@ -73,15 +106,23 @@ func (b *Broker) CloseTopic(ctx context.Context, name string, end *broker.Messag
 		if t.end != nil {
 			return broker.ErrTopicClosed
 		}
-		t.applyDefault(&l)
+		if err := t.applyDefault(&l); err != nil {
+			return err
+		}
+		if b.journal != nil {
+			w.batches = make([]journal.Batch, 1)
+		}
 		t.end, t.lastPublish = end, b.now()
 		b.budget.reserve(end)
 		return nil
 	}, w.close)
-	if errors.Is(err, broker.ErrTopicClosed) {
-		return nil
+	if err != nil && !errors.Is(err, broker.ErrTopicClosed) {
+		return err
 	}
-	return errors.Join(err, w.err)
+	if w.err != nil {
+		return w.err
+	}
+	return b.barrier(context.WithoutCancel(ctx))
 }
 
 // run waits for the walk's turn. Then it calls begin with the topic's lock held, and if that does not fail, visit with each member
@@ -120,9 +161,23 @@ func (w *walk) take(t *topic, begin func(*topic) error, visit func(*channel)) (d
 		}
 	})
 	if exists && err == nil {
-		err = w.members(visit)
+		if err = w.members(visit); w.m == t.end { // which only the walk whose turn it is changes
+			t.with(w.closed)
+		}
 	}
 	return exists, err
+}
+
+// closed notes that the topic is closed, now that its members have the end. If the journal has failed, the topic is open again, so
+// that closing it again brings the end to those who lack it. The lock of the topic is held.
+func (w *walk) closed(t *topic) {
+	if w.err == nil && (t.noted || t.memory.keep.Bytes > 0) {
+		w.err = t.note()
+	}
+	if w.err != nil {
+		w.broker.budget.release(t.end)
+		t.end = nil
+	}
 }
 
 const (
@@ -185,6 +240,7 @@ func (w *walk) offer(c *channel) {
 	switch {
 	case err != nil:
 		w.err = err
+		c.noteGap()
 	case taken:
 		if w.result.Accepted++; c.reader != nil {
 			w.woken++
@@ -192,7 +248,7 @@ func (w *walk) offer(c *channel) {
 	case w.full == broker.FullHold && w.limits.Hold > 0 && w.mayHold():
 		w.group.remaining.Add(1)
 		w.waiters = append(w.waiters, &waiter{
-			channel: c, ms: []*broker.Message{w.m}, limits: w.limits, topic: w.topic, owner: &w.group,
+			channel: c, ms: []*broker.Message{w.m}, limits: w.limits, topic: w.topic, owner: &w.group, batches: w.batches,
 		})
 		c.enqueue(w.waiters[len(w.waiters)-1])
 	case w.m.Keyed() && c.waitsFor(w.m.ID()):
@@ -218,7 +274,7 @@ func (w *walk) put(c *channel) (taken bool, err error) {
 		}
 		err = c.merge(w.m, w.join)
 	case c.counted() < w.limits.Buffer:
-		err = c.put(w.m, nil)
+		err = c.put(w.m, w.batch())
 	default:
 		return false, nil
 	}
@@ -239,7 +295,7 @@ func (w *walk) close(c *channel) {
 			channel: c, ms: []*broker.Message{w.m}, limits: w.limits, topic: w.topic, owner: nobody{}, outside: true,
 		})
 	default:
-		if err := c.putOutside(w.m, &w.limits); err != nil {
+		if err := c.putOutside(w.m, &w.limits, w.batch()); err != nil {
 			w.err = err
 		}
 	}

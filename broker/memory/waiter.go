@@ -34,7 +34,7 @@ type waiter struct {
 // offerNext offers the next message of w to the channel. It reports whether the channel has taken it. The lock is held.
 func (c *channel) offerNext(w *waiter) (taken bool, err error) {
 	if w.outside {
-		err = c.putOutside(w.ms[0], &w.limits)
+		err = c.putOutside(w.ms[0], &w.limits, w.batch())
 		return err == nil, err
 	}
 	return c.offer(w.ms[0], &w.limits, w.batch(), w.join())

@@ -49,7 +49,7 @@ type reporting struct {
 // An early is a message that was pushed before messages before it came.
 type early struct {
 	position uint64
-	m        *broker.Message
+	m        delivery
 }
 
 func (r *reporting) stop() {
@@ -111,14 +111,27 @@ func (s *subscription) reportDue() {
 	s.changed()
 }
 
-// askReport is called when producers wait and Redis asks what was taken.
-func (s *subscription) askReport(fence uint32) {
+// askReport is called when producers wait and Redis asks what was taken. If call names one, it waits only for that.
+func (s *subscription) askReport(fence uint32, call string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if fence == s.fence && (s.takenTo() > s.report.taken || s.head > s.report.settled) {
+	switch {
+	case fence != s.fence || s.over || s.closes || s.starting:
+	case s.takenTo() > s.report.taken || s.head > s.report.settled:
 		s.report.now = true
 		s.changed()
+	case call != "":
+		taken := s.takenTo()
+		guard.Go(guard.Broker, func() { s.answer(fence, taken, call) })
 	}
+}
+
+// answer tells Redis that the reader has taken no more than it knows.
+func (s *subscription) answer(fence uint32, taken uint64, call string) {
+	b := s.broker
+	keys, prefix := b.keys.channelKeys(s.x)
+	_ = b.run(b.background, answerScript, keys, prefix, b.node, strconv.FormatUint(uint64(fence), 10), strconv.FormatUint(taken, 10),
+		call, b.bytesElsewhere(s.x)) // or else the call waits a moment
 }
 
 // askFetch is called when there is a message that is too large to push.
@@ -254,7 +267,7 @@ func (s *subscription) addFetched(position uint64, values []rueidis.RedisMessage
 
 // addAt adds a message at its position, if it is the next one that is missing. It reports false if messages before it are
 // missing. The lock is held.
-func (s *subscription) addAt(position uint64, m *broker.Message) bool {
+func (s *subscription) addAt(position uint64, m delivery) bool {
 	at := s.head + uint64(s.known) //nolint:gosec // not negative
 	switch {
 	case s.over || position > at:
@@ -264,7 +277,7 @@ func (s *subscription) addAt(position uint64, m *broker.Message) bool {
 		s.add(m)
 	default: // one that is in flight, and is sent again
 		e := &s.held[s.known]
-		e.m = m
+		e.m, e.since = m.Message, m.since
 		s.addAhead(int64(e.size))
 		s.known++
 	}

@@ -20,6 +20,28 @@
 //
 // Each node looks after a part of the partitions (node.go): it deletes expired channels, frees those of nodes that are gone, and
 // reports deletions.
+//
+// # Topics
+//
+// A topic's members stand beside their channels, in the same scope: all of Redis, or in a cluster a partition (lua/members.lua). So a
+// membership goes with its channel in one step. What a topic keeps, its end, and which scopes have members stands in one scope by the
+// topic's name, its home (lua/home.lua). A scope's changes for other homes wait in a list until a node has told them (topichome.go).
+//
+// A publish, and the end of a topic, walk over the members (walk.go, lua/walk.lua): at most a hundred in one call, which takes Redis
+// about a millisecond. The home gives walks their turn, one at a time, and a number. Most topics have fewer members, and one call does
+// all. To each node with readers goes one push for each call, with the line once. So all members have the messages of a topic in the
+// order of its walks, and each publisher's messages in the order in which it has published them.
+//
+//   - A channel that joins during a walk is not visited, and one that has left is not either. In a cluster a join reads what is kept
+//     at the home, and joins in its own scope. If a walk that began in between was in that scope already, the join begins again
+//     (topics.go). So what is kept and what is published meet without a gap or a double.
+//   - An end takes its turn like a publish. Whoever joins after that with what is kept gets the end from the home.
+//   - A node that loses Redis, or is killed, in the middle of a walk leaves members that have the message and members that do not. The
+//     call has failed with ErrOutcomeUnknown. A repeat with the same key is another walk, which completes it: those that have the
+//     message drop it. The turn of a node that is gone is over as soon as another one asks, and that of one that stands still after
+//     ten seconds. If it goes on then, scopes where a later walk was refuse it.
+//   - What is told to homes is told at least once, so a report that a topic has got its first member or lost its last one may come
+//     twice after a node was killed.
 package redis
 
 import (
@@ -54,6 +76,7 @@ type Broker struct {
 
 	subs     subscriptions
 	waiters  waiters
+	turns    turns
 	ledger   *ledger
 	stats    stats
 	store    storeStats
@@ -74,6 +97,7 @@ type Broker struct {
 	beaten    bool
 	histories map[string]string // of the primaries, by address: the ids of their replication
 	codecDue  bool              // Redis may have lost the key of addresses
+	tellDue   bool              // the homes of topics may have lost something
 	beatDue   chan struct{}
 	logged    struct{ fenced, lost uint64 }
 
@@ -101,11 +125,12 @@ func New(o Options) (*Broker, error) {
 		options: o, log: o.logger(), prefix: o.KeyPrefix, node: string(node[:]),
 		keys:    newKeyspace(o.KeyPrefix, o.Cluster),
 		subs:    subscriptions{all: map[uint32]*subscription{}},
-		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}},
+		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}, alone: map[uint64]*item{}},
 		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs), beatDue: make(chan struct{}, 1),
 		histories: map[string]string{}, health: health{bad: map[*listener]error{}},
 		started: make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
 	}
+	b.waiters.counts = b.countAlone
 	b.ledger = newLedger(len(b.keys.scopes))
 	b.background, b.cancel = context.WithCancel(context.Background())
 	for scope := range b.keys.scopes {
@@ -234,17 +259,26 @@ func (b *Broker) consumerID(ctx context.Context, address string) (channelID, err
 
 // Create implements [broker.Broker].
 func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (broker.Addresses, error) {
-	if err := b.ready(ctx); err != nil {
+	x, err := b.create(ctx, agent, false, &l)
+	if err != nil {
 		return broker.Addresses{}, err
 	}
+	return b.codec.Load().addresses(x, agent), nil
+}
+
+// create makes a channel, which may know topics.
+func (b *Broker) create(ctx context.Context, agent string, knows bool, l *broker.Limits) (x channelID, err error) {
+	if err := b.ready(ctx); err != nil {
+		return x, err
+	}
 	if b.draining.isActive() {
-		return broker.Addresses{}, broker.ErrDraining
+		return x, broker.ErrDraining
 	}
 	client := ""
 	if l.MaxChannelsPerClient > 0 {
 		client = l.Client
 	}
-	x := newChannelID(client)
+	x = newChannelID(client)
 	p, counted := x.partition(), ""
 	if client != "" {
 		counted = clientID(client)
@@ -255,19 +289,19 @@ func (b *Broker) Create(ctx context.Context, agent string, l broker.Limits) (bro
 		ttl = l.ChannelTTL
 	}
 	numbers := packer{}.put(5, ms(ttl)).put(5, int64(l.MaxChannels)).put(5, b.ledger.elsewhere(scope).channels).
-		put(5, int64(l.MaxChannelsPerClient)).put(1, one(own))
+		put(5, int64(l.MaxChannelsPerClient)).put(1, one(own)).put(1, one(knows))
 	keys := []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.expiries(p), b.keys.quotas(p)}
 	code, err := b.run(b.background, createScript, keys, "", rueidis.BinaryString(numbers), counted, strings.Clone(agent)).AsInt64()
 	switch {
 	case err != nil:
-		return broker.Addresses{}, b.failed(err, false)
+		return x, b.failed(err, false)
 	case code == 1:
-		return broker.Addresses{}, broker.ErrChannelLimit
+		return x, broker.ErrChannelLimit
 	case code == 2:
-		return broker.Addresses{}, broker.ErrClientLimit
+		return x, broker.ErrClientLimit
 	}
 	b.stats.created.Add(1)
-	return b.codec.Load().addresses(x, agent), nil
+	return x, nil
 }
 
 // Delete implements [broker.Broker].
@@ -276,9 +310,24 @@ func (b *Broker) Delete(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
+	return b.delete(x)
+}
+
+// delete removes a channel.
+func (b *Broker) delete(x channelID) error {
+	call := b.deleteCall(x)
+	return b.deleted(x, b.run(b.background, deleteScript, call.keys, call.args...))
+}
+
+func (b *Broker) deleteCall(x channelID) scriptCall {
 	scope := b.keys.scopeOf(x.partition())
-	reply := b.run(b.background, deleteScript, []string{b.keys.key('s', x), b.keys.counters(scope), b.keys.deletions(scope)},
-		b.keys.pushPrefix(scope))
+	return scriptCall{
+		[]string{b.keys.key('s', x), b.keys.counters(scope), b.keys.deletions(scope)}, []string{b.keys.pushPrefix(scope)},
+	}
+}
+
+// deleted takes the reply to a call that removes a channel.
+func (b *Broker) deleted(x channelID, reply rueidis.RedisResult) error {
 	message, err := reply.ToMessage()
 	if err != nil {
 		return b.failed(err, true)
@@ -286,7 +335,9 @@ func (b *Broker) Delete(ctx context.Context, address string) error {
 	if code, err := message.AsInt64(); err == nil && code == -2 {
 		return b.gone()
 	}
-	b.countDeleted(message, broker.EndDeleted)
+	if b.countDeleted(message, broker.EndDeleted) > 0 {
+		b.tellNow(b.keys.scopeOf(x.partition()))
+	}
 	b.memoryFreed()
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 type stats struct {
 	accepted, duplicates, sent, redelivered, settled  atomic.Uint64
 	refusedFull, refusedMemory, unroutable, withdrawn atomic.Uint64
-	replaced, appended, created                       atomic.Uint64
+	replaced, appended, created, published, skipped   atomic.Uint64
 	undelivered, deleted                              [broker.EndReasonCount]atomic.Uint64
 
 	wait, delay, life histogram
@@ -76,6 +76,7 @@ func (h *histogram) read(bounds []time.Duration) broker.Histogram {
 // totals is what all channels hold, as Redis counts it.
 type totals struct {
 	channels, readers, messages, inFlight, bytes, held, heldBytes int64
+	topics, memberships, kept                                     int64
 }
 
 // A ledger has the totals that Redis told this node last. In a cluster they are those of other scopes for the limits, which are
@@ -107,6 +108,7 @@ func (l *ledger) elsewhere(scope int) totals {
 	all, part := &t.sum, &t.parts[scope]
 	return totals{
 		channels: max(0, all.channels-part.channels), readers: max(0, all.readers-part.readers), bytes: max(0, all.bytes-part.bytes),
+		kept: max(0, all.kept-part.kept),
 	}
 }
 
@@ -126,6 +128,8 @@ func (b *Broker) Stats() broker.Stats {
 		Replaced: s.replaced.Load(), Appended: s.appended.Load(),
 		Sent: s.sent.Load(), Redelivered: s.redelivered.Load(), Settled: s.settled.Load(),
 		RefusedFull: s.refusedFull.Load(), RefusedMemory: s.refusedMemory.Load(), Created: s.created.Load(),
+		Topics: int(max(0, t.topics)), Memberships: int(max(0, t.memberships)), KeptBytes: max(0, t.kept),
+		Published: s.published.Load(), Skipped: s.skipped.Load(),
 		Unroutable: s.unroutable.Load(), Withdrawn: s.withdrawn.Load(),
 		PublishWait: s.wait.read(waitBounds), DeliveryDelay: s.delay.read(delayBounds), ChannelLife: s.life.read(lifeBounds),
 	}

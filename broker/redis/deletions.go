@@ -27,6 +27,7 @@ const (
 type reports struct {
 	mu     sync.Mutex // held while it is called
 	report func([]broker.Deletion)
+	topics func([]broker.TopicEvent)
 	groups []bool // by scope: the consumer group exists
 }
 
@@ -53,6 +54,7 @@ func (b *Broker) FlushDeletions() {
 
 // announceAll reports the deletions of all scopes.
 func (b *Broker) announceAll() {
+	b.tellAllHomes()
 	commands := make([]rueidis.Completed, len(b.keys.scopes))
 	for scope := range commands {
 		commands[scope] = b.client.B().Xlen().Key(b.keys.deletions(scope)).Build()
@@ -76,7 +78,7 @@ func (b *Broker) announce(scopes []int) {
 	r := &b.reports
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.report == nil {
+	if r.report == nil && r.topics == nil {
 		return
 	}
 	if r.groups == nil {
@@ -129,14 +131,20 @@ func (b *Broker) announceSome(scope int) (int, error) {
 	}
 	ids := make([]string, len(entries))
 	deletions := make([]broker.Deletion, 0, len(entries))
+	var events []broker.TopicEvent
 	for i, entry := range entries {
 		ids[i] = entry.ID
-		if d, ok := b.deletion(entry.FieldValues["d"]); ok {
+		if t := entry.FieldValues["t"]; len(t) > 1 {
+			events = append(events, broker.TopicEvent{Topic: t[1:], Members: int(t[0])})
+		} else if d, ok := b.deletion(entry.FieldValues["d"]); ok {
 			deletions = append(deletions, d)
 		}
 	}
 	if len(deletions) > 0 {
-		b.reports.call(deletions)
+		reportTo(b.reports.report, deletions)
+	}
+	if len(events) > 0 {
+		reportTo(b.reports.topics, events)
 	}
 	if err := b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(ids...).Build()).Error(); err != nil {
 		return 0, err
@@ -144,10 +152,12 @@ func (b *Broker) announceSome(scope int) (int, error) {
 	return len(entries), b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error()
 }
 
-// call calls the function. If that panics, the deletions count as reported, for it would panic again.
-func (r *reports) call(deletions []broker.Deletion) {
+// reportTo calls a function, if there is one. If that panics, what happened counts as reported, for it would panic again.
+func reportTo[T any](f func([]T), happened []T) {
 	defer guard.Recover(guard.Broker)
-	r.report(deletions)
+	if f != nil {
+		f(happened)
+	}
 }
 
 func (b *Broker) consumer() string { return nodeID(b.node) }

@@ -1,6 +1,11 @@
 package redis
 
-import "github.com/caddy-megaphone/megaphone/broker"
+import (
+	"context"
+	"fmt"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
 
 // Resync makes a subscription ask Redis what it has missed, as after a lost connection.
 func Resync(s broker.Subscription) { s.(*subscription).resync() }
@@ -12,3 +17,64 @@ func AsksForMore(sub broker.Subscription) bool {
 	defer s.mu.Unlock()
 	return s.report.more
 }
+
+// A Walk is a publish to a topic that a test takes apart.
+type Walk struct {
+	w     *walk
+	first walkReply
+}
+
+// BeginWalk begins a publish, and visits the first members.
+func BeginWalk(ctx context.Context, b *Broker, topic string, m *broker.Message, l broker.Limits) (*Walk, error) {
+	w := b.newWalk(topic, m, &l)
+	first, err := w.begin(ctx)
+	return &Walk{w, first}, err
+}
+
+// Visited returns how many members were visited.
+func (w *Walk) Visited() int { return w.w.result.Members }
+
+// GoOn visits the other members, and ends the walk.
+func (w *Walk) GoOn() (broker.Published, error) {
+	err := w.w.visitRest(w.first)
+	return w.w.result, err
+}
+
+// BeginJoin does what a join in a cluster begins with, and no more.
+func BeginJoin(b *Broker, producer, topic string) error {
+	x, err := b.decode(producer, false)
+	if err != nil {
+		return err
+	}
+	scope := b.keys.scopeOf(x.partition())
+	id, member, _, err := b.runJoin(x, b.joinArgs(scope, "12345678", broker.Join{Topic: topic}, &broker.Limits{MaxTopics: 1}))
+	if err != nil || member {
+		return fmt.Errorf("the join is complete, or fails: %w", err)
+	}
+	_, err = b.register(scope, id, broker.Join{Topic: topic}, &broker.Limits{})
+	return err
+}
+
+// CheckScopes looks after the home of a topic.
+func CheckScopes(b *Broker, topic string) error {
+	return b.checkScopes(b.keys.home(topic), []string{topic})
+}
+
+// TellAgain tells the homes of topics of all members.
+func TellAgain(b *Broker) error { return b.tellAgain() }
+
+// TopicKeys returns the keys of a topic at its home, and in the scope of a channel.
+func TopicKeys(b *Broker, producer, topic string) (home, record, members string) {
+	x, _ := b.decode(producer, false)
+	scope := b.keys.scopeOf(x.partition())
+	return b.keys.topic("H", b.keys.home(topic), topic), b.keys.topic("T", scope, topic), b.keys.topic("M", scope, topic)
+}
+
+// StateKey returns the key of a channel's state.
+func StateKey(b *Broker, producer string) string {
+	x, _ := b.decode(producer, false)
+	return b.keys.key('s', x)
+}
+
+// BreakOff ends the walk, but visits nobody any more, as if its node had lost Redis for a moment.
+func BreakOff(w *Walk) { w.w.end() }

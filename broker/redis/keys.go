@@ -1,5 +1,7 @@
 package redis
 
+import "crypto/sha256"
+
 // A keyspace builds the names of keys. All keys of a partition share a hash tag. What belongs to all channels has a scope:
 // the whole Redis, or in a cluster a partition, because a script can only use keys of one slot.
 type keyspace struct {
@@ -21,7 +23,8 @@ func newKeyspace(prefix string, cluster bool) keyspace {
 }
 
 // key returns a key of a channel. The letters are: s state, q queue, w waiting calls, p their messages, k
-// idempotency keys in order, i their set, g what the newest message may be merged with.
+// idempotency keys in order, i their set, g what the newest message may be merged with, j topics, v marks. Capital
+// letters are keys of topics: see lua/home.lua and lua/members.lua.
 func (k *keyspace) key(letter byte, x channelID) string {
 	part := k.parts[x.partition()]
 	b := make([]byte, 0, len(part)+1+len(x))
@@ -44,6 +47,23 @@ func (k *keyspace) scopeOf(partition int) int { return partition % len(k.scopes)
 func (k *keyspace) counters(scope int) string  { return k.scopes[scope] + "c" }
 func (k *keyspace) deletions(scope int) string { return k.scopes[scope] + "o" }
 func (k *keyspace) memory(scope int) string    { return k.scopes[scope] + "m" }
+
+// home returns the scope that has what there is of a topic beside its members.
+func (k *keyspace) home(topic string) int {
+	if len(k.scopes) == 1 {
+		return 0
+	}
+	sum := sha256.Sum256([]byte(topic))
+	return int(sum[0]) % len(k.scopes)
+}
+
+// topic returns a key of a topic in a scope.
+func (k *keyspace) topic(letter string, scope int, topic string) string {
+	return k.scopes[scope] + letter + topic
+}
+
+// told returns the key of what the homes of topics are to be told of a scope.
+func (k *keyspace) told(scope int) string { return k.scopes[scope] + "y" }
 
 // nodes returns the key of the nodes and their heartbeats.
 func (k *keyspace) nodes() string { return k.parts[0] + "nodes" }

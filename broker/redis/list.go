@@ -89,9 +89,11 @@ func (b *Broker) Peek(ctx context.Context, address string, limit int) ([]*broker
 	}
 	ms := make([]*broker.Message, len(lines))
 	for i, line := range lines {
-		if ms[i], err = decodeMessage(line); err != nil {
+		d, err := decodeMessage(line)
+		if err != nil {
 			return nil, err
 		}
+		ms[i] = d.Message
 	}
 	return ms, nil
 }

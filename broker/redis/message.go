@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"strconv"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
 // A message in Redis is a byte that tells whether it is keyed and how it may be merged, its event id, and its line.
@@ -33,20 +35,43 @@ func encode(m *broker.Message, maxBody int64) []byte {
 	return append(b, line...)
 }
 
+// A delivery is a message as a channel has it.
+type delivery struct {
+	*broker.Message
+
+	size  uint32        // what it counts
+	since time.Duration // when the channel has got it, on clock.Now, if that is not when it was accepted
+}
+
+// What stands between the beginning of a message and its line: see lua/marks.lua.
+const (
+	hasMissed, missedSize = 8, 4
+	hasSince, sinceSize   = 16, 5
+)
+
 // decodeMessage makes a message from what Redis keeps of it.
-func decodeMessage(s string) (*broker.Message, error) {
-	if len(s) < messageHead {
-		return nil, errData
+func decodeMessage(s string) (d delivery, err error) {
+	if len(s) < messageHead+missedSize+sinceSize {
+		return d, errData
 	}
-	how := broker.Merge(s[0] >> 1)
+	d.size = uint32(len(s) - messageHead + messageOverhead) //nolint:gosec // a message is smaller than 4 GB
+	first, line, missed := s[0], s[messageHead:], 0
+	how := broker.Merge(first >> 1 & 3)
 	if how > broker.MergeAppend {
-		return nil, errData
+		return d, errData
 	}
-	m, err := broker.RestoreLine([]byte(s[messageHead:]), s[0]&1 == 1)
+	if first&hasMissed != 0 {
+		missed, line = int(number(line[:missedSize])), line[missedSize:] //nolint:gosec // 4 bytes
+	}
+	if first&hasSince != 0 {
+		d.since, line = clock.At(timeOf(number(line[:sinceSize]))), line[sinceSize:]
+	}
+	m, err := broker.RestoreLine([]byte(line), first&1 == 1)
 	if err != nil {
-		return nil, err
+		return d, err
 	}
-	return m.WithMerge(how), nil
+	d.Message = m.WithMerge(how).Missed(missed)
+	return d, nil
 }
 
 // keyOf returns what a channel remembers of the idempotency key of a message, as Redis keeps it, or nothing if it has none. It is

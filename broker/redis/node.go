@@ -64,6 +64,11 @@ func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
 	if err := b.refresh(b.background); err == nil {
 		b.reap()
 		b.sweep()
+		if b.tellDue {
+			if err := b.tellAgain(); err == nil {
+				b.tellDue = false
+			}
+		}
 	}
 }
 
@@ -144,7 +149,7 @@ func (b *Broker) checkPrimary(ctx context.Context) {
 		return
 	}
 	b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", changed)
-	b.codecDue = true
+	b.codecDue, b.tellDue = true, len(b.keys.scopes) > 1
 	b.resyncSoon(b.allScopes())
 }
 

@@ -101,6 +101,8 @@ func (n *nodes) Stats() broker.Stats {
 		sum.Unroutable += s.Unroutable
 		sum.Withdrawn += s.Withdrawn
 		sum.Created += s.Created
+		sum.Published += s.Published
+		sum.Skipped += s.Skipped
 		for _, reason := range broker.EndReasons {
 			sum.Undelivered[reason] += s.Undelivered[reason]
 			sum.Deleted[reason] += s.Deleted[reason]

@@ -57,6 +57,8 @@ func runReader(text string) {
 			switch verb {
 			case "publish": // to a full channel, and show the outcome
 				go func() { fmt.Println(fill(b, address)) }()
+			case "walk": // begin a publish to a topic, and do not go on
+				fmt.Println(walk(b, address))
 			case "act": // as if the channel were still its own
 				sub.Received(1)
 				sub.Settle(last)
@@ -76,6 +78,19 @@ func fill(b *redis.Broker, producer string) error {
 		err = b.Publish(context.Background(), producer, m, l)
 	}
 	return err
+}
+
+// walk begins a publish to a topic, and returns how many members have the message.
+func walk(b *redis.Broker, topic string) int {
+	m, err := broker.NewMessage("1", []byte("null"), "key")
+	if err != nil {
+		return -1
+	}
+	w, err := redis.BeginWalk(context.Background(), b, topic, m, topicLimits)
+	if err != nil {
+		return -1
+	}
+	return w.Visited()
 }
 
 // A nodeProcess is a readerProcess.

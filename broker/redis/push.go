@@ -276,7 +276,7 @@ func (l *listener) handle(kind byte, data string) {
 	case 'w':
 		s.askFetch(fence)
 	case 'r':
-		s.askReport(fence)
+		s.askReport(fence, data[fenceSize:])
 	case 't':
 		s.endBy(fence, broker.ErrTakenOver)
 	case 'f': // other nodes took this one for gone

@@ -30,6 +30,9 @@ func (b *Broker) refresh(ctx context.Context) error {
 			channels: integer(values, 0), readers: integer(values, 1), messages: integer(values, 2), inFlight: integer(values, 3),
 			bytes: integer(values, 4), held: integer(values, 5), heldBytes: integer(values, 6),
 		}
+		if len(values) >= 11 {
+			part.topics, part.memberships, part.kept = integer(values, 8), integer(values, 9), integer(values, 10)
+		}
 		all.parts[scope] = part
 		all.sum.add(part)
 		names, _ := values[7].AsStrSlice()
@@ -54,6 +57,9 @@ func (t *totals) add(other totals) {
 	t.bytes += other.bytes
 	t.held += other.held
 	t.heldBytes += other.heldBytes
+	t.topics += other.topics
+	t.memberships += other.memberships
+	t.kept += other.kept
 }
 
 // retry admits producers that wait for memory. A channel in which some go on waiting is put back into the set.

@@ -59,6 +59,7 @@ type entry struct {
 	id    broker.EventID
 	size  uint32
 	keyed bool
+	since time.Duration // see delivery
 	m     *broker.Message
 }
 
@@ -148,7 +149,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 			if now == 0 {
 				now = clock.Now()
 			}
-			s.broker.stats.delay.observe(delayBounds, now-s.held[s.next].m.Accepted(), 1)
+			s.broker.stats.delay.observe(delayBounds, now-max(s.held[s.next].since, s.held[s.next].m.Accepted()), 1)
 		} else {
 			again++
 		}
@@ -318,7 +319,7 @@ func (s *subscription) endNow() {
 }
 
 // push adds a message that Redis has pushed, or ends the subscription if it cannot be read.
-func (s *subscription) push(fence uint32, position uint64, m *broker.Message, err error) {
+func (s *subscription) push(fence uint32, position uint64, m delivery, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || s.closes || fence != s.fence {
@@ -358,11 +359,10 @@ func (s *subscription) unreadable(err error) {
 }
 
 // add appends a message. The lock is held.
-func (s *subscription) add(m *broker.Message) {
-	size := len(m.Line()) + messageOverhead
-	s.held = append(s.held, entry{m.ID(), uint32(size), m.Keyed(), m}) //nolint:gosec // a message is smaller than 4 GB
+func (s *subscription) add(m delivery) {
+	s.held = append(s.held, entry{m.ID(), m.size, m.Keyed(), m.since, m.Message})
 	s.known = len(s.held)
-	s.addAhead(int64(size))
+	s.addAhead(int64(m.size))
 }
 
 const (

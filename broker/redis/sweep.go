@@ -27,19 +27,20 @@ func (b *Broker) sweep() {
 			for _, p := range b.owned(scope) {
 				keys = append(keys, b.keys.expiries(p))
 			}
-			calls[i] = scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept)}}
+			calls[i] = scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept), text(one(b.announces(scope)))}}
 		}
 		var more []int
 		for i, reply := range b.runAll(b.background, sweepScript, calls) {
 			values, err := reply.ToArray()
-			if err != nil || len(values) < 2 {
+			if err != nil || len(values) < sweepValues {
 				b.warn(&b.warnings.work, "redis: cannot delete expired channels, trying again", "error", err)
 				return
 			}
-			for _, gone := range values[2:] {
+			b.sweepTopics(scopes[i], values)
+			for _, gone := range values[sweepValues:] {
 				b.countDeleted(gone, broker.EndExpired)
 			}
-			if len(values) > 2 {
+			if len(values) > sweepValues {
 				b.memoryFreed()
 			}
 			if integer(values, 1) == 1 {
@@ -55,19 +56,38 @@ func (b *Broker) sweep() {
 	}
 }
 
+// sweepValues is how many values lua/sweep.lua returns before those of channels.
+const sweepValues = 4
+
+// sweepTopics does what is to be done for the topics of a scope.
+func (b *Broker) sweepTopics(scope int, values []rueidis.RedisMessage) {
+	var err error
+	if integer(values, 2) == 1 {
+		err = b.tellHomes(scope)
+	}
+	if names, namesErr := values[3].AsStrSlice(); err == nil && namesErr == nil && len(names) > 0 {
+		err = b.checkScopes(scope, names)
+	}
+	if err != nil {
+		b.warn(&b.warnings.work, "redis: cannot look after topics, trying again", "error", err)
+	}
+}
+
 // announces reports whether this node reports the deletions of a scope: one that all partitions share belongs to the owner of the
 // first of them.
 func (b *Broker) announces(scope int) bool { return len(b.keys.scopes) > 1 || b.owns(scope) }
 
-// countDeleted counts a channel that this node has deleted. values are those of lua/remove.lua.
-func (b *Broker) countDeleted(values rueidis.RedisMessage, reason broker.EndReason) {
+// countDeleted counts a channel that this node has deleted. values are those of lua/remove.lua. It returns of how many topics the
+// channel was a member.
+func (b *Broker) countDeleted(values rueidis.RedisMessage, reason broker.EndReason) (topics int64) {
 	numbers, err := values.ToArray()
 	if err != nil {
-		return
+		return 0
 	}
 	undelivered := integer(numbers, 0) + integer(numbers, 1)
 	b.stats.deleted[reason].Add(1)
 	b.stats.undelivered[reason].Add(uint64(undelivered)) //nolint:gosec // not negative
 	b.stats.life.observe(lifeBounds, time.Duration(integer(numbers, 2))*time.Millisecond, 1)
 	b.drainUndelivered.Add(undelivered)
+	return integer(numbers, 3)
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // shortHold is how long a call that must not wait does wait if the reader may have taken more than its node has reported.
@@ -38,6 +37,9 @@ type waiters struct {
 	mu   sync.Mutex
 	all  map[uint64]*waiter
 	lost map[uint64]note // notes that came before their calls were registered
+	// alone are ends of topics, for which no call waits. counts gets what becomes of each.
+	alone  map[uint64]*item
+	counts func(*item, note)
 }
 
 // A waiter is a call that waits for room.
@@ -51,6 +53,16 @@ const maxLost = 10_000
 
 func (w *waiters) number() uint64 { return w.last.Add(1) & (1<<48 - 1) }
 
+// numbers returns the first of so many numbers.
+func (w *waiters) numbers(count uint64) uint64 { return (w.last.Add(count) - count + 1) & (1<<48 - 1) }
+
+// count returns how many calls wait.
+func (w *waiters) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.all)
+}
+
 // add registers a call that waits.
 func (w *waiters) add(it *item) *waiter {
 	w.mu.Lock()
@@ -59,9 +71,24 @@ func (w *waiters) add(it *item) *waiter {
 	w.all[it.number] = call
 	if n, ok := w.lost[it.number]; ok {
 		delete(w.lost, it.number)
-		call.notes <- n
+		w.give(call, n)
 	}
 	return call
+}
+
+// addAlone registers an end for which no call waits.
+func (w *waiters) addAlone(it *item) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n, ok := w.lost[it.number]; ok {
+		delete(w.lost, it.number)
+		w.counts(it, n)
+		return
+	}
+	if len(w.alone) >= maxLost {
+		clear(w.alone) // their channels were deleted long ago
+	}
+	w.alone[it.number] = it
 }
 
 func (w *waiters) remove(call *waiter) {
@@ -75,16 +102,26 @@ func (w *waiters) tell(number uint64, n note) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if call, ok := w.all[number]; ok {
-		select {
-		case call.notes <- n:
-		default:
-		}
+		w.give(call, n)
+		return
+	}
+	if it, ok := w.alone[number]; ok {
+		delete(w.alone, number)
+		w.counts(it, n)
 		return
 	}
 	if len(w.lost) >= maxLost {
 		clear(w.lost) // nobody has asked for them
 	}
 	w.lost[number] = n
+}
+
+// give gives a note to a call. The lock is held.
+func (w *waiters) give(call *waiter, n note) {
+	select {
+	case call.notes <- n:
+	default:
+	}
 }
 
 func (w *waiters) snapshot() []*waiter {
@@ -181,15 +218,8 @@ func (it *item) hold() time.Duration { return max(it.limits.Hold, shortHold) }
 
 // noted turns a note into an outcome.
 func (b *Broker) noted(it *item, n note) broker.Outcome {
-	taken := n.accepted - n.duplicates
-	b.stats.accepted.Add(uint64(max(0, taken)))
-	b.stats.duplicates.Add(uint64(n.duplicates)) //nolint:gosec // not negative
-	b.stats.countMerged(n.replaced, n.appended)
-	b.stats.wait.observe(waitBounds, time.Since(it.begun), max(0, taken))
-	if taken > 0 && b.options.Durability.waits() {
-		if err := b.barriers[b.keys.scopeOf(it.x.partition())].pass(); err != nil {
-			return broker.Outcome{Accepted: it.accepted, Err: err}
-		}
+	if err := b.countNoted(it, n); err != nil {
+		return broker.Outcome{Accepted: it.accepted, Err: err}
 	}
 	outcome := broker.Outcome{Accepted: it.accepted + n.accepted}
 	switch n.status {
@@ -265,11 +295,17 @@ func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
 
 // runWithdraw withdraws a call, or looks what has become of it.
 func (b *Broker) runWithdraw(it *item, look bool) rueidis.RedisResult {
+	keys, args := b.withdrawCall(it, look)
+	return b.run(b.background, withdrawScript, keys, args...)
+}
+
+func (b *Broker) withdrawCall(it *item, look bool) (keys, args []string) {
 	keys, prefix := b.keys.channelKeys(it.x)
 	id := rueidis.BinaryString(appendNumber([]byte(b.node), it.number, 6))
 	last := it.ms[len(it.ms)-1][1:messageHead]
-	return b.run(b.background, withdrawScript, keys, prefix, id, b.bytesElsewhere(it.x),
-		text(min(it.limits.MaxMemory, maxMemory)), last, text(one(look)))
+	return keys, []string{
+		prefix, id, b.bytesElsewhere(it.x), text(min(it.limits.MaxMemory, maxMemory)), last, text(one(look)),
+	}
 }
 
 // allTaken is the note for an item of which the channel has taken all.
@@ -283,6 +319,10 @@ func (b *Broker) resyncWaiters(scopes map[int]bool) (asked int) {
 	var lost []*waiter
 	for _, call := range b.waiters.snapshot() {
 		it := call.item
+		if len(it.ms) == 0 { // a walk that waits for its turn asks again
+			b.waiters.tell(it.number, note{status: noteLost})
+			continue
+		}
 		if !scopes[b.keys.scopeOf(it.x.partition())] {
 			continue
 		}
@@ -307,61 +347,4 @@ func (b *Broker) resyncWaiters(scopes map[int]bool) (asked int) {
 		b.waiters.tell(call.item.number, note{status: noteLost})
 	}
 	return asked
-}
-
-// A barrier waits until everything that was written before is as safe as the options ask for. Calls that come at once share a
-// wait.
-type barrier struct {
-	broker *Broker
-	scope  int
-
-	mu   sync.Mutex
-	next *barrierWait // not begun
-	busy bool
-}
-
-type barrierWait struct {
-	done chan struct{}
-	err  error
-}
-
-// pass waits. Its error tells that it is not known whether what was written is safe.
-func (r *barrier) pass() error {
-	r.mu.Lock()
-	if r.next == nil {
-		r.next = &barrierWait{done: make(chan struct{})}
-	}
-	w := r.next
-	if !r.busy {
-		r.busy = true
-		go r.work()
-	}
-	r.mu.Unlock()
-	<-w.done
-	return w.err
-}
-
-func (r *barrier) work() {
-	for {
-		r.mu.Lock()
-		w := r.next
-		if r.next = nil; w == nil {
-			r.busy = false
-			r.mu.Unlock()
-			return
-		}
-		r.mu.Unlock()
-		w.wait(r.broker, r.scope)
-	}
-}
-
-func (w *barrierWait) wait(b *Broker, scope int) {
-	defer close(w.done)
-	defer guard.Recover(guard.Broker, func() { w.err = errPanicked })
-	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-	defer cancel()
-	reply, err := b.runDurably(ctx, touchScript, scriptCall{keys: []string{b.keys.counters(scope)}})
-	if w.err = err; err == nil && reply.Error() != nil {
-		w.err = fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, reply.Error()) // what waited has been written
-	}
 }

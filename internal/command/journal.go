@@ -170,6 +170,12 @@ func writeReport(w io.Writer, r *disk.Report) error {
 	fmt.Fprintf(table, "channels\t%s\n", humanize.Comma(int64(r.Channels)))
 	fmt.Fprintf(table, "messages\t%s\n", humanize.Comma(int64(r.Messages)))
 	fmt.Fprintf(table, "missing between them\t%s\n", humanize.Comma(int64(r.Missing)))
+	fmt.Fprintf(table, "topics\t%s\n", humanize.Comma(int64(r.Topics)))
+	fmt.Fprintf(table, "memberships\t%s\n", humanize.Comma(int64(r.Memberships)))
+	fmt.Fprintf(table, "kept by topics\t%s\n", humanize.Comma(int64(r.Kept)))
+	if r.MissingMemberships > 0 {
+		fmt.Fprintf(table, "memberships of topics that are lost\t%s\n", humanize.Comma(int64(r.MissingMemberships)))
+	}
 	fmt.Fprintf(table, "segments\t%d, %s\n", r.Segments, humanize.IBytes(uint64(max(0, r.Bytes))))
 	for _, d := range r.Damages {
 		kind := "torn off at the end"

@@ -18,6 +18,7 @@ if ends == 1 then
   c.flags, c.sent, c.read, c.unconfirmed = c.flags - 1, 0, now(), math.min(unconfirmed, c.inflight)
   redis.call('ZADD', base .. 'x', c.read + c.ttl, x)
   redis.call('HINCRBY', KEYS[2], 'readers', -1)
+  if flag(128) then readerChanged(key('j'), string.sub(KEYS[2], 1, -2), -1) end
 elseif count > 0 then
   -- What was pushed and got lost is sent again.
   fetch(out, math.max(0, have - c.head), count, maxBytes)

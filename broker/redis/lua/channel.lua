@@ -1,12 +1,13 @@
 -- Part of the scripts that work on one channel. KEYS[1] is its state, KEYS[2] the counters, and KEYS[3] the set of channels
 -- in which producers wait for memory.
-local base, x = string.sub(KEYS[1], 1, -18), string.sub(KEYS[1], -16)
+local base, x, state = string.sub(KEYS[1], 1, -18), string.sub(KEYS[1], -16), KEYS[1]
 local function key(letter) return base .. letter .. x end
 
 local c
 
-local function load()
-  local s = redis.call('GET', KEYS[1])
+-- Loads the state, unless the caller has done so.
+local function load(s)
+  s = s or redis.call('GET', state)
   if not s then return false end
   c = {}
   c.head, c.len, c.inflight, c.sent, c.held, c.bytes, c.ahead, c.node, c.fence, c.flags, c.settled, c.created, c.read, c.ttl,
@@ -15,9 +16,27 @@ local function load()
   return true
 end
 
+local function hasReader() return c.flags % 2 == 1 end
+local function flag(bit) return math.floor(c.flags / bit) % 2 == 1 end
+local function set(bit) if not flag(bit) then c.flags = c.flags + bit end end
+
+-- Returns the marks, or nil if there are none.
+local function marks()
+  if not c.marks and flag(64) then c.marks = readMarks(key('v')) end
+  return c.marks
+end
+
+local function ensureMarks()
+  c.marks = marks() or {key = key('v'), missed = 0, gap = 0, spans = {}}
+  return c.marks
+end
+
 -- Writes the state, and adds to the counters what has changed. Returns 1 if memory was freed for which producers wait.
 local function save()
-  redis.call('SETRANGE', KEYS[1], 0, struct.pack(ALL, c.head, c.len, c.inflight, c.sent, c.held, c.bytes, c.ahead, c.node,
+  if c.marks then
+    if writeMarks(c.marks, c.head + c.inflight) then set(64) elseif flag(64) then c.flags = c.flags - 64 end
+  end
+  redis.call('SETRANGE', state, 0, struct.pack(ALL, c.head, c.len, c.inflight, c.sent, c.held, c.bytes, c.ahead, c.node,
     c.fence, c.flags, c.settled, c.created, c.read, c.ttl, c.unconfirmed))
   if c.len ~= c.messages0 then redis.call('HINCRBY', KEYS[2], 'messages', c.len - c.messages0) end
   if c.inflight ~= c.inflight0 then redis.call('HINCRBY', KEYS[2], 'inflight', c.inflight - c.inflight0) end
@@ -25,10 +44,6 @@ local function save()
   redis.call('HINCRBY', KEYS[2], 'bytes', c.bytes - c.bytes0)
   return c.bytes < c.bytes0 and redis.call('EXISTS', KEYS[3]) or 0
 end
-
-local function hasReader() return c.flags % 2 == 1 end
-local function flag(bit) return math.floor(c.flags / bit) % 2 == 1 end
-local function set(bit) if not flag(bit) then c.flags = c.flags + bit end end
 
 local function tellReader(kind) return push(c.node, kind, struct.pack('<I4', c.fence) .. x) end
 
@@ -73,7 +88,7 @@ end
 local function fetch(out, first, count, maxBytes)
   local size, got = 0, 0
   each(first, math.min(c.len, first + count) - 1, function(m, i)
-    if i == c.len - 1 and string.byte(m) > 1 and i - c.inflight >= mergeAhead(c.ahead) then return false end
+    if i == c.len - 1 and string.byte(m) % 8 > 1 and i - c.inflight >= mergeAhead(c.ahead) then return false end
     if got > 0 and size + #m > maxBytes then return false end
     size, got = size + #m, got + 1
     out[#out + 1] = m
@@ -90,7 +105,16 @@ local function rememberKey(m)
   if string.byte(m) % 2 == 1 then redis.call('SADD', key('i'), keyOf(m)) end
 end
 
-local function append(m, mark)
+-- Pushes a message to the reader's node, for a fence and a position.
+local function pushMessage(at, m) return push(c.node, 'm', at .. m) > 0 end
+
+-- Appends a message. If it does not count toward the buffer, since says when the channel has got it.
+local function append(m, mark, since)
+  local k = since and ensureMarks() or marks()
+  if k then
+    m, mark = markedAs(k, m, mark, since)
+    if since then addOutside(k, c.head + c.len) end
+  end
   redis.call('RPUSH', key('q'), m)
   rememberKey(m)
   if mark then keepMark(key('g'), c.head + c.len, #m, mark) end
@@ -98,7 +122,7 @@ local function append(m, mark)
     local at = struct.pack('<I4I6', c.fence, c.head + c.len)
     if #m > PUSHED or mark and c.sent - c.inflight >= mergeAhead(c.ahead) then
       push(c.node, 'w', at)
-    elseif push(c.node, 'm', at .. m) > 0 then
+    elseif pushMessage(at, m) then
       c.sent = c.sent + 1
     end
   end
@@ -107,15 +131,38 @@ end
 
 -- merge, for this channel.
 local function mergeHere(m)
-  return merge(m, key('q'), key('g'), c.len > math.max(c.inflight, c.sent) and c.head + c.len - 1)
+  local gap = string.byte(m) > 3 and marks() and c.marks.gap == 1
+  return merge(m, key('q'), key('g'), c.len > math.max(c.inflight, c.sent) and not gap and c.head + c.len - 1)
 end
 
-local function appendWhole(whole, older, mark, olderKey)
+local function appendWhole(whole, older, mark, olderKey, dressed)
+  local k = marks()
+  if k or dressed then whole, mark = wholeAs(k, key('q'), whole, mark, dressed) end
   redis.call('LSET', key('q'), -1, whole)
   if olderKey ~= '' then remember({olderKey}, 1) end
   rememberKey(whole)
   keepMark(key('g'), c.head + c.len - 1, #whole, mark)
   c.bytes = c.bytes + #whole - older
+end
+
+-- Whether there is room for a message in a buffer.
+local function room(buffer)
+  local k = marks()
+  return c.len - c.inflight - (k and outsideOf(k, c.head + c.inflight) or 0) < buffer
+end
+
+-- Notes that a piece of a text may be missing after the newest message.
+local function noteGap()
+  if c.len > c.inflight then ensureMarks().gap = 1 end
+end
+
+-- Notes that the channel has missed a message of a topic.
+local function miss()
+  if flag(32) then
+    local k = ensureMarks()
+    k.missed = k.missed + 1
+  end
+  noteGap()
 end
 
 -- Takes what there is room for of the messages of a waiting call. Returns how it ended: 0 all are taken, 1 the channel is
@@ -124,21 +171,22 @@ local function take(id, w, used)
   while w.first < w.count do
     local field = id .. struct.pack('<I2', w.first)
     local m = redis.call('HGET', key('p'), field)
-    local kept, mark, whole, older, olderKey = m, nil, nil, nil, nil
-    if used and string.byte(m) > 1 then kept, mark, whole, older, olderKey = mergeHere(m) end
+    local kept, mark, whole, older, olderKey, dressed = m, nil, nil, nil, nil, nil
+    local outside = w.topic ~= '' and w.buffer == OUTSIDE
+    if used and string.byte(m) > 1 then kept, mark, whole, older, olderKey, dressed = mergeHere(m) end
     if duplicate(m) then
       w.duplicates = w.duplicates + 1
     elseif not used then -- only duplicates are taken
       return 1
-    elseif c.len - c.inflight >= w.buffer and not whole then
+    elseif not whole and not outside and not room(w.buffer) then
       return 1
-    elseif used + c.bytes - c.bytes0 >= w.memory then
+    elseif not outside and used + c.bytes - c.bytes0 >= w.memory then
       return 2
     elseif whole then
-      appendWhole(whole, older, mark, olderKey)
+      appendWhole(whole, older, mark, olderKey, dressed)
       if string.byte(m) < 4 then w.replaced = w.replaced + 1 else w.appended = w.appended + 1 end
     else
-      append(kept, mark)
+      append(kept, mark, outside and now() or nil)
     end
     redis.call('HDEL', key('p'), field)
     redis.call('HINCRBY', KEYS[2], 'heldbytes', -(#m + OVERHEAD))
@@ -147,8 +195,10 @@ local function take(id, w, used)
   return 0
 end
 
--- Until when, buffer, memory, next message, messages, duplicates, bytes, and, unless it is new, replaced, appended.
+-- Until when, buffer, memory, next message, messages, duplicates, bytes, and, unless it is new, replaced, appended. If the message
+-- is one of a topic, 1 if it waits only until the reader's node has said what was taken, else 0, and the topic's name.
 local WAITER = '<I6I4I7I2I2I2I6I2I2'
+local WAITING = 33
 
 local function waiter(id)
   local s = redis.call('HGET', key('p'), id)
@@ -156,12 +206,13 @@ local function waiter(id)
   local w = {}
   w.deadline, w.buffer, w.memory, w.first, w.count, w.duplicates, w.size, w.replaced, w.appended =
     struct.unpack(WAITER, s .. '\0\0\0\0')
+  w.brief, w.topic = string.sub(s, WAITING + 1, WAITING + 1), string.sub(s, WAITING + 2)
   return w
 end
 
 local function keepWaiter(id, w)
   redis.call('HSET', key('p'), id, struct.pack(WAITER, w.deadline, w.buffer, w.memory, w.first, w.count, w.duplicates, w.size,
-    w.replaced, w.appended))
+    w.replaced, w.appended) .. w.brief .. w.topic)
 end
 
 -- Forgets a waiting call. The caller removes its id from the list.
@@ -198,6 +249,7 @@ local function admit(elsewhere)
     end
     redis.call('LPOP', key('w'))
     forget(id, w)
+    if how == 3 and w.topic ~= '' then miss() end
     push(string.sub(id, 1, 8), 'a', string.sub(id, 9) .. struct.pack('<I1I2I2I2I2', how, w.first, w.duplicates, w.replaced, w.appended))
   end
 end

@@ -93,10 +93,11 @@ end
 for i = 1, channels do
   local s, more = states[i], nil
   local head, len, inflight, sent, held, bytes, ahead, node, fence, flags
-  local f, keys = nil, nil -- keys: the set of idempotency keys
+  local f, keys, k = nil, nil, nil -- keys: the set of idempotency keys; k: see lua/marks.lua
   local queue, from, to = KEYS[channels + i + 1], nil, nil -- from, to: messages that are to be appended
   if s then
     head, len, inflight, sent, held, bytes, ahead, node, fence, flags = unpack('<I6I3I3I3I3I5I1c8I4I1', s)
+    if flags >= 64 and math.floor(flags / 64) % 2 == 1 then k = readMarks(key(i, 'v')) end
     if flags % 2 == 1 then
       f = frames[node]
       if not f then
@@ -120,15 +121,17 @@ for i = 1, channels do
       local first, last, status, duplicates, size, taken, replaced, appended = j, j + d + e * 256 - 1, 0, 0, 0, 0, 0, 0
       while j <= last do
         local m = ARGV[j]
-        local mark, whole, older, olderKey -- if it may be merged
+        local mark, whole, older, olderKey, dressed -- if it may be merged
         local kind = byte(m)
         if kind > 1 then
           if from then append(queue, from, to) end
           from = nil
-          m, mark, whole, older, olderKey =
-            merge(m, queue, key(i, 'g'), held == 0 and len > math.max(inflight, sent) and head + len - 1)
+          m, mark, whole, older, olderKey, dressed = merge(m, queue, key(i, 'g'), held == 0 and len > math.max(inflight, sent) and
+            not (k and k.gap == 1 and kind > 3) and head + len - 1)
         end
-        local full = (held > 0 or len - inflight >= buffer and not whole) and 1 or used + addedBytes + size >= memory and 2
+        local pending = len - inflight
+        if k then pending = pending - outsideOf(k, head + inflight) end
+        local full = (held > 0 or pending >= buffer and not whole) and 1 or used + addedBytes + size >= memory and 2
         local duplicate = false
         if keyed > 0 and ARGV[j + keyed] ~= '' then
           keys = keys or key(i, 'i')
@@ -140,6 +143,7 @@ for i = 1, channels do
           status = full
           break
         elseif whole then
+          if k or dressed then whole, mark = wholeAs(k, queue, whole, mark, dressed) end
           call('LSET', queue, -1, whole)
           keepMark(key(i, 'g'), head + len - 1, #whole, mark)
           taken, size = taken + 1, size + #whole - older
@@ -147,9 +151,13 @@ for i = 1, channels do
           if kind < 4 then replaced = replaced + 1 else appended = appended + 1 end
         else
           taken = taken + 1
-          if mark then
+          local own = mark or k
+          if k then m, mark = markedAs(k, m, mark) end
+          if own then
+            if from then append(queue, from, to) end
+            from = nil
             call('RPUSH', queue, m)
-            keepMark(key(i, 'g'), head + len, #m, mark)
+            if mark then keepMark(key(i, 'g'), head + len, #m, mark) end
           else
             if from and j ~= to + 1 then
               append(queue, from, to)
@@ -162,7 +170,7 @@ for i = 1, channels do
               f[#f + 1] = pack('<I1I4I4I6', WAKE, 10, fence, head + len)
               f[#f + 1] = ''
             else
-              if shared > 0 and not mark then
+              if shared > 0 and not own then
                 share(node, j, pack('<I4I6', fence, head + len))
               else
                 local n = #f
@@ -200,6 +208,7 @@ for i = 1, channels do
   until more == 0
   if from then append(queue, from, to) end
   if s then call('SETRANGE', KEYS[i + 1], '6', pack('<I3I3I3I3I5', len, inflight, sent, held, bytes)) end
+  if k and not writeMarks(k, head + inflight) then call('SETRANGE', KEYS[i + 1], 36, pack('<I1', flags - 64)) end
 end
 if added > 0 then call('HINCRBY', counters, 'messages', added) end
 if addedBytes ~= wanted then call('HINCRBY', counters, 'bytes', addedBytes - wanted) end

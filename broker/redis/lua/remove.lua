@@ -1,6 +1,6 @@
--- Part of the scripts that delete channels. Returns the channel's numbers of messages pending and in flight, and its age in
--- milliseconds, or nothing if there is no such channel. base is the partition, counters and deletions are keys.
-local function remove(base, x, reason, counters, deletions)
+-- Part of the scripts that delete channels. Returns the channel's numbers of messages pending and in flight, its age in
+-- milliseconds, and of how many topics it was a member, or nothing if there is no such channel. base is the partition, counters and deletions are keys.
+local function remove(base, x, reason, deletions)
   local s = redis.call('GET', base .. 's' .. x)
   if not s then
     redis.call('ZREM', base .. 'x', x)
@@ -24,11 +24,19 @@ local function remove(base, x, reason, counters, deletions)
       if w then
         local _, _, _, first, _, duplicates, left = struct.unpack('<I6I4I7I2I2I2I6', w)
         size = size + left
-        push(string.sub(id, 1, 8), 'a', string.sub(id, 9) .. struct.pack('<I1I2I2', 4, first, duplicates) .. string.sub(w, 30))
+        push(string.sub(id, 1, 8), 'a', string.sub(id, 9) .. struct.pack('<I1I2I2', 4, first, duplicates) .. string.sub(w, 30, 33))
       end
     end
     redis.call('HINCRBY', counters, 'held', -held)
     redis.call('HINCRBY', counters, 'heldbytes', -size)
+  end
+  local topics = 0
+  if flags >= 64 then
+    for _, name in ipairs(redis.call('HKEYS', base .. 'j' .. x)) do
+      topics = topics + 1
+      drop(name, memberOf(base, x), flags % 2 == 1)
+    end
+    redis.call('UNLINK', base .. 'j' .. x, base .. 'v' .. x)
   end
   redis.call('UNLINK', base .. 's' .. x, base .. 'q' .. x, base .. 'w' .. x, base .. 'p' .. x, base .. 'k' .. x, base .. 'i' .. x,
     base .. 'g' .. x)
@@ -40,5 +48,5 @@ local function remove(base, x, reason, counters, deletions)
   end
   if inflight > 0 then redis.call('HINCRBY', counters, 'inflight', -inflight) end
   redis.call('XADD', deletions, 'MAXLEN', '~', 1000000, '*', 'd', x .. struct.pack('<I4I1', len, reason) .. agent)
-  return {len - inflight, inflight, math.max(0, now() - created)}
+  return {len - inflight, inflight, math.max(0, now() - created), topics}
 end

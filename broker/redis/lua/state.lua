@@ -10,7 +10,7 @@
 --   ahead     how many messages the reader's node may be given before they are taken
 --   node, fence  who the reader is
 --   flags     1 there is a reader, 2 the channel follows cursors, 4 a reader has acknowledged, 8 a client's quota counts it,
---             16 the time to live is its own
+--             16 the time to live is its own, 32 it knows topics, 64 it has marks (lua/marks.lua), 128 it is a member of topics
 --   settled   id of the last message that was let go
 --   created, read, ttl  in milliseconds
 --   unconfirmed  how many messages, from the oldest, a read has brought of whose end it is not known whether the client saw it

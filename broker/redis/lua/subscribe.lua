@@ -20,6 +20,7 @@ elseif not hasReader() then
   redis.call('HINCRBY', KEYS[2], 'readers', 1)
   redis.call('ZADD', base .. 'x', READING, x)
   c.flags = c.flags + 1
+  if flag(128) then readerChanged(key('j'), string.sub(KEYS[2], 1, -2), 1) end
 end
 if follow == 1 then set(2) end
 local resume, settled = 0, 0

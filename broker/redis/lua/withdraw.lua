@@ -24,12 +24,13 @@ local first = redis.call('LINDEX', key('w'), 0) == id
 redis.call('LREM', key('w'), 1, id)
 forget(id, w)
 local elsewhere, missing = tonumber(ARGV[3]), 0
-local room = c.len - c.inflight < w.buffer
-if not room and next ~= nil and string.byte(next) > 1 then
+local roomy = room(w.buffer)
+if not roomy and next ~= nil and string.byte(next) > 1 then
   local _, _, whole = mergeHere(next)
-  room = whole ~= nil
+  roomy = whole ~= nil
 end
-if room and memory(elsewhere) >= tonumber(ARGV[4]) then missing = 1 end
+if roomy and memory(elsewhere) >= tonumber(ARGV[4]) then missing = 1 end
+if w.topic ~= '' and w.first < w.count then miss() end
 if first then admit(elsewhere) end -- the next one may have a larger buffer
 save()
 return {w.first, w.duplicates, missing, w.count, w.replaced, w.appended}

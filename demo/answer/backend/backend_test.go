@@ -54,9 +54,6 @@ func start(t *testing.T, broker, options string) *demo {
 		"ANSWER_ROOT=" + root, "ANSWER_DATA=" + filepath.Join(d.server.Dir, "journal"), "ANSWER_BROKER=" + broker,
 	}
 	caddyfile := strings.Replace(string(text), "ttl 1m", options, 1)
-	if broker == "journal" {
-		d.skipWithoutTopics(caddyfile)
-	}
 	d.server.StartFile(caddyfile, d.env...)
 	d.Backend = backend.New(d.inside)
 	d.server.Await("there is a certificate", func() bool {
@@ -67,20 +64,6 @@ func start(t *testing.T, broker, options string) *demo {
 		return err == nil
 	})
 	return d
-}
-
-// skipWithoutTopics skips the test if the broker disk of this version has no topics.
-func (d *demo) skipWithoutTopics(caddyfile string) {
-	d.t.Helper()
-	file := filepath.Join(d.server.Dir, "Caddyfile")
-	if err := os.WriteFile(file, []byte(caddyfile), 0o600); err != nil {
-		d.t.Fatal(err)
-	}
-	validate := d.server.Command("validate", "--config", file, "--adapter", "caddyfile")
-	validate.Env = append(validate.Env, d.env...)
-	if output, _ := validate.CombinedOutput(); bytes.Contains(output, []byte("the broker disk has no topics")) {
-		d.t.Skip("the broker disk has no topics")
-	}
 }
 
 // restart starts Caddy again after it has ended.

@@ -1,0 +1,60 @@
+-- Makes a channel a member of a topic, in its scope. KEYS: as lua/channel.lua says.
+-- ARGV: 2 the topic, 3 numbers, 4 which begins the names of the keys of its home, 5 number of this scope, 6 an id for the topic's
+-- record here if there is none. If the home is another scope, also: 7 the id that the record must have, or empty to begin; 8 the
+-- number of the topic's last walk, when there were the kept messages; 9 the end, or empty; and then the kept messages.
+-- Returns -2 no such channel, -3 too many topics, -4 the record is another one, or a walk has passed: begin again. Else the id of
+-- the record, 1 if the channel is a member now and 2 if it was one before, and how many messages it has taken, and merged.
+local maxTopics, last, keep, ttl, elsewhere = struct.unpack('<I4I4I7I5I7', ARGV[3])
+local name, home, own, id = ARGV[2], ARGV[4], ARGV[5], ARGV[6]
+counters = KEYS[2]
+scope = string.sub(counters, 1, -2)
+if not load() then return -2 end
+local topics, record = key('j'), scope .. 'T' .. name
+local mine = redis.call('HEXISTS', topics, name) == 1
+if mine then return {redis.call('HGET', record, 'id'), 2, 0, 0, 0} end
+if redis.call('HLEN', topics) >= maxTopics then return -3 end
+local number, closed, kept, from = nil, '', ARGV, 10
+if home == scope then
+  ensureTopic(name, keep, ttl)
+  local v = redis.call('HMGET', scope .. 'H' .. name, 'number', 'closed')
+  number, closed, from = tonumber(v[1]), v[2] or '', 1
+  kept = last > 0 and redis.call('LRANGE', scope .. 'R' .. name, -last, -1) or {}
+elseif ARGV[7] ~= '' then
+  number, closed = tonumber(ARGV[8]), ARGV[9]
+  local v = redis.call('HMGET', record, 'id', 'number')
+  if v[1] ~= ARGV[7] or tonumber(v[2] or 0) > number then return -4 end
+end
+if redis.call('HSETNX', record, 'id', id) == 1 then
+  redis.call('HSET', record, 'home', home, 'own', own)
+  if not number then redis.call('PEXPIRE', record, 60000) end
+end
+id = redis.call('HGET', record, 'id')
+if not number then return {id, 0, 0, 0, 0} end
+local first = redis.call('EXISTS', scope .. 'M' .. name) == 0
+redis.call('ZADD', scope .. 'M' .. name, number, memberOf(base, x))
+redis.call('HSET', topics, name, '')
+redis.call('HINCRBY', counters, 'memberships', 1)
+set(128)
+if hasReader() then redis.call('HINCRBY', record, 'readers', 1) end
+if first then
+  redis.call('PERSIST', record)
+  tellHome(name, home, own, id, true)
+end
+local taken, replaced, appended = 0, 0, 0
+local function bring(m)
+  if duplicate(m) then return end
+  local kept, mark, whole, older, olderKey, dressed = m, nil, nil, nil, nil, nil
+  if string.byte(m) > 1 then kept, mark, whole, older, olderKey, dressed = mergeHere(m) end
+  if whole then
+    appendWhole(whole, older, mark, olderKey, dressed)
+    if string.byte(m) < 4 then replaced = replaced + 1 else appended = appended + 1 end
+  else
+    append(kept, mark, now())
+  end
+  taken = taken + 1
+end
+for i = from, #kept do bring(kept[i]) end
+if last > 0 and closed ~= '' and flag(32) then bring(closed) end
+admit(elsewhere) -- what waits may have the key of a kept message
+save()
+return {id, 1, taken, replaced, appended}

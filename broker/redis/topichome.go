@@ -1,0 +1,193 @@
+package redis
+
+import (
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// In a cluster, members of a topic and its home may lie on different servers. What the home has to know of members stands in a list
+// beside these, written in the same step. The node that looks after the scope tells it. So the home hears of each change at least
+// once and in order, and a node that is killed in between leaves nothing undone.
+
+// checkInterval is after how long the scopes of a topic are checked again: see lua/home.lua.
+const checkInterval = time.Minute
+
+// maxTold is how many changes are told at once.
+const maxTold = 100
+
+// A change is that a scope has members of a topic now, or has none any more.
+type change struct {
+	has   memberState
+	id    string // of the topic's record in the scope
+	topic string
+}
+
+// A memberState says what a scope has of a topic: see lua/told.lua.
+type memberState byte
+
+const (
+	hasNone memberState = iota // not any more
+	hasSome                    // since then
+	hasNow
+)
+
+// tellHomes tells the homes of topics what has changed in a scope.
+func (b *Broker) tellHomes(scope int) error {
+	key, c := b.keys.told(scope), b.client
+	for !b.isClosed() {
+		entries, err := b.do(b.background, c, c.B().Lrange().Key(key).Start(0).Stop(maxTold-1).Build()).AsStrSlice()
+		if err != nil || len(entries) == 0 {
+			return err
+		}
+		changes := make([]change, 0, len(entries))
+		for _, s := range entries {
+			const head = 1 + 8
+			if len(s) > head {
+				changes = append(changes, change{memberState(s[0]), s[1:head], s[head:]})
+			}
+		}
+		if err := b.tell(scope, changes); err != nil {
+			return err
+		}
+		commands := make([]rueidis.Completed, len(entries)) // by value, for two nodes may do it at once
+		for i, s := range entries {
+			commands[i] = c.B().Lrem().Key(key).Count(1).Element(s).Build()
+		}
+		if _, err := b.counts(commands); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tellNow tells the homes of topics at once what a call has changed in a scope. So what happens in one scope after the other has
+// the same order at the home. If it fails, the next sweep does it.
+func (b *Broker) tellNow(scope int) {
+	if len(b.keys.scopes) > 1 {
+		_ = b.tellHomes(scope)
+	}
+}
+
+// tellAllHomes tells the homes of topics of all scopes that this node looks after. What fails, the next sweep does.
+func (b *Broker) tellAllHomes() {
+	if len(b.keys.scopes) == 1 {
+		return
+	}
+	commands := make([]rueidis.Completed, len(b.keys.scopes))
+	for scope := range commands {
+		commands[scope] = b.client.B().Llen().Key(b.keys.told(scope)).Build()
+	}
+	counts, err := b.counts(commands)
+	for scope, n := range counts {
+		if err == nil && n > 0 && b.owns(scope) {
+			err = b.tellHomes(scope)
+		}
+	}
+}
+
+// tell tells the homes of topics of changes in a scope.
+func (b *Broker) tell(scope int, changes []change) error {
+	args := map[int][]string{} // by home
+	for _, ch := range changes {
+		home := b.keys.home(ch.topic)
+		if args[home] == nil {
+			args[home] = []string{b.keys.pushPrefix(home), text(int64(scope))}
+		}
+		args[home] = append(args[home], text(int64(ch.has)), ch.id, ch.topic)
+	}
+	calls := make([]scriptCall, 0, len(args))
+	for home, a := range args {
+		calls = append(calls, scriptCall{[]string{b.keys.counters(home)}, a})
+	}
+	for _, reply := range b.runAll(b.background, toldScript, calls) {
+		if err := reply.Error(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkScopes looks whether the scopes that walks over some topics visit have a record of the topic. There is none if a join did not
+// go on after it had begun.
+func (b *Broker) checkScopes(home int, topics []string) error {
+	c := b.client
+	for _, topic := range topics {
+		fields, err := b.do(b.background, c, c.B().Hgetall().Key(b.keys.topic("H", home, topic)).Build()).AsStrMap()
+		if err != nil {
+			return err
+		}
+		waits := false
+		for scope := range b.keys.scopes {
+			id, ok := fields["s"+text(int64(scope))]
+			if !ok {
+				continue
+			}
+			there, err := b.do(b.background, c, c.B().Hget().Key(b.keys.topic("T", scope, topic)).Field("id").Build()).ToString()
+			if err != nil && !rueidis.IsRedisNil(err) {
+				return err
+			}
+			members, err := b.do(b.background, c, c.B().Exists().Key(b.keys.topic("M", scope, topic)).Build()).AsBool()
+			switch {
+			case err != nil:
+			case there == "":
+				err = b.tell(scope, []change{{hasNone, id, topic}})
+			case !members:
+				waits = true
+			case there != id:
+				err = b.tell(scope, []change{{hasNow, there, topic}})
+			}
+			if err != nil {
+				return err
+			}
+		}
+		command := c.B().Zrem().Key(b.keys.scopes[home] + "V").Member(topic).Build()
+		if waits { // a join is under way, or its record goes by itself
+			command = c.B().Zincrby().Key(b.keys.scopes[home] + "V").Increment(float64(ms(checkInterval))).Member(topic).Build()
+		}
+		if err := b.do(b.background, c, command).Error(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tellAgain tells the homes of all topics that have members in the scopes that this node looks after. Another server has become the
+// primary of some home, and may lack the last moments.
+func (b *Broker) tellAgain() error {
+	c := b.client
+	for scope := range b.keys.scopes {
+		if !b.owns(scope) {
+			continue
+		}
+		for cursor, begun := uint64(0), false; !begun || cursor != 0; begun = true {
+			page, err := b.do(b.background, c, c.B().Sscan().Key(b.keys.scopes[scope]+"N").Cursor(cursor).Count(maxTold).Build()).AsScanEntry()
+			if err != nil {
+				return err
+			}
+			cursor = page.Cursor
+			var changes []change
+			for _, topic := range page.Elements {
+				id, err := b.do(b.background, c, c.B().Hget().Key(b.keys.topic("T", scope, topic)).Field("id").Build()).ToString()
+				if err == nil {
+					changes = append(changes, change{hasNow, id, topic})
+				} else if !rueidis.IsRedisNil(err) {
+					return err
+				}
+			}
+			if err := b.tell(scope, changes); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// OnTopics implements [broker.TopicSource]. Like a deletion, an event is reported by one node.
+func (b *Broker) OnTopics(report func([]broker.TopicEvent)) {
+	b.reports.mu.Lock()
+	defer b.reports.mu.Unlock()
+	b.reports.topics = report
+}

@@ -1,0 +1,198 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// noteLeft is the note of a message that waited in a member which has left the topic.
+const noteLeft = 5
+
+// PublishTopic implements [broker.Topics].
+func (b *Broker) PublishTopic(
+	ctx context.Context, topic string, m *broker.Message, full broker.WhenFull, l broker.Limits,
+) (broker.Published, error) {
+	if err := b.ready(ctx); err != nil {
+		return broker.Published{}, err
+	}
+	w := b.newWalk(topic, m, &l)
+	w.full = full
+	err := w.run(ctx)
+	if waitErr := w.wait(ctx); err == nil {
+		err = waitErr
+	}
+	if deleteErr := b.deleteAll(w.deletes); err == nil {
+		err = deleteErr
+	}
+	if err != nil {
+		return broker.Published{}, err
+	}
+	return w.result, nil
+}
+
+// deleteAll removes channels. If it fails, the error is ErrOutcomeUnknown.
+func (b *Broker) deleteAll(channels []channelID) error {
+	for some := range slices.Chunk(channels, maxVisited) {
+		calls := make([]scriptCall, len(some))
+		for i, x := range some {
+			calls[i] = b.deleteCall(x)
+		}
+		for i, reply := range b.runAll(b.background, deleteScript, calls) {
+			if err := b.deleted(some[i], reply); err != nil && !errors.Is(err, broker.ErrNotFound) {
+				return unknown(err)
+			}
+		}
+	}
+	return nil
+}
+
+// CloseTopic implements [broker.Topics].
+func (b *Broker) CloseTopic(ctx context.Context, topic string, end *broker.Message, l broker.Limits) error {
+	if err := b.ready(ctx); err != nil {
+		return err
+	}
+	w := b.newWalk(topic, end, &l)
+	w.closes = true
+	if err := w.run(ctx); err != nil && !errors.Is(err, broker.ErrTopicClosed) {
+		return err
+	}
+	return nil
+}
+
+// wait waits for members in which the message waits.
+func (w *walk) wait(ctx context.Context) error {
+	if len(w.held) == 0 {
+		return nil
+	}
+	b, hold := w.broker, shortHold
+	if w.full == broker.FullHold {
+		hold = max(hold, w.limits.Hold)
+	}
+	timer := time.NewTimer(hold)
+	defer timer.Stop()
+	var late []*waiter
+	over, unknown := false, false
+	for _, waits := range w.held {
+		if !over {
+			select {
+			case n := <-waits.notes:
+				unknown = w.noted(waits, n) || unknown
+				continue
+			case <-timer.C:
+			case <-ctx.Done():
+			case <-b.closing:
+			}
+			over = true
+		}
+		select {
+		case n := <-waits.notes:
+			unknown = w.noted(waits, n) || unknown
+		default:
+			late = append(late, waits)
+		}
+	}
+	for some := range slices.Chunk(late, maxVisited) {
+		unknown = w.giveUp(some) || unknown
+	}
+	for _, waits := range w.held {
+		b.waiters.remove(waits)
+	}
+	if unknown {
+		return fmt.Errorf("%w: redis: it waited for room in a channel", broker.ErrOutcomeUnknown)
+	}
+	return nil
+}
+
+// noted takes note of what has become of the message in a member. It reports whether that is not known.
+func (w *walk) noted(waits *waiter, n note) (unknown bool) {
+	b, it := w.broker, waits.item
+	switch n.status {
+	case noteTaken:
+		w.result.Accepted++
+		return b.countNoted(it, n) != nil
+	case noteTooLate:
+		w.miss(it.x)
+	case noteNotFound, noteLeft:
+	default:
+		return true
+	}
+	return false
+}
+
+// countNoted counts what has become of an item that waited. Its error tells that it is not known whether that is safe.
+func (b *Broker) countNoted(it *item, n note) error {
+	taken := max(0, n.accepted-n.duplicates)
+	b.stats.accepted.Add(uint64(taken))
+	b.stats.duplicates.Add(uint64(n.duplicates)) //nolint:gosec // not negative
+	b.stats.countMerged(n.replaced, n.appended)
+	b.stats.wait.observe(waitBounds, time.Since(it.begun), taken)
+	if taken > 0 && b.options.Durability.waits() {
+		return b.barriers[b.keys.scopeOf(it.x.partition())].pass()
+	}
+	return nil
+}
+
+// miss takes note that a member has missed the message.
+func (w *walk) miss(x channelID) {
+	w.result.Full++
+	w.broker.stats.skipped.Add(1)
+	if w.full == broker.FullDelete {
+		w.deletes = append(w.deletes, x)
+	}
+}
+
+// giveUp withdraws the message where it waits. It reports whether it is not known what has become of it somewhere.
+func (w *walk) giveUp(some []*waiter) (unknown bool) {
+	b := w.broker
+	calls := make([]scriptCall, len(some))
+	for i, waits := range some {
+		keys, args := b.withdrawCall(waits.item, false)
+		calls[i] = scriptCall{keys, args}
+	}
+	for i, reply := range b.runAll(b.background, withdrawScript, calls) {
+		unknown = w.gaveUp(some[i], reply) || unknown
+	}
+	return unknown
+}
+
+// gaveUp takes the reply to one withdrawal.
+func (w *walk) gaveUp(waits *waiter, reply rueidis.RedisResult) (unknown bool) {
+	if values, err := reply.ToArray(); err == nil && len(values) == 6 {
+		if integer(values, 0) == 0 {
+			w.miss(waits.item.x)
+			return false
+		}
+		return w.noted(waits, note{
+			accepted: 1, duplicates: int(integer(values, 1)), replaced: int(integer(values, 4)), appended: int(integer(values, 5)),
+		})
+	}
+	code, err := reply.AsInt64()
+	switch {
+	case err != nil:
+		return true
+	case code == -2: // the channel is gone
+		return false
+	}
+	// It has been admitted, or the member has left: there is a note of it.
+	select {
+	case n := <-waits.notes:
+		return w.noted(waits, n)
+	case <-time.After(noteDelay):
+	}
+	return code != -3 || w.noted(waits, waits.item.allTaken())
+}
+
+// countAlone counts an end that has waited until what was before it in a channel had got in.
+func (b *Broker) countAlone(it *item, n note) {
+	if n.status == noteTaken {
+		b.stats.accepted.Add(uint64(max(0, n.accepted-n.duplicates)))
+		b.stats.wait.observe(waitBounds, time.Since(it.begun), max(0, n.accepted-n.duplicates))
+	}
+}
