@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,12 @@ import (
 func TestHistoryOfTopics(t *testing.T) {
 	t.Parallel()
 	historyOfTopics(t, "", workload.Duration(t, 500*time.Millisecond))
+}
+
+// TestHistoryOfTopicsOnDisk does the same with a journal.
+func TestHistoryOfTopicsOnDisk(t *testing.T) {
+	t.Parallel()
+	historyOfTopics(t, "broker disk {\npath "+filepath.Join(t.TempDir(), "journal")+"\n}", workload.Duration(t, 300*time.Millisecond))
 }
 
 // historyOfTopics does so with a Broker, which the setting broker names.
