@@ -186,6 +186,27 @@ var topicMemoryTests = group{
 		}
 		r.takes()
 	},
+	"a cursor shows one message, though a kept one comes once more": func(s *suite) {
+		t := s.topics()
+		t.keep("news", 10_000, time.Hour)
+		a := t.member("news")
+		first := t.message("first")
+		t.tell("news", first, broker.FullMiss, accepted)
+		r := t.subscribe(a.Consumer, follow)
+		r.takes(first)
+		r.End(broker.EndFault)
+		between := t.message("between")
+		t.send(a.Producer, between)
+		t.leave(a, "news")
+		t.join(a, "news", broker.LastAll)
+		for range 3 { // the consumer never sees what it is sent
+			r := t.subscribe(a.Consumer, follow, after(first.ID().String()))
+			if got := r.next(2); !same(got[:1], []*broker.Message{between}) || !sameBut(got[1], first) {
+				t.Errorf("the reader took %q, want %q and the first one again", lines(got), between.Line())
+			}
+			r.End(broker.EndFault)
+		}
+	},
 	"topics keep at most half of the memory": func(s *suite) {
 		t := s.topics()
 		if t.copies {
