@@ -211,21 +211,33 @@ func (c *checker) losses() {
 
 // counts checks that no channel counted more messages as undelivered than may have been in it.
 func (c *checker) counts() {
+	atMost := map[string]int{}
+	for _, m := range c.messages {
+		if m.topic == "" {
+			atMost[m.channel] += m.writes()
+		}
+	}
 	for channel, n := range c.Undelivered {
-		written := 0
-		for _, m := range c.messages {
-			switch {
-			case m.topic == "" && m.channel != channel || m.topic != "" && !c.mayHave(channel, m):
-			case m.keyed:
-				written += min(1, m.accepted+m.unknown)
-			default:
-				written += m.accepted + m.unknown
+		written := atMost[channel] + c.ends(channel)
+		for _, ms := range c.topics {
+			for _, m := range ms {
+				if c.mayHave(channel, m) {
+					written += m.writes()
+				}
 			}
 		}
-		if written += c.ends(channel); n > written {
+		if n > written {
 			c.fault("channel %s: %d messages were counted as undelivered, but only %d were written", channel, n, written)
 		}
 	}
+}
+
+// writes returns how often a channel may have got the message.
+func (m *message) writes() int {
+	if m.keyed {
+		return min(1, m.accepted+m.unknown)
+	}
+	return m.accepted + m.unknown
 }
 
 // unknowns checks that a fault explains each unknown outcome.
