@@ -46,7 +46,7 @@ func historyOfTopics(t *testing.T, broker string, duration time.Duration) {
 megaphone {
 	read_duration 300ms
 	buffer %d
-	in_flight 10000
+	in_flight 100000
 	topic_keep 10MB
 	webhook channel_deleted %s
 	%s

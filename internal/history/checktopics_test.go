@@ -168,6 +168,14 @@ func TestCheckTopics(t *testing.T) {
 			},
 			stays: member, deliveries: deliveries{got("c", "3", 1, "a1", "a3")}, want: `"a3" was appended to "a1", without "a2"`,
 		},
+		"appended late, since its outcome was unknown": {
+			writes: writes{
+				merging(published("a1", 1, 2, unknown), history.MergeAppend), merging(published("a2", 3, 4, accepted), history.MergeAppend),
+				merging(published("a3", 5, 6, accepted), history.MergeAppend),
+			},
+			faults: []history.Fault{{Channel: "t", Start: at(1), End: at(2)}},
+			stays:  member, deliveries: deliveries{got("c", "3", 0, "a2", "a1", "a3")},
+		},
 		"appended over a time away": {
 			writes: writes{
 				merging(published("a1", 1, 2, accepted), history.MergeAppend), merging(published("a2", 5, 6, accepted), history.MergeAppend),
