@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -270,6 +271,7 @@ func TestAPublishSurvivesALossOfPower(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newTopical(t, Disk)
 		a := s.member(broker.Join{Topic: "news"})
+		synctest.Wait() // nothing is synced now
 		s.folder.syncTime = time.Second
 		begun := time.Now()
 		done := make(chan struct{})
