@@ -26,21 +26,30 @@ import (
 // Consumers break off and resume, and producers break off and repeat. A reload is no fault: no request fails for it.
 func TestHistoryOverReloads(t *testing.T) {
 	t.Parallel()
-	n := workload.Seed(t)
+	historyOverReloads(t, "megaphone create write read manage", "", workload.Options{
+		Channels: 40, Deleted: 8, Time: workload.Duration(t, time.Second),
+	}, 500)
+}
+
+// historyOverReloads does so for a site, with more settings. The options say what is not the same in each test. At least so many
+// messages must be accepted.
+func historyOverReloads(t *testing.T, site, more string, o workload.Options, least int) {
+	t.Helper()
+	o.Seed = workload.Seed(t)
 	s := testserver.New(t)
 	port := testserver.FreePort(t)
-	announcements := new(workload.Announcements)
-	hook := httptest.NewServer(announcements)
+	o.Announced = new(workload.Announcements)
+	hook := httptest.NewServer(o.Announced)
 	t.Cleanup(hook.Close)
 	settings := func(i int) string {
-		return fmt.Sprintf("servers {\nlistener_wrappers {\nmegaphone\n}\n}\nmegaphone {\nread_duration 300ms\nbuffer %d\nwebhook channel_deleted %s\n}", 20+i%2, hook.URL)
+		return fmt.Sprintf("servers {\nlistener_wrappers {\nmegaphone\n}\n}\nmegaphone {\nread_duration 300ms\nbuffer %d\nwebhook channel_deleted %s\n%s\n}",
+			20+i%2, hook.URL, more)
 	}
-	const site = "megaphone create write read manage"
 	s.Start(settings(0), tcpSite(port, site))
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(transport.CloseIdleConnections)
 	r := history.NewRecorder()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+workload.Duration(t, 0))
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+o.Time)
 	defer cancel()
 	var reloading sync.WaitGroup
 	reloading.Go(func() {
@@ -51,21 +60,16 @@ func TestHistoryOverReloads(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	})
-	err := workload.Run(ctx, r, workload.Options{
-		Seed:     n,
-		Base:     func() string { return fmt.Sprintf("http://127.0.0.1:%d", port) },
-		HTTP:     &http.Client{Transport: noFailure{t, transport}},
-		Channels: 40, Deleted: 8, Announced: announcements,
-		Pause:  5 * time.Millisecond,
-		Time:   workload.Duration(t, time.Second),
-		Settle: patience,
-	})
+	o.Base = func() string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
+	o.HTTP = &http.Client{Transport: noFailure{t, transport}}
+	o.Pause, o.Settle = 5*time.Millisecond, patience
+	err := workload.Run(ctx, r, o)
 	cancel()
 	reloading.Wait()
 	if err != nil {
 		t.Fatal(err)
 	}
-	workload.Check(t, r.History(), 500)
+	workload.Check(t, r.History(), least)
 }
 
 // noFailure is a transport that fails the test if a request fails, unless its client has broken it off. It does not count
