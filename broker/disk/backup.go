@@ -20,6 +20,12 @@ func (b *Broker) Backup(ctx context.Context, path string) (size int64, err error
 	if err := b.starts(); err != nil {
 		return 0, err
 	}
+	select {
+	case b.backingUp <- struct{}{}: // one at a time, or else two could write to one folder
+		defer func() { <-b.backingUp }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	if _, err := os.Lstat(path); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("back up the journal to %s: %w", path, errors.Join(err, broker.ErrBackupExists))
 	}
@@ -43,15 +49,17 @@ func (b *Broker) Backup(ctx context.Context, path string) (size int64, err error
 func (l *log) backup(ctx context.Context, to string) (size int64, err error) {
 	l.keeping.Lock()
 	defer l.keeping.Unlock()
-	if !l.syncAll() {
-		return 0, l.Health()
+	switch err := l.syncAll(); {
+	case errors.Is(err, errClosed):
+		return 0, broker.ErrClosed
+	case err != nil:
+		return 0, err
 	}
 	l.mu.Lock()
-	segments := append(slices.Clone(l.sealed), sealed{l.head.sequence, l.head.end, len(l.head.mem)})
-	closed := l.closed
+	segments, fault := append(slices.Clone(l.sealed), sealed{l.head.sequence, l.head.end, len(l.head.mem)}), l.fault
 	l.mu.Unlock()
-	if closed {
-		return 0, broker.ErrClosed
+	if fault != nil {
+		return 0, fault // what is written now may be given up
 	}
 	for _, s := range segments {
 		if err := ctx.Err(); err != nil {

@@ -126,3 +126,46 @@ func TestABackupIsWholeOrNotThere(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestTwoBackupsToOneFolder that begin while the other one is made: one of them is whole, and the other one fails.
+func TestTwoBackupsToOneFolder(t *testing.T) {
+	t.Parallel()
+	f := newFaulty(t, Process)
+	for range 200 { // more than a segment
+		f.write(nil)
+	}
+	path := filepath.Join(t.TempDir(), "backup")
+	second := make(chan error, 1)
+	opens := 0
+	f.folder.failWith(func(o, _ string) error {
+		if o != "open" {
+			return nil
+		}
+		if opens++; opens != 2 { // the first one has copied a segment
+			return nil
+		}
+		go func() {
+			_, err := f.broker.Backup(t.Context(), path)
+			second <- err
+		}()
+		for range 50 { // until the second one has begun, unless it waits
+			if names, err := os.ReadDir(path + ".partial"); err != nil || len(names) == 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	})
+	if _, err := f.broker.Backup(t.Context(), path); err != nil {
+		t.Error(err)
+	}
+	if err := <-second; !errors.Is(err, broker.ErrBackupExists) {
+		t.Errorf("error %v", err)
+	}
+	again := Open(Options{Path: path, segment: smallSegment})
+	defer again.Close()
+	if err := again.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.has(again)
+}

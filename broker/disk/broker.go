@@ -67,6 +67,8 @@ type Broker struct {
 	started  bool
 	closed   bool
 	ready    atomic.Bool
+
+	backingUp chan struct{} // has a value while a backup is made
 }
 
 // Open returns a Broker. It touches no file until [Broker.Start] is called. The caller must call Close.
@@ -81,7 +83,7 @@ func Open(o Options) *Broker {
 	if o.folder == nil {
 		o.folder = &osFolder{path: o.Path}
 	}
-	b := &Broker{options: o}
+	b := &Broker{options: o, backingUp: make(chan struct{}, 1)}
 	b.log = &log{
 		folder: o.folder, size: o.segment, report: b.report, scale: 1,
 		dirty: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
@@ -195,10 +197,7 @@ func (l *log) copyAll() (err error) {
 			return err
 		}
 	}
-	if !l.syncAll() {
-		return l.Health()
-	}
-	return nil
+	return l.syncAll()
 }
 
 // halt stops all that happens beside the writes. Nobody compacts after that, so the channels may be closed: a channel that
@@ -210,7 +209,9 @@ func (l *log) halt() {
 
 // end ends the log. What was written is durable then.
 func (l *log) end() {
-	l.syncAll()
+	_ = l.syncAll() // if it fails, the fault is known
+	l.syncing.Lock()
+	defer l.syncing.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
@@ -225,6 +226,7 @@ func (l *log) end() {
 		}
 	}
 	_ = l.head.file.close()
+	l.closeUnsynced()
 	finish(l.commit, l.holders, errClosed)
 	l.commit, l.holders = nil, nil
 }

@@ -78,8 +78,9 @@ func (l *log) compactSegment(s sealed) (int64, error) {
 		return 0, copies.err
 	case err != nil:
 		return 0, l.lost(s, err)
-	case copies.copied > 0 && !l.syncAll():
-		return 0, errors.New("make copies durable: failed")
+	}
+	if err := l.syncAll(); err != nil { // copies, and the end of what was not copied
+		return 0, err
 	}
 	return copies.copied, l.removeBefore(s.sequence + 1)
 }

@@ -138,6 +138,47 @@ func TestAFlippedBitIsFound(t *testing.T) {
 	}
 }
 
+// TestASegmentThatIsTooShortIsFound, as a copy leaves it for which there was no room: what it lacks was durable. It is found also if
+// the file ends where a record ends.
+func TestASegmentThatIsTooShortIsFound(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		f := newFaulty(t, Process)
+		for range 200 { // more than a segment
+			f.write(nil)
+		}
+		time.Sleep(2 * syncInterval)
+		f.broker.Close()
+		for n := uint64(1); n <= 2; n++ {
+			name := segmentName(n)
+			whole := f.folder.content()[name]
+			var ends []int // of some records
+			end, err := readRecords(whole, n, len(whole), func(offset int, _ []byte, _ *record) bool {
+				ends = append(ends, offset)
+				return true
+			})
+			if err != nil || len(ends) < 50 {
+				t.Fatalf("%s has %d records; error %v", name, len(ends), err)
+			}
+			for _, cut := range []int{ends[0], ends[1], ends[len(ends)/2], ends[len(ends)-1], end - 1, segmentHeader + 1} {
+				image := f.folder.content()
+				image[name] = whole[:cut]
+				b := Open(Options{segment: smallSegment, folder: folderOf(image)})
+				if err := b.Start(t.Context()); err == nil || !strings.Contains(err.Error(), name) {
+					t.Errorf("%s is cut off at %d of %d: error %v", name, cut, end, err)
+				}
+				b.Close()
+				report, err := check(t.Context(), folderOf(image), nil)
+				if err != nil || len(report.Damages) != 1 || !report.Damages[0].Middle || report.Damages[0].Bytes <= 0 {
+					t.Errorf("%s is cut off at %d of %d: the report is %+v, error %v", name, cut, end, report, err)
+				}
+				if _, kept, err := repair(t.Context(), folderOf(image), smallSegment, nil); err != nil || kept == "" {
+					t.Errorf("%s is cut off at %d of %d: repair: error %v", name, cut, end, err)
+				}
+			}
+		}
+	})
+}
+
 // TestADamagedTailIsLeftOutOnce: the next start finds no damage any more, and has what the first one had.
 func TestADamagedTailIsLeftOutOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

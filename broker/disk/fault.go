@@ -1,8 +1,8 @@
 package disk
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
@@ -51,7 +51,7 @@ func (l *log) reportHealth() {
 // Health returns why the log takes no writes, or nil.
 func (l *log) Health() error { return *l.health.Load() }
 
-// renew writes all that lives into new segments and removes the old ones.
+// renew writes all that lives into new segments and removes the old ones. If it fails, the old ones are all that counts.
 func (l *log) renew() error {
 	first, err := l.giveUp()
 	if err != nil {
@@ -67,8 +67,8 @@ func (l *log) renew() error {
 		}
 	}
 	l.payDebts()
-	if !l.syncAll() {
-		return l.renewed(errors.New("make the journal durable again: failed"))
+	if err := l.syncAll(); err != nil {
+		return l.renewed(err)
 	}
 	for id := range l.engine.IDs() {
 		l.engine.Look(id, func(c journal.Locked) { c.AllDurable() })
@@ -96,20 +96,51 @@ func (l *log) giveUp() (first uint64, err error) {
 	if err := l.folder.prepare(); err != nil {
 		return 0, err
 	}
+	if err := l.dropAttempt(); err != nil {
+		return 0, err
+	}
 	l.nextErr = nil
 	if l.prepareNext(false); l.nextErr != nil {
 		return 0, l.nextErr
 	}
+	old := l.head
 	l.renewing = true
-	if err := l.advance(l.head.end, true); err != nil {
+	if err := l.advance(old.end, true); err != nil {
 		l.renewing = false
 		return 0, err
 	}
+	l.givenUp = old
+	l.closeUnsynced()
+	return l.head.sequence, nil
+}
+
+// dropAttempt removes the segments that an attempt to begin anew has written, if it has failed. Otherwise each attempt would take
+// more room. The newest one goes first, so none is ever missing between others. The lock is held.
+func (l *log) dropAttempt() error {
+	if l.givenUp == nil {
+		return nil
+	}
+	l.closeUnsynced()
+	_ = l.head.file.close()
+	for sequence := l.head.sequence; sequence > l.givenUp.sequence; sequence-- {
+		if err := l.folder.remove(segmentName(sequence)); err != nil && !isMissing(err) {
+			return err
+		}
+		if err := l.folder.sync(); err != nil {
+			return err
+		}
+	}
+	l.sealed = slices.DeleteFunc(l.sealed, func(s sealed) bool { return s.sequence >= l.givenUp.sequence })
+	l.head, l.givenUp = l.givenUp, nil
+	return nil
+}
+
+// closeUnsynced closes the segments that are not durable, and never will be. The lock is held.
+func (l *log) closeUnsynced() {
 	for _, s := range l.unsynced {
 		_ = s.file.close()
 	}
 	l.unsynced = nil
-	return l.head.sequence, nil
 }
 
 // copyAllOf writes all of a channel or a topic.
@@ -138,7 +169,7 @@ func (l *log) renewed(err error) error {
 		err = l.fault // it has failed again meanwhile
 	}
 	if l.renewing = false; err == nil {
-		l.fault = nil
+		l.fault, l.givenUp = nil, nil
 		l.setHealth(nil)
 	}
 	return err
@@ -170,8 +201,12 @@ func (l *log) maintainer() {
 	defer ticker.Stop()
 	for {
 		l.outlast(l.maintain)
+		wake := l.wake
+		if l.isBroken() {
+			wake = nil // it was tried just now
+		}
 		select {
-		case <-l.wake:
+		case <-wake:
 		case <-ticker.C:
 		case <-l.stop:
 			return
@@ -185,11 +220,8 @@ func (l *log) maintain() {
 		l.breakDown(fmt.Errorf("the journal's folder has changed: %w", err))
 		l.mu.Unlock()
 	}
-	l.mu.Lock()
-	broken := l.fault != nil
-	l.mu.Unlock()
 	l.reportHealth()
-	if broken {
+	if l.isBroken() {
 		if err := l.renew(); err != nil {
 			return // the log said so when it broke down
 		}
@@ -226,6 +258,13 @@ func (l *log) locked(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f()
+}
+
+// isBroken reports whether the log has broken down.
+func (l *log) isBroken() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fault != nil
 }
 
 // isHalted reports whether halt was called.

@@ -34,7 +34,7 @@ type file interface {
 	populate()
 	// cut makes the file shorter. The bytes must not be used after that.
 	cut(size int) error
-	// close ends the use of the file and its bytes.
+	// close ends the use of the file and its bytes. It may be called again.
 	close() error
 	info() (fs.FileInfo, error)
 }

@@ -177,9 +177,9 @@ func (f *osFile) cut(size int) error {
 }
 
 func (f *osFile) close() error {
-	var err error
-	if f.mem.bytes != nil {
-		err = f.mem.close()
+	mem := f.mem
+	if f.mem = (mapping{}); mem.bytes == nil {
+		return f.Close()
 	}
-	return errors.Join(err, f.Close())
+	return errors.Join(mem.close(), f.Close())
 }

@@ -39,6 +39,7 @@ type log struct {
 	holders   []holder // whom to tell when commit is durable
 	fault     error    // why nothing may be written; see fault.go
 	renewing  bool
+	givenUp   *segment            // the head when the log broke down, since the log began anew or has tried to; its file is closed
 	full      bool                // a record was refused for want of room, and there is none yet
 	debts     map[journal.ID]bool // channels and topics of which something could not be written; true: what is about topics
 	closed    bool
@@ -170,10 +171,11 @@ func (l *log) Delete(id journal.ID) *journal.Commit {
 	return l.committed(nil, 0)
 }
 
-// writeOrOwe writes a record. If that fails, the channel is written later as it is then, or its end. The lock is held.
+// writeOrOwe writes a record. If that fails, the channel is written later as it is then, or its end. So it is if the log begins
+// anew, for that may fail. The lock is held.
 func (l *log) writeOrOwe(id journal.ID, payload []byte) bool {
 	_, err := l.write(payload, nil, urgent)
-	if err != nil && !l.closed {
+	if (err != nil || l.fault != nil) && !l.closed {
 		if l.debts == nil {
 			l.debts = map[journal.ID]bool{}
 		}

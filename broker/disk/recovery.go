@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 
@@ -32,7 +33,7 @@ type readSegment struct {
 
 	name           string
 	data           []byte
-	end            int  // how much of it counts
+	end            int  // how much of it counts, which may be more than there is
 	open           bool // nobody has said how much that is: it ends where no record follows
 	broken, unused bool // it has no header; it has zeros in its place
 	closed         func() error
@@ -137,7 +138,7 @@ func (r *recovery) openSegments() error {
 			return fmt.Errorf("the segment %s is missing: restore it, or repair the journal", segmentName(before.sequence+1))
 		}
 		if !s.broken {
-			before.open, before.end = false, int(min(s.before, uint64(len(before.data)))) //nolint:gosec // at most the length
+			before.open, before.end = false, int(min(s.before, math.MaxInt)) //nolint:gosec // checked
 		}
 	}
 	r.report.Segments = len(r.segments)
@@ -181,11 +182,11 @@ func (r *recovery) readSegment(i int) error {
 	if err != nil && !errors.Is(err, errDamaged) {
 		return fmt.Errorf("%s, offset %d: %w", s.name, end, err)
 	}
+	if s.open {
+		s.end = max(end+len(withoutZeros(s.data[end:])), mark(s.data)) // the rest was only prepared
+	}
 	if err == nil && end == s.end {
 		return nil
-	}
-	if s.open {
-		s.end = end + len(withoutZeros(s.data[end:s.end])) // the rest was only prepared
 	}
 	d := Damage{
 		File: s.name, Offset: end, Bytes: s.end - end, Middle: r.wasDurable(i, end),
@@ -209,9 +210,12 @@ func (r *recovery) readSegment(i int) error {
 // wasDurable reports whether a place is known to have been durable once: later segments, or this one, say so.
 func (r *recovery) wasDurable(i, offset int) bool {
 	if i+1 < len(r.segments) && r.segments[i+1].suspect {
-		return false // nor if a still later one is: all that lived then was written again
+		return false
 	}
 	for _, later := range r.segments[i+1:] {
+		if later.suspect {
+			break // what was not durable before it was given up
+		}
 		if mark(later.data) > 0 {
 			return true
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -135,14 +136,14 @@ func putMark(data []byte, synced int) {
 	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b[:8], castagnoli))
 }
 
-// mark returns up to where everything in a segment is known to be durable, or zero if that is not known.
+// mark returns up to where everything in a segment was durable once, or zero if that is not known. It may be more than is left.
 func mark(data []byte) int {
 	if len(data) < segmentHeader {
 		return 0
 	}
 	b := data[markOffset:]
 	m := binary.LittleEndian.Uint64(b)
-	if binary.LittleEndian.Uint32(b[8:]) != crc32.Checksum(b[:8], castagnoli) || m > uint64(len(data)) {
+	if binary.LittleEndian.Uint32(b[8:]) != crc32.Checksum(b[:8], castagnoli) || m > math.MaxInt {
 		return 0
 	}
 	return int(m) //nolint:gosec // checked

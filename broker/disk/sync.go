@@ -29,7 +29,7 @@ func (l *log) syncer() {
 		case <-l.stop:
 			return
 		}
-		l.outlast(func() { l.syncAll() })
+		l.outlast(func() { _ = l.syncAll() }) // which breaks down if it fails
 	}
 }
 
@@ -43,18 +43,18 @@ func (l *log) outlast(f func()) {
 	f()
 }
 
-// syncAll makes all durable that is written by now, and tells those who wait for it. It reports whether it did.
-func (l *log) syncAll() bool {
+// syncAll makes all durable that is written by now, and tells those who wait for it. If it fails, the log has broken down.
+func (l *log) syncAll() error {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
-	w, ok := l.written()
-	if !ok {
-		return false
+	w, err := l.written()
+	if err != nil {
+		return err
 	}
-	err := errPanicked // unless it returns
+	err = errPanicked // unless it returns
 	defer func() { finish(w.commit, w.holders, err) }()
 	err = l.synced(&w, w.sync())
-	return err == nil
+	return err
 }
 
 // A batch is what becomes durable together.
@@ -66,16 +66,19 @@ type batch struct {
 	end     int // of the head
 }
 
-// written returns what is written by now. It reports whether that may be made durable.
-func (l *log) written() (w batch, ok bool) {
+// written returns what is written by now. It fails if that may not be made durable.
+func (l *log) written() (w batch, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return w, errClosed
+	}
 	if l.fault != nil && !l.renewing {
-		return w, false
+		return w, l.fault
 	}
 	w = batch{l.commit, l.holders, slices.Clone(l.unsynced), l.head, l.head.end}
 	l.commit, l.holders = nil, nil
-	return w, true
+	return w, nil
 }
 
 func (w *batch) sync() error {

@@ -1,0 +1,66 @@
+package disk
+
+import (
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+)
+
+// TestNoMessageIsRemovedBeforeItsEndIsDurable: after a loss of power, messages that were settled may come again, but none is
+// missing. So a cursor that shows the last one leaves no gap.
+func TestNoMessageIsRemovedBeforeItsEndIsDurable(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		f := newFaulty(t, Disk)
+		head := func() (n uint64) {
+			f.broker.log.locked(func() { n = f.broker.log.head.sequence })
+			return n
+		}
+		o := broker.SubscribeOptions{Limits: brokerfixture.Limits, Acknowledged: true}
+		settle := func(n int) (last *broker.Message) {
+			s, err := f.broker.Subscribe(t.Context(), f.a.Consumer, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range n {
+				ms, _ := s.Take(nil, 1)
+				last = ms[0]
+				s.Settle(last.ID())
+			}
+			s.End(broker.EndFault)
+			return last
+		}
+		for head() < 3 {
+			f.write(nil)
+		}
+		settle(len(f.lines) - 10) // those left are in the second segment, and the channel moves to the third
+		time.Sleep(2 * syncInterval)
+		written := len(f.lines)
+		for head() < 4 {
+			f.write(nil)
+		}
+		time.Sleep(2*syncInterval + retryInterval/2) // the next compaction comes before the next sync
+		if first := f.broker.log.sealed[0].sequence; first != 2 {
+			t.Fatalf("the first segment is %d", first)
+		}
+		last := settle(10 + len(f.lines) - written)
+		time.Sleep(retryInterval)
+		f.folder.mu.Lock()
+		image := f.folder.durableImage(nil)
+		f.folder.mu.Unlock()
+		if image[segmentName(2)] != nil {
+			t.Fatal("the segment is not removed")
+		}
+		report, err := check(t.Context(), folderOf(image), nil)
+		if err != nil || report.Missing != 0 {
+			t.Errorf("%d messages are missing; error %v", report.Missing, err)
+		}
+		again := openTest(t, folderOf(image), Disk)
+		defer again.Close()
+		o.After = last.ID().String()
+		if s, err := again.Subscribe(t.Context(), f.a.Consumer, o); err != nil || s.Resume() != broker.ResumeComplete {
+			t.Errorf("the cursor leaves a gap; error %v", err)
+		}
+	})
+}

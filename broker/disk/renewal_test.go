@@ -1,0 +1,127 @@
+package disk
+
+import (
+	"errors"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+)
+
+// TestADiskThatFailsForLongIsNotFilled: the journal tries to begin anew now and then, and each attempt takes the place of the one
+// before. So there is room once the disk works again.
+func TestADiskThatFailsForLongIsNotFilled(t *testing.T) {
+	for operation, limit := range map[string]int64{"sync": 8 * smallSegment, "write": 0, "sync folder": 0} {
+		t.Run(operation, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				f := newFaulty(t, Process)
+				f.broker.Configure(Settings{MaxDisk: limit})
+				for range 200 { // more than a segment
+					f.write(nil)
+				}
+				time.Sleep(2 * syncInterval)
+				var creates atomic.Int32
+				f.folder.failWith(func(o, _ string) error {
+					if o == "create" && creates.Add(1) > 1000 {
+						return syscall.ENOSPC // or else an endless loop would keep the bubble's time from going on
+					}
+					if o == operation {
+						return syscall.EIO
+					}
+					return nil
+				})
+				f.broker.log.locked(func() { f.broker.log.breakDown(syscall.EIO) })
+				const attempts = 60
+				time.Sleep(attempts * retryInterval)
+				if n := creates.Load(); n < attempts-1 || n > 4*attempts { // each has up to three segments, and prepares one more
+					t.Errorf("%d segments were made in %d attempts", n, attempts)
+				}
+				size := 0
+				for _, data := range f.folder.content() {
+					size += len(data)
+				}
+				if size > 8*smallSegment {
+					t.Errorf("the journal takes %d bytes", size)
+				}
+				f.recovers()
+			})
+		})
+	}
+}
+
+// TestWhatADroppedAttemptHadIsWrittenAgain: a channel that was deleted during a fault does not come back, even if old segments are
+// still there when the process is killed.
+func TestWhatADroppedAttemptHadIsWrittenAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		f := newFaulty(t, Process)
+		gone, err := f.broker.Create(t.Context(), "agent", brokerfixture.Limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.write(nil)
+		time.Sleep(2 * syncInterval)
+		syncs := 0
+		f.folder.failWith(func(o, _ string) error {
+			switch o {
+			case "sync":
+				if syncs++; syncs < 4 {
+					return syscall.EIO
+				}
+			case "remove":
+				if syncs >= 4 {
+					return errors.New("not now") // the old segments stay
+				}
+			}
+			return nil
+		})
+		f.broker.log.locked(func() { f.broker.log.breakDown(syscall.EIO) })
+		if err := f.broker.Delete(t.Context(), gone.Producer); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * retryInterval)
+		if err := f.broker.Healthy(); err != nil || syncs < 4 {
+			t.Fatalf("after %d syncs, the health is %v", syncs, err)
+		}
+		again := openTest(t, folderOf(f.folder.content()), Process)
+		defer again.Close()
+		f.has(again)
+		if _, err := again.State(t.Context(), gone.Consumer); !errors.Is(err, broker.ErrNotFound) {
+			t.Errorf("the channel that was deleted: error %v", err)
+		}
+	})
+}
+
+// TestDamageFromBeforeAFaultCountsForNothing also if it is not in the last segment that was given up: it may never have been durable,
+// and all that lived was written again.
+func TestDamageFromBeforeAFaultCountsForNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		f := newFaulty(t, Process)
+		l := f.broker.log
+		failed := false
+		f.folder.failWith(func(o, _ string) error {
+			switch {
+			case o == "sync" && !failed: // that of the first segment, when it is sealed
+				failed = true
+				return syscall.EIO
+			case o == "remove":
+				return errors.New("not now") // as while a backup is made
+			}
+			return nil
+		})
+		for sequence := uint64(1); sequence == 1; l.locked(func() { sequence = l.head.sequence }) {
+			f.write(nil)
+		}
+		time.Sleep(2 * syncInterval)
+		if err := f.broker.Healthy(); err != nil || !failed || l.head.sequence != 3 {
+			t.Fatalf("the head is segment %d; the health is %v", l.head.sequence, err)
+		}
+		image := f.folder.content()
+		clear(image[segmentName(1)][smallSegment/2:])
+		again := openTest(t, folderOf(image), Process)
+		defer again.Close()
+		f.has(again)
+	})
+}
