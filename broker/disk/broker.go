@@ -215,15 +215,15 @@ func (l *log) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	if l.next != nil {
-		_ = l.next.file.close()
-		_ = l.folder.remove(segmentName(l.next.sequence))
-		l.next = nil
-	}
 	if l.fault == nil {
+		_ = l.dropNext() // or else the next start does that
 		if err := l.head.file.cut(l.head.end); err == nil {
 			_ = l.head.file.sync() // it is durable already; this is for the length
 		}
+	}
+	if l.next != nil {
+		_ = l.next.file.close()
+		l.next = nil
 	}
 	_ = l.head.file.close()
 	l.closeUnsynced()

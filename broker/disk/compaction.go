@@ -18,7 +18,7 @@ const (
 
 // compact compacts until the sealed segments take at most twice what lives, and one segment. It visits each segment once at
 // most. If that is not enough, what lives takes more than it seems to, since a message that several channels hold counts
-// once. Then the next call expects as much.
+// once. Then the next calls expect as much, until as much has been written as was copied: by then that may have changed.
 func (l *log) compact() {
 	var last uint64
 	var copied int64
@@ -26,6 +26,9 @@ func (l *log) compact() {
 		l.mu.Lock()
 		if i == 0 {
 			last = l.head.sequence
+			if int64(last-l.measured.head)*int64(l.size) >= l.measured.copied { //nolint:gosec // far fewer segments
+				l.scale = 1
+			}
 		}
 		var used int64
 		for _, s := range l.sealed {
@@ -38,6 +41,7 @@ func (l *log) compact() {
 				l.scale = 1
 				if !enough {
 					l.scale = max(1, float64(copied)/float64(max(1, live)))
+					l.measured.head, l.measured.copied = l.head.sequence, copied
 				}
 			}
 			return

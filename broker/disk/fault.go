@@ -88,12 +88,10 @@ func (l *log) giveUp() (first uint64, err error) {
 	for l.preparing {
 		l.prepared.Wait()
 	}
-	if l.next != nil {
-		_ = l.next.file.close()
-		_ = l.folder.remove(segmentName(l.next.sequence)) // the folder may have vanished, or be another one
-		l.next = nil
-	}
 	if err := l.folder.prepare(); err != nil {
+		return 0, err
+	}
+	if err := l.dropNext(); err != nil {
 		return 0, err
 	}
 	if err := l.dropAttempt(); err != nil {
@@ -112,6 +110,19 @@ func (l *log) giveUp() (first uint64, err error) {
 	l.givenUp = old
 	l.closeUnsynced()
 	return l.head.sequence, nil
+}
+
+// dropNext removes the segment that was prepared, if there is one. The lock is held.
+func (l *log) dropNext() error {
+	if l.next == nil {
+		return nil
+	}
+	if err := l.folder.remove(segmentName(l.next.sequence)); err != nil && !isMissing(err) {
+		return err // or else there could be no other one with its name
+	}
+	_ = l.next.file.close()
+	l.next = nil
+	return nil
 }
 
 // dropAttempt removes the segments that an attempt to begin anew has written, if it has failed. Otherwise each attempt would take

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -14,34 +15,93 @@ import (
 type osFolder struct {
 	path string
 	lock *os.File
+	// readOnly makes prepare change nothing. It takes the lock only if there is one: a copy of a journal has none.
+	readOnly bool
 }
 
 const lockName = "lock"
 
 func (f *osFolder) prepare() error {
+	if f.lock != nil && f.isOurs() {
+		return nil
+	}
+	if f.readOnly {
+		return f.prepareReading()
+	}
 	if err := os.MkdirAll(f.path, 0o700); err != nil {
 		return err
 	}
-	if f.lock != nil {
-		return nil // it is there again, after it had vanished
-	}
-	lock, err := os.OpenFile(f.name(lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := f.takeLock(os.O_RDWR | os.O_CREATE)
 	if err != nil {
 		return err
 	}
-	if err := lockFile(lock); err != nil {
-		defer lock.Close() //nolint:errcheck // nothing was written
-		if !errors.Is(err, errLocked) {
-			return fmt.Errorf("lock %s: %w", lock.Name(), err)
+	if f.lock != nil {
+		if err := f.mayReplace(); err != nil {
+			return errors.Join(err, lock.Close())
 		}
-		owner, _ := io.ReadAll(io.LimitReader(lock, 200))
-		return fmt.Errorf("%s is in use by %s: stop that one, or give each server a path of its own", f.path, describeOwner(string(owner)))
+		_ = f.lock.Close() // of the folder that has vanished
 	}
 	host, _ := os.Hostname()
 	if err := lock.Truncate(0); err == nil {
 		_, _ = lock.WriteAt(fmt.Appendf(nil, "process %d on %s\n", os.Getpid(), host), 0) // only for the error of others
 	}
 	f.lock = lock
+	return nil
+}
+
+// prepareReading is prepare for a folder that is only read.
+func (f *osFolder) prepareReading() error {
+	if _, err := os.Stat(f.path); err != nil {
+		return err
+	}
+	lock, err := f.takeLock(os.O_RDWR) // which network file systems want
+	var opening *fs.PathError
+	if errors.As(err, &opening) {
+		lock, err = f.takeLock(os.O_RDONLY)
+	}
+	if isMissing(err) {
+		return nil
+	}
+	f.lock = lock
+	return err
+}
+
+// takeLock opens the file lock and locks it.
+func (f *osFolder) takeLock(flags int) (*os.File, error) {
+	lock, err := os.OpenFile(f.name(lockName), flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockFile(lock); err != nil {
+		defer lock.Close() //nolint:errcheck // nothing was written
+		if !errors.Is(err, errLocked) {
+			return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
+		}
+		owner, _ := io.ReadAll(io.LimitReader(lock, 200))
+		return nil, fmt.Errorf("%s is in use by %s: stop that one, or give each server a path of its own", f.path, describeOwner(string(owner)))
+	}
+	return lock, nil
+}
+
+// isOurs reports whether the folder is the one that was locked. It may have vanished, and there may be another one in its place.
+func (f *osFolder) isOurs() bool {
+	ours, err := f.lock.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(f.name(lockName))
+	return err == nil && os.SameFile(ours, there)
+}
+
+// mayReplace fails if the folder in the place of the one that has vanished has a journal: nothing may be removed from it.
+func (f *osFolder) mayReplace() error {
+	names, err := f.list()
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(names, isSegmentName) {
+		return fmt.Errorf("another journal was put in the place of %s: restart the server, which then goes on with that one", f.path)
+	}
 	return nil
 }
 

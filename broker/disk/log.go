@@ -53,7 +53,11 @@ type log struct {
 
 	health   atomic.Pointer[error]
 	reported error   // the health that was reported last
-	scale    float64 // how much more the journal takes of what lives than the engine says; the maintainer's
+	scale    float64 // how much more the journal takes of what lives than the engine says; the maintainer's, like the next
+	measured struct {
+		head   uint64 // which segment that was when scale was measured
+		copied int64  // how many bytes were copied for that
+	}
 }
 
 // A sealed segment is complete.

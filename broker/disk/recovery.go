@@ -107,10 +107,7 @@ func (r *recovery) openSegments() error {
 	if err != nil {
 		return err
 	}
-	names = slices.DeleteFunc(names, func(name string) bool {
-		_, ok := parseSegmentName(name)
-		return !ok
-	})
+	names = slices.DeleteFunc(names, func(name string) bool { return !isSegmentName(name) })
 	slices.Sort(names)
 	for _, name := range names {
 		if err := r.openSegment(name); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"time"
 )
 
@@ -11,7 +12,19 @@ import (
 // It changes nothing. progress, unless it is nil, is called with how many bytes have been read, and how many there are, at first and
 // after each segment.
 func Check(ctx context.Context, path string, progress func(read, all int64)) (*Report, error) {
-	return check(ctx, &osFolder{path: path}, progress)
+	if err := mustHave(path); err != nil {
+		return nil, err
+	}
+	return check(ctx, &osFolder{path: path, readOnly: true}, progress)
+}
+
+// mustHave fails if a folder has no journal: its name may be mistaken.
+func mustHave(path string) error {
+	names, err := (&osFolder{path: path}).list()
+	if err == nil && !slices.ContainsFunc(names, isSegmentName) {
+		err = fmt.Errorf("%s has no journal: name the folder of the setting path, or that of a backup", path)
+	}
+	return err
 }
 
 func check(ctx context.Context, f folder, progress func(read, all int64)) (*Report, error) {
@@ -32,6 +45,9 @@ func check(ctx context.Context, f folder, progress func(read, all int64)) (*Repo
 // that were there to another folder within the folder, and returns its name. If nothing is damaged, it changes nothing and
 // the name is empty. progress is as for [Check].
 func Repair(ctx context.Context, path string, progress func(read, all int64)) (report *Report, kept string, err error) {
+	if err := mustHave(path); err != nil {
+		return nil, "", err
+	}
 	return repair(ctx, &osFolder{path: path}, SegmentSize, progress)
 }
 

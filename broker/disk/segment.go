@@ -184,6 +184,11 @@ func segmentName(sequence uint64) string { return fmt.Sprintf("%016x%s", sequenc
 
 const segmentSuffix = ".journal"
 
+func isSegmentName(name string) bool {
+	_, ok := parseSegmentName(name)
+	return ok
+}
+
 // parseSegmentName reports whether a file is a segment, and returns its place in the sequence.
 func parseSegmentName(name string) (sequence uint64, ok bool) {
 	text, ok := strings.CutSuffix(name, segmentSuffix)
