@@ -44,7 +44,21 @@ func (l *log) reportHealth() {
 	case before == nil && now != nil:
 		l.report(event{problem: fmt.Errorf("the journal takes no writes: %w", now)})
 	case before != nil && now == nil:
+		l.tried = false
 		l.report(event{recovered: true})
+	}
+}
+
+// reportAttempt notes why the log could not begin anew, and reports it if it is the first time since the log broke down. Only the
+// maintainer calls it.
+func (l *log) reportAttempt(err error) {
+	l.mu.Lock()
+	err = fmt.Errorf("%w; to begin anew failed: %w", l.fault, err)
+	l.setHealth(err)
+	l.mu.Unlock()
+	if !l.tried {
+		l.tried = true
+		l.report(event{problem: err})
 	}
 }
 
@@ -76,7 +90,8 @@ func (l *log) renew() error {
 	if err := l.renewed(nil); err != nil {
 		return err
 	}
-	return l.removeBefore(first)
+	_ = l.removeBefore(first) // what stays will be compacted
+	return nil
 }
 
 // giveUp replaces the head by a new segment, and returns its place in the sequence.
@@ -234,7 +249,8 @@ func (l *log) maintain() {
 	l.reportHealth()
 	if l.isBroken() {
 		if err := l.renew(); err != nil {
-			return // the log said so when it broke down
+			l.reportAttempt(err)
+			return
 		}
 	}
 	l.compact()

@@ -53,6 +53,7 @@ type log struct {
 
 	health   atomic.Pointer[error]
 	reported error   // the health that was reported last
+	tried    bool    // it was reported that the log could not begin anew
 	scale    float64 // how much more the journal takes of what lives than the engine says; the maintainer's, like the next
 	measured struct {
 		head   uint64 // which segment that was when scale was measured

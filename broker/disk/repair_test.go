@@ -2,12 +2,16 @@ package disk
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
 // TestARepairKeepsWhatIsWhole damages a record in the middle, and a whole segment.
@@ -142,4 +146,48 @@ func TestARepairKeepsTopics(t *testing.T) {
 			t.Errorf("the report is %+v, error %v", report, err)
 		}
 	})
+}
+
+// TestACheckChangesNothing also of a copy in a folder that nobody may write, and it makes no folder: its name may be mistaken.
+func TestACheckChangesNothing(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	b := Open(Options{Path: filepath.Join(path, "journal"), segment: smallSegment})
+	if err := b.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if _, err := b.Create(t.Context(), "agent", brokerfixture.Limits); err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(path, "copy")
+	if _, err := b.Backup(t.Context(), copied); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := Check(t.Context(), copied, nil); err != nil || report.Channels != 1 {
+		t.Errorf("the report is %+v, error %v", report, err)
+	}
+	if names, err := (&osFolder{path: copied}).list(); err != nil || !slices.Equal(names, []string{segmentName(1)}) {
+		t.Errorf("the copy has %v, error %v", names, err)
+	}
+	if _, err := Check(t.Context(), filepath.Join(path, "journal"), nil); err == nil || !strings.Contains(err.Error(), "is in use by this process") {
+		t.Errorf("the check of a journal in use: error %v", err)
+	}
+	for name, makes := range map[string]bool{"typo": false, "empty": true} {
+		other := filepath.Join(path, name)
+		if makes {
+			if err := os.Mkdir(other, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := Check(t.Context(), other, nil); err == nil {
+			t.Errorf("the check of a folder without a journal reports one")
+		}
+		if _, _, err := Repair(t.Context(), other, nil); err == nil {
+			t.Errorf("the repair of a folder without a journal reports one")
+		}
+		if names, err := os.ReadDir(other); makes != (err == nil) || len(names) > 0 {
+			t.Errorf("there is %v now, error %v", names, err)
+		}
+	}
 }
