@@ -220,7 +220,8 @@ type Limits struct {
 
 // An Outcome says what became of a batch in one channel.
 type Outcome struct {
-	// Accepted is how many of the messages the channel has taken, counted from the first.
+	// Accepted is how many of the messages the channel has taken, counted from the first. If Err is [ErrOutcomeUnknown], it may
+	// have taken more.
 	Accepted int
 	// Err says why it has not taken the next one, as Publish would. It is nil if the channel has taken all.
 	Err error

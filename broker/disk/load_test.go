@@ -21,7 +21,8 @@ type load struct {
 	channels []broker.Addresses
 	topics   []*topicLoad
 	limits   broker.Limits
-	large    int // the size of large messages
+	large    int  // the size of large messages
+	noTopics bool // or else no call of theirs may fail
 }
 
 func newLoad(b broker.Topics, seed uint64, next *int, tell func(act, bool, string, int)) *load {
@@ -37,7 +38,7 @@ func newLoad(b broker.Topics, seed uint64, next *int, tell func(act, bool, strin
 // step does one thing. It returns false once the Broker is closed.
 func (l *load) step(ctx context.Context) bool {
 	switch n := l.random.IntN(30); {
-	case n >= 20 && len(l.channels) >= 3:
+	case n >= 20 && len(l.channels) >= 3 && !l.noTopics:
 		return l.topicStep(ctx)
 	case len(l.channels) < 3 || n == 0:
 		return l.create(ctx)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 
@@ -340,6 +341,9 @@ func (l *log) reachesMaxDisk() error {
 // makeSegment makes the file of a segment, and makes its name durable.
 func (l *log) makeSegment(sequence uint64) (*segment, error) {
 	f, err := l.folder.create(segmentName(sequence), l.size)
+	if errors.Is(err, fs.ErrExist) && l.removeUnused(sequence) {
+		f, err = l.folder.create(segmentName(sequence), l.size)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -349,6 +353,21 @@ func (l *log) makeSegment(sequence uint64) (*segment, error) {
 		return nil, fmt.Errorf("make the name of a segment durable: %w", err)
 	}
 	return &segment{sequence: sequence, file: f, mem: f.bytes()}, nil
+}
+
+// removeUnused removes the file of a segment that was never used: it could not be removed when it was prepared in vain. It reports
+// whether it has.
+func (l *log) removeUnused(sequence uint64) bool {
+	data, closed, err := l.folder.open(segmentName(sequence))
+	if err != nil {
+		return false
+	}
+	err = guardReads(func() error {
+		_, err := parseHeader(data)
+		return err
+	})
+	_ = closed()
+	return errors.Is(err, errUnused) && l.folder.remove(segmentName(sequence)) == nil
 }
 
 // diskUsed returns how many bytes all segments take. The lock is held.

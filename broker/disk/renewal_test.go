@@ -127,3 +127,31 @@ func TestDamageFromBeforeAFaultCountsForNothing(t *testing.T) {
 		f.has(again)
 	})
 }
+
+// TestABatchThatIsNotDurableIsNotAccepted, neither where all of it has room, nor where a part of it is refused.
+func TestABatchThatIsNotDurableIsNotAccepted(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		f := newFaulty(t, Disk)
+		synctest.Wait()
+		other, err := f.broker.Create(t.Context(), "agent", brokerfixture.Limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := brokerfixture.Limits
+		l.Buffer, l.Hold = 2, 0
+		publish(t, f.broker, []string{other.Producer}, brokerfixture.Message(t))
+		f.folder.failWith(func(o, _ string) error {
+			if o == "sync" {
+				return syscall.EIO
+			}
+			return nil
+		})
+		ms := []*broker.Message{brokerfixture.Message(t), brokerfixture.Message(t)}
+		for i, outcome := range f.broker.PublishBatch(t.Context(), []string{f.a.Producer, other.Producer}, ms, l) {
+			if outcome.Accepted != 0 || !errors.Is(outcome.Err, broker.ErrOutcomeUnknown) {
+				t.Errorf("channel %d: %d messages are accepted, error %v", i+1, outcome.Accepted, outcome.Err)
+			}
+		}
+		f.folder.failWith(nil)
+	})
+}

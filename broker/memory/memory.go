@@ -339,8 +339,8 @@ func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.
 	outcomes := make([]broker.Outcome, len(channels))
 	for i := range waiters {
 		w := &waiters[i]
-		if err := w.commit.Wait(ctx); err != nil && w.err == nil {
-			w.err = err
+		if err := w.commit.Wait(ctx); err != nil {
+			w.accepted, w.err = 0, err // some of them may not be durable
 		}
 		outcomes[i] = broker.Outcome{Accepted: w.accepted, Err: w.err}
 	}
