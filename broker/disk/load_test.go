@@ -22,7 +22,7 @@ type load struct {
 	topics   []*topicLoad
 	limits   broker.Limits
 	large    int  // the size of large messages
-	noTopics bool // or else no call of theirs may fail
+	noTopics bool // a call for a topic must not fail
 }
 
 func newLoad(b broker.Topics, seed uint64, next *int, tell func(act, bool, string, int)) *load {

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,49 +12,74 @@ import (
 
 // TestALossOfPowerLosesNothing uses a Broker with the durability disk, and takes the power away at every operation of its
 // files in turn. Everything that was written successfully before must be there again. In a second run, random pages survive
-// that were not synced.
+// that were not synced. In a third one, the disk fails now and then.
 func TestALossOfPowerLosesNothing(t *testing.T) {
 	seed := testSeed(t)
-	for name, torn := range map[string]*rand.Rand{"all unsynced is lost": nil, "pages survive": rand.New(rand.NewPCG(seed, 2))} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := &testFolder{torn: torn}
-				var images []map[string][]byte
-				f.crash = func(_ int, image map[string][]byte) { images = append(images, image) }
-				var h facts
-				b := Open(Options{segment: 16 << 10, folder: f, Settings: Settings{Durability: Disk}})
-				if err := b.Start(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				next := 0
-				l := newLoad(b, seed, &next, func(a act, done bool, consumer string, n int) {
-					h = append(h, fact{f.count(), a, done, consumer, n})
-				})
-				for range 100 {
-					l.step(t.Context())
-					time.Sleep(time.Duration(l.random.IntN(20)) * time.Millisecond)
-				}
-				b.Close()
-				seen := 0
-				for i, image := range images {
-					again := Open(Options{segment: 16 << 10, folder: folderOf(image), Settings: Settings{Durability: Disk}})
-					if err := again.Start(t.Context()); err != nil {
-						t.Error(err)
-					} else {
-						seen += h.check(t, again, i+1, false)
-					}
-					again.Close()
-					if t.Failed() {
-						t.Fatalf("at operation %d of %d", i+1, len(images))
-					}
-				}
-				t.Logf("%d operations, %d messages seen", len(images), seen)
-				if seen < 10*len(images) {
-					t.Errorf("only %d messages in %d images", seen, len(images))
-				}
-			})
+	t.Run("all unsynced is lost", func(t *testing.T) { losesNothing(t, seed, &testFolder{}, false) })
+	t.Run("pages survive", func(t *testing.T) {
+		losesNothing(t, seed, &testFolder{torn: rand.New(rand.NewPCG(seed, 2))}, false)
+	})
+	t.Run("the disk fails", func(t *testing.T) { losesNothing(t, seed, &testFolder{}, true) })
+}
+
+func losesNothing(t *testing.T, seed uint64, f *testFolder, fails bool) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		var images []map[string][]byte
+		f.crash = func(_ int, image map[string][]byte) { images = append(images, image) }
+		var h facts
+		b := Open(Options{segment: 16 << 10, folder: f, Settings: Settings{Durability: Disk}})
+		if err := b.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		next := 0
+		l := newLoad(b, seed, &next, func(a act, done bool, consumer string, n int) {
+			if fails && a == deletes && done {
+				return // the end of a channel is written later
+			}
+			h = append(h, fact{f.count(), a, done, consumer, n})
 		})
-	}
+		steps, pause, failed := 100, 20*time.Millisecond, 0
+		if fails {
+			l.noTopics = true
+			steps, pause = 150, 100*time.Millisecond
+			random := rand.New(rand.NewPCG(seed, 9))
+			f.failWith(func(o, _ string) error {
+				if o == "write" || o == "open" || o == "has" || random.IntN(12) > 0 {
+					return nil
+				}
+				failed++
+				return syscall.EIO
+			})
+		}
+		for range steps {
+			l.step(t.Context())
+			time.Sleep(time.Duration(l.random.Int64N(int64(pause))))
+		}
+		f.failWith(nil)
+		time.Sleep(2 * retryInterval)
+		if err := b.Healthy(); err != nil || fails != (failed > 0) {
+			t.Errorf("%d operations have failed; the health is %v", failed, err)
+		}
+		b.Close()
+		seen := 0
+		for i, image := range images {
+			again := Open(Options{segment: 16 << 10, folder: folderOf(image), Settings: Settings{Durability: Disk}})
+			if err := again.Start(t.Context()); err != nil {
+				t.Error(err)
+			} else {
+				seen += h.check(t, again, i+1, false)
+			}
+			again.Close()
+			if t.Failed() {
+				t.Fatalf("at operation %d of %d", i+1, len(images))
+			}
+		}
+		t.Logf("%d operations, of which %d have failed, %d messages seen", len(images), failed, seen)
+		if !fails && seen < 10*len(images) {
+			t.Errorf("only %d messages in %d images", seen, len(images))
+		}
+	})
 }
 
 // testSeed returns a seed and logs it. MEGAPHONE_SEED sets another one.
