@@ -141,11 +141,12 @@ func (l *log) start(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.begin(r, false); err != nil {
+	damaged := gaps > 0 || len(r.report.Damages) > 0
+	if err := l.begin(r, damaged); err != nil {
 		return nil, err
 	}
 	l.engine.Restore(all.topics, all.channels)
-	if gaps > 0 || len(r.report.Damages) > 0 {
+	if damaged {
 		if err := l.rewrite(l.head.sequence); err != nil {
 			l.end()
 			return nil, err

@@ -213,6 +213,46 @@ func TestADamagedTailIsLeftOutOnce(t *testing.T) {
 	})
 }
 
+// TestAStartOnADamagedJournalMayBeInterrupted: messages are missing, so those behind them are written again. Whenever the process is
+// killed meanwhile, or loses its power, the next start has the same messages, each once and in order.
+func TestAStartOnADamagedJournalMayBeInterrupted(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		f := newFaulty(t, Process)
+		for range 200 { // more than a segment
+			f.write(nil)
+		}
+		time.Sleep(2 * syncInterval)
+		image := f.folder.content()
+		for _, data := range image {
+			clear(data[markOffset : markOffset+16]) // as if nothing had been durable
+		}
+		image[segmentName(1)][smallSegment/2] ^= 1
+		damaged := folderOf(image)
+		var images []map[string][]byte
+		damaged.crash = func(_ int, durable map[string][]byte) {
+			killed := map[string][]byte{}
+			for name, file := range damaged.files {
+				killed[name] = slices.Clone(file.seen)
+			}
+			images = append(images, durable, killed)
+		}
+		held := func(folder folder) []string {
+			b := openTest(t, folder, Process)
+			defer b.Close()
+			return linesOf(t, b, f.a.Consumer)
+		}
+		want := held(damaged)
+		if len(want) < 100 || len(want) > 190 || len(images) < 200 {
+			t.Fatalf("%d messages are left, after %d operations", len(want), len(images)/2)
+		}
+		for i := 0; i < len(images); i += 3 { // which meets both kinds
+			if got := held(folderOf(images[i])); !slices.Equal(got, want) {
+				t.Fatalf("interrupted at operation %d of %d, it has %d messages, want %d", i/2+1, len(images)/2, len(got), len(want))
+			}
+		}
+	})
+}
+
 // allNumbers returns the numbers of all messages in the channels of a test.
 func allNumbers(t *testing.T, b broker.Broker, h facts) (numbers []int) {
 	t.Helper()

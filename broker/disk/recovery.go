@@ -25,6 +25,7 @@ type recovery struct {
 	report   Report
 	nextTag  uint32
 	all      bool // records behind damaged places count, and segments may be missing
+	rewrites bool // what lives was written again, or only a part of it, so a message may have two positions
 }
 
 // A readSegment is a segment that is being read.
@@ -169,6 +170,7 @@ func (r *recovery) readSegment(i int) error {
 	s := r.segments[i]
 	if !s.broken {
 		r.nextTag = s.nextTag
+		r.rewrites = r.rewrites || s.suspect
 	} else {
 		r.report.Damages = append(r.report.Damages, Damage{File: s.name, Bytes: segmentHeader, Middle: r.wasDurable(i, 0)})
 	}

@@ -76,7 +76,7 @@ func (r *restorer) restore(states []*state) error {
 	r.made.channels = make([]journal.Restored, 0, len(states))
 	for _, s := range states {
 		marks := s.newMarker()
-		ms, missing, err := r.messagesOf(s, marks)
+		ms, missing, moved, err := r.messagesOf(s, marks)
 		if err != nil {
 			return err
 		}
@@ -102,15 +102,23 @@ func (r *restorer) restore(states []*state) error {
 				Channel: c, Messages: ms, Topics: topics, Marks: marks.finish(s.move.LetGo + uint64(len(ms)) + 1),
 			})
 		}
-		if missing > 0 {
+		if missing > 0 || moved {
 			r.gaps++
 		}
 	}
 	return nil
 }
 
-// messagesOf returns the messages that a channel or a topic holds, and how many are missing between them. It tells marks of each.
-func (r *recovery) messagesOf(s *state, marks *marker) (ms []*broker.Message, missing int, err error) {
+// messagesOf returns the messages that a channel or a topic holds, how many are missing between them, and whether some had two
+// positions. It tells marks of each.
+//
+// If messages are missing, those behind them get earlier positions, and are written again. If that was interrupted, the first of them
+// have two positions. Only the earlier one counts.
+func (r *recovery) messagesOf(s *state, marks *marker) (ms []*broker.Message, missing int, moved bool, err error) {
+	var seen map[broker.EventID]struct{}
+	if r.rewrites {
+		seen = make(map[broker.EventID]struct{}, len(s.messages))
+	}
 	refs := slices.DeleteFunc(s.messages, func(ref messageRef) bool { return ref.position <= s.move.LetGo })
 	byPosition := func(a, b messageRef) int { return cmp.Compare(a.position, b.position) }
 	if !slices.IsSortedFunc(refs, byPosition) {
@@ -125,17 +133,24 @@ func (r *recovery) messagesOf(s *state, marks *marker) (ms []*broker.Message, mi
 		}
 		m, lost, err := r.message(refs[:n])
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, false, err
 		}
 		if m != nil {
 			missing += lost + int(refs[0].position-next) //nolint:gosec // a number of messages
 			next = refs[0].position + 1
-			ms = append(ms, m)
-			marks.message(refs[0].position, s.move.LetGo+uint64(len(ms)))
+			if _, again := seen[m.ID()]; again {
+				moved = true
+			} else {
+				ms = append(ms, m)
+				marks.message(refs[0].position, s.move.LetGo+uint64(len(ms)))
+			}
+			if seen != nil {
+				seen[m.ID()] = struct{}{}
+			}
 		}
 		refs = refs[n:]
 	}
-	return ms, missing, nil
+	return ms, missing, moved, nil
 }
 
 // message makes a message from the records of one position, in their order. There may be several: the same one twice, the parts
