@@ -32,7 +32,8 @@ only one process may use a journal. A backup can be checked at any time.`,
 	check := &cobra.Command{
 		Use:   "check [--path <folder>] [--json]",
 		Short: "Shows what a journal has, and what is damaged",
-		Long: `Shows what a journal has, and what is damaged. It changes nothing.
+		Long: `Shows what a journal has, and what is damaged. It changes nothing, and a copy
+may be in a folder that cannot be written.
 
 The exit status is 1 if a part is damaged that was durable before. Then a
 server does not start with this journal.`,
@@ -45,7 +46,8 @@ server does not start with this journal.`,
 		Long: `Writes a damaged journal anew, with all that can be read of it. The files that
 were there are moved to a folder "damaged-…" within the journal's folder.
 
-Run "caddy megaphone journal check" before, to see what is damaged.`,
+Run "caddy megaphone journal check" before, to see what is damaged. Run this
+as the user that the server runs as, who must be able to read the new files.`,
 		Example: "  $ caddy megaphone journal repair",
 		RunE:    run(runJournalRepair),
 	}
@@ -122,7 +124,8 @@ func runJournalCheck(cmd *cobra.Command, _ []string) error {
 
 func runJournalRepair(cmd *cobra.Command, _ []string) error {
 	progress, stop := showJournalProgress(cmd)
-	report, kept, err := disk.Repair(cmd.Context(), flag(cmd.Flags().GetString, "path"), progress)
+	path := flag(cmd.Flags().GetString, "path")
+	report, kept, err := disk.Repair(cmd.Context(), path, progress)
 	stop()
 	if err != nil {
 		return err
@@ -133,7 +136,7 @@ func runJournalRepair(cmd *cobra.Command, _ []string) error {
 	if kept == "" {
 		fmt.Fprintln(cmd.ErrOrStderr(), "nothing is damaged, and nothing was changed")
 	} else {
-		fmt.Fprintf(cmd.ErrOrStderr(), "repaired; the files that were there are in %s\n", kept)
+		fmt.Fprintf(cmd.ErrOrStderr(), "repaired; the files that were there are in %s\n", filepath.Join(path, kept))
 	}
 	return nil
 }
@@ -142,10 +145,14 @@ func runJournalRepair(cmd *cobra.Command, _ []string) error {
 func showJournalProgress(cmd *cobra.Command) (progress func(read, all int64), stop func()) {
 	var read, all atomic.Int64
 	stop = showProgress(cmd, func() string {
-		if read.Load() == all.Load() {
+		switch n, size := read.Load(), all.Load(); {
+		case size == 0:
+			return "the journal is opened"
+		case n == size:
 			return "the journal is read; its channels are put together"
+		default:
+			return fmt.Sprintf("%s of %s read", humanize.IBytes(uint64(n)), humanize.IBytes(uint64(size))) //nolint:gosec // sizes
 		}
-		return fmt.Sprintf("%s of %s read", humanize.IBytes(uint64(read.Load())), humanize.IBytes(uint64(all.Load()))) //nolint:gosec // sizes
 	})
 	return func(n, size int64) {
 		all.Store(size)

@@ -76,9 +76,13 @@ func checkDurability(value string) error {
 
 func checkMaxDisk(value int64) error {
 	if value != 0 && value < minMaxDisk {
-		return fmt.Errorf("max_disk is %s: a journal needs at least %s", humanize.IBytes(uint64(max(0, value))), humanize.IBytes(minMaxDisk))
+		return tooSmall(value)
 	}
 	return nil
+}
+
+func tooSmall(value int64) error {
+	return fmt.Errorf("max_disk is %s: a journal needs at least %s", humanize.IBytes(uint64(max(0, value))), humanize.IBytes(minMaxDisk))
 }
 
 var durabilities = map[string]disk.Durability{"": disk.Process, "process": disk.Process, "disk": disk.Disk}
@@ -160,7 +164,7 @@ func (b *DiskBroker) set(name, value string) error {
 			return fmt.Errorf("max_disk is %q, which is not a valid size: write for example max_disk 4GiB", value)
 		}
 		if b.MaxDisk = int64(n); n < minMaxDisk {
-			return checkMaxDisk(max(1, b.MaxDisk))
+			return tooSmall(b.MaxDisk)
 		}
 	}
 	return nil
