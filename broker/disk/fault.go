@@ -71,27 +71,37 @@ func (l *log) renew() error {
 	if err != nil {
 		return err
 	}
+	if err := l.copyAgain(); err != nil {
+		l.syncing.Lock()
+		defer l.syncing.Unlock()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.renewing = false
+		_ = l.dropAttempt() // or else the next attempt does
+		return err
+	}
+	// Now the new segments are all that counts, even if the log fails again.
+	for id := range l.engine.IDs() {
+		l.engine.Look(id, func(c journal.Locked) { c.AllDurable() })
+	}
+	err = l.renewed()
+	_ = l.removeBefore(first) // what stays will be compacted
+	return err
+}
+
+// copyAgain writes all that lives, and what is owed, and makes it durable.
+func (l *log) copyAgain() (err error) {
 	for id := range l.engine.IDs() {
 		l.engine.Look(id, func(c journal.Locked) { err = l.copyAllOf(c) })
 		if err == nil && l.isHalted() {
 			err = errClosed
 		}
 		if err != nil {
-			return l.renewed(err)
+			return err
 		}
 	}
 	l.payDebts()
-	if err := l.syncAll(); err != nil {
-		return l.renewed(err)
-	}
-	for id := range l.engine.IDs() {
-		l.engine.Look(id, func(c journal.Locked) { c.AllDurable() })
-	}
-	if err := l.renewed(nil); err != nil {
-		return err
-	}
-	_ = l.removeBefore(first) // what stays will be compacted
-	return nil
+	return l.sync(true)
 }
 
 // giveUp replaces the head by a new segment, and returns its place in the sequence.
@@ -187,18 +197,18 @@ func (l *log) copyAllOf(c journal.Locked) (err error) {
 	return nil
 }
 
-// renewed ends the attempt of renew.
-func (l *log) renewed(err error) error {
+// renewed ends the attempt of renew, in which all was written again.
+func (l *log) renewed() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err == nil && !l.renewing {
-		err = l.fault // it has failed again meanwhile
+	l.givenUp = nil
+	if !l.renewing {
+		return l.fault // it has failed again meanwhile
 	}
-	if l.renewing = false; err == nil {
-		l.fault, l.givenUp = nil, nil
-		l.setHealth(nil)
-	}
-	return err
+	l.renewing, l.fault = false, nil
+	l.setHealth(nil)
+	signal(l.dirty) // somebody may wait since
+	return nil
 }
 
 // payDebts writes what could not be written when it happened.
@@ -249,7 +259,9 @@ func (l *log) maintain() {
 	l.reportHealth()
 	if l.isBroken() {
 		if err := l.renew(); err != nil {
-			l.reportAttempt(err)
+			if !l.isHalted() {
+				l.reportAttempt(err)
+			}
 			return
 		}
 	}

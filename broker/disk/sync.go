@@ -43,11 +43,15 @@ func (l *log) outlast(f func()) {
 	f()
 }
 
-// syncAll makes all durable that is written by now, and tells those who wait for it. If it fails, the log has broken down.
-func (l *log) syncAll() error {
+// syncAll makes all durable that is written by now, and tells those who wait for it. If it fails, the log has broken down. It fails
+// also while the log begins anew: what waits then waits until all that lives is durable.
+func (l *log) syncAll() error { return l.sync(false) }
+
+// sync does the work of syncAll. If all is true, all that lives was written again.
+func (l *log) sync(all bool) error {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
-	w, err := l.written()
+	w, err := l.written(all)
 	if err != nil {
 		return err
 	}
@@ -67,13 +71,13 @@ type batch struct {
 }
 
 // written returns what is written by now. It fails if that may not be made durable.
-func (l *log) written() (w batch, err error) {
+func (l *log) written(all bool) (w batch, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return w, errClosed
 	}
-	if l.fault != nil && !l.renewing {
+	if l.fault != nil && !(all && l.renewing) {
 		return w, l.fault
 	}
 	w = batch{l.commit, l.holders, slices.Clone(l.unsynced), l.head, l.head.end}
