@@ -55,8 +55,7 @@ func (f *osFolder) prepareReading() error {
 		return err
 	}
 	lock, err := f.takeLock(os.O_RDWR) // which network file systems want
-	var opening *fs.PathError
-	if errors.As(err, &opening) {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		lock, err = f.takeLock(os.O_RDONLY)
 	}
 	if isMissing(err) {

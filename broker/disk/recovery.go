@@ -136,7 +136,7 @@ func (r *recovery) openSegments() error {
 			return fmt.Errorf("the segment %s is missing: restore it, or repair the journal", segmentName(before.sequence+1))
 		}
 		if !s.broken {
-			before.open, before.end = false, int(min(s.before, math.MaxInt)) //nolint:gosec // checked
+			before.open, before.end = false, int(min(s.before, math.MaxInt))
 		}
 	}
 	r.report.Segments = len(r.segments)

@@ -146,7 +146,7 @@ func mark(data []byte) int {
 	if binary.LittleEndian.Uint32(b[8:]) != crc32.Checksum(b[:8], castagnoli) || m > math.MaxInt {
 		return 0
 	}
-	return int(m) //nolint:gosec // checked
+	return int(m)
 }
 
 // append appends a record, whose payload is given in two parts, and returns its offset. There must be room for it.

@@ -77,7 +77,7 @@ func (l *log) written(all bool) (w batch, err error) {
 	if l.closed {
 		return w, errClosed
 	}
-	if l.fault != nil && !(all && l.renewing) {
+	if l.fault != nil && (!all || !l.renewing) {
 		return w, l.fault
 	}
 	w = batch{l.commit, l.holders, slices.Clone(l.unsynced), l.head, l.head.end}
