@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone"
+	"github.com/caddy-megaphone/megaphone/internal/workload"
 )
 
 // changing matches what differs between two replies to the same request, and its replacement.
@@ -51,12 +52,8 @@ func whichScripts(t *testing.T) (seed, first, end uint64, limit time.Duration) {
 		}
 		return n
 	}
-	seed, end, limit = 1, 150, 1500*time.Millisecond
-	if text := os.Getenv("MEGAPHONE_RANDOM_TIME"); text != "" {
-		var err error
-		if limit, err = time.ParseDuration(text); err != nil {
-			t.Fatal(err)
-		}
+	seed, end, limit = 1, 150, workload.Duration(t, 600*time.Millisecond)
+	if os.Getenv("MEGAPHONE_RANDOM_TIME") != "" {
 		seed, end = rand.Uint64(), math.MaxUint64
 	}
 	if text := os.Getenv("MEGAPHONE_SEED"); text != "" {
