@@ -113,7 +113,7 @@ func (w *crowd) pollWithCursor() {
 // TestCountersAddUp checks that every message that was accepted is settled or counted as undelivered in the end, and that
 // no other message is. Producers, consumers, reloads and expiry run at the same time.
 func TestCountersAddUp(t *testing.T) {
-	const settings = "megaphone {\nbuffer 5\nin_flight 3\nhold 50ms\nttl 400ms\nread_duration 300ms\nmax_memory 100KB\n}"
+	const settings = "megaphone {\nbuffer 5\nin_flight 3\nhold 50ms\nttl 300ms\nread_duration 150ms\nmax_memory 100KB\n}"
 	w := &crowd{server: serve(t, settings, "megaphone"), stop: make(chan struct{})}
 	// A reload closes idle connections. If a client has just sent a write on one, it cannot know whether it was accepted.
 	w.client.Transport.(*http.Transport).DisableKeepAlives = true
@@ -131,7 +131,7 @@ func TestCountersAddUp(t *testing.T) {
 		w.run(w.pollWithCursor)
 	}
 	for range 3 {
-		time.Sleep(workload.Duration(t, 450*time.Millisecond) / 3)
+		time.Sleep(workload.Duration(t, 300*time.Millisecond) / 3)
 		w.reload(settings, "megaphone")
 	}
 	w.end()

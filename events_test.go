@@ -64,7 +64,7 @@ func TestEvents(t *testing.T) {
 	}
 	megaphone {
 		ttl 500ms
-		read_duration 1s
+		read_duration 300ms
 	}`
 	s := serve(t, settings, "megaphone")
 	c := s.create()
