@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -18,17 +17,15 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
+	"github.com/caddy-megaphone/megaphone/internal/workload"
 )
 
-// hostileRequests returns how many malformed requests the server gets at least. With MEGAPHONE_RANDOM_TIME there are many.
-func hostileRequests() int64 {
-	switch {
-	case testing.Short():
+// hostileRequests returns how many malformed requests the server gets at least.
+func hostileRequests() int {
+	if testing.Short() {
 		return 1_000
-	case os.Getenv("MEGAPHONE_RANDOM_TIME") == "":
-		return 2_500
 	}
-	return 10_000
+	return workload.Rounds(2_500, 10_000)
 }
 
 // TestMalformedRequestsHarmNobody attacks a server with malformed requests while normal clients use it. All their
@@ -95,11 +92,11 @@ func startHostile(t *testing.T) *hostile {
 	}
 }
 
-// attackWith runs this many attackers at once. They send as many requests as hostileRequests says. They go on until the normal clients
+// attackWith runs this many attackers at once. They send hostileRequests requests. They go on until the normal clients
 // have also written this many more messages, so that the test sees how the attack affects those.
 func (h *hostile) attackWith(attackers int, messages int64) {
 	var left atomic.Int64
-	left.Store(hostileRequests())
+	left.Store(int64(hostileRequests()))
 	enough := h.written.Load() + messages
 	var attack sync.WaitGroup
 	for range attackers {
