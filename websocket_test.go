@@ -91,15 +91,15 @@ func TestWebSocketCloseCodes(t *testing.T) {
 	c := s.create()
 	first := s.dial(c, "")
 	s.poll(c).wantError(t, 409, "BUSY")
-	conn := s.dial(c, "?after=") // takes over
+	s.dial(c, "?after=") // takes over
 	s.wantClose(first, 4409)
 
 	for _, text := range []string{"hello", `{"ack":1}`, `{}`, `[]`} {
-		conn = s.dial(c, "?after=")
+		conn := s.dial(c, "?after=")
 		s.sendText(conn, text)
 		s.wantClose(conn, 4400)
 	}
-	conn = s.dial(c, "?after=")
+	conn := s.dial(c, "?after=")
 	if err := conn.Write(t.Context(), websocket.MessageBinary, []byte(`{"ack":"x"}`)); err != nil {
 		t.Fatal(err)
 	}
