@@ -186,8 +186,7 @@ func (w *messageWriter) write(ctx context.Context, body string) error {
 }
 
 // envelopeEncoder returns a function that makes a message of a line, for one stream of one channel. merge says how the messages
-// are merged; it may be empty. If text is set,
-// every line is the text of a JSON string. Otherwise every line is JSON:
+// are merged; it may be empty. If text is set, every line is the text of a JSON string. Otherwise every line is JSON:
 //   - A line that is not JSON becomes a message without a body. The server refuses it, so its number is among the failures.
 //   - A blank line stays blank. The server counts it as a line, and ignores it.
 func envelopeEncoder(producer, streamID, merge string, text bool) func(line []byte) []byte {
