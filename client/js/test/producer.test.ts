@@ -196,7 +196,7 @@ test("the base URL's query is kept, and headers are asked for before each attemp
   );
   let n = 0;
   const producer = new Producer(`${url}/api/?token=a%2Fb#x`, { headers: async () => ({ "X-Token": String(++n) }) });
-  await producer.publish("a b", "s/t", 1, { full: "hold", key: "k" });
+  await producer.publish("a b", "s/t", 1, { full: "hold", key: "k", merge: "replace" });
   await producer.ingest([{ topic: "a", streamId: "s", body: 1 }], { close: ["a", "b/ü"] });
   assert.deepEqual(
     requests.map(({ path, headers }) => [path, headers["x-token"]]),
@@ -207,4 +207,5 @@ test("the base URL's query is kept, and headers are asked for before each attemp
     ],
   );
   assert.equal(requests[1]!.headers["idempotency-key"], "k");
+  assert.equal(requests[1]!.headers["megaphone-merge"], "replace");
 });
