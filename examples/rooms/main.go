@@ -40,7 +40,7 @@ func enter(room string) (c channel, err error) {
 	return c, nil
 }
 
-// tell writes a message to everybody in a room. Who does not exist any more has left.
+// tell writes a message to everybody in a room. A channel that does not exist any more has left the room.
 func tell(room string, body any) error {
 	mu.Lock()
 	channels := slices.Collect(maps.Keys(rooms[room]))
