@@ -55,6 +55,8 @@ func tell(room string, body any) error {
 	for _, f := range reply.Failures {
 		if f.Reason == "NOT_FOUND" {
 			delete(rooms[room], f.Channel)
+		} else {
+			err = fmt.Errorf("not everybody has got the message: %s", f.Reason)
 		}
 	}
 	return err

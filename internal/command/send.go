@@ -92,7 +92,7 @@ func (r *sendResult) err() error {
 		switch f.Reason {
 		case "NOT_FOUND":
 			status = exitNotFound
-		case "TIMEOUT", "SKIPPED", "LIMIT_REACHED":
+		case "TIMEOUT", "SKIPPED", "LIMIT_REACHED", "CLOSED", "STARTING", "STORAGE_UNAVAILABLE": // as in httpError
 		default:
 			return errors.New(message)
 		}
@@ -141,7 +141,11 @@ func runSend(cmd *cobra.Command, args []string) error {
 		return errors.Join(printJSON(cmd.OutOrStdout(), result), err)
 	}
 	for _, f := range result.Failures {
-		fmt.Fprintf(cmd.ErrOrStderr(), "line %d for %s: %s\n", f.Index+1, printable(broker.RedactAddress(f.Channel)), printable(f.Reason))
+		target := broker.RedactAddress(f.Channel)
+		if f.Topic != "" {
+			target = "the topic " + f.Topic
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "line %d for %s: %s\n", f.Index+1, printable(target), printable(f.Reason))
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "sent %d\n", result.Written)
 	return err
