@@ -183,7 +183,10 @@ func (c *Client) newRequest(ctx context.Context, q request) (*http.Request, erro
 
 // replyError returns the error for a reply that is not a success.
 func replyError(response *http.Response, path string) error {
-	text, _ := io.ReadAll(io.LimitReader(response.Body, maxReply))
+	var text []byte
+	if response.StatusCode/100 != 2 { // a success of another server may be endless
+		text, _ = io.ReadAll(io.LimitReader(response.Body, maxReply))
+	}
 	var reply struct{ Code, Message string }
 	if json.Unmarshal(text, &reply) == nil && reply.Code != "" {
 		refused := &Error{Status: response.StatusCode, Code: reply.Code, Message: reply.Message, reply: text}

@@ -143,6 +143,24 @@ func TestASilentReadOfLinesBeginsAgain(t *testing.T) {
 	})
 }
 
+// TestASuccessThatIsNotMegaphonesIsNotReadToItsEnd: it may be endless, such as a stream of another service.
+func TestASuccessThatIsNotMegaphonesIsNotReadToItsEnd(t *testing.T) {
+	t.Parallel()
+	c := stub(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	for _, err := range c.Read(t.Context(), "c.x", megaphone.ReadOptions{}) {
+		if _, ok := errors.AsType[*megaphone.ReplyError](err); !ok {
+			t.Errorf("a read: %v", err)
+		}
+	}
+	if err := c.Write(t.Context(), megaphone.Message{Channel: "p.x", StreamID: "s"}); err == nil {
+		t.Error("a write has succeeded")
+	}
+}
+
 // TestAURLThatCannotWorkEndsARead: no other try would help.
 func TestAURLThatCannotWorkEndsARead(t *testing.T) {
 	t.Parallel()
