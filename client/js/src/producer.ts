@@ -280,7 +280,9 @@ export class Producer {
       const fetch = this.#fetch;
       const response = await fetch(url.href, { ...request, headers });
       if (!response.ok || !/json/i.test(response.headers.get("Content-Type")!)) {
-        throw await refusal(response);
+        const fault = await refusal(response);
+        response.body?.cancel().catch(() => {}); // if it was not read, it may be endless
+        throw fault;
       }
       return await response.json();
     } catch (error) {

@@ -209,3 +209,13 @@ test("the base URL's query is kept, and headers are asked for before each attemp
   assert.equal(requests[1]!.headers["idempotency-key"], "k");
   assert.equal(requests[1]!.headers["megaphone-merge"], "replace");
 });
+
+test("a reply that is not from Megaphone is not read to its end, and holds no connection", async (t) => {
+  let closed = false;
+  const { url } = await serve(t, (response) => {
+    response.on("close", () => (closed = true));
+    response.writeHead(200, { "Content-Type": "text/html" }).write("<!doctype html>"); // and no end
+  });
+  await assert.rejects(new Producer(url, { timeout: 200_000 }).exist([]), { code: "HTTP" });
+  await until("the connection is closed", () => closed, 20_000);
+});
