@@ -138,7 +138,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		server.RegisterConnContext(guardHook(conn.With))
-		server.RegisterConnState(direct.Ended)
+		if h.direct != nil {
+			server.RegisterConnState(h.direct.Ended)
+		}
 	}
 	return nil
 }

@@ -45,9 +45,10 @@ func (s *Site) untilSample() int {
 	return 1 + rand.IntN(2*s.SampleEvery) //nolint:gosec // not a secret
 }
 
-// sampleOf returns the sample that a request is, or nil.
-func sampleOf(client *conn.Client) *sample {
-	if n, _ := client.Note.(*note); n != nil && n.sample != nil && !n.sample.over {
+// sampleOf returns the sample that a connection is noted to have, or nil. A connection that goes back during a reload may come to
+// the server of another configuration. What becomes of the request there says nothing about this site.
+func (s *Site) sampleOf(noted any) *sample {
+	if n, _ := noted.(*note); n != nil && n.sample != nil && n.sample.site == s && !n.sample.over {
 		return n.sample
 	}
 	return nil
@@ -72,12 +73,12 @@ func (s *sample) accepted(w http.ResponseWriter, r *http.Request, producer strin
 
 // Refused compares a request with what package direct would have made of it, if the request is a sample. The handler calls
 // it when it refuses a request. A Broker may refuse a sample, since package direct leaves that to net/http too.
-func (*Site) Refused(r *http.Request, err error) {
+func (s *Site) Refused(r *http.Request, err error) {
 	client := conn.ClientOf(r)
 	if client == nil || r.ProtoMajor != 1 {
 		return
 	}
-	if s := sampleOf(client); s != nil {
+	if s := s.sampleOf(client.Note); s != nil {
 		difference := ""
 		if e, ok := errors.AsType[*httpjson.Error](err); ok {
 			difference = "refused as " + e.Code
@@ -90,19 +91,18 @@ func (*Site) Refused(r *http.Request, err error) {
 
 // Ended notes that a request has ended, or a connection. If the request is a sample that has not reached its handler, it is
 // one that package direct misjudges. [http.Server.ConnState] must call Ended with each state that it gets.
-func Ended(c net.Conn, state http.ConnState) {
+func (s *Site) Ended(c net.Conn, state http.ConnState) {
 	if state != http.StateIdle && state != http.StateClosed {
 		return
 	}
-	n, _ := handover.Note(conn.Bare(c)).(*note)
-	if n == nil || n.sample == nil || n.sample.over {
-		return
+	sample := s.sampleOf(handover.Note(conn.Bare(c)))
+	switch {
+	case sample == nil:
+	case s.Over():
+		sample.over = true // the server may have closed the connection in place of serving the sample
+	default:
+		sample.end("it did not reach the handler")
 	}
-	if n.sample.site.Over() {
-		n.sample.over = true // the server may have closed the connection in place of serving the sample
-		return
-	}
-	n.sample.end("it did not reach the handler")
 }
 
 // end ends a sample. If there is a difference to net/http, all writes of the site stay with net/http from now on. It reports
