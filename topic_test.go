@@ -214,6 +214,7 @@ func TestMissedMessages(t *testing.T) {
 				return
 			}
 		}
+		t.Error("the stream ends before the message")
 	})
 	t.Run("websocket", func(t *testing.T) {
 		c := fill()
