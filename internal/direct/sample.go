@@ -46,12 +46,18 @@ func (s *Site) untilSample() int {
 }
 
 // sampleOf returns the sample that a connection is noted to have, or nil. A connection that goes back during a reload may come to
-// the server of another configuration. What becomes of the request there says nothing about this site.
+// the server of another configuration, and what becomes of the request there says nothing about this site. Neither does what
+// becomes of it here while the process exits: replies say that the connection ends, or there are none.
 func (s *Site) sampleOf(noted any) *sample {
-	if n, _ := noted.(*note); n != nil && n.sample != nil && n.sample.site == s && !n.sample.over {
-		return n.sample
+	n, _ := noted.(*note)
+	switch {
+	case n == nil, n.sample == nil, n.sample.site != s, n.sample.over:
+		return nil
+	case s.Over():
+		n.sample.over = true
+		return nil
 	}
-	return nil
+	return n.sample
 }
 
 // accepted compares a sample with what the handlers have made of it and are about to reply. It reports whether both are the
@@ -95,12 +101,7 @@ func (s *Site) Ended(c net.Conn, state http.ConnState) {
 	if state != http.StateIdle && state != http.StateClosed {
 		return
 	}
-	sample := s.sampleOf(handover.Note(conn.Bare(c)))
-	switch {
-	case sample == nil:
-	case s.Over():
-		sample.over = true // the server may have closed the connection in place of serving the sample
-	default:
+	if sample := s.sampleOf(handover.Note(conn.Bare(c))); sample != nil {
 		sample.end("it did not reach the handler")
 	}
 }

@@ -224,3 +224,27 @@ func TestASampleThatComesToAnotherConfigurationSaysNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestASampleAtTheExitSaysNothing: the handlers may reply in another way then.
+func TestASampleAtTheExitSaysNothing(t *testing.T) {
+	for name, before := range differences {
+		t.Run(name, func(t *testing.T) {
+			s := newTestSite(t)
+			var over atomic.Bool
+			s.Over = over.Load
+			s.writes(minWrites)
+			exits := func(w http.ResponseWriter, r *http.Request, is *written) bool {
+				over.Store(true)
+				return before(w, r, is)
+			}
+			s.before.Store(&exits)
+			for !over.Load() {
+				s.write(s.address.Producer)
+			}
+			s.write(s.address.Producer) // so that the one before has ended
+			if testutil.ToFloat64(s.Samples) != 0 || testutil.ToFloat64(s.Mismatches) != 0 || s.errors() > 0 {
+				t.Errorf("%v samples count, %v differ: %v", testutil.ToFloat64(s.Samples), testutil.ToFloat64(s.Mismatches), s.log.All())
+			}
+		})
+	}
+}
