@@ -56,8 +56,8 @@ func (w deadlineWriter) SetReadDeadline(time.Time) error { w.set(); return nil }
 func TestAWriterThatPanicsKeepsTheExitFromNoOtherBody(t *testing.T) {
 	panics := make(chan guard.Place, 1000)
 	before := guard.OnPanic(func(place guard.Place, _ any, _ []byte) { panics <- place })
-	defer guard.OnPanic(before)
-	synctest.Test(t, func(t *testing.T) {
+	defer func() { guard.OnPanic(before) }()
+	synctest.Test(t, func(*testing.T) {
 		bodies := NewBodies(errEnded)
 		ended := make(chan struct{})
 		read := func(w http.ResponseWriter, until chan struct{}) (done chan struct{}) {

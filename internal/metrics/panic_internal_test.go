@@ -28,7 +28,7 @@ func TestABrokerThatPanicsTakesNoOtherMetricsAway(t *testing.T) {
 		}
 		panics <- v
 	})
-	defer guard.OnPanic(before)
+	defer func() { guard.OnPanic(before) }()
 	b := memory.New()
 	defer b.Close()
 	m := New(panickyBroker{b}, testEndpoints, testLimits)
