@@ -141,6 +141,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		if h.direct != nil {
 			server.RegisterConnState(h.direct.Ended)
 		}
+		server.RegisterOnShutdown(h.app.serverStops)
 	}
 	return nil
 }
