@@ -269,7 +269,7 @@ func (h *Handler) serveTarget(w http.ResponseWriter, r *http.Request, t *target)
 		return
 	}
 	entry := newAccessLogEntry(r, t)
-	defer countPanic()
+	defer h.notePanic(r)
 	if err := h.serve(w, r, t, entry); err != nil {
 		if h.direct != nil {
 			h.direct.Refused(r, err)

@@ -80,19 +80,31 @@ func (s *sample) accepted(w http.ResponseWriter, r *http.Request, producer strin
 // Refused compares a request with what package direct would have made of it, if the request is a sample. The handler calls
 // it when it refuses a request. A Broker may refuse a sample, since package direct leaves that to net/http too.
 func (s *Site) Refused(r *http.Request, err error) {
-	client := conn.ClientOf(r)
-	if client == nil || r.ProtoMajor != 1 {
-		return
-	}
-	if s := s.sampleOf(client.Note); s != nil {
+	if sample := s.sampleOfRequest(r); sample != nil {
 		difference := ""
 		if e, ok := errors.AsType[*httpjson.Error](err); ok {
 			difference = "refused as " + e.Code
 		} else if errors.Is(err, broker.ErrMessage) {
 			difference = "refused: " + err.Error()
 		}
-		s.end(difference)
+		sample.end(difference)
 	}
+}
+
+// Panicked ends the sample that a request is, if any: its handler has panicked, and so says nothing of direct writes.
+func (s *Site) Panicked(r *http.Request) {
+	if sample := s.sampleOfRequest(r); sample != nil {
+		sample.end("")
+	}
+}
+
+// sampleOfRequest returns the sample that a request is, or nil.
+func (s *Site) sampleOfRequest(r *http.Request) *sample {
+	client := conn.ClientOf(r)
+	if client == nil || r.ProtoMajor != 1 {
+		return nil
+	}
+	return s.sampleOf(client.Note)
 }
 
 // Ended notes that a request has ended, or a connection. If the request is a sample that has not reached its handler, it is
