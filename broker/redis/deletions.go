@@ -13,7 +13,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
-// announcers is the consumer group of the nodes that report deletions.
+// announcers is the consumer group of the nodes that report deletions, and its only consumer: Redis would not forget those of nodes
+// that are gone.
 const announcers = "nodes"
 
 const (
@@ -109,13 +110,13 @@ func (b *Broker) announceSome(scope int) (int, error) {
 		b.reports.groups[scope] = true
 	}
 	// First those of a node that has not finished.
-	claimed, err := b.do(b.background, c, c.B().Xautoclaim().Key(key).Group(announcers).Consumer(b.consumer()).
+	claimed, err := b.do(b.background, c, c.B().Xautoclaim().Key(key).Group(announcers).Consumer(announcers).
 		MinIdleTime(strconv.FormatInt(ms(announceTimeout), 10)).Start("0").Count(maxAnnounced).Build()).ToArray()
 	if err != nil {
 		b.reports.groups[scope] = false // Redis may have lost it
 		return 0, err
 	}
-	read, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, b.consumer()).Count(maxAnnounced).
+	read, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, announcers).Count(maxAnnounced).
 		Streams().Key(key).Id(">").Build()).AsXRead()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		return 0, err
@@ -146,10 +147,11 @@ func (b *Broker) announceSome(scope int) (int, error) {
 	if len(events) > 0 {
 		reportTo(b.reports.topics, events)
 	}
-	if err := b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(ids...).Build()).Error(); err != nil {
+	// In this order: what is deleted and not acknowledged is let go by the next node that claims it.
+	if err := b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error(); err != nil {
 		return 0, err
 	}
-	return len(entries), b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error()
+	return len(entries), b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(ids...).Build()).Error()
 }
 
 // reportTo calls a function, if there is one. If that panics, what happened counts as reported, for it would panic again.
@@ -159,8 +161,6 @@ func reportTo[T any](f func([]T), happened []T) {
 		f(happened)
 	}
 }
-
-func (b *Broker) consumer() string { return nodeID(b.node) }
 
 // deletion reads what lua/remove.lua notes.
 func (b *Broker) deletion(s string) (d broker.Deletion, ok bool) {

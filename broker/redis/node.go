@@ -104,7 +104,7 @@ func (b *Broker) beat(ctx context.Context) error {
 		b.departed = slices.DeleteFunc(b.departed, func(node string) bool { return slices.Contains(nodes, node) })
 		b.departed = b.departed[max(0, len(b.departed)-maxDeparted):]
 		b.nodes = nodes
-		b.reaped = [partitions]bool{}
+		b.reaped, b.reapAfter = [partitions]time.Time{}, time.Time{}
 	}
 	if !known && b.beaten {
 		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: other nodes may have taken over its readers")
@@ -150,6 +150,7 @@ func (b *Broker) checkPrimary(ctx context.Context) {
 	}
 	b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", changed)
 	b.codecDue, b.tellDue = true, len(b.keys.scopes) > 1
+	b.reaped = [partitions]time.Time{} // it may know of readers that have left since
 	b.resyncSoon(b.allScopes())
 }
 
@@ -194,25 +195,47 @@ const maxDeparted = 100
 // maxReaped is how many channels one call checks.
 const maxReaped = 200
 
-// reap frees the channels whose readers were on nodes that are gone. It looks at a partition once after nodes have changed.
+const (
+	// reapInterval is after how long a partition is looked at again although nothing has changed.
+	reapInterval = 15 * time.Minute
+	// unheardDelay is after how long that is so if a node that lives did not hear the question: it is connecting.
+	unheardDelay = 3 * time.Second
+)
+
+// reap frees the channels whose readers are gone, with their nodes or without: otherwise nothing would ever expire them.
 func (b *Broker) reap() {
-	for scope := range b.keys.scopes {
-		var due []int
-		for p := range partitions {
-			if !b.reaped[p] && b.keys.scopeOf(p) == scope && b.owns(p) {
-				due = append(due, p)
-			}
-		}
+	for scope, due := range b.dueToReap() {
 		if err := b.reapScope(scope, due); err != nil {
-			b.warn(&b.warnings.work, "redis: cannot free the channels of nodes that are gone, trying again", "error", err)
+			b.warn(&b.warnings.work, "redis: cannot free the channels of readers that are gone, trying again", "error", err)
 			return
 		}
 	}
 }
 
+// dueToReap returns the partitions of this node that are to be looked at, by scope: all after nodes or the primary have changed, and
+// otherwise one at a time, after the interval.
+func (b *Broker) dueToReap() map[int][]int {
+	due := map[int][]int{}
+	if time.Now().Before(b.reapAfter) {
+		return due
+	}
+	again := -1
+	for p, at := range b.reaped {
+		switch {
+		case !at.IsZero() && (again >= 0 || time.Since(at) < reapInterval), !b.owns(p):
+			continue
+		case !at.IsZero():
+			again = p
+		}
+		due[b.keys.scopeOf(p)] = append(due[b.keys.scopeOf(p)], p)
+	}
+	return due
+}
+
 // reapScope does that for some partitions of a scope.
 func (b *Broker) reapScope(scope int, due []int) error {
 	live, departed := strings.Join(b.nodes, ""), strings.Join(b.departed, "")
+	unheard := false
 	for skip := int64(0); len(due) > 0; {
 		keys := append(make([]string, 0, 1+len(due)), b.keys.counters(scope))
 		for _, p := range due {
@@ -223,8 +246,13 @@ func (b *Broker) reapScope(scope int, due []int) error {
 			return err
 		}
 		done := max(0, min(integer(values, 0), int64(len(due))))
+		if unheard = unheard || integer(values, 2) == 0; unheard {
+			b.reapAfter = time.Now().Add(unheardDelay)
+		}
 		for _, p := range due[:done] {
-			b.reaped[p] = true
+			if !unheard {
+				b.reaped[p] = time.Now()
+			}
 		}
 		due, skip = due[done:], integer(values, 1)
 	}

@@ -56,16 +56,13 @@ func (l *subscriptions) get(fence uint32) *subscription {
 	return l.all[fence]
 }
 
-// has reports whether there is a subscription to a channel. It looks at all, so it is for rare cases.
-func (l *subscriptions) has(x channelID) bool {
+// leave takes channels to which there is a subscription out of a set. It looks at all subscriptions, so it is for rare cases.
+func (l *subscriptions) leave(channels map[channelID]uint32) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, s := range l.all {
-		if s.x == x {
-			return true
-		}
+		delete(channels, s.x)
 	}
-	return false
 }
 
 func (l *subscriptions) count() int {
@@ -116,7 +113,7 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 	if err != nil {
 		b.subs.remove(s)
 		if errors.Is(err, broker.ErrUnavailable) { // Redis may have let it in
-			b.disown(x, s.fence)
+			b.disown(map[channelID]uint32{x: s.fence})
 		}
 		return nil, err
 	}
@@ -163,8 +160,13 @@ func (b *Broker) subscribe(s *subscription, mode int, cursor, taken string, foll
 		return nil, b.failed(err, false)
 	case integer(values, 0) == -1:
 		node, _ := values[1].ToString()
-		if node == b.node && b.subs.get(uint32(integer(values, 2))) == nil { //nolint:gosec // a fence
-			return b.subscribe(s, modeTakeOver, cursor, "", follow) // a read of this node whose end Redis does not know of
+		fence := uint32(integer(values, 2)) //nolint:gosec // a fence
+		if node == b.node && b.subs.get(fence) == nil {
+			// A read of this node whose end Redis does not know of.
+			if err := b.endAll(map[channelID]uint32{s.x: fence}); err != nil {
+				return nil, b.failed(err, false)
+			}
+			return b.subscribe(s, mode, cursor, "", follow)
 		}
 		return nil, broker.ErrBusy
 	case len(values) < subscribeValues:

@@ -179,3 +179,40 @@ func TestNoTimeOfDayEnters(t *testing.T) {
 }
 
 var timeOfDay = regexp.MustCompile(`\.(Unix|UnixMilli|UnixMicro|UnixNano|Format|UTC|Local|Hour|Date)\(\)|time\.Unix\(|time\.Now\(\)\.(Round|Truncate)`)
+
+// TestReadersAreLookedAfterAgain: at once after something has changed, and otherwise one partition at a time, so Redis never has much
+// to do.
+func TestReadersAreLookedAfterAgain(t *testing.T) {
+	b, err := New(Options{Addresses: []string{DefaultAddress}, DialTimeout: time.Second, Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if due := b.dueToReap(); len(due) != 0 {
+		t.Errorf("without a heartbeat, %d partitions are due", len(due[0]))
+	}
+	b.nodes = []string{b.node}
+	if due := b.dueToReap(); len(due[0]) != partitions {
+		t.Errorf("at first, %d partitions are due", len(due[0]))
+	}
+	now := time.Now()
+	for p := range b.reaped {
+		b.reaped[p] = now
+	}
+	if due := b.dueToReap(); len(due) != 0 {
+		t.Errorf("right after that, %d partitions are due", len(due[0]))
+	}
+	for p := 10; p < partitions; p++ {
+		b.reaped[p] = now.Add(-reapInterval)
+	}
+	for p := 10; p < partitions; p++ {
+		due := b.dueToReap()
+		if len(due[0]) != 1 || due[0][0] != p {
+			t.Fatalf("after the interval, the partitions %v are due, want %d", due[0], p)
+		}
+		b.reaped[p] = now
+	}
+	b.reaped[3], b.reapAfter = time.Time{}, time.Now().Add(time.Hour)
+	if due := b.dueToReap(); len(due) != 0 {
+		t.Errorf("before it is time, %d partitions are due", len(due[0]))
+	}
+}
