@@ -23,6 +23,7 @@ type item struct {
 	size   int    // of ms
 	keyed  bool   // one of ms has an idempotency key
 	begun  time.Time
+	queued time.Time // in its lane
 
 	// The outcome, once done has a value.
 	status               itemStatus
@@ -59,7 +60,7 @@ const (
 var errBusy = fmt.Errorf("%w: redis: too many writes wait for it: it is too slow or cannot be reached", broker.ErrUnavailable)
 
 // A lane collects the writes to one scope while others are on their way to Redis. So under load one call carries the messages
-// of many producers, and an idle lane adds no delay.
+// of many producers, and an idle lane adds no delay. Writes that have waited for as long as a call may take are not begun.
 type lane struct {
 	broker *Broker
 	scope  int
@@ -77,6 +78,10 @@ func (l *lane) submit(items ...*item) {
 			it.finish(errBusy)
 		}
 		return
+	}
+	now := time.Now()
+	for _, it := range items {
+		it.queued = now
 	}
 	l.queue = append(l.queue, items...)
 	most := maxCalls
@@ -101,6 +106,7 @@ func (l *lane) empty() {
 	}()
 	for {
 		l.mu.Lock()
+		l.dropLate()
 		n, size, messages := 0, 0, 0
 		for n < len(l.queue) && n < maxBatch {
 			it := l.queue[n]
@@ -123,6 +129,14 @@ func (l *lane) empty() {
 		}
 		l.mu.Unlock()
 		l.broker.publishItems(l.scope, batch)
+	}
+}
+
+// dropLate refuses the writes that have waited for too long. The lock is held.
+func (l *lane) dropLate() {
+	for len(l.queue) > 0 && time.Since(l.queue[0].queued) > l.broker.options.Timeout {
+		l.queue[0].finish(errBusy)
+		l.queue = l.queue[1:]
 	}
 }
 
@@ -308,8 +322,14 @@ func (b *Broker) newItem(x channelID, ms []string, l *broker.Limits) *item {
 	return it
 }
 
-// submit writes items, and returns when it knows what became of them.
+// submit writes items, and returns when it knows what became of them. No more are queued at once than leave room for others.
 func (b *Broker) submit(items []*item) {
+	for some := range slices.Chunk(items, maxQueued/10) {
+		b.submitSome(some)
+	}
+}
+
+func (b *Broker) submitSome(items []*item) {
 	byLane := map[int][]*item{}
 	for _, it := range items {
 		scope := b.keys.scopeOf(it.x.partition())
