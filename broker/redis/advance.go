@@ -210,7 +210,8 @@ func (s *subscription) advance() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.over || p.fence != s.fence: // a resync takes care
+	case s.over || p.fence != s.fence: // a resync takes care of all but the flags
+		s.report.flags |= p.flags
 	case err == nil:
 		s.advanced(p, values)
 	case codeErr == nil && code == -2:

@@ -336,3 +336,46 @@ func TestNodesLeaveNoNames(t *testing.T) {
 		t.Errorf("Redis knows %d nodes that report deletions, %v", len(groups), err)
 	}
 }
+
+// TestAFirstAcknowledgementIsNotForgotten: it is on its way to Redis while the reader resyncs, and the connection is lost with both.
+func TestAFirstAcknowledgementIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	p := newProxy(t, s.socket)
+	o := through(s, p)
+	o.Timeout = 10 * time.Second
+	b, c := open(t, o), s.client(t)
+	a := create(t, b)
+	sub := subscribe(t, b, a.Consumer)
+	publish(t, b, a.Producer, "1")
+	takes(t, sub, "1")
+	reported(t, b, a.Consumer, 1)
+	ms, err := b.Peek(t.Context(), a.Consumer, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stalled []*link
+	p.change(func() {
+		for l := range p.links {
+			if !l.pubsub {
+				l.stops = true
+				stalled = append(stalled, l)
+			}
+		}
+	})
+	sub.Settle(ms[0].ID())
+	resyncs := b.StoreStats().Resyncs
+	p.subscribed()[0].close()
+	eventually(t, "the reader resyncs", func() bool { return b.StoreStats().Resyncs > resyncs })
+	for _, l := range stalled {
+		l.close()
+	}
+	const flags, acknowledges = 36, 4
+	eventually(t, "Redis knows that the reader acknowledges", func() bool {
+		return redisDo(t, c, "GET", redis.StateKey(b, a.Producer))[flags]&acknowledges != 0
+	})
+	eventually(t, "the message is settled", func() bool {
+		state, err := b.State(t.Context(), a.Consumer)
+		return err == nil && state.InFlight == 0
+	})
+}
