@@ -210,8 +210,11 @@ func (s *subscription) advance() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.over || p.fence != s.fence: // a resync takes care of all but the flags
+	case s.over || p.fence != s.fence: // a resync takes care of the rest
 		s.report.flags |= p.flags
+		if err == nil {
+			b.countSettled(p, values)
+		}
 	case err == nil:
 		s.advanced(p, values)
 	case codeErr == nil && code == -2:
@@ -226,12 +229,17 @@ func (s *subscription) advance() {
 	}
 }
 
+// countSettled counts what a report has settled. values are those of lua/advance.lua.
+func (b *Broker) countSettled(p report, values []rueidis.RedisMessage) {
+	b.stats.settled.Add(p.settles)
+	if integer(values, 3) == 1 {
+		b.memoryFreed()
+	}
+}
+
 // advanced takes the reply to a report. The lock is held.
 func (s *subscription) advanced(p report, values []rueidis.RedisMessage) {
-	s.broker.stats.settled.Add(p.settles)
-	if integer(values, 3) == 1 {
-		s.broker.memoryFreed()
-	}
+	s.broker.countSettled(p, values)
 	s.addFetched(p.have, values[4:])
 	s.report.pushed = uint64(integer(values, 0) + integer(values, 2)) //nolint:gosec // not negative
 	s.report.more = s.report.more || integer(values, 1) > integer(values, 2)

@@ -87,10 +87,7 @@ func (b *Broker) toldEnd(p report, reply rueidis.RedisResult) error {
 		}
 		return err
 	}
-	b.stats.settled.Add(p.settles)
-	if integer(values, 3) == 1 {
-		b.memoryFreed()
-	}
+	b.countSettled(p, values)
 	return nil
 }
 

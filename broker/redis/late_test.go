@@ -379,3 +379,44 @@ func TestAFirstAcknowledgementIsNotForgotten(t *testing.T) {
 		return err == nil && state.InFlight == 0
 	})
 }
+
+// TestWhatIsSettledAsAReadEndsIsCounted: the read ends while Redis has not answered a report.
+func TestWhatIsSettledAsAReadEndsIsCounted(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	p := newProxy(t, s.socket)
+	o := s.options("test:" + rand.Text() + ":")
+	writer := open(t, o)
+	o.Addresses = []string{p.address}
+	b := open(t, o)
+	a := create(t, b)
+	sub := subscribe(t, b, a.Consumer)
+	for _, name := range []string{"1", "2", "3"} {
+		publish(t, writer, a.Producer, name)
+	}
+	takes(t, sub, "1", "2", "3")
+	reported(t, b, a.Consumer, 3)
+	ms, err := writer.Peek(t.Context(), a.Consumer, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.holdReplies(true)
+	sub.Settle(ms[1].ID())
+	eventually(t, "two are settled", func() bool {
+		state, err := writer.State(t.Context(), a.Consumer)
+		return err == nil && state.InFlight == 1
+	})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		sub.Settle(ms[2].ID())
+		sub.End(broker.EndClean)
+	}()
+	eventually(t, "the read ends", func() bool {
+		state, err := writer.State(t.Context(), a.Consumer)
+		return err == nil && !state.Connected
+	})
+	p.holdReplies(false)
+	<-ended
+	eventually(t, "three are counted", func() bool { return b.Stats().Settled == 3 })
+}
