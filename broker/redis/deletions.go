@@ -71,11 +71,11 @@ func (b *Broker) announceAll() {
 			scopes = append(scopes, scope)
 		}
 	}
-	b.announce(scopes)
+	b.announce(scopes, func() bool { return false })
 }
 
-// announce reports the deletions of some scopes that no node has reported yet.
-func (b *Broker) announce(scopes []int) {
+// announce reports the deletions of some scopes that no node has reported yet, until its time is over.
+func (b *Broker) announce(scopes []int, over func() bool) {
 	r := &b.reports
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +92,7 @@ func (b *Broker) announce(scopes []int) {
 				b.warn(&b.warnings.work, "redis: cannot report deletions, trying again", "error", err)
 				return
 			}
-			if n < maxAnnounced {
+			if n < maxAnnounced || over() {
 				break
 			}
 		}

@@ -96,8 +96,8 @@ func (b *Broker) toldEnd(p report, reply rueidis.RedisResult) error {
 // it, and a channel for which nobody asks expires. The fences are those of the reads.
 func (b *Broker) disown(reads map[channelID]uint32) {
 	guard.Go(guard.Broker, func() {
-		b.subs.leave(reads) // what has a reader here may just have got another fence
-		_ = b.endAll(reads) // or else the next one that asks does it
+		b.subs.exclude(reads) // what has a reader here may just have got another fence
+		_ = b.endAll(reads)   // or else the next one that asks does it
 	})
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// tick is how often a node looks after its partitions.
+	// tick is how often a node looks after its partitions. It does not do so for much longer without a heartbeat.
 	tick = time.Second
 	// beatInterval is how often a node tells that it lives, and checks that what is pushed to it comes.
 	beatInterval = 2 * time.Second
@@ -62,8 +62,10 @@ func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
 		}
 	}
 	if err := b.refresh(b.background); err == nil {
-		b.reap()
-		b.sweep()
+		end := time.Now().Add(tick)
+		over := func() bool { return time.Now().After(end) }
+		b.reap(over)
+		b.sweep(over)
 		if b.tellDue {
 			if err := b.tellAgain(); err == nil {
 				b.tellDue = false
@@ -202,10 +204,14 @@ const (
 	unheardDelay = 3 * time.Second
 )
 
-// reap frees the channels whose readers are gone, with their nodes or without: otherwise nothing would ever expire them.
-func (b *Broker) reap() {
+// reap frees the channels whose readers are gone, with their nodes or without: otherwise nothing would ever expire them. When its time
+// is over, it leaves the rest to the next round.
+func (b *Broker) reap(over func() bool) {
 	for scope, due := range b.dueToReap() {
-		if err := b.reapScope(scope, due); err != nil {
+		if over() {
+			return
+		}
+		if err := b.reapScope(scope, due, over); err != nil {
 			b.warn(&b.warnings.work, "redis: cannot free the channels of readers that are gone, trying again", "error", err)
 			return
 		}
@@ -233,7 +239,7 @@ func (b *Broker) dueToReap() map[int][]int {
 }
 
 // reapScope does that for some partitions of a scope.
-func (b *Broker) reapScope(scope int, due []int) error {
+func (b *Broker) reapScope(scope int, due []int, over func() bool) error {
 	live, departed := strings.Join(b.nodes, ""), strings.Join(b.departed, "")
 	unheard := false
 	for skip := int64(0); len(due) > 0; {
@@ -254,7 +260,9 @@ func (b *Broker) reapScope(scope int, due []int) error {
 				b.reaped[p] = time.Now()
 			}
 		}
-		due, skip = due[done:], integer(values, 1)
+		if due, skip = due[done:], integer(values, 1); skip == 0 && over() {
+			break // a partition is looked at as a whole
+		}
 	}
 	return nil
 }

@@ -20,12 +20,13 @@ import (
 // that wait for room.
 type listener struct {
 	broker  *Broker
-	address string        // in a cluster, of its server
-	seen    atomic.Int64  // when something came last, by the clock of package clock
-	broken  chan struct{} // receives a value when heartbeats do not come
-	changed chan struct{} // receives a value when it should listen for other scopes
-	ready   chan struct{} // closed when it listens for the first time
-	stopped chan struct{} // closed when its server has no scopes any more
+	address string           // in a cluster, of its server
+	seen    atomic.Int64     // when something came last, by the clock of package clock
+	pushed  [2]time.Duration // when this node has pushed the last two heartbeats to itself, by the same clock; of its heartbeat
+	broken  chan struct{}    // receives a value when heartbeats do not come
+	changed chan struct{}    // receives a value when it should listen for other scopes
+	ready   chan struct{}    // closed when it listens for the first time
+	stopped chan struct{}    // closed when its server has no scopes any more
 
 	mu       sync.Mutex
 	scopes   []int        // that it should listen for

@@ -56,8 +56,8 @@ func (l *subscriptions) get(fence uint32) *subscription {
 	return l.all[fence]
 }
 
-// leave takes channels to which there is a subscription out of a set. It looks at all subscriptions, so it is for rare cases.
-func (l *subscriptions) leave(channels map[channelID]uint32) {
+// exclude takes channels to which there is a subscription out of a set. It looks at all subscriptions, so it is for rare cases.
+func (l *subscriptions) exclude(channels map[channelID]uint32) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, s := range l.all {
