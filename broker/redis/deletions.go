@@ -1,7 +1,7 @@
 package redis
 
 import (
-	"context"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,13 +60,8 @@ func (b *Broker) announceAll() {
 	for scope := range commands {
 		commands[scope] = b.client.B().Xlen().Key(b.keys.deletions(scope)).Build()
 	}
-	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-	defer cancel()
 	var scopes []int
-	begun := time.Now()
-	replies := b.client.DoMulti(ctx, commands...)
-	b.store.calledAll(begun, replies)
-	for scope, reply := range replies {
+	for scope, reply := range b.doAll(commands) {
 		if n, err := reply.AsInt64(); err == nil && n > 0 {
 			scopes = append(scopes, scope)
 		}
@@ -85,14 +80,14 @@ func (b *Broker) announce(scopes []int, over func() bool) {
 	if r.groups == nil {
 		r.groups = make([]bool, len(b.keys.scopes))
 	}
-	for _, scope := range scopes {
-		for {
-			n, err := b.announceSome(scope)
+	for _, at := range rand.Perm(len(scopes)) { //nolint:gosec // no secret: none should always come last
+		for !over() {
+			n, err := b.announceSome(scopes[at])
 			if err != nil {
 				b.warn(&b.warnings.work, "redis: cannot report deletions, trying again", "error", err)
 				return
 			}
-			if n < maxAnnounced || over() {
+			if n < maxAnnounced {
 				break
 			}
 		}

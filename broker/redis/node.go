@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// tick is how often a node looks after its partitions. It does not do so for much longer without a heartbeat.
+	// tick is how often a node looks after its partitions.
 	tick = time.Second
 	// beatInterval is how often a node tells that it lives, and checks that what is pushed to it comes.
 	beatInterval = 2 * time.Second
@@ -62,8 +62,7 @@ func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
 		}
 	}
 	if err := b.refresh(b.background); err == nil {
-		end := time.Now().Add(tick)
-		over := func() bool { return time.Now().After(end) }
+		over := shortTime()
 		b.reap(over)
 		b.sweep(over)
 		if b.tellDue {
@@ -72,6 +71,13 @@ func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
 			}
 		}
 	}
+}
+
+// shortTime returns a function that reports whether a tick is over. Work of each kind that may take longer goes on in the next round,
+// so that there is a heartbeat in between.
+func shortTime() (over func() bool) {
+	end := time.Now().Add(tick)
+	return func() bool { return time.Now().After(end) }
 }
 
 // beat tells that this node lives, and learns which others do.
@@ -164,6 +170,19 @@ func (b *Broker) do(ctx context.Context, c rueidis.Client, command rueidis.Compl
 	reply := c.Do(ctx, command)
 	b.store.called(begun, reply.Error())
 	return reply
+}
+
+// doAll runs commands in one round trip.
+func (b *Broker) doAll(commands []rueidis.Completed) []rueidis.RedisResult {
+	if len(commands) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+	defer cancel()
+	begun := time.Now()
+	replies := b.client.DoMulti(ctx, commands...)
+	b.store.calledAll(begun, replies)
+	return replies
 }
 
 // owns reports whether this node looks after a partition. All nodes agree on who does, except for a moment after one has come

@@ -90,6 +90,9 @@ func (s *script) run(ctx context.Context, c rueidis.CoreClient, call scriptCall)
 // runAll runs the script with each of the calls, in one round trip, or two if a server does not know it. The calls may run in any
 // order.
 func (s *script) runAll(ctx context.Context, c rueidis.CoreClient, calls []scriptCall) []rueidis.RedisResult {
+	if len(calls) == 0 {
+		return nil
+	}
 	commands := make([]rueidis.Completed, len(calls))
 	for i, call := range calls {
 		commands[i] = s.command(c, call)

@@ -53,7 +53,7 @@ func (b *Broker) sweep(over func() bool) {
 		scopes = more
 	}
 	if len(announced) > 0 {
-		b.announce(announced, over)
+		b.announce(announced, shortTime())
 	}
 }
 
