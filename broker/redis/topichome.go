@@ -189,13 +189,14 @@ func (b *Broker) tellAgain() error {
 		}
 	}
 	for len(cursors) > 0 && !b.isClosed() {
-		var scopes, places []int
-		var scans, reads []rueidis.Completed
+		scopes, scans := make([]int, 0, len(cursors)), make([]rueidis.Completed, 0, len(cursors))
 		for scope, cursor := range cursors {
 			scopes = append(scopes, scope)
 			scans = append(scans, c.B().Sscan().Key(b.keys.scopes[scope]+"N").Cursor(cursor).Count(maxTold).Build())
 		}
 		var topics []string
+		var places []int // their scopes
+		var reads []rueidis.Completed
 		for i, reply := range b.doAll(scans) {
 			page, err := reply.AsScanEntry()
 			if err != nil {
