@@ -322,10 +322,21 @@ func (b *Broker) newItem(x channelID, ms []string, l *broker.Limits) *item {
 	return it
 }
 
-// submit writes items, and returns when it knows what became of them. No more are queued at once than leave room for others.
+// submit writes items, and returns when it knows what became of them. No more are queued at once than leave room for others. If
+// Redis does not do any of these, submit gives up the rest.
 func (b *Broker) submit(items []*item) {
+	reached := true
 	for some := range slices.Chunk(items, maxQueued/10) {
+		if !reached {
+			for _, it := range some {
+				it.finish(errBusy)
+			}
+			continue
+		}
 		b.submitSome(some)
+		reached = slices.ContainsFunc(some, func(it *item) bool {
+			return !errors.Is(it.err, broker.ErrUnavailable) && !errors.Is(it.err, broker.ErrOutcomeUnknown)
+		})
 	}
 }
 
