@@ -18,8 +18,8 @@
 // A reader is known by its node and by a number of that node, its fence: whoever is not the reader any more changes nothing. After
 // anything that may have lost a push or more, readers resync by event ids (subscribe.go).
 //
-// Each node looks after a part of the partitions (node.go): it deletes expired channels, frees those of nodes that are gone, and
-// reports deletions.
+// Each node looks after a part of the partitions (node.go): it deletes expired channels, frees those whose readers are gone,
+// and reports deletions.
 //
 // # Topics
 //
