@@ -246,3 +246,27 @@ func TestWhatIsSettledAsAReadEndsIsCounted(t *testing.T) {
 	<-ended
 	eventually(t, "three are counted", func() bool { return b.Stats().Settled == 3 })
 }
+
+// TestReadersThatCannotResyncHoldUpNoOthers: Redis refuses all calls for many channels, and for some it does not.
+func TestReadersThatCannotResyncHoldUpNoOthers(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	b, writer, c := open(t, s.options("test:")), open(t, s.options("test:")), s.client(t)
+	for range 300 {
+		a := create(t, writer)
+		subscribe(t, b, a.Consumer)
+		redisDo(t, c, "SET", redis.StateKey(b, a.Producer), "no state")
+	}
+	channels, subs := make([]broker.Addresses, 20), make([]broker.Subscription, 20)
+	for i := range channels {
+		channels[i] = create(t, writer)
+		subs[i] = subscribe(t, b, channels[i].Consumer)
+	}
+	redisDo(t, c, "CLIENT", "KILL", "TYPE", "pubsub")
+	for i := range channels {
+		publish(t, writer, channels[i].Producer, "1")
+	}
+	for _, sub := range subs {
+		takes(t, sub, "1")
+	}
+}

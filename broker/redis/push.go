@@ -368,8 +368,7 @@ func (b *Broker) resync(scopes map[int]bool) {
 		readers++
 		resyncs.Go(func() {
 			defer guard.Recover(guard.Broker, s.panicked)
-			defer func() { <-b.resyncs }()
-			s.resync()
+			s.resyncAfter(b.tryResync(s)) // further tries hold up no others
 		})
 	}
 	resyncs.Wait()
@@ -377,6 +376,12 @@ func (b *Broker) resync(scopes map[int]bool) {
 		b.log.Info("redis: pushes may have been lost: all that wait for some have asked Redis, and go on", "readers", readers,
 			"producers", producers, "took", time.Since(begun).Round(time.Millisecond))
 	}
+}
+
+// tryResync makes the first try of a resync, which is one of those that may run at once.
+func (b *Broker) tryResync(s *subscription) (done bool) {
+	defer func() { <-b.resyncs }()
+	return s.tryResync()
 }
 
 // allScopes are the scopes of all channels.
@@ -388,5 +393,5 @@ func (b *Broker) allScopes() map[int]bool {
 	return all
 }
 
-// maxResyncs is how many readers resync at once.
+// maxResyncs is how many readers resync at once, not counting those that try again.
 const maxResyncs = 64

@@ -215,38 +215,44 @@ const resyncDelay = time.Second
 // has lost something. It goes by event ids, never by positions: after a failover these may have gone back. It tries until it
 // succeeds or the subscription is over.
 func (s *subscription) resync() {
-	b := s.broker
+	s.resyncAfter(s.tryResync())
+}
+
+// resyncAfter goes on with a resync after the first try.
+func (s *subscription) resyncAfter(done bool) {
 	defer s.endAfterResync()
-	for first := true; ; first = false {
-		if !first {
-			select {
-			case <-time.After(resyncDelay/2 + rand.N(resyncDelay)): //nolint:gosec // no secret
-			case <-b.closing:
-				return
-			}
-		}
-		s.mu.Lock()
-		if s.over || s.closes {
-			s.mu.Unlock()
+	for !done {
+		select {
+		case <-time.After(resyncDelay/2 + rand.N(resyncDelay)): //nolint:gosec // no secret
+		case <-s.broker.closing:
 			return
 		}
-		b.subs.add(s)
-		s.starting, s.endsWith, s.report.busy, s.report.more, s.report.early = true, nil, true, false, nil
-		cursor, taken := "", ""
-		if s.settledID != (broker.EventID{}) {
-			cursor = string(s.settledID[:])
-		}
-		if s.next > 0 {
-			taken = string(s.held[s.next-1].id[:])
-		}
-		fence, follows := s.fence, s.follows
-		s.mu.Unlock()
-		b.store.resyncs.Add(1)
-		values, err := b.subscribe(s, modeResume, cursor, taken, follows)
-		if s.resynced(fence, values, err) {
-			return
-		}
+		done = s.tryResync()
 	}
+}
+
+// tryResync tries it once. It reports false if there must be another try.
+func (s *subscription) tryResync() (done bool) {
+	b := s.broker
+	s.mu.Lock()
+	if s.over || s.closes {
+		s.mu.Unlock()
+		return true
+	}
+	b.subs.add(s)
+	s.starting, s.endsWith, s.report.busy, s.report.more, s.report.early = true, nil, true, false, nil
+	cursor, taken := "", ""
+	if s.settledID != (broker.EventID{}) {
+		cursor = string(s.settledID[:])
+	}
+	if s.next > 0 {
+		taken = string(s.held[s.next-1].id[:])
+	}
+	fence, follows := s.fence, s.follows
+	s.mu.Unlock()
+	b.store.resyncs.Add(1)
+	values, err := b.subscribe(s, modeResume, cursor, taken, follows)
+	return s.resynced(fence, values, err)
 }
 
 // settleAgain settles what was settled while a resync was on its way. The lock is held.
