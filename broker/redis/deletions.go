@@ -85,7 +85,6 @@ func (b *Broker) announce(scopes []int, over func() bool) {
 			n, err := b.announceSome(scopes[at])
 			if err != nil {
 				b.warn(&b.warnings.work, "redis: cannot report deletions, trying again", "error", err)
-				return
 			}
 			if n < maxAnnounced {
 				break

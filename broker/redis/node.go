@@ -57,18 +57,21 @@ func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
 		err := b.beat(b.background)
 		b.setHealth(nil, err)
 		b.logCounts()
-		if err != nil {
+		if err != nil && !b.options.Cluster {
 			return
 		}
 	}
-	if err := b.refresh(b.background); err == nil {
-		over := shortTime()
-		b.reap(over)
-		b.sweep(over)
-		if b.tellDue {
-			if err := b.tellAgain(); err == nil {
-				b.tellDue = false
-			}
+	// In a cluster, some servers may be down, and others are not.
+	late := func() bool { return time.Since(*lastBeat) > 2*beatInterval }
+	if late() || b.refresh(b.background) != nil || late() {
+		return
+	}
+	over := shortTime()
+	b.reap(over)
+	b.sweep(over)
+	if b.tellDue && !late() {
+		if err := b.tellAgain(); err == nil {
+			b.tellDue = false
 		}
 	}
 }
@@ -232,7 +235,6 @@ func (b *Broker) reap(over func() bool) {
 		}
 		if err := b.reapScope(scope, due, over); err != nil {
 			b.warn(&b.warnings.work, "redis: cannot free the channels of readers that are gone, trying again", "error", err)
-			return
 		}
 	}
 }

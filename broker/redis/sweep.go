@@ -35,7 +35,7 @@ func (b *Broker) sweep(over func() bool) {
 			values, err := reply.ToArray()
 			if err != nil || len(values) < sweepValues {
 				b.warn(&b.warnings.work, "redis: cannot delete expired channels, trying again", "error", err)
-				return
+				continue
 			}
 			b.sweepTopics(scopes[i], values)
 			for _, gone := range values[sweepValues:] {
