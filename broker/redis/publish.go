@@ -138,16 +138,18 @@ func (l *lane) dropLate() {
 func nextBatch(queue []*item) (n int) {
 	size, messages := 0, 0
 	var channels map[channelID]struct{} // of the first items
+	var limits map[itemLimits]struct{}  // of these, too: one byte says which are those of an item
 	for n < len(queue) && n < maxBatchItems {
 		it := queue[n]
 		if n >= maxBatch {
 			if channels == nil {
-				channels = make(map[channelID]struct{}, maxBatch)
+				channels, limits = make(map[channelID]struct{}, maxBatch), map[itemLimits]struct{}{}
 				for _, earlier := range queue[:n] {
-					channels[earlier.x] = struct{}{}
+					channels[earlier.x], limits[limitsOf(earlier.limits)] = struct{}{}, struct{}{}
 				}
 			}
-			if _, ok := channels[it.x]; !ok {
+			_, known := channels[it.x]
+			if _, ok := limits[limitsOf(it.limits)]; !ok || !known {
 				break
 			}
 		}
