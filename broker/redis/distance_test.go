@@ -248,7 +248,7 @@ func TestMuchToDeleteDelaysNoHeartbeat(t *testing.T) {
 		}
 		longest = max(longest, time.Since(seen))
 	}
-	if longest > 5500*time.Millisecond {
+	if longest > 7*time.Second { // or else there is none until all is deleted
 		t.Errorf("there is no heartbeat for %v", longest)
 	}
 }
