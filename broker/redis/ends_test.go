@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -269,4 +270,31 @@ func TestReadersThatCannotResyncHoldUpNoOthers(t *testing.T) {
 	for _, sub := range subs {
 		takes(t, sub, "1")
 	}
+}
+
+// TestResyncsAtOnce: several faults at once make a reader ask Redis several times. With the race detector, this shows that each request
+// has a fence of its own.
+func TestResyncsAtOnce(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	b := open(t, s.options("test:"+rand.Text()+":"))
+	a := create(t, b)
+	sub := subscribe(t, b, a.Consumer)
+	var resyncs sync.WaitGroup
+	for range 4 {
+		resyncs.Go(func() {
+			for range 20 {
+				redis.Resync(sub)
+			}
+		})
+	}
+	want := make([]string, 40)
+	for i := range want {
+		want[i] = fmt.Sprint(i)
+		publish(t, b, a.Producer, want[i])
+	}
+	takes(t, sub, want...)
+	resyncs.Wait()
+	publish(t, b, a.Producer, "last")
+	takes(t, sub, "last")
 }

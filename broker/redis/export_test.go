@@ -87,7 +87,7 @@ func LateResync(sub broker.Subscription) func() error {
 	b.subs.add(late)
 	b.subs.remove(late)
 	return func() error {
-		_, err := b.subscribe(late, modeResume, "", "", false)
+		_, err := b.subscribe(late, late.fence, modeResume, "", "", false)
 		return err
 	}
 }

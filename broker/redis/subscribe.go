@@ -92,6 +92,7 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 	}
 	s.report.busy = true
 	b.subs.add(s)
+	fence := s.fence
 	if b.isClosed() { // Close may have missed it
 		b.subs.remove(s)
 		return nil, broker.ErrClosed
@@ -109,11 +110,11 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 			cursor = string(make([]byte, len(id))) // which no event has
 		}
 	}
-	values, err := b.subscribe(s, mode, cursor, "", o.Follow)
+	values, err := b.subscribe(s, fence, mode, cursor, "", o.Follow)
 	if err != nil {
 		b.subs.remove(s)
 		if errors.Is(err, broker.ErrUnavailable) { // Redis may have let it in
-			b.disown(map[channelID]uint32{x: s.fence})
+			b.disown(map[channelID]uint32{x: fence})
 		}
 		return nil, err
 	}
@@ -136,15 +137,18 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 
 var resumes = [...]broker.Resume{broker.ResumeNone, broker.ResumeComplete, broker.ResumeGap}
 
-// subscribe makes a subscription the channel's reader, and returns the values of lua/subscribe.lua.
-func (b *Broker) subscribe(s *subscription, mode int, cursor, taken string, follow bool) ([]rueidis.RedisMessage, error) {
+// subscribe makes a subscription the channel's reader, by its fence, and returns the values of lua/subscribe.lua. Another resync may
+// have given it another fence meanwhile.
+func (b *Broker) subscribe(
+	s *subscription, fence uint32, mode int, cursor, taken string, follow bool,
+) ([]rueidis.RedisMessage, error) {
 	l := &s.limits
 	keys, prefix := b.keys.channelKeys(s.x)
 	elsewhere := b.ledger.elsewhere(b.keys.scopeOf(s.x.partition()))
 	numbers := packer{}.put(1, int64(mode)).put(3, int64(aheadOf(l))).put(5, ms(l.TTL)).put(5, int64(l.MaxReaders)).
 		put(5, elsewhere.readers).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(follow)).put(7, elsewhere.bytes).put(1, one(s.again))
 	reply := b.run(b.background, subscribeScript, keys,
-		prefix, b.node, strconv.FormatUint(uint64(s.fence), 10), rueidis.BinaryString(numbers), cursor, taken)
+		prefix, b.node, strconv.FormatUint(uint64(fence), 10), rueidis.BinaryString(numbers), cursor, taken)
 	if code, err := reply.AsInt64(); err == nil {
 		switch code {
 		case -2:
@@ -160,13 +164,13 @@ func (b *Broker) subscribe(s *subscription, mode int, cursor, taken string, foll
 		return nil, b.failed(err, false)
 	case integer(values, 0) == -1:
 		node, _ := values[1].ToString()
-		fence := uint32(integer(values, 2)) //nolint:gosec // a fence
-		if node == b.node && b.subs.get(fence) == nil {
+		present := uint32(integer(values, 2)) //nolint:gosec // a fence
+		if node == b.node && b.subs.get(present) == nil {
 			// A read of this node whose end Redis does not know of.
-			if err := b.endAll(map[channelID]uint32{s.x: fence}); err != nil {
+			if err := b.endAll(map[channelID]uint32{s.x: present}); err != nil {
 				return nil, b.failed(err, false)
 			}
-			return b.subscribe(s, mode, cursor, "", follow)
+			return b.subscribe(s, fence, mode, cursor, "", follow)
 		}
 		return nil, broker.ErrBusy
 	case len(values) < subscribeValues:
@@ -251,7 +255,7 @@ func (s *subscription) tryResync() (done bool) {
 	fence, follows := s.fence, s.follows
 	s.mu.Unlock()
 	b.store.resyncs.Add(1)
-	values, err := b.subscribe(s, modeResume, cursor, taken, follows)
+	values, err := b.subscribe(s, fence, modeResume, cursor, taken, follows)
 	return s.resynced(fence, values, err)
 }
 
