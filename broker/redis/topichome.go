@@ -210,14 +210,18 @@ func (b *Broker) tellAgain() error {
 				reads = append(reads, c.B().Hget().Key(b.keys.topic("T", scopes[i], topic)).Field("id").Build())
 			}
 		}
-		var calls []scriptCall
+		changes := map[int][]change{} // by scope
 		for i, reply := range b.doAll(reads) {
 			id, err := reply.ToString()
 			if err == nil {
-				calls = append(calls, b.tellCalls(places[i], []change{{hasNow, id, topics[i]}})...)
+				changes[places[i]] = append(changes[places[i]], change{hasNow, id, topics[i]})
 			} else if !rueidis.IsRedisNil(err) {
 				return err
 			}
+		}
+		var calls []scriptCall
+		for scope, some := range changes {
+			calls = append(calls, b.tellCalls(scope, some)...)
 		}
 		if err := b.tellAll(calls); err != nil {
 			return err
