@@ -167,9 +167,10 @@ func (c *channel) asSent(i int) *broker.Message {
 }
 
 // putOutside puts a message into the queue, whether there is room or not. It does not count toward the buffer. If it may be
-// merged with the newest pending message, it is. If the journal fails, nothing happens. The lock is held.
+// merged with the newest pending message, and there is memory for what they become, it is. If the journal fails, nothing happens.
+// The lock is held.
 func (c *channel) putOutside(m *broker.Message, l *broker.Limits, batch *journal.Batch) error {
-	if c.merges(m, l) {
+	if c.merges(m, l) && c.broker.budget.hasRoom(l.MaxMemory) {
 		return c.merge(m, nil)
 	}
 	if err := c.put(m, batch); err != nil {
