@@ -4,7 +4,6 @@ import (
 	"math"
 
 	"github.com/caddy-megaphone/megaphone/broker"
-	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
 // bring brings the channel what a topic keeps. The lock is held.
