@@ -50,10 +50,12 @@ var topicMergeTests = group{
 		r := t.subscribe(a.Consumer, acknowledged)
 		r.takes(first[:t.limits.InFlight]...)
 		t.told(got, waits, accepted)
+		r.Settle(first[t.limits.InFlight-1].ID())
+		t.holds(a.Consumer, 2, 0)
+		r.End(broker.EndFault)
 		after := t.appends("s", `"c"`)
 		t.tell("news", after, broker.FullMiss, accepted)
-		r.Settle(first[t.limits.InFlight-1].ID())
-		r.takes(first[t.limits.InFlight], waiting.Missed(1), after)
+		t.subscribe(a.Consumer).takes(first[t.limits.InFlight], waiting.Missed(1), after)
 	},
 	"pieces are not joined over a drain": func(s *suite) {
 		t := s.topics()
