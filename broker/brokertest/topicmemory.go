@@ -110,6 +110,26 @@ var topicMemoryTests = group{
 		r.Settle(r.next(2)[1].ID())
 		wants(size)
 	},
+	"a topic that is gone takes no memory": func(s *suite) {
+		t := s.topics()
+		b := implementing[broker.MemoryUser](s)
+		before := b.MemoryUsed()
+		for i := range 3 {
+			t.keep("news", 10_000, time.Hour)
+			t.keep("news", 20_000, time.Hour)
+			a := t.member("news")
+			t.tells("news", "1", "2")
+			if i > 0 {
+				t.end("news")
+			}
+			t.delete(a.Consumer)
+			t.keep("news", 0, 0)
+			t.nothing("news")
+			if used := b.MemoryUsed(); used != before {
+				t.Fatalf("%d bytes are used, want %d", used, before)
+			}
+		}
+	},
 	"a topic without members forgets after a while": func(s *suite) {
 		t := s.topics()
 		ttl := t.pick(time.Hour, 500*time.Millisecond)

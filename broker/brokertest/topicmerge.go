@@ -3,6 +3,7 @@ package brokertest
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -198,6 +199,23 @@ var topicMergeTests = group{
 			t.tell("news", part(key), broker.FullMiss, accepted)
 		}
 		t.subscribe(a.Consumer).takes(t.withBody(last, `"xxx"`))
+	},
+	"what is merged in many members needs memory": func(s *suite) {
+		t := s.topics()
+		b := implementing[broker.MemoryUser](s)
+		const members = 20
+		for i := range members {
+			t.send(t.member("news").Producer, t.appends("s", strconv.Quote(strconv.Itoa(i))))
+		}
+		m := t.big("s", 4<<10).WithMerge(broker.MergeAppend)
+		t.limits.MaxMemory = b.MemoryUsed() + members/2*m.Size()
+		got, err := t.PublishTopic(t.Context(), "news", m, broker.FullMiss, t.limits)
+		if err != nil || got.Members != members || got.Accepted < members/4 || got.Full < members/4 || got.Accepted+got.Full != members {
+			t.Errorf("%+v is reported, error %v", got, err)
+		}
+		if used := b.MemoryUsed(); used > t.limits.MaxMemory+m.Size() {
+			t.Errorf("%d bytes are used, and the limit is %d", used, t.limits.MaxMemory)
+		}
 	},
 	"kept messages are not merged without memory": func(s *suite) {
 		t := s.topics()

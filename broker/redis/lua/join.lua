@@ -42,7 +42,7 @@ if first then
 end
 local taken, replaced, appended = 0, 0, 0
 local function bring(m)
-  if duplicate(m) then return end
+  if duplicate(m) then return false end
   local kept, mark, whole, older, olderKey, dressed = m, nil, nil, nil, nil, nil
   if string.byte(m) > 1 then kept, mark, whole, older, olderKey, dressed = mergeHere(m) end
   if whole then
@@ -52,8 +52,55 @@ local function bring(m)
     append(kept, mark, now())
   end
   taken = taken + 1
+  return true
 end
-for i = from, #kept do bring(kept[i]) end
+
+-- Returns what pieces of a text become, from an index on, that would be appended to the newest message one after the other, and
+-- how many those are. like is the piece before them. They are brought in one step, or else Redis would copy a long text for each.
+local function following(like, first)
+  local body = struct.unpack('<I4', like, 18) + 20
+  local position, size, _, before = struct.unpack('<I6I4I1I4', redis.call('GET', key('g')))
+  local stream, kind, parts, keys, length, n = string.sub(like, 26, 37), string.byte(like, body), {}, {}, 2, 0
+  size = size - before - 1 -- of the body of the newest message
+  if position ~= c.head + c.len - 1 then return nil, 0 end
+  while first + n <= #kept do
+    local m = kept[first + n]
+    if math.floor(string.byte(m) / 2) ~= 2 or string.sub(m, 26, 37) ~= stream or duplicate(m) then break end
+    local at, most = struct.unpack('<I4I4', m, 18)
+    at = at + 20
+    local more, list = #m - at - 1, kind == 91 -- at is where the body begins, and it ends before "}\n"
+    local grown = size + more - 2 + (list and size > 2 and more > 2 and 1 or 0)
+    if string.byte(m, at) ~= kind or grown > most then break end
+    if list and length > 2 and more > 2 then
+      parts[#parts + 1] = ','
+      length = length + 1
+    end
+    parts[#parts + 1] = string.sub(m, at + 1, -4)
+    size, length, n = grown, length + more - 2, n + 1
+    if string.byte(m) % 2 == 1 then keys[#keys + 1] = keyOf(m) end
+  end
+  if n < 2 then return nil, 0 end
+  local last = kept[first + n - 1]
+  body = struct.unpack('<I4', last, 18) + 20
+  if string.byte(last) % 2 == 1 then keys[#keys] = nil end -- which bring remembers
+  local oldest = math.max(1, #keys - REMEMBERED + 1)
+  if #keys > 0 then redis.call('SADD', key('i'), unpack(keys, oldest)) end
+  remember(keys, oldest)
+  return string.sub(last, 1, body) .. table.concat(parts) .. string.sub(last, -3), n
+end
+
+local i = from
+while i <= #kept do
+  local m = kept[i]
+  local new = bring(m)
+  i = i + 1
+  if new and math.floor(string.byte(m) / 2) == 2 and c.held == 0 then
+    local whole, n = following(m, i)
+    if whole and bring(whole) then
+      taken, appended, i = taken + n - 1, appended + n - 1, i + n
+    end
+  end
+end
 if last > 0 and closed ~= '' and flag(32) then bring(closed) end
 admit(elsewhere) -- what waits may have the key of a kept message
 save()
