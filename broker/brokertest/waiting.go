@@ -71,6 +71,16 @@ var waitingTests = group{
 		r.End(broker.EndFault)
 		l.reports(map[string]int{a.Consumer: 2})
 	},
+	"what a read without cursors has brought waits if that breaks off": func(s *suite) {
+		l := s.waiting()
+		a := s.create()
+		r := s.subscribe(a.Consumer)
+		s.publish(a.Producer, "1", "2")
+		r.next(2)
+		r.received()
+		r.End(broker.EndFault)
+		l.reports(map[string]int{a.Consumer: 2})
+	},
 	"what readers have not acknowledged waits": func(s *suite) {
 		l := s.waiting()
 		a := s.create()
