@@ -80,6 +80,8 @@ var topicMemoryTests = group{
 		t.subscribe(t.joiner("news", broker.LastAll).Consumer).takes(ms[2:]...)
 		t.keep("news", size, time.Hour)
 		t.subscribe(t.joiner("news", broker.LastAll).Consumer).takes(ms[4])
+		ms = t.tells("news", "5")
+		t.subscribe(t.joiner("news", broker.LastAll).Consumer).takes(ms...)
 		t.keep("news", 0, time.Hour)
 		if i := t.info("news"); i.Kept != 0 || i.KeptBytes != 0 {
 			t.Errorf("the topic is %+v", i)

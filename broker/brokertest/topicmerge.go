@@ -200,6 +200,25 @@ var topicMergeTests = group{
 		}
 		t.subscribe(a.Consumer).takes(t.withBody(last, `"xxx"`))
 	},
+	"a text that grows in many members takes its memory once": func(s *suite) {
+		t := s.topics()
+		b := implementing[broker.MemoryUser](s)
+		const members = 50
+		for range members {
+			t.member("news")
+		}
+		whole := t.big("s", 1000).WithMerge(broker.MergeAppend)
+		all := broker.Published{Members: members, Accepted: members}
+		t.tell("news", whole, broker.FullMiss, all)
+		for range 3 {
+			piece := t.big("s", 1000).WithMerge(broker.MergeAppend)
+			t.tell("news", piece, broker.FullMiss, all)
+			whole = piece.MergeWith(whole)
+		}
+		if used := b.MemoryUsed(); used != whole.Size() {
+			t.Errorf("a message of %d bytes takes %d", whole.Size(), used)
+		}
+	},
 	"what is merged in many members needs memory": func(s *suite) {
 		t := s.topics()
 		b := implementing[broker.MemoryUser](s)
