@@ -164,6 +164,18 @@ var topicFullTests = group{
 		r.received()
 		r.takes(first[t.limits.InFlight], m, other)
 	},
+	"what waits behind a message whose topic is left may be merged": func(s *suite) {
+		t := s.topics()
+		a := t.member("news")
+		t.publish(a.Producer, numbers(1, t.limits.Buffer)...)
+		t.send(a.Producer, t.replaces("s", "1"))
+		got, waits := t.begin(t.Context(), "news", t.message("m"))
+		behind := t.holdMessage(t.Context(), a.Producer, t.replaces("s", "2"))
+		t.leave(a, "news")
+		t.told(got, waits, broker.Published{Members: 1})
+		t.no(t.returned(behind))
+		t.holds(a.Consumer, t.limits.Buffer, 0)
+	},
 	"a message that waits is a duplicate of one that a join brings": func(s *suite) {
 		t := s.topics()
 		t.keep("news", 10_000, time.Hour)
