@@ -130,6 +130,22 @@ var topicMemoryTests = group{
 		r.Settle(r.next(2)[1].ID())
 		wants(size)
 	},
+	"the delay of a kept message begins when the channel joins": func(s *suite) {
+		t := s.topics()
+		b := implementing[broker.Statser](s)
+		if t.realTime {
+			t.Skip("no time is exact")
+		}
+		t.keep("news", 10_000, 10*time.Hour)
+		t.tells("news", "1", "2")
+		time.Sleep(time.Hour)
+		a := t.joiner("news", broker.LastAll)
+		time.Sleep(time.Second)
+		t.subscribe(a.Consumer).next(2)
+		if delay := b.Stats().DeliveryDelay; delay.Count != 2 || delay.Sum != 2*time.Second {
+			t.Errorf("%d messages took %v", delay.Count, delay.Sum)
+		}
+	},
 	"a topic that is gone takes no memory": func(s *suite) {
 		t := s.topics()
 		b := implementing[broker.MemoryUser](s)
@@ -219,13 +235,48 @@ var topicMemoryTests = group{
 		t.send(a.Producer, between)
 		t.leave(a, "news")
 		t.join(a, "news", broker.LastAll)
-		for range 3 { // the consumer never sees what it is sent
+		var last *broker.Message
+		for range 3 { // the consumer does not see what it is sent
 			r := t.subscribe(a.Consumer, follow, after(first.ID().String()))
-			if got := r.next(2); !same(got[:1], []*broker.Message{between}) || !sameBut(got[1], first) {
+			got := r.next(2)
+			if !same(got[:1], []*broker.Message{between}) || !sameBut(got[1], first) {
 				t.Errorf("the reader took %q, want %q and the first one again", lines(got), between.Line())
 			}
 			r.End(broker.EndFault)
+			last = got[1]
 		}
+		t.subscribe(a.Consumer, after(last.ID().String())).takes()
+		t.holds(a.Consumer, 0, 0)
+	},
+	"a kept one comes once more to a channel that has settled it": func(s *suite) {
+		t := s.topics()
+		t.keep("news", 10_000, time.Hour)
+		a := t.member("news")
+		first := t.message("first")
+		t.tell("news", first, broker.FullMiss, accepted)
+		r := t.subscribe(a.Consumer, follow)
+		r.takes(first)
+		r.Settle(first.ID())
+		t.holds(a.Consumer, 0, 0)
+		r.End(broker.EndFault)
+		end := t.end("news")
+		t.holds(a.Consumer, 1, 0)
+		for range 2 { // it gets the end once more, too
+			t.leave(a, "news")
+			t.join(a, "news", broker.LastAll)
+		}
+		t.limits.InFlight = 10
+		r = t.subscribe(a.Consumer, after(first.ID().String()))
+		r.resumes(broker.ResumeComplete)
+		got := r.next(5)
+		want := []*broker.Message{end, first, end, first, end}
+		for i, m := range got {
+			if !sameBut(m, want[i]) || slices.ContainsFunc(got[:i], func(o *broker.Message) bool { return o.ID() == m.ID() }) {
+				t.Fatalf("the reader took %q", lines(got))
+			}
+		}
+		r.End(broker.EndFault)
+		t.subscribe(a.Consumer, after(got[3].ID().String())).takes(got[4])
 	},
 	"topics keep at most half of the memory": func(s *suite) {
 		t := s.topics()

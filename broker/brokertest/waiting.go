@@ -112,6 +112,19 @@ var waitingTests = group{
 			s.Errorf("%v is reported, want one message of the channel", got)
 		}
 	},
+	"a message that a topic has kept waits since the channel has joined": func(s *suite) {
+		l := s.waiting()
+		t := s.topics()
+		t.keep("news", 10_000, 10*time.Hour)
+		t.tells("news", "1", "2")
+		time.Sleep(l.after)
+		before := time.Now()
+		a := t.joiner("news", broker.LastAll)
+		joined := time.Now()
+		l.isSilent()
+		l.reports(map[string]int{a.Consumer: 2})
+		l.since(a.Consumer, before, joined)
+	},
 	"messages are reported once somebody wants to know": func(s *suite) {
 		l := s.waiting()
 		l.wanted.Store(0)

@@ -89,7 +89,36 @@ local function following(like, first)
   return string.sub(last, 1, body) .. table.concat(parts) .. string.sub(last, -3), n
 end
 
-local i = from
+-- Returns an event id as it stands in lines.
+local function textOf(id)
+  local hex = string.gsub(id, '.', function(ch) return string.format('%02x', string.byte(ch)) end)
+  return (string.gsub(hex, '^(........)(....)(....)(....)', '%1-%2-%3-%4-'))
+end
+
+-- Returns a message with another event id if a cursor may show the one that it has: the channel holds a message with that, or has
+-- settled it last. Or else the cursor could mean both. n is a number of its own in this call.
+local known
+local function again(m, n)
+  if string.byte(m) % 2 == 1 then return m end -- one with a key is a duplicate
+  if not known then
+    known = {[c.settled] = true}
+    each(0, c.len - 1, function(held) known[string.sub(held, 2, 17)] = true end)
+  end
+  local id = string.sub(m, 2, 17)
+  if not known[id] then return m end
+  local random = redis.sha1hex(id .. x .. ARGV[6] .. n)
+  local other = string.gsub(string.sub(random, 1, 16), '..', function(hex) return string.char(tonumber(hex, 16)) end)
+  other = string.sub(id, 1, 8) .. string.char(128 + string.byte(other) % 64) .. string.sub(other, 2)
+  local first, last = string.find(m, textOf(id), 18, true)
+  return string.sub(m, 1, 1) .. other .. string.sub(m, 18, first - 1) .. textOf(other) .. string.sub(m, last + 1)
+end
+
+local unknown = {}
+for i = from, #kept do unknown[#unknown + 1] = again(kept[i], i) end
+kept = unknown
+if last > 0 and closed ~= '' then closed = again(closed, 0) end
+
+local i = 1
 while i <= #kept do
   local m = kept[i]
   local new = bring(m)
