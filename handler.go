@@ -139,6 +139,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		server.RegisterConnContext(guardHook(conn.With))
 		server.RegisterConnState(direct.Ended)
+		server.RegisterOnShutdown(h.app.serverStops)
 	}
 	return nil
 }

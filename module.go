@@ -328,7 +328,7 @@ func (a *App) started() {
 
 // stopping handles Caddy's event of that name: apps are about to be stopped. On a reload it leaves the channels to the next
 // configuration and tells streams to move there. If no configuration follows, or the process exits, it ends all reads and
-// waits, for the http app waits for open requests, by default for ever. With a shutdown_delay it does so at the end of the
+// waits, for the http app waits for open requests, by default for ever. With a shutdown_delay, serverStops does so after the
 // delay, because sites are served until then. Meanwhile each reply over HTTP/1.1 ends its connection, so that clients leave.
 func (a *App) stopping() {
 	exits := caddy.Exiting() // which may happen in the middle of a reload
@@ -342,14 +342,29 @@ func (a *App) stopping() {
 	if app, err := a.ctx.AppIfConfigured("http"); err == nil && exits {
 		if delay := time.Duration(app.(*caddyhttp.App).ShutdownDelay); delay > 0 {
 			a.direct.End()
-			time.AfterFunc(delay, func() {
-				defer guard.Recover(guard.Exit)
-				a.close()
-			})
+			a.closeAfter(delay + maxExit) // if no server stops
 			return
 		}
 	}
 	a.close()
+}
+
+// afterIdle is how long after idle connections reads end at the exit. Clients read again at once, and must not choose a
+// connection that is just being closed.
+const afterIdle = 100 * time.Millisecond
+
+// serverStops is called when a server begins to shut down: it closes its listeners and idle connections now.
+func (a *App) serverStops() {
+	if caddy.Exiting() {
+		a.closeAfter(afterIdle)
+	}
+}
+
+func (a *App) closeAfter(delay time.Duration) {
+	time.AfterFunc(delay, func() {
+		defer guard.Recover(guard.Exit)
+		a.close()
+	})
 }
 
 // watchExit ends all reads if the process begins to exit after the stopping event of a reload. Otherwise the http app would

@@ -5,10 +5,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -293,4 +295,65 @@ func TestClientsLeaveDuringTheShutdownDelay(t *testing.T) {
 		}
 	}
 	awaitExit(t, s)
+}
+
+// TestIdleConnectionsCloseBeforeReadsEnd: at the exit, a client whose read has ended reads again at once. It must not choose an
+// idle connection that the server is just closing.
+func TestIdleConnectionsCloseBeforeReadsEnd(t *testing.T) {
+	t.Parallel()
+	for range 3 { // on a busy machine, the client may notice late that the connections are closed
+		if readOutlivesIdleConnections(t) {
+			return
+		}
+	}
+	t.Error("reads end together with idle connections")
+}
+
+// readOutlivesIdleConnections reports whether a read is still open a moment after idle connections were closed at the exit.
+func readOutlivesIdleConnections(t *testing.T) (outlives bool) {
+	t.Helper()
+	s := testserver.New(t)
+	c := startSite(t, s, "shutdown_delay 10ms\nmegaphone {\nread_duration 10ms\n}", "megaphone")
+	stream, reader := getOn(t, s, "/read/"+c.create().ConsumerAddress, "Accept: text/event-stream\r\n")
+	var idle []net.Conn
+	for _, path := range []string{"/health", "/read/" + c.create().ConsumerAddress} {
+		reply, conn := getOn(t, s, path, "")
+		if _, err := io.Copy(io.Discard, reply.Body); err != nil || reply.Close {
+			t.Fatalf("%s: the reply closes the connection: %v, %v", path, reply.Close, err)
+		}
+		idle = append(idle, conn)
+	}
+	s.Signal(syscall.SIGTERM)
+	for _, conn := range idle {
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("an idle connection ends with %v", err)
+		}
+	}
+	if err := reader.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := io.Copy(io.Discard, stream.Body)
+	awaitExit(t, s)
+	return errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// getOn sends a GET request on a connection of its own, and returns the reply, of which the header has come.
+func getOn(t *testing.T, s *testserver.Server, path, header string) (*http.Response, net.Conn) {
+	t.Helper()
+	conn, err := net.Dial("unix", s.Socket("site"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n", path, header); err != nil {
+		t.Fatal(err)
+	}
+	reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply, conn
 }

@@ -7,26 +7,27 @@ import (
 )
 
 // publishArgs is how many arguments come before the messages: see lua/publish.lua.
-const publishArgs = 9
+const publishArgs = 10
 
 // publishCall returns the call that writes items. Those of one channel stand together.
 func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
 	keys := make([]string, 1, 2*len(batch)+1)
 	keys[0] = b.keys.counters(scope)
 	args := make([]string, publishArgs, publishArgs+len(batch))
-	items, numbers := make(packer, 0, 5*len(batch)), make(packer, 0, 6*len(batch))
+	items, numbers, spans := make(packer, 0, 5*len(batch)), make(packer, 0, 6*len(batch)), make(packer, 0, 7*len(batch))
+	var all span // of the channel
 	var limits []itemLimits
-	size, keyed, shared := 0, false, false
-	var last *item // whose messages are the last of args
+	size, keyed := 0, false
+	begins := make(map[*string]int, len(batch)) // where in args messages begin that several items may share
 	for i, it := range batch {
 		if i == 0 || it.x != batch[i-1].x {
 			keys = append(keys, b.keys.key('s', it.x))
 		}
-		if last == nil || len(it.ms) == 0 || len(last.ms) != len(it.ms) || &last.ms[0] != &it.ms[0] {
+		begin, known := begins[&it.ms[0]]
+		if !known {
+			begin = len(args) + 1
+			begins[&it.ms[0]] = begin
 			args = append(args, it.ms...)
-			last = it
-		} else {
-			shared = true
 		}
 		l := itemLimits{int64(it.limits.Buffer), ms(it.limits.Hold), min(it.limits.MaxMemory, maxMemory)}
 		at := slices.Index(limits, l)
@@ -34,8 +35,12 @@ func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
 			at, limits = len(limits), append(limits, l)
 		}
 		follows := i+1 < len(batch) && batch[i+1].x == it.x
-		items = items.put(1, int64(2*at)+one(follows)).put(2, int64(len(args)-len(it.ms)+1)).put(2, int64(len(it.ms)))
+		items = items.put(1, int64(2*at)+one(follows)).put(2, int64(begin)).put(2, int64(len(it.ms)))
 		numbers = appendNumber(numbers, it.number, 6)
+		all.add(it, begin, at)
+		if !follows {
+			spans, all = all.put(spans), span{}
+		}
 		size += it.size + len(it.ms)*(messageOverhead-messageHead)
 		keyed = keyed || it.keyed
 	}
@@ -48,7 +53,8 @@ func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
 	args[0], args[1], args[2] = b.keys.pushPrefix(scope), b.node, rueidis.BinaryString(items)
 	args[3], args[4] = rueidis.BinaryString(packLimits(limits)), rueidis.BinaryString(numbers)
 	args[5], args[6], args[7], args[8] = text(b.ledger.elsewhere(scope).bytes), text(int64(size)), "0", "0"
-	if shared {
+	args[9] = rueidis.BinaryString(spans)
+	if len(begins) < len(batch) {
 		args[8] = text(int64(len(messages)))
 	}
 	if keyed {
@@ -58,6 +64,30 @@ func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
 		}
 	}
 	return scriptCall{keys, args}
+}
+
+// A span is all items of one channel, as lua/publish.lua takes it at once. The zero value has none.
+type span struct {
+	items, begin, messages, limits int
+	mixed                          bool // it cannot be taken at once
+}
+
+// add adds an item, whose messages begin somewhere in the arguments, with its limits.
+func (s *span) add(it *item, begin, limits int) {
+	if s.items == 0 {
+		s.begin, s.limits = begin, limits
+	}
+	s.mixed = s.mixed || it.keyed || it.single || begin != s.begin+s.messages || limits != s.limits
+	s.items++
+	s.messages += len(it.ms)
+}
+
+func (s *span) put(p packer) packer {
+	messages := s.messages
+	if s.mixed {
+		messages = 0
+	}
+	return p.put(2, int64(s.begin)).put(2, int64(messages)).put(2, int64(s.items)).put(1, int64(2*s.limits))
 }
 
 // itemLimits is what lua/publish.lua knows of the limits of items: the buffer, the longest wait, and the memory.

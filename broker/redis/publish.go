@@ -22,6 +22,7 @@ type item struct {
 	number uint64 // names the call if it has to wait
 	size   int    // of ms
 	keyed  bool   // one of ms has an idempotency key
+	single bool   // one of ms may be merged, or is too large to push
 	begun  time.Time
 
 	// The outcome, once done has a value.
@@ -46,13 +47,15 @@ const (
 
 // Bounds of a lane.
 const (
-	maxBatch      = 100       // items in one call, which takes Redis less than a millisecond
+	maxBatch      = 100       // channels in one call, and items unless more of them are for the same channels
+	maxBatchItems = 500       // items in one call; this takes Redis about a millisecond
 	maxBatchBytes = 256 << 10 // of messages in one call, unless a single item is larger
 	maxCalls      = 2         // calls at once
 	minSecondCall = 32        // items that must wait before there is a second call at once: larger calls cost Redis less
 	maxSyncCalls  = 4         // calls at once that wait for replicas or for a disk
 	maxQueued     = 10_000    // items that wait for their call
 	maxUnpacked   = 2_000     // messages of one call: Lua cannot unpack many more
+	maxPushed     = 8 << 10   // bytes of a message that is pushed, as in lua/state.lua; readers fetch larger ones
 )
 
 // errBusy is the error for a write that finds too many others waiting for Redis.
@@ -101,16 +104,7 @@ func (l *lane) empty() {
 	}()
 	for {
 		l.mu.Lock()
-		n, size, messages := 0, 0, 0
-		for n < len(l.queue) && n < maxBatch {
-			it := l.queue[n]
-			size += it.size
-			messages += len(it.ms)
-			if n > 0 && (size > maxBatchBytes || messages > maxUnpacked) {
-				break
-			}
-			n++
-		}
+		n := nextBatch(l.queue)
 		batch = l.queue[:n:n]
 		if l.queue = l.queue[n:]; len(l.queue) == 0 {
 			l.queue = nil
@@ -124,6 +118,33 @@ func (l *lane) empty() {
 		l.mu.Unlock()
 		l.broker.publishItems(l.scope, batch)
 	}
+}
+
+// nextBatch returns how many of the items go into the next call.
+func nextBatch(queue []*item) (n int) {
+	size, messages := 0, 0
+	var channels map[channelID]struct{} // of the first items
+	for n < len(queue) && n < maxBatchItems {
+		it := queue[n]
+		if n >= maxBatch {
+			if channels == nil {
+				channels = make(map[channelID]struct{}, maxBatch)
+				for _, earlier := range queue[:n] {
+					channels[earlier.x] = struct{}{}
+				}
+			}
+			if _, ok := channels[it.x]; !ok {
+				break
+			}
+		}
+		size += it.size
+		messages += len(it.ms)
+		if n > 0 && (size > maxBatchBytes || messages > maxUnpacked) {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 // fail finishes the items of a call that has panicked, and goes on with those that wait.
@@ -304,6 +325,7 @@ func (b *Broker) newItem(x channelID, ms []string, l *broker.Limits) *item {
 	for _, m := range ms {
 		it.size += len(m)
 		it.keyed = it.keyed || m[0]&1 == 1
+		it.single = it.single || m[0] > 1 || len(m) > maxPushed
 	}
 	return it
 }

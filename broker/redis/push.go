@@ -286,24 +286,32 @@ func (l *listener) handle(kind byte, data string) {
 	}
 }
 
-// receiveShared handles one message for several readers: how many, the fence and the position of each, and the message.
+// receiveShared handles messages for several readers: how many readers and messages, for each reader the fence and the position of
+// the first message, and for each message its size and the message.
 func (b *Broker) receiveShared(data string) {
-	const count = 2
-	if len(data) < count {
+	const counts, length = 2 + 2, 4
+	if len(data) < counts {
 		return
 	}
-	places := data[count:]
-	size := int(number(data[:count])) * messageSize //nolint:gosec // 2 bytes
-	if len(places) < size {
+	count := number(data[2:counts])
+	size := int(number(data[:2])) * messageSize //nolint:gosec // 2 bytes
+	if data = data[counts:]; len(data) < size {
 		return
 	}
-	m, err := decodeMessage(places[size:])
-	for ; size > 0; size -= messageSize {
-		fence := uint32(number(places[:fenceSize])) //nolint:gosec // 4 bytes
-		if s := b.subs.get(fence); s != nil {
-			s.push(fence, number(places[fenceSize:messageSize]), m, err)
+	places, data := data[:size], data[size:]
+	for i := uint64(0); i < count && len(data) >= length; i++ {
+		end := length + int(number(data[:length])) //nolint:gosec // 4 bytes
+		if len(data) < end {
+			return
 		}
-		places = places[messageSize:]
+		m, err := decodeMessage(data[length:end])
+		data = data[end:]
+		for ps := places; len(ps) > 0; ps = ps[messageSize:] {
+			fence := uint32(number(ps[:fenceSize])) //nolint:gosec // 4 bytes
+			if s := b.subs.get(fence); s != nil {
+				s.push(fence, number(ps[fenceSize:messageSize])+i, m, err)
+			}
+		}
 	}
 }
 

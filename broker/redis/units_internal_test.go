@@ -179,3 +179,37 @@ func TestNoTimeOfDayEnters(t *testing.T) {
 }
 
 var timeOfDay = regexp.MustCompile(`\.(Unix|UnixMilli|UnixMicro|UnixNano|Format|UTC|Local|Hour|Date)\(\)|time\.Unix\(|time\.Now\(\)\.(Round|Truncate)`)
+
+func TestOneCallHasManyItemsOnlyForFewChannels(t *testing.T) {
+	channels := make([]channelID, 150)
+	for i := range channels {
+		channels[i] = newChannelID("")
+	}
+	items := func(each int, xs ...channelID) (queue []*item) {
+		for range each {
+			for _, x := range xs {
+				queue = append(queue, &item{x: x, ms: []string{"m"}, size: 1})
+			}
+		}
+		return queue
+	}
+	large := &item{x: channels[0], ms: []string{"m"}, size: maxBatchBytes}
+	for what, test := range map[string]struct {
+		queue []*item
+		want  int
+	}{
+		"none":                        {nil, 0},
+		"few":                         {items(1, channels[:3]...), 3},
+		"many channels":               {items(1, channels...), maxBatch},
+		"the same channels":           {items(3, channels[:100]...), 300},
+		"then another channel":        {append(items(2, channels[:100]...), items(1, channels[100:]...)...), 200},
+		"one channel":                 {items(1000, channels[0]), maxBatchItems},
+		"a large one alone":           {[]*item{large, large}, 1},
+		"a large one after another":   {append(items(1, channels[0]), large), 1},
+		"more messages than unpacked": {[]*item{{ms: make([]string, maxItem)}, {ms: make([]string, maxItem)}, {ms: make([]string, 1)}}, 2},
+	} {
+		if got := nextBatch(test.queue); got != test.want {
+			t.Errorf("%s: the next call has %d items, want %d", what, got, test.want)
+		}
+	}
+}

@@ -2,16 +2,18 @@
 -- strings. Redis' Lua reads each byte of a new string once more.
 -- KEYS: the counters, the states of the channels, their queues.
 -- ARGV: 1 as always, 2 this node, 3 the items, 4 limits, 5 numbers of the items, 6 the memory in use in other scopes, 7 what the
--- messages take, 8 how many messages follow if any has an idempotency key, else 0, 9 how many if channels share some, else 0.
--- Then the messages, and if any has a key, the key of each: see keyOf.
+-- messages take, 8 how many messages follow if any has an idempotency key, else 0, 9 how many if channels share some, else 0,
+-- 10 spans of the channels. Then the messages, and if any has a key, the key of each: see keyOf.
 -- An item is 5 bytes: twice the number of its limits, and 1 if the next item is for the same channel; where in ARGV its messages
 -- begin; how many it has. Limits are 16 bytes: buffer, how long the call may wait, memory.
+-- A span is 7 bytes: where in ARGV the messages of all items of a channel begin; how many these are, or 0 if they do not stand
+-- together, some have a key, may be merged or are large, or limits differ; how many items; twice the number of their limits.
 -- Returns 0 if all is taken and nothing is a duplicate. Else a string with three values for each item: status (0 taken, 1 the
 -- channel is full, 2 the memory is used up, 3 held, 4 no such channel), how many are taken, and how many of them are
 -- duplicates, have replaced another message, and were appended to one.
 local call, pack, unpack, byte, sub = redis.call, struct.pack, struct.unpack, string.byte, string.sub
 local KEYS, ARGV = KEYS, ARGV
-local channels, counters, items = (#KEYS - 1) / 2, KEYS[1], ARGV[3]
+local channels, counters, items, spans = (#KEYS - 1) / 2, KEYS[1], ARGV[3], ARGV[10]
 local keyed, shared = tonumber(ARGV[8]), tonumber(ARGV[9])
 local MESSAGE, SHARED, WAKE, REPORT = byte('mbwr', 1, 4) -- kinds of frames
 local CONCAT = 8192 -- Lua makes longer strings twice
@@ -21,6 +23,7 @@ if channels == 1 then states = {call('GET', KEYS[2])} else states = call('MGET',
 local wanted, added, addedBytes = tonumber(ARGV[7]), 0, 0
 local used = ARGV[6] + call('HINCRBY', counters, 'bytes', ARGV[7]) - wanted
 local frames, groups, out, number = {}, {}, nil, 0
+local sizes = {} -- of spans
 local limits, buffer, time, memory -- of the item before
 
 -- The outcome of an item that is not simply taken.
@@ -80,14 +83,39 @@ local function letGo(i, olderKey)
   if extra > 32 then call('SREM', key(i, 'i'), _G.unpack(call('LPOP', list, extra))) end
 end
 
--- Adds a place in a channel to those to which a message is pushed.
-local function share(node, j, place)
+-- Names messages that stand together.
+local function spanOf(first, count) return first * 4096 + count end
+
+-- Adds a place in a channel to those to which messages are pushed.
+local function share(node, first, count, place)
   local g = groups[node]
   if not g then
     g = {}
     groups[node] = g
   end
-  if g[j] then g[j][#g[j] + 1] = place else g[j] = {place} end
+  local span = spanOf(first, count)
+  local places = g[span]
+  if places then places[#places + 1] = place else g[span] = {place} end
+end
+
+-- What messages that stand together take.
+local function sizeOf(first, count)
+  if count == 1 then return #ARGV[first] + OVERHEAD end
+  local span = spanOf(first, count)
+  local size = sizes[span]
+  if not size then
+    size = count * OVERHEAD
+    for j = first, first + count - 1 do size = size + #ARGV[j] end
+    sizes[span] = size
+  end
+  return size
+end
+
+local function readLimits(which)
+  if which ~= limits then
+    limits = which
+    buffer, time, memory = unpack('<I4I5I7', ARGV[4], limits * 8 + 1)
+  end
 end
 
 for i = 1, channels do
@@ -106,14 +134,38 @@ for i = 1, channels do
       end
     end
   end
-  repeat
+  local b1, b2, c1, c2, n1, n2, which = byte(spans, i * 7 - 6, i * 7)
+  local begin, count = b1 + b2 * 256, c1 + c2 * 256
+  local pushes, size = f and sent == len, 0
+  if count > 0 and s and not out and held == 0 and not k then
+    readLimits(which)
+    size = sizeOf(begin, count)
+  else
+    count = 0
+  end
+  if count > 0 and len - inflight + count <= buffer and used + addedBytes + size < memory and
+    (not pushes or sent - inflight + count <= ahead) then
+    -- The usual case: all is taken.
+    append(queue, begin, begin + count - 1)
+    if pushes then
+      if shared > 0 then
+        share(node, begin, count, pack('<I4I6', fence, head + len))
+      else
+        for j = 0, count - 1 do
+          local n, m = #f, ARGV[begin + j]
+          f[n + 1], f[n + 2] = pack('<I1I4I4I6', MESSAGE, 10 + #m, fence, head + len + j), m
+        end
+      end
+      sent = sent + count
+    end
+    len, bytes, added, addedBytes, number = len + count, bytes + size, added + count, addedBytes + size, number + n1 + n2 * 256
+    more = 0
+  end
+  while more ~= 0 do
     number = number + 1
     local a, b, c, d, e = byte(items, number * 5 - 4, number * 5)
     more = a % 2
-    if a - more ~= limits then
-      limits = a - more
-      buffer, time, memory = unpack('<I4I5I7', ARGV[4], limits * 8 + 1)
-    end
+    readLimits(a - more)
     if not s then
       note(4, 0, 0, 0, 0)
     else
@@ -171,7 +223,7 @@ for i = 1, channels do
               f[#f + 1] = ''
             else
               if shared > 0 and not own then
-                share(node, j, pack('<I4I6', fence, head + len))
+                share(node, j, 1, pack('<I4I6', fence, head + len))
               else
                 local n = #f
                 f[n + 1], f[n + 2] = pack('<I1I4I4I6', MESSAGE, 10 + #m, fence, head + len), m
@@ -205,7 +257,7 @@ for i = 1, channels do
         note(status, j - first, duplicates, replaced, appended)
       end
     end
-  until more == 0
+  end
   if from then append(queue, from, to) end
   if s then call('SETRANGE', KEYS[i + 1], '6', pack('<I3I3I3I3I5', len, inflight, sent, held, bytes)) end
   if k and not writeMarks(k, head + inflight) then call('SETRANGE', KEYS[i + 1], 36, pack('<I1', flags - 64)) end
@@ -213,15 +265,17 @@ end
 if added > 0 then call('HINCRBY', counters, 'messages', added) end
 if addedBytes ~= wanted then call('HINCRBY', counters, 'bytes', addedBytes - wanted) end
 for node, f in pairs(frames) do
-  if groups[node] then
-    for j = 10, 9 + shared do
-      local places = groups[node][j]
-      if places then
-        local n = #f
-        f[n + 1] = pack('<I1I4I2', SHARED, 2 + 10 * #places + #ARGV[j], #places) .. table.concat(places)
-        f[n + 2] = ARGV[j]
-      end
+  for span, places in pairs(groups[node] or {}) do
+    local count = span % 4096
+    local first, messages = (span - count) / 4096, {}
+    for j = 0, count - 1 do
+      local m = ARGV[first + j]
+      messages[2 * j + 1], messages[2 * j + 2] = pack('<I4', #m), m
     end
+    local n = #f
+    f[n + 1] = pack('<I1I4I2I2', SHARED, 4 + 10 * #places + sizeOf(first, count) + (4 - OVERHEAD) * count, #places, count) ..
+      table.concat(places)
+    f[n + 2] = table.concat(messages)
   end
   if not give(node, f) then
     -- That node is gone, so it was given nothing.

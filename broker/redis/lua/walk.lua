@@ -191,7 +191,7 @@ end
 local function pushAll()
   for to, messages in pairs(places) do
     for what, ps in pairs(messages) do
-      later(to, pack('<c1I4I2', 'b', 2 + 10 * #ps + #what, #ps) .. table.concat(ps) .. what)
+      later(to, pack('<c1I4I2I2', 'b', 8 + 10 * #ps + #what, #ps, 1) .. table.concat(ps) .. pack('<I4', #what) .. what)
     end
   end
   for to, fs in pairs(frames) do
