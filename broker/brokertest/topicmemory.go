@@ -271,7 +271,7 @@ var topicMemoryTests = group{
 		got := r.next(5)
 		want := []*broker.Message{end, first, end, first, end}
 		for i, m := range got {
-			if !sameBut(m, want[i]) || slices.ContainsFunc(got[:i], func(o *broker.Message) bool { return o.ID() == m.ID() }) {
+			if !sameBut(m, want[i]) || m.ID() == first.ID() || slices.ContainsFunc(got[:i], func(o *broker.Message) bool { return o.ID() == m.ID() }) {
 				t.Fatalf("the reader took %q", lines(got))
 			}
 		}
