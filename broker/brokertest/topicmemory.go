@@ -3,7 +3,6 @@ package brokertest
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -192,16 +191,6 @@ var topicMemoryTests = group{
 		t.subscribe(a.Consumer).takes(two, three)
 		t.tell("news", two, broker.FullMiss, accepted)
 		t.holds(a.Consumer, 0, 2)
-	},
-	"a keyed message is kept again when many others were let go since": func(s *suite) {
-		t := s.topics()
-		t.keep("news", t.keyed("m", "0").Size(), time.Hour)
-		for i := range 2 * broker.KeyWindow {
-			t.tell("news", t.keyed("m", strconv.Itoa(i)), broker.FullMiss, broker.Published{})
-		}
-		again := t.keyed("m", "0")
-		t.tell("news", again, broker.FullMiss, broker.Published{})
-		t.subscribe(t.joiner("news", broker.LastAll).Consumer).takes(again)
 	},
 	"a channel that joins again gets again what is kept, without duplicates": func(s *suite) {
 		t := s.topics()
