@@ -34,7 +34,7 @@ func TestProducers(t *testing.T) {
 	}
 }
 
-// TestTopics their members get the messages, and are told of the end.
+// TestTopics: their members get the messages, and learn of the end.
 func TestTopics(t *testing.T) {
 	url := start(t, "megaphone create write read topics publish")
 	for name, command := range map[string][]string{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 
@@ -104,9 +105,24 @@ func runJournalBackup(cmd *cobra.Command, args []string) error {
 	return err
 }
 
+// journalPath returns the folder that --path names. A name that is mistaken is an error, not an empty journal.
+func journalPath(cmd *cobra.Command) (string, error) {
+	path := flag(cmd.Flags().GetString, "path")
+	if info, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("there is no journal: %w; --path is the setting path of the broker disk", err)
+	} else if !info.IsDir() {
+		return "", fmt.Errorf("there is no journal: %s is not a folder; --path is the setting path of the broker disk", path)
+	}
+	return path, nil
+}
+
 func runJournalCheck(cmd *cobra.Command, _ []string) error {
+	path, err := journalPath(cmd)
+	if err != nil {
+		return err
+	}
 	progress, stop := showJournalProgress(cmd)
-	report, err := disk.Check(cmd.Context(), flag(cmd.Flags().GetString, "path"), progress)
+	report, err := disk.Check(cmd.Context(), path, progress)
 	stop()
 	if err != nil {
 		return err
@@ -121,8 +137,12 @@ func runJournalCheck(cmd *cobra.Command, _ []string) error {
 }
 
 func runJournalRepair(cmd *cobra.Command, _ []string) error {
+	path, err := journalPath(cmd)
+	if err != nil {
+		return err
+	}
 	progress, stop := showJournalProgress(cmd)
-	report, kept, err := disk.Repair(cmd.Context(), flag(cmd.Flags().GetString, "path"), progress)
+	report, kept, err := disk.Repair(cmd.Context(), path, progress)
 	stop()
 	if err != nil {
 		return err
