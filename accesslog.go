@@ -39,9 +39,12 @@ func reportPanic(place guard.Place, v any, stack []byte) {
 		zap.Stringer("place", place), zap.String("panic", fmt.Sprint(v)), zap.ByteString("stack", stack))
 }
 
-// countPanic counts a panic of a request's handler, which net/http recovers and logs. Defer it.
-func countPanic() {
+// notePanic counts a panic of a request's handler, which net/http recovers and logs. Defer it.
+func (h *Handler) notePanic(r *http.Request) {
 	if v := recover(); v != nil {
+		if h.direct != nil {
+			h.direct.Panicked(r)
+		}
 		if v != http.ErrAbortHandler { //nolint:errorlint // as net/http compares
 			metrics.CountPanic(guard.Request)
 		}

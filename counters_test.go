@@ -11,10 +11,12 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-megaphone/megaphone/internal/workload"
 )
 
-// A workload is producers and consumers that use channels at random. It counts what they know.
-type workload struct {
+// A crowd is producers and consumers that use channels at random. It counts what they know.
+type crowd struct {
 	*server
 
 	created, written atomic.Int64 // channels, and messages that were accepted
@@ -26,8 +28,8 @@ type workload struct {
 	all  sync.WaitGroup
 }
 
-// run calls a function again and again until the workload ends.
-func (w *workload) run(f func()) {
+// run calls a function again and again until the crowd goes.
+func (w *crowd) run(f func()) {
 	w.all.Go(func() {
 		for {
 			select {
@@ -41,13 +43,13 @@ func (w *workload) run(f func()) {
 }
 
 // end stops everything, and waits until it has stopped.
-func (w *workload) end() {
+func (w *crowd) end() {
 	close(w.stop)
 	w.all.Wait()
 }
 
 // addChannel creates a channel. If there are many, it abandons the oldest one, which then expires with the messages in it.
-func (w *workload) addChannel() {
+func (w *crowd) addChannel() {
 	c := w.create()
 	w.created.Add(1)
 	w.mu.Lock()
@@ -58,20 +60,20 @@ func (w *workload) addChannel() {
 }
 
 // pick returns one of the channels in use.
-func (w *workload) pick() channel {
+func (w *crowd) pick() channel {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.channels[rand.N(len(w.channels))]
 }
 
-func (w *workload) writeOne() {
+func (w *crowd) writeOne() {
 	if w.tryWrite(w.pick(), `"`+strings.Repeat("x", rand.N(2000))+`"`).StatusCode == http.StatusCreated {
 		w.written.Add(1)
 	}
 }
 
 // writeBatch writes two messages to one or two channels.
-func (w *workload) writeBatch() {
+func (w *crowd) writeBatch() {
 	a, b := w.pick(), w.pick()
 	r := w.post("/write-batch", fmt.Sprintf(`{"channels":[%q,%q],"messages":[{"streamId":"s","body":1},{"streamId":"s","body":2}]}`,
 		a.ProducerAddress, b.ProducerAddress))
@@ -83,21 +85,21 @@ func (w *workload) writeBatch() {
 }
 
 // readAll reads a channel until the read ends.
-func (w *workload) readAll() {
+func (w *crowd) readAll() {
 	response := w.open(http.MethodGet, w.pick().readPath(), nil, nil)
 	_, _ = io.Copy(io.Discard, response.Body)
 	response.Body.Close()
 }
 
 // readAndAbort reads a channel and goes away in the middle.
-func (w *workload) readAndAbort() {
+func (w *crowd) readAndAbort() {
 	response := w.open(http.MethodGet, w.pick().readPath(), nil, nil)
 	_, _ = response.Body.Read(make([]byte, 100))
 	response.Body.Close()
 }
 
 // pollWithCursor polls a channel several times, each time after the last message of the poll before.
-func (w *workload) pollWithCursor() {
+func (w *crowd) pollWithCursor() {
 	c, cursor := w.pick(), ""
 	for range 5 {
 		lines := strings.Split(strings.TrimSpace(w.get(c.readPath()+"?poll=10ms&after="+cursor).body), "\n")
@@ -111,8 +113,8 @@ func (w *workload) pollWithCursor() {
 // TestCountersAddUp checks that every message that was accepted is settled or counted as undelivered in the end, and that
 // no other message is. Producers, consumers, reloads and expiry run at the same time.
 func TestCountersAddUp(t *testing.T) {
-	const settings = "megaphone {\nbuffer 5\nin_flight 3\nhold 50ms\nttl 400ms\nread_duration 300ms\nmax_memory 100KB\n}"
-	w := &workload{server: serve(t, settings, "megaphone"), stop: make(chan struct{})}
+	const settings = "megaphone {\nbuffer 5\nin_flight 3\nhold 50ms\nttl 300ms\nread_duration 150ms\nmax_memory 100KB\n}"
+	w := &crowd{server: serve(t, settings, "megaphone"), stop: make(chan struct{})}
 	// A reload closes idle connections. If a client has just sent a write on one, it cannot know whether it was accepted.
 	w.client.Transport.(*http.Transport).DisableKeepAlives = true
 	for range 10 {
@@ -129,7 +131,7 @@ func TestCountersAddUp(t *testing.T) {
 		w.run(w.pollWithCursor)
 	}
 	for range 3 {
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(workload.Duration(t, 300*time.Millisecond) / 3)
 		w.reload(settings, "megaphone")
 	}
 	w.end()
@@ -138,8 +140,8 @@ func TestCountersAddUp(t *testing.T) {
 	w.awaitMetric("caddy_megaphone_held_producers", "", func(n float64) bool { return n == 0 })
 }
 
-// check compares the metrics with each other, and with what the workload has counted. All channels must have expired.
-func (w *workload) check() {
+// check compares the metrics with each other, and with what the crowd has counted. All channels must have expired.
+func (w *crowd) check() {
 	w.Helper()
 	metrics := w.metrics()
 	total := func(name string) (sum float64) {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-megaphone/megaphone/internal/workload"
 )
 
 func init() { caddy.RegisterModule(eventRecorder{}) }
@@ -61,8 +63,8 @@ func TestEvents(t *testing.T) {
 		on megaphone.reader_disconnected record
 	}
 	megaphone {
-		ttl 1s
-		read_duration 1s
+		ttl 500ms
+		read_duration 300ms
 	}`
 	s := serve(t, settings, "megaphone")
 	c := s.create()
@@ -169,7 +171,8 @@ func TestEveryDeletionIsAnEvent(t *testing.T) {
 	const site = "megaphone create manage"
 	s := serve(t, oldHandler, site)
 	var channels []channel
-	for start := time.Now(); time.Since(start) < 1500*time.Millisecond; {
+	limit := workload.Duration(t, 600*time.Millisecond)
+	for start := time.Now(); time.Since(start) < limit; {
 		channels = append(channels, s.createAndDelete(1)...)
 		s.failToLoad("broken start\n"+oldHandler, site)
 		channels = append(channels, s.createAndDelete(1)...)

@@ -138,7 +138,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		server.RegisterConnContext(guardHook(conn.With))
-		server.RegisterConnState(direct.Ended)
+		if h.direct != nil {
+			server.RegisterConnState(h.direct.Ended)
+		}
 		server.RegisterOnShutdown(h.app.serverStops)
 	}
 	return nil
@@ -267,7 +269,7 @@ func (h *Handler) serveTarget(w http.ResponseWriter, r *http.Request, t *target)
 		return
 	}
 	entry := newAccessLogEntry(r, t)
-	defer countPanic()
+	defer h.notePanic(r)
 	if err := h.serve(w, r, t, entry); err != nil {
 		if h.direct != nil {
 			h.direct.Refused(r, err)

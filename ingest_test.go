@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -60,25 +59,6 @@ func TestTheReplyToAnIngestIsBounded(t *testing.T) {
 	want := `{"written":0,"failures":[` + fmt.Sprintf(failure, 0, "NOT_FOUND") + fmt.Sprintf(failure, 1, "BAD_REQUEST")
 	if r.StatusCode != http.StatusCreated || !strings.HasPrefix(r.body, want) || !strings.HasSuffix(r.body, `"failuresTotal":20}`) || len(r.body) > 20_000 {
 		t.Errorf("%d %d bytes %.700s, want %s", r.StatusCode, len(r.body), r.body, want)
-	}
-}
-
-// TestIngestWhoseProducerPauses checks the reply to a producer that pauses for longer than Caddy's read_body_idle: it says
-// what was written. A line that waits for room still gets its whole hold time.
-func TestIngestWhoseProducerPauses(t *testing.T) {
-	s := serve(t, "servers {\ntimeouts {\nread_body_idle 1s\n}\n}\nmegaphone {\nbuffer 1\nhold 1500ms\n}", "megaphone")
-	c := s.create()
-	body, lines := io.Pipe()
-	defer lines.Close()
-	go func() {
-		for i := range 2 { // the channel has room for the first line
-			_, _ = fmt.Fprintln(lines, ingestLine(c.ProducerAddress, fmt.Sprint(i)))
-		}
-	}()
-	r := s.ingest(body)
-	want := fmt.Sprintf(`"written":1,"failures":[{"channel":%q,"index":1,"reason":"TIMEOUT"}],"failuresTotal":1}`, c.ProducerAddress)
-	if r.StatusCode != http.StatusBadRequest || !strings.HasPrefix(r.body, `{"code":"BAD_REQUEST",`) || !strings.HasSuffix(r.body, want) || !r.Close {
-		t.Errorf("%d %q, connection closed: %v; want 400 with %s and a closed connection", r.StatusCode, r.body, r.Close, want)
 	}
 }
 

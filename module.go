@@ -297,15 +297,18 @@ func (a *App) Cleanup() error {
 	}
 	last, err := registries.Delete(a.brokerKey)
 	a.stopEvents()
-	if last && !broker.IsKept(a.broker) {
+	if last {
 		a.warnOfUndelivered()
 	}
 	return err
 }
 
-// warnOfUndelivered logs what was left when the Broker was closed.
+// warnOfUndelivered logs what was lost when the Broker was closed.
 func (a *App) warnOfUndelivered() {
 	defer guard.Recover(guard.Broker)
+	if broker.IsKept(a.broker) {
+		return
+	}
 	if n := broker.StatsOf(a.broker).Undelivered[broker.EndClosed]; n > 0 {
 		a.logger.Warn("channels were deleted with messages in them; those that had been sent may have arrived", zap.Uint64("undelivered", n))
 	}

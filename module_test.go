@@ -16,8 +16,8 @@ import (
 // lasts as long as the configuration says that it began under.
 func TestReload(t *testing.T) {
 	const (
-		settings     = "megaphone {\nbuffer 1\nread_duration 3s\nhold 20s\n}" // a reload takes less than that
-		readDuration = 3 * time.Second
+		settings     = "megaphone {\nbuffer 1\nread_duration 1500ms\nhold 20s\n}" // a reload takes less than that
+		readDuration = 1500 * time.Millisecond
 	)
 	s := serve(t, settings, "megaphone")
 	reloads := func(settings string) func(*server) {
@@ -146,7 +146,7 @@ func TestStoppingEndsReadsCleanly(t *testing.T) {
 }
 
 func TestAReplacedConfigurationEndsItsStreams(t *testing.T) {
-	s := serve(t, "megaphone {\nstream_duration 2s\n}", "megaphone")
+	s := serve(t, "megaphone {\nstream_duration 1s\n}", "megaphone")
 	events := s.openSSE(s.create())
 	var sockets [10]channel
 	var conns [len(sockets)]*websocket.Conn

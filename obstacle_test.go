@@ -2,6 +2,7 @@ package megaphone_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -74,6 +75,22 @@ func TestTheLogSaysOnceWhetherRequestsBypassNetHTTP(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTheLogSaysWhyAnOldReadStaysWithNetHTTP: nginx speaks HTTP/1.0 to its backends unless it is told otherwise.
+func TestTheLogSaysWhyAnOldReadStaysWithNetHTTP(t *testing.T) {
+	for request, want := range map[string]string{
+		"GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n":                       "HTTP/1.0",
+		"GET %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx": "a body",
+	} {
+		path := filepath.Join(t.TempDir(), "log")
+		s := serve(t, "log ours {\noutput file "+path+" {\nroll_disabled\n}\ninclude http.handlers.megaphone\n}", "megaphone")
+		client := s.rawClient()
+		client.send(fmt.Sprintf(request, s.create().readPath()))
+		if line := s.line(path, "reads ", "reason"); !strings.Contains(line, want) {
+			t.Errorf("the log says %q, want %s", line, want)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-megaphone/megaphone"
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/memory"
 )
@@ -130,6 +131,11 @@ func (b *panickyBroker) Subscribe(ctx context.Context, consumer string, o broker
 func (b *panickyBroker) PublishNow(producer string, m *broker.Message, l broker.Limits) bool {
 	panicIf("PublishNow")
 	return b.Broker.PublishNow(producer, m, l)
+}
+
+func (b *panickyBroker) Publish(ctx context.Context, producer string, m *broker.Message, l broker.Limits) error {
+	panicIf("Publish")
+	return b.Broker.Publish(ctx, producer, m, l)
 }
 
 func (b *panickyBroker) Ingest(l broker.Limits) broker.Ingestion {
@@ -278,6 +284,38 @@ func TestADirectWriteThatPanicsEndsItsConnection(t *testing.T) {
 	}
 	s.write(c, "2")
 	read.wants("2")
+}
+
+// TestASampleThatPanicsSaysNothing of direct writes: it has reached its handler.
+func TestASampleThatPanicsSaysNothing(t *testing.T) {
+	megaphone.SampleDirectWrites(t, 2)
+	s := servePanicky(t, "megaphone")
+	before := s.panics("request")
+	c := s.create()
+	read := s.read(c)
+	producer := s.rawClient()
+	for i := 0; !s.isDirect(); i++ {
+		producer.writeAll(c, fmt.Sprint(i))
+		read.wants(fmt.Sprint(i))
+	}
+	panicsIn.Store("Publish") // which direct writes do without
+	for {
+		producer.send(writeRequest(c.ProducerAddress, `"direct"`))
+		reply, err := http.ReadResponse(producer.replies, nil)
+		if err != nil {
+			break // that was the sample
+		}
+		_, _ = io.Copy(io.Discard, reply.Body)
+		read.wants(`"direct"`)
+	}
+	panicsIn.Store("")
+	if n := s.panics("request") - before; n != 1 {
+		t.Errorf("%v panics were counted, want 1", n)
+	}
+	s.direct(c)
+	if n := s.metrics()["caddy_megaphone_direct_mismatches_total{}"]; n != 0 {
+		t.Errorf("%v samples differ", n)
+	}
 }
 
 // TestAnIngestThatPanicsHoldsNoLine: a line before the panic waits for room. It must not wait on.

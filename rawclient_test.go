@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -31,6 +32,11 @@ func (s *server) rawClient() *rawClient {
 		s.Fatal(err)
 	}
 	return &rawClient{s, conn, bufio.NewReader(conn)}
+}
+
+// in returns the same client for a subtest.
+func (c *rawClient) in(t *testing.T) *rawClient {
+	return &rawClient{c.server.in(t), c.Conn, c.replies}
 }
 
 func (c *rawClient) send(text string) {

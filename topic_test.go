@@ -199,8 +199,12 @@ func TestMissedMessages(t *testing.T) {
 	})
 	t.Run("sse", func(t *testing.T) {
 		c := fill()
-		lines := bufio.NewScanner(s.openSSE(c).Body)
+		lines := bufio.NewScanner(s.open(http.MethodGet, c.readPath()+"?event=sid", http.Header{"Accept": {"text/event-stream"}}, nil).Body)
+		named := 0
 		for received := 0; lines.Scan(); {
+			if lines.Text() == "event: stream" {
+				named++
+			}
 			data, ok := strings.CutPrefix(lines.Text(), "data: ")
 			if !ok {
 				continue
@@ -208,12 +212,13 @@ func TestMissedMessages(t *testing.T) {
 			if received++; received == 2 {
 				next(c)
 			} else if _, rest := splitLine(t, data); received == 3 {
-				if rest != want {
-					t.Errorf("got %s, want %s", rest, want)
+				if rest != want || named != received {
+					t.Errorf("got %s, and %d of %d events have a name, want %s", rest, named, received, want)
 				}
 				return
 			}
 		}
+		t.Error("the stream ends before the message")
 	})
 	t.Run("websocket", func(t *testing.T) {
 		c := fill()

@@ -116,10 +116,10 @@ func (r *webhookReceiver) await(channels []channel) {
 	}
 }
 
-// settings returns the settings of a server with this webhook, whose channels live for a second. more are further
-// settings.
+// settings returns the settings of a server with this webhook, whose channels live until the Broker looks for the first
+// time, after a second. more are further settings.
 func (r *webhookReceiver) settings(more string) string {
-	return fmt.Sprintf("megaphone {\nttl 1s\nwebhook channel_deleted http://%s/hook {\nsecret %s\n}\n%s\n}", r.address, webhookSecret, more)
+	return fmt.Sprintf("megaphone {\nttl 700ms\nwebhook channel_deleted http://%s/hook {\nsecret %s\n}\n%s\n}", r.address, webhookSecret, more)
 }
 
 // awaitWebhookFailure waits until the webhook has failed.

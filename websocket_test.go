@@ -87,24 +87,26 @@ func TestWebSocketAcknowledgements(t *testing.T) {
 }
 
 func TestWebSocketCloseCodes(t *testing.T) {
-	s := serve(t, "megaphone {\nstream_duration 2s\n}", "megaphone")
+	s := serve(t, "", "megaphone")
 	c := s.create()
 	first := s.dial(c, "")
 	s.poll(c).wantError(t, 409, "BUSY")
-	conn := s.dial(c, "?after=") // takes over
+	s.dial(c, "?after=") // takes over
 	s.wantClose(first, 4409)
-	s.wantClose(conn, websocket.StatusNormalClosure)
 
 	for _, text := range []string{"hello", `{"ack":1}`, `{}`, `[]`} {
 		conn := s.dial(c, "?after=")
 		s.sendText(conn, text)
 		s.wantClose(conn, 4400)
 	}
-	conn = s.dial(c, "?after=")
+	conn := s.dial(c, "?after=")
 	if err := conn.Write(t.Context(), websocket.MessageBinary, []byte(`{"ack":"x"}`)); err != nil {
 		t.Fatal(err)
 	}
 	s.wantClose(conn, 4400)
+
+	s.reload("megaphone {\nstream_duration 50ms\n}", "megaphone")
+	s.wantClose(s.dial(c, "?after="), websocket.StatusNormalClosure)
 }
 
 func TestWebSocketHandshakeIsChecked(t *testing.T) {

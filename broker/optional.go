@@ -111,7 +111,8 @@ type WaitingSource interface {
 	// by a tenth of that time, or by some seconds.
 	//
 	// A message waits if it is pending, or if it was sent, will be sent again, and has not reached its reader's machine as far as
-	// the Broker knows. Once readers of the channel have acknowledged messages, each one that is not acknowledged waits.
+	// the Broker knows. If a read ends as [EndFault] in a channel that does not follow cursors, all that it brought waits. Once
+	// readers of the channel have acknowledged messages, each one that is not acknowledged waits.
 	//
 	// A channel is reported once, and again only after a reader has come and left. If the Broker is opened anew on channels that
 	// have outlived it, they may be reported once more. Calls of report come one after the other, never with more than 10,000

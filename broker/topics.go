@@ -40,7 +40,8 @@ type Topics interface {
 
 	// Join makes the channel of a producer address a member. If it is one, Join does nothing, and brings no kept messages.
 	// It fails with [ErrNotFound], or with [ErrTopicLimit] if the channel is a member of l.MaxTopics topics. Kept messages come
-	// whether the channel has room or not, and whether there is memory or not, which they do not take a second time.
+	// whether the channel has room or not, and whether there is memory or not, which they do not take a second time. Only what they
+	// become if they are merged takes some; without memory they are not.
 	Join(ctx context.Context, producer string, topic Join, l Limits) error
 
 	// Leave ends a membership. If there is none, it does nothing. It fails with [ErrNotFound] if there is no channel.
@@ -68,9 +69,9 @@ type Topics interface {
 	// they have room or not, and outside the buffer. If an earlier message of the topic waits for room in a member, the end comes
 	// after it. After CloseTopic, PublishTopic fails with [ErrTopicClosed] until the topic ceases to exist: that is at once if it
 	// has neither members nor a memory. Members stay members. A later Join that asks for kept messages brings all of them that it
-	// asks for, and then the end, if the channel knows topics. Closing again does nothing. It waits for its turn as PublishTopic
-	// does. If it fails with [ErrStorage], the topic is not closed; some members may have the end all the same, and get another one
-	// when it is closed again.
+	// asks for, and then the end, if the channel knows topics. Closing counts as a publish for [Keep].TTL. Closing again does nothing.
+	// It waits for its turn as PublishTopic does. If it fails with [ErrStorage], the topic is not closed; some members may have the
+	// end all the same, and get another one when it is closed again.
 	CloseTopic(ctx context.Context, topic string, end *Message, l Limits) error
 
 	// Topic tells what there is to know of a topic. One that does not exist has a name and nothing else.

@@ -20,7 +20,10 @@ import (
 // messages are what every example writes.
 var messages = []string{`{"text":"hello"}`, `{"text":"world"}`}
 
+func TestMain(m *testing.M) { testserver.Main(m) }
+
 func TestProducers(t *testing.T) {
+	t.Parallel()
 	url := start(t, "megaphone")
 	for name, command := range map[string][]string{
 		"curl":   {"sh", "producer.sh"},
@@ -30,12 +33,16 @@ func TestProducers(t *testing.T) {
 		"Node":   {"node", "producer.mjs"},
 		"PHP":    {"php", "producer.php"},
 	} {
-		t.Run(name, func(t *testing.T) { runs(t, url, command, `"sid":"news",.*"body":(.*)}\n`, messages) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runs(t, url, command, `"sid":"news",.*"body":(.*)}\n`, messages)
+		})
 	}
 }
 
-// TestTopics their members get the messages, and are told of the end.
+// TestTopics: their members get the messages, and learn of the end.
 func TestTopics(t *testing.T) {
+	t.Parallel()
 	url := start(t, "megaphone create write read topics publish")
 	for name, command := range map[string][]string{
 		"curl":   {"sh", "topics/topic.sh"},
@@ -45,6 +52,7 @@ func TestTopics(t *testing.T) {
 		"PHP":    {"php", "topics/topic.php"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			runs(t, url, command, `"sid":"(?:log|build-[0-9]+)",.*"body":(.*)}\n`, append(slices.Clone(messages), `null,"end":"done"`))
 		})
 	}

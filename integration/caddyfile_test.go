@@ -280,6 +280,7 @@ func TestExampleIsAModel(t *testing.T) {
 // TestExampleValidateOpensNothing checks that validating a configuration listens nowhere, and leaves behind no file and
 // no process.
 func TestExampleValidateOpensNothing(t *testing.T) {
+	t.Parallel()
 	example, err := filepath.Abs("../example.Caddyfile")
 	if err != nil {
 		t.Fatal(err)
@@ -316,6 +317,7 @@ func TestExampleValidateOpensNothing(t *testing.T) {
 
 // TestMistakeOnTheCommandLine checks that the command line reports a mistake with file, line and remedy.
 func TestMistakeOnTheCommandLine(t *testing.T) {
+	t.Parallel()
 	s := testserver.New(t)
 	file := filepath.Join(s.Dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte("{\n\tmegaphone {\n\t\tbufer 1\n\t}\n}\n"), 0o600); err != nil {

@@ -11,6 +11,7 @@ import (
 // TestOldNamesOnMetricsPages checks that Prometheus finds the old names exactly as they are configured. They are on the
 // admin endpoint and on a site, in Prometheus' own format and in OpenMetrics.
 func TestOldNamesOnMetricsPages(t *testing.T) {
+	t.Parallel()
 	s, metrics := startWithMetrics(t, `megaphone {
 		metrics_compat {
 			old_created       caddy_megaphone_channels_created_total

@@ -52,6 +52,7 @@ func startExample(t *testing.T) (*testserver.Server, examplePorts) {
 }
 
 func TestExampleServesWhatItSays(t *testing.T) {
+	t.Parallel()
 	s, ports := startExample(t)
 	public := &client{tb: t, base: fmt.Sprintf("https://localhost:%d", ports["8443"]), http: &http.Client{Transport: &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: s.Roots()},

@@ -17,10 +17,16 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
+	"github.com/caddy-megaphone/megaphone/internal/workload"
 )
 
-// hostileRequests is the least number of malformed requests that the server gets. In short mode it is a tenth of that.
-const hostileRequests = 10_000
+// hostileRequests returns how many malformed requests the server gets at least.
+func hostileRequests() int {
+	if testing.Short() {
+		return 1_000
+	}
+	return workload.Rounds(2_500, 10_000)
+}
 
 // TestMalformedRequestsHarmNobody attacks a server with malformed requests while normal clients use it. All their
 // messages are accepted and arrive. After that, the server has released what it used for the attack, and its log has no
@@ -90,10 +96,7 @@ func startHostile(t *testing.T) *hostile {
 // have also written this many more messages, so that the test sees how the attack affects those.
 func (h *hostile) attackWith(attackers int, messages int64) {
 	var left atomic.Int64
-	left.Store(hostileRequests)
-	if testing.Short() {
-		left.Store(hostileRequests / 10)
-	}
+	left.Store(int64(hostileRequests()))
 	enough := h.written.Load() + messages
 	var attack sync.WaitGroup
 	for range attackers {

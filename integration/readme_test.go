@@ -51,6 +51,7 @@ func TestSettingsPageShowsTheSameConfigurationTwice(t *testing.T) {
 }
 
 func TestReadmeTourRunsAsItStands(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed", tool)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/internal/testserver"
+	"github.com/caddy-megaphone/megaphone/internal/workload"
 )
 
 // TestReloadUnderFullLoad checks that producers and consumers do not notice reloads. Every request gets its answer.
@@ -35,7 +36,8 @@ func TestReloadUnderFullLoadWithoutTheListenerWrapper(t *testing.T) {
 type sender func(ctx context.Context, method, path string, header http.Header, body string) (*http.Response, error)
 
 func reloadUnderFullLoad(t *testing.T, options string, send func(*client) sender) {
-	const channels, reloads = 100, 20
+	const channels = 100
+	reloads := workload.Rounds(10, 20)
 	s := testserver.New(t)
 	port := testserver.FreePort(t)
 	site := tcpSite(port, "megaphone")
@@ -87,7 +89,7 @@ func reloadUnderFullLoad(t *testing.T, options string, send func(*client) sender
 	defer time.AfterFunc(2*patience, cancel).Stop() // a busy machine may take longer for the reloads, each of which has its own limit
 	done.Wait()
 	t.Logf("%d messages, %d repeated requests", messages.Load(), keeps.again.Load()+opens.again.Load())
-	if messages.Load() < channels*reloads {
+	if messages.Load() < int64(channels*reloads) {
 		t.Errorf("only %d messages have arrived", messages.Load())
 	}
 }

@@ -345,6 +345,7 @@ func http2Request(t *testing.T, path string) string {
 // TestExitTellsWhatItLeavesBehind checks that the exit logs how many messages are left in channels. Messages of
 // channels that were deleted before do not count.
 func TestExitTellsWhatItLeavesBehind(t *testing.T) {
+	t.Parallel()
 	for undelivered, want := range map[int]string{0: "", 2: `"undelivered":2}`} {
 		s := testserver.New(t)
 		c := startSite(t, s, "megaphone", "megaphone create write manage")
@@ -371,6 +372,7 @@ func TestExitTellsWhatItLeavesBehind(t *testing.T) {
 // try to try. Each time, the reads end and the process exits. The read stays in its handler, because there is an access
 // log.
 func TestExitInTheMiddleOfAReload(t *testing.T) {
+	t.Parallel()
 	const directives = "log {\noutput discard\n}\nmegaphone"
 	for after := time.Duration(0); after <= 5*time.Millisecond; after += 500 * time.Microsecond {
 		s := testserver.New(t)

@@ -205,7 +205,7 @@ export class Reader {
 		this.#status("open", this.#kind === "poll" ? "polling" : "reading");
 		if (resume === "gap") {
 			this.#counts.gaps++;
-			this.#note("Gap: messages after the cursor may have been let go.", "warn");
+			this.#note("Gap: messages after the cursor may be missing.", "warn");
 		}
 		this.#figures();
 	}

@@ -141,6 +141,7 @@ var needExactLimits = []string{
 	"an expired channel does not count",
 	"an expired channel frees its memory",
 	"close ends the wait for memory",
+	"kept messages are not merged without memory",
 	"messages that got no memory are counted",
 	"no more channels are created at once than allowed",
 	"no more readers come at once than allowed",

@@ -130,6 +130,21 @@ var topicFullTests = group{
 		r.received()
 		r.takes(first[t.limits.InFlight], one.Missed(1), two)
 	},
+	"a repeat of a message that waits is not missed once more": func(s *suite) {
+		t := s.topics()
+		a := t.member("news")
+		first := t.fill(a.Producer)
+		ctx, cancel := context.WithCancel(t.Context())
+		got, waits := t.begin(ctx, "news", t.keyed("m", "key"))
+		t.tell("news", t.keyed("m", "key"), broker.FullMiss, broker.Published{Members: 1, Full: 1})
+		cancel()
+		t.told(got, waits, broker.Published{Members: 1, Full: 1})
+		r := t.subscribe(a.Consumer)
+		r.takes(first[:t.limits.InFlight]...)
+		m := t.tells("news", "m")[0]
+		r.received()
+		r.takes(first[t.limits.InFlight], m.Missed(1))
+	},
 	"a message that waits does not come once its member has left": func(s *suite) {
 		t := s.topics()
 		t.limits.TopicKeep = broker.Keep{Bytes: 10_000, TTL: time.Hour}
@@ -148,6 +163,18 @@ var topicFullTests = group{
 		t.told(gotOther, waitsOther, accepted)
 		r.received()
 		r.takes(first[t.limits.InFlight], m, other)
+	},
+	"what waits behind a message whose topic is left may be merged": func(s *suite) {
+		t := s.topics()
+		a := t.member("news")
+		t.publish(a.Producer, numbers(1, t.limits.Buffer)...)
+		t.send(a.Producer, t.replaces("s", "1"))
+		got, waits := t.begin(t.Context(), "news", t.message("m"))
+		behind := t.holdMessage(t.Context(), a.Producer, t.replaces("s", "2"))
+		t.leave(a, "news")
+		t.told(got, waits, broker.Published{Members: 1})
+		t.no(t.returned(behind))
+		t.holds(a.Consumer, t.limits.Buffer, 0)
 	},
 	"a message that waits is a duplicate of one that a join brings": func(s *suite) {
 		t := s.topics()

@@ -246,7 +246,7 @@ func (m *topicModel) offer(c *modelChannel, message *broker.Message, outside boo
 	if c.knows {
 		c.newest().missed, c.missed = c.newest().missed+c.missed, 0
 	}
-	c.gap = false
+	c.gap = c.gap && len(c.held) > 0 // what waits is older than what was missed meanwhile
 	if message.Keyed() {
 		c.had[message.ID()] = true
 	}

@@ -71,6 +71,16 @@ var waitingTests = group{
 		r.End(broker.EndFault)
 		l.reports(map[string]int{a.Consumer: 2})
 	},
+	"what a read without cursors has brought waits if that breaks off": func(s *suite) {
+		l := s.waiting()
+		a := s.create()
+		r := s.subscribe(a.Consumer)
+		s.publish(a.Producer, "1", "2")
+		r.next(2)
+		r.received()
+		r.End(broker.EndFault)
+		l.reports(map[string]int{a.Consumer: 2})
+	},
 	"what readers have not acknowledged waits": func(s *suite) {
 		l := s.waiting()
 		a := s.create()
@@ -101,6 +111,20 @@ var waitingTests = group{
 		if got := l.seen(1); len(got) != 1 || got[a.Consumer].Messages != 1 {
 			s.Errorf("%v is reported, want one message of the channel", got)
 		}
+	},
+	"a message that a topic has kept waits since the channel has joined": func(s *suite) {
+		l := s.waiting()
+		t := s.topics()
+		t.keep("news", 10_000, 10*time.Hour)
+		t.tells("news", "1", "2")
+		a := t.create()
+		time.Sleep(l.after)
+		before := time.Now()
+		t.join(a, "news", broker.LastAll)
+		joined := time.Now()
+		l.isSilent()
+		l.reports(map[string]int{a.Consumer: 2})
+		l.since(a.Consumer, before, joined)
 	},
 	"messages are reported once somebody wants to know": func(s *suite) {
 		l := s.waiting()

@@ -134,13 +134,13 @@ func BenchmarkSweep(b *testing.B) {
 	b.ReportMetric(size, "B/channel")
 }
 
-// TestSweepOfAMillionChannelsDelaysNoCall checks that a sweep and Stats take 100 ms at most with a million channels,
+// TestSweepOfManyChannelsDelaysNoCall checks that a sweep and Stats take 100 ms at most with up to a million channels,
 // and that calls made meanwhile do not wait for them.
-func TestSweepOfAMillionChannelsDelaysNoCall(t *testing.T) {
+func TestSweepOfManyChannelsDelaysNoCall(t *testing.T) {
 	if testing.Short() {
-		t.Skip("makes a million channels")
+		t.Skip("makes many channels")
 	}
-	b, _ := brokerWith(t, 1_000_000)
+	b, _ := brokerWith(t, brokerfixture.Many())
 	defer b.Close()
 	a, err := b.Create(t.Context(), "main", brokerfixture.Limits)
 	if err != nil {
@@ -163,7 +163,7 @@ func TestSweepOfAMillionChannelsDelaysNoCall(t *testing.T) {
 	var all sync.WaitGroup
 	all.Go(func() {
 		defer close(sweeping)
-		for range 3 {
+		for range 10 {
 			b.sweep()
 			_ = b.Stats()
 		}

@@ -143,6 +143,7 @@ func (c *channel) seal() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sealed.Store(true)
+	c.noteGap() // Undrain may come, and what was published until then is missing
 	for w := c.held.first; w != nil; w = c.held.first {
 		c.dequeue(w, broker.ErrNotFound)
 	}

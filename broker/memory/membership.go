@@ -103,54 +103,6 @@ func (c *channel) addMembership(joined membership) {
 	r.more = append(r.more, joined)
 }
 
-// bring brings the channel what a topic keeps. The lock is held.
-func (c *channel) bring(all []kept, l *broker.Limits) error {
-	var known knownIDs
-	if len(all) > 0 {
-		known = c.knownIDs()
-	}
-	for _, m := range all {
-		if _, has := known.keyed[m.ID()]; has {
-			continue
-		}
-		if _, has := known.cursors[m.ID()]; has {
-			m = kept{Message: m.Again()} // or else a cursor could mean both
-		}
-		if err := c.putOutside(m.Message, l, m.batch); err != nil {
-			return err
-		}
-	}
-	if len(all) > 0 && c.held.first != nil {
-		c.admitHeld() // what waits may have the key of a kept message
-	}
-	return nil
-}
-
-// knownIDs are event ids that mean something to a channel.
-type knownIDs struct {
-	keyed   map[broker.EventID]struct{} // by which isDuplicate recognises messages
-	cursors map[broker.EventID]struct{} // of other messages, which a cursor may show now or later
-}
-
-// knownIDs returns the ids that the channel knows. The lock is held.
-func (c *channel) knownIDs() (known knownIDs) {
-	if c.queue.len == 0 && c.letGoKeys == nil && c.settled == (broker.EventID{}) {
-		return known // a new channel
-	}
-	known.keyed, known.cursors = map[broker.EventID]struct{}{}, map[broker.EventID]struct{}{c.settled: {}}
-	for _, id := range c.letGoKeys.last(broker.KeyWindow) {
-		known.keyed[id] = struct{}{}
-	}
-	for i := range c.queue.len {
-		if m := c.queue.at(i); m.Keyed() {
-			known.keyed[m.ID()] = struct{}{}
-		} else {
-			known.cursors[m.ID()] = struct{}{}
-		}
-	}
-	return known
-}
-
 // checkJoins checks that a new channel may join the topics.
 func checkJoins(joins []broker.Join, l *broker.Limits) error {
 	if len(joins) <= l.MaxTopics {

@@ -61,7 +61,7 @@ func (c *channel) merge(m *broker.Message, j *join) error {
 	c.noteMerged()
 	c.broker.budget.release(older)
 	if older.Keyed() {
-		c.rememberKey(older.ID()) // a cursor cannot show it, but its producer may repeat it
+		c.rememberKey(older.ID()) // see rememberMerged
 	}
 	c.counters.accepted.Add(1)
 	c.counters.merged[m.Merge()-broker.MergeReplace].Add(1)
@@ -74,9 +74,7 @@ func (c *channel) merge(m *broker.Message, j *join) error {
 // journalMerge tells the journal that a message was merged with the newest one of the queue. The lock is held.
 func (c *channel) journalMerge(m journal.Merge) error {
 	if m.Older.Keyed() { // before the merge, for it does no harm if that fails
-		move := c.move()
-		move.LetGoKeys = []broker.EventID{m.Older.ID()}
-		c.broker.journal.Move(c.journalID(), move)
+		c.journalMerged([]broker.EventID{m.Older.ID()})
 	}
 	position := c.letGoCount + uint64(c.queue.len) //nolint:gosec // not negative
 	commit, err := c.broker.journal.Merge(c, c.journalID(), position, m, c.unsynced > 0)
@@ -89,6 +87,28 @@ func (c *channel) journalMerge(m journal.Merge) error {
 		c.mergeCommit, c.mergedFrom = commit, position
 	}
 	return nil
+}
+
+// rememberMerged remembers keyed messages that have become a part of a later one. No cursor shows them, but their producers may
+// repeat them. The lock is held.
+func (c *channel) rememberMerged(ids []broker.EventID) {
+	if len(ids) == 0 {
+		return
+	}
+	ids = ids[max(0, len(ids)-broker.KeyWindow):]
+	for _, id := range ids {
+		c.rememberKey(id)
+	}
+	if c.journaled != nil {
+		c.journalMerged(ids)
+	}
+}
+
+// journalMerged tells the journal of keyed messages that become a part of a later one. The lock is held.
+func (c *channel) journalMerged(ids []broker.EventID) {
+	move := c.move()
+	move.LetGoKeys = ids
+	c.broker.journal.Move(c.journalID(), move)
 }
 
 // A join is a message that is written to several channels in one call, and what it has become in the last one of them where it

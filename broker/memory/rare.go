@@ -41,7 +41,7 @@ type marks struct {
 	notes        []missNote // what was missed before messages of the queue, oldest first
 	outside      []span     // pending messages that do not count toward the buffer, oldest first
 	outsideCount int        // how many those are
-	gap          bool       // a message of a topic may be missing after the newest one, since it was missed, or the channel left
+	gap          bool       // a message of a topic may be missing after the newest one and what waits for room: it was missed, or the channel left
 }
 
 // A missNote says how many messages were missed before the one at a position.
@@ -109,7 +109,7 @@ func (c *channel) miss() {
 	c.noteGap()
 }
 
-// noteGap notes that a message of a topic may be missing after the newest one. The lock is held.
+// noteGap notes that a message of a topic may be missing after the newest one, and after those that wait for room. The lock is held.
 func (c *channel) noteGap() {
 	if c.setGap() {
 		c.journalMark(c.queue.len)
@@ -118,7 +118,7 @@ func (c *channel) noteGap() {
 
 // setGap is noteGap without a journal. It reports whether there was none before. The lock is held.
 func (c *channel) setGap() (changed bool) {
-	if c.queue.pending() == 0 {
+	if c.queue.pending() == 0 && c.held.first == nil {
 		return false
 	}
 	r := c.ensureMarks()
@@ -141,10 +141,16 @@ func (c *channel) noteMissed() {
 	if r == nil {
 		return
 	}
-	if r.gap = false; r.missed == 0 {
-		return
+	if r.missed > 0 {
+		r.note(r.letGo + uint64(c.queue.len) - 1) //nolint:gosec // there is a message
 	}
-	position := r.letGo + uint64(c.queue.len) - 1 //nolint:gosec // there is a message
+	if r.gap = r.gap && c.held.first != nil; r.gap { // what waits is older than what was missed meanwhile
+		c.journalMark(c.queue.len)
+	}
+}
+
+// note makes the newest message, at a position, say what was missed.
+func (r *marks) note(position uint64) {
 	if last := len(r.notes) - 1; last >= 0 && r.notes[last].position == position {
 		r.notes[last].missed += r.missed // the message was merged
 	} else {
@@ -167,9 +173,10 @@ func (c *channel) asSent(i int) *broker.Message {
 }
 
 // putOutside puts a message into the queue, whether there is room or not. It does not count toward the buffer. If it may be
-// merged with the newest pending message, it is. If the journal fails, nothing happens. The lock is held.
+// merged with the newest pending message, and there is memory for what they become, it is. If the journal fails, nothing happens.
+// The lock is held.
 func (c *channel) putOutside(m *broker.Message, l *broker.Limits, batch *journal.Batch) error {
-	if c.merges(m, l) {
+	if c.merges(m, l) && c.broker.budget.hasRoom(l.MaxMemory) {
 		return c.merge(m, nil)
 	}
 	if err := c.put(m, batch); err != nil {

@@ -175,12 +175,15 @@ func (s *subscription) takeReport(ends bool) report {
 	return p
 }
 
-func (p *report) args(node, prefix string, elsewhere int64) []string {
-	numbers := packer{}.put(6, int64(p.taken)).put(6, int64(p.settled)).put(6, int64(p.have)).put(3, int64(p.count)). //nolint:gosec // positions have 6 bytes
-																put(5, maxFetch).put(5, p.bytes).put(1, int64(p.flags)).put(1, one(p.ends)).put(7, elsewhere).put(3, int64(p.unconfirmed))
-	return append([]string{
-		prefix, node, strconv.FormatUint(uint64(p.fence), 10), rueidis.BinaryString(numbers), rueidis.BinaryString(p.id[:]),
-	}, p.keys...)
+// reportCall returns the call that tells Redis a report of a channel.
+func (b *Broker) reportCall(x channelID, p report) scriptCall {
+	keys, prefix := b.keys.channelKeys(x)
+	numbers := packer{}.put(6, int64(p.taken)).put(6, int64(p.settled)).put(6, int64(p.have)).put(3, int64(p.count)) //nolint:gosec // positions have 6 bytes
+	numbers = numbers.put(5, maxFetch).put(5, p.bytes).put(1, int64(p.flags)).put(1, one(p.ends)).
+		put(7, b.ledger.elsewhere(b.keys.scopeOf(x.partition())).bytes).put(3, int64(p.unconfirmed))
+	return scriptCall{keys, append([]string{
+		prefix, b.node, strconv.FormatUint(uint64(p.fence), 10), rueidis.BinaryString(numbers), string(p.id[:]),
+	}, p.keys...)}
 }
 
 func one(b bool) int64 {
@@ -200,20 +203,24 @@ func (s *subscription) advance() {
 	p := s.takeReport(false)
 	s.mu.Unlock()
 	b := s.broker
-	keys, prefix := b.keys.channelKeys(s.x)
-	reply := b.run(b.background, advanceScript, keys, p.args(b.node, prefix, b.ledger.elsewhere(b.keys.scopeOf(s.x.partition())).bytes)...)
+	call := b.reportCall(s.x, p)
+	reply := b.run(b.background, advanceScript, call.keys, call.args...)
 	values, err := reply.ToArray()
 	code, codeErr := reply.AsInt64()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.over || p.fence != s.fence: // a resync takes care
+	case s.over || p.fence != s.fence: // a resync takes care of the rest
+		s.report.flags |= p.flags
+		if err == nil {
+			b.countSettled(p, values)
+		}
 	case err == nil:
 		s.advanced(p, values)
 	case codeErr == nil && code == -2:
 		s.finish(b.gone())
-	default: // the connection was lost, or Redis has another reader: a resync finds out
-		if codeErr == nil {
+	default: // the connection was lost, or Redis has another reader or has gone back in time: a resync finds out
+		if codeErr == nil && code == -1 {
 			b.store.fenced.Add(1)
 		}
 		s.report.bytes += p.bytes
@@ -222,12 +229,17 @@ func (s *subscription) advance() {
 	}
 }
 
+// countSettled counts what a report has settled. values are those of lua/advance.lua.
+func (b *Broker) countSettled(p report, values []rueidis.RedisMessage) {
+	b.stats.settled.Add(p.settles)
+	if integer(values, 3) == 1 {
+		b.memoryFreed()
+	}
+}
+
 // advanced takes the reply to a report. The lock is held.
 func (s *subscription) advanced(p report, values []rueidis.RedisMessage) {
-	s.broker.stats.settled.Add(p.settles)
-	if integer(values, 3) == 1 {
-		s.broker.memoryFreed()
-	}
+	s.broker.countSettled(p, values)
 	s.addFetched(p.have, values[4:])
 	s.report.pushed = uint64(integer(values, 0) + integer(values, 2)) //nolint:gosec // not negative
 	s.report.more = s.report.more || integer(values, 1) > integer(values, 2)
@@ -294,50 +306,4 @@ func (s *subscription) panicked() {
 	if tell {
 		s.sendEnd(final)
 	}
-}
-
-// sendEnd frees the channel for the next reader. If Redis does not answer, it goes on trying in the background.
-func (s *subscription) sendEnd(p report) {
-	b := s.broker
-	err := s.tryEnd(p)
-	b.subs.remove(s)
-	if err != nil && !b.isClosed() {
-		b.warn(&b.warnings.ends, "redis: ends of reads could not be told, trying again", "error", err)
-		guard.Go(guard.Broker, func() { s.retryEnd(p) })
-	}
-}
-
-// maxEnds is how often the end of a read is told. After that, the channel is free when its next reader asks this node, or when
-// this node stops.
-const maxEnds = 10
-
-func (s *subscription) retryEnd(p report) {
-	for i := range maxEnds {
-		select {
-		case <-time.After(time.Second << min(i, 5)):
-		case <-s.broker.closing:
-			return
-		}
-		if s.tryEnd(p) == nil {
-			return
-		}
-	}
-}
-
-func (s *subscription) tryEnd(p report) error {
-	b := s.broker
-	keys, prefix := b.keys.channelKeys(s.x)
-	reply := b.run(b.background, advanceScript, keys, p.args(b.node, prefix, b.ledger.elsewhere(b.keys.scopeOf(s.x.partition())).bytes)...)
-	values, err := reply.ToArray()
-	if err != nil {
-		if _, codeErr := reply.AsInt64(); codeErr == nil {
-			return nil // it is not the reader any more
-		}
-		return err
-	}
-	b.stats.settled.Add(p.settles)
-	if integer(values, 3) == 1 {
-		b.memoryFreed()
-	}
-	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"github.com/redis/rueidis"
+
+	"github.com/caddy-megaphone/megaphone/broker"
 )
 
 // publishArgs is how many arguments come before the messages: see lua/publish.lua.
@@ -29,7 +31,7 @@ func (b *Broker) publishCall(scope int, batch []*item) scriptCall {
 			begins[&it.ms[0]] = begin
 			args = append(args, it.ms...)
 		}
-		l := itemLimits{int64(it.limits.Buffer), ms(it.limits.Hold), min(it.limits.MaxMemory, maxMemory)}
+		l := limitsOf(it.limits)
 		at := slices.Index(limits, l)
 		if at < 0 {
 			at, limits = len(limits), append(limits, l)
@@ -92,6 +94,10 @@ func (s *span) put(p packer) packer {
 
 // itemLimits is what lua/publish.lua knows of the limits of items: the buffer, the longest wait, and the memory.
 type itemLimits [3]int64
+
+func limitsOf(l *broker.Limits) itemLimits {
+	return itemLimits{int64(l.Buffer), ms(l.Hold), min(l.MaxMemory, maxMemory)}
+}
 
 func packLimits(limits []itemLimits) packer {
 	p := make(packer, 0, 16*len(limits))

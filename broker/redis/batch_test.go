@@ -139,3 +139,36 @@ func TestManyWriteToManyChannels(t *testing.T) {
 		m.check(t, kind.what)
 	}
 }
+
+// TestAPushIsNotOutOfOrder: a call pushes several messages to several readers of one node, each message once. Each reader has them in
+// order, or it would ask Redis for what it seems to miss.
+func TestAPushIsNotOutOfOrder(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	o := s.options("test:" + rand.Text() + ":")
+	writer, b := open(t, o), open(t, o)
+	producers, subs := make([]string, 3), make([]broker.Subscription, 3)
+	for i := range producers {
+		a := create(t, writer)
+		producers[i], subs[i] = a.Producer, subscribe(t, b, a.Consumer)
+	}
+	for round := range 10 {
+		ms, names := make([]*broker.Message, 30), make([]string, 30)
+		for i := range ms {
+			names[i] = fmt.Sprint(round, " ", i)
+			ms[i] = topicMessage(t, names[i], rand.Text())
+		}
+		for _, outcome := range writer.PublishBatch(t.Context(), producers, ms, faultLimits) {
+			if outcome.Err != nil {
+				t.Fatal(outcome.Err)
+			}
+		}
+		for _, sub := range subs {
+			takes(t, sub, names...)
+			sub.Received(len(names) * (round + 1))
+		}
+	}
+	if lost := b.StoreStats().LostPushes; lost > 0 {
+		t.Errorf("%d pushes seem to be lost", lost)
+	}
+}

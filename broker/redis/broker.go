@@ -18,8 +18,8 @@
 // A reader is known by its node and by a number of that node, its fence: whoever is not the reader any more changes nothing. After
 // anything that may have lost a push or more, readers resync by event ids (subscribe.go).
 //
-// Each node looks after a part of the partitions (node.go): it deletes expired channels, frees those of nodes that are gone, and
-// reports deletions.
+// Each node looks after a part of the partitions (node.go): it deletes expired channels, frees those whose readers are gone,
+// and reports deletions.
 //
 // # Topics
 //
@@ -52,6 +52,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -75,6 +76,7 @@ type Broker struct {
 	barriers  []*barrier
 
 	subs     subscriptions
+	owed     owedEnds
 	waiters  waiters
 	turns    turns
 	ledger   *ledger
@@ -93,7 +95,8 @@ type Broker struct {
 	nodes []string
 	// departed are nodes that have lived and live no more.
 	departed  []string
-	reaped    [partitions]bool
+	reaped    [partitions]time.Time // when the readers of a partition were looked after; zero if that is due
+	reapAfter time.Time
 	beaten    bool
 	histories map[string]string // of the primaries, by address: the ids of their replication
 	codecDue  bool              // Redis may have lost the key of addresses
@@ -168,7 +171,7 @@ func (b *Broker) Start(ctx context.Context) error {
 	}
 	close(b.started)
 	go b.work()
-	b.log.Info("redis: connected", "address", b.where(), "node", b.consumer())
+	b.log.Info("redis: connected", "address", b.where(), "node", nodeID(b.node))
 	return nil
 }
 

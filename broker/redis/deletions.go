@@ -1,7 +1,7 @@
 package redis
 
 import (
-	"context"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,7 +13,8 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
-// announcers is the consumer group of the nodes that report deletions.
+// announcers is the consumer group of the nodes that report deletions, and its only consumer: Redis would not forget those of nodes
+// that are gone.
 const announcers = "nodes"
 
 const (
@@ -59,22 +60,17 @@ func (b *Broker) announceAll() {
 	for scope := range commands {
 		commands[scope] = b.client.B().Xlen().Key(b.keys.deletions(scope)).Build()
 	}
-	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-	defer cancel()
 	var scopes []int
-	begun := time.Now()
-	replies := b.client.DoMulti(ctx, commands...)
-	b.store.calledAll(begun, replies)
-	for scope, reply := range replies {
+	for scope, reply := range b.doAll(commands) {
 		if n, err := reply.AsInt64(); err == nil && n > 0 {
 			scopes = append(scopes, scope)
 		}
 	}
-	b.announce(scopes)
+	b.announce(scopes, func() bool { return false })
 }
 
-// announce reports the deletions of some scopes that no node has reported yet.
-func (b *Broker) announce(scopes []int) {
+// announce reports the deletions of some scopes that no node has reported yet, until its time is over.
+func (b *Broker) announce(scopes []int, over func() bool) {
 	r := &b.reports
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -84,12 +80,11 @@ func (b *Broker) announce(scopes []int) {
 	if r.groups == nil {
 		r.groups = make([]bool, len(b.keys.scopes))
 	}
-	for _, scope := range scopes {
-		for {
-			n, err := b.announceSome(scope)
+	for _, at := range rand.Perm(len(scopes)) { //nolint:gosec // no secret: none should always come last
+		for !over() {
+			n, err := b.announceSome(scopes[at])
 			if err != nil {
 				b.warn(&b.warnings.work, "redis: cannot report deletions, trying again", "error", err)
-				return
 			}
 			if n < maxAnnounced {
 				break
@@ -109,13 +104,13 @@ func (b *Broker) announceSome(scope int) (int, error) {
 		b.reports.groups[scope] = true
 	}
 	// First those of a node that has not finished.
-	claimed, err := b.do(b.background, c, c.B().Xautoclaim().Key(key).Group(announcers).Consumer(b.consumer()).
+	claimed, err := b.do(b.background, c, c.B().Xautoclaim().Key(key).Group(announcers).Consumer(announcers).
 		MinIdleTime(strconv.FormatInt(ms(announceTimeout), 10)).Start("0").Count(maxAnnounced).Build()).ToArray()
 	if err != nil {
 		b.reports.groups[scope] = false // Redis may have lost it
 		return 0, err
 	}
-	read, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, b.consumer()).Count(maxAnnounced).
+	read, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, announcers).Count(maxAnnounced).
 		Streams().Key(key).Id(">").Build()).AsXRead()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		return 0, err
@@ -146,10 +141,11 @@ func (b *Broker) announceSome(scope int) (int, error) {
 	if len(events) > 0 {
 		reportTo(b.reports.topics, events)
 	}
-	if err := b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(ids...).Build()).Error(); err != nil {
+	// In this order: what is deleted and not acknowledged is let go by the next node that claims it.
+	if err := b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error(); err != nil {
 		return 0, err
 	}
-	return len(entries), b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error()
+	return len(entries), b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(ids...).Build()).Error()
 }
 
 // reportTo calls a function, if there is one. If that panics, what happened counts as reported, for it would panic again.
@@ -159,8 +155,6 @@ func reportTo[T any](f func([]T), happened []T) {
 		f(happened)
 	}
 }
-
-func (b *Broker) consumer() string { return nodeID(b.node) }
 
 // deletion reads what lua/remove.lua notes.
 func (b *Broker) deletion(s string) (d broker.Deletion, ok bool) {

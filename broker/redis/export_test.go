@@ -78,3 +78,25 @@ func StateKey(b *Broker, producer string) string {
 
 // BreakOff ends the walk, but visits nobody any more, as if its node had lost Redis for a moment.
 func BreakOff(w *Walk) { w.w.end() }
+
+// LateResync returns a request to resync that is sent when the function is called, as if it had come late.
+func LateResync(sub broker.Subscription) func() error {
+	s := sub.(*subscription)
+	b := s.broker
+	late := &subscription{broker: b, x: s.x, limits: s.limits}
+	b.subs.add(late)
+	b.subs.remove(late)
+	return func() error {
+		_, err := b.subscribe(late, late.fence, modeResume, "", "", false)
+		return err
+	}
+}
+
+// ChannelKeys returns the keys of a channel's state and messages.
+func ChannelKeys(b *Broker, producer string) []string {
+	x, _ := b.decode(producer, false)
+	return []string{b.keys.key('s', x), b.keys.key('q', x)}
+}
+
+// FillAhead makes a node believe that it has as many messages as it may that readers have not taken.
+func FillAhead(b *Broker) { b.aheadBytes.Add(maxAheadBytes + 1) }

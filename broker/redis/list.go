@@ -156,16 +156,7 @@ func (b *Broker) partitionSizes(first int) ([]int64, error) {
 	for p := first; p < partitions; p++ {
 		commands = append(commands, b.client.B().Zcard().Key(b.keys.expiries(p)).Build())
 	}
-	sizes := make([]int64, len(commands))
-	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-	defer cancel()
-	for i, reply := range b.client.DoMulti(ctx, commands...) {
-		var err error
-		if sizes[i], err = reply.AsInt64(); err != nil {
-			return nil, b.failed(err, false)
-		}
-	}
-	return sizes, nil
+	return b.counts(commands)
 }
 
 // members returns the channels of a partition in order, all or those after one.

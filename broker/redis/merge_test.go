@@ -2,7 +2,9 @@ package redis_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 )
@@ -53,4 +55,56 @@ func TestKeysOfMergedMessagesAreForgotten(t *testing.T) {
 		return
 	}
 	t.Error("the channel remembers no key")
+}
+
+// TestAJoinCopiesATextOnce, however many pieces a topic has kept of it, and remembers no more of their keys than of others.
+func TestAJoinCopiesATextOnce(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	b, l := open(t, s.options("test:")), topicLimits
+	l.TopicKeep = broker.Keep{Bytes: 1 << 20, TTL: time.Hour}
+	const pieces = 400
+	var last *broker.Message
+	for i := range pieces {
+		var err error
+		if last, err = broker.NewMessage("text", []byte(`"piece "`), fmt.Sprint("key ", i)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.PublishTopic(t.Context(), "answer", last.WithMerge(broker.MergeAppend), broker.FullMiss, l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.command(t, "CONFIG", "RESETSTAT").Error(); err != nil {
+		t.Fatal(err)
+	}
+	a, err := b.CreateMember(t.Context(), "agent", []broker.Join{{Topic: "answer", Last: broker.LastAll}}, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stats, err := s.command(t, "INFO", "commandstats").ToString()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(stats) {
+		var calls int
+		if _, err := fmt.Sscanf(line, "cmdstat_lset:calls=%d", &calls); err == nil && calls > 3 {
+			t.Errorf("the text was written %d times", calls)
+		}
+	}
+	ms, err := b.Peek(t.Context(), a.Consumer, 10)
+	if err != nil || len(ms) != 1 || len(ms[0].Body()) != pieces*len("piece ")+len(`""`) || ms[0].ID() != last.ID() {
+		t.Fatalf("the channel holds %d messages, error %v", len(ms), err)
+	}
+	names, err := s.command(t, "KEYS", "test:*i*").AsStrSlice()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if kind, _ := s.command(t, "TYPE", name).ToString(); kind != "set" {
+			continue
+		}
+		if n, err := s.command(t, "SCARD", name).AsInt64(); err != nil || n > broker.KeyWindow+40 {
+			t.Errorf("%q has %d keys: %v", name, n, err)
+		}
+	}
 }

@@ -57,19 +57,30 @@ func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
 		err := b.beat(b.background)
 		b.setHealth(nil, err)
 		b.logCounts()
-		if err != nil {
+		if err != nil && !b.options.Cluster {
 			return
 		}
 	}
-	if err := b.refresh(b.background); err == nil {
-		b.reap()
-		b.sweep()
-		if b.tellDue {
-			if err := b.tellAgain(); err == nil {
-				b.tellDue = false
-			}
+	// In a cluster, some servers may be down, and others are not.
+	late := func() bool { return time.Since(*lastBeat) > 2*beatInterval }
+	if late() || b.refresh(b.background) != nil || late() {
+		return
+	}
+	over := shortTime()
+	b.reap(over)
+	b.sweep(over)
+	if b.tellDue && !late() {
+		if err := b.tellAgain(); err == nil {
+			b.tellDue = false
 		}
 	}
+}
+
+// shortTime returns a function that reports whether a tick is over. Work of each kind that may take longer goes on in the next round,
+// so that there is a heartbeat in between.
+func shortTime() (over func() bool) {
+	end := time.Now().Add(tick)
+	return func() bool { return time.Now().After(end) }
 }
 
 // beat tells that this node lives, and learns which others do.
@@ -104,7 +115,7 @@ func (b *Broker) beat(ctx context.Context) error {
 		b.departed = slices.DeleteFunc(b.departed, func(node string) bool { return slices.Contains(nodes, node) })
 		b.departed = b.departed[max(0, len(b.departed)-maxDeparted):]
 		b.nodes = nodes
-		b.reaped = [partitions]bool{}
+		b.reaped, b.reapAfter = [partitions]time.Time{}, time.Time{}
 	}
 	if !known && b.beaten {
 		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: other nodes may have taken over its readers")
@@ -150,6 +161,7 @@ func (b *Broker) checkPrimary(ctx context.Context) {
 	}
 	b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", changed)
 	b.codecDue, b.tellDue = true, len(b.keys.scopes) > 1
+	b.reaped = [partitions]time.Time{} // it may know of readers that have left since
 	b.resyncSoon(b.allScopes())
 }
 
@@ -161,6 +173,19 @@ func (b *Broker) do(ctx context.Context, c rueidis.Client, command rueidis.Compl
 	reply := c.Do(ctx, command)
 	b.store.called(begun, reply.Error())
 	return reply
+}
+
+// doAll runs commands in one round trip.
+func (b *Broker) doAll(commands []rueidis.Completed) []rueidis.RedisResult {
+	if len(commands) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
+	defer cancel()
+	begun := time.Now()
+	replies := b.client.DoMulti(ctx, commands...)
+	b.store.calledAll(begun, replies)
+	return replies
 }
 
 // owns reports whether this node looks after a partition. All nodes agree on who does, except for a moment after one has come
@@ -194,25 +219,50 @@ const maxDeparted = 100
 // maxReaped is how many channels one call checks.
 const maxReaped = 200
 
-// reap frees the channels whose readers were on nodes that are gone. It looks at a partition once after nodes have changed.
-func (b *Broker) reap() {
-	for scope := range b.keys.scopes {
-		var due []int
-		for p := range partitions {
-			if !b.reaped[p] && b.keys.scopeOf(p) == scope && b.owns(p) {
-				due = append(due, p)
-			}
-		}
-		if err := b.reapScope(scope, due); err != nil {
-			b.warn(&b.warnings.work, "redis: cannot free the channels of nodes that are gone, trying again", "error", err)
+const (
+	// reapInterval is after how long a partition is looked at again although nothing has changed.
+	reapInterval = 15 * time.Minute
+	// unheardDelay is after how long that is so if a node that lives did not hear the question: it is connecting.
+	unheardDelay = 3 * time.Second
+)
+
+// reap frees the channels whose readers are gone, with their nodes or without: otherwise nothing would ever expire them. When its time
+// is over, it leaves the rest to the next round.
+func (b *Broker) reap(over func() bool) {
+	for scope, due := range b.dueToReap() {
+		if over() {
 			return
+		}
+		if err := b.reapScope(scope, due, over); err != nil {
+			b.warn(&b.warnings.work, "redis: cannot free the channels of readers that are gone, trying again", "error", err)
 		}
 	}
 }
 
+// dueToReap returns the partitions of this node that are to be looked at, by scope: all after nodes or the primary have changed, and
+// otherwise one at a time, after the interval.
+func (b *Broker) dueToReap() map[int][]int {
+	due := map[int][]int{}
+	if time.Now().Before(b.reapAfter) {
+		return due
+	}
+	again := -1
+	for p, at := range b.reaped {
+		switch {
+		case !at.IsZero() && (again >= 0 || time.Since(at) < reapInterval), !b.owns(p):
+			continue
+		case !at.IsZero():
+			again = p
+		}
+		due[b.keys.scopeOf(p)] = append(due[b.keys.scopeOf(p)], p)
+	}
+	return due
+}
+
 // reapScope does that for some partitions of a scope.
-func (b *Broker) reapScope(scope int, due []int) error {
+func (b *Broker) reapScope(scope int, due []int, over func() bool) error {
 	live, departed := strings.Join(b.nodes, ""), strings.Join(b.departed, "")
+	unheard := false
 	for skip := int64(0); len(due) > 0; {
 		keys := append(make([]string, 0, 1+len(due)), b.keys.counters(scope))
 		for _, p := range due {
@@ -223,10 +273,17 @@ func (b *Broker) reapScope(scope int, due []int) error {
 			return err
 		}
 		done := max(0, min(integer(values, 0), int64(len(due))))
-		for _, p := range due[:done] {
-			b.reaped[p] = true
+		if unheard = unheard || integer(values, 2) == 0; unheard {
+			b.reapAfter = time.Now().Add(unheardDelay)
 		}
-		due, skip = due[done:], integer(values, 1)
+		for _, p := range due[:done] {
+			if !unheard {
+				b.reaped[p] = time.Now()
+			}
+		}
+		if due, skip = due[done:], integer(values, 1); skip == 0 && over() {
+			break // a partition is looked at as a whole
+		}
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ type item struct {
 	keyed  bool   // one of ms has an idempotency key
 	single bool   // one of ms may be merged, or is too large to push
 	begun  time.Time
+	queued time.Time // in its lane
 
 	// The outcome, once done has a value.
 	status               itemStatus
@@ -62,7 +63,7 @@ const (
 var errBusy = fmt.Errorf("%w: redis: too many writes wait for it: it is too slow or cannot be reached", broker.ErrUnavailable)
 
 // A lane collects the writes to one scope while others are on their way to Redis. So under load one call carries the messages
-// of many producers, and an idle lane adds no delay.
+// of many producers, and an idle lane adds no delay. Writes that have waited for as long as a call may take are not begun.
 type lane struct {
 	broker *Broker
 	scope  int
@@ -80,6 +81,10 @@ func (l *lane) submit(items ...*item) {
 			it.finish(errBusy)
 		}
 		return
+	}
+	now := time.Now()
+	for _, it := range items {
+		it.queued = now
 	}
 	l.queue = append(l.queue, items...)
 	most := maxCalls
@@ -104,6 +109,7 @@ func (l *lane) empty() {
 	}()
 	for {
 		l.mu.Lock()
+		l.dropLate()
 		n := nextBatch(l.queue)
 		batch = l.queue[:n:n]
 		if l.queue = l.queue[n:]; len(l.queue) == 0 {
@@ -120,20 +126,30 @@ func (l *lane) empty() {
 	}
 }
 
+// dropLate refuses the writes that have waited for too long. The lock is held.
+func (l *lane) dropLate() {
+	for len(l.queue) > 0 && time.Since(l.queue[0].queued) > l.broker.options.Timeout {
+		l.queue[0].finish(errBusy)
+		l.queue = l.queue[1:]
+	}
+}
+
 // nextBatch returns how many of the items go into the next call.
 func nextBatch(queue []*item) (n int) {
 	size, messages := 0, 0
 	var channels map[channelID]struct{} // of the first items
+	var limits map[itemLimits]struct{}  // of these, too: one byte says which are those of an item
 	for n < len(queue) && n < maxBatchItems {
 		it := queue[n]
 		if n >= maxBatch {
 			if channels == nil {
-				channels = make(map[channelID]struct{}, maxBatch)
+				channels, limits = make(map[channelID]struct{}, maxBatch), map[itemLimits]struct{}{}
 				for _, earlier := range queue[:n] {
-					channels[earlier.x] = struct{}{}
+					channels[earlier.x], limits[limitsOf(earlier.limits)] = struct{}{}, struct{}{}
 				}
 			}
-			if _, ok := channels[it.x]; !ok {
+			_, known := channels[it.x]
+			if _, ok := limits[limitsOf(it.limits)]; !ok || !known {
 				break
 			}
 		}
@@ -330,8 +346,25 @@ func (b *Broker) newItem(x channelID, ms []string, l *broker.Limits) *item {
 	return it
 }
 
-// submit writes items, and returns when it knows what became of them.
+// submit writes items, and returns when it knows what became of them. No more are queued at once than leave room for others. If
+// Redis does not do any of these, submit gives up the rest.
 func (b *Broker) submit(items []*item) {
+	reached := true
+	for some := range slices.Chunk(items, maxQueued/10) {
+		if !reached {
+			for _, it := range some {
+				it.finish(errBusy)
+			}
+			continue
+		}
+		b.submitSome(some)
+		reached = slices.ContainsFunc(some, func(it *item) bool {
+			return !errors.Is(it.err, broker.ErrUnavailable) && !errors.Is(it.err, broker.ErrOutcomeUnknown)
+		})
+	}
+}
+
+func (b *Broker) submitSome(items []*item) {
 	byLane := map[int][]*item{}
 	for _, it := range items {
 		scope := b.keys.scopeOf(it.x.partition())

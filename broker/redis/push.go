@@ -20,12 +20,13 @@ import (
 // that wait for room.
 type listener struct {
 	broker  *Broker
-	address string        // in a cluster, of its server
-	seen    atomic.Int64  // when something came last, by the clock of package clock
-	broken  chan struct{} // receives a value when heartbeats do not come
-	changed chan struct{} // receives a value when it should listen for other scopes
-	ready   chan struct{} // closed when it listens for the first time
-	stopped chan struct{} // closed when its server has no scopes any more
+	address string           // in a cluster, of its server
+	seen    atomic.Int64     // when something came last, by the clock of package clock
+	pushed  [2]time.Duration // when this node has pushed the last two heartbeats to itself, by the same clock; of its heartbeat
+	broken  chan struct{}    // receives a value when heartbeats do not come
+	changed chan struct{}    // receives a value when it should listen for other scopes
+	ready   chan struct{}    // closed when it listens for the first time
+	stopped chan struct{}    // closed when its server has no scopes any more
 
 	mu       sync.Mutex
 	scopes   []int        // that it should listen for
@@ -216,14 +217,34 @@ func (l *listener) receive(frames string) {
 	defer guard.Recover(guard.Broker, l.giveUp)
 	l.seen.Store(int64(clock.Now())) // whatever comes shows that the connection is well
 	const head = 5
+	var strangers map[channelID]uint32
 	for len(frames) >= head {
 		kind, size := frames[0], int(number(frames[1:head])) //nolint:gosec // 4 bytes
 		if frames = frames[head:]; len(frames) < size {
-			return
+			break
 		}
-		l.handle(kind, frames[:size])
+		if x, fence, ok := l.stranger(kind, frames[:size]); !ok {
+			l.handle(kind, frames[:size])
+		} else if strangers == nil {
+			strangers = map[channelID]uint32{x: fence}
+		} else {
+			strangers[x] = fence
+		}
 		frames = frames[size:]
 	}
+	if strangers != nil {
+		l.broker.disown(strangers)
+	}
+}
+
+// stranger reports whether a frame asks for a reader that this node does not have, and of which channel.
+func (l *listener) stranger(kind byte, data string) (x channelID, fence uint32, ok bool) {
+	if kind != 'p' || len(data) < fenceSize {
+		return x, 0, false
+	}
+	fence = uint32(number(data[:fenceSize])) //nolint:gosec // 4 bytes
+	x, ok = toChannelID(data[fenceSize:])
+	return x, fence, ok && l.broker.subs.get(fence) == nil
 }
 
 // Sizes of the parts of frames.
@@ -262,9 +283,6 @@ func (l *listener) handle(kind byte, data string) {
 	fence := uint32(number(data[:fenceSize])) //nolint:gosec // 4 bytes
 	s := b.subs.get(fence)
 	if s == nil {
-		if x, ok := toChannelID(data[fenceSize:]); ok && kind == 'p' && !b.subs.has(x) {
-			b.disown(x, fence)
-		}
 		return // it has ended meanwhile
 	}
 	switch kind {
@@ -315,12 +333,6 @@ func (b *Broker) receiveShared(data string) {
 	}
 }
 
-// disown frees a channel of which Redis says that a read of this node has it, which is over: Redis was not told, or what it replied
-// to the start of the read got lost. So whoever asks for the channel next gets it.
-func (b *Broker) disown(x channelID, fence uint32) {
-	guard.Go(guard.Broker, func() { _ = (&subscription{broker: b, x: x}).tryEnd(report{fence: fence, ends: true}) })
-}
-
 // endBy ends the subscription if the fence is still its own.
 func (s *subscription) endBy(fence uint32, reason error) {
 	s.mu.Lock()
@@ -331,55 +343,3 @@ func (s *subscription) endBy(fence uint32, reason error) {
 		s.endsWith = reason
 	}
 }
-
-// resyncSoon calls resync, and does not wait for it.
-func (b *Broker) resyncSoon(scopes map[int]bool) {
-	guard.Go(guard.Broker, func() { b.resync(scopes) })
-}
-
-// resync makes sure that nothing that was pushed is lost, for the channels of some scopes.
-func (b *Broker) resync(scopes map[int]bool) {
-	begun, readers := time.Now(), 0
-	producers := b.resyncWaiters(scopes)
-	var resyncs sync.WaitGroup
-	for _, s := range b.subs.snapshot() {
-		if !scopes[b.keys.scopeOf(s.x.partition())] {
-			continue
-		}
-		s.mu.Lock()
-		skip := s.starting || s.over
-		s.report.stale = s.starting // Redis may have answered it before
-		s.mu.Unlock()
-		if skip {
-			continue
-		}
-		select {
-		case b.resyncs <- struct{}{}:
-		case <-b.closing:
-			return
-		}
-		readers++
-		resyncs.Go(func() {
-			defer guard.Recover(guard.Broker, s.panicked)
-			defer func() { <-b.resyncs }()
-			s.resync()
-		})
-	}
-	resyncs.Wait()
-	if !b.isClosed() {
-		b.log.Info("redis: pushes may have been lost: all that wait for some have asked Redis, and go on", "readers", readers,
-			"producers", producers, "took", time.Since(begun).Round(time.Millisecond))
-	}
-}
-
-// allScopes are the scopes of all channels.
-func (b *Broker) allScopes() map[int]bool {
-	all := make(map[int]bool, len(b.keys.scopes))
-	for scope := range b.keys.scopes {
-		all[scope] = true
-	}
-	return all
-}
-
-// maxResyncs is how many readers resync at once.
-const maxResyncs = 64

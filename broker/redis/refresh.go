@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	"github.com/redis/rueidis"
@@ -10,7 +11,8 @@ import (
 // maxRetries is in how many channels at once a refresh admits producers that wait for memory.
 const maxRetries = 256
 
-// refresh learns the totals. It admits producers that wait for memory, if some is free.
+// refresh learns the totals, and admits producers that wait for memory, if some is free. It fails if no server answers. The totals of
+// those that do not are the last ones.
 func (b *Broker) refresh(ctx context.Context) error {
 	l := b.ledger
 	l.mu.Lock()
@@ -19,13 +21,18 @@ func (b *Broker) refresh(ctx context.Context) error {
 	for scope := range calls {
 		calls[scope] = scriptCall{[]string{b.keys.counters(scope), b.keys.memory(scope)}, []string{"", strconv.Itoa(maxRetries)}}
 	}
-	all := &allTotals{parts: make([]totals, l.scopes)}
+	all := &allTotals{parts: slices.Clone(l.current.Load().parts)}
 	var waiting []channelID
+	var failure error
+	answers := 0
 	for scope, reply := range b.runAll(ctx, countScript, calls) {
 		values, err := reply.ToArray()
 		if err != nil {
-			return b.failed(err, false)
+			failure = err
+			all.sum.add(all.parts[scope])
+			continue
 		}
+		answers++
 		part := totals{
 			channels: integer(values, 0), readers: integer(values, 1), messages: integer(values, 2), inFlight: integer(values, 3),
 			bytes: integer(values, 4), held: integer(values, 5), heldBytes: integer(values, 6),
@@ -41,6 +48,9 @@ func (b *Broker) refresh(ctx context.Context) error {
 				waiting = append(waiting, x)
 			}
 		}
+	}
+	if answers == 0 {
+		return b.failed(failure, false)
 	}
 	l.current.Store(all)
 	if len(waiting) > 0 {

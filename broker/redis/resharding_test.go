@@ -1,8 +1,10 @@
 package redis_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,4 +161,44 @@ func (c *cluster) move(t *testing.T, from rueidis.Client, slot string) {
 			t.Fatal(out)
 		}
 	}
+}
+
+// TestAServerThatIsDownStopsNoWork: channels on the other servers of the cluster expire, and that is reported.
+func TestAServerThatIsDownStopsNoWork(t *testing.T) {
+	t.Parallel()
+	c := ownCluster(t, 0)
+	b := open(t, redis.Options{
+		Addresses: c.addresses[:primaries], Cluster: true, KeyPrefix: "test:", DialTimeout: time.Second, Timeout: time.Second,
+	})
+	var reported atomic.Int64
+	b.OnDeletions(func(ds []broker.Deletion) { reported.Add(int64(len(ds))) })
+	l := faultLimits
+	l.TTL = 3 * time.Second
+	const channels = 60
+	all := make([]broker.Addresses, channels)
+	for i := range all {
+		var err error
+		if all[i], err = b.Create(t.Context(), "agent", l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.servers[2].stop()
+	states := func() (there, gone int) {
+		for _, a := range all {
+			if _, err := b.State(t.Context(), a.Consumer); err == nil {
+				there++
+			} else if errors.Is(err, broker.ErrNotFound) {
+				gone++
+			}
+		}
+		return there, gone
+	}
+	if there, gone := states(); there < channels/3 || there == channels || gone > 0 {
+		t.Fatalf("%d channels are there at first, and %d are gone", there, gone)
+	}
+	eventually(t, "channels on the other servers expire", func() bool {
+		there, gone := states()
+		return there == 0 && gone >= channels/3
+	})
+	eventually(t, "that is reported", func() bool { return reported.Load() >= channels/3 })
 }

@@ -87,16 +87,27 @@ func (s *script) run(ctx context.Context, c rueidis.CoreClient, call scriptCall)
 	return reply
 }
 
-// runAll runs the script with each of the calls, in one round trip. The calls may run in any order.
+// runAll runs the script with each of the calls, in one round trip, or two if a server does not know it. The calls may run in any
+// order.
 func (s *script) runAll(ctx context.Context, c rueidis.CoreClient, calls []scriptCall) []rueidis.RedisResult {
+	if len(calls) == 0 {
+		return nil
+	}
 	commands := make([]rueidis.Completed, len(calls))
 	for i, call := range calls {
 		commands[i] = s.command(c, call)
 	}
 	replies := c.DoMulti(ctx, commands...)
-	for i := range replies {
-		if isUnknownScript(replies[i].Error()) {
-			replies[i] = c.Do(ctx, s.again(c, calls[i]))
+	var unknown []int
+	var again []rueidis.Completed
+	for i, reply := range replies {
+		if isUnknownScript(reply.Error()) {
+			unknown, again = append(unknown, i), append(again, s.again(c, calls[i]))
+		}
+	}
+	if len(unknown) > 0 {
+		for i, reply := range c.DoMulti(ctx, again...) {
+			replies[unknown[i]] = reply
 		}
 	}
 	return replies

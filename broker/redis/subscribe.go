@@ -56,16 +56,13 @@ func (l *subscriptions) get(fence uint32) *subscription {
 	return l.all[fence]
 }
 
-// has reports whether there is a subscription to a channel. It looks at all, so it is for rare cases.
-func (l *subscriptions) has(x channelID) bool {
+// exclude takes channels to which there is a subscription out of a set. It looks at all subscriptions, so it is for rare cases.
+func (l *subscriptions) exclude(channels map[channelID]uint32) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, s := range l.all {
-		if s.x == x {
-			return true
-		}
+		delete(channels, s.x)
 	}
-	return false
 }
 
 func (l *subscriptions) count() int {
@@ -95,6 +92,7 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 	}
 	s.report.busy = true
 	b.subs.add(s)
+	fence := s.fence
 	if b.isClosed() { // Close may have missed it
 		b.subs.remove(s)
 		return nil, broker.ErrClosed
@@ -112,11 +110,11 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 			cursor = string(make([]byte, len(id))) // which no event has
 		}
 	}
-	values, err := b.subscribe(s, mode, cursor, "", o.Follow)
+	values, err := b.subscribe(s, fence, mode, cursor, "", o.Follow)
 	if err != nil {
 		b.subs.remove(s)
 		if errors.Is(err, broker.ErrUnavailable) { // Redis may have let it in
-			b.disown(x, s.fence)
+			b.disown(map[channelID]uint32{x: fence})
 		}
 		return nil, err
 	}
@@ -139,15 +137,18 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 
 var resumes = [...]broker.Resume{broker.ResumeNone, broker.ResumeComplete, broker.ResumeGap}
 
-// subscribe makes a subscription the channel's reader, and returns the values of lua/subscribe.lua.
-func (b *Broker) subscribe(s *subscription, mode int, cursor, taken string, follow bool) ([]rueidis.RedisMessage, error) {
+// subscribe makes a subscription the channel's reader, by its fence, and returns the values of lua/subscribe.lua. Another resync may
+// have given it another fence meanwhile.
+func (b *Broker) subscribe(
+	s *subscription, fence uint32, mode int, cursor, taken string, follow bool,
+) ([]rueidis.RedisMessage, error) {
 	l := &s.limits
 	keys, prefix := b.keys.channelKeys(s.x)
 	elsewhere := b.ledger.elsewhere(b.keys.scopeOf(s.x.partition()))
 	numbers := packer{}.put(1, int64(mode)).put(3, int64(aheadOf(l))).put(5, ms(l.TTL)).put(5, int64(l.MaxReaders)).
 		put(5, elsewhere.readers).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(follow)).put(7, elsewhere.bytes).put(1, one(s.again))
 	reply := b.run(b.background, subscribeScript, keys,
-		prefix, b.node, strconv.FormatUint(uint64(s.fence), 10), rueidis.BinaryString(numbers), cursor, taken)
+		prefix, b.node, strconv.FormatUint(uint64(fence), 10), rueidis.BinaryString(numbers), cursor, taken)
 	if code, err := reply.AsInt64(); err == nil {
 		switch code {
 		case -2:
@@ -163,8 +164,13 @@ func (b *Broker) subscribe(s *subscription, mode int, cursor, taken string, foll
 		return nil, b.failed(err, false)
 	case integer(values, 0) == -1:
 		node, _ := values[1].ToString()
-		if node == b.node && b.subs.get(uint32(integer(values, 2))) == nil { //nolint:gosec // a fence
-			return b.subscribe(s, modeTakeOver, cursor, "", follow) // a read of this node whose end Redis does not know of
+		present := uint32(integer(values, 2)) //nolint:gosec // a fence
+		if node == b.node && b.subs.get(present) == nil {
+			// A read of this node whose end Redis does not know of.
+			if err := b.endAll(map[channelID]uint32{s.x: present}); err != nil {
+				return nil, b.failed(err, false)
+			}
+			return b.subscribe(s, fence, mode, cursor, "", follow)
 		}
 		return nil, broker.ErrBusy
 	case len(values) < subscribeValues:
@@ -213,38 +219,44 @@ const resyncDelay = time.Second
 // has lost something. It goes by event ids, never by positions: after a failover these may have gone back. It tries until it
 // succeeds or the subscription is over.
 func (s *subscription) resync() {
-	b := s.broker
+	s.resyncAfter(s.tryResync())
+}
+
+// resyncAfter goes on with a resync after the first try.
+func (s *subscription) resyncAfter(done bool) {
 	defer s.endAfterResync()
-	for first := true; ; first = false {
-		if !first {
-			select {
-			case <-time.After(resyncDelay/2 + rand.N(resyncDelay)): //nolint:gosec // no secret
-			case <-b.closing:
-				return
-			}
-		}
-		s.mu.Lock()
-		if s.over || s.closes {
-			s.mu.Unlock()
+	for !done {
+		select {
+		case <-time.After(resyncDelay/2 + rand.N(resyncDelay)): //nolint:gosec // no secret
+		case <-s.broker.closing:
 			return
 		}
-		b.subs.add(s)
-		s.starting, s.endsWith, s.report.busy, s.report.more, s.report.early = true, nil, true, false, nil
-		cursor, taken := "", ""
-		if s.settledID != (broker.EventID{}) {
-			cursor = string(s.settledID[:])
-		}
-		if s.next > 0 {
-			taken = string(s.held[s.next-1].id[:])
-		}
-		fence, follows := s.fence, s.follows
-		s.mu.Unlock()
-		b.store.resyncs.Add(1)
-		values, err := b.subscribe(s, modeResume, cursor, taken, follows)
-		if s.resynced(fence, values, err) {
-			return
-		}
+		done = s.tryResync()
 	}
+}
+
+// tryResync tries it once. It reports false if there must be another try.
+func (s *subscription) tryResync() (done bool) {
+	b := s.broker
+	s.mu.Lock()
+	if s.over || s.closes {
+		s.mu.Unlock()
+		return true
+	}
+	b.subs.add(s)
+	s.starting, s.endsWith, s.report.busy, s.report.more, s.report.early = true, nil, true, false, nil
+	cursor, taken := "", ""
+	if s.settledID != (broker.EventID{}) {
+		cursor = string(s.settledID[:])
+	}
+	if s.next > 0 {
+		taken = string(s.held[s.next-1].id[:])
+	}
+	fence, follows := s.fence, s.follows
+	s.mu.Unlock()
+	b.store.resyncs.Add(1)
+	values, err := b.subscribe(s, fence, modeResume, cursor, taken, follows)
+	return s.resynced(fence, values, err)
 }
 
 // settleAgain settles what was settled while a resync was on its way. The lock is held.

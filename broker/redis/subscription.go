@@ -346,6 +346,7 @@ func (s *subscription) push(fence uint32, position uint64, m delivery, err error
 		return
 	case s.broker.aheadBytes.Load() > maxAheadBytes:
 		s.report.more = true
+		s.changed() // a reader that has taken all needs it now
 		return
 	}
 	s.add(m)

@@ -11,8 +11,9 @@ import (
 // maxSwept is how many channels one call deletes.
 const maxSwept = 200
 
-// sweep deletes expired channels of the partitions that this node looks after, and announces deletions.
-func (b *Broker) sweep() {
+// sweep deletes expired channels of the partitions that this node looks after, and announces deletions. When its time is over, it
+// leaves the rest to the next round.
+func (b *Broker) sweep(over func() bool) {
 	var scopes []int
 	for scope := range b.keys.scopes {
 		if len(b.owned(scope)) > 0 {
@@ -34,7 +35,7 @@ func (b *Broker) sweep() {
 			values, err := reply.ToArray()
 			if err != nil || len(values) < sweepValues {
 				b.warn(&b.warnings.work, "redis: cannot delete expired channels, trying again", "error", err)
-				return
+				continue
 			}
 			b.sweepTopics(scopes[i], values)
 			for _, gone := range values[sweepValues:] {
@@ -43,7 +44,7 @@ func (b *Broker) sweep() {
 			if len(values) > sweepValues {
 				b.memoryFreed()
 			}
-			if integer(values, 1) == 1 {
+			if integer(values, 1) == 1 && !over() {
 				more = append(more, scopes[i])
 			} else if integer(values, 0) > 0 && b.announces(scopes[i]) {
 				announced = append(announced, scopes[i])
@@ -52,7 +53,7 @@ func (b *Broker) sweep() {
 		scopes = more
 	}
 	if len(announced) > 0 {
-		b.announce(announced)
+		b.announce(announced, shortTime())
 	}
 }
 

@@ -280,3 +280,30 @@ func TestTopicsAfterAFailover(t *testing.T) {
 		t.Errorf("the topic is %+v, %v", i, err)
 	}
 }
+
+// TestHomesAreLookedAfterInFewRoundTrips: the members of a topic are in many scopes. To look after its home must not keep the node from
+// its heartbeats.
+func TestHomesAreLookedAfterInFewRoundTrips(t *testing.T) {
+	t.Parallel()
+	b, _ := openCluster(t)
+	for range 60 {
+		members(t, b, "news", 1)
+	}
+	for what, call := range map[string]func() error{
+		"its scopes are checked": func() error { return redis.CheckScopes(b, "news") },
+		"it is told again":       func() error { return redis.TellAgain(b) },
+	} {
+		least := uint64(1 << 32)
+		for range 3 { // the node does other things beside it
+			before := b.RoundTrips()
+			if err := call(); err != nil {
+				t.Fatal(err)
+			}
+			least = min(least, b.RoundTrips()-before)
+		}
+		if least > 10 {
+			t.Errorf("%s: that takes %d round trips", what, least)
+		}
+	}
+	publishes(t, b, "news", topicMessage(t, "1", ""), broker.Published{Members: 60, Accepted: 60})
+}

@@ -90,6 +90,11 @@ func (b *Broker) tellAllHomes() {
 
 // tell tells the homes of topics of changes in a scope.
 func (b *Broker) tell(scope int, changes []change) error {
+	return b.tellAll(b.tellCalls(scope, changes))
+}
+
+// tellCalls returns the calls of lua/told.lua for changes in a scope: one for each home.
+func (b *Broker) tellCalls(scope int, changes []change) []scriptCall {
 	args := map[int][]string{} // by home
 	for _, ch := range changes {
 		home := b.keys.home(ch.topic)
@@ -102,6 +107,10 @@ func (b *Broker) tell(scope int, changes []change) error {
 	for home, a := range args {
 		calls = append(calls, scriptCall{[]string{b.keys.counters(home)}, a})
 	}
+	return calls
+}
+
+func (b *Broker) tellAll(calls []scriptCall) error {
 	for _, reply := range b.runAll(b.background, toldScript, calls) {
 		if err := reply.Error(); err != nil {
 			return err
@@ -115,33 +124,9 @@ func (b *Broker) tell(scope int, changes []change) error {
 func (b *Broker) checkScopes(home int, topics []string) error {
 	c := b.client
 	for _, topic := range topics {
-		fields, err := b.do(b.background, c, c.B().Hgetall().Key(b.keys.topic("H", home, topic)).Build()).AsStrMap()
+		waits, err := b.checkTopic(home, topic)
 		if err != nil {
 			return err
-		}
-		waits := false
-		for scope := range b.keys.scopes {
-			id, ok := fields["s"+text(int64(scope))]
-			if !ok {
-				continue
-			}
-			there, err := b.do(b.background, c, c.B().Hget().Key(b.keys.topic("T", scope, topic)).Field("id").Build()).ToString()
-			if err != nil && !rueidis.IsRedisNil(err) {
-				return err
-			}
-			members, err := b.do(b.background, c, c.B().Exists().Key(b.keys.topic("M", scope, topic)).Build()).AsBool()
-			switch {
-			case err != nil:
-			case there == "":
-				err = b.tell(scope, []change{{hasNone, id, topic}})
-			case !members:
-				waits = true
-			case there != id:
-				err = b.tell(scope, []change{{hasNow, there, topic}})
-			}
-			if err != nil {
-				return err
-			}
 		}
 		command := c.B().Zrem().Key(b.keys.scopes[home] + "V").Member(topic).Build()
 		if waits { // a join is under way, or its record goes by itself
@@ -154,32 +139,92 @@ func (b *Broker) checkScopes(home int, topics []string) error {
 	return nil
 }
 
+// checkTopic does that for one topic. It reports whether there is a record without members.
+func (b *Broker) checkTopic(home int, topic string) (waits bool, err error) {
+	c := b.client
+	fields, err := b.do(b.background, c, c.B().Hgetall().Key(b.keys.topic("H", home, topic)).Build()).AsStrMap()
+	if err != nil {
+		return false, err
+	}
+	var scopes []int
+	var commands []rueidis.Completed
+	for scope := range b.keys.scopes {
+		if _, ok := fields["s"+text(int64(scope))]; ok {
+			scopes = append(scopes, scope)
+			commands = append(commands, c.B().Hget().Key(b.keys.topic("T", scope, topic)).Field("id").Build(),
+				c.B().Exists().Key(b.keys.topic("M", scope, topic)).Build())
+		}
+	}
+	var calls []scriptCall
+	replies := b.doAll(commands)
+	for i, scope := range scopes {
+		there, err := replies[2*i].ToString()
+		if err != nil && !rueidis.IsRedisNil(err) {
+			return false, err
+		}
+		members, err := replies[2*i+1].AsBool()
+		id := fields["s"+text(int64(scope))]
+		switch {
+		case err != nil:
+			return false, err
+		case there == "":
+			calls = append(calls, b.tellCalls(scope, []change{{hasNone, id, topic}})...)
+		case !members:
+			waits = true
+		case there != id:
+			calls = append(calls, b.tellCalls(scope, []change{{hasNow, there, topic}})...)
+		}
+	}
+	return waits, b.tellAll(calls)
+}
+
 // tellAgain tells the homes of all topics that have members in the scopes that this node looks after. Another server has become the
 // primary of some home, and may lack the last moments.
 func (b *Broker) tellAgain() error {
 	c := b.client
+	cursors := map[int]uint64{} // by scope
 	for scope := range b.keys.scopes {
-		if !b.owns(scope) {
-			continue
+		if b.owns(scope) {
+			cursors[scope] = 0
 		}
-		for cursor, begun := uint64(0), false; !begun || cursor != 0; begun = true {
-			page, err := b.do(b.background, c, c.B().Sscan().Key(b.keys.scopes[scope]+"N").Cursor(cursor).Count(maxTold).Build()).AsScanEntry()
+	}
+	for len(cursors) > 0 && !b.isClosed() {
+		scopes, scans := make([]int, 0, len(cursors)), make([]rueidis.Completed, 0, len(cursors))
+		for scope, cursor := range cursors {
+			scopes = append(scopes, scope)
+			scans = append(scans, c.B().Sscan().Key(b.keys.scopes[scope]+"N").Cursor(cursor).Count(maxTold).Build())
+		}
+		var topics []string
+		var places []int // their scopes
+		var reads []rueidis.Completed
+		for i, reply := range b.doAll(scans) {
+			page, err := reply.AsScanEntry()
 			if err != nil {
 				return err
 			}
-			cursor = page.Cursor
-			var changes []change
-			for _, topic := range page.Elements {
-				id, err := b.do(b.background, c, c.B().Hget().Key(b.keys.topic("T", scope, topic)).Field("id").Build()).ToString()
-				if err == nil {
-					changes = append(changes, change{hasNow, id, topic})
-				} else if !rueidis.IsRedisNil(err) {
-					return err
-				}
+			if cursors[scopes[i]] = page.Cursor; page.Cursor == 0 {
+				delete(cursors, scopes[i])
 			}
-			if err := b.tell(scope, changes); err != nil {
+			for _, topic := range page.Elements {
+				topics, places = append(topics, topic), append(places, scopes[i])
+				reads = append(reads, c.B().Hget().Key(b.keys.topic("T", scopes[i], topic)).Field("id").Build())
+			}
+		}
+		changes := map[int][]change{} // by scope
+		for i, reply := range b.doAll(reads) {
+			id, err := reply.ToString()
+			if err == nil {
+				changes[places[i]] = append(changes[places[i]], change{hasNow, id, topics[i]})
+			} else if !rueidis.IsRedisNil(err) {
 				return err
 			}
+		}
+		var calls []scriptCall
+		for scope, some := range changes {
+			calls = append(calls, b.tellCalls(scope, some)...)
+		}
+		if err := b.tellAll(calls); err != nil {
+			return err
 		}
 	}
 	return nil

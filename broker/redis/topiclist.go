@@ -156,13 +156,8 @@ func (b *Broker) topicCounts(first int) ([]int64, error) {
 
 // counts runs commands that each return a number.
 func (b *Broker) counts(commands []rueidis.Completed) ([]int64, error) {
-	ctx, cancel := context.WithTimeout(b.background, b.options.Timeout)
-	defer cancel()
-	begun := time.Now()
-	replies := b.client.DoMulti(ctx, commands...)
-	b.store.calledAll(begun, replies)
 	counts := make([]int64, len(commands))
-	for i, reply := range replies {
+	for i, reply := range b.doAll(commands) {
 		var err error
 		if counts[i], err = reply.AsInt64(); err != nil {
 			return nil, b.failed(err, false)

@@ -98,9 +98,7 @@ func (w *walk) wait(ctx context.Context) error {
 			late = append(late, waits)
 		}
 	}
-	for some := range slices.Chunk(late, maxVisited) {
-		unknown = w.giveUp(some) || unknown
-	}
+	unknown = w.giveUp(late) || unknown
 	for _, waits := range w.held {
 		b.waiters.remove(waits)
 	}
@@ -148,45 +146,56 @@ func (w *walk) miss(x channelID) {
 	}
 }
 
-// giveUp withdraws the message where it waits. It reports whether it is not known what has become of it somewhere.
-func (w *walk) giveUp(some []*waiter) (unknown bool) {
-	b := w.broker
-	calls := make([]scriptCall, len(some))
-	for i, waits := range some {
-		keys, args := b.withdrawCall(waits.item, false)
-		calls[i] = scriptCall{keys, args}
+// giveUp withdraws the message where it waits. It reports whether it is not known what has become of it somewhere. If Redis does not
+// answer, it asks no more: the message may get in.
+func (w *walk) giveUp(late []*waiter) (unknown bool) {
+	var gone []gaveUp
+	for some := range slices.Chunk(late, maxVisited) {
+		answers := false
+		for i, reply := range w.broker.runWithdraw(some, false) {
+			code, err := w.gaveUp(some[i], reply)
+			if answers = answers || err == nil; err != nil {
+				unknown = true
+			} else if code == -1 || code == -3 {
+				gone = append(gone, gaveUp{some[i], code == -3})
+			}
+		}
+		if !answers {
+			break
+		}
 	}
-	for i, reply := range b.runAll(b.background, withdrawScript, calls) {
-		unknown = w.gaveUp(some[i], reply) || unknown
+	notes := newLateNotes()
+	for _, g := range gone { // it has been admitted, or the member has left: there is a note of it
+		n := notes.note(g.waits)
+		if n.status == noteLost && g.holds {
+			n = g.waits.item.allTaken()
+		}
+		unknown = w.noted(g.waits, n) || unknown
 	}
 	return unknown
 }
 
-// gaveUp takes the reply to one withdrawal.
-func (w *walk) gaveUp(waits *waiter, reply rueidis.RedisResult) (unknown bool) {
-	if values, err := reply.ToArray(); err == nil && len(values) == 6 {
-		if integer(values, 0) == 0 {
-			w.miss(waits.item.x)
-			return false
-		}
-		return w.noted(waits, note{
+// A gaveUp is a member in which the message does not wait any more. holds tells that its channel holds the message.
+type gaveUp struct {
+	waits *waiter
+	holds bool
+}
+
+// gaveUp takes the reply to one withdrawal. The code is 0 if the message waited, or else that of lua/withdraw.lua.
+func (w *walk) gaveUp(waits *waiter, reply rueidis.RedisResult) (code int64, err error) {
+	values, err := reply.ToArray()
+	switch {
+	case err != nil || len(values) != 6:
+		return reply.AsInt64()
+	case integer(values, 0) == 0:
+		w.miss(waits.item.x)
+	default:
+		err = w.broker.countNoted(waits.item, note{
 			accepted: 1, duplicates: int(integer(values, 1)), replaced: int(integer(values, 4)), appended: int(integer(values, 5)),
 		})
+		w.result.Accepted++
 	}
-	code, err := reply.AsInt64()
-	switch {
-	case err != nil:
-		return true
-	case code == -2: // the channel is gone
-		return false
-	}
-	// It has been admitted, or the member has left: there is a note of it.
-	select {
-	case n := <-waits.notes:
-		return w.noted(waits, n)
-	case <-time.After(noteDelay):
-	}
-	return code != -3 || w.noted(waits, waits.item.allTaken())
+	return 0, err
 }
 
 // countAlone counts an end that has waited until what was before it in a channel had got in.

@@ -221,7 +221,7 @@ func TestPublishesOfTwoNodesTakeTurns(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begun); took > 500*time.Millisecond {
+	if took := time.Since(begun); took > 800*time.Millisecond { // it asks again after a second
 		t.Errorf("the turn comes after %v", took)
 	}
 	for _, a := range all {
@@ -313,7 +313,7 @@ func TestAStalledReaderDelaysNoPublish(t *testing.T) {
 		}
 		full += got.Full
 	}
-	if took := time.Since(begun); full != messages-l.Buffer || took > messages*30*time.Millisecond {
+	if took := time.Since(begun); full != messages-l.Buffer || took > messages*70*time.Millisecond {
 		t.Errorf("%d of %d messages are missed, in %v", full, messages, took)
 	}
 	if s := b.Stats(); s.HeldProducers != 0 || s.HeldBytes != 0 || s.Skipped != messages-2 {

@@ -167,7 +167,7 @@ func (b *Broker) beatListeners(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// beat pushes a heartbeat to this node.
+// beat pushes a heartbeat to this node. It fails if the two before have not come.
 func (l *listener) beat(ctx context.Context) error {
 	b := l.broker
 	l.mu.Lock()
@@ -186,6 +186,7 @@ func (l *listener) beat(ctx context.Context) error {
 	}
 	frame := rueidis.BinaryString(appendNumber([]byte{'h'}, 0, 4))
 	push := server.B().Spublish().Channel(b.keys.pushPrefix(scope) + b.node).Message(frame).Build()
+	begun := clock.Now()
 	heard, err := b.do(ctx, server, push).AsInt64()
 	if refusal, ok := rueidis.IsRedisErr(err); ok {
 		if _, moved := refusal.IsMoved(); moved {
@@ -196,10 +197,11 @@ func (l *listener) beat(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return b.failed(err, false)
-	case heard == 0, clock.Now()-time.Duration(l.seen.Load()) > 2*beatInterval+tick:
+	case heard == 0, time.Duration(l.seen.Load()) < l.pushed[0]:
 		b.setHealth(l, errStale)
 		l.giveUp()
 		return errStale
 	}
+	l.pushed = [2]time.Duration{l.pushed[1], begun}
 	return nil
 }

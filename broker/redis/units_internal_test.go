@@ -180,6 +180,43 @@ func TestNoTimeOfDayEnters(t *testing.T) {
 
 var timeOfDay = regexp.MustCompile(`\.(Unix|UnixMilli|UnixMicro|UnixNano|Format|UTC|Local|Hour|Date)\(\)|time\.Unix\(|time\.Now\(\)\.(Round|Truncate)`)
 
+// TestReadersAreLookedAfterAgain: at once after something has changed, and otherwise one partition at a time, so Redis never has much
+// to do.
+func TestReadersAreLookedAfterAgain(t *testing.T) {
+	b, err := New(Options{Addresses: []string{DefaultAddress}, DialTimeout: time.Second, Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if due := b.dueToReap(); len(due) != 0 {
+		t.Errorf("without a heartbeat, %d partitions are due", len(due[0]))
+	}
+	b.nodes = []string{b.node}
+	if due := b.dueToReap(); len(due[0]) != partitions {
+		t.Errorf("at first, %d partitions are due", len(due[0]))
+	}
+	now := time.Now()
+	for p := range b.reaped {
+		b.reaped[p] = now
+	}
+	if due := b.dueToReap(); len(due) != 0 {
+		t.Errorf("right after that, %d partitions are due", len(due[0]))
+	}
+	for p := 10; p < partitions; p++ {
+		b.reaped[p] = now.Add(-reapInterval)
+	}
+	for p := 10; p < partitions; p++ {
+		due := b.dueToReap()
+		if len(due[0]) != 1 || due[0][0] != p {
+			t.Fatalf("after the interval, the partitions %v are due, want %d", due[0], p)
+		}
+		b.reaped[p] = now
+	}
+	b.reaped[3], b.reapAfter = time.Time{}, time.Now().Add(time.Hour)
+	if due := b.dueToReap(); len(due) != 0 {
+		t.Errorf("before it is time, %d partitions are due", len(due[0]))
+	}
+}
+
 func TestOneCallHasManyItemsOnlyForFewChannels(t *testing.T) {
 	channels := make([]channelID, 150)
 	for i := range channels {
@@ -188,7 +225,7 @@ func TestOneCallHasManyItemsOnlyForFewChannels(t *testing.T) {
 	items := func(each int, xs ...channelID) (queue []*item) {
 		for range each {
 			for _, x := range xs {
-				queue = append(queue, &item{x: x, ms: []string{"m"}, size: 1})
+				queue = append(queue, &item{x: x, ms: []string{"m"}, size: 1, limits: new(broker.Limits)})
 			}
 		}
 		return queue
@@ -210,6 +247,36 @@ func TestOneCallHasManyItemsOnlyForFewChannels(t *testing.T) {
 	} {
 		if got := nextBatch(test.queue); got != test.want {
 			t.Errorf("%s: the next call has %d items, want %d", what, got, test.want)
+		}
+	}
+}
+
+// TestACallKnowsTheLimitsOfItsItems: there are hundreds of items for a few channels, each with limits of its own. One byte says which
+// they are, and whether the next item is for the same channel.
+func TestACallKnowsTheLimitsOfItsItems(t *testing.T) {
+	b, err := New(Options{Addresses: []string{DefaultAddress}, DialTimeout: time.Second, Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	channels := []channelID{newChannelID(""), newChannelID("")}
+	var queue []*item
+	for i := range 600 {
+		l := &broker.Limits{Buffer: 1, Hold: time.Duration(i/2) * time.Millisecond, MaxMemory: 1}
+		queue = append(queue, b.newItem(channels[i%2], []string{string(make([]byte, 30))}, l))
+	}
+	for len(queue) > 0 {
+		batch := byChannel(queue[:nextBatch(queue)])
+		queue = queue[len(batch):]
+		args := b.publishCall(0, batch).args
+		for i, it := range batch {
+			first := int(args[2][5*i])
+			follows := i+1 < len(batch) && batch[i+1].x == it.x
+			if first%2 == 1 != follows {
+				t.Fatalf("item %d of %d says that the next one is for the same channel: %v", i, len(batch), !follows)
+			}
+			if at := first / 2 * 16; number(args[3][at+4:at+9]) != uint64(ms(it.limits.Hold)) {
+				t.Fatalf("item %d of %d has the limits of another one", i, len(batch))
+			}
 		}
 	}
 }

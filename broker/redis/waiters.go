@@ -2,12 +2,9 @@ package redis
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 )
@@ -145,13 +142,21 @@ func (b *Broker) outcomes(ctx context.Context, items []*item) []broker.Outcome {
 	}
 	w := wait{ctx: ctx}
 	defer w.stop()
+	var late []withdrawal
 	for i, it := range items {
-		if held[i] != nil {
-			outcomes[i] = b.awaitNote(&w, held[i])
-			b.waiters.remove(held[i])
-			continue
+		if held[i] == nil {
+			outcomes[i] = broker.Outcome{Accepted: it.accepted, Err: b.refusal(it)}
+		} else if n, err := b.awaitNote(&w, held[i]); err != nil {
+			late = append(late, withdrawal{held[i], err, &outcomes[i]})
+		} else {
+			outcomes[i] = b.noted(it, n)
 		}
-		outcomes[i] = broker.Outcome{Accepted: it.accepted, Err: b.refusal(it)}
+	}
+	b.withdrawAll(late)
+	for _, call := range held {
+		if call != nil {
+			b.waiters.remove(call)
+		}
 	}
 	return outcomes
 }
@@ -190,8 +195,8 @@ func (w *wait) stop() {
 	}
 }
 
-// awaitNote waits until a call gets in, or its time is over.
-func (b *Broker) awaitNote(w *wait, call *waiter) broker.Outcome {
+// awaitNote waits for the note of a call. It fails when the time of the call is over, or with the reason why the wait has ended.
+func (b *Broker) awaitNote(w *wait, call *waiter) (note, error) {
 	if w.over == nil {
 		left := time.Until(call.item.begun.Add(call.item.hold()))
 		if w.timer == nil {
@@ -201,16 +206,16 @@ func (b *Broker) awaitNote(w *wait, call *waiter) broker.Outcome {
 		}
 		select {
 		case n := <-call.notes:
-			return b.noted(call.item, n)
+			return n, nil
 		case <-w.ctx.Done():
 			w.over = w.ctx.Err()
 		case <-b.closing:
 			w.over = broker.ErrClosed
 		case <-w.timer.C:
-			return b.withdraw(call, broker.ErrTimeout)
+			return note{}, broker.ErrTimeout
 		}
 	}
-	return b.withdraw(call, w.over)
+	return note{}, w.over
 }
 
 // hold returns how long an item that is held may wait.
@@ -246,105 +251,4 @@ func (b *Broker) gone() error {
 		return broker.ErrClosed
 	}
 	return broker.ErrNotFound
-}
-
-// withdraw withdraws a call whose wait has ended for a reason, unless it got in meanwhile.
-func (b *Broker) withdraw(call *waiter, reason error) broker.Outcome {
-	it := call.item
-	reply := b.runWithdraw(it, false)
-	values, err := reply.ToArray()
-	if err == nil && len(values) == 6 {
-		n := note{
-			accepted: int(integer(values, 0)), duplicates: int(integer(values, 1)),
-			replaced: int(integer(values, 4)), appended: int(integer(values, 5)),
-		}
-		all := integer(values, 0) == integer(values, 3)
-		outcome := b.noted(it, n)
-		if all || outcome.Err != nil {
-			return outcome
-		}
-		left := uint64(len(it.ms) - outcome.Accepted)               //nolint:gosec // not negative
-		if reason == broker.ErrTimeout && integer(values, 2) == 1 { //nolint:errorlint // it is that value
-			reason = broker.ErrMemoryLimit
-			b.stats.refusedMemory.Add(left)
-		} else if reason == broker.ErrTimeout || reason == broker.ErrSkipped { //nolint:errorlint // it is that value
-			b.stats.refusedFull.Add(left)
-		} else if reason != broker.ErrMemoryLimit { //nolint:errorlint // it is that value
-			b.stats.withdrawn.Add(left)
-		}
-		outcome.Err = reason
-		return outcome
-	}
-	code, err := reply.AsInt64()
-	switch {
-	case err != nil:
-		// However the call has failed, the messages may get in.
-		return broker.Outcome{Accepted: it.accepted, Err: fmt.Errorf("%w: redis: %w", broker.ErrOutcomeUnknown, err)}
-	case code == -3:
-		return b.noted(it, it.allTaken())
-	}
-	// It has got in, and what it has written is gone already, maybe with its channel; or Redis has lost it. If it still waited when
-	// the channel was deleted, there is a note of that.
-	select {
-	case n := <-call.notes:
-		return b.noted(it, n)
-	case <-time.After(noteDelay):
-		return b.noted(it, note{status: noteLost})
-	}
-}
-
-// runWithdraw withdraws a call, or looks what has become of it.
-func (b *Broker) runWithdraw(it *item, look bool) rueidis.RedisResult {
-	keys, args := b.withdrawCall(it, look)
-	return b.run(b.background, withdrawScript, keys, args...)
-}
-
-func (b *Broker) withdrawCall(it *item, look bool) (keys, args []string) {
-	keys, prefix := b.keys.channelKeys(it.x)
-	id := rueidis.BinaryString(appendNumber([]byte(b.node), it.number, 6))
-	last := it.ms[len(it.ms)-1][1:messageHead]
-	return keys, []string{
-		prefix, id, b.bytesElsewhere(it.x), text(min(it.limits.MaxMemory, maxMemory)), last, text(one(look)),
-	}
-}
-
-// allTaken is the note for an item of which the channel has taken all.
-func (it *item) allTaken() note { return note{accepted: len(it.ms) - it.accepted} }
-
-// noteDelay is how much later than other replies a note may come.
-const noteDelay = time.Second
-
-// resyncWaiters finds the calls of some scopes whose notes were lost. It returns how many calls it has asked for.
-func (b *Broker) resyncWaiters(scopes map[int]bool) (asked int) {
-	var lost []*waiter
-	for _, call := range b.waiters.snapshot() {
-		it := call.item
-		if len(it.ms) == 0 { // a walk that waits for its turn asks again
-			b.waiters.tell(it.number, note{status: noteLost})
-			continue
-		}
-		if !scopes[b.keys.scopeOf(it.x.partition())] {
-			continue
-		}
-		asked++
-		code, err := b.runWithdraw(it, true).AsInt64()
-		switch {
-		case err != nil || code == 0: // its own time ends the wait
-		case code == -3:
-			b.waiters.tell(it.number, it.allTaken())
-		default:
-			lost = append(lost, call)
-		}
-	}
-	if len(lost) == 0 {
-		return asked
-	}
-	select {
-	case <-time.After(noteDelay): // they may have got in just now
-	case <-b.closing:
-	}
-	for _, call := range lost {
-		b.waiters.tell(call.item.number, note{status: noteLost})
-	}
-	return asked
 }

@@ -79,7 +79,7 @@ var (
 	// ErrTopicClosed means that the topic has ended, so that nothing can be published to it.
 	ErrTopicClosed = errors.New("the topic is closed")
 
-	// ErrTakenOver means that another consumer reads the channel now. Only [WebSocket] reads are told.
+	// ErrTakenOver means that another consumer reads the channel now. Only a [WebSocket] read learns of it.
 	ErrTakenOver = errors.New("another consumer has taken over")
 
 	// ErrUncertain means that it is not known whether the server has done what the request asked for. A write that has a key
@@ -152,7 +152,7 @@ func (c *Client) newRequest(ctx context.Context, q request) (*http.Request, erro
 	base, err := url.Parse(c.URL)
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" || base.Fragment != "" {
 		// The message does not quote the URL, because even a malformed one may have a password.
-		return nil, errors.New("the URL of the client is not a valid URL of a site, such as http://127.0.0.1:3000")
+		return nil, &finalError{errors.New("the URL of the client is not a valid URL of a site, such as http://127.0.0.1:3000")}
 	}
 	query := base.Query()
 	maps.Copy(query, q.query)
@@ -183,7 +183,10 @@ func (c *Client) newRequest(ctx context.Context, q request) (*http.Request, erro
 
 // replyError returns the error for a reply that is not a success.
 func replyError(response *http.Response, path string) error {
-	text, _ := io.ReadAll(io.LimitReader(response.Body, maxReply))
+	var text []byte
+	if response.StatusCode/100 != 2 { // a success of another server may be endless
+		text, _ = io.ReadAll(io.LimitReader(response.Body, maxReply))
+	}
 	var reply struct{ Code, Message string }
 	if json.Unmarshal(text, &reply) == nil && reply.Code != "" {
 		refused := &Error{Status: response.StatusCode, Code: reply.Code, Message: reply.Message, reply: text}

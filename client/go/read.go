@@ -55,8 +55,9 @@ type ReadOptions struct {
 	// After is the id of the last event that the consumer has. The read begins after it.
 	After string
 
-	// IdleTimeout is how long a read by SSE or WebSocket may bring nothing, not even a heartbeat, before it counts as lost; 0 means
-	// a minute. It must be longer than the server's setting heartbeat, which is 15 s by default.
+	// IdleTimeout is how long the server may send nothing, not even a heartbeat, before a read counts as lost; 0 means a minute. It
+	// must be longer than the server's setting heartbeat, which is 15 s by default. A poll may take 20 s longer. NDJSON has no
+	// heartbeats, so a read of it that has begun and is silent for so long just ends, and the next one begins.
 	IdleTimeout time.Duration
 
 	// OnOpen, if not nil, is called each time that the server has begun to answer a read.
@@ -69,12 +70,13 @@ type ReadOptions struct {
 
 // Read reads a channel until it is gone, with as many reads as it takes. The sequence has each event once. Its last element may
 // be an error, after which nothing comes: [ErrNotFound] if the channel is gone, [ErrTakenOver], an [Error] that will not pass such
-// as 401, or the cause of ctx. Anything else is tried again, after a growing pause of at most 10 s, or what the server asks for.
+// as 401, a URL of the client that is not valid, or the cause of ctx. Anything else is tried again, after a growing pause of at most
+// 10 s, or what the server asks for.
 //
-// An event counts as processed when the body of the loop has ended, be it by break. Only then does the server learn that it need
+// An event counts as processed when the body of the loop has ended, also by break. Only then does the server learn that it need
 // not keep the event. If the process ends before, the next read brings the event again. So one loop loses nothing, and the body
-// of the loop may take its time. If the loop ends, Read tells the server of the last event, for up to 5 s; that needs a site that
-// serves polls.
+// of the loop may take its time. When the loop ends, Read tells the server which event was the last, for up to 5 s. That needs a
+// site that serves polls.
 //
 // A read takes the channel over from its present reader. If two consumers read the same channel, they take it from each other
 // again and again, and each gets some of the events.
@@ -85,7 +87,9 @@ func (c *Client) Read(ctx context.Context, consumer string, o ReadOptions) iter.
 	return func(yield func(Event, error) bool) {
 		r := &reader{client: c, consumer: consumer, options: o, after: o.After, pause: minPause, seen: newSeen()}
 		err := r.run(ctx, yield)
-		r.settle(ctx)
+		if !errors.Is(err, ErrTakenOver) && !errors.Is(err, ErrNotFound) { // to settle would take it back, or is in vain
+			r.settle(ctx)
+		}
 		if err != nil && !r.stopped {
 			yield(Event{}, err)
 		}
@@ -93,7 +97,8 @@ func (c *Client) Read(ctx context.Context, consumer string, o ReadOptions) iter.
 }
 
 const (
-	// minRead is the shortest time from the start of a read to the start of the next one.
+	// minRead is the shortest time from the start of a read to the start of the next one. A poll that has brought something is
+	// followed by the next one at once.
 	minRead = time.Second
 	// minPause and maxPause are the shortest and the longest pause after an error.
 	minPause = time.Second
@@ -109,6 +114,7 @@ type reader struct {
 	after   string // the last event that was processed
 	gap     bool   // the next event has a gap before it
 	opened  bool   // the server has answered a read at least once
+	brought bool   // the last read has brought a message
 	stopped bool   // the loop has ended by itself
 	pause   time.Duration
 	seen    *seen
@@ -118,8 +124,8 @@ type reader struct {
 type source interface {
 	// next returns the next event's JSON. It fails with [io.EOF] at a clean end.
 	next() ([]byte, error)
-	// processed tells that an event is processed, if the transport can tell the server.
-	processed(id string) error
+	// processed tells that an event is processed, if the transport can tell the server. If that fails, next says why.
+	processed(id string)
 	close()
 }
 
@@ -137,8 +143,8 @@ func (r *reader) run(ctx context.Context, yield func(Event, error) bool) error {
 			return err
 		}
 		wait := minRead - time.Since(begun)
-		if r.options.Transport == Poll {
-			wait = 0 // the server has waited
+		if r.options.Transport == Poll && r.brought {
+			wait = 0
 		}
 		if err == nil {
 			r.pause = minPause
@@ -170,7 +176,7 @@ func (r *reader) nextPause(err error) time.Duration {
 
 // isFinal reports whether another read would fail like this one.
 func isFinal(err error) bool {
-	if _, ok := errors.AsType[*formatError](err); ok || errors.Is(err, ErrTakenOver) || errors.Is(err, ErrNotFound) {
+	if _, ok := errors.AsType[*finalError](err); ok || errors.Is(err, ErrTakenOver) || errors.Is(err, ErrNotFound) {
 		return true
 	}
 	status := 0
@@ -186,11 +192,12 @@ func isFinal(err error) bool {
 	return status >= 200 && status < 500
 }
 
-// A formatError means that what came is not Megaphone's. A new connection would not help.
-type formatError struct{ error }
+// A finalError means that another try would not help.
+type finalError struct{ error }
 
 // read does one read. It returns nil after a clean end.
 func (r *reader) read(ctx context.Context, yield func(Event, error) bool) error {
+	r.brought = false
 	s, err := r.open(ctx)
 	if err != nil {
 		return err
@@ -210,9 +217,9 @@ func (r *reader) read(ctx context.Context, yield func(Event, error) bool) error 
 		}
 		event := Event{JSON: text, Gap: r.gap}
 		if err := json.Unmarshal(text, &event); err != nil || event.ID == "" {
-			return &formatError{fmt.Errorf("this is not a message of Megaphone: %.200s", text)}
+			return &finalError{fmt.Errorf("this is not a message of Megaphone: %.200s", text)}
 		}
-		r.pause = minPause
+		r.pause, r.brought = minPause, true
 		if r.seen.add(event.ID) {
 			r.gap = false
 			r.stopped = !yield(event, nil)
@@ -221,9 +228,7 @@ func (r *reader) read(ctx context.Context, yield func(Event, error) bool) error 
 		if r.stopped {
 			return nil
 		}
-		if err := s.processed(event.ID); err != nil {
-			return err
-		}
+		s.processed(event.ID)
 	}
 }
 

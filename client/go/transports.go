@@ -41,18 +41,16 @@ func (r *reader) open(ctx context.Context) (source, error) {
 		q.query.Set("poll", pollTime.String())
 	case NDJSON:
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	response, err := r.client.do(ctx, q, contentType) //nolint:bodyclose // the source closes it
+	c := newConnection(ctx, r.options)
+	response, err := r.client.do(c.ctx, q, contentType) //nolint:bodyclose // the source closes it
+	c.idle.Stop()
 	if err != nil {
-		cancel(nil)
+		c.cancel(nil)
 		return nil, err
 	}
+	c.body = response.Body
 	if response.Header.Get("Megaphone-Resume") == "gap" {
 		r.gap = true
-	}
-	c := &connection{ctx: ctx, cancel: cancel, body: response.Body}
-	if contentType != ndjsonType {
-		c.startIdle(r.options.IdleTimeout)
 	}
 	switch r.options.Transport {
 	case SSE:
@@ -72,28 +70,33 @@ func (r *reader) request() request {
 	}
 }
 
-// A connection is the body of a reply that takes its time. It ends with its context, and with its idle timer.
+// A connection is a request, and the body of a reply that takes its time. It ends with its context, and with its idle timer,
+// which runs only while somebody waits for the server.
 type connection struct {
 	ctx    context.Context //nolint:containedctx // of the request
 	cancel context.CancelCauseFunc
-	body   io.ReadCloser
+	body   io.ReadCloser // set once there is a reply
 	idle   *time.Timer
 	limit  time.Duration
 }
 
 var errIdle = errors.New("the server has sent nothing for too long, not even a heartbeat")
 
-func (c *connection) startIdle(limit time.Duration) {
-	c.limit = limit
-	c.idle = time.AfterFunc(limit, func() { c.cancel(errIdle) })
+// newConnection starts the wait for a reply.
+func newConnection(ctx context.Context, o ReadOptions) *connection {
+	c := &connection{limit: o.IdleTimeout}
+	if o.Transport == Poll {
+		c.limit += pollTime
+	}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.idle = time.AfterFunc(c.limit, func() { c.cancel(errIdle) })
+	return c
 }
 
 // Read reads from the body. An error says why the context has ended, if it has.
 func (c *connection) Read(p []byte) (int, error) {
-	if c.idle != nil {
-		c.idle.Reset(c.limit)
-		defer c.idle.Stop() // the application may take its time
-	}
+	c.idle.Reset(c.limit)
+	defer c.idle.Stop() // the application may take its time
 	n, err := c.body.Read(p)
 	if err != nil && c.ctx.Err() != nil {
 		err = context.Cause(c.ctx)
@@ -107,7 +110,7 @@ func (c *connection) close() {
 }
 
 // processed does nothing: the cursor of the next read tells the server.
-func (c *connection) processed(string) error { return nil }
+func (c *connection) processed(string) {}
 
 // lines is a read of lines (1.6, 2.5).
 type lines struct {
@@ -118,8 +121,11 @@ type lines struct {
 
 func (l *lines) next() ([]byte, error) {
 	line, err := l.buffer.ReadBytes('\n')
-	if errors.Is(err, io.EOF) && len(line) > 0 {
+	switch {
+	case errors.Is(err, io.EOF) && len(line) > 0:
 		err = io.ErrUnexpectedEOF
+	case errors.Is(err, errIdle) && len(line) == 0:
+		err = io.EOF // no heartbeats: only the next request can find out whether the server is there
 	}
 	return bytes.TrimSuffix(line, []byte("\n")), err
 }
@@ -163,7 +169,7 @@ func newWebSocket(c *connection, body io.ReadCloser) (source, error) {
 	writer, ok := body.(io.Writer)
 	if !ok { // a RoundTripper of its own
 		c.close()
-		return nil, &formatError{errors.New("the HTTP client does not support WebSockets")}
+		return nil, &finalError{errors.New("the HTTP client does not support WebSockets")}
 	}
 	s := &webSocket{connection: c, conn: struct {
 		io.Reader
@@ -228,18 +234,13 @@ const (
 const maxUnacks = 16
 
 // processed acknowledges an event. One acknowledgement does for all events that have come together.
-func (s *webSocket) processed(id string) error {
+func (s *webSocket) processed(id string) {
 	if s.unacks++; s.buffer.Buffered() > 0 && s.unacks < maxUnacks {
-		return nil
+		return
 	}
 	s.unacks = 0
-	ack, err := json.Marshal(struct {
-		Ack string `json:"ack"`
-	}{id})
-	if err != nil {
-		return err
-	}
-	return wsutil.WriteClientText(s.conn, ack)
+	ack, _ := json.Marshal(map[string]string{"ack": id}) // never fails
+	_ = wsutil.WriteClientText(s.conn, ack)              // may come too late: next reads the close frame then
 }
 
 func (s *webSocket) close() {

@@ -72,7 +72,7 @@ export class Account {
 		this.#settle();
 	}
 
-	/** Megaphone has let go of messages that this page did not get. */
+	/** This page has missed messages of topics. */
 	missed(n) {
 		if (this.#open) {
 			this.#open.missed += n;

@@ -11,7 +11,7 @@ const $ = (id) => document.getElementById(id);
 
 /** The rooms that the page offers. Any other room exists as soon as somebody enters it. */
 const rooms = ["lobby", "kitchen", "workshop"];
-/** Pages tell every 10 seconds who is there. A person who has not been heard of for this many milliseconds has left. */
+/** Each page says every 10 seconds that its user is there. A user who was silent for this many milliseconds has left. */
 const silence = 25_000;
 const typingPause = 3000;
 /** If messages are on their way for longer than this many milliseconds, the page says so. */

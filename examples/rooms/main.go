@@ -40,7 +40,7 @@ func enter(room string) (c channel, err error) {
 	return c, nil
 }
 
-// tell writes a message to everybody in a room. Who does not exist any more has left.
+// tell writes a message to everybody in a room. A channel that does not exist any more has left the room.
 func tell(room string, body any) error {
 	mu.Lock()
 	channels := slices.Collect(maps.Keys(rooms[room]))
@@ -55,6 +55,8 @@ func tell(room string, body any) error {
 	for _, f := range reply.Failures {
 		if f.Reason == "NOT_FOUND" {
 			delete(rooms[room], f.Channel)
+		} else {
+			err = fmt.Errorf("not everybody has got the message: %s", f.Reason)
 		}
 	}
 	return err

@@ -13,15 +13,15 @@ async function send(method, path, body) {
   return reply.json();
 }
 
-// A page's channel. It knows topics, so it is told what it has missed, and when a topic ends.
+// A page's channel. It knows topics, so it learns what it has missed, and when a topic ends.
 const channel = await send("POST", "/create", { topics: [] });
 
 // It joins, and gets first what the topic keeps, if the server keeps any. In one request: { topics: [{ topic, last: "all" }] }
 await send("PUT", `/topic/${topic}/${channel.producerAddress}?last=all`);
 
 await send("POST", `/publish/${topic}/log`, { text: "hello" });
-const told = await send("POST", `/publish/${topic}/log`, { text: "world" });
-console.error(`${told.accepted} of ${told.members} members have it, ${told.full} were too slow`);
+const result = await send("POST", `/publish/${topic}/log`, { text: "world" });
+console.error(`${result.accepted} of ${result.members} members have it, ${result.full} were too slow`);
 await send("POST", `/topic/${topic}/close`, { as: "done" }); // later publishes get 409
 
 // A member reads the messages at /read/ plus this address.

@@ -14,15 +14,15 @@ function send(string $method, string $address, mixed $body = null): array
     return $reply === false ? exit(1) : json_decode($reply, true);
 }
 
-// A page's channel. It knows topics, so it is told what it has missed, and when a topic ends.
+// A page's channel. It knows topics, so it learns what it has missed, and when a topic ends.
 $channel = send('POST', "$url/create", ['topics' => []]);
 
 // It joins, and gets first what the topic keeps, if the server keeps any. In one request: ['topics' => [['topic' => …, 'last' => 'all']]]
 send('PUT', "$url/topic/$topic/{$channel['producerAddress']}?last=all");
 
 send('POST', "$url/publish/$topic/log", ['text' => 'hello']);
-$told = send('POST', "$url/publish/$topic/log", ['text' => 'world']);
-fwrite(STDERR, "{$told['accepted']} of {$told['members']} members have it, {$told['full']} were too slow\n");
+$result = send('POST', "$url/publish/$topic/log", ['text' => 'world']);
+fwrite(STDERR, "{$result['accepted']} of {$result['members']} members have it, {$result['full']} were too slow\n");
 send('POST', "$url/topic/$topic/close", ['as' => 'done']); // later publishes get 409
 
 echo $channel['consumerAddress'], "\n"; // a member reads the messages at /read/ plus this address

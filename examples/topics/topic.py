@@ -15,15 +15,15 @@ def send(method, path, body=None):
         return json.load(reply)
 
 
-# A page's channel. It knows topics, so it is told what it has missed, and when a topic ends.
+# A page's channel. It knows topics, so it learns what it has missed, and when a topic ends.
 channel = send("POST", "/create", {"topics": []})
 
 # It joins, and gets first what the topic keeps, if the server keeps any. In one request: {"topics": [{"topic": …, "last": "all"}]}
 send("PUT", f"/topic/{topic}/{channel['producerAddress']}?last=all")
 
 send("POST", f"/publish/{topic}/log", {"text": "hello"})
-told = send("POST", f"/publish/{topic}/log", {"text": "world"})
-print(f"{told['accepted']} of {told['members']} members have it, {told['full']} were too slow", file=sys.stderr)
+result = send("POST", f"/publish/{topic}/log", {"text": "world"})
+print(f"{result['accepted']} of {result['members']} members have it, {result['full']} were too slow", file=sys.stderr)
 send("POST", f"/topic/{topic}/close", {"as": "done"})  # later publishes get 409
 
 print(channel["consumerAddress"])  # a member reads the messages at /read/ plus this address

@@ -4,7 +4,7 @@ set -eu
 url=${MEGAPHONE_URL:-http://127.0.0.1:3000}
 topic=build-$$
 
-# A page's channel. It knows topics, so it is told what it has missed, and when a topic ends.
+# A page's channel. It knows topics, so it learns what it has missed, and when a topic ends.
 channel=$(curl -fsS --json '{"topics":[]}' "$url/create")
 producer=$(expr "$channel" : '.*"producerAddress":"\([^"]*\)"') # or with jq: jq -r .producerAddress
 consumer=$(expr "$channel" : '.*"consumerAddress":"\([^"]*\)"')

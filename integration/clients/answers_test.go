@@ -117,6 +117,12 @@ for dies in [False, True]:
         pass
     print(answers.channel_for(answer)["consumerAddress"])
 assert answers.channel_for("answer-unknown") is None
+try:
+    answers.write(answers.begin(), ["x" * 3_000_000])
+except OSError as error:
+    assert "413" in str(error), error
+else:
+    raise AssertionError("a piece that is too large was written")
 `
 		addresses := strings.Fields(p.run(t, "python3", "-c", check))
 		if len(addresses) != 2 {

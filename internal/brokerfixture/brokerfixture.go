@@ -2,6 +2,7 @@
 package brokerfixture
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -22,4 +23,13 @@ func Message(tb testing.TB) *broker.Message {
 		tb.Fatal(err)
 	}
 	return m
+}
+
+// Many returns how many channels a test makes to see that none of them delays the others: 100,000, or a million if
+// MEGAPHONE_MILLION is set, which takes ten times as long.
+func Many() int {
+	if os.Getenv("MEGAPHONE_MILLION") == "" {
+		return 100_000
+	}
+	return 1_000_000
 }

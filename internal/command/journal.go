@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 
@@ -106,9 +107,24 @@ func runJournalBackup(cmd *cobra.Command, args []string) error {
 	return err
 }
 
+// journalPath returns the folder that --path names. A name that is mistaken is an error, not an empty journal.
+func journalPath(cmd *cobra.Command) (string, error) {
+	path := flag(cmd.Flags().GetString, "path")
+	if info, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("there is no journal: %w; --path is the setting path of the broker disk", err)
+	} else if !info.IsDir() {
+		return "", fmt.Errorf("there is no journal: %s is not a folder; --path is the setting path of the broker disk", path)
+	}
+	return path, nil
+}
+
 func runJournalCheck(cmd *cobra.Command, _ []string) error {
+	path, err := journalPath(cmd)
+	if err != nil {
+		return err
+	}
 	progress, stop := showJournalProgress(cmd)
-	report, err := disk.Check(cmd.Context(), flag(cmd.Flags().GetString, "path"), progress)
+	report, err := disk.Check(cmd.Context(), path, progress)
 	stop()
 	if err != nil {
 		return err
@@ -123,8 +139,11 @@ func runJournalCheck(cmd *cobra.Command, _ []string) error {
 }
 
 func runJournalRepair(cmd *cobra.Command, _ []string) error {
+	path, err := journalPath(cmd)
+	if err != nil {
+		return err
+	}
 	progress, stop := showJournalProgress(cmd)
-	path := flag(cmd.Flags().GetString, "path")
 	report, kept, err := disk.Repair(cmd.Context(), path, progress)
 	stop()
 	if err != nil {

@@ -92,7 +92,7 @@ func (r *sendResult) err() error {
 		switch f.Reason {
 		case "NOT_FOUND":
 			status = exitNotFound
-		case "TIMEOUT", "SKIPPED", "LIMIT_REACHED":
+		case "TIMEOUT", "SKIPPED", "LIMIT_REACHED", "CLOSED", "STARTING", "STORAGE_UNAVAILABLE": // as in httpError
 		default:
 			return errors.New(message)
 		}
@@ -141,7 +141,11 @@ func runSend(cmd *cobra.Command, args []string) error {
 		return errors.Join(printJSON(cmd.OutOrStdout(), result), err)
 	}
 	for _, f := range result.Failures {
-		fmt.Fprintf(cmd.ErrOrStderr(), "line %d for %s: %s\n", f.Index+1, printable(broker.RedactAddress(f.Channel)), printable(f.Reason))
+		target := broker.RedactAddress(f.Channel)
+		if f.Topic != "" {
+			target = "the topic " + f.Topic
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "line %d for %s: %s\n", f.Index+1, printable(target), printable(f.Reason))
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "sent %d\n", result.Written)
 	return err
@@ -186,8 +190,7 @@ func (w *messageWriter) write(ctx context.Context, body string) error {
 }
 
 // envelopeEncoder returns a function that makes a message of a line, for one stream of one channel. merge says how the messages
-// are merged; it may be empty. If text is set,
-// every line is the text of a JSON string. Otherwise every line is JSON:
+// are merged; it may be empty. If text is set, every line is the text of a JSON string. Otherwise every line is JSON:
 //   - A line that is not JSON becomes a message without a body. The server refuses it, so its number is among the failures.
 //   - A blank line stays blank. The server counts it as a line, and ignores it.
 func envelopeEncoder(producer, streamID, merge string, text bool) func(line []byte) []byte {

@@ -58,7 +58,7 @@ func printStats(w io.Writer, s admin.Stats) error {
 	}
 	fmt.Fprintf(table, "channels\t%s of %s\n", humanize.Comma(int64(s.Channels)), humanize.Comma(int64(s.MaxChannels)))
 	fmt.Fprintf(table, "being read\t%s of %s\n", humanize.Comma(int64(s.Readers)), humanize.Comma(int64(s.MaxReaders)))
-	fmt.Fprintf(table, "waiting producers\t%s\n", humanize.Comma(int64(s.HeldProducers)))
+	fmt.Fprintf(table, "held producers\t%s\n", humanize.Comma(int64(s.HeldProducers)))
 	fmt.Fprintf(table, "messages\t%d pending, %d in flight\n", s.Pending, s.InFlight)
 	fmt.Fprintf(table, "memory\t%s of %s\n", humanize.IBytes(uint64(s.BufferedBytes)), humanize.IBytes(uint64(s.MaxMemory))) //nolint:gosec // not negative
 	fmt.Fprintf(table, "since the start\t%d accepted, %d merged, %d settled, %d undelivered\n", s.Accepted, s.Merged, s.Settled, s.Undelivered)

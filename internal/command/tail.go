@@ -16,8 +16,8 @@ func tailCommand() *cobra.Command {
 		Use:   "tail <consumer address> [--after <event id>] [--count <messages>] [--json]",
 		Short: "Reads a channel and prints its messages",
 		Long: `Reads a channel as its consumer, and prints each message as it arrives: the time
-at which the server accepted it, the stream, and the body. With --json, it
-prints each line as the server sends it.
+at which the server accepted it, the stream, and the body, or that a topic has
+ended. With --json, it prints each line as the server sends it.
 
 tail takes the channel over from its present reader. That reader does not get
 what tail prints. tail reconnects, follows a cursor, and prints each message
@@ -74,6 +74,9 @@ func runTail(cmd *cobra.Command, args []string) error {
 		if event.Gap {
 			warn("messages may be missing here: the server no longer knows the event before")
 		}
+		if event.Missed > 0 {
+			warn("%d messages of topics are missing here: the channel had no room for them", event.Missed)
+		}
 		if err := printEvent(out, event, raw); err != nil {
 			return err
 		}
@@ -89,6 +92,10 @@ func printEvent(out io.Writer, event megaphone.Event, raw bool) error {
 	if raw {
 		return printLine(out, event.JSON)
 	}
-	_, err := fmt.Fprintf(out, "%s  %s  %s\n", event.Time.Local().Format("15:04:05.000"), printable(event.StreamID), printable(string(event.Body)))
+	text := string(event.Body)
+	if event.End != "" { // the body is null then
+		text = "end of the topic: " + event.End
+	}
+	_, err := fmt.Fprintf(out, "%s  %s  %s\n", event.Time.Local().Format("15:04:05.000"), printable(event.StreamID), printable(text))
 	return err
 }

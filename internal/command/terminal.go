@@ -9,7 +9,7 @@ import (
 // A size is how many columns and rows a terminal has.
 type size struct{ width, height int }
 
-// terminalSize returns the size of the terminal that an input or output is. It reports false if it is none.
+// terminalSize returns the size of an input or output that is a terminal. It reports false if it is not one.
 func terminalSize(file any) (size, bool) {
 	f, ok := file.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {

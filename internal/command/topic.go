@@ -308,7 +308,7 @@ func callTopic[T any](cmd *cobra.Command, method, topic, action string, body any
 	return show(out, reply)
 }
 
-// topicPath returns the path of a topic in the admin API. A name of dots only is no path segment unless it is escaped.
+// topicPath returns the path of a topic in the admin API. It escapes dots, because the names . and .. would not be segments.
 func topicPath(topic string) string {
 	return "topics/" + strings.ReplaceAll(url.PathEscape(topic), ".", "%2E")
 }

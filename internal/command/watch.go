@@ -55,7 +55,7 @@ func watchInterval(cmd *cobra.Command) (time.Duration, error) {
 type watch struct {
 	interval  time.Duration
 	out, errs io.Writer
-	plain     bool                // nothing stands between what is shown
+	plain     bool                // no empty line between two looks
 	screen    func() (size, bool) // the terminal that out is; nil if it is used like a file
 
 	last   []byte    // what was shown last
@@ -125,7 +125,7 @@ func (w *watch) present(text []byte, lost error) error {
 	return w.print(text, lost)
 }
 
-// print writes what was shown below what was shown before. What goes wrong, and that it goes on, is told once.
+// print writes what was shown below what was shown before. It reports a fault once, and when the server answers again.
 func (w *watch) print(text []byte, lost error) error {
 	switch now := time.Now(); {
 	case lost != nil:

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // Bodies are the request bodies that handlers read. [Bodies.End] ends all reads of them, those in progress too, so that no
@@ -47,8 +49,7 @@ func (s *Bodies) cut() {
 		shard := &s.shards[i]
 		shard.mu.Lock() // until the deadline is set: a handler may not return before that
 		for b := shard.first; b != nil; b = b.next {
-			b.cut()
-			reading = true
+			reading = b.cut() || reading
 		}
 		shard.mu.Unlock()
 	}
@@ -98,9 +99,7 @@ func (b *Body) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	b.begin()
-	n, err := b.inner.Read(p)
-	b.end()
+	n, err := b.read(p)
 	if err != nil && !errors.Is(err, io.EOF) && b.bodies.ended.Load() {
 		err = b.bodies.err
 	}
@@ -109,6 +108,13 @@ func (b *Body) Read(p []byte) (int, error) {
 		b.err = io.EOF
 	}
 	return n, err
+}
+
+// read reads once, in a way that Bodies.End can end. Other handlers may have wrapped the body, and may panic.
+func (b *Body) read(p []byte) (int, error) {
+	b.begin()
+	defer b.end()
+	return b.inner.Read(p)
 }
 
 // Close implements [io.Closer]. It does nothing: see [Body.Finish].
@@ -144,16 +150,19 @@ func (b *Body) end() {
 	}
 }
 
-// cut ends the read in progress. The caller holds the lock.
-func (b *Body) cut() {
+// cut ends the read in progress, and reports whether it could. Other handlers may have wrapped the writer, and may panic. The
+// caller holds the lock.
+func (b *Body) cut() (done bool) {
+	defer guard.Recover(guard.Exit)
 	if b.raw != nil {
 		if b.until.IsZero() {
 			b.until = time.Now().Add(MaxExitLinger)
 		}
 		_ = b.raw.SetReadDeadline(b.until)
-		return
+		return true
 	}
 	b.setReadDeadline(past)
+	return true
 }
 
 // past is a deadline that has passed.

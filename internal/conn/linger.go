@@ -147,11 +147,13 @@ func (b *Body) linger() {
 	}
 	b.raw = c
 	b.begin()
+	defer func() {
+		b.end()
+		_ = c.Close() // net/http would read on
+	}()
 	discard(c, func(t time.Time) {
 		if !b.bodies.ended.Load() { // otherwise cut sets the deadline
 			_ = c.SetReadDeadline(t)
 		}
 	}, maxLinger)
-	b.end()
-	_ = c.Close() // net/http would read on
 }

@@ -64,7 +64,7 @@ func (s *Site) Hijack(w http.ResponseWriter, r *http.Request, producer string, m
 		return false
 	}
 	goesOn, served := false, 0 // the connection was served directly, and goes on with that
-	if sample := sampleOf(client); sample != nil {
+	if sample := s.sampleOf(client.Note); sample != nil {
 		goesOn, served = sample.accepted(w, r, producer, m), sample.served
 	}
 	hijackAfter := minWrites

@@ -32,9 +32,12 @@ func (c *producerConn) publishThen(producer string, m *broker.Message) bool {
 	}
 	c.later.producer = producer
 	c.site.Waits.Add(1)
-	if c.later.owed = b.PublishThen(producer, m, c.site.Limits, c); !c.later.owed {
-		c.site.Waits.Add(-1)
-	}
+	defer func() {
+		if !c.later.owed { // also if the Broker panics
+			c.site.Waits.Add(-1)
+		}
+	}()
+	c.later.owed = b.PublishThen(producer, m, c.site.Limits, c)
 	return c.later.owed
 }
 

@@ -28,7 +28,7 @@ const (
 	readTimeout   obstacle.Reason = "servers { timeouts } limits how long a request takes: see the option read_body, and read_header and read_body_idle below a second"
 	filtered      obstacle.Reason = "expected_underscore_headers or expected_dot_headers may remove headers"
 	notFirst      obstacle.Reason = "another handler comes before megaphone, or a matcher other than host decides what reaches it"
-	tooOdd        obstacle.Reason = "the requests have no Content-Length, more than 64 KiB, escapes in the path, HTTP/1.0, Expect or Connection: close"
+	tooOdd        obstacle.Reason = "the requests have no Content-Length, a Content-Encoding, more than 64 KiB, escapes in the path, HTTP/1.0, Expect, Upgrade or Connection: close"
 	headersDiffer obstacle.Reason = "the headers change from write to write"
 )
 

@@ -45,12 +45,19 @@ func (s *Site) untilSample() int {
 	return 1 + rand.IntN(2*s.SampleEvery) //nolint:gosec // not a secret
 }
 
-// sampleOf returns the sample that a request is, or nil.
-func sampleOf(client *conn.Client) *sample {
-	if n, _ := client.Note.(*note); n != nil && n.sample != nil && !n.sample.over {
-		return n.sample
+// sampleOf returns the sample that a connection is noted to have, or nil. A connection that goes back during a reload may come to
+// the server of another configuration, and what becomes of the request there says nothing about this site. Neither does what
+// becomes of it here while the process exits: replies say that the connection ends, or there are none.
+func (s *Site) sampleOf(noted any) *sample {
+	n, _ := noted.(*note)
+	switch {
+	case n == nil, n.sample == nil, n.sample.site != s, n.sample.over:
+		return nil
+	case s.Over():
+		n.sample.over = true
+		return nil
 	}
-	return nil
+	return n.sample
 }
 
 // accepted compares a sample with what the handlers have made of it and are about to reply. It reports whether both are the
@@ -72,37 +79,43 @@ func (s *sample) accepted(w http.ResponseWriter, r *http.Request, producer strin
 
 // Refused compares a request with what package direct would have made of it, if the request is a sample. The handler calls
 // it when it refuses a request. A Broker may refuse a sample, since package direct leaves that to net/http too.
-func (*Site) Refused(r *http.Request, err error) {
-	client := conn.ClientOf(r)
-	if client == nil || r.ProtoMajor != 1 {
-		return
-	}
-	if s := sampleOf(client); s != nil {
+func (s *Site) Refused(r *http.Request, err error) {
+	if sample := s.sampleOfRequest(r); sample != nil {
 		difference := ""
 		if e, ok := errors.AsType[*httpjson.Error](err); ok {
 			difference = "refused as " + e.Code
 		} else if errors.Is(err, broker.ErrMessage) {
 			difference = "refused: " + err.Error()
 		}
-		s.end(difference)
+		sample.end(difference)
 	}
+}
+
+// Panicked ends the sample that a request is, if any: its handler has panicked, and so says nothing of direct writes.
+func (s *Site) Panicked(r *http.Request) {
+	if sample := s.sampleOfRequest(r); sample != nil {
+		sample.end("")
+	}
+}
+
+// sampleOfRequest returns the sample that a request is, or nil.
+func (s *Site) sampleOfRequest(r *http.Request) *sample {
+	client := conn.ClientOf(r)
+	if client == nil || r.ProtoMajor != 1 {
+		return nil
+	}
+	return s.sampleOf(client.Note)
 }
 
 // Ended notes that a request has ended, or a connection. If the request is a sample that has not reached its handler, it is
 // one that package direct misjudges. [http.Server.ConnState] must call Ended with each state that it gets.
-func Ended(c net.Conn, state http.ConnState) {
+func (s *Site) Ended(c net.Conn, state http.ConnState) {
 	if state != http.StateIdle && state != http.StateClosed {
 		return
 	}
-	n, _ := handover.Note(conn.Bare(c)).(*note)
-	if n == nil || n.sample == nil || n.sample.over {
-		return
+	if sample := s.sampleOf(handover.Note(conn.Bare(c))); sample != nil {
+		sample.end("it did not reach the handler")
 	}
-	if n.sample.site.Over() {
-		n.sample.over = true // the server may have closed the connection in place of serving the sample
-		return
-	}
-	n.sample.end("it did not reach the handler")
 }
 
 // end ends a sample. If there is a difference to net/http, all writes of the site stay with net/http from now on. It reports

@@ -2,6 +2,7 @@ package direct
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -36,6 +37,7 @@ type testSite struct {
 	address broker.Addresses
 	// before changes a request, or what the handler has made of it. It returns false if it has replied itself.
 	before  atomic.Pointer[func(http.ResponseWriter, *http.Request, *written) bool]
+	next    atomic.Pointer[Site] // of the configuration that has replaced this one, if any
 	log     *observer.ObservedLogs
 	client  net.Conn
 	replies *bufio.Reader
@@ -74,7 +76,8 @@ func (s *testSite) serve() {
 	site := &caddyhttp.Server{Routes: caddyhttp.RouteList{{Handlers: []caddyhttp.MiddlewareHandler{nil}}}}
 	// A server of httptest may not be closed while a connection is given back to it: it counts connections by a WaitGroup.
 	server := &http.Server{
-		Handler: s, ConnContext: conn.With, ConnState: Ended, ReadHeaderTimeout: time.Minute,
+		Handler: s, ConnContext: conn.With, ReadHeaderTimeout: time.Minute,
+		ConnState: func(c net.Conn, state http.ConnState) { s.now().Ended(c, state) },
 		BaseContext: func(net.Listener) context.Context {
 			return context.WithValue(context.Background(), caddyhttp.ServerCtxKey, site)
 		},
@@ -87,6 +90,9 @@ func (s *testSite) serve() {
 	s.Cleanup(func() { s.client.Close() })
 	s.replies = bufio.NewReader(s.client)
 }
+
+// now returns the site that serves requests.
+func (s *testSite) now() *Site { return cmp.Or(s.next.Load(), s.Site) }
 
 // ServeHTTP serves a write that has taken the long way.
 func (s *testSite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -101,11 +107,11 @@ func (s *testSite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = s.Broker.Publish(r.Context(), is.producer, m, s.Limits)
 	}
 	if err != nil {
-		s.Refused(r, err)
+		s.now().Refused(r, err)
 		httpjson.ErrorOf(err).Write(w, r)
 		return
 	}
-	if !s.Hijack(w, r, is.producer, m) {
+	if !s.now().Hijack(w, r, is.producer, m) {
 		httpjson.Write(w, http.StatusCreated, httpjson.OK)
 	}
 }
@@ -155,25 +161,28 @@ func TestSomeDirectWritesTakeTheLongWay(t *testing.T) {
 	}
 }
 
+// differences are what may become of a request in another way than directly.
+var differences = map[string]func(http.ResponseWriter, *http.Request, *written) bool{
+	"another handler replies": func(w http.ResponseWriter, _ *http.Request, _ *written) bool {
+		w.WriteHeader(http.StatusCreated)
+		return false
+	},
+	"another handler adds a header": func(w http.ResponseWriter, _ *http.Request, _ *written) bool {
+		w.Header().Set("X-Other", "1")
+		return true
+	},
+	"another message": func(_ http.ResponseWriter, _ *http.Request, is *written) bool { is.body = "2"; return true },
+	"another stream":  func(_ http.ResponseWriter, _ *http.Request, is *written) bool { is.streamID = "2"; return true },
+	"another idempotency key": func(_ http.ResponseWriter, r *http.Request, _ *written) bool {
+		r.Header.Set("Idempotency-Key", "1")
+		return true
+	},
+	"it is refused": func(_ http.ResponseWriter, _ *http.Request, is *written) bool { is.body = "{"; return true },
+}
+
 // TestASampleThatDiffersEndsDirectWrites changes what becomes of requests while writes are served directly.
 func TestASampleThatDiffersEndsDirectWrites(t *testing.T) {
-	for name, before := range map[string]func(http.ResponseWriter, *http.Request, *written) bool{
-		"another handler replies": func(w http.ResponseWriter, _ *http.Request, _ *written) bool {
-			w.WriteHeader(http.StatusCreated)
-			return false
-		},
-		"another handler adds a header": func(w http.ResponseWriter, _ *http.Request, _ *written) bool {
-			w.Header().Set("X-Other", "1")
-			return true
-		},
-		"another message": func(_ http.ResponseWriter, _ *http.Request, is *written) bool { is.body = "2"; return true },
-		"another stream":  func(_ http.ResponseWriter, _ *http.Request, is *written) bool { is.streamID = "2"; return true },
-		"another idempotency key": func(_ http.ResponseWriter, r *http.Request, _ *written) bool {
-			r.Header.Set("Idempotency-Key", "1")
-			return true
-		},
-		"it is refused": func(_ http.ResponseWriter, _ *http.Request, is *written) bool { is.body = "{"; return true },
-	} {
+	for name, before := range differences {
 		t.Run(name, func(t *testing.T) {
 			s := newTestSite(t)
 			s.writes(minWrites)
@@ -190,6 +199,51 @@ func TestASampleThatDiffersEndsDirectWrites(t *testing.T) {
 			}
 			if n := testutil.ToFloat64(s.Mismatches); n != 1 || s.errors() != 1 {
 				t.Errorf("%v samples differ: %v", n, s.log.All())
+			}
+		})
+	}
+}
+
+// TestASampleThatComesToAnotherConfigurationSaysNothing: the listener wrapper hands connections over during a reload. The other
+// configuration may make something else of every write.
+func TestASampleThatComesToAnotherConfigurationSaysNothing(t *testing.T) {
+	for name, before := range differences {
+		t.Run(name, func(t *testing.T) {
+			s := newTestSite(t)
+			s.writes(minWrites)
+			next := NewSite(s.Options)
+			next.SampleEvery = 1 << 20
+			s.before.Store(&before)
+			s.next.Store(next)
+			for range 4 * s.SampleEvery {
+				s.write(s.address.Producer)
+			}
+			if testutil.ToFloat64(s.Samples) != 0 || testutil.ToFloat64(s.Mismatches) != 0 || s.errors() > 0 {
+				t.Errorf("%v samples count, %v differ: %v", testutil.ToFloat64(s.Samples), testutil.ToFloat64(s.Mismatches), s.log.All())
+			}
+		})
+	}
+}
+
+// TestASampleAtTheExitSaysNothing: the handlers may reply in another way then.
+func TestASampleAtTheExitSaysNothing(t *testing.T) {
+	for name, before := range differences {
+		t.Run(name, func(t *testing.T) {
+			s := newTestSite(t)
+			var over atomic.Bool
+			s.Over = over.Load
+			s.writes(minWrites)
+			exits := func(w http.ResponseWriter, r *http.Request, is *written) bool {
+				over.Store(true)
+				return before(w, r, is)
+			}
+			s.before.Store(&exits)
+			for !over.Load() {
+				s.write(s.address.Producer)
+			}
+			s.write(s.address.Producer) // so that the one before has ended
+			if testutil.ToFloat64(s.Samples) != 0 || testutil.ToFloat64(s.Mismatches) != 0 || s.errors() > 0 {
+				t.Errorf("%v samples count, %v differ: %v", testutil.ToFloat64(s.Samples), testutil.ToFloat64(s.Mismatches), s.log.All())
 			}
 		})
 	}

@@ -119,9 +119,31 @@ func TestABrokerThatPanicsClosesTheConnectionOnly(t *testing.T) {
 		time.Sleep(2 * unwatched) // so the watch reads
 		panic("boom")
 	})
+	s.wantsItsEnd()
+}
+
+// wantsItsEnd sends a write in which the Broker panics.
+func (s *testSite) wantsItsEnd() {
+	s.Helper()
 	s.sendShort()
 	if _, err := s.replies.ReadByte(); err == nil {
-		t.Error("there is a reply")
+		s.Error("there is a reply")
 	}
 	s.await(func() bool { return testutil.ToFloat64(s.Count) == 0 && s.Waits.Load() == 0 })
+}
+
+// A panickyStore is a Broker with a store that panics.
+type panickyStore struct{ slowBroker }
+
+func (*panickyStore) PublishThen(string, *broker.Message, broker.Limits, broker.Continuation) bool {
+	panic("boom")
+}
+
+// TestAStoreThatPanicsHoldsUpNoExit: the exit waits for writes that wait.
+func TestAStoreThatPanicsHoldsUpNoExit(t *testing.T) {
+	before := guard.OnPanic(func(guard.Place, any, []byte) {})
+	defer func() { guard.OnPanic(before) }()
+	s := newSlowSite(t, nil)
+	s.Broker = &panickyStore{}
+	s.wantsItsEnd()
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // A compatCollector shows some of our metrics under other names too. Dashboards and alerts know these names from the server
@@ -91,6 +93,7 @@ func (c *compatCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector]. All that it shows is from one moment.
 func (c *compatCollector) Collect(metrics chan<- prometheus.Metric) {
+	defer guard.Recover(guard.Broker) // Prometheus calls this in a goroutine of its own
 	families, err := c.ours.Gather()
 	collected := map[string][]*dto.Metric{}
 	for _, f := range families {

@@ -115,7 +115,8 @@ func storageUp(b broker.Broker) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: Name("storage_up"),
 		Help: "1, or 0 while writes are refused because the storage of the broker takes none.",
-	}, func() float64 {
+	}, func() (up float64) {
+		defer guard.Recover(guard.Broker)
 		if b, ok := b.(broker.HealthChecker); ok && b.Healthy() != nil {
 			return 0
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/guard"
 )
 
 // An originalCollector shows what a Broker counts as the original Megaphone does: under its names, in its units, without
@@ -63,6 +64,7 @@ func (originalCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector]. All that it shows is from one moment.
 func (c originalCollector) Collect(metrics chan<- prometheus.Metric) {
+	defer guard.Recover(guard.Broker) // Prometheus calls this in a goroutine of its own
 	s := broker.StatsOf(c.broker)
 	for _, counter := range originalCounters {
 		metrics <- prometheus.MustNewConstMetric(counter.desc, counter.kind, counter.of(&s))

@@ -10,12 +10,12 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
-// scraper returns a function that collects all metrics of a Broker with a million channels.
-func scraper(tb testing.TB) (scrape func()) {
+// scraper returns a function that collects all metrics of a Broker with so many channels.
+func scraper(tb testing.TB, channels int) (scrape func()) {
 	tb.Helper()
 	b := memory.New()
 	tb.Cleanup(b.Close)
-	for range 1_000_000 {
+	for range channels {
 		if _, err := b.Create(tb.Context(), "main", brokerfixture.Limits); err != nil {
 			tb.Fatal(err)
 		}
@@ -33,17 +33,18 @@ func scraper(tb testing.TB) (scrape func()) {
 
 // BenchmarkScrape collects all metrics, with a million channels. Target: 100 ms.
 func BenchmarkScrape(b *testing.B) {
-	scrape := scraper(b)
+	scrape := scraper(b, 1_000_000)
 	for b.Loop() {
 		scrape()
 	}
 }
 
-func TestAScrapeWithAMillionChannelsIsFast(t *testing.T) {
+// TestAScrapeWithManyChannelsIsFast checks that a scrape takes 100 ms at most with up to a million channels.
+func TestAScrapeWithManyChannelsIsFast(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a while")
 	}
-	scrape := scraper(t)
+	scrape := scraper(t, brokerfixture.Many())
 	// The fastest of several runs counts, since the machine does other things too.
 	fastest := time.Hour
 	for range 10 {

@@ -3,7 +3,6 @@
 package obstacle
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"sync"
@@ -26,6 +25,9 @@ const (
 	WriteTimeout Reason = "servers { timeouts { write } } or a minimum rate limits how long a response takes"
 	Writer       Reason = "an access log, Caddy's global option metrics or another handler counts or changes the response"
 	Wrapped      Reason = "another module has wrapped the connection, or the server is unknown"
+	// OldVersion and Body are the reasons of Log.Try only.
+	OldVersion Reason = "the request came over HTTP/1.0: nginx needs proxy_http_version 1.1"
+	Body       Reason = "the request has a body"
 	// Fault is for what should not happen, such as a version of Caddy that this module does not know.
 	Fault Reason = "the connection could not be hijacked"
 )
@@ -72,7 +74,16 @@ func (l *Log) Try(w http.ResponseWriter, r *http.Request, bypass func() bool) bo
 		return true
 	}
 	reason, detail := Of(w, r)
-	l.Kept(r, cmp.Or(reason, Fault), detail)
+	switch {
+	case reason != "":
+	case !r.ProtoAtLeast(1, 1):
+		reason = OldVersion
+	case r.ContentLength != 0:
+		reason = Body
+	default:
+		reason = Fault
+	}
+	l.Kept(r, reason, detail)
 	return false
 }
 

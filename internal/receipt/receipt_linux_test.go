@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -211,7 +212,7 @@ func TestStateOfAVanishedPeer(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
-			if _, err := server.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
+			if _, err := server.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Fatalf("the server does not see that the client is gone: %v", err)
 			}
 			if acked, queued, err := c.State(); err == nil && queued == 0 {

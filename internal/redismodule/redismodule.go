@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -119,7 +120,8 @@ func (r *RedisBroker) Provision(ctx caddy.Context) error {
 	if r.options, err = resolved.redisOptions(); err != nil {
 		return err
 	}
-	if r.options.TLS, err = resolved.TLS.config(); err != nil {
+	var files []byte
+	if r.options.TLS, files, err = resolved.TLS.config(); err != nil {
 		return fmt.Errorf("tls: %w", err)
 	}
 	if err := r.options.Check(); err != nil {
@@ -129,7 +131,7 @@ func (r *RedisBroker) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(append(settings, r.options.Password...))
+	sum := sha256.Sum256(slices.Concat(settings, []byte(r.options.Password), files))
 	r.key = hex.EncodeToString(sum[:])
 	r.options.Logger = slog.New(loadedHandler{ctx.Logger()})
 	return nil
@@ -194,32 +196,32 @@ func (r *RedisBroker) redisOptions() (o redis.Options, err error) {
 	return o, nil
 }
 
-// config returns the configuration of TLS, or nil if there is none.
-func (t *RedisTLS) config() (*tls.Config, error) {
+// config returns the configuration of TLS, or nil if there is none, and what is in its files.
+func (t *RedisTLS) config() (c *tls.Config, files []byte, err error) {
 	if t == nil {
-		return nil, nil //nolint:nilnil // no encryption
+		return nil, nil, nil
 	}
-	c := &tls.Config{ServerName: t.ServerName, InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12} //nolint:gosec // asked for
+	c = &tls.Config{ServerName: t.ServerName, InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12} //nolint:gosec // asked for
 	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
-		if err != nil {
-			return nil, fmt.Errorf("ca: %w", err)
+		if files, err = os.ReadFile(t.CA); err != nil {
+			return nil, nil, fmt.Errorf("ca: %w", err)
 		}
-		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca: %s has no certificate in PEM", t.CA)
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(files) {
+			return nil, nil, fmt.Errorf("ca: %s has no certificate in PEM", t.CA)
 		}
 	}
 	if (t.Cert == "") != (t.Key == "") {
-		return nil, errors.New("cert and key belong together: name both files, or none")
+		return nil, nil, errors.New("cert and key belong together: name both files, or none")
 	}
 	if t.Cert != "" {
 		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
 		if err != nil {
-			return nil, fmt.Errorf("cert: %w", err)
+			return nil, nil, fmt.Errorf("cert: %w", err)
 		}
 		c.Certificates = []tls.Certificate{pair}
+		files = append(files, slices.Concat(pair.Certificate...)...)
 	}
-	return c, nil
+	return c, files, nil
 }
 
 // A loadedHandler logs to the loaded configuration, since a Broker outlives its own. If no configuration is loaded any more, as
@@ -250,7 +252,8 @@ func (h loadedHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 // WithGroup implements [slog.Handler]. The Broker does not use it.
 func (h loadedHandler) WithGroup(string) slog.Handler { return h }
 
-// BrokerKey implements [broker.Provider]. Every setting decides how Redis is reached. Channels stay in Redis in any case.
+// BrokerKey implements [broker.Provider]. Every setting decides how Redis is reached, and so does what is in the files. Channels stay
+// in Redis in any case.
 func (r *RedisBroker) BrokerKey() string { return r.key }
 
 // OpenBroker implements [broker.Provider].

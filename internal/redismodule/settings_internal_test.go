@@ -1,7 +1,9 @@
 package redismodule
 
 import (
+	"encoding/pem"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -81,5 +83,42 @@ func TestRedisSettings(t *testing.T) {
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %q", test.settings, err, test.want)
 		}
+	}
+}
+
+// TestFilesCountAsSettings: a certificate that was renewed under the same name is used after a reload. A Broker with the same key
+// would go on with the old one.
+func TestFilesCountAsSettings(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	s := httptest.NewTLSServer(nil)
+	defer s.Close()
+	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	dir := t.TempDir()
+	password, ca := filepath.Join(dir, "password"), filepath.Join(dir, "ca.pem")
+	key := func(secret string, certificates []byte) string {
+		t.Helper()
+		r := &RedisBroker{PasswordFile: password, TLS: &RedisTLS{CA: ca}}
+		err := os.WriteFile(password, []byte(secret), 0o600)
+		if err == nil {
+			err = os.WriteFile(ca, certificates, 0o600)
+		}
+		if err == nil {
+			err = r.Provision(ctx)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.BrokerKey()
+	}
+	first := key("secret", authority)
+	if key("secret", authority) != first {
+		t.Error("the same settings have two keys")
+	}
+	if key("other", authority) == first {
+		t.Error("another password has the same key")
+	}
+	if key("secret", append(authority, authority...)) == first {
+		t.Error("other certificates have the same key")
 	}
 }

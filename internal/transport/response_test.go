@@ -114,6 +114,7 @@ func TestSSEFrames(t *testing.T) {
 func TestSSENames(t *testing.T) {
 	for _, test := range []struct{ streamID, name string }{
 		{`"chat"`, "event: chat\n"},
+		{`"chat","missed":3`, "event: chat\n"},
 		{`"a: b"`, "event: a: b\n"},
 		{`" é\"\\,\"eid\":\"\u003c"`, "event:  é\"\\,\"eid\":\"<\n"},
 		{`"` + strings.Repeat("x", 300) + `"`, "event: " + strings.Repeat("x", 300) + "\n"},

@@ -79,11 +79,11 @@ func streamID(line []byte) (id []byte, ok bool) {
 	if !ok {
 		return nil, false
 	}
-	end := bytes.Index(value, []byte(`","eid":"`))
-	if end < 0 {
+	end, err := jsontext.StringEnd(value, 0)
+	if err != nil {
 		return nil, false
 	}
-	return jsontext.Text(value[:end+1])
+	return jsontext.Text(value[:end])
 }
 
 var lineFeed = []byte("\n")

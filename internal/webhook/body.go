@@ -3,8 +3,6 @@ package webhook
 import (
 	"encoding/json"
 	"time"
-
-	"github.com/caddy-megaphone/megaphone/internal/jsontext"
 )
 
 // maxBody is how large a body may be, in bytes, unless it has only one event. Many frameworks accept 100 KB.
@@ -91,8 +89,11 @@ func encode(name string, batch []Event) ([]byte, error) {
 	}{channels, readers})
 }
 
-// jsonSize returns how many bytes a text takes as a JSON string, at most.
-func jsonSize(text string) int { return len(jsontext.AppendString(nil, text)) }
+// jsonSize returns how many bytes a text takes as a JSON string.
+func jsonSize(text string) int {
+	quoted, _ := json.Marshal(text) // a string always has a JSON form
+	return len(quoted)
+}
 
 // encodeTopics returns the body of a request that reports topics. A topic has the time of its last event in the batch.
 func encodeTopics(batch []Event) ([]byte, error) {

@@ -143,6 +143,9 @@ func TestWebhookBodiesAreBounded(t *testing.T) {
 					events[i] = longest
 					events[i].Channel = fmt.Sprintf("main.%022d", i)
 					events[i].Topic = fmt.Sprintf("\u00e9\x00%020d", i)
+					if i >= 1000 { // encoding/json writes each < as \u003c
+						events[i].Topic = strings.Repeat("<", 20) + fmt.Sprint(i)
+					}
 				}
 				s.Enqueue(events)
 				huge := longest

@@ -38,6 +38,14 @@ func Duration(tb testing.TB, short time.Duration) time.Duration {
 	return short
 }
 
+// Rounds returns how often a test does something: the larger number if MEGAPHONE_RANDOM_TIME is set, else the smaller one.
+func Rounds(few, many int) int {
+	if os.Getenv("MEGAPHONE_RANDOM_TIME") != "" {
+		return many
+	}
+	return few
+}
+
 // Check fails the test if something is wrong with a history, or if fewer messages were accepted in it than that.
 func Check(tb testing.TB, h history.History, accepted int) {
 	tb.Helper()

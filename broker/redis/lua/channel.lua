@@ -108,11 +108,18 @@ end
 -- Pushes a message to the reader's node, for a fence and a position.
 local function pushMessage(at, m) return push(c.node, 'm', at .. m) > 0 end
 
+-- Keeps a gap while calls wait, for what waits is older than what was missed meanwhile.
+local function keepGap(k, gap)
+  if c.held > 0 then k.gap = gap end
+end
+
 -- Appends a message. If it does not count toward the buffer, since says when the channel has got it.
 local function append(m, mark, since)
   local k = since and ensureMarks() or marks()
   if k then
+    local gap = k.gap
     m, mark = markedAs(k, m, mark, since)
+    keepGap(k, gap)
     if since then addOutside(k, c.head + c.len) end
   end
   redis.call('RPUSH', key('q'), m)
@@ -137,7 +144,9 @@ end
 
 local function appendWhole(whole, older, mark, olderKey, dressed)
   local k = marks()
+  local gap = k and k.gap
   if k or dressed then whole, mark = wholeAs(k, key('q'), whole, mark, dressed) end
+  if k then keepGap(k, gap) end
   redis.call('LSET', key('q'), -1, whole)
   if olderKey ~= '' then remember({olderKey}, 1) end
   rememberKey(whole)
@@ -151,9 +160,9 @@ local function room(buffer)
   return c.len - c.inflight - (k and outsideOf(k, c.head + c.inflight) or 0) < buffer
 end
 
--- Notes that a piece of a text may be missing after the newest message.
+-- Notes that a piece of a text may be missing after the newest message, and after those that wait.
 local function noteGap()
-  if c.len > c.inflight then ensureMarks().gap = 1 end
+  if c.len > c.inflight or c.held > 0 then ensureMarks().gap = 1 end
 end
 
 -- Notes that the channel has missed a message of a topic.

@@ -265,8 +265,11 @@ end
 if added > 0 then call('HINCRBY', counters, 'messages', added) end
 if addedBytes ~= wanted then call('HINCRBY', counters, 'bytes', addedBytes - wanted) end
 for node, f in pairs(frames) do
-  for span, places in pairs(groups[node] or {}) do
-    local count = span % 4096
+  local group, order = groups[node] or {}, {}
+  for span in pairs(group) do order[#order + 1] = span end
+  if order[2] then table.sort(order) end -- so a reader gets its messages in order
+  for _, span in ipairs(order) do
+    local count, places = span % 4096, group[span]
     local first, messages = (span - count) / 4096, {}
     for j = 0, count - 1 do
       local m = ARGV[first + j]

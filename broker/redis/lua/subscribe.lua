@@ -10,7 +10,8 @@ local mode, ahead, ttl, maxReaders, elsewhere, count, maxBytes, follow, bytesEls
   struct.unpack('<I1I3I5I5I5I3I5I1I7I1', ARGV[4])
 if not load() then return -2 end
 local mine = hasReader() and c.node == ARGV[2]
-if hasReader() and not mine and mode == 2 then return -1 end
+-- A resync that comes after a later one of its node would leave the channel to nobody.
+if mode == 2 and hasReader() and not (mine and c.fence <= tonumber(ARGV[3])) then return -1 end
 if hasReader() and not (mine and mode == 2) then
   if mode ~= 1 and tellReader('p') > 0 then return {-1, c.node, c.fence} end
   tellReader('t')

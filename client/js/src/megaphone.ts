@@ -190,6 +190,7 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
           this.#due = performance.now() + Math.min(this.#backoff.next(), shortest); // prevents a busy loop if reads end at once
         }
       } catch (error) {
+        await this.#decoding; // listeners get the last messages before the fault
         if (!connection.signal.aborted) {
           this.#good(began);
           this.#handle(asFault(error));

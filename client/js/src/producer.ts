@@ -146,10 +146,7 @@ export class Producer {
     options: string | WriteOptions = {},
   ): Promise<void> {
     const { key, merge } = typeof options === "string" ? { key: options } : (options as WriteOptions);
-    await this.#send("POST", path("write", addressOf(channel), streamId), body, {
-      ...keyed(key),
-      ...(merge && { "Megaphone-Merge": merge }),
-    });
+    await this.#send("POST", path("write", addressOf(channel), streamId), body, settings(key, merge));
   }
 
   /** Writes each message to each channel. Returns the messages that channels have not accepted. */
@@ -184,9 +181,9 @@ export class Producer {
     topic: string,
     streamId: string,
     body: unknown,
-    { key, full }: { key?: string; full?: "hold" | "delete" } = {},
+    { key, merge, full }: WriteOptions & { full?: "hold" | "delete" } = {},
   ): Promise<Published> {
-    return this.#send("POST", path("publish", topic, streamId), body, keyed(key), full && { full });
+    return this.#send("POST", path("publish", topic, streamId), body, settings(key, merge), full && { full });
   }
 
   /** Makes a channel a member of a topic. It then gets what is published, and before that the `last` kept messages. */
@@ -283,7 +280,9 @@ export class Producer {
       const fetch = this.#fetch;
       const response = await fetch(url.href, { ...request, headers });
       if (!response.ok || !/json/i.test(response.headers.get("Content-Type")!)) {
-        throw await refusal(response);
+        const fault = await refusal(response);
+        response.body?.cancel().catch(() => {}); // if it was not read, it may be endless
+        throw fault;
       }
       return await response.json();
     } catch (error) {
@@ -297,8 +296,9 @@ function path(...segments: string[]): string {
   return segments.map((segment) => `/${encodeURIComponent(segment)}`).join("");
 }
 
-function keyed(key: string = crypto.randomUUID()): Record<string, string> {
-  return { "Idempotency-Key": key };
+/** Returns the headers that say what a producer says about a message. */
+function settings(key: string = crypto.randomUUID(), merge: WriteOptions["merge"]): Record<string, string> {
+  return { "Idempotency-Key": key, ...(merge && { "Megaphone-Merge": merge }) };
 }
 
 function addressOf(channel: Target): string {

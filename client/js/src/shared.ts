@@ -146,6 +146,7 @@ class WorkerTab<Bodies extends object> extends Emitter<Events> implements Tab<Bo
 
   #join(): void {
     this.#port?.postMessage("join");
+    clearTimeout(this.#timer); // a page may come back before the worker has answered
     this.#timer = setTimeout(() => this.#alone(), patience);
   }
 

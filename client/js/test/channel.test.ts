@@ -83,7 +83,7 @@ test("if a channel is gone after a long outage, the next one follows soon", asyn
   const began = performance.now();
   assert.equal((await messages.next()).value.body, 1);
   assert.equal((await messages.next()).value.body, 2);
-  assert.ok(performance.now() - began < 500, `${performance.now() - began} ms`);
+  assert.ok(performance.now() - began < 2000, `${performance.now() - began} ms`);
 });
 
 test("a signal that outlives its clients does not keep them in memory", async (t) => {
@@ -95,5 +95,5 @@ test("a signal that outlives its clients does not keep them in memory", async (t
   const megaphone = client(t, url, { ...options, signal });
   await take(megaphone, 1);
   megaphone.close();
-  await until("the signal has no listener", () => getEventListeners(signal, "abort").length === 0, 1000);
+  await until("the signal has no listener", () => getEventListeners(signal, "abort").length === 0);
 });

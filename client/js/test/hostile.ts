@@ -111,7 +111,7 @@ export function refuse(
 }
 
 /** Waits until a condition holds. */
-export async function until(what: string, condition: () => boolean, patience = 20_000): Promise<void> {
+export async function until(what: string, condition: () => boolean, patience = 60_000): Promise<void> {
   for (const began = performance.now(); !condition(); await sleep(2)) {
     if (performance.now() - began > patience) {
       throw new Error(`waited in vain until ${what}`);

@@ -196,7 +196,7 @@ test("the base URL's query is kept, and headers are asked for before each attemp
   );
   let n = 0;
   const producer = new Producer(`${url}/api/?token=a%2Fb#x`, { headers: async () => ({ "X-Token": String(++n) }) });
-  await producer.publish("a b", "s/t", 1, { full: "hold", key: "k" });
+  await producer.publish("a b", "s/t", 1, { full: "hold", key: "k", merge: "replace" });
   await producer.ingest([{ topic: "a", streamId: "s", body: 1 }], { close: ["a", "b/ü"] });
   assert.deepEqual(
     requests.map(({ path, headers }) => [path, headers["x-token"]]),
@@ -207,4 +207,15 @@ test("the base URL's query is kept, and headers are asked for before each attemp
     ],
   );
   assert.equal(requests[1]!.headers["idempotency-key"], "k");
+  assert.equal(requests[1]!.headers["megaphone-merge"], "replace");
+});
+
+test("a reply that is not from Megaphone is not read to its end, and holds no connection", async (t) => {
+  let closed = false;
+  const { url } = await serve(t, (response) => {
+    response.on("close", () => (closed = true));
+    response.writeHead(200, { "Content-Type": "text/html" }).write("<!doctype html>"); // and no end
+  });
+  await assert.rejects(new Producer(url, { timeout: 200_000 }).exist([]), { code: "HTTP" });
+  await until("the connection is closed", () => closed, 20_000);
 });

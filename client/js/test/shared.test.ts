@@ -101,3 +101,21 @@ for (const [what, make] of Object.entries<() => SharedWorker>({
     assert.equal(tab.state, "closed");
   });
 }
+
+test("a tab that is hidden and shown before the worker has answered does not read by itself", async (t) => {
+  const page = new EventTarget();
+  (globalThis as any).addEventListener = page.addEventListener.bind(page);
+  t.after(() => delete (globalThis as any).addEventListener);
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { port1, port2 } = new MessageChannel();
+  t.after(() => [port1, port2].forEach((port) => port.close()));
+  const tab = connect(() => ({ port: port1 }) as unknown as SharedWorker, () => assert.fail("there is a worker"));
+  t.after(() => tab.close());
+  page.dispatchEvent(new Event("pagehide"));
+  page.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+  const opened = new Promise((resolve) => tab.on("state", resolve));
+  port2.postMessage(["state", "open"]);
+  await opened;
+  t.mock.timers.tick(60_000);
+  assert.equal(tab.state, "open");
+});

@@ -59,7 +59,7 @@ func (b *Backend) serve(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(reply)
 }
 
-// ask makes the topic of an answer, which keeps all of it for an hour, and starts the model. Whoever knows the topic's
+// ask makes the topic of an answer, which keeps all of it for an hour, and starts the model. Anyone who knows the topic's
 // random name may read the answer.
 func (b *Backend) ask(ctx context.Context, r request) (status int, reply any) {
 	if r.Question == "" || r.Seconds < 1 || r.Seconds > maxSeconds {

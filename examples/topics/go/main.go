@@ -14,7 +14,7 @@ import (
 func main() {
 	topic := fmt.Sprintf("build-%d", os.Getpid())
 
-	// A page's channel. It knows topics, so it is told what it has missed, and when a topic ends.
+	// A page's channel. It knows topics, so it learns what it has missed, and when a topic ends.
 	var channel struct{ ProducerAddress, ConsumerAddress string }
 	send("POST", "/create", map[string]any{"topics": []string{}}, &channel)
 
@@ -22,10 +22,10 @@ func main() {
 	// {"topics":[{"topic":"…","last":"all"}]}
 	send("PUT", "/topic/"+topic+"/"+channel.ProducerAddress+"?last=all", nil, nil)
 
-	var told struct{ Members, Accepted, Full int }
+	var result struct{ Members, Accepted, Full int }
 	send("POST", "/publish/"+topic+"/log", map[string]string{"text": "hello"}, nil)
-	send("POST", "/publish/"+topic+"/log", map[string]string{"text": "world"}, &told)
-	fmt.Fprintf(os.Stderr, "%d of %d members have it, %d were too slow\n", told.Accepted, told.Members, told.Full)
+	send("POST", "/publish/"+topic+"/log", map[string]string{"text": "world"}, &result)
+	fmt.Fprintf(os.Stderr, "%d of %d members have it, %d were too slow\n", result.Accepted, result.Members, result.Full)
 	send("POST", "/topic/"+topic+"/close", map[string]string{"as": "done"}, nil) // later publishes get 409
 
 	fmt.Println(channel.ConsumerAddress) // a member reads the messages at /read/ plus this address

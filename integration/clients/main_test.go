@@ -1,0 +1,9 @@
+package clients
+
+import (
+	"testing"
+
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
+)
+
+func TestMain(m *testing.M) { testserver.Main(m) }
