@@ -6,6 +6,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-megaphone/megaphone/internal/conn"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
 	"github.com/caddy-megaphone/megaphone/internal/socket"
@@ -90,4 +93,27 @@ func (s *registry) whenClosed(after time.Duration, cut func() error) (stop func(
 			cutting.Wait()
 		}
 	}
+}
+
+// afterIdle is how long after idle connections reads end at the exit, unless the grace period is short. Clients read again at
+// once, and must not choose a connection that is just being closed.
+const afterIdle = 100 * time.Millisecond
+
+// serverStops is called when a server begins to shut down: it closes its listeners and idle connections now.
+func (a *App) serverStops() {
+	if !caddy.Exiting() {
+		return
+	}
+	delay := afterIdle
+	if app, err := a.ctx.AppIfConfigured("http"); err == nil && app.(*caddyhttp.App).GracePeriod > 0 {
+		delay = min(delay, time.Duration(app.(*caddyhttp.App).GracePeriod)/2)
+	}
+	a.closeAfter(delay)
+}
+
+func (a *App) closeAfter(delay time.Duration) {
+	time.AfterFunc(delay, func() {
+		defer guard.Recover(guard.Exit)
+		a.close()
+	})
 }

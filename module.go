@@ -352,24 +352,6 @@ func (a *App) stopping() {
 	a.close()
 }
 
-// afterIdle is how long after idle connections reads end at the exit. Clients read again at once, and must not choose a
-// connection that is just being closed.
-const afterIdle = 100 * time.Millisecond
-
-// serverStops is called when a server begins to shut down: it closes its listeners and idle connections now.
-func (a *App) serverStops() {
-	if caddy.Exiting() {
-		a.closeAfter(afterIdle)
-	}
-}
-
-func (a *App) closeAfter(delay time.Duration) {
-	time.AfterFunc(delay, func() {
-		defer guard.Recover(guard.Exit)
-		a.close()
-	})
-}
-
 // watchExit ends all reads if the process begins to exit after the stopping event of a reload. Otherwise the http app would
 // wait for this configuration's reads, and the exit for the reload. It returns when all apps have stopped.
 func (a *App) watchExit() {

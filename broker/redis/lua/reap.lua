@@ -1,7 +1,8 @@
 -- Frees channels whose reader's node is gone: one that has lived and lives no more, or one that nobody knows and nobody hears. A
--- node that has just come is in neither list. Nodes that live are asked, and free channels of which they have no reader. KEYS: 1 counters, then the times of expiry of partitions. ARGV: 2 the nodes that live,
--- 3 how many channels to skip in the first partition, 4 how many to look at, 5 the nodes that live no more. Returns how many
--- partitions are done, how many channels to skip in the next one, and 0 if a node that lives did not hear the question.
+-- node that has just come is in neither list. Nodes that live are asked, and free channels of which they have no reader.
+-- KEYS: 1 counters, then the times of expiry of partitions. ARGV: 2 the nodes that live, 3 how many channels to skip in the first
+-- partition, 4 how many to look at, 5 the nodes that live no more. Returns how many partitions are done, how many channels to skip
+-- in the next one, and 0 if a node that lives did not hear the question.
 local function has(nodes, node)
   for at = 1, #nodes, 8 do
     if string.sub(nodes, at, at + 7) == node then return true end
