@@ -35,12 +35,12 @@ func TestNoMessageIsRemovedBeforeItsEndIsDurable(t *testing.T) {
 			f.write(nil)
 		}
 		settle(len(f.lines) - 10) // those left are in the second segment, and the channel moves to the third
-		time.Sleep(2 * syncInterval)
+		time.Sleep(untilSynced)
 		written := len(f.lines)
 		for head() < 4 {
 			f.write(nil)
 		}
-		time.Sleep(2*syncInterval + retryInterval/2) // the next compaction comes before the next sync
+		time.Sleep(untilSynced + retryInterval/2) // the next compaction comes before the next sync
 		if first := f.broker.log.sealed[0].sequence; first != 2 {
 			t.Fatalf("the first segment is %d", first)
 		}

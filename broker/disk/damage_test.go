@@ -146,7 +146,7 @@ func TestASegmentThatIsTooShortIsFound(t *testing.T) {
 		for range 200 { // more than a segment
 			f.write(nil)
 		}
-		time.Sleep(2 * syncInterval)
+		time.Sleep(untilSynced)
 		f.broker.Close()
 		for n := uint64(1); n <= 2; n++ {
 			name := segmentName(n)
@@ -221,7 +221,7 @@ func TestAStartOnADamagedJournalMayBeInterrupted(t *testing.T) {
 		for range 200 { // more than a segment
 			f.write(nil)
 		}
-		time.Sleep(2 * syncInterval)
+		time.Sleep(untilSynced)
 		image := f.folder.content()
 		for _, data := range image {
 			clear(data[markOffset : markOffset+16]) // as if nothing had been durable

@@ -16,6 +16,9 @@ import (
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
+// untilSynced is how long it takes until all is durable. It ends between two syncs: what a test does next must not meet one.
+const untilSynced = 2*syncInterval + syncInterval/2
+
 // A faulty is a Broker whose folder can fail, with one channel and a reader.
 type faulty struct {
 	*testing.T
@@ -185,7 +188,7 @@ func TestAFailedSyncIsNeverTriedAgain(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				f := newFaulty(t, d)
 				f.write(nil)
-				time.Sleep(2 * syncInterval)
+				time.Sleep(untilSynced)
 				var mu sync.Mutex
 				failed, synced := map[string]bool{}, 0
 				failing := true
@@ -216,7 +219,7 @@ func TestAFailedSyncIsNeverTriedAgain(t *testing.T) {
 					f.seesOnly(1)
 				} else {
 					f.write(nil)
-					time.Sleep(2 * syncInterval)
+					time.Sleep(untilSynced)
 				}
 				f.write(broker.ErrStorage)
 				time.Sleep(3 * syncInterval)

@@ -167,7 +167,7 @@ func TestNoPieceCountsBehindAMissingOne(t *testing.T) {
 		for i := range 9 {
 			publish(t, b, []string{a.Producer}, piece(t, "s", strconv.Quote(strconv.Itoa(i)), "", broker.MergeAppend))
 		}
-		time.Sleep(2 * syncInterval)
+		time.Sleep(untilSynced)
 		b.Close()
 		image := f.content()
 		name, end := onlySegment(t, image)

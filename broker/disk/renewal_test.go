@@ -23,7 +23,7 @@ func TestADiskThatFailsForLongIsNotFilled(t *testing.T) {
 				for range 200 { // more than a segment
 					f.write(nil)
 				}
-				time.Sleep(2 * syncInterval)
+				time.Sleep(untilSynced)
 				before := len(f.folder.content())
 				var creates atomic.Int32
 				f.folder.failWith(func(o, _ string) error {
@@ -61,7 +61,7 @@ func TestWhatADroppedAttemptHadIsWrittenAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.write(nil)
-		time.Sleep(2 * syncInterval)
+		time.Sleep(untilSynced)
 		syncs := 0
 		f.folder.failWith(func(o, _ string) error {
 			switch o {
@@ -113,7 +113,7 @@ func TestDamageFromBeforeAFaultCountsForNothing(t *testing.T) {
 		for sequence := uint64(1); sequence == 1; l.locked(func() { sequence = l.head.sequence }) {
 			f.write(nil)
 		}
-		time.Sleep(2 * syncInterval)
+		time.Sleep(untilSynced)
 		synctest.Wait()
 		if err := f.broker.Healthy(); err != nil || !failed || l.sealed[0].sequence != 1 || l.head.sequence < 3 {
 			t.Fatalf("the first segment is %d, and the head is %d; the health is %v", l.sealed[0].sequence, l.head.sequence, err)
@@ -171,7 +171,7 @@ func TestNothingIsDurableBeforeAllIsWrittenAgain(t *testing.T) {
 			l.renewing = true // as if there were much to write
 		})
 		commit := l.Barrier()
-		time.Sleep(2 * syncInterval)
+		time.Sleep(untilSynced)
 		if commit.IsDurable() {
 			t.Error("it is durable already")
 		}

@@ -124,7 +124,7 @@ func TestARepairKeepsTopics(t *testing.T) {
 		a := s.member(broker.Join{Topic: "whole"}, broker.Join{Topic: "damaged"})
 		s.publish("whole", "one", 0, broker.Published{Members: 1, Full: 1})
 		s.publish("whole", "two", 10, broker.Published{Members: 1, Accepted: 1})
-		time.Sleep(2 * syncInterval)
+		time.Sleep(untilSynced)
 		image := s.folder.content()
 		at := bytes.Index(image[segmentName(1)], []byte("damaged"))
 		image[segmentName(1)][at] ^= 1
