@@ -263,17 +263,23 @@ func TestAnAcknowledgementThatPanicsEndsItsWebSocket(t *testing.T) {
 	s.read(c).wants("1")
 }
 
+// directClient returns a client whose writes to a channel are direct. read gets what that takes.
+func (s *server) directClient(c channel, read *read) *rawClient {
+	producer := s.rawClient()
+	for i := 0; !s.isDirect(); i++ {
+		producer.writeAll(c, fmt.Sprint(i))
+		read.wants(fmt.Sprint(i))
+	}
+	return producer
+}
+
 // TestADirectWriteThatPanicsEndsItsConnection: no handler of net/http is on the stack.
 func TestADirectWriteThatPanicsEndsItsConnection(t *testing.T) {
 	s := servePanicky(t, "megaphone")
 	before := s.panics("direct_write")
 	c := s.create()
 	read := s.read(c)
-	producer := s.rawClient()
-	for i := 0; !s.isDirect(); i++ {
-		producer.writeAll(c, fmt.Sprint(i))
-		read.wants(fmt.Sprint(i))
-	}
+	producer := s.directClient(c, read)
 	panicsIn.Store("PublishNow")
 	producer.send(writeRequest(c.ProducerAddress, "1"))
 	producer.wantsEnd()
@@ -293,11 +299,7 @@ func TestASampleThatPanicsSaysNothing(t *testing.T) {
 	before := s.panics("request")
 	c := s.create()
 	read := s.read(c)
-	producer := s.rawClient()
-	for i := 0; !s.isDirect(); i++ {
-		producer.writeAll(c, fmt.Sprint(i))
-		read.wants(fmt.Sprint(i))
-	}
+	producer := s.directClient(c, read)
 	panicsIn.Store("Publish") // which direct writes do without
 	for {
 		producer.send(writeRequest(c.ProducerAddress, `"direct"`))

@@ -154,13 +154,7 @@ func TestAnEndThatCouldNotBeToldSettlesLater(t *testing.T) {
 		}
 	})
 	for channel, node := range map[broker.Addresses]*redis.Broker{a: other, again: b} {
-		var next broker.Subscription
-		eventually(t, "the client comes back", func() bool {
-			var err error
-			next, err = node.Subscribe(t.Context(), channel.Consumer, broker.SubscribeOptions{Limits: faultLimits})
-			return err == nil
-		})
-		takes(t, next, "3")
+		takes(t, awaitRead(t, "the client comes back", node, channel.Consumer), "3")
 	}
 }
 

@@ -49,6 +49,17 @@ func subscribe(t *testing.T, b *redis.Broker, consumer string) broker.Subscripti
 	return sub
 }
 
+// awaitRead subscribes, as soon as the channel can be read.
+func awaitRead(t *testing.T, what string, b *redis.Broker, consumer string) (sub broker.Subscription) {
+	t.Helper()
+	eventually(t, what, func() (ok bool) {
+		var err error
+		sub, err = b.Subscribe(t.Context(), consumer, broker.SubscribeOptions{Limits: faultLimits})
+		return err == nil
+	})
+	return sub
+}
+
 // reported waits until Redis knows that so many messages are in flight: until then, a report would show what was not pushed.
 func reported(t *testing.T, b *redis.Broker, address string, inFlight int) {
 	t.Helper()
@@ -324,12 +335,7 @@ func TestASubscribeWhoseReplyIsLostHoldsNoChannel(t *testing.T) {
 	if !errors.Is(err, broker.ErrUnavailable) {
 		t.Errorf("the error is %v", err)
 	}
-	var sub broker.Subscription
-	eventually(t, "another node reads", func() bool {
-		sub, err = other.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
-		return err == nil
-	})
-	takes(t, sub, "1")
+	takes(t, awaitRead(t, "another node reads", other, a.Consumer), "1")
 }
 
 // TestANodeWithoutRedisLosesItsReaders: it is cut off, another node serves its channels, and it comes back by itself.
@@ -358,12 +364,7 @@ func TestANodeWithoutRedisLosesItsReaders(t *testing.T) {
 				t.Errorf("a call fails with %v", err)
 			}
 			eventually(t, "health is bad", func() bool { return b.Healthy() != nil })
-			var next broker.Subscription
-			eventually(t, "the other node reads", func() (ok bool) {
-				var err error
-				next, err = other.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
-				return err == nil
-			})
+			next := awaitRead(t, "the other node reads", other, a.Consumer)
 			takes(t, next, "1")
 			publish(t, other, quiet.Producer, "2")
 			if sub.Settle(broker.EventID{1}) || sub.Err() != nil {

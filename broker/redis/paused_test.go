@@ -176,12 +176,7 @@ func TestAPausedNodeDoesNotActOnWhatItNoLongerOwns(t *testing.T) {
 	_, _ = fmt.Fprintln(node.in, "publish", full.Producer)
 	eventually(t, "its producer waits", func() bool { return b.Stats().HeldProducers == 1 })
 	node.signal(t, syscall.SIGSTOP)
-	var next broker.Subscription
-	eventually(t, "another node reads", func() bool {
-		var err error
-		next, err = b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
-		return err == nil
-	})
+	next := awaitRead(t, "another node reads", b, a.Consumer)
 	takes(t, next, "1", "2")
 	reported(t, b, a.Consumer, 2)
 	time.Sleep(time.Second) // so the time of its producer is over in Redis too

@@ -174,12 +174,7 @@ func TestAppendOnlyFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the server is reached again", func() bool { return b.Healthy() == nil })
-	var sub broker.Subscription
-	eventually(t, "the channel can be read", func() bool {
-		sub, err = b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits})
-		return err == nil
-	})
-	takes(t, sub, "1", "2")
+	takes(t, awaitRead(t, "the channel can be read", b, a.Consumer), "1", "2")
 	s.command(t, "CONFIG", "SET", "appendonly", "no")
 	if err := tryPublish(t, b, a.Producer, "3"); !errors.Is(err, broker.ErrOutcomeUnknown) {
 		t.Errorf("without its file, a write fails with %v", err)
