@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -195,6 +196,42 @@ func TestATopicForgetsKeys(t *testing.T) {
 	}
 	if kept(0) != broker.KeyedEventID("0") {
 		t.Error("a topic remembers a key for too long")
+	}
+}
+
+// TestNothingIsLeftOfWhatIsOver: neither what a channel has missed, once the messages that said it were settled, nor a topic that
+// has ceased to exist.
+func TestNothingIsLeftOfWhatIsOver(t *testing.T) {
+	t.Parallel()
+	b := New()
+	defer b.Close()
+	l := topicLimits()
+	l.Buffer, l.InFlight = 1, 1
+	a, c := newMember(t, b, l, "news")
+	sub, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: l, Follow: true, Acknowledged: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		for range 2 { // the second one is missed
+			if _, err := b.PublishTopic(t.Context(), "news", brokerfixture.Message(t), broker.FullMiss, l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ms, _ := sub.Take(nil, 1<<20)
+		if len(ms) != 1 || i > 0 && !strings.Contains(string(ms[0].Line()), `"missed":1`) {
+			t.Fatalf("the reader took %d messages: %s", len(ms), ms[0].Line())
+		}
+		sub.Settle(ms[0].ID())
+	}
+	if m := c.marks(); m.notes != nil || m.missed != 1 || m.outside != nil {
+		t.Errorf("of a channel without messages %d notes are left, and %d messages are missed", len(m.notes), m.missed)
+	}
+	if err := b.Leave(t.Context(), a.Producer, "news"); err != nil {
+		t.Fatal(err)
+	}
+	for topic := range b.topics.list.all() {
+		t.Errorf("the topic %s is left", topic.name)
 	}
 }
 
