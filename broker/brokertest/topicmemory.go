@@ -104,6 +104,15 @@ var topicMemoryTests = group{
 		if i := t.info("default"); i.Kept != 1 {
 			t.Errorf("the topic is %+v", i)
 		}
+		keep := t.limits.TopicKeep
+		t.limits.TopicKeep = broker.Keep{}
+		a := t.member("closed")
+		t.limits.TopicKeep = keep
+		t.end("closed")
+		t.leave(a, "closed")
+		if i := t.info("closed"); i.Closed == "" || i.Keep != keep {
+			t.Errorf("the topic is %+v", i)
+		}
 	},
 	"kept messages take memory, each once": func(s *suite) {
 		t := s.topics()
@@ -298,13 +307,13 @@ var topicMemoryTests = group{
 		for i := range 40 {
 			last = t.big("m", 1000)
 			t.tell(fmt.Sprint(i%4), last, broker.FullMiss, broker.Published{})
-		}
-		var kept int64
-		for i := range 4 {
-			kept += t.info(fmt.Sprint(i)).KeptBytes
-		}
-		if kept <= 9*size || kept > 10*size {
-			t.Errorf("%d bytes are kept, with a limit of %d", kept, t.limits.MaxMemory)
+			var kept int64
+			for i := range 4 {
+				kept += t.info(fmt.Sprint(i)).KeptBytes
+			}
+			if kept <= min(int64(i), 9)*size || kept > 10*size {
+				t.Fatalf("after %d messages of %d bytes, %d bytes are kept, with a limit of %d", i+1, size, kept, t.limits.MaxMemory)
+			}
 		}
 		t.subscribe(t.joiner("3", 1).Consumer).takes(last) // one that is published to has room for its newest messages
 		t.publish(t.create().Producer, "m")                // there is memory for others

@@ -235,11 +235,16 @@ func TestNothingIsLeftOfWhatIsOver(t *testing.T) {
 	}
 }
 
-// TestMembersKeepTheirPlaces whoever comes and goes, and blocks that are empty go.
+// TestMembersKeepTheirPlaces whoever comes and goes, there are no more blocks than the most members took, and empty ones at the end
+// go.
 func TestMembersKeepTheirPlaces(t *testing.T) {
 	t.Parallel()
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
 	var ms members
+	var all []*channel // by age
 	places := map[*channel]int{}
+	most := 0
 	check := func() {
 		t.Helper()
 		found := 0
@@ -248,37 +253,43 @@ func TestMembersKeepTheirPlaces(t *testing.T) {
 			for j, s := range slots {
 				if s.channel != nil {
 					if found++; places[s.channel] != i*blockSize+j {
-						t.Fatalf("a member is at %d, want %d", i*blockSize+j, places[s.channel])
+						t.Fatalf("seed %d: a member is at %d, want %d", seed, i*blockSize+j, places[s.channel])
 					}
 				}
 			}
 		}
-		if found != len(places) || ms.count != found {
-			t.Fatalf("there are %d members, the count is %d, want %d", found, ms.count, len(places))
+		if found != len(places) || ms.count != found || len(ms.blocks) > (most+blockSize-1)/blockSize {
+			t.Fatalf("seed %d: there are %d members in %d blocks, the count is %d, want %d; there were at most %d",
+				seed, found, len(ms.blocks), ms.count, len(places), most)
 		}
 	}
-	for _, grow := range []int{9, 5, 1, 9, 5, 0} { // in ten
+	for _, phase := range []struct {
+		grow   int  // of ten steps, how many add a member
+		newest bool // whether the others remove the newest one
+	}{{9, false}, {5, false}, {1, false}, {9, false}, {3, true}, {9, false}, {5, false}, {0, false}} {
 		for range 5000 {
-			if rand.IntN(10) < grow {
+			if random.IntN(10) < phase.grow {
 				c := new(channel)
 				places[c] = ms.add(slot{channel: c})
-			} else {
-				for c, place := range places {
-					ms.remove(place)
-					delete(places, c)
-					break
+				all = append(all, c)
+				most = max(most, len(all))
+			} else if n := len(all); n > 0 {
+				i := random.IntN(n)
+				if phase.newest {
+					i = n - 1
 				}
+				ms.remove(places[all[i]])
+				delete(places, all[i])
+				all = slices.Delete(all, i, i+1)
 			}
 		}
 		check()
-		t.Logf("%d members in %d blocks", ms.count, len(ms.blocks))
 	}
-	for c, place := range places {
-		ms.remove(place)
-		delete(places, c)
+	for _, c := range all {
+		ms.remove(places[c])
 	}
 	if ms.blocks != nil || ms.roomy != nil {
-		t.Errorf("%d blocks are left", len(ms.blocks))
+		t.Errorf("seed %d: %d blocks are left", seed, len(ms.blocks))
 	}
 }
 

@@ -12,12 +12,13 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 )
 
 // storeStats is what happened between this node and Redis.
 type storeStats struct {
 	roundTrips, failures                    atomic.Uint64
-	latency                                 histogram
+	latency                                 histogram.Histogram
 	reconnects, resyncs, fenced, lostPushes atomic.Uint64
 
 	nodes atomic.Pointer[[]broker.StoreNode]
@@ -36,7 +37,7 @@ func (s *storeStats) called(begun time.Time, err error) {
 	if err != nil && !rueidis.IsRedisNil(err) {
 		s.failures.Add(1)
 	}
-	s.latency.observe(latencyBounds, time.Since(begun), 1)
+	s.latency.Observe(latencyBounds, time.Since(begun), 1)
 }
 
 // calledAll counts a round trip of several calls.
@@ -54,7 +55,7 @@ func (s *storeStats) calledAll(begun time.Time, replies []rueidis.RedisResult) {
 func (b *Broker) StoreStats() broker.StoreStats {
 	s := &b.store
 	r := broker.StoreStats{
-		RoundTrips: s.roundTrips.Load(), Failures: s.failures.Load(), Latency: s.latency.read(latencyBounds),
+		RoundTrips: s.roundTrips.Load(), Failures: s.failures.Load(), Latency: histogram.Sum(latencyBounds, &s.latency),
 		Reconnects: s.reconnects.Load(), Resyncs: s.resyncs.Load(), Fenced: s.fenced.Load(), LostPushes: s.lostPushes.Load(),
 	}
 	for _, l := range b.lanes {

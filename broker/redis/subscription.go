@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
@@ -149,7 +150,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 			if now == 0 {
 				now = clock.Now()
 			}
-			s.broker.stats.delay.observe(delayBounds, now-max(s.held[s.next].since, s.held[s.next].m.Accepted()), 1)
+			s.broker.stats.delay.Observe(histogram.Delay, now-max(s.held[s.next].since, s.held[s.next].m.Accepted()), 1)
 		} else {
 			again++
 		}

@@ -6,6 +6,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 )
 
 // maxSwept is how many channels one call deletes.
@@ -88,7 +89,7 @@ func (b *Broker) countDeleted(values rueidis.RedisMessage, reason broker.EndReas
 	undelivered := integer(numbers, 0) + integer(numbers, 1)
 	b.stats.deleted[reason].Add(1)
 	b.stats.undelivered[reason].Add(uint64(undelivered)) //nolint:gosec // not negative
-	b.stats.life.observe(lifeBounds, time.Duration(integer(numbers, 2))*time.Millisecond, 1)
+	b.stats.life.Observe(histogram.Life, time.Duration(integer(numbers, 2))*time.Millisecond, 1)
 	b.drainUndelivered.Add(undelivered)
 	return integer(numbers, 3)
 }
