@@ -362,6 +362,9 @@ func repeatedPublish(s *suite) {
 	t.tell("news", m, broker.FullMiss, broker.Published{Members: 2, Accepted: 2})
 	t.subscribe(a.Consumer).takes(m)
 	t.subscribe(b.Consumer).takes(m)
+	if b, ok := t.Broker.(broker.Statser); ok && !t.eventually(func() bool { return b.Stats().Duplicates == 3 }) {
+		t.Errorf("%d messages are repeated", b.Stats().Duplicates)
+	}
 }
 
 func leavesInBetween(s *suite) {

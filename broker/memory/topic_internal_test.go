@@ -199,6 +199,31 @@ func TestATopicForgetsKeys(t *testing.T) {
 	}
 }
 
+// TestMembersThatWaitAreBounded, in number and by the memory that held messages may take. Beyond that, members miss the message.
+func TestMembersThatWaitAreBounded(t *testing.T) {
+	t.Parallel()
+	b := New()
+	defer b.Close()
+	l := topicLimits()
+	l.Buffer, l.Hold = 1, time.Hour
+	newMember(t, b, l, "news")
+	for _, test := range []struct {
+		waiters, held int64
+		want          broker.Published
+	}{
+		{0, 0, broker.Published{Members: 1, Accepted: 1}},
+		{maxWaitingMembers, 0, broker.Published{Members: 1, Full: 1}},
+		{0, l.MaxMemory / 16, broker.Published{Members: 1, Full: 1}},
+	} {
+		b.waiters.Store(test.waiters)
+		b.budget.held.Store(test.held)
+		p, err := b.PublishTopic(t.Context(), "news", brokerfixture.Message(t), broker.FullHold, l)
+		if err != nil || p != test.want {
+			t.Errorf("%+v is reported, want %+v; error %v", p, test.want, err)
+		}
+	}
+}
+
 // TestNothingIsLeftOfWhatIsOver: neither what a channel has missed, once the messages that said it were settled, nor a topic that
 // has ceased to exist.
 func TestNothingIsLeftOfWhatIsOver(t *testing.T) {
