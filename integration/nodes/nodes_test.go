@@ -143,7 +143,7 @@ megaphone {
 }
 
 func (n *node) site() string {
-	return fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nmegaphone create write read exists manage health\n}\n", n.port)
+	return fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nmegaphone create write read exists manage health topics publish\n}\n", n.port)
 }
 
 func (n *node) url() string { return fmt.Sprintf("http://127.0.0.1:%d", n.port) }
