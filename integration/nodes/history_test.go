@@ -177,6 +177,7 @@ func historyOverNodes(t *testing.T, settings string, o workload.Options) {
 		t.Fatal(err)
 	}
 	h := f.History()
+	dump(t, h)
 	workload.Check(t, h, 500)
 	if t.Failed() {
 		for _, fault := range h.Faults {

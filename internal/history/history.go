@@ -176,7 +176,7 @@ func (r *Recorder) Delete(channel string, undelivered int) {
 	r.history.Undelivered[channel] += undelivered
 	for i := range r.history.Stays {
 		s := &r.history.Stays[i]
-		if s.Channel == channel && s.Leave.Start == never {
+		if s.Channel == channel && s.Leave.End == never { // it may have tried to leave since then
 			s.Leave = Span{s.Join.Start, r.Now()}
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"time"
@@ -218,8 +218,13 @@ func (s *session) do(ctx context.Context, method, path string, header map[string
 	for name, value := range header {
 		r.Header.Set(name, value)
 	}
+	sent := false // a request with a key is sent again by net/http when its connection breaks
+	r = r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }}))
 	response, err := s.HTTP.Do(r)
-	if err != nil {
+	switch {
+	case err != nil && !sent:
+		return 0, nil, fmt.Errorf("%w: %w", errNeverSent, err)
+	case err != nil:
 		return 0, nil, err
 	}
 	defer response.Body.Close()
@@ -227,12 +232,14 @@ func (s *session) do(ctx context.Context, method, path string, header map[string
 	return response.StatusCode, text, err
 }
 
+// errNeverSent is the error of a request for which there was no connection.
+var errNeverSent = errors.New("never sent")
+
 // outcome says what a reply to a write means.
 func (s *session) outcome(status int, text []byte, err error) (history.Outcome, string) {
-	var dial *net.OpError
 	switch {
-	case errors.As(err, &dial) && dial.Op == "dial":
-		return history.Refused, err.Error() // it was never sent
+	case errors.Is(err, errNeverSent):
+		return history.Refused, err.Error()
 	case err != nil, status == http.StatusServiceUnavailable && strings.Contains(string(text), "not known whether"):
 		return history.Unknown, fmt.Sprintf("%d %s %v", status, text, err)
 	case status == http.StatusCreated, status == http.StatusAccepted:
