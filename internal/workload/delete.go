@@ -54,7 +54,7 @@ func (s *session) delete(ctx context.Context, random *rand.Rand) {
 	}
 	_ = s.Leave(s.name, "", func() error {
 		err := s.insist(ctx, http.MethodDelete, "/channel/"+s.consumerAddress, nil)
-		if errors.Is(err, errNotFound) {
+		if errors.Is(err, errNotFound) && !s.FullDelete {
 			return nil // an attempt that had no answer has deleted it
 		}
 		return err

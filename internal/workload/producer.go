@@ -35,7 +35,7 @@ func (s *session) attempt(ctx context.Context, limit time.Duration, value, key s
 
 // write writes one message after the other, each once.
 func (s *session) write(ctx context.Context) {
-	for s.pause(ctx) {
+	for !s.gone && s.pause(ctx) {
 		s.attempt(ctx, requestTime, s.value(), "")
 	}
 }
@@ -43,7 +43,7 @@ func (s *session) write(ctx context.Context) {
 // writeKeyed writes one message after the other. Sometimes it breaks off a request. It repeats each message until the
 // server accepts it.
 func (s *session) writeKeyed(ctx context.Context) {
-	for s.pause(ctx) {
+	for !s.gone && s.pause(ctx) {
 		value := s.value()
 		key := "key-" + value
 		if s.rand.IntN(50) == 0 {
@@ -51,7 +51,7 @@ func (s *session) writeKeyed(ctx context.Context) {
 				s.attempt(ctx, time.Duration(s.rand.IntN(int(2*time.Millisecond))), value, key)
 			})
 		}
-		for s.attempt(ctx, requestTime, value, key) != history.Accepted && ctx.Err() == nil {
+		for s.attempt(ctx, requestTime, value, key) != history.Accepted && ctx.Err() == nil && !s.gone {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}

@@ -78,9 +78,9 @@ func (p *publisher) held(ctx context.Context)    { p.each(ctx, history.MergeNone
 
 const fullHold = "?full=hold"
 
-// deleteFull publishes once, at some time in the last quarter of the run, and deletes the channels that have no room.
+// deleteFull publishes once, near the end of the run, and deletes the channels that have no room.
 func (p *publisher) deleteFull(ctx context.Context) {
-	if wait(ctx, p.Time*3/4+time.Duration(p.rand.Int64N(int64(p.Time/4)))) {
+	if wait(ctx, p.Time*7/8+time.Duration(p.rand.Int64N(int64(p.Time/8)))) {
 		p.publish(ctx, requestTime, p.next(history.MergeNone), "?full=delete")
 	}
 }

@@ -119,7 +119,7 @@ func (ts *topics) run(ctx context.Context, running *sync.WaitGroup) {
 			p := ts.publisher(i, j)
 			running.Go(func() { publishers[(i+j)%len(publishers)](p, ctx) })
 		}
-		if i%4 == 2 && ts.FullDelete {
+		if i == 2 && ts.FullDelete {
 			p := ts.publisher(i, 3)
 			running.Go(func() { p.deleteFull(ctx) })
 		}

@@ -51,7 +51,7 @@ type Options struct {
 	// does where a store may have failed. By default it means that the message is in no channel. The reply to a single write
 	// says which of the two it is.
 	TimeoutIsUnknown bool
-	// FullDelete says that once, late, a publish to some topics deletes the channels that have no room. It needs Announced.
+	// FullDelete says that once, late, a publish to a topic deletes the channels that have no room. It needs Announced.
 	FullDelete bool
 	// Late, if it is set, is how long a request without an answer may have its effect later. Servers may be killed, too, so an
 	// ingest may end without closing the topics that it should close.
