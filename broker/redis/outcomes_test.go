@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os/exec"
 	"testing"
 	"time"
@@ -19,12 +18,7 @@ import (
 func TestWithoutItsReplicaNothingIsAccepted(t *testing.T) {
 	t.Parallel()
 	needsRedis(t)
-	port, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, number, _ := net.SplitHostPort(port.Addr().String())
-	_ = port.Close()
+	number := freePort(t)
 	s, err := startServer(t.TempDir(), "--port", number, "--repl-diskless-sync-delay", "0")
 	if err != nil {
 		t.Fatal(err)
