@@ -99,19 +99,23 @@ func (n *node) stopFor(d time.Duration) {
 func (f *faults) redis(random *rand.Rand) {
 	f.storing.Lock()
 	defer f.storing.Unlock()
+	store, kinds := f.store, 6
+	if store.all != nil {
+		store, kinds = store.all[random.IntN(len(store.all))], 3
+	}
 	i := random.IntN(len(f.nodes))
 	link := f.nodes[i].link
-	switch random.IntN(6) {
+	switch random.IntN(kinds) {
 	case 0:
 		f.Fault("redis: stopped", after, func() {
-			f.store.signal(syscall.SIGSTOP)
+			store.signal(syscall.SIGSTOP)
 			time.Sleep(between(random, 50*time.Millisecond, 3*time.Second))
-			f.store.signal(syscall.SIGCONT)
+			store.signal(syscall.SIGCONT)
 		})
 	case 1:
-		f.Fault("redis: connections killed", after, func() { f.store.try("CLIENT", "KILL", "TYPE", "normal") })
+		f.Fault("redis: connections killed", after, func() { store.try("CLIENT", "KILL", "TYPE", "normal") })
 	case 2:
-		f.Fault("redis: Pub/Sub connections killed", after, func() { f.store.try("CLIENT", "KILL", "TYPE", "pubsub") })
+		f.Fault("redis: Pub/Sub connections killed", after, func() { store.try("CLIENT", "KILL", "TYPE", "pubsub") })
 	case 3:
 		f.Fault(fmt.Sprintf("link %d: cut", i), after, link.cut)
 	case 4:
@@ -139,7 +143,7 @@ func again(ctx context.Context, random *rand.Rand, f func(*rand.Rand)) {
 // Redis and the network between them fail at random. What the clients saw must fit together.
 func TestHistoryOverNodes(t *testing.T) {
 	t.Parallel()
-	historyOverNodes(t, "in_flight 30", workload.Options{
+	historyOverNodes(t, newStore(t), "in_flight 30", "", workload.Options{
 		Channels: 60, Deleted: 12, Pause: 30 * time.Millisecond, Time: workload.Duration(t, 20*time.Second),
 	})
 }
@@ -148,16 +152,28 @@ func TestHistoryOverNodes(t *testing.T) {
 // that breaks off may miss some (protocol.md 2.12).
 func TestHistoryOfTopicsOverNodes(t *testing.T) {
 	t.Parallel()
-	historyOverNodes(t, "in_flight 100000\ntopic_keep 10MB", workload.Options{
+	historyOfTopics(t, newStore(t), "")
+}
+
+// TestHistoryOfTopicsOverARedisCluster does the same with a Redis Cluster: members of a topic are on all its servers.
+func TestHistoryOfTopicsOverARedisCluster(t *testing.T) {
+	t.Parallel()
+	historyOfTopics(t, newRedisCluster(t), "\ncluster")
+}
+
+func historyOfTopics(t *testing.T, s *store, redis string) {
+	t.Helper()
+	historyOverNodes(t, s, "in_flight 100000\ntopic_keep 10MB", redis, workload.Options{
 		Channels: 25, Topics: 7, Deleted: 3, FullDelete: true, Pause: 50 * time.Millisecond, Time: workload.Duration(t, 20*time.Second),
 		Late: 5 * time.Second,
 	})
 }
 
-// historyOverNodes runs clients against three nodes with some settings. The options say what is not the same in each test.
-func historyOverNodes(t *testing.T, settings string, o workload.Options) {
+// historyOverNodes runs clients against three nodes with some settings, and some of its Broker. The options say what is not the same
+// in each test.
+func historyOverNodes(t *testing.T, s *store, settings, redis string, o workload.Options) {
 	t.Helper()
-	c := newCluster(t, newStore(t), 3, "read_duration 1s\nbuffer 20\nhold 2s\n"+settings, "timeout 1s\ndial_timeout 1s")
+	c := newCluster(t, s, 3, "read_duration 1s\nbuffer 20\nhold 2s\n"+settings, "timeout 1s\ndial_timeout 1s"+redis)
 	o.Seed = workload.Seed(t)
 	f := &faults{cluster: c, Recorder: history.NewRecorder()}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -177,7 +193,6 @@ func historyOverNodes(t *testing.T, settings string, o workload.Options) {
 		t.Fatal(err)
 	}
 	h := f.History()
-	dump(t, h)
 	workload.Check(t, h, 500)
 	if t.Failed() {
 		for _, fault := range h.Faults {
