@@ -164,7 +164,7 @@ func TestHistoryOfTopicsOverARedisCluster(t *testing.T) {
 func historyOfTopics(t *testing.T, s *store, redis string) {
 	t.Helper()
 	historyOverNodes(t, s, "in_flight 100000\ntopic_keep 10MB", redis, workload.Options{
-		Channels: 25, Topics: 7, Deleted: 3, FullDelete: true, Pause: 50 * time.Millisecond, Time: workload.Duration(t, 20*time.Second),
+		Channels: 25, Topics: 7, Deleted: 3, FullDelete: true, Pause: 50 * time.Millisecond, Time: workload.Duration(t, 12*time.Second),
 		Late: 5 * time.Second,
 	})
 }
