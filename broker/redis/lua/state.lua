@@ -26,10 +26,12 @@ local REMEMBERED = 256
 -- Larger messages are fetched by the reader's node, not pushed to it.
 local PUSHED = 8192
 
--- Milliseconds since 2025.
+local EPOCH = 1735689600000 -- the beginning of 2025, in milliseconds
+
+-- Milliseconds since then.
 local function now()
   local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000) - 1735689600000
+  return t[1] * 1000 + math.floor(t[2] / 1000) - EPOCH
 end
 
 -- What a channel remembers of an idempotency key: 60 bits of the event id, as a number. Redis keeps a small set of numbers in
