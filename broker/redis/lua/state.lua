@@ -13,7 +13,8 @@
 --             16 the time to live is its own, 32 it knows topics, 64 it has marks (lua/marks.lua), 128 it is a member of topics
 --   settled   id of the last message that was let go
 --   created, read, ttl  in milliseconds
---   unconfirmed  how many messages, from the oldest, a read has brought of whose end it is not known whether the client saw it
+--   unconfirmed  how many messages, from the oldest, a read has brought of whose end it is not known whether the client saw it,
+--             or if the channel follows cursors, any read
 -- After it come the client (8 bytes, if flag 8 is set) and the agent's name.
 local ALL = '<I6I3I3I3I3I5I1c8I4I1c16I5I5I5I3'
 local STATE = 71
