@@ -42,7 +42,7 @@ local function save()
   if hasReader() then
     if c.unread0 and c.unread0 > 0 then redis.pcall('ZREM', base .. 'r', x) end
   elseif (c.unread0 or 0) <= 0 and unread(c.len, c.inflight, c.flags, c.unconfirmed) > 0 then
-    waits(base, x, now())
+    noteWaiting(base, x, now())
   end
   if c.len ~= c.messages0 then redis.call('HINCRBY', KEYS[2], 'messages', c.len - c.messages0) end
   if c.inflight ~= c.inflight0 then redis.call('HINCRBY', KEYS[2], 'inflight', c.inflight - c.inflight0) end

@@ -264,7 +264,7 @@ for i = 1, channels do
   if from then append(queue, from, to) end
   if s then call('SETRANGE', KEYS[i + 1], '6', pack('<I3I3I3I3I5', len, inflight, sent, held, bytes)) end
   if idle and len > inflight and unread(inflight, inflight, flags, unpack('<I3', s, STATE - 2)) == 0 then
-    waits(sub(KEYS[i + 1], 1, -18), sub(KEYS[i + 1], -16), now())
+    noteWaiting(sub(KEYS[i + 1], 1, -18), sub(KEYS[i + 1], -16), now())
   end
   if k and not writeMarks(k, head + inflight) then call('SETRANGE', KEYS[i + 1], 36, pack('<I1', flags - 64)) end
 end

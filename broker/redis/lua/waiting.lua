@@ -16,7 +16,7 @@ local function unread(len, inflight, flags, unconfirmed)
 end
 
 -- Notes that messages wait in a channel from now on.
-local function waits(base, x, t)
+local function noteWaiting(base, x, t)
   local set = base .. 'r'
   if redis.pcall('EXISTS', set) == 1 then redis.call('ZADD', set, t, x) end
 end

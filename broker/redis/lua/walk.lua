@@ -178,7 +178,7 @@ local function member(y, s)
         sent = sent + 1
       end
     elseif flags % 2 == 0 and len == inflight and unread(len, inflight, flags, struct.unpack('<I3', s, STATE - 2)) == 0 then
-      waits(base, x, now())
+      noteWaiting(base, x, now())
     end
     added, addedBytes, n.accepted = added + 1, addedBytes + #m + OVERHEAD, n.accepted + 1
     call('SETRANGE', base .. 's' .. x, 6, pack('<I3I3I3I3I5', len + 1, inflight, sent, waiting, bytes + #m + OVERHEAD))
