@@ -115,11 +115,15 @@ var waitingTests = group{
 	"messages wait however they come": func(s *suite) {
 		l := s.waiting()
 		t := s.topics()
+		first := s.create()
+		s.publish(first.Producer, "1")
+		l.reports(map[string]int{first.Consumer: 1}) // so the Broker has looked
 		want := map[string]int{}
 		expect := func(a broker.Addresses, messages int) broker.Addresses {
 			want[a.Consumer] = messages
 			return a
 		}
+		s.publish(expect(s.create(), 1).Producer, "1")
 		s.send(expect(s.create(), 1).Producer, s.keyed("1", "key"))
 		batch := []string{expect(s.create(), 2).Producer, expect(s.create(), 2).Producer}
 		for _, outcome := range s.PublishBatch(s.Context(), batch, []*broker.Message{s.message("1"), s.message("2")}, s.limits) {
@@ -141,7 +145,9 @@ var waitingTests = group{
 	},
 	"what has waited for room waits once a reader has made some and left": func(s *suite) {
 		l := s.waiting()
-		a := s.create()
+		first, a := s.create(), s.create()
+		s.publish(first.Producer, "1")
+		l.reports(map[string]int{first.Consumer: 1}) // so the Broker has looked
 		ms := s.fill(a.Producer)
 		held := s.hold(s.Context(), a.Producer, "held")
 		r := s.subscribe(a.Consumer)

@@ -170,6 +170,69 @@ func TestWhatOlderNodesDoNotNoteIsReported(t *testing.T) {
 	w.knows(t, told.Consumer, out.Consumer)
 }
 
+// TestAReaderOfAnOlderNodeBeginsTheTimeAnew: that node has not noted that it left.
+func TestAReaderOfAnOlderNodeBeginsTheTimeAnew(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	b := open(t, s.options("test:"))
+	const after = 3 * time.Second
+	w := watch(b, after)
+	a := create(t, b)
+	publish(t, b, a.Producer, "1")
+	sub := subscribe(t, b, a.Consumer)
+	before := time.Now()
+	sub.End(broker.EndFault)
+	set, member, _ := redis.WaitingKeys(b, a.Producer)
+	s.command(t, "ZADD", set, "1", member)
+	got := w.learns(t, a.Consumer)
+	if waited := time.Since(before); waited < after || got.Since.Before(before.Truncate(time.Millisecond)) {
+		t.Errorf("it is reported after %v as waiting since %v; the reader has left at %v", waited, got.Since, before)
+	}
+}
+
+// TestOnlyChannelsThatWaitTakeMoreOfRedis: those with a reader and those that are gone do not. The time begins once.
+func TestOnlyChannelsThatWaitTakeMoreOfRedis(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	b := open(t, s.options("test:"))
+	watch(b, time.Minute)
+	a := create(t, b)
+	set, member, _ := redis.WaitingKeys(b, a.Producer)
+	eventually(t, "nodes note where messages wait", func() bool { return s.exists(t, set) })
+	since := func(waits bool) string {
+		t.Helper()
+		score, err := s.command(t, "ZSCORE", set, member).ToString()
+		if (err == nil) != waits {
+			t.Errorf("its score is %q: %v", score, err)
+		}
+		return score
+	}
+	since(false)
+	publish(t, b, a.Producer, "1")
+	publish(t, b, a.Producer, "2")
+	since(true)
+	sub := subscribe(t, b, a.Consumer)
+	since(false)
+	takes(t, sub, "1", "2")
+	sub.End(broker.EndFault)
+	left := since(true)
+	time.Sleep(5 * time.Millisecond)
+	publish(t, b, a.Producer, "3")
+	if now := since(true); now != left {
+		t.Errorf("with another message the time begins anew: %s, and before %s", now, left)
+	}
+	if err := b.Delete(t.Context(), a.Producer); err != nil {
+		t.Fatal(err)
+	}
+	since(false)
+}
+
+func (s *server) exists(t *testing.T, key string) bool {
+	t.Helper()
+	n, err := s.command(t, "EXISTS", key).AsInt64()
+	return err == nil && n == 1
+}
+
 // TestWhatNobodyWantsToKnowIsNotKept: while no node wants to know, Redis keeps nothing beside the channels. When one does again, the
 // channels that were reported before are not.
 func TestWhatNobodyWantsToKnowIsNotKept(t *testing.T) {
