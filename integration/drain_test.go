@@ -53,7 +53,9 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 			all.Go(func() { c.consume(ctx, s, mode) })
 		}
 	}
-	s.Await("there is load", func() bool { return sumOfMetric(s.Server, "caddy_megaphone_messages_accepted_total") >= 20*len(clients) })
+	s.Await("there is load", func() bool {
+		return sumOfMetric(s.Server, "caddy_megaphone_messages_accepted_total") >= 20*len(clients)
+	})
 
 	out, _ := s.run(0, "", "drain", "--over", "2s", "--wait", "--timeout", "90s", "--json")
 	state := decode[struct {
