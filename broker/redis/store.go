@@ -77,7 +77,7 @@ var host, _ = os.Hostname()
 
 // about is what this node tells the others of itself.
 func (b *Broker) about() string {
-	return fmt.Sprintf("%d %d %s", os.Getpid(), b.subs.count(), host)
+	return fmt.Sprintf("%d %d %s", os.Getpid(), b.subs.count(), host) + b.tellsOfWaiting()
 }
 
 // noteNodes keeps what lua/beat.lua returns of the nodes, and returns their names.
@@ -88,11 +88,12 @@ func (b *Broker) noteNodes(values []rueidis.RedisMessage) ([]string, error) {
 	}
 	seen, _ := values[3].ToArray()
 	about, _ := values[4].ToArray()
-	nodes := make([]broker.StoreNode, len(names))
+	nodes, told := make([]broker.StoreNode, len(names)), make([]string, len(names))
 	for i, name := range names {
 		n := broker.StoreNode{ID: nodeID(name), Self: name == b.node, Seen: timeOf(uint64(max(0, integer(seen, i))))}
 		if i < len(about) {
-			text, _ := about[i].ToString() // empty for a node of an older version
+			told[i], _ = about[i].ToString() // empty for a node of an older version
+			text, _, _ := strings.Cut(told[i], tellsNotWaiting)
 			if words := strings.SplitN(text, " ", 3); len(words) == 3 {
 				n.Process, _ = strconv.Atoi(words[0])
 				n.Readers, _ = strconv.Atoi(words[1])
@@ -105,6 +106,7 @@ func (b *Broker) noteNodes(values []rueidis.RedisMessage) ([]string, error) {
 		return strings.Compare(a.Host+" "+a.ID, b.Host+" "+b.ID)
 	})
 	b.store.nodes.Store(&nodes)
+	b.noteWatchers(names, told)
 	return names, nil
 }
 

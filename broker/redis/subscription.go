@@ -37,8 +37,9 @@ type subscription struct {
 	drains   bool // this node is being drained, and it is the reader's turn to end
 
 	acks, follows bool
+	acked         bool           // this reader or one before has acknowledged
 	again         bool           // see broker.SubscribeOptions.Redeliver
-	unconfirmed   int            // how many of held, from the first, a read has brought that ended as EndUnconfirmed
+	unconfirmed   int            // how many of held, from the first, a read has brought that ended as EndUnconfirmed, or any read if the channel follows cursors
 	settledID     broker.EventID // of the last message that was let go
 
 	// The messages. Positions are those of Redis.
@@ -217,10 +218,11 @@ func (s *subscription) Settle(id broker.EventID) bool {
 	if s.over || s.closes {
 		return false
 	}
-	if !s.acks || !s.follows {
-		s.acks, s.follows = true, true
+	if !s.acked || !s.follows {
+		s.acked, s.follows = true, true
 		s.report.flags |= flagAcks | flagFollows
 	}
+	s.acks = true
 	found := id == s.settledID && id != uuid.Nil
 	for i := range s.inFlight {
 		if s.held[i].id == id {
@@ -305,6 +307,7 @@ func (s *subscription) endAfterResync() {
 func (s *subscription) endNow() {
 	switch {
 	case s.follows:
+		s.unconfirmed = max(s.unconfirmed, s.arrived)
 	case s.how == broker.EndClean:
 		s.settle(s.arrived)
 	case s.how == broker.EndUnconfirmed:

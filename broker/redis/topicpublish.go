@@ -157,7 +157,7 @@ func (w *walk) giveUp(late []*waiter) (unknown bool) {
 			code, err := w.gaveUp(some[i], reply)
 			if answers = answers || err == nil; err != nil {
 				unknown = true
-			} else if code == -1 || code == -3 {
+			} else if code != 0 {
 				gone = append(gone, gaveUp{some[i], code == -3})
 			}
 		}
@@ -166,7 +166,7 @@ func (w *walk) giveUp(late []*waiter) (unknown bool) {
 		}
 	}
 	notes := newLateNotes()
-	for _, g := range gone { // it has been admitted, or the member has left: there is a note of it
+	for _, g := range gone { // it was admitted, or the member has left or was deleted: there is a note of it
 		n := notes.note(g.waits)
 		if n.status == noteLost && g.holds {
 			n = g.waits.item.allTaken()
