@@ -50,7 +50,7 @@ export class Buffer {
 		fill(this.#flying, flight, inFlight / settings.inFlight);
 		fill(this.#pending, queue, pending / settings.buffer);
 		this.#pending.classList.toggle("full", pending >= settings.buffer);
-		this.#drawing.setAttribute("aria-label", `${inFlight} of ${settings.inFlight} in flight, ${pending} of ${settings.buffer} pending`);
+		this.#drawing.setAttribute("aria-label", `${lastRead ? "" : "none settled, "}${inFlight} of ${settings.inFlight} in flight, ${pending} of ${settings.buffer} pending`);
 		say(this.#held, heldProducers ? `+${heldProducers} held` : "");
 	}
 }
@@ -72,8 +72,10 @@ export class BufferDetails {
 			node("span", {}, `${title} `, number), node("small", {}, about));
 	}));
 
-	show({ pending, inFlight, heldProducers, lastRead }, settings) {
-		this.#part("settled", lastRead ? 1 : 0, lastRead ? "" : "none yet");
+	/** A channel does not count what has left it. The server counts that for all channels together. */
+	show({ pending, inFlight, heldProducers, lastRead }, { settings, server }) {
+		this.#part("settled", lastRead ? 1 : 0,
+			lastRead ? `not counted for each channel: ${count(server.settled)} on this server since it started` : "none yet");
 		this.#part("flying", inFlight / settings.inFlight, `${count(inFlight)} of ${count(settings.inFlight)}`);
 		this.#part("pending", pending / settings.buffer, `${count(pending)} of ${count(settings.buffer)}`);
 		this.#part("held", heldProducers ? 1 : 0, count(heldProducers));
