@@ -152,6 +152,7 @@ func (l *log) start(ctx context.Context) (*Report, error) {
 			return nil, err
 		}
 	}
+	l.retry()
 	l.stopped.Add(2)
 	guard.Go(guard.Broker, l.syncer)
 	guard.Go(guard.Broker, l.maintainer)
@@ -229,7 +230,8 @@ func (l *log) end() {
 	_ = l.head.file.close()
 	l.closeUnsynced()
 	finish(l.commit, l.holders, errClosed)
-	l.commit, l.holders = nil, nil
+	finish(l.owed, nil, errClosed)
+	l.commit, l.holders, l.owed = nil, nil, nil
 }
 
 // Close implements [broker.Broker]. The channels stay in the journal.

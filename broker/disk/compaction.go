@@ -185,8 +185,8 @@ func (c *copier) look(live journal.Locked) {
 	case kindTopic:
 		payload = appendTopic(nil, live.Topic())
 	case kindJoin:
-		if live.IsMember(r.joins) {
-			payload = c.payload
+		if is, endWaits := live.IsMember(r.joins); is {
+			payload = appendJoin(nil, kindJoin, r.id, r.joins, endWaits)
 		}
 	case kindMark:
 		if m := live.MarkAt(r.position); m != (journal.Mark{}) {

@@ -211,25 +211,6 @@ func (l *log) renewed() error {
 	return nil
 }
 
-// payDebts writes what could not be written when it happened.
-func (l *log) payDebts() {
-	l.mu.Lock()
-	debts := l.debts
-	l.debts = nil
-	l.mu.Unlock()
-	for id, ofTopics := range debts {
-		lives := l.engine.Look(id, func(c journal.Locked) {
-			_, heads := headsOf(c, ofTopics)
-			for _, head := range heads {
-				l.locked(func() { l.writeOrOwe(id, head) })
-			}
-		})
-		if !lives {
-			l.locked(func() { l.writeOrOwe(id, appendID(nil, kindDelete, id)) })
-		}
-	}
-}
-
 // maintainer prepares segments, compacts, and overcomes faults.
 func (l *log) maintainer() {
 	defer l.stopped.Done()
@@ -268,6 +249,9 @@ func (l *log) maintain() {
 	l.compact()
 	if l.prepareAhead() {
 		l.payDebts()
+	}
+	if l.Takes() == nil {
+		l.retry()
 	}
 	l.locked(func() {
 		switch {

@@ -43,6 +43,9 @@ type log struct {
 	givenUp   *segment            // the head when the log broke down, since the log began anew or has tried to; its file is closed
 	full      bool                // a record was refused for want of room, and there is none yet
 	debts     map[journal.ID]bool // channels and topics of which something could not be written; true: what is about topics
+	paying    bool                // debts were taken to be written
+	owed      *journal.Commit     // somebody waits until there are no debts; may be nil
+	retries   map[journal.ID]bool // channels in which something waits only because it could not be written
 	closed    bool
 
 	syncing sync.Mutex // held while segments are synced or given up
@@ -166,29 +169,15 @@ func (l *log) Read(id journal.ID, r journal.Read) {
 }
 
 // Delete implements [journal.Journal].
-func (l *log) Delete(id journal.ID) *journal.Commit {
+func (l *log) Delete(id journal.ID, ask bool) (*journal.Commit, error) {
 	var buffer [64]byte
 	payload := appendID(buffer[:0], kindDelete, id)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.writeOrOwe(id, payload) {
-		return nil
+	if err := l.writeAsked(id, payload, ask); err != nil {
+		return nil, err
 	}
-	return l.committed(nil, 0)
-}
-
-// writeOrOwe writes a record. If that fails, the channel is written later as it is then, or its end. So it is if the log begins
-// anew, for that may fail. The lock is held.
-func (l *log) writeOrOwe(id journal.ID, payload []byte) bool {
-	_, err := l.write(payload, nil, urgent)
-	if (err != nil || l.fault != nil) && !l.closed {
-		if l.debts == nil {
-			l.debts = map[journal.ID]bool{}
-		}
-		kind := payload[0]
-		l.debts[id] = l.debts[id] || kind == kindLeave || kind == kindMark || kind == kindMember
-	}
-	return err == nil
+	return l.committed(nil, 0), nil
 }
 
 // committed returns the commit of what was just written, or nil if it need not be durable. The lock is held.
@@ -216,6 +205,8 @@ type urgency int
 const (
 	// patient records add something. They are refused if there is no room.
 	patient urgency = iota
+	// asked records let go of something because a call has asked for that, which is told if they are refused.
+	asked
 	// urgent records let go of something, or are copies of which the originals are removed.
 	urgent
 	// renewal records are copies of everything, after a fault.
@@ -244,8 +235,8 @@ func (l *log) makeRoom(size int, u urgency) error {
 	switch {
 	case l.closed:
 		return errClosed
-	case l.fault != nil && (u == patient || !l.renewing):
-		return l.fault
+	case l.fault != nil && (u < urgent || !l.renewing):
+		return l.fault // what is written while the log begins anew is lost if that fails
 	}
 	free := len(l.head.mem) - l.head.end
 	switch {
