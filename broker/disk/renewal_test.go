@@ -51,12 +51,14 @@ func TestADiskThatFailsForLongIsNotFilled(t *testing.T) {
 	}
 }
 
-// TestWhatADroppedAttemptHadIsWrittenAgain: a channel that was deleted during a fault does not come back, even if old segments are
+// TestWhatADroppedAttemptHadIsWrittenAgain: a channel that has expired during a fault does not come back, even if old segments are
 // still there when the process is killed.
 func TestWhatADroppedAttemptHadIsWrittenAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		f := newFaulty(t, Process)
-		gone, err := f.broker.Create(t.Context(), "agent", brokerfixture.Limits)
+		l := brokerfixture.Limits
+		l.ChannelTTL = untilSynced + retryInterval
+		gone, err := f.broker.Create(t.Context(), "agent", l)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,22 +68,23 @@ func TestWhatADroppedAttemptHadIsWrittenAgain(t *testing.T) {
 		f.folder.failWith(func(o, _ string) error {
 			switch o {
 			case "sync":
-				if syncs++; syncs < 4 {
+				if syncs++; syncs < 8 {
 					return syscall.EIO
 				}
 			case "remove":
-				if syncs >= 4 {
+				if syncs >= 8 {
 					return errors.New("not now") // the old segments stay
 				}
 			}
 			return nil
 		})
 		f.broker.log.locked(func() { f.broker.log.breakDown(syscall.EIO) })
-		if err := f.broker.Delete(t.Context(), gone.Producer); err != nil {
-			t.Fatal(err)
+		time.Sleep(retryInterval + 2*time.Second) // which is when the Broker looks for expired channels
+		if _, err := f.broker.State(t.Context(), gone.Consumer); !errors.Is(err, broker.ErrNotFound) || syncs >= 8 {
+			t.Fatalf("after %d syncs, the channel: error %v", syncs, err)
 		}
-		time.Sleep(10 * retryInterval)
-		if err := f.broker.Healthy(); err != nil || syncs < 4 {
+		time.Sleep(20 * retryInterval)
+		if err := f.broker.Healthy(); err != nil || syncs < 8 {
 			t.Fatalf("after %d syncs, the health is %v", syncs, err)
 		}
 		again := openTest(t, folderOf(f.folder.content()), Process)
