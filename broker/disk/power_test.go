@@ -38,7 +38,6 @@ func losesNothing(t *testing.T, seed uint64, f *testFolder, fails bool) {
 		})
 		steps, pause, failed := 100, 20*time.Millisecond, 0
 		if fails {
-			l.noTopics = true
 			steps, pause = 150, 100*time.Millisecond
 			random := rand.New(rand.NewPCG(seed, 9))
 			f.failWith(func(o, _ string) error {
