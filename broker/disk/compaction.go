@@ -86,6 +86,9 @@ func (l *log) compactSegment(s sealed) (int64, error) {
 	if err := l.syncAll(); err != nil { // copies, and the end of what was not copied
 		return 0, err
 	}
+	if l.isHalted() { // a channel of a Broker that is closed looks like one that is gone
+		return 0, errClosed
+	}
 	return copies.copied, l.removeBefore(s.sequence + 1)
 }
 

@@ -61,7 +61,7 @@ func (l *log) Barrier() *journal.Commit {
 }
 
 // payDebts writes what could not be written when it happened.
-func (l *log) payDebts() {
+func (l *log) payDebts() error {
 	l.mu.Lock()
 	debts := l.debts
 	l.debts, l.paying = nil, true
@@ -74,10 +74,14 @@ func (l *log) payDebts() {
 				l.locked(func() { l.writeOrOwe(id, head) })
 			}
 		})
+		if l.isHalted() { // a channel of a Broker that is closed looks like one that is gone
+			return errClosed
+		}
 		if !lives {
 			l.locked(func() { l.writeOrOwe(id, appendID(nil, kindDelete, id)) })
 		}
 	}
+	return nil
 }
 
 // debtsPaid tells whoever waits for it if there are no debts any more.
@@ -103,6 +107,9 @@ func (l *log) Takes() error {
 	err := l.fault
 	if err == nil && l.full {
 		err = l.nextErr
+	}
+	if err == nil {
+		err = l.stallsNow()
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", broker.ErrStorage, err)

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -38,7 +39,7 @@ func (l *log) setHealth(err error) { l.health.Store(&err) }
 
 // reportHealth reports a change of the health since the last call. Only the maintainer calls it.
 func (l *log) reportHealth() {
-	before, now := l.reported, l.Health()
+	before, now := l.reported, *l.health.Load()
 	l.reported = now
 	switch {
 	case before == nil && now != nil:
@@ -63,7 +64,7 @@ func (l *log) reportAttempt(err error) {
 }
 
 // Health returns why the log takes no writes, or nil.
-func (l *log) Health() error { return *l.health.Load() }
+func (l *log) Health() error { return cmp.Or(*l.health.Load(), l.stallsNow()) }
 
 // renew writes all that lives into new segments and removes the old ones. If it fails, the old ones are all that counts.
 func (l *log) renew() error {
@@ -74,9 +75,7 @@ func (l *log) renew() error {
 	if err := l.copyAgain(); err != nil {
 		l.syncing.Lock()
 		defer l.syncing.Unlock()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.renewing = false
+		l.locked(func() { l.renewing = false })
 		_ = l.dropAttempt() // or else the next attempt does
 		return err
 	}
@@ -100,7 +99,12 @@ func (l *log) copyAgain() (err error) {
 			return err
 		}
 	}
-	l.payDebts()
+	if l.isHalted() { // the channels that were missing are not gone
+		return errClosed
+	}
+	if err := l.payDebts(); err != nil {
+		return err
+	}
 	return l.sync(true)
 }
 
@@ -108,11 +112,6 @@ func (l *log) copyAgain() (err error) {
 func (l *log) giveUp() (first uint64, err error) {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for l.preparing {
-		l.prepared.Wait()
-	}
 	if err := l.folder.prepare(); err != nil {
 		return 0, err
 	}
@@ -122,9 +121,11 @@ func (l *log) giveUp() (first uint64, err error) {
 	if err := l.dropAttempt(); err != nil {
 		return 0, err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.nextErr = nil
-	if l.prepareNext(false); l.nextErr != nil {
-		return 0, l.nextErr
+	if l.prepareNext(false); l.next == nil {
+		return 0, cmp.Or(l.nextErr, errClosed)
 	}
 	old := l.head
 	l.renewing = true
@@ -137,21 +138,31 @@ func (l *log) giveUp() (first uint64, err error) {
 	return l.head.sequence, nil
 }
 
-// dropNext removes the segment that was prepared, if there is one. The lock is held.
+// dropNext removes the segment that was prepared, if there is one. Nobody writes meanwhile, because of the fault or because the log is
+// closed.
 func (l *log) dropNext() error {
-	if l.next == nil {
+	l.mu.Lock()
+	for l.preparing && !l.isHalted() {
+		l.prepared.Wait()
+	}
+	next, preparing := l.next, l.preparing
+	l.mu.Unlock()
+	switch {
+	case preparing:
+		return errClosed
+	case next == nil:
 		return nil
 	}
-	if err := l.folder.remove(segmentName(l.next.sequence)); err != nil && !isMissing(err) {
+	if err := l.folder.remove(segmentName(next.sequence)); err != nil && !isMissing(err) {
 		return err // or else there could be no other one with its name
 	}
-	_ = l.next.file.close()
-	l.next = nil
+	_ = next.file.close()
+	l.locked(func() { l.next = nil })
 	return nil
 }
 
 // dropAttempt removes the segments that an attempt to begin anew has written, if it has failed. Otherwise each attempt would take
-// more room. The newest one goes first, so none is ever missing between others. The lock is held.
+// more room. The newest one goes first, so none is ever missing between others. Nobody writes meanwhile.
 func (l *log) dropAttempt() error {
 	if l.givenUp == nil {
 		return nil
@@ -166,12 +177,14 @@ func (l *log) dropAttempt() error {
 			return err
 		}
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.sealed = slices.DeleteFunc(l.sealed, func(s sealed) bool { return s.sequence >= l.givenUp.sequence })
 	l.head, l.givenUp = l.givenUp, nil
 	return nil
 }
 
-// closeUnsynced closes the segments that are not durable, and never will be. The lock is held.
+// closeUnsynced closes the segments that are not durable, and never will be. Nobody writes or syncs meanwhile.
 func (l *log) closeUnsynced() {
 	for _, s := range l.unsynced {
 		_ = s.file.close()
@@ -248,7 +261,7 @@ func (l *log) maintain() {
 	}
 	l.compact()
 	if l.prepareAhead() {
-		l.payDebts()
+		_ = l.payDebts()
 	}
 	if l.Takes() == nil {
 		l.retry()
@@ -269,11 +282,14 @@ func (l *log) maintain() {
 func (l *log) prepareAhead() (pay bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.preparing { // a channel waits for that, or has waited in vain
+		return false
+	}
 	l.nextErr = nil
-	if l.prepareNext(true); l.nextErr == nil {
+	if l.prepareNext(true); l.next != nil {
 		l.full = false
 	}
-	return l.nextErr == nil && len(l.debts) > 0
+	return l.next != nil && len(l.debts) > 0
 }
 
 // locked calls f with the lock held.
