@@ -88,7 +88,7 @@ func Open(o Options) *Broker {
 	b := &Broker{options: o, backingUp: make(chan struct{}, 1), ended: make(chan struct{})}
 	b.log = &log{
 		folder: o.folder, size: o.segment, report: b.report, scale: 1,
-		dirty: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		syncing: make(lock, 1), dirty: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	b.log.prepared = sync.NewCond(&b.log.mu)
 	b.log.settings.Store(&o.Settings)

@@ -51,7 +51,7 @@ type log struct {
 
 	stalled atomic.Bool // a sync takes too long
 
-	syncing sync.Mutex // held while segments are synced or given up
+	syncing lock       // held while segments are synced or given up
 	keeping sync.Mutex // held while a segment is removed, and while none may be; before any other lock
 	dirty   chan struct{}
 	wake    chan struct{}

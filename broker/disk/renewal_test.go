@@ -64,15 +64,15 @@ func TestWhatADroppedAttemptHadIsWrittenAgain(t *testing.T) {
 		}
 		f.write(nil)
 		time.Sleep(untilSynced)
-		syncs := 0
+		var syncs atomic.Int32
 		f.folder.failWith(func(o, _ string) error {
 			switch o {
 			case "sync":
-				if syncs++; syncs < 8 {
+				if syncs.Add(1) < 8 {
 					return syscall.EIO
 				}
 			case "remove":
-				if syncs >= 8 {
+				if syncs.Load() >= 8 {
 					return errors.New("not now") // the old segments stay
 				}
 			}
@@ -80,12 +80,12 @@ func TestWhatADroppedAttemptHadIsWrittenAgain(t *testing.T) {
 		})
 		f.broker.log.locked(func() { f.broker.log.breakDown(syscall.EIO) })
 		time.Sleep(retryInterval + 2*time.Second) // which is when the Broker looks for expired channels
-		if _, err := f.broker.State(t.Context(), gone.Consumer); !errors.Is(err, broker.ErrNotFound) || syncs >= 8 {
-			t.Fatalf("after %d syncs, the channel: error %v", syncs, err)
+		if _, err := f.broker.State(t.Context(), gone.Consumer); !errors.Is(err, broker.ErrNotFound) || syncs.Load() >= 8 {
+			t.Fatalf("after %d syncs, the channel: error %v", syncs.Load(), err)
 		}
 		time.Sleep(20 * retryInterval)
-		if err := f.broker.Healthy(); err != nil || syncs < 8 {
-			t.Fatalf("after %d syncs, the health is %v", syncs, err)
+		if err := f.broker.Healthy(); err != nil || syncs.Load() < 8 {
+			t.Fatalf("after %d syncs, the health is %v", syncs.Load(), err)
 		}
 		again := openTest(t, folderOf(f.folder.content()), Process)
 		defer again.Close()

@@ -23,6 +23,12 @@ const maxClose = 2 * time.Second
 // errStalled says that the disk does not answer.
 var errStalled = errors.New("the disk does not answer")
 
+// A lock is a mutex that is held while the disk works, so perhaps for ever.
+type lock chan struct{}
+
+func (l lock) Lock()   { l <- struct{}{} }
+func (l lock) Unlock() { <-l }
+
 // watched calls f, in which the disk works. If that takes too long, watched reports it, and calls stalls with the lock held.
 func (l *log) watched(what string, stalls func(), f func() error) error {
 	begun := time.Now()
