@@ -12,12 +12,16 @@ import (
 // When a write or a sync fails, nobody knows what of the last records is on the disk: after a failed fsync the system may
 // have dropped them, and a second fsync would report success. So the log gives the head up. It refuses everything that
 // adds to it, while channels go on to deliver what they hold. Then it writes all that lives into new segments, makes them
-// durable, and removes the old ones. It tries that again and again until it succeeds.
+// durable, and removes the old ones. It tries that again and again until it succeeds. An attempt first sees whether the disk makes
+// anything durable. If it fails later, when it has copied what lives, the next one comes later.
 //
 // A full disk is no such fault: what was written stays as it is.
 
 // retryInterval is how often the log tries to overcome a fault or a full disk.
 const retryInterval = 500 * time.Millisecond
+
+// maxPause is how long the log waits, at most, when it could not begin anew. It waits twice as long after each attempt.
+const maxPause = 8 * time.Second
 
 // breakDown makes the log refuse what adds to it, until renew has succeeded. The lock is held.
 func (l *log) breakDown(err error) {
@@ -66,18 +70,42 @@ func (l *log) reportAttempt(err error) {
 // Health returns why the log takes no writes, or nil.
 func (l *log) Health() error { return cmp.Or(*l.health.Load(), l.stallsNow()) }
 
-// renew writes all that lives into new segments and removes the old ones. If it fails, the old ones are all that counts.
-func (l *log) renew() error {
+// beginAnew calls renew, unless it is too early for that, and reports whether it has succeeded. Only the maintainer calls it.
+func (l *log) beginAnew() bool {
+	if time.Now().Before(l.again) {
+		return false
+	}
+	copied, err := l.renew()
+	if err == nil {
+		l.pause = 0
+		return true
+	}
+	if copied {
+		l.pause = min(max(2*l.pause, retryInterval), maxPause)
+		l.again = time.Now().Add(l.pause)
+	}
+	if !l.isHalted() {
+		l.reportAttempt(err)
+	}
+	return false
+}
+
+// renew writes all that lives into new segments and removes the old ones. If it fails, the old ones are all that counts. It reports
+// whether it has begun to write.
+func (l *log) renew() (copied bool, err error) {
 	first, err := l.giveUp()
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := l.copyAgain(); err != nil {
+	if err = l.probe(); err == nil {
+		copied, err = true, l.copyAgain()
+	}
+	if err != nil {
 		l.syncing.Lock()
 		defer l.syncing.Unlock()
 		l.locked(func() { l.renewing = false })
 		_ = l.dropAttempt() // or else the next attempt does
-		return err
+		return copied, err
 	}
 	// Now the new segments are all that counts, even if the log fails again.
 	for id := range l.engine.IDs() {
@@ -85,7 +113,14 @@ func (l *log) renew() error {
 	}
 	err = l.renewed()
 	_ = l.removeBefore(first) // what stays will be compacted
-	return err
+	return true, err
+}
+
+// probe makes the beginning of a new segment durable, which costs little.
+func (l *log) probe() error {
+	l.syncing.Lock()
+	defer l.syncing.Unlock()
+	return l.watched("begin anew", func() {}, l.head.file.sync)
 }
 
 // copyAgain writes all that lives, and what is owed, and makes it durable.
@@ -251,13 +286,8 @@ func (l *log) maintain() {
 		l.mu.Unlock()
 	}
 	l.reportHealth()
-	if l.isBroken() {
-		if err := l.renew(); err != nil {
-			if !l.isHalted() {
-				l.reportAttempt(err)
-			}
-			return
-		}
+	if l.isBroken() && !l.beginAnew() {
+		return
 	}
 	l.compact()
 	if l.prepareAhead() {

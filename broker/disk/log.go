@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
@@ -60,9 +61,11 @@ type log struct {
 	stopped sync.WaitGroup
 
 	health   atomic.Pointer[error]
-	reported error   // the health that was reported last
-	tried    bool    // it was reported that the log could not begin anew
-	scale    float64 // how much more the journal takes of what lives than the engine says; the maintainer's, like the next
+	reported error         // the health that was reported last; the maintainer's, like all below
+	tried    bool          // it was reported that the log could not begin anew
+	again    time.Time     // when it tries that next, at the earliest
+	pause    time.Duration // before that
+	scale    float64       // how much more the journal takes of what lives than the engine says
 	measured struct {
 		head   uint64 // which segment that was when scale was measured
 		copied int64  // how many bytes were copied for that

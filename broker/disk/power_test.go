@@ -53,7 +53,7 @@ func losesNothing(t *testing.T, seed uint64, f *testFolder, fails bool) {
 			time.Sleep(time.Duration(l.random.Int64N(int64(pause))))
 		}
 		f.failWith(nil)
-		time.Sleep(2 * retryInterval)
+		time.Sleep(maxPause + 2*retryInterval)
 		if err := b.Healthy(); err != nil || fails != (failed > 0) {
 			t.Errorf("%d operations have failed; the health is %v", failed, err)
 		}

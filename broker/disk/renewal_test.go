@@ -2,6 +2,7 @@ package disk
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -45,6 +46,44 @@ func TestADiskThatFailsForLongIsNotFilled(t *testing.T) {
 				if n := len(f.folder.content()); n > before && (operation != "sync folder" || n > before+1) {
 					t.Errorf("there are %d files, and there were %d before", n, before)
 				}
+				f.recovers()
+			})
+		})
+	}
+}
+
+// TestAttemptsToBeginAnewCostLittle, however long the disk fails: it costs the more the later it fails.
+func TestAttemptsToBeginAnewCostLittle(t *testing.T) {
+	// There is room for 60 attempts. All that lives is some 200 records, of which half is in the first segment.
+	for at, limit := range map[string]int{"the first sync": 60, "a later sync": 8 * 210, "the second segment": 8 * 120} {
+		t.Run(at, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				f := newFaulty(t, Process)
+				for range 200 { // more than a segment
+					f.write(nil)
+				}
+				time.Sleep(untilSynced)
+				var mu sync.Mutex
+				done := map[string]int{}
+				f.folder.failWith(func(o, _ string) error {
+					mu.Lock()
+					defer mu.Unlock()
+					done[o]++
+					switch {
+					case at == "the first sync" && o == "sync",
+						at == "a later sync" && o == "sync" && done["sync"]%2 == 0,
+						at == "the second segment" && o == "create" && done["create"]%2 == 0:
+						return syscall.EIO
+					}
+					return nil
+				})
+				f.broker.log.locked(func() { f.broker.log.breakDown(syscall.EIO) })
+				time.Sleep(30 * time.Second)
+				mu.Lock()
+				if n := done["write"]; n > limit || n < 20 {
+					t.Errorf("%d records were written", n)
+				}
+				mu.Unlock()
 				f.recovers()
 			})
 		})

@@ -121,7 +121,7 @@ func (s *topical) fails(err error, operations ...string) {
 func (s *topical) recovers() {
 	s.Helper()
 	s.folder.failWith(nil)
-	time.Sleep(2 * retryInterval)
+	time.Sleep(maxPause + 2*retryInterval)
 	if err := s.broker.Healthy(); err != nil {
 		s.Fatalf("the Broker does not recover: %v", err)
 	}
