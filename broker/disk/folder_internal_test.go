@@ -244,6 +244,7 @@ func (f *testFolder) has(name string, of file) error {
 
 func (f *testFile) bytes() []byte { return f.data }
 func (f *testFile) populate()     {}
+func (f *testFile) seal()         {}
 
 func (f *testFile) written(from, to int) error {
 	f.folder.mu.Lock()

@@ -88,6 +88,7 @@ func (l *log) written(all bool) (w batch, err error) {
 
 func (w *batch) sync() error {
 	for _, s := range w.sealed {
+		s.file.seal()
 		if err := s.file.sync(); err != nil {
 			return err
 		}
