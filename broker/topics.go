@@ -44,7 +44,8 @@ type Topics interface {
 	// become if they are merged takes some; without memory they are not.
 	Join(ctx context.Context, producer string, topic Join, l Limits) error
 
-	// Leave ends a membership. If there is none, it does nothing. It fails with [ErrNotFound] if there is no channel.
+	// Leave ends a membership. If there is none, it does nothing. It fails with [ErrNotFound] if there is no channel. If it fails
+	// with [ErrStorage], the channel is a member as before.
 	Leave(ctx context.Context, producer, topic string) error
 
 	// KeepTopic sets the memory of a topic. It replaces what an earlier call or the defaults of [Limits] have set, and counts as

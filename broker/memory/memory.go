@@ -169,9 +169,15 @@ func (b *Broker) sweep() {
 // closed already. It also returns false if the reason is EndExpired and the channel, once locked, is not expired any
 // more.
 func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
-	undelivered, ok := c.close(reason)
+	ok, _ := b.tryRemove(c, reason, false)
+	return ok
+}
+
+// tryRemove is remove, and fails only if a call has asked for that and the journal fails. Then nothing happens.
+func (b *Broker) tryRemove(c *channel, reason broker.EndReason, asked bool) (bool, error) {
+	undelivered, ok, err := c.close(reason, asked)
 	if !ok {
-		return false
+		return false, err
 	}
 	c.releaseQuota()
 	if reason != broker.EndClosed {
@@ -183,7 +189,7 @@ func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
 	b.channels.Delete(c.consumer)
 	b.list.remove(c)
 	b.count.Add(-1)
-	return true
+	return true, nil
 }
 
 // Close ends every subscription and every wait with [broker.ErrClosed], and stops the Broker's goroutine. From then on
@@ -372,11 +378,19 @@ func (b *Broker) State(_ context.Context, address string) (broker.State, error) 
 // Delete implements [broker.Broker].
 func (b *Broker) Delete(ctx context.Context, address string) error {
 	c, err := b.lookup(address, producerKind|consumerKind)
-	if err != nil {
-		return err
+	if err == nil {
+		var removed bool
+		if removed, err = b.tryRemove(c, broker.EndDeleted, true); removed {
+			return c.ended(ctx)
+		} else if err == nil {
+			err = b.missing()
+		}
 	}
-	if !b.remove(c, broker.EndDeleted) {
-		return b.missing()
+	if errors.Is(err, broker.ErrNotFound) {
+		// It may have been deleted just now, and be there again after a restart.
+		if unknown := b.barrier(ctx); unknown != nil {
+			return unknown
+		}
 	}
-	return c.ended(ctx)
+	return err
 }

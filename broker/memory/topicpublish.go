@@ -54,6 +54,11 @@ func (b *Broker) PublishTopic(
 		case !b.budget.hasRoom(l.MaxMemory):
 			return broker.ErrMemoryLimit
 		}
+		if b.journal != nil { // a member that misses the message must know that after a restart
+			if err := b.journal.Takes(); err != nil {
+				return err
+			}
+		}
 		return w.remember(t)
 	}, w.offer)
 	if err != nil {
@@ -291,6 +296,10 @@ func (w *walk) close(c *channel) {
 	switch {
 	case !c.knowsTopics:
 	case c.waitsOf(w.topic):
+		if err := c.journalEndWaits(w.topic); err != nil {
+			w.err = err
+			return
+		}
 		c.enqueue(&waiter{
 			channel: c, ms: []*broker.Message{w.m}, limits: w.limits, topic: w.topic, owner: nobody{}, outside: true,
 		})
@@ -334,7 +343,8 @@ func (c *channel) waitsFor(id broker.EventID) bool {
 	return c.held.any(func(w *waiter) bool { return w.topic != nil && w.ms[0].ID() == id })
 }
 
-// nobody owns a waiter for which no call waits. It never waits for long, since it needs no room.
+// nobody owns a waiter for which no call waits: the end of a topic. It needs no room, so it waits only for those before it, and for the
+// journal if that fails. The journal knows that it waits.
 type nobody struct{}
 
 func (nobody) finished() {}
