@@ -200,10 +200,8 @@ func (h *Handler) closeTopic(r *http.Request, topic string) error {
 		StreamID *jsontext.String `json:"streamId"`
 	}
 	asked.As = broker.EndDone
-	if r.ContentLength != 0 {
-		if err := httpjson.ReadJSON(r, h.app.MaxMessageSize, &asked); err != nil {
-			return err
-		}
+	if err := httpjson.ReadOptionalJSON(r, h.app.MaxMessageSize, &asked); err != nil {
+		return err
 	}
 	if asked.As != broker.EndDone && asked.As != broker.EndAborted {
 		return httpjson.BadRequest(fmt.Sprintf("as is %s or %s", broker.EndDone, broker.EndAborted))

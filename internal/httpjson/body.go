@@ -97,10 +97,39 @@ func ReadJSON(r *http.Request, limit int64, v any) error {
 		return err
 	}
 	defer FreeBody(body)
-	if !utf8.Valid(body.Bytes()) {
+	return unmarshal(body.Bytes(), v)
+}
+
+// ReadOptionalJSON is [ReadJSON] for a request that need not have a body. If it has none, v stays as it is. Not every client
+// says at once that there is none: over HTTP/3 without a Content-Length, and in chunks, only the end of the body does.
+func ReadOptionalJSON(r *http.Request, limit int64, v any) error {
+	typeError := CheckJSONType(r)
+	switch {
+	case r.ContentLength == 0:
+		return nil
+	case r.ContentLength > 0 && typeError != nil:
+		return typeError
+	}
+	body, err := ReadBody(r, limit)
+	if err != nil {
+		return err
+	}
+	defer FreeBody(body)
+	switch {
+	case body.Len() == 0 && r.ContentLength < 0:
+		return nil
+	case typeError != nil:
+		return typeError
+	}
+	return unmarshal(body.Bytes(), v)
+}
+
+// unmarshal is [json.Unmarshal] of a body.
+func unmarshal(body []byte, v any) error {
+	if !utf8.Valid(body) {
 		return BadRequest("the body is not UTF-8")
 	}
-	if err := json.Unmarshal(body.Bytes(), v); err != nil {
+	if err := json.Unmarshal(body, v); err != nil {
 		return BadRequest("the body is not as expected: " + jsontext.Explain(err))
 	}
 	return nil
