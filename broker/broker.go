@@ -178,9 +178,9 @@ var (
 	ErrStorage      = errors.New("the storage takes no writes now")
 	ErrClosed       = errors.New("the broker is closed")
 
-	// ErrOutcomeUnknown marks a fault that hides whether a write was done, such as a store that did not answer in time. The
-	// producer may repeat a write that has a key.
-	ErrOutcomeUnknown = errors.New("it is not known whether the message was written")
+	// ErrOutcomeUnknown marks a fault that hides whether a call was done, such as a store that did not answer in time. The
+	// caller may repeat it, and a producer a write that has a key.
+	ErrOutcomeUnknown = errors.New("it is not known whether the call was done")
 
 	// ErrUnavailable marks a fault that passes, such as a store that does not answer, or refuses for now. The call has
 	// changed nothing and may be repeated. The Broker tells the log.
