@@ -193,7 +193,7 @@ func parseTTL(text string, longest time.Duration) (time.Duration, error) {
 	return ttl, nil
 }
 
-// closeTopic ends a topic as the body says. Without a body it is done.
+// closeTopic ends a topic as the body says. Without a body, it is done.
 func (h *Handler) closeTopic(r *http.Request, topic string) error {
 	var asked struct {
 		As       jsontext.String  `json:"as"`

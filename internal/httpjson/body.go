@@ -97,39 +97,31 @@ func ReadJSON(r *http.Request, limit int64, v any) error {
 		return err
 	}
 	defer FreeBody(body)
-	return unmarshal(body.Bytes(), v)
+	return unmarshal(body, v)
 }
 
-// ReadOptionalJSON is [ReadJSON] for a request that need not have a body. If it has none, v stays as it is. Not every client
-// says at once that there is none: over HTTP/3 without a Content-Length, and in chunks, only the end of the body does.
+// ReadOptionalJSON is [ReadJSON] for a request that needs no body. If the body is empty, even if only its end says so, v stays as
+// it is, and the Content-Type does not matter.
 func ReadOptionalJSON(r *http.Request, limit int64, v any) error {
-	typeError := CheckJSONType(r)
-	switch {
-	case r.ContentLength == 0:
-		return nil
-	case r.ContentLength > 0 && typeError != nil:
-		return typeError
-	}
 	body, err := ReadBody(r, limit)
 	if err != nil {
 		return err
 	}
 	defer FreeBody(body)
-	switch {
-	case body.Len() == 0 && r.ContentLength < 0:
+	if body.Len() == 0 {
 		return nil
-	case typeError != nil:
-		return typeError
 	}
-	return unmarshal(body.Bytes(), v)
+	if err := CheckJSONType(r); err != nil {
+		return err
+	}
+	return unmarshal(body, v)
 }
 
-// unmarshal is [json.Unmarshal] of a body.
-func unmarshal(body []byte, v any) error {
-	if !utf8.Valid(body) {
+func unmarshal(body *bytes.Buffer, v any) error {
+	if !utf8.Valid(body.Bytes()) {
 		return BadRequest("the body is not UTF-8")
 	}
-	if err := json.Unmarshal(body, v); err != nil {
+	if err := json.Unmarshal(body.Bytes(), v); err != nil {
 		return BadRequest("the body is not as expected: " + jsontext.Explain(err))
 	}
 	return nil
