@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 )
 
 // A walk brings a message to all members of a topic.
@@ -182,9 +182,9 @@ func (w *walk) closed(t *topic) {
 
 const (
 	// A walk lets others run when it has woken some readers, and when it has gone on for some time. It looks at the clock for every
-	// few members. So there are never more than a few woken readers before a message to another channel. Go's scheduler looks at what
-	// waits elsewhere after each 61 goroutines, so the walk goes on while they run.
-	yieldReaders = 64
+	// few members. The readers write to their clients first, and then the network has its turn: so a message to another channel
+	// waits for a few readers, not for all of them.
+	yieldReaders = 16
 	yieldEvery   = 100 * time.Microsecond
 	yieldMembers = 16
 )
@@ -207,7 +207,7 @@ func (w *walk) members(visit func(*channel)) error {
 			}
 			w.member(s, visit)
 			if visited++; w.woken >= yieldReaders || visited%yieldMembers == 0 && time.Since(begun) > yieldEvery {
-				runtime.Gosched()
+				netturn.Give()
 				w.woken, begun = 0, time.Now()
 			}
 		}
