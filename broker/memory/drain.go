@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 )
 
 // A drain empties a Broker, so that its process can stop without losing anything. While it is active, Create makes no
@@ -109,6 +110,9 @@ func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended ch
 			channels[sealed].seal()
 			waiting = append(waiting, channels[sealed])
 			channels[sealed] = nil
+			if sealed%yieldReaders == yieldReaders-1 {
+				netturn.Give()
+			}
 		}
 		waiting = slices.DeleteFunc(waiting, b.removeIfEmpty)
 		left := all - sealed + len(waiting)

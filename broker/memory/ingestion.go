@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 )
 
 const (
@@ -31,6 +32,7 @@ type ingestion struct {
 	broker    *Broker
 	limits    broker.Limits
 	immediate int           // messages that a channel has taken at once
+	woken     int           // readers since it let them run
 	freed     chan struct{} // receives a value when a line is finished
 
 	mu            sync.Mutex  // may be taken with a channel's lock held; no channel's lock is taken with it held
@@ -66,8 +68,11 @@ func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *
 		in.Fail(number, string(producer), err)
 		return nil
 	}
-	if ok, commit := c.publishNow(m, &in.limits); ok {
+	if ok, woken, commit := c.publishNow(m, &in.limits); ok {
 		in.immediate++
+		if woken {
+			in.letRun()
+		}
 		if commit != nil {
 			in.mu.Lock()
 			in.await(number, string(producer), commit)
@@ -92,6 +97,14 @@ func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *
 		}
 	}
 	return nil
+}
+
+// letRun lets readers run, and the network, when the ingestion has woken some.
+func (in *ingestion) letRun() {
+	if in.woken++; in.woken >= yieldReaders {
+		in.woken = 0
+		netturn.Give()
+	}
 }
 
 // hold adds a line. The line counts as held back until it is finished.

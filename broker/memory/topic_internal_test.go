@@ -153,7 +153,7 @@ func TestAPublishToManyLetsTheNetworkIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	all.Wait()
-	if seen > 4*yieldReaders {
+	if seen > 4*walkReaders {
 		t.Errorf("%d of %d readers were woken before", seen, members)
 	}
 }

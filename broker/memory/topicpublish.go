@@ -184,9 +184,9 @@ const (
 	// A walk lets others run when it has woken some readers, and when it has gone on for some time. It looks at the clock for every
 	// few members. The readers write to their clients first, and then the network has its turn: so a message to another channel
 	// waits for a few readers, not for all of them.
-	yieldReaders = 16
-	yieldEvery   = 100 * time.Microsecond
-	yieldMembers = 16
+	walkReaders = 16
+	walkTime    = 100 * time.Microsecond
+	walkMembers = 16
 )
 
 // members calls visit with each member and its lock held.
@@ -206,7 +206,7 @@ func (w *walk) members(visit func(*channel)) error {
 				continue
 			}
 			w.member(s, visit)
-			if visited++; w.woken >= yieldReaders || visited%yieldMembers == 0 && time.Since(begun) > yieldEvery {
+			if visited++; w.woken >= walkReaders || visited%walkMembers == 0 && time.Since(begun) > walkTime {
 				netturn.Give()
 				w.woken, begun = 0, time.Now()
 			}

@@ -2,10 +2,10 @@ package delivery
 
 import (
 	"net/http"
-	"runtime"
 	"sync"
 
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -65,7 +65,7 @@ func (s *DetachedStreams) Wake() {
 	for i, d := range streams {
 		go d.wake()
 		if i%64 == 63 {
-			runtime.Gosched()
+			netturn.Give()
 		}
 	}
 }
