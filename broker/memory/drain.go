@@ -101,6 +101,7 @@ func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended ch
 	defer guard.Recover(guard.Broker)
 	all, sealed, start := len(channels), 0, time.Now()
 	var waiting []*channel
+	pace := netturn.Every(yieldReaders)
 	for {
 		begin, due := time.Now(), all
 		if passed := begin.Sub(start); passed < over {
@@ -110,9 +111,7 @@ func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended ch
 			channels[sealed].seal()
 			waiting = append(waiting, channels[sealed])
 			channels[sealed] = nil
-			if sealed%yieldReaders == yieldReaders-1 {
-				netturn.Give()
-			}
+			pace.Woke(1)
 		}
 		waiting = slices.DeleteFunc(waiting, b.removeIfEmpty)
 		left := all - sealed + len(waiting)

@@ -24,15 +24,15 @@ const (
 
 // Ingest implements [broker.Broker].
 func (b *Broker) Ingest(l broker.Limits) broker.Ingestion {
-	return &ingestion{broker: b, limits: l, freed: make(chan struct{}, 1)}
+	return &ingestion{broker: b, limits: l, freed: make(chan struct{}, 1), pace: netturn.Every(yieldReaders)}
 }
 
 // An ingestion is the [broker.Ingestion] of a [Broker].
 type ingestion struct {
 	broker    *Broker
 	limits    broker.Limits
-	immediate int           // messages that a channel has taken at once
-	woken     int           // readers since it let them run
+	immediate int // messages that a channel has taken at once
+	pace      netturn.Pace
 	freed     chan struct{} // receives a value when a line is finished
 
 	mu            sync.Mutex  // may be taken with a channel's lock held; no channel's lock is taken with it held
@@ -71,7 +71,7 @@ func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *
 	if ok, woken, commit := c.publishNow(m, &in.limits); ok {
 		in.immediate++
 		if woken {
-			in.letRun()
+			in.pace.Woke(1)
 		}
 		if commit != nil {
 			in.mu.Lock()
@@ -97,14 +97,6 @@ func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *
 		}
 	}
 	return nil
-}
-
-// letRun lets readers run, and the network, when the ingestion has woken some.
-func (in *ingestion) letRun() {
-	if in.woken++; in.woken >= yieldReaders {
-		in.woken = 0
-		netturn.Give()
-	}
 }
 
 // hold adds a line. The line counts as held back until it is finished.

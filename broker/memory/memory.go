@@ -327,6 +327,7 @@ func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.
 	batches, joins := b.batches(len(channels), len(ms)), joins(len(channels), ms)
 	group := &waitGroup{done: make(chan struct{})}
 	group.remaining.Store(1) // this loop
+	pace := netturn.Every(yieldReaders)
 	for i, c := range channels {
 		w := &waiters[i]
 		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches, joins: joins}
@@ -334,9 +335,7 @@ func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.
 		if c.publish(w) {
 			group.finished()
 		}
-		if i%yieldReaders == yieldReaders-1 {
-			netturn.Give()
-		}
+		pace.Woke(1)
 	}
 	group.finished()
 	if err := group.wait(ctx, l.Hold); err != nil {

@@ -21,7 +21,7 @@ type walk struct {
 	topic  *topic
 	number uint64
 	err    error // of a journal
-	woken  int   // readers since it let others run
+	woken  int   // readers that pace does not know of yet
 
 	result  broker.Published
 	kept    bool            // by the topic
@@ -192,7 +192,7 @@ const (
 // members calls visit with each member and its lock held.
 func (w *walk) members(visit func(*channel)) error {
 	var few [8]slot // most topics are small
-	slots, visited, begun := few[:0], 0, time.Now()
+	slots, visited, pace := few[:0], 0, netturn.Every(walkReaders)
 	for i := 0; !w.broker.isClosed(); i++ {
 		w.topic.mu.Lock()
 		var more bool
@@ -206,9 +206,10 @@ func (w *walk) members(visit func(*channel)) error {
 				continue
 			}
 			w.member(s, visit)
-			if visited++; w.woken >= walkReaders || visited%walkMembers == 0 && time.Since(begun) > walkTime {
-				netturn.Give()
-				w.woken, begun = 0, time.Now()
+			pace.Woke(w.woken)
+			w.woken = 0
+			if visited++; visited%walkMembers == 0 {
+				pace.Worked(walkTime)
 			}
 		}
 	}

@@ -62,10 +62,9 @@ func (s *DetachedStreams) Wake() {
 		streams = append(streams, d)
 	}
 	s.mu.Unlock()
-	for i, d := range streams {
+	pace := netturn.Every(64)
+	for _, d := range streams {
 		go d.wake()
-		if i%64 == 63 {
-			netturn.Give()
-		}
+		pace.Woke(1)
 	}
 }
