@@ -7,9 +7,10 @@ package netturn
 
 import "runtime"
 
-// Give first lets all goroutines run that can. Then the scheduler asks the network what is new, and Give returns. That costs some
-// microseconds. Any number of goroutines may call Give. They go on one after the other, and the network has its turn before
-// each. Where this is impossible, on Windows or without a file descriptor, Give is [runtime.Gosched].
+// Give lets the goroutines run that this core has to run. Then the scheduler asks the network what is new, and Give returns. It returns
+// earlier if another core has nothing to do, and asks. Give costs some microseconds. Any number of goroutines may call it. They go on
+// one after the other, and the network has its turn before each. Where this is impossible, on Windows or without a file descriptor,
+// Give is [runtime.Gosched].
 func Give() {
 	if !give() {
 		runtime.Gosched()

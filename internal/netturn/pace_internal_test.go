@@ -12,14 +12,14 @@ func TestAPaceGivesATurnAfterSoManyGoroutines(t *testing.T) {
 	p := Every(16)
 	begun := p.begun
 	p.Woke(15)
-	if p.Worked(time.Hour); p.woken != 15 || p.begun != begun {
+	if p.Worked(time.Hour); p.woken != 15 || !p.begun.Equal(begun) {
 		t.Error("there was a turn too early")
 	}
-	if p.Woke(1); p.woken != 0 || p.begun == begun {
+	if p.Woke(1); p.woken != 0 || p.begun.Equal(begun) {
 		t.Error("there was no turn")
 	}
 	begun = p.begun
-	for p.begun == begun {
+	for p.begun.Equal(begun) {
 		p.Worked(time.Millisecond)
 	}
 	if took := p.begun.Sub(begun); took < time.Millisecond {
