@@ -1,6 +1,7 @@
 package megaphone_test
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -52,6 +53,21 @@ func TestTopicsAreOffUnlessNamed(t *testing.T) {
 	if got, want := s.get("/in/topic/t").body, `{"members":0,"connected":0,"kept":0,"closed":null}`; got != want {
 		t.Errorf("the topic is %s, want %s", got, want)
 	}
+}
+
+// TestClosingATopicNeedsNoBody: a body without content is none, also where only its end says so.
+func TestClosingATopicNeedsNoBody(t *testing.T) {
+	s := serveTopics(t, "")
+	s.createWith(`{"topics":["a","b","c"]}`)
+	for topic, body := range map[string]io.Reader{
+		"a": nil, "b": struct{ io.Reader }{strings.NewReader("")}, // in chunks
+	} {
+		if r := s.do(http.MethodPost, "/topic/"+topic+"/close", nil, body); r.StatusCode != http.StatusOK {
+			t.Errorf("close %s: %d %s", topic, r.StatusCode, r.body)
+		}
+		s.wantTopic(topic, `{"members":1,"connected":0,"kept":0,"closed":"done"}`)
+	}
+	s.do(http.MethodPost, "/topic/c/close", nil, strings.NewReader(`{}`)).wantError(t, 415, "UNSUPPORTED_MEDIA_TYPE")
 }
 
 // TestTopicsOfOtherOrigins: a site with origins answers their preflights, and no other site sets a header.

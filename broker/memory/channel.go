@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
@@ -130,7 +131,7 @@ func (c *channel) admit(w *waiter) (all bool, err error) {
 			return false, err
 		}
 		if w.waiting {
-			c.counters.wait.observe(waitBounds, c.broker.now()-w.since, 1)
+			c.counters.wait.Observe(histogram.Wait, c.broker.now()-w.since, 1)
 		}
 		c.accept(w)
 	}
@@ -365,7 +366,7 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 		c.broker.readers.Add(-1)
 	}
 	c.counters.deleted[reason].Add(1)
-	c.counters.life.observe(lifeBounds, max(0, c.broker.now()-c.created), 1)
+	c.counters.life.Observe(histogram.Life, max(0, c.broker.now()-c.created), 1)
 	c.counters.undelivered[reason].inFlight.Add(uint64(c.queue.inFlight)) //nolint:gosec // not negative
 	c.counters.undelivered[reason].pending.Add(uint64(c.queue.pending())) //nolint:gosec // not negative
 	if reason != broker.EndClosed {

@@ -100,3 +100,10 @@ func ChannelKeys(b *Broker, producer string) []string {
 
 // FillAhead makes a node believe that it has as many messages as it may that readers have not taken.
 func FillAhead(b *Broker) { b.aheadBytes.Add(maxAheadBytes + 1) }
+
+// WaitingKeys returns the set of channels in which messages wait that a channel may be in, its name there, and the stream of channels
+// to report.
+func WaitingKeys(b *Broker, producer string) (set, member, stream string) {
+	x, _ := b.decode(producer, false)
+	return b.keys.waiting(x.partition()), string(x[:]), b.keys.unread(b.keys.scopeOf(x.partition()))
+}

@@ -177,6 +177,8 @@ local function member(y, s)
         gives(to, pack('<I4I6', fence, head + len), m, base .. 's' .. x, sub(s, 13, 15))
         sent = sent + 1
       end
+    elseif flags % 2 == 0 and len == inflight and unread(len, inflight, flags, struct.unpack('<I3', s, STATE - 2)) == 0 then
+      noteWaiting(base, x, now())
     end
     added, addedBytes, n.accepted = added + 1, addedBytes + #m + OVERHEAD, n.accepted + 1
     call('SETRANGE', base .. 's' .. x, 6, pack('<I3I3I3I3I5', len + 1, inflight, sent, waiting, bytes + #m + OVERHEAD))
