@@ -180,7 +180,7 @@ var (
 	ErrClosed       = errors.New("the broker is closed")
 
 	// ErrOutcomeUnknown marks a fault that hides whether a call was done, such as a store that did not answer in time. The
-	// caller may repeat it, and a write that has a key.
+	// caller may repeat it, and a producer a write that has a key.
 	ErrOutcomeUnknown = errors.New("it is not known whether the request was done")
 
 	// ErrUnavailable marks a fault that passes, such as a store that does not answer, or refuses for now. The call has

@@ -67,24 +67,25 @@ func (c *channel) addresses() broker.Addresses {
 
 const never = math.MaxInt64 // is when a channel with a reader expires
 
-// publishNow takes a message, or drops it as a duplicate, if that needs no wait for room. It reports whether it did, and
-// returns the commit that makes the message durable.
-func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok bool, commit *journal.Commit) {
+// publishNow takes a message, or drops it as a duplicate, if that needs no wait for room. It reports whether it did, and whether
+// a reader waited for it. It returns the commit that makes the message durable.
+func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok, woken bool, commit *journal.Commit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.closed != open:
-		return false, nil
+		return false, false, nil
 	case c.isDuplicate(m):
 		c.counters.duplicates.Add(1)
-		return true, c.commit()
+		return true, false, c.commit()
 	case c.sealed.Load() || c.held.first != nil:
-		return false, nil
+		return false, false, nil
 	}
+	waits := c.reader != nil && c.reader.next == c.queue.len
 	if taken, _ := c.offer(m, l, nil, nil); !taken {
-		return false, nil // publish will report the error, if there is one
+		return false, false, nil // publish will report the error, if there is one
 	}
-	return true, c.commit()
+	return true, waits, c.commit()
 }
 
 // publish takes as many of w's messages as there is room for, and enqueues w if any are left. It reports whether w is

@@ -196,7 +196,7 @@ func (b *Broker) PublishThen(producer string, m *broker.Message, l broker.Limits
 	if err != nil {
 		return false
 	}
-	ok, commit := c.publishNow(m, &l)
+	ok, _, commit := c.publishNow(m, &l)
 	if ok {
 		commit.Then(then)
 	}

@@ -40,6 +40,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 )
 
 // A Broker is the [broker.Broker] in this process's memory. Make one with [New].
@@ -284,7 +285,7 @@ func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message
 	if err != nil {
 		return err
 	}
-	if ok, commit := c.publishNow(m, &l); ok {
+	if ok, _, commit := c.publishNow(m, &l); ok {
 		return commit.Wait(ctx)
 	}
 	return b.publish(ctx, []*channel{c}, []*broker.Message{m}, l)[0].Err
@@ -299,7 +300,7 @@ func (b *Broker) PublishNow(producer string, m *broker.Message, l broker.Limits)
 	if err != nil {
 		return false
 	}
-	ok, _ := c.publishNow(m, &l)
+	ok, _, _ := c.publishNow(m, &l)
 	return ok
 }
 
@@ -322,12 +323,17 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 	return outcomes
 }
 
+// yieldReaders is how many readers a call wakes before it lets them run, and the network. It is not lower because what several calls
+// write to the same channels should leave together. (A publish to a topic has one message for each reader.)
+const yieldReaders = 128
+
 // publish writes ms to each of the channels, and waits for those that have no room.
 func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.Message, l broker.Limits) []broker.Outcome {
 	waiters := make([]waiter, len(channels))
 	batches, joins := b.batches(len(channels), len(ms)), joins(len(channels), ms)
 	group := &waitGroup{done: make(chan struct{})}
 	group.remaining.Store(1) // this loop
+	pace := netturn.Every(yieldReaders)
 	for i, c := range channels {
 		w := &waiters[i]
 		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches, joins: joins}
@@ -335,6 +341,7 @@ func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.
 		if c.publish(w) {
 			group.finished()
 		}
+		pace.Woke(1)
 	}
 	group.finished()
 	if err := group.wait(ctx, l.Hold); err != nil {
