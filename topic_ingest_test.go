@@ -228,6 +228,11 @@ func TestFaultsOfTopics(t *testing.T) {
 		}
 	}
 	s.wantMetrics(map[string]float64{`limit_refusals_total{limit="max_memory"}`: 2})
+	closing := s.post("/topic/unknown/close", "{}")
+	closing.wantError(t, 503, "TIMEOUT")
+	if !strings.Contains(closing.body, "whether the request was done: repeat it") { // it has no message
+		t.Errorf("close: %s", closing.body)
+	}
 }
 
 // TestABrokerWithoutTopics: a site cannot serve them, and the error says what to do. create takes an empty list all the same.

@@ -104,3 +104,21 @@ func TestTopicsInTheAccessLog(t *testing.T) {
 	s.get("/topic/a%2Fb")
 	file.wants(map[string]any{"endpoint": "topic", "topic": "a/b", "messages": 0})
 }
+
+// TestATopicIsClosedWithoutABody: some clients say only at its end that there is none, as over HTTP/3.
+func TestATopicIsClosedWithoutABody(t *testing.T) {
+	s := serve(t, "megaphone {\n"+topicBroker+"\n}", topicSite)
+	c := s.rawClient()
+	for request, status := range map[string]int{
+		"Content-Length: 0\r\n\r\n":                                                                200,
+		"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n":                                              200,
+		"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n":            200,
+		"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n": 200,
+		"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n":                                   415,
+		"Content-Length: 2\r\n\r\n{}":                                                              415,
+		"Content-Type: application/json\r\nContent-Length: 1\r\n\r\n ":                             400,
+	} {
+		c.send("POST /topic/t/close HTTP/1.1\r\nHost: localhost\r\n" + request)
+		c.wants(status)
+	}
+}

@@ -31,6 +31,14 @@ func BeginWalk(ctx context.Context, b *Broker, topic string, m *broker.Message, 
 	return &Walk{w, first}, err
 }
 
+// BeginClose is the same with the end of a topic.
+func BeginClose(ctx context.Context, b *Broker, topic string, end *broker.Message, l broker.Limits) (*Walk, error) {
+	w := b.newWalk(topic, end, &l)
+	w.closes = true
+	first, err := w.begin(ctx)
+	return &Walk{w, first}, err
+}
+
 // Visited returns how many members were visited.
 func (w *Walk) Visited() int { return w.w.result.Members }
 

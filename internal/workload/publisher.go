@@ -152,7 +152,10 @@ func (p *publisher) answer(ctx context.Context) (as string, err error) {
 			continue
 		}
 		if state.Closed != "" {
-			return state.Closed, nil
+			if p.Late > 0 && !clean { // closing it may have been broken off before all members had the end
+				err = p.insist(ctx, http.MethodPost, "/topic/"+p.topic+"/close", nil)
+			}
+			return state.Closed, err
 		}
 		neverBegun := state.Kept == 0 && time.Since(ended) > time.Second
 		serverKilled := p.Late > 0 && !clean && time.Since(ended) > p.Late
