@@ -122,6 +122,9 @@ func parseTarget(u *url.URL) (t target, ok bool) {
 		path = u.EscapedPath()
 	}
 	name, rest, hasRest := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if escaped {
+		name = unescapeName(name)
+	}
 	switch {
 	case name == "ui":
 		t.endpoint = uiEndpoint
@@ -140,6 +143,16 @@ func parseTarget(u *url.URL) (t target, ok bool) {
 		return target{}, false
 	}
 	return t, true
+}
+
+// unescapeName decodes the first segment of a path: /%63reate is /create (RFC 3986, 6.2.2.2), as it is for Caddy's matchers. A
+// name that cannot be decoded is no endpoint's.
+func unescapeName(name string) string {
+	plain, err := url.PathUnescape(name)
+	if err != nil {
+		return name
+	}
+	return plain
 }
 
 // plainEndpoints are the endpoints whose path is only a name.
@@ -211,7 +224,8 @@ var addressEndpoints = map[string]endpoint{"write": writeEndpoint, "read": readE
 // handler may answer such a request, because its 200 would look like success.
 func parseWrongPath(r *http.Request) (t target, ok bool) {
 	path := r.URL.EscapedPath()
-	name, rest, hasRest := strings.Cut(strings.TrimLeft(path, "/"), "/")
+	written, rest, hasRest := strings.Cut(strings.TrimLeft(path, "/"), "/")
+	name := unescapeName(written)
 	if name == "topic" || name == "publish" {
 		return wrongTopicPath(path, name, rest, hasRest, r.Method)
 	}
@@ -228,7 +242,7 @@ func parseWrongPath(r *http.Request) (t target, ok bool) {
 	t.address, _, _ = strings.Cut(text, "/")
 	segment, _, more := strings.Cut(rest, "/")
 	switch {
-	case path != "/"+name+"/"+rest:
+	case path != "/"+written+"/"+rest:
 		t.mistake = "write one slash only before " + name + " and after it"
 	case t.endpoint != writeEndpoint:
 		t.mistake = "nothing follows the address: the path is /" + name + "/{address}"

@@ -33,6 +33,24 @@ func (c channel) secret() string {
 	return secret
 }
 
+// TestEscapedLettersInAName: /%63reate is /create, for Caddy's matchers too. An escaped slash is none that divides a path.
+func TestEscapedLettersInAName(t *testing.T) {
+	s := serve(t, "", "route {\nmegaphone create write read topics\nrespond \""+nextReply+"\"\n}")
+	c := s.create()
+	for path, want := range map[string]int{
+		"/%63reate": 200, "/writ%65/" + c.ProducerAddress + "/s": 201, "/write%2Dbatch": 400, "/topi%63/t/close": 200,
+		"/%77rite/" + c.ProducerAddress: 404, "/creat%65/": 404, "/topi%63/t/x": 404,
+	} {
+		if r := s.do(http.MethodPost, path, jsonHeader, strings.NewReader("{}")); r.StatusCode != want || r.body == nextReply {
+			t.Errorf("POST %s: %d %s, want %d", path, r.StatusCode, r.body, want)
+		}
+	}
+	if got := s.get("/rea%64/" + c.ConsumerAddress + "?poll=0").body; !strings.Contains(got, `"body":{}`) {
+		t.Errorf("the read got %q", got)
+	}
+	s.get("/create%2F").wantNext(t)
+}
+
 // TestWrongPathsAreRefused: a request that is meant for an endpoint, but has a wrong path, does not come to the next
 // handler. Its 200 would look like success.
 func TestWrongPathsAreRefused(t *testing.T) {

@@ -2,6 +2,7 @@ package megaphone_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -146,7 +147,9 @@ func TestStoppingEndsReadsCleanly(t *testing.T) {
 }
 
 func TestAReplacedConfigurationEndsItsStreams(t *testing.T) {
-	s := serve(t, "megaphone {\nstream_duration 1s\n}", "megaphone")
+	const duration = time.Second
+	s := serve(t, fmt.Sprintf("megaphone {\nstream_duration %v\n}", duration), "megaphone")
+	begun := time.Now()
 	events := s.openSSE(s.create())
 	var sockets [10]channel
 	var conns [len(sockets)]*websocket.Conn
@@ -158,6 +161,7 @@ func TestAReplacedConfigurationEndsItsStreams(t *testing.T) {
 	for _, c := range sockets {
 		s.write(c, "1") // the new configuration accepts it, the old one sends it
 	}
+	late := time.Since(begun) > duration // on a busy machine, streams may have lasted their time before the reload
 	received := 0
 	for i, conn := range conns {
 		_, text, err := conn.Read(s.Context())
@@ -165,12 +169,12 @@ func TestAReplacedConfigurationEndsItsStreams(t *testing.T) {
 			received++
 			_, text, err = conn.Read(s.Context())
 		}
-		if websocket.CloseStatus(err) != websocket.StatusGoingAway {
+		if code := websocket.CloseStatus(err); code != websocket.StatusGoingAway && (!late || code != websocket.StatusNormalClosure) {
 			t.Fatalf("got %q, %v, want close code %d", text, err, websocket.StatusGoingAway)
 		}
 		s.wantMessages(s.dial(sockets[i], "?after="), "1") // it was not acknowledged, so it is sent again
 	}
-	if received == 0 {
+	if received == 0 && !late {
 		t.Error("the streams of the old configuration do not get messages that the new configuration accepts")
 	}
 	if _, err := events.Body.Read(make([]byte, 1)); err != nil {

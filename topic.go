@@ -193,17 +193,15 @@ func parseTTL(text string, longest time.Duration) (time.Duration, error) {
 	return ttl, nil
 }
 
-// closeTopic ends a topic as the body says. Without a body it is done.
+// closeTopic ends a topic as the body says. Without a body, it is done.
 func (h *Handler) closeTopic(r *http.Request, topic string) error {
 	var asked struct {
 		As       jsontext.String  `json:"as"`
 		StreamID *jsontext.String `json:"streamId"`
 	}
 	asked.As = broker.EndDone
-	if r.ContentLength != 0 {
-		if err := httpjson.ReadJSON(r, h.app.MaxMessageSize, &asked); err != nil {
-			return err
-		}
+	if err := httpjson.ReadOptionalJSON(r, h.app.MaxMessageSize, &asked); err != nil {
+		return err
 	}
 	if asked.As != broker.EndDone && asked.As != broker.EndAborted {
 		return httpjson.BadRequest(fmt.Sprintf("as is %s or %s", broker.EndDone, broker.EndAborted))

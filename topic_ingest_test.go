@@ -47,16 +47,19 @@ func (s *server) streamTo(topic string) (lines *rawClient, member *read) {
 	s.Helper()
 	member = s.read(s.createWith(fmt.Sprintf(`{"topics":[%q]}`, topic)))
 	lines = s.rawClient()
-	lines.send("POST /write?close=" + topic + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
-	lines.chunk(topicLine(topic, "1"))
+	lines.send("POST /write?close=" + topic + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		chunk(topicLine(topic, "1")))
 	member.wants("1")
 	return lines, member
 }
 
+// chunk returns a chunk of a body.
+func chunk(text string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(text), text) }
+
 // chunk sends a chunk of a body.
 func (c *rawClient) chunk(text string) {
 	c.Helper()
-	c.send(fmt.Sprintf("%x\r\n%s\r\n", len(text), text))
+	c.send(chunk(text))
 }
 
 // wantsEndOf waits for the end of a topic.
@@ -69,7 +72,7 @@ func (r *read) wantsEndOf(topic, how string) {
 
 // TestATopicEndsWithItsProducer: whatever ends a streamed ingest ends its topics, after its lines.
 func TestATopicEndsWithItsProducer(t *testing.T) {
-	s := serve(t, "servers {\ntimeouts {\nread_body_idle 300ms\n}\n}\nmegaphone {\nmax_message_size 1000\n"+topicBroker+"\n}", topicSite)
+	s := serveTopics(t, "max_message_size 1000")
 	for name, test := range map[string]struct {
 		last func(c *rawClient, topic string)
 		want string
@@ -96,10 +99,6 @@ func TestATopicEndsWithItsProducer(t *testing.T) {
 			c.chunk(topicLine(topic, "2") + strings.Repeat("x", 1001))
 			c.wants(http.StatusRequestEntityTooLarge)
 		}, broker.EndAborted},
-		"by a pause": {func(c *rawClient, topic string) {
-			c.chunk(topicLine(topic, "2"))
-			c.wants(http.StatusBadRequest)
-		}, broker.EndAborted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := s.in(t)
@@ -111,6 +110,14 @@ func TestATopicEndsWithItsProducer(t *testing.T) {
 			s.post("/publish/"+topic+"/s", "1").wantError(t, 409, "CLOSED")
 		})
 	}
+}
+
+// TestATopicEndsWithAPauseOfItsProducer that is longer than Caddy's read_body_idle.
+func TestATopicEndsWithAPauseOfItsProducer(t *testing.T) {
+	s := serve(t, "servers {\ntimeouts {\nread_body_idle 200ms\n}\n}\nmegaphone {\n"+topicBroker+"\n}", topicSite)
+	lines, member := s.streamTo("t")
+	lines.wants(http.StatusBadRequest)
+	member.wantsEndOf("t", broker.EndAborted)
 }
 
 // TestATopicEndsWithAPanic of the ingest's handler.
@@ -221,6 +228,11 @@ func TestFaultsOfTopics(t *testing.T) {
 		}
 	}
 	s.wantMetrics(map[string]float64{`limit_refusals_total{limit="max_memory"}`: 2})
+	closing := s.post("/topic/unknown/close", "{}")
+	closing.wantError(t, 503, "TIMEOUT")
+	if !strings.Contains(closing.body, "whether the request was done: repeat it") { // it has no message
+		t.Errorf("close: %s", closing.body)
+	}
 }
 
 // TestABrokerWithoutTopics: a site cannot serve them, and the error says what to do. create takes an empty list all the same.

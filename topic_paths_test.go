@@ -1,6 +1,7 @@
 package megaphone_test
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -54,6 +55,21 @@ func TestTopicsAreOffUnlessNamed(t *testing.T) {
 	}
 }
 
+// TestClosingATopicNeedsNoBody: a body without content is none, also where only its end says so.
+func TestClosingATopicNeedsNoBody(t *testing.T) {
+	s := serveTopics(t, "")
+	s.createWith(`{"topics":["a","b","c"]}`)
+	for topic, body := range map[string]io.Reader{
+		"a": nil, "b": struct{ io.Reader }{strings.NewReader("")}, // in chunks
+	} {
+		if r := s.do(http.MethodPost, "/topic/"+topic+"/close", nil, body); r.StatusCode != http.StatusOK {
+			t.Errorf("close %s: %d %s", topic, r.StatusCode, r.body)
+		}
+		s.wantTopic(topic, `{"members":1,"connected":0,"kept":0,"closed":"done"}`)
+	}
+	s.do(http.MethodPost, "/topic/c/close", nil, strings.NewReader(`{}`)).wantError(t, 415, "UNSUPPORTED_MEDIA_TYPE")
+}
+
 // TestTopicsOfOtherOrigins: a site with origins answers their preflights, and no other site sets a header.
 func TestTopicsOfOtherOrigins(t *testing.T) {
 	s := serve(t, "megaphone {\n"+topicBroker+"\n}", "handle_path /open/* {\nmegaphone topics publish {\ncors_origins https://a.example\n}\n}\n"+topicSite)
@@ -87,4 +103,22 @@ func TestTopicsInTheAccessLog(t *testing.T) {
 	file.wants(map[string]any{"endpoint": "publish", "topic": "a/b", "messages": 1})
 	s.get("/topic/a%2Fb")
 	file.wants(map[string]any{"endpoint": "topic", "topic": "a/b", "messages": 0})
+}
+
+// TestATopicIsClosedWithoutABody: some clients say only at its end that there is none, as over HTTP/3.
+func TestATopicIsClosedWithoutABody(t *testing.T) {
+	s := serve(t, "megaphone {\n"+topicBroker+"\n}", topicSite)
+	c := s.rawClient()
+	for request, status := range map[string]int{
+		"Content-Length: 0\r\n\r\n":                                                                200,
+		"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n":                                              200,
+		"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n":            200,
+		"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n": 200,
+		"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n":                                   415,
+		"Content-Length: 2\r\n\r\n{}":                                                              415,
+		"Content-Type: application/json\r\nContent-Length: 1\r\n\r\n ":                             400,
+	} {
+		c.send("POST /topic/t/close HTTP/1.1\r\nHost: localhost\r\n" + request)
+		c.wants(status)
+	}
 }

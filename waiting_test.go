@@ -62,7 +62,7 @@ func TestWaitingThatCannotBeReportedIsRefused(t *testing.T) {
 	s := serve(t, "", "megaphone")
 	const hook = "\nwebhook channel_waiting http://127.0.0.1:1/\n}"
 	for _, test := range []struct{ settings, want string }{
-		{"megaphone {\nbroker guest" + hook, "the broker guest does not report channel_waiting: use the broker memory or disk"},
+		{"megaphone {\nbroker guest" + hook, "the broker guest does not report channel_waiting: use the broker memory, disk or redis"},
 		{"events {\non megaphone.channel_waiting record\n}\nmegaphone {\nbroker guest\n}", "the broker guest does not report channel_waiting"},
 		{"megaphone {\nwaiting_after 1h\nmax_ttl 1h" + hook, "waiting_after is 1h0m0s, and max_ttl is 1h0m0s: channels expire before"},
 		{"megaphone {\nwaiting_after 1h\nmax_ttl 2h" + hook, ""}, // some channels may live for so long

@@ -88,7 +88,7 @@ func (a *App) checkWaiting() error {
 	}
 	if _, ok := a.broker.(broker.WaitingSource); !ok {
 		module := a.provider.(caddy.Module).CaddyModule().ID.Name()
-		return fmt.Errorf("the broker %s does not report %s: use the broker memory or disk, or leave out the webhook and the handlers of this event",
+		return fmt.Errorf("the broker %s does not report %s: use the broker memory, disk or redis, or leave out the webhook and the handlers of this event",
 			module, webhook.ChannelWaiting)
 	}
 	after, ttl := time.Duration(a.WaitingAfter), time.Duration(a.TTL)

@@ -86,7 +86,8 @@ type Broker interface {
 	State(ctx context.Context, address string) (State, error)
 
 	// Delete removes the channel that an address of either kind names. Its reader's subscription is over, its waiting
-	// producers get [ErrNotFound], and the messages that it holds count as undelivered.
+	// producers get [ErrNotFound], and the messages that it holds count as undelivered. If it fails with [ErrStorage], the
+	// channel is as before.
 	Delete(ctx context.Context, address string) error
 
 	// List returns a page of all channels that match the options. A caller that follows [ChannelPage].Next until it is
@@ -178,9 +179,9 @@ var (
 	ErrStorage      = errors.New("the storage takes no writes now")
 	ErrClosed       = errors.New("the broker is closed")
 
-	// ErrOutcomeUnknown marks a fault that hides whether a write was done, such as a store that did not answer in time. The
-	// producer may repeat a write that has a key.
-	ErrOutcomeUnknown = errors.New("it is not known whether the message was written")
+	// ErrOutcomeUnknown marks a fault that hides whether a call was done, such as a store that did not answer in time. The
+	// caller may repeat it, and a producer a write that has a key.
+	ErrOutcomeUnknown = errors.New("it is not known whether the request was done")
 
 	// ErrUnavailable marks a fault that passes, such as a store that does not answer, or refuses for now. The call has
 	// changed nothing and may be repeated. The Broker tells the log.

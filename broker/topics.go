@@ -44,7 +44,8 @@ type Topics interface {
 	// become if they are merged takes some; without memory they are not.
 	Join(ctx context.Context, producer string, topic Join, l Limits) error
 
-	// Leave ends a membership. If there is none, it does nothing. It fails with [ErrNotFound] if there is no channel.
+	// Leave ends a membership. If there is none, it does nothing. It fails with [ErrNotFound] if there is no channel. If it fails
+	// with [ErrStorage], the channel is a member as before.
 	Leave(ctx context.Context, producer, topic string) error
 
 	// KeepTopic sets the memory of a topic. It replaces what an earlier call or the defaults of [Limits] have set, and counts as
@@ -71,7 +72,8 @@ type Topics interface {
 	// has neither members nor a memory. Members stay members. A later Join that asks for kept messages brings all of them that it
 	// asks for, and then the end, if the channel knows topics. Closing counts as a publish for [Keep].TTL. Closing again does nothing.
 	// It waits for its turn as PublishTopic does. If it fails with [ErrStorage], the topic is not closed; some members may have the
-	// end all the same, and get another one when it is closed again.
+	// end all the same, and get another one when it is closed again. If it fails with [ErrOutcomeUnknown], closing again brings the
+	// same end to those that do not have it.
 	CloseTopic(ctx context.Context, topic string, end *Message, l Limits) error
 
 	// Topic tells what there is to know of a topic. One that does not exist has a name and nothing else.

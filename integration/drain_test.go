@@ -53,7 +53,9 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 			all.Go(func() { c.consume(ctx, s, mode) })
 		}
 	}
-	time.Sleep(500 * time.Millisecond) // under load
+	s.Await("there is load", func() bool {
+		return sumOfMetric(s.Server, "caddy_megaphone_messages_accepted_total") >= 20*len(clients)
+	})
 
 	out, _ := s.run(0, "", "drain", "--over", "2s", "--wait", "--timeout", "90s", "--json")
 	state := decode[struct {
@@ -249,7 +251,7 @@ func TestHealthFailsBeforeTheServerStopsServing(t *testing.T) {
 func TestClientsLeaveDuringTheShutdownDelay(t *testing.T) {
 	t.Parallel()
 	s := testserver.New(t)
-	c := startSite(t, s, "shutdown_delay 1s\nmegaphone {\nread_duration 10ms\n}", "megaphone")
+	c := startSite(t, s, "shutdown_delay 2s\nmegaphone {\nread_duration 10ms\n}", "megaphone")
 	to := c.create()
 	requests := map[string]string{
 		"create": "POST /create HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",

@@ -26,8 +26,9 @@ import (
 )
 
 // TestShutdownAnswersEverybodyAtOnce sends SIGTERM to a server without a grace period, so the grace period is unlimited. Every
-// open read ends cleanly, every held write gets its answer, and the process ends within a second. That holds for reads whose
-// handlers wait, as they do when metrics observe them, and for reads on hijacked connections.
+// open read ends cleanly, every held write gets its answer, and the process ends at once, which is within a second unless the
+// machine is busy. That holds for reads whose handlers wait, as they do when metrics observe them, and for reads on hijacked
+// connections.
 func TestShutdownAnswersEverybodyAtOnce(t *testing.T) {
 	for name, listen := range map[string]func(s *testserver.Server) (options, site, network, address string){
 		"Unix socket with metrics": func(s *testserver.Server) (options, site, network, address string) {
@@ -177,7 +178,8 @@ func shutsDownAtOnce(t *testing.T, s *testserver.Server, c *client, reads int, r
 	}
 	select {
 	case took := <-gone:
-		if took > time.Second {
+		t.Logf("the process ended after %v", took)
+		if took > promptly {
 			t.Errorf("the process ended after %v", took)
 		}
 	case <-time.After(patience):
@@ -389,7 +391,7 @@ func TestExitInTheMiddleOfAReload(t *testing.T) {
 		s.Signal(syscall.SIGTERM)
 		select {
 		case <-s.Done():
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("the process does not exit after a SIGTERM %v after the start of a reload", after)
 		}
 		if err := ended(); err != nil {

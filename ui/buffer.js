@@ -50,7 +50,7 @@ export class Buffer {
 		fill(this.#flying, flight, inFlight / settings.inFlight);
 		fill(this.#pending, queue, pending / settings.buffer);
 		this.#pending.classList.toggle("full", pending >= settings.buffer);
-		this.#drawing.setAttribute("aria-label", `${inFlight} of ${settings.inFlight} in flight, ${pending} of ${settings.buffer} pending`);
+		this.#drawing.setAttribute("aria-label", `${lastRead ? "" : "none settled, "}${inFlight} of ${settings.inFlight} in flight, ${pending} of ${settings.buffer} pending`);
 		say(this.#held, heldProducers ? `+${heldProducers} held` : "");
 	}
 }
@@ -58,7 +58,7 @@ export class Buffer {
 /** Draws the same with what each part means, and how many messages or producers it has. */
 export class BufferDetails {
 	#parts = {
-		settled: ["Settled", "Received by the reader, and no longer held."],
+		settled: ["Settled", "Received by the reader, and no longer held. A channel does not count them: the number is the server’s, since it started."],
 		flying: ["In flight", "Sent, and kept until the reader is known to have them."],
 		pending: ["Pending", "Not sent yet."],
 		held: ["Held producers", "Writes that wait until there is room."],
@@ -72,8 +72,9 @@ export class BufferDetails {
 			node("span", {}, `${title} `, number), node("small", {}, about));
 	}));
 
-	show({ pending, inFlight, heldProducers, lastRead }, settings) {
-		this.#part("settled", lastRead ? 1 : 0, lastRead ? "" : "none yet");
+	/** A channel does not count what has left it. The server counts that for all channels together. */
+	show({ pending, inFlight, heldProducers, lastRead }, { settings, server }) {
+		this.#part("settled", lastRead ? 1 : 0, lastRead ? `${count(server.settled)} on this server` : "none yet");
 		this.#part("flying", inFlight / settings.inFlight, `${count(inFlight)} of ${count(settings.inFlight)}`);
 		this.#part("pending", pending / settings.buffer, `${count(pending)} of ${count(settings.buffer)}`);
 		this.#part("held", heldProducers ? 1 : 0, count(heldProducers));

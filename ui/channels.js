@@ -157,7 +157,7 @@ class Row {
 		this.#numbers.forEach(([name, td]) => say(td, count(channel[name]), name === "heldProducers" && channel[name] ? "warn" : ""));
 		const since = (time) => clock.now() - timeOf(time);
 		say(this.#age, span(since(channel.created)));
-		this.#stages.show(channel, site.settings);
+		this.#stages.show(channel, site);
 		figures(this.#figures, {
 			"Created": ago(since(channel.created)),
 			"Last read": channel.connected ? "now" : channel.lastRead ? ago(since(channel.lastRead)) : "never",

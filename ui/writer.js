@@ -147,7 +147,7 @@ export class Writer {
 	/** Sends a message to all channels. Returns the reasons why channels refused it. */
 	async #send(stream, text, key) {
 		const addresses = this.#addresses;
-		if (addresses.length === 1) {
+		if (addresses.length === 1 && inPath(stream)) {
 			await call(`write/${encodeURIComponent(addresses[0])}/${encodeURIComponent(stream)}`, "POST", text,
 				key ? { "Idempotency-Key": key } : {});
 			return [];
@@ -184,13 +184,16 @@ export class Writer {
 		const text = numbered(body, this.#written + 1);
 		const sent = numbered(key, this.#written + 1);
 		const type = "-H 'Content-Type: application/json'";
-		$("curl").textContent = !addresses.length ? "There is no channel to write to yet." : (addresses.length === 1
+		$("curl").textContent = !addresses.length ? "There is no channel to write to yet." : (addresses.length === 1 && inPath(stream)
 			? [`curl ${url(`write/${addresses[0]}/${encodeURIComponent(stream)}`)}`, type,
 				...(sent ? [`-H ${quote(`Idempotency-Key: ${sent}`)}`] : []), `-d ${quote(text)}`]
 			: [`curl ${url("write-batch")}`, type, `-d ${quote(batch(addresses, stream, text, sent))}`]
 		).join(" \\\n  ");
 	}
 }
+
+/** Reports whether a stream id can be a part of a path. Browsers and proxies resolve dots. */
+const inPath = (stream) => !/^\.{1,2}$/.test(stream);
 
 const numbered = (text, n) => text.replaceAll("{n}", n);
 

@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/caddy-megaphone/megaphone/bench/load"
 )
@@ -72,7 +69,10 @@ func fanOut(ctx context.Context, s *session) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	alone, err := p.run(s.duration)
+	if err := s.settle(); err != nil {
+		return nil, err
+	}
+	alone, err := p.run(ctx, s.duration)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func fanOut(ctx context.Context, s *session) ([]float64, error) {
 		return nil, err
 	}
 	time.Sleep(warmUp)
-	beside, err := p.run(s.duration)
+	beside, err := p.run(ctx, s.duration)
 	if stopped := l.stop(); err == nil {
 		err = stopped
 	}
@@ -131,65 +131,25 @@ func milliseconds(times []time.Duration, q float64) float64 {
 	return float64(times[int(q*float64(len(times)-1))]) / float64(time.Millisecond)
 }
 
-// A probe writes to a channel of its own and reads it.
-type probe struct {
-	writer, reader *load.Conn
-	request        load.Request
-}
-
-func (s *session) newProbe() (*probe, error) {
-	cs, err := s.peer.channels(s.server.address, 1)
-	if err != nil {
-		return nil, err
-	}
-	p := &probe{request: cs[0].post(body())}
-	for _, conn := range []**load.Conn{&p.writer, &p.reader} {
-		if *conn, err = load.DialBlocking(s.server.address); err != nil {
-			return nil, err
-		}
-		s.open = append(s.open, *conn)
-	}
-	return p, p.reader.Open(load.Get(cs[0].path, s.peer.headers["http"]...))
-}
-
-// run writes about a thousand messages a second, each when the one before it has arrived. It returns how long each took until it
-// had arrived and its writer had the reply. It has a thread of its own, which goes before those that read for the members: what it
-// measures is the server.
-func (p *probe) run(d time.Duration) (took []time.Duration, err error) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked, so that the thread ends with this goroutine
-		if err = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20); err != nil {
-			err = fmt.Errorf("the thread that measures must go first, which needs root: %w", err)
-			return
-		}
-		for begun := time.Now(); time.Since(begun) < d && err == nil; {
-			pause := unix.NsecToTimespec(time.Millisecond.Nanoseconds())
-			_ = unix.Nanosleep(&pause, nil)
-			var one time.Duration
-			one, err = p.write()
-			took = append(took, one)
-		}
-	}()
-	<-done
-	return took, err
-}
-
-func (p *probe) write() (time.Duration, error) {
-	begun := time.Now()
-	_, err := repeat(p.request, 1)(p.writer)
-	if err == nil {
-		err = p.reader.Await()
-	}
-	return time.Since(begun), err
-}
-
 // megaphoneFan has a channel for each member of a topic.
 func megaphoneFan(address string, n int) (fan, error) {
 	cs, err := createWith(address, n, `{"topics":["news"]}`)
 	return fan{cs, load.Post("/publish/news/bench", body(), jsonType)}, err
+}
+
+// bareFan has readers of one path, who get as many bytes as Megaphone's.
+func bareFan(_ string, n int) (fan, error) {
+	line := `{"eventId":"0192f2c5-0000-7000-8000-000000000000","type":"message","streamId":"bench","body":` + body() + "}"
+	return fan{slices.Repeat([]channel{{path: "/news"}}, n), load.Post("/news", line)}, nil
+}
+
+func bareChannels(_ string, n int) ([]channel, error) {
+	cs := make([]channel, n)
+	for i := range cs {
+		path := fmt.Sprintf("/%d", i)
+		cs[i] = channel{path: path, post: func(body string) load.Request { return load.Post(path, body) }}
+	}
+	return cs, nil
 }
 
 // sharedFan has the same channel for all readers.

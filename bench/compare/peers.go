@@ -168,6 +168,13 @@ func floors() []*peer {
 			},
 			headers: map[string][]string{"http": nil}, floor: true,
 		},
+		{
+			name: "bare", about: "a loop around epoll and write, with neither Caddy nor goroutines: the least that one delivery costs any server",
+			build: goBuild("bare"), args: func(config string) []string { return []string{config} },
+			config:   func(address string, _ settings) string { return address },
+			channels: bareChannels, fan: bareFan,
+			headers: map[string][]string{"http": nil}, floor: true,
+		},
 	}
 }
 

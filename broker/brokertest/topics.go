@@ -219,6 +219,36 @@ var topicTests = group{
 		t.is(err, broker.ErrChannelLimit)
 		t.nothing("1")
 	},
+	"a topic may have many members": func(s *suite) {
+		t := s.topics()
+		const n = 300
+		var members []broker.Addresses
+		for range n {
+			members = append(members, t.member("news"))
+		}
+		all := broker.Published{Members: n, Accepted: n}
+		t.tell("news", t.message("1"), broker.FullMiss, all)
+		var left []broker.Addresses
+		for i := 0; i < n; i += 3 {
+			t.leave(members[i], "news")
+			left = append(left, members[i])
+		}
+		all.Members, all.Accepted = n-len(left), n-len(left)
+		t.tell("news", t.message("2"), broker.FullMiss, all)
+		for _, a := range left {
+			t.join(a, "news", 0)
+		}
+		t.tell("news", t.message("3"), broker.FullMiss, broker.Published{Members: n, Accepted: n})
+		for i, a := range members {
+			want := 3
+			if i%3 == 0 {
+				want = 2
+			}
+			t.holds(a.Consumer, want, 0)
+			t.delete(a.Consumer)
+		}
+		t.nothing("news")
+	},
 	"the name of a topic is any text": func(s *suite) {
 		t := s.topics()
 		names := []string{"a", "A", "a*", "a b/c?d", "{a}:ä", "\x00", strings.Repeat("ü", broker.MaxTopicName/2)}
@@ -332,6 +362,9 @@ func repeatedPublish(s *suite) {
 	t.tell("news", m, broker.FullMiss, broker.Published{Members: 2, Accepted: 2})
 	t.subscribe(a.Consumer).takes(m)
 	t.subscribe(b.Consumer).takes(m)
+	if b, ok := t.Broker.(broker.Statser); ok && !t.eventually(func() bool { return b.Stats().Duplicates == 3 }) {
+		t.Errorf("%d messages are repeated", b.Stats().Duplicates)
+	}
 }
 
 func leavesInBetween(s *suite) {

@@ -85,11 +85,14 @@ func topicsAreClosed(s *suite) {
 	t := s.topics()
 	a := t.member("news")
 	t.fill(a.Producer)
-	_, waits := t.begin(t.Context(), "news", t.message("m"))
+	got, waits := t.begin(t.Context(), "news", t.message("m"))
 	end, err := broker.NewEnd("news", broker.EndDone)
 	t.no(err)
 	t.Close()
-	t.no(t.returned(waits)) // its one member has gone
+	t.no(t.returned(waits))
+	if want := (broker.Published{Members: 1}); !t.shared && *got != want { // the member has gone
+		t.Errorf("%+v is reported, want %+v", *got, want)
+	}
 	_, create := t.CreateMember(t.Context(), "agent", nil, t.limits)
 	_, publish := t.PublishTopic(t.Context(), "news", t.message("m"), broker.FullMiss, t.limits)
 	_, info := t.Topic(t.Context(), "news")

@@ -112,6 +112,50 @@ var waitingTests = group{
 			s.Errorf("%v is reported, want one message of the channel", got)
 		}
 	},
+	"messages wait however they come": func(s *suite) {
+		l := s.waiting()
+		t := s.topics()
+		first := s.create()
+		s.publish(first.Producer, "1")
+		l.reports(map[string]int{first.Consumer: 1}) // so the Broker has looked
+		want := map[string]int{}
+		expect := func(a broker.Addresses, messages int) broker.Addresses {
+			want[a.Consumer] = messages
+			return a
+		}
+		s.publish(expect(s.create(), 1).Producer, "1")
+		s.send(expect(s.create(), 1).Producer, s.keyed("1", "key"))
+		batch := []string{expect(s.create(), 2).Producer, expect(s.create(), 2).Producer}
+		for _, outcome := range s.PublishBatch(s.Context(), batch, []*broker.Message{s.message("1"), s.message("2")}, s.limits) {
+			s.no(outcome.Err)
+		}
+		in := s.Ingest(s.limits)
+		s.no(in.Write(s.Context(), 1, []byte(expect(s.create(), 1).Producer), s.message("1")))
+		s.finishes(in, 1)
+		text := expect(s.create(), 1)
+		s.send(text.Producer, s.appends("1", `"a"`))
+		s.send(text.Producer, s.appends("1", `"b"`))
+		expect(t.member("news"), 2)
+		expect(t.member("news"), 2)
+		t.tells("news", "1")
+		t.tell("news", s.keyed("2", "key"), broker.FullMiss, broker.Published{Members: 2, Accepted: 2})
+		expect(t.member("ending"), 1)
+		t.end("ending")
+		l.reports(want)
+	},
+	"what has waited for room waits once a reader has made some and left": func(s *suite) {
+		l := s.waiting()
+		first, a := s.create(), s.create()
+		s.publish(first.Producer, "1")
+		l.reports(map[string]int{first.Consumer: 1}) // so the Broker has looked
+		ms := s.fill(a.Producer)
+		held := s.hold(s.Context(), a.Producer, "held")
+		r := s.subscribe(a.Consumer)
+		r.next(s.limits.InFlight)
+		s.no(s.returned(held))
+		r.End(broker.EndFault)
+		l.reports(map[string]int{a.Consumer: len(ms) + 1})
+	},
 	"a message that a topic has kept waits since the channel has joined": func(s *suite) {
 		l := s.waiting()
 		t := s.topics()

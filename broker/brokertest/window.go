@@ -122,6 +122,20 @@ var windowTests = group{
 		r.received()
 		r.takes(ms[s.limits.InFlight:]...)
 	},
+	"so is it after a reader that was one from the start": func(s *suite) {
+		a := s.create()
+		r := s.subscribe(a.Consumer, acknowledged)
+		ms := s.publish(a.Producer, "1")
+		r.takes(ms...)
+		r.Settle(ms[0].ID())
+		s.holds(a.Consumer, 0, 0)
+		r.End(broker.EndClean)
+		r = s.subscribe(a.Consumer, func(o *broker.SubscribeOptions) { o.MayAcknowledge = true })
+		ms = s.fill(a.Producer)
+		r.takes(ms[:s.limits.InFlight]...)
+		r.received()
+		r.takes()
+	},
 	"an acknowledgement of an unknown event settles nothing": func(s *suite) {
 		a := s.create()
 		ms := s.publish(a.Producer, "1", "2")

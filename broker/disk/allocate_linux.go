@@ -19,6 +19,9 @@ func allocate(f *os.File, size int) error {
 	return err
 }
 
+// syncsUnmapped says that a file that was changed in memory can be synced when it is not mapped any more.
+const syncsUnmapped = true
+
 // syncMapped makes a file durable whose content was changed in memory.
 func syncMapped(f *os.File, _ []byte) error {
 	err := unix.Fdatasync(int(f.Fd()))

@@ -49,7 +49,7 @@ func (b *Broker) Backup(ctx context.Context, path string) (size int64, err error
 func (l *log) backup(ctx context.Context, to string) (size int64, err error) {
 	l.keeping.Lock()
 	defer l.keeping.Unlock()
-	switch err := l.syncAll(); {
+	switch err := l.await(ctx, l.syncAll); {
 	case errors.Is(err, errClosed):
 		return 0, broker.ErrClosed
 	case err != nil:

@@ -67,6 +67,8 @@ type Broker struct {
 	started  bool
 	closed   bool
 	ready    atomic.Bool
+	closing  sync.Once
+	ended    chan struct{} // is closed when Close has done all
 
 	backingUp chan struct{} // has a value while a backup is made
 }
@@ -83,10 +85,10 @@ func Open(o Options) *Broker {
 	if o.folder == nil {
 		o.folder = &osFolder{path: o.Path}
 	}
-	b := &Broker{options: o, backingUp: make(chan struct{}, 1)}
+	b := &Broker{options: o, backingUp: make(chan struct{}, 1), ended: make(chan struct{})}
 	b.log = &log{
 		folder: o.folder, size: o.segment, report: b.report, scale: 1,
-		dirty: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		syncing: make(lock, 1), dirty: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	b.log.prepared = sync.NewCond(&b.log.mu)
 	b.log.settings.Store(&o.Settings)
@@ -152,6 +154,7 @@ func (l *log) start(ctx context.Context) (*Report, error) {
 			return nil, err
 		}
 	}
+	l.retry()
 	l.stopped.Add(2)
 	guard.Go(guard.Broker, l.syncer)
 	guard.Go(guard.Broker, l.maintainer)
@@ -201,22 +204,30 @@ func (l *log) copyAll() (err error) {
 	return l.syncAll()
 }
 
-// halt stops all that happens beside the writes. Nobody compacts after that, so the channels may be closed: a channel that
-// is closed would look like one that is gone.
+// halt begins to stop all that happens beside the writes. No segment is removed after that because of what the channels say, so they
+// may be closed: a channel that is closed would look like one that is gone.
 func (l *log) halt() {
-	close(l.stop)
-	l.stopped.Wait()
+	l.halting.Do(func() { close(l.stop) })
+	l.locked(l.prepared.Broadcast)
 }
 
-// end ends the log. What was written is durable then.
+// end ends the log after halt. What was written is durable then.
 func (l *log) end() {
+	l.stopped.Wait()
 	_ = l.syncAll() // if it fails, the fault is known
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	if l.fault == nil {
+	var broken bool
+	l.locked(func() {
+		for l.preparing {
+			l.prepared.Wait()
+		}
+		l.closed, broken = true, l.fault != nil
+		finish(l.commit, l.holders, errClosed)
+		finish(l.owed, nil, errClosed)
+		l.commit, l.holders, l.owed = nil, nil, nil
+	})
+	if !broken {
 		_ = l.dropNext() // or else the next start does that
 		if err := l.head.file.cut(l.head.end); err == nil {
 			_ = l.head.file.sync() // it is durable already; this is for the length
@@ -228,17 +239,32 @@ func (l *log) end() {
 	}
 	_ = l.head.file.close()
 	l.closeUnsynced()
-	finish(l.commit, l.holders, errClosed)
-	l.commit, l.holders = nil, nil
 }
 
-// Close implements [broker.Broker]. The channels stay in the journal.
+// Close implements [broker.Broker]. The channels stay in the journal. If the disk does not answer, Close does not wait for it for long.
+// Then the folder is in use until it does, or the process ends.
 func (b *Broker) Close() {
+	b.closing.Do(func() {
+		go func() {
+			defer close(b.ended)
+			defer guard.Recover(guard.Broker)
+			b.end()
+		}()
+	})
+	timer := time.NewTimer(maxClose)
+	defer timer.Stop()
+	select {
+	case <-b.ended:
+	case <-timer.C:
+		b.report(event{problem: fmt.Errorf("close the journal: %w for %v: a loss of power now would take what was written last", errStalled, maxClose)})
+		go b.log.abandon()
+	}
+}
+
+// end does the work of Close.
+func (b *Broker) end() {
 	b.starting.Lock()
 	defer b.starting.Unlock()
-	if b.closed {
-		return
-	}
 	b.closed = true
 	if b.started {
 		b.log.halt()

@@ -86,6 +86,9 @@ func (l *log) compactSegment(s sealed) (int64, error) {
 	if err := l.syncAll(); err != nil { // copies, and the end of what was not copied
 		return 0, err
 	}
+	if l.isHalted() { // a channel of a Broker that is closed looks like one that is gone
+		return 0, errClosed
+	}
 	return copies.copied, l.removeBefore(s.sequence + 1)
 }
 
@@ -185,8 +188,8 @@ func (c *copier) look(live journal.Locked) {
 	case kindTopic:
 		payload = appendTopic(nil, live.Topic())
 	case kindJoin:
-		if live.IsMember(r.joins) {
-			payload = c.payload
+		if is, endWaits := live.IsMember(r.joins); is {
+			payload = appendJoin(nil, kindJoin, r.id, r.joins, endWaits)
 		}
 	case kindMark:
 		if m := live.MarkAt(r.position); m != (journal.Mark{}) {

@@ -293,8 +293,9 @@ func FuzzJournal(f *testing.F) {
 	f.Add(appendTopic(nil, topic), append(appendPut(nil, topic.ID, 1, flags{}), line...), true)
 	f.Add(channel, appendTopic(nil, topic), true)
 	f.Add(appendTopic(nil, topic), appendTopic(nil, &journal.Topic{ID: journal.ID{Place: journal.TopicPlace, Tag: 4}, Name: "news"}), true)
-	f.Add(channel, appendJoin(nil, kindJoin, is, topic.ID), true)
-	f.Add(channel, appendJoin(nil, kindLeave, is, topic.ID), true)
+	f.Add(channel, appendJoin(nil, kindJoin, is, topic.ID, false), true)
+	f.Add(appendTopic(nil, topic), appendJoin(nil, kindJoin, is, topic.ID, true), true)
+	f.Add(channel, appendJoin(nil, kindLeave, is, topic.ID, false), true)
 	f.Add(channel, appendMark(nil, is, 1, journal.Mark{Missed: 3, Gap: true}), true)
 	f.Add(channel, appendMember(nil, &journal.Member{ID: is, Topics: []journal.ID{topic.ID}, Marks: []journal.Marks{
 		{Position: 1, Count: 1 << 29, Mark: journal.Mark{Outside: true}}, {Position: 2, Count: 1, Mark: journal.Mark{Missed: 1}},

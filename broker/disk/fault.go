@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -11,12 +12,16 @@ import (
 // When a write or a sync fails, nobody knows what of the last records is on the disk: after a failed fsync the system may
 // have dropped them, and a second fsync would report success. So the log gives the head up. It refuses everything that
 // adds to it, while channels go on to deliver what they hold. Then it writes all that lives into new segments, makes them
-// durable, and removes the old ones. It tries that again and again until it succeeds.
+// durable, and removes the old ones. It tries that again and again until it succeeds. An attempt first sees whether the disk makes
+// anything durable. If it fails later, when it has copied what lives, the next one comes later.
 //
 // A full disk is no such fault: what was written stays as it is.
 
 // retryInterval is how often the log tries to overcome a fault or a full disk.
 const retryInterval = 500 * time.Millisecond
+
+// maxPause is how long the log waits, at most, when it could not begin anew. It waits twice as long after each attempt.
+const maxPause = 8 * time.Second
 
 // breakDown makes the log refuse what adds to it, until renew has succeeded. The lock is held.
 func (l *log) breakDown(err error) {
@@ -38,7 +43,7 @@ func (l *log) setHealth(err error) { l.health.Store(&err) }
 
 // reportHealth reports a change of the health since the last call. Only the maintainer calls it.
 func (l *log) reportHealth() {
-	before, now := l.reported, l.Health()
+	before, now := l.reported, *l.health.Load()
 	l.reported = now
 	switch {
 	case before == nil && now != nil:
@@ -63,22 +68,44 @@ func (l *log) reportAttempt(err error) {
 }
 
 // Health returns why the log takes no writes, or nil.
-func (l *log) Health() error { return *l.health.Load() }
+func (l *log) Health() error { return cmp.Or(*l.health.Load(), l.stallsNow()) }
 
-// renew writes all that lives into new segments and removes the old ones. If it fails, the old ones are all that counts.
-func (l *log) renew() error {
+// beginAnew calls renew, unless it is too early for that, and reports whether it has succeeded. Only the maintainer calls it.
+func (l *log) beginAnew() bool {
+	if time.Now().Before(l.again) {
+		return false
+	}
+	copied, err := l.renew()
+	if err == nil {
+		l.pause = 0
+		return true
+	}
+	if copied {
+		l.pause = min(max(2*l.pause, retryInterval), maxPause)
+		l.again = time.Now().Add(l.pause)
+	}
+	if !l.isHalted() {
+		l.reportAttempt(err)
+	}
+	return false
+}
+
+// renew writes all that lives into new segments and removes the old ones. If it fails, the old ones are all that counts. It reports
+// whether it has begun to write.
+func (l *log) renew() (copied bool, err error) {
 	first, err := l.giveUp()
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := l.copyAgain(); err != nil {
+	if err = l.probe(); err == nil {
+		copied, err = true, l.copyAgain()
+	}
+	if err != nil {
 		l.syncing.Lock()
 		defer l.syncing.Unlock()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.renewing = false
+		l.locked(func() { l.renewing = false })
 		_ = l.dropAttempt() // or else the next attempt does
-		return err
+		return copied, err
 	}
 	// Now the new segments are all that counts, even if the log fails again.
 	for id := range l.engine.IDs() {
@@ -86,7 +113,14 @@ func (l *log) renew() error {
 	}
 	err = l.renewed()
 	_ = l.removeBefore(first) // what stays will be compacted
-	return err
+	return true, err
+}
+
+// probe makes the beginning of a new segment durable, which costs little.
+func (l *log) probe() error {
+	l.syncing.Lock()
+	defer l.syncing.Unlock()
+	return l.watched("begin anew", func() {}, l.head.file.sync)
 }
 
 // copyAgain writes all that lives, and what is owed, and makes it durable.
@@ -100,7 +134,12 @@ func (l *log) copyAgain() (err error) {
 			return err
 		}
 	}
-	l.payDebts()
+	if l.isHalted() { // the channels that were missing are not gone
+		return errClosed
+	}
+	if err := l.payDebts(); err != nil {
+		return err
+	}
 	return l.sync(true)
 }
 
@@ -108,11 +147,6 @@ func (l *log) copyAgain() (err error) {
 func (l *log) giveUp() (first uint64, err error) {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for l.preparing {
-		l.prepared.Wait()
-	}
 	if err := l.folder.prepare(); err != nil {
 		return 0, err
 	}
@@ -122,9 +156,11 @@ func (l *log) giveUp() (first uint64, err error) {
 	if err := l.dropAttempt(); err != nil {
 		return 0, err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.nextErr = nil
-	if l.prepareNext(false); l.nextErr != nil {
-		return 0, l.nextErr
+	if l.prepareNext(false); l.next == nil {
+		return 0, cmp.Or(l.nextErr, errClosed)
 	}
 	old := l.head
 	l.renewing = true
@@ -137,21 +173,31 @@ func (l *log) giveUp() (first uint64, err error) {
 	return l.head.sequence, nil
 }
 
-// dropNext removes the segment that was prepared, if there is one. The lock is held.
+// dropNext removes the segment that was prepared, if there is one. Nobody writes meanwhile, because of the fault or because the log is
+// closed.
 func (l *log) dropNext() error {
-	if l.next == nil {
+	l.mu.Lock()
+	for l.preparing && !l.isHalted() {
+		l.prepared.Wait()
+	}
+	next, preparing := l.next, l.preparing
+	l.mu.Unlock()
+	switch {
+	case preparing:
+		return errClosed
+	case next == nil:
 		return nil
 	}
-	if err := l.folder.remove(segmentName(l.next.sequence)); err != nil && !isMissing(err) {
+	if err := l.folder.remove(segmentName(next.sequence)); err != nil && !isMissing(err) {
 		return err // or else there could be no other one with its name
 	}
-	_ = l.next.file.close()
-	l.next = nil
+	_ = next.file.close()
+	l.locked(func() { l.next = nil })
 	return nil
 }
 
 // dropAttempt removes the segments that an attempt to begin anew has written, if it has failed. Otherwise each attempt would take
-// more room. The newest one goes first, so none is ever missing between others. The lock is held.
+// more room. The newest one goes first, so none is ever missing between others. Nobody writes meanwhile.
 func (l *log) dropAttempt() error {
 	if l.givenUp == nil {
 		return nil
@@ -166,12 +212,14 @@ func (l *log) dropAttempt() error {
 			return err
 		}
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.sealed = slices.DeleteFunc(l.sealed, func(s sealed) bool { return s.sequence >= l.givenUp.sequence })
 	l.head, l.givenUp = l.givenUp, nil
 	return nil
 }
 
-// closeUnsynced closes the segments that are not durable, and never will be. The lock is held.
+// closeUnsynced closes the segments that are not durable, and never will be. Nobody writes or syncs meanwhile.
 func (l *log) closeUnsynced() {
 	for _, s := range l.unsynced {
 		_ = s.file.close()
@@ -211,25 +259,6 @@ func (l *log) renewed() error {
 	return nil
 }
 
-// payDebts writes what could not be written when it happened.
-func (l *log) payDebts() {
-	l.mu.Lock()
-	debts := l.debts
-	l.debts = nil
-	l.mu.Unlock()
-	for id, ofTopics := range debts {
-		lives := l.engine.Look(id, func(c journal.Locked) {
-			_, heads := headsOf(c, ofTopics)
-			for _, head := range heads {
-				l.locked(func() { l.writeOrOwe(id, head) })
-			}
-		})
-		if !lives {
-			l.locked(func() { l.writeOrOwe(id, appendID(nil, kindDelete, id)) })
-		}
-	}
-}
-
 // maintainer prepares segments, compacts, and overcomes faults.
 func (l *log) maintainer() {
 	defer l.stopped.Done()
@@ -257,17 +286,15 @@ func (l *log) maintain() {
 		l.mu.Unlock()
 	}
 	l.reportHealth()
-	if l.isBroken() {
-		if err := l.renew(); err != nil {
-			if !l.isHalted() {
-				l.reportAttempt(err)
-			}
-			return
-		}
+	if l.isBroken() && !l.beginAnew() {
+		return
 	}
 	l.compact()
 	if l.prepareAhead() {
-		l.payDebts()
+		_ = l.payDebts()
+	}
+	if l.Takes() == nil {
+		l.retry()
 	}
 	l.locked(func() {
 		switch {
@@ -285,11 +312,14 @@ func (l *log) maintain() {
 func (l *log) prepareAhead() (pay bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.preparing { // a channel waits for that, or has waited in vain
+		return false
+	}
 	l.nextErr = nil
-	if l.prepareNext(true); l.nextErr == nil {
+	if l.prepareNext(true); l.next != nil {
 		l.full = false
 	}
-	return l.nextErr == nil && len(l.debts) > 0
+	return l.next != nil && len(l.debts) > 0
 }
 
 // locked calls f with the lock held.

@@ -81,7 +81,7 @@ func (f *faulty) recovers() {
 		f.Fatal("the Broker says that it is well")
 	}
 	f.folder.failWith(nil)
-	time.Sleep(2 * retryInterval)
+	time.Sleep(maxPause + 2*retryInterval)
 	if err := f.broker.Healthy(); err != nil {
 		f.Fatalf("the Broker does not recover: %v", err)
 	}

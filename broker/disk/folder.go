@@ -30,6 +30,8 @@ type file interface {
 	written(from, to int) error
 	// sync makes all changes durable.
 	sync() error
+	// seal ends the use of the bytes, before the last sync, which is cheaper then.
+	seal()
 	// populate makes the first change of each byte fast.
 	populate()
 	// cut makes the file shorter. The bytes must not be used after that.

@@ -25,6 +25,8 @@ type testFolder struct {
 	crash func(operation int, image map[string][]byte)
 	// torn, if it is not nil, leaves some of what was not synced.
 	torn *rand.Rand
+	// hangs has a channel for each operation that does not return until that is closed, in spite of everything.
+	hangs map[string]chan struct{}
 	// syncTime is how long a sync takes.
 	syncTime time.Duration
 }
@@ -76,6 +78,34 @@ func (f *testFolder) durableImage(r *rand.Rand) map[string][]byte {
 	return image
 }
 
+// hang lets an operation hang until the returned function is called.
+func (f *testFolder) hang(operation string) (release func()) {
+	hangs := make(chan struct{})
+	set := func(c chan struct{}) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.hangs == nil {
+			f.hangs = map[string]chan struct{}{}
+		}
+		f.hangs[operation] = c
+	}
+	set(hangs)
+	return sync.OnceFunc(func() {
+		set(nil)
+		close(hangs)
+	})
+}
+
+// enter takes the lock for an operation.
+func (f *testFolder) enter(operation string) {
+	f.mu.Lock()
+	if c := f.hangs[operation]; c != nil {
+		f.mu.Unlock()
+		<-c
+		f.mu.Lock()
+	}
+}
+
 // folderOf returns a folder with files that are durable.
 func folderOf(image map[string][]byte) *testFolder {
 	f := &testFolder{files: map[string]*testFile{}}
@@ -111,7 +141,7 @@ func (f *testFolder) content() map[string][]byte {
 }
 
 func (f *testFolder) prepare() error {
-	f.mu.Lock()
+	f.enter("prepare")
 	defer f.mu.Unlock()
 	if f.files == nil {
 		f.files = map[string]*testFile{}
@@ -133,7 +163,7 @@ func (f *testFolder) list() ([]string, error) {
 }
 
 func (f *testFolder) create(name string, size int) (file, error) {
-	f.mu.Lock()
+	f.enter("create")
 	defer f.mu.Unlock()
 	if err := f.step("create", name); err != nil {
 		return nil, err
@@ -147,7 +177,7 @@ func (f *testFolder) create(name string, size int) (file, error) {
 }
 
 func (f *testFolder) open(name string) ([]byte, func() error, error) {
-	f.mu.Lock()
+	f.enter("open")
 	defer f.mu.Unlock()
 	if err := f.step("open", name); err != nil {
 		return nil, nil, err
@@ -160,7 +190,7 @@ func (f *testFolder) open(name string) ([]byte, func() error, error) {
 }
 
 func (f *testFolder) remove(name string) error {
-	f.mu.Lock()
+	f.enter("remove")
 	defer f.mu.Unlock()
 	if err := f.step("remove", name); err != nil {
 		return err
@@ -188,7 +218,7 @@ func (f *testFolder) rename(from, to string) error {
 }
 
 func (f *testFolder) sync() error {
-	f.mu.Lock()
+	f.enter("sync folder")
 	defer f.mu.Unlock()
 	if err := f.step("sync folder", ""); err != nil {
 		return err
@@ -214,6 +244,7 @@ func (f *testFolder) has(name string, of file) error {
 
 func (f *testFile) bytes() []byte { return f.data }
 func (f *testFile) populate()     {}
+func (f *testFile) seal()         {}
 
 func (f *testFile) written(from, to int) error {
 	f.folder.mu.Lock()
@@ -226,7 +257,7 @@ func (f *testFile) written(from, to int) error {
 
 func (f *testFile) sync() error {
 	time.Sleep(f.folder.syncTime)
-	f.folder.mu.Lock()
+	f.folder.enter("sync")
 	defer f.folder.mu.Unlock()
 	if err := f.folder.step("sync", f.name); err != nil {
 		return err

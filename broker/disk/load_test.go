@@ -21,8 +21,7 @@ type load struct {
 	channels []broker.Addresses
 	topics   []*topicLoad
 	limits   broker.Limits
-	large    int  // the size of large messages
-	noTopics bool // a call for a topic must not fail
+	large    int // the size of large messages
 }
 
 func newLoad(b broker.Topics, seed uint64, next *int, tell func(act, bool, string, int)) *load {
@@ -38,7 +37,7 @@ func newLoad(b broker.Topics, seed uint64, next *int, tell func(act, bool, strin
 // step does one thing. It returns false once the Broker is closed.
 func (l *load) step(ctx context.Context) bool {
 	switch n := l.random.IntN(30); {
-	case n >= 20 && len(l.channels) >= 3 && !l.noTopics:
+	case n >= 20 && len(l.channels) >= 3:
 		return l.topicStep(ctx)
 	case len(l.channels) < 3 || n == 0:
 		return l.create(ctx)
@@ -67,7 +66,10 @@ func (l *load) delete(ctx context.Context) bool {
 	a := l.channels[i]
 	l.tell(deletes, false, a.Consumer, 0)
 	err := l.broker.Delete(ctx, a.Producer)
-	if err == nil {
+	switch {
+	case errors.Is(err, broker.ErrStorage):
+		return true // nothing has happened
+	case err == nil:
 		l.tell(deletes, true, a.Consumer, 0)
 	}
 	l.channels = append(l.channels[:i], l.channels[i+1:]...)

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
@@ -27,7 +27,7 @@ type log struct {
 	nextTag  atomic.Uint32
 
 	// mu may be taken with a channel's lock held, never the other way round. It is held while a record is copied, and not
-	// while the disk works, with one exception: if no segment has been prepared when one is needed, that is done then.
+	// while the disk works. But a channel that needs a segment when none has been prepared waits for it, with its own lock held.
 	mu        sync.Mutex
 	head      *segment
 	next      *segment   // prepared; may be nil
@@ -43,19 +43,29 @@ type log struct {
 	givenUp   *segment            // the head when the log broke down, since the log began anew or has tried to; its file is closed
 	full      bool                // a record was refused for want of room, and there is none yet
 	debts     map[journal.ID]bool // channels and topics of which something could not be written; true: what is about topics
+	paying    bool                // debts were taken to be written
+	owed      *journal.Commit     // somebody waits until there are no debts; may be nil
+	retries   map[journal.ID]bool // channels in which something waits only because it could not be written
+	inSync    bool                // somebody syncs
+	syncs     *journal.Commit     // what is being made durable then; may be nil
 	closed    bool
 
-	syncing sync.Mutex // held while segments are synced or given up
+	stalled atomic.Bool // a sync takes too long
+
+	syncing lock       // held while segments are synced or given up
 	keeping sync.Mutex // held while a segment is removed, and while none may be; before any other lock
 	dirty   chan struct{}
 	wake    chan struct{}
+	halting sync.Once
 	stop    chan struct{}
 	stopped sync.WaitGroup
 
 	health   atomic.Pointer[error]
-	reported error   // the health that was reported last
-	tried    bool    // it was reported that the log could not begin anew
-	scale    float64 // how much more the journal takes of what lives than the engine says; the maintainer's, like the next
+	reported error         // the health that was reported last; the maintainer's, like all below
+	tried    bool          // it was reported that the log could not begin anew
+	again    time.Time     // when it tries that next, at the earliest
+	pause    time.Duration // before that
+	scale    float64       // how much more the journal takes of what lives than the engine says
 	measured struct {
 		head   uint64 // which segment that was when scale was measured
 		copied int64  // how many bytes were copied for that
@@ -166,29 +176,15 @@ func (l *log) Read(id journal.ID, r journal.Read) {
 }
 
 // Delete implements [journal.Journal].
-func (l *log) Delete(id journal.ID) *journal.Commit {
+func (l *log) Delete(id journal.ID, ask bool) (*journal.Commit, error) {
 	var buffer [64]byte
 	payload := appendID(buffer[:0], kindDelete, id)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.writeOrOwe(id, payload) {
-		return nil
+	if err := l.writeAsked(id, payload, ask); err != nil {
+		return nil, err
 	}
-	return l.committed(nil, 0)
-}
-
-// writeOrOwe writes a record. If that fails, the channel is written later as it is then, or its end. So it is if the log begins
-// anew, for that may fail. The lock is held.
-func (l *log) writeOrOwe(id journal.ID, payload []byte) bool {
-	_, err := l.write(payload, nil, urgent)
-	if (err != nil || l.fault != nil) && !l.closed {
-		if l.debts == nil {
-			l.debts = map[journal.ID]bool{}
-		}
-		kind := payload[0]
-		l.debts[id] = l.debts[id] || kind == kindLeave || kind == kindMark || kind == kindMember
-	}
-	return err == nil
+	return l.committed(nil, 0), nil
 }
 
 // committed returns the commit of what was just written, or nil if it need not be durable. The lock is held.
@@ -216,6 +212,8 @@ type urgency int
 const (
 	// patient records add something. They are refused if there is no room.
 	patient urgency = iota
+	// asked records let go of something because a call has asked for that, which is told if they are refused.
+	asked
 	// urgent records let go of something, or are copies of which the originals are removed.
 	urgent
 	// renewal records are copies of everything, after a fault.
@@ -244,15 +242,19 @@ func (l *log) makeRoom(size int, u urgency) error {
 	switch {
 	case l.closed:
 		return errClosed
-	case l.fault != nil && (u == patient || !l.renewing):
-		return l.fault
+	case l.fault != nil && (u < urgent || !l.renewing):
+		return l.fault // what is written while the log begins anew is lost if that fails
+	case u < urgent && l.stallsNow() != nil:
+		return errStalled
 	}
 	free := len(l.head.mem) - l.head.end
 	switch {
 	case free >= size && (u != patient || l.next != nil || free >= size+l.reserve()):
 		return nil
 	case l.next == nil && l.nextErr == nil:
-		l.prepareNext(false)
+		if l.prepareNext(false); l.next == nil && l.nextErr == nil && l.isHalted() {
+			return errClosed
+		}
 		return l.makeRoom(size, u) // others may have written meanwhile
 	case l.next == nil:
 		if !l.full {
@@ -286,102 +288,6 @@ func (l *log) advance(end int, suspect bool) error {
 	signal(l.wake)
 	signal(l.dirty)
 	return nil
-}
-
-// prepareNext makes the segment after the head, or sets nextErr. If somebody does that already, it waits. The lock is held.
-// If others is true, they may take it meanwhile.
-func (l *log) prepareNext(others bool) {
-	for l.preparing {
-		l.prepared.Wait()
-	}
-	if l.next != nil || l.nextErr != nil || l.closed {
-		return
-	}
-	sequence, full := l.head.sequence+1, l.reachesMaxDisk()
-	if full != nil {
-		l.nextErr = full
-		return
-	}
-	l.preparing = true
-	defer func() {
-		l.preparing = false
-		l.prepared.Broadcast()
-	}()
-	if others {
-		l.next, l.nextErr = l.makeAhead(sequence)
-	} else {
-		l.next, l.nextErr = l.makeSegment(sequence)
-	}
-}
-
-// makeAhead makes a segment that nobody waits for, so that the first writes to it are fast. The lock is held, but not
-// meanwhile.
-func (l *log) makeAhead(sequence uint64) (*segment, error) {
-	l.mu.Unlock()
-	defer l.mu.Lock()
-	s, err := l.makeSegment(sequence)
-	if err != nil {
-		return nil, err
-	}
-	s.file.populate()
-	if l.Waits() {
-		_ = s.file.sync() // or else the first write waits for all these zeros; if it fails, so will that
-	}
-	return s, nil
-}
-
-// reachesMaxDisk returns an error if the settings allow no further segment. The lock is held.
-func (l *log) reachesMaxDisk() error {
-	if limit := l.settings.Load().MaxDisk; limit > 0 && l.diskUsed()+int64(l.size) > limit {
-		return fmt.Errorf("it has reached max_disk, %d bytes", limit)
-	}
-	return nil
-}
-
-// makeSegment makes the file of a segment, and makes its name durable.
-func (l *log) makeSegment(sequence uint64) (*segment, error) {
-	f, err := l.folder.create(segmentName(sequence), l.size)
-	if errors.Is(err, fs.ErrExist) && l.removeUnused(sequence) {
-		f, err = l.folder.create(segmentName(sequence), l.size)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := l.folder.sync(); err != nil {
-		_ = f.close()
-		_ = l.folder.remove(segmentName(sequence))
-		return nil, fmt.Errorf("make the name of a segment durable: %w", err)
-	}
-	return &segment{sequence: sequence, file: f, mem: f.bytes()}, nil
-}
-
-// removeUnused removes the file of a segment that was never used: it could not be removed when it was prepared in vain. It reports
-// whether it has.
-func (l *log) removeUnused(sequence uint64) bool {
-	data, closed, err := l.folder.open(segmentName(sequence))
-	if err != nil {
-		return false
-	}
-	err = guardReads(func() error {
-		_, err := parseHeader(data)
-		return err
-	})
-	_ = closed()
-	return errors.Is(err, errUnused) && l.folder.remove(segmentName(sequence)) == nil
-}
-
-// diskUsed returns how many bytes all segments take. The lock is held.
-func (l *log) diskUsed() int64 {
-	var used int64
-	for _, s := range l.sealed {
-		used += int64(s.size)
-	}
-	for _, s := range []*segment{l.head, l.next} {
-		if s != nil {
-			used += int64(len(s.mem))
-		}
-	}
-	return used
 }
 
 // signal sends on a channel that has room for one value, unless it has one.

@@ -42,7 +42,8 @@ const (
 	// or message of a topic comes after one, and compaction writes another one. Those messages are in kindPut and the like, as if
 	// the topic were a channel.
 	kindTopic
-	// kindJoin and kindLeave are the beginning and the end of a membership.
+	// kindJoin and kindLeave are the beginning and the end of a membership. Later kindJoin say whether the topic's end waits for its turn
+	// in the channel.
 	kindJoin
 	kindLeave
 	// kindMark says what is special about a message because of topics: see [journal.Mark]. It replaces what was known of the position.
@@ -205,6 +206,7 @@ type record struct {
 	read     journal.Read
 	topic    *journal.Topic
 	joins    journal.ID // the topic, for kindJoin and kindLeave
+	endWaits bool       // for kindJoin
 	mark     journal.Mark
 	member   *journal.Member
 }

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -51,38 +52,79 @@ func TestADiskThatFailsForLongIsNotFilled(t *testing.T) {
 	}
 }
 
-// TestWhatADroppedAttemptHadIsWrittenAgain: a channel that was deleted during a fault does not come back, even if old segments are
+// TestAttemptsToBeginAnewCostLittle, however long the disk fails: it costs the more the later it fails.
+func TestAttemptsToBeginAnewCostLittle(t *testing.T) {
+	// There is room for 60 attempts. All that lives is some 200 records, of which half is in the first segment.
+	for at, limit := range map[string]int{"the first sync": 60, "a later sync": 8 * 210, "the second segment": 8 * 120} {
+		t.Run(at, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				f := newFaulty(t, Process)
+				for range 200 { // more than a segment
+					f.write(nil)
+				}
+				time.Sleep(untilSynced)
+				var mu sync.Mutex
+				done := map[string]int{}
+				f.folder.failWith(func(o, _ string) error {
+					mu.Lock()
+					defer mu.Unlock()
+					done[o]++
+					switch {
+					case at == "the first sync" && o == "sync",
+						at == "a later sync" && o == "sync" && done["sync"]%2 == 0,
+						at == "the second segment" && o == "create" && done["create"]%2 == 0:
+						return syscall.EIO
+					}
+					return nil
+				})
+				f.broker.log.locked(func() { f.broker.log.breakDown(syscall.EIO) })
+				time.Sleep(30 * time.Second)
+				mu.Lock()
+				if n := done["write"]; n > limit || n < 20 {
+					t.Errorf("%d records were written", n)
+				}
+				mu.Unlock()
+				f.recovers()
+			})
+		})
+	}
+}
+
+// TestWhatADroppedAttemptHadIsWrittenAgain: a channel that has expired during a fault does not come back, even if old segments are
 // still there when the process is killed.
 func TestWhatADroppedAttemptHadIsWrittenAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		f := newFaulty(t, Process)
-		gone, err := f.broker.Create(t.Context(), "agent", brokerfixture.Limits)
+		l := brokerfixture.Limits
+		l.ChannelTTL = untilSynced + retryInterval
+		gone, err := f.broker.Create(t.Context(), "agent", l)
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.write(nil)
 		time.Sleep(untilSynced)
-		syncs := 0
+		var syncs atomic.Int32
 		f.folder.failWith(func(o, _ string) error {
 			switch o {
 			case "sync":
-				if syncs++; syncs < 4 {
+				if syncs.Add(1) < 8 {
 					return syscall.EIO
 				}
 			case "remove":
-				if syncs >= 4 {
+				if syncs.Load() >= 8 {
 					return errors.New("not now") // the old segments stay
 				}
 			}
 			return nil
 		})
 		f.broker.log.locked(func() { f.broker.log.breakDown(syscall.EIO) })
-		if err := f.broker.Delete(t.Context(), gone.Producer); err != nil {
-			t.Fatal(err)
+		time.Sleep(retryInterval + 2*time.Second) // which is when the Broker looks for expired channels
+		if _, err := f.broker.State(t.Context(), gone.Consumer); !errors.Is(err, broker.ErrNotFound) || syncs.Load() >= 8 {
+			t.Fatalf("after %d syncs, the channel: error %v", syncs.Load(), err)
 		}
-		time.Sleep(10 * retryInterval)
-		if err := f.broker.Healthy(); err != nil || syncs < 4 {
-			t.Fatalf("after %d syncs, the health is %v", syncs, err)
+		time.Sleep(20 * retryInterval)
+		if err := f.broker.Healthy(); err != nil || syncs.Load() < 8 {
+			t.Fatalf("after %d syncs, the health is %v", syncs.Load(), err)
 		}
 		again := openTest(t, folderOf(f.folder.content()), Process)
 		defer again.Close()

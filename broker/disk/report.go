@@ -71,6 +71,7 @@ type event struct {
 	recovered bool
 	problem   error
 	started   *Report
+	answered  string // what took so long
 	took      time.Duration
 }
 
@@ -80,6 +81,8 @@ func (b *Broker) report(e event) {
 	switch {
 	case e.problem != nil:
 		logger.Error("the journal has a problem: channels go on to deliver what they hold", slog.Any("error", e.problem))
+	case e.answered != "":
+		logger.Info("the disk answers again", slog.String("to", e.answered), slog.Duration("took", e.took))
 	case e.recovered:
 		logger.Info("the journal takes writes again")
 	case e.started != nil:

@@ -94,12 +94,12 @@ func (r *restorer) restore(states []*state) error {
 			if s.read != nil {
 				c.Read = *s.read
 			}
-			topics, lost := r.topicsOf(s)
+			topics, ends, lost := r.topicsOf(s)
 			r.missingMemberships += lost
 			missing += lost
 			r.messages += len(ms)
 			r.made.channels = append(r.made.channels, journal.Restored{
-				Channel: c, Messages: ms, Topics: topics, Marks: marks.finish(s.move.LetGo + uint64(len(ms)) + 1),
+				Channel: c, Messages: ms, Topics: topics, Ends: ends, Marks: marks.finish(s.move.LetGo + uint64(len(ms)) + 1),
 			})
 		}
 		if missing > 0 || moved {

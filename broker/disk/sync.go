@@ -57,7 +57,7 @@ func (l *log) sync(all bool) error {
 	}
 	err = errPanicked // unless it returns
 	defer func() { finish(w.commit, w.holders, err) }()
-	err = l.synced(&w, w.sync())
+	err = l.synced(&w, l.watched("make the journal durable", l.syncStalls, w.sync))
 	return err
 }
 
@@ -82,11 +82,13 @@ func (l *log) written(all bool) (w batch, err error) {
 	}
 	w = batch{l.commit, l.holders, slices.Clone(l.unsynced), l.head, l.head.end}
 	l.commit, l.holders = nil, nil
+	l.syncs, l.inSync = w.commit, true
 	return w, nil
 }
 
 func (w *batch) sync() error {
 	for _, s := range w.sealed {
+		s.file.seal()
 		if err := s.file.sync(); err != nil {
 			return err
 		}
@@ -102,6 +104,8 @@ func (w *batch) sync() error {
 func (l *log) synced(w *batch, err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.syncs, l.inSync = nil, false
+	l.stalled.Store(false)
 	if err == nil {
 		l.unsynced = l.unsynced[len(w.sealed):]
 		if w.head.synced != w.end {

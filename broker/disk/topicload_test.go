@@ -18,6 +18,12 @@ type topicLoad struct {
 	begun   int   // publishes
 }
 
+// forget leaves a topic alone of which a call has failed.
+func (l *load) forget(t *topicLoad, err error) (more bool) {
+	l.topics = slices.DeleteFunc(l.topics, func(other *topicLoad) bool { return other == t })
+	return !errors.Is(err, broker.ErrClosed)
+}
+
 func topicName(number int) string { return fmt.Sprint("topic-", number) }
 
 // trimmed is how many bytes a topic keeps that keeps few of its messages.
@@ -93,29 +99,29 @@ func (l *load) joins(ctx context.Context, t *topicLoad, a broker.Addresses, last
 			l.tell(writes, false, a.Consumer, n)
 		}
 	}
-	err := l.broker.Join(ctx, a.Producer, broker.Join{Topic: topicName(t.number), Last: last}, l.limits)
-	if err == nil {
-		t.members = append(t.members, a)
-		l.tell(joins, true, a.Consumer, t.number)
-		if last != 0 && !t.trims() {
-			for _, n := range t.kept {
-				l.tell(writes, true, a.Consumer, n)
-			}
+	if err := l.broker.Join(ctx, a.Producer, broker.Join{Topic: topicName(t.number), Last: last}, l.limits); err != nil {
+		return l.forget(t, err)
+	}
+	t.members = append(t.members, a)
+	l.tell(joins, true, a.Consumer, t.number)
+	if last != 0 && !t.trims() {
+		for _, n := range t.kept {
+			l.tell(writes, true, a.Consumer, n)
 		}
 	}
-	return !errors.Is(err, broker.ErrClosed)
+	return true
 }
 
 func (l *load) leave(ctx context.Context, t *topicLoad) bool {
 	i := l.random.IntN(len(t.members))
 	a := t.members[i]
 	l.tell(leaves, false, a.Consumer, t.number)
-	err := l.broker.Leave(ctx, a.Producer, topicName(t.number))
-	if err == nil {
-		l.tell(leaves, true, a.Consumer, t.number)
+	if err := l.broker.Leave(ctx, a.Producer, topicName(t.number)); err != nil {
+		return l.forget(t, err)
 	}
+	l.tell(leaves, true, a.Consumer, t.number)
 	t.members = slices.Delete(t.members, i, i+1)
-	return !errors.Is(err, broker.ErrClosed)
+	return true
 }
 
 // publishTopic publishes a message for which all members have room, or none has.
@@ -137,7 +143,7 @@ func (l *load) publishTopic(ctx context.Context, t *topicLoad, room bool) bool {
 	tell(false)
 	got, err := l.broker.PublishTopic(ctx, topicName(t.number), m, broker.FullMiss, limits)
 	if err != nil {
-		return !errors.Is(err, broker.ErrClosed)
+		return l.forget(t, err)
 	}
 	want := broker.Published{Members: len(t.members), Accepted: len(t.members)}
 	if !room {

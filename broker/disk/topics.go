@@ -2,7 +2,6 @@ package disk
 
 import (
 	"encoding/binary"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -28,22 +27,37 @@ func (l *log) Topic(t *journal.Topic) error {
 }
 
 // Join implements [journal.Journal].
-func (l *log) Join(id, topic journal.ID) error {
+func (l *log) Join(id, topic journal.ID) error { return l.join(id, topic, false) }
+
+// EndWaits implements [journal.Journal].
+func (l *log) EndWaits(id, topic journal.ID) error { return l.join(id, topic, true) }
+
+// join writes a kindJoin that adds something.
+func (l *log) join(id, topic journal.ID, endWaits bool) error {
 	var buffer [64]byte
-	payload := appendJoin(buffer[:0], kindJoin, id, topic)
+	payload := appendJoin(buffer[:0], kindJoin, id, topic, endWaits)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, err := l.write(payload, nil, patient)
 	return err
 }
 
-// Leave implements [journal.Journal].
-func (l *log) Leave(id, topic journal.ID) {
+// EndComes implements [journal.Journal].
+func (l *log) EndComes(id, topic journal.ID) {
 	var buffer [64]byte
-	payload := appendJoin(buffer[:0], kindLeave, id, topic)
+	payload := appendJoin(buffer[:0], kindJoin, id, topic, false)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writeOrOwe(id, payload)
+}
+
+// Leave implements [journal.Journal].
+func (l *log) Leave(id, topic journal.ID, ask bool) error {
+	var buffer [64]byte
+	payload := appendJoin(buffer[:0], kindLeave, id, topic, false)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.writeAsked(id, payload, ask)
 }
 
 // Mark implements [journal.Journal].
@@ -53,24 +67,6 @@ func (l *log) Mark(id journal.ID, position uint64, m journal.Mark) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writeOrOwe(id, payload)
-}
-
-// Barrier implements [journal.Journal]. After a fault, the commit is finished when all that lives was written again.
-func (l *log) Barrier() *journal.Commit {
-	if !l.Waits() {
-		return nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.closed && l.fault != nil:
-		commit := journal.NewCommit()
-		commit.Finish(fmt.Errorf("%w: %w", broker.ErrOutcomeUnknown, l.fault))
-		return commit
-	case l.closed, l.fault == nil && l.commit == nil && len(l.unsynced) == 0 && l.head.synced == l.head.end:
-		return nil
-	}
-	return l.committing(nil, 0)
 }
 
 // headsOf returns what is to be written of a channel or a topic beside its messages. With ofTopics, that of a channel has what is
@@ -107,13 +103,16 @@ func appendText[T string | []byte](b []byte, text T) []byte {
 }
 
 // appendJoin appends the payload of a kindJoin or kindLeave.
-func appendJoin(b []byte, kind byte, id, topic journal.ID) []byte {
-	return appendTopicID(appendID(b, kind, id), topic)
+func appendJoin(b []byte, kind byte, id, topic journal.ID, endWaits bool) []byte {
+	return appendMembership(appendID(b, kind, id), topic, endWaits)
 }
 
-// appendTopicID appends the id of a topic, without the bit that all of them have.
-func appendTopicID(b []byte, id journal.ID) []byte {
-	b = binary.AppendUvarint(b, uint64(id.Place&^journal.TopicPlace))
+// appendMembership appends the id of a topic. The bit that the places of all topics have says instead whether the topic's end waits.
+func appendMembership(b []byte, id journal.ID, endWaits bool) []byte {
+	if !endWaits {
+		id.Place &^= journal.TopicPlace
+	}
+	b = binary.AppendUvarint(b, uint64(id.Place))
 	return binary.AppendUvarint(b, uint64(id.Tag))
 }
 
@@ -131,7 +130,7 @@ func appendMember(b []byte, m *journal.Member) []byte {
 	b = appendID(b, kindMember, m.ID)
 	b = binary.AppendUvarint(b, uint64(len(m.Topics)))
 	for _, id := range m.Topics {
-		b = appendTopicID(b, id)
+		b = appendMembership(b, id, slices.Contains(m.Ends, id))
 	}
 	for _, run := range m.Marks {
 		b = binary.AppendUvarint(b, run.Position)
@@ -147,7 +146,7 @@ func (d *decoder) ofTopics(kind byte, r *record) {
 	case kindTopic:
 		r.topic = d.topic(r.id)
 	case kindJoin, kindLeave:
-		r.joins = d.topicID()
+		r.joins, r.endWaits = d.membership()
 	case kindMark:
 		r.position, r.mark = d.uint(), d.mark()
 	case kindMember:
@@ -172,8 +171,9 @@ func (d *decoder) topic(id journal.ID) *journal.Topic {
 	return t
 }
 
-func (d *decoder) topicID() journal.ID {
-	return journal.ID{Place: d.uint32() | journal.TopicPlace, Tag: d.uint32()}
+func (d *decoder) membership() (topic journal.ID, endWaits bool) {
+	place := d.uint32()
+	return journal.ID{Place: place | journal.TopicPlace, Tag: d.uint32()}, place&journal.TopicPlace != 0
 }
 
 func (d *decoder) mark() (m journal.Mark) {
@@ -187,7 +187,10 @@ func (d *decoder) mark() (m journal.Mark) {
 func (d *decoder) member(id journal.ID) *journal.Member {
 	m := &journal.Member{ID: id}
 	for n := d.int(); n > 0 && !d.bad; n-- {
-		m.Topics = append(m.Topics, d.topicID())
+		topic, endWaits := d.membership()
+		if m.Topics = append(m.Topics, topic); endWaits {
+			m.Ends = append(m.Ends, topic)
+		}
 	}
 	for !d.bad && len(d.rest) > 0 {
 		run := journal.Marks{Position: d.uint(), Count: d.int(), Mark: d.mark()}
@@ -200,6 +203,7 @@ func (d *decoder) member(id journal.ID) *journal.Member {
 // A member is what was read of a channel because of topics.
 type member struct {
 	topics []journal.ID
+	ends   []journal.ID            // those of them whose end waits
 	marks  map[uint64]journal.Mark // by position
 	runs   []journal.Marks         // of messages outside the buffer; a mark of a single position replaces these
 }
@@ -231,12 +235,15 @@ func (s *state) applyOfTopics(rec *record) {
 		if !slices.Contains(m.topics, rec.joins) {
 			m.topics = append(m.topics, rec.joins)
 		}
+		if m.ends = without(m.ends, rec.joins); rec.endWaits {
+			m.ends = append(m.ends, rec.joins)
+		}
 	case kindLeave:
-		m.topics = slices.DeleteFunc(m.topics, func(id journal.ID) bool { return id == rec.joins })
+		m.topics, m.ends = without(m.topics, rec.joins), without(m.ends, rec.joins)
 	case kindMark:
 		m.set(rec.position, rec.mark)
 	case kindMember:
-		*m = member{topics: rec.member.Topics}
+		*m = member{topics: rec.member.Topics, ends: rec.member.Ends}
 		for _, run := range rec.member.Marks {
 			if run.Count == 1 {
 				m.set(run.Position, run.Mark)
@@ -245,6 +252,10 @@ func (s *state) applyOfTopics(rec *record) {
 			}
 		}
 	}
+}
+
+func without(ids []journal.ID, id journal.ID) []journal.ID {
+	return slices.DeleteFunc(ids, func(other journal.ID) bool { return other == id })
 }
 
 func (m *member) set(position uint64, mark journal.Mark) {
@@ -272,20 +283,22 @@ func (r *recovery) dropNamesakes() {
 	}
 }
 
-// topicsOf returns of which topics a channel is a member, and how many of its topics are lost.
-func (r *recovery) topicsOf(s *state) (topics []journal.ID, lost int) {
+// topicsOf returns of which topics a channel is a member, for which of them the end waits, and how many of its topics are lost.
+func (r *recovery) topicsOf(s *state) (topics, ends []journal.ID, lost int) {
 	if s.member == nil {
-		return nil, 0
+		return nil, nil, 0
 	}
 	for _, id := range s.member.topics {
 		switch t := r.states[id]; {
 		case t != nil && t.topic != nil:
-			topics = append(topics, id)
+			if topics = append(topics, id); slices.Contains(s.member.ends, id) {
+				ends = append(ends, id)
+			}
 		case t == nil || !t.deleted:
 			lost++
 		}
 	}
-	return topics, lost
+	return topics, ends, lost
 }
 
 // A marker tells which marks are those of which messages. What was missed before a message that is lost was missed before the next

@@ -121,14 +121,30 @@ func (s *topical) fails(err error, operations ...string) {
 func (s *topical) recovers() {
 	s.Helper()
 	s.folder.failWith(nil)
-	time.Sleep(2 * retryInterval)
+	time.Sleep(maxPause + 2*retryInterval)
 	if err := s.broker.Healthy(); err != nil {
 		s.Fatalf("the Broker does not recover: %v", err)
 	}
 }
 
-// fill fills the journal until the disk is full for what adds something, and then for all else.
-func (s *topical) fill() {
+// calls makes all calls that a journal may refuse, of a member of two topics.
+func (s *topical) calls(a broker.Addresses, publish, leave string) map[string]error {
+	_, publishes := s.broker.PublishTopic(s.Context(), publish, s.message("refused"), broker.FullMiss, s.limits)
+	full := s.limits
+	full.Buffer = 0
+	_, misses := s.broker.PublishTopic(s.Context(), publish, s.message("refused"), broker.FullMiss, full)
+	_, creates := s.broker.CreateMember(s.Context(), "agent", nil, s.limits)
+	return map[string]error{
+		"publish": publishes, "a publish for which there is no room": misses, "create": creates,
+		"write": s.broker.Publish(s.Context(), a.Producer, s.message("refused"), s.limits),
+		"leave": s.broker.Leave(s.Context(), a.Producer, leave), "delete": s.broker.Delete(s.Context(), a.Consumer),
+		"join":  s.broker.Join(s.Context(), a.Producer, broker.Join{Topic: "another"}, s.limits),
+		"close": s.close(publish), "keep": s.broker.KeepTopic(s.Context(), publish, broker.Keep{Bytes: 1}, s.limits),
+	}
+}
+
+// fillUp fills the journal until the disk is full for what adds something.
+func (s *topical) fillUp() {
 	s.Helper()
 	a := s.member()
 	var err error
@@ -138,6 +154,11 @@ func (s *topical) fill() {
 	if !errors.Is(err, broker.ErrStorage) {
 		s.Fatalf("a write fails with %v", err)
 	}
+}
+
+// useReserve fills the journal until the disk is full for all else.
+func (s *topical) useReserve() {
+	s.Helper()
 	l := s.broker.log
 	l.locked(func() {
 		for free := l.free(); free > 0; free = l.free() {
@@ -209,24 +230,30 @@ func TestTopicsSurviveAFault(t *testing.T) {
 	}
 }
 
-// TestOnAFullDiskTopicsLetGo: a membership ends, and a message is missed, although that cannot be written at once.
+// TestOnAFullDiskTopicsLetGo as long as the room lasts that is kept for that, and then a call that cannot be written is refused.
 func TestOnAFullDiskTopicsLetGo(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newTopical(t, Process)
 		a, b := s.member(broker.Join{Topic: "1"}, broker.Join{Topic: "2"}), s.member(broker.Join{Topic: "1"})
+		s.publish("1", "missed", 0, broker.Published{Members: 2, Full: 2})
 		time.Sleep(retryInterval)
 		s.fails(syscall.ENOSPC, "create")
-		s.fill()
+		s.fillUp()
 		s.no(s.broker.Leave(t.Context(), b.Producer, "1"))
-		s.no(s.broker.Leave(t.Context(), a.Producer, "2"))
-		s.publish("1", "missed", 0, broker.Published{Members: 1, Full: 1})
-		if _, err := s.broker.PublishTopic(t.Context(), "1", s.message("refused"), broker.FullMiss, s.limits); !errors.Is(err, broker.ErrStorage) {
-			t.Fatalf("the publish fails with %v", err)
+		s.wants(s.again(), b)
+		s.useReserve()
+		for call, err := range s.calls(a, "1", "2") {
+			if !errors.Is(err, broker.ErrStorage) {
+				t.Errorf("%s fails with %v", call, err)
+			}
 		}
-		if _, err := s.broker.CreateMember(t.Context(), "agent", nil, s.limits); !errors.Is(err, broker.ErrStorage) {
-			t.Fatalf("create fails with %v", err)
+		for _, is := range []*Broker{s.broker, s.again()} {
+			if i, err := is.Topic(t.Context(), "2"); err != nil || i.Members != 1 {
+				t.Errorf("the topic is %+v, error %v", i, err)
+			}
 		}
 		s.recovers()
+		s.no(s.broker.Leave(t.Context(), a.Producer, "2"))
 		is := s.again()
 		for topic, members := range map[string]int{"1": 1, "2": 0} {
 			if i, err := is.Topic(t.Context(), topic); err != nil || i.Members != members {

@@ -60,7 +60,7 @@ func (c *crowd) publishBig(tb testing.TB, size int) *channel {
 		tb.Fatal(err)
 	}
 	created := c.create(tb)
-	if ok, _ := created.publishNow(m, &c.limits); !ok {
+	if ok, _, _ := created.publishNow(m, &c.limits); !ok {
 		tb.Fatal("there is no room")
 	}
 	return created

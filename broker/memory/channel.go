@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
@@ -66,24 +67,25 @@ func (c *channel) addresses() broker.Addresses {
 
 const never = math.MaxInt64 // is when a channel with a reader expires
 
-// publishNow takes a message, or drops it as a duplicate, if that needs no wait for room. It reports whether it did, and
-// returns the commit that makes the message durable.
-func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok bool, commit *journal.Commit) {
+// publishNow takes a message, or drops it as a duplicate, if that needs no wait for room. It reports whether it did, and whether
+// a reader waited for it. It returns the commit that makes the message durable.
+func (c *channel) publishNow(m *broker.Message, l *broker.Limits) (ok, woken bool, commit *journal.Commit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.closed != open:
-		return false, nil
+		return false, false, nil
 	case c.isDuplicate(m):
 		c.counters.duplicates.Add(1)
-		return true, c.commit()
+		return true, false, c.commit()
 	case c.sealed.Load() || c.held.first != nil:
-		return false, nil
+		return false, false, nil
 	}
+	waits := c.reader != nil && c.reader.next == c.queue.len
 	if taken, _ := c.offer(m, l, nil, nil); !taken {
-		return false, nil // publish will report the error, if there is one
+		return false, false, nil // publish will report the error, if there is one
 	}
-	return true, c.commit()
+	return true, waits, c.commit()
 }
 
 // publish takes as many of w's messages as there is room for, and enqueues w if any are left. It reports whether w is
@@ -129,7 +131,7 @@ func (c *channel) admit(w *waiter) (all bool, err error) {
 			return false, err
 		}
 		if w.waiting {
-			c.counters.wait.observe(waitBounds, c.broker.now()-w.since, 1)
+			c.counters.wait.Observe(histogram.Wait, c.broker.now()-w.since, 1)
 		}
 		c.accept(w)
 	}
@@ -246,6 +248,10 @@ func (c *channel) admitHeld() {
 		if !all && err == nil {
 			break
 		}
+		if err != nil && w.outside { // it was promised
+			c.broker.journal.Retry(c.journalID())
+			break
+		}
 		c.dequeue(w, err)
 	}
 	c.awaitMemory(false)
@@ -259,7 +265,7 @@ func (c *channel) awaitMemory(first bool) {
 		budget.leave(c.turn)
 		c.turn = nil
 	}
-	if w != nil && c.turn == nil && c.hasPlace(w.ms[0], &w.limits) {
+	if w != nil && !w.outside && c.turn == nil && c.hasPlace(w.ms[0], &w.limits) {
 		c.turn = budget.enter(c, w.limits.MaxMemory, first)
 	}
 }
@@ -342,12 +348,18 @@ func (c *channel) rememberKey(id broker.EventID) {
 
 // close closes the channel: it ends the reader's subscription and the waiting producers with c.closed, lets go of all
 // messages, and returns how many those were. It returns false if the channel is closed already. With EndExpired, it
-// also returns false if the channel has a reader or is not expired.
-func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
+// also returns false if the channel has a reader or is not expired. It fails only if a call has asked for it and the journal fails;
+// then nothing happens.
+func (c *channel) close(reason broker.EndReason, asked bool) (undelivered int, ok bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed != open || reason == broker.EndExpired && (c.reader != nil || !c.expired(c.broker.now())) {
-		return 0, false // closed already, or a reader has come meanwhile
+		return 0, false, nil // closed already, or a reader has come meanwhile
+	}
+	if reason != broker.EndClosed {
+		if err := c.forget(asked); err != nil {
+			return 0, false, err
+		}
 	}
 	c.closed = deleted
 	if reason == broker.EndClosed {
@@ -364,18 +376,15 @@ func (c *channel) close(reason broker.EndReason) (undelivered int, ok bool) {
 		c.broker.readers.Add(-1)
 	}
 	c.counters.deleted[reason].Add(1)
-	c.counters.life.observe(lifeBounds, max(0, c.broker.now()-c.created), 1)
+	c.counters.life.Observe(histogram.Life, max(0, c.broker.now()-c.created), 1)
 	c.counters.undelivered[reason].inFlight.Add(uint64(c.queue.inFlight)) //nolint:gosec // not negative
 	c.counters.undelivered[reason].pending.Add(uint64(c.queue.pending())) //nolint:gosec // not negative
-	if reason != broker.EndClosed {
-		c.forget()
-	}
 	undelivered = c.queue.len
 	c.queue.inFlight = undelivered
 	c.letGo(undelivered)
 	c.queue, c.letGoKeys = queue{}, nil
 	c.leaveAll()
-	return undelivered, true
+	return undelivered, true, nil
 }
 
 // expired reports whether nobody has read the channel for too long.

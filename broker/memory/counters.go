@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 )
 
 // counters is one shard of what a [Broker] counts. Each channel counts in one shard, so processors do not contend for
@@ -25,11 +26,11 @@ type counters struct {
 	created     atomic.Uint64
 	deleted     [broker.EndReasonCount]atomic.Uint64
 
-	wait histogram // how long messages waited, of those that were accepted after a wait
+	wait histogram.Histogram // how long messages waited, of those that were accepted after a wait
 	// delay is the time from a message's timestamp until a reader is given it for the first time. Its count is how many
 	// messages were sent, each counted once.
-	delay histogram
-	life  histogram // how long deleted channels had lived
+	delay histogram.Histogram
+	life  histogram.Histogram // how long deleted channels had lived
 
 	_ [64]byte // keeps the next shard off this cache line
 }
@@ -50,58 +51,13 @@ const (
 // counterShards is how many shards of counters a Broker has.
 const counterShards = 16
 
-// Bounds of the histograms. A last bucket has all longer durations.
-var (
-	waitBounds = []time.Duration{
-		time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond,
-		500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 30 * time.Second,
-	}
-	delayBounds = []time.Duration{
-		100 * time.Microsecond, 500 * time.Microsecond, time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond,
-		50 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, time.Second, 5 * time.Second,
-		20 * time.Second, time.Minute,
-	}
-	lifeBounds = []time.Duration{
-		10 * time.Second, 30 * time.Second, time.Minute, 80 * time.Second, 2 * time.Minute, 160 * time.Second, 5 * time.Minute,
-		320 * time.Second, 640 * time.Second, 15 * time.Minute, 1280 * time.Second, 2560 * time.Second, time.Hour,
-		5120 * time.Second, 10240 * time.Second, 4 * time.Hour, 20480 * time.Second, 12 * time.Hour, 24 * time.Hour,
-		7 * 24 * time.Hour,
-	}
-)
-
-// maxBuckets is the number of bounds of the longest histogram, plus one.
-const maxBuckets = 21
-
-// A histogram counts durations by their size.
-type histogram struct {
-	counts [maxBuckets]atomic.Uint64
-	sum    atomic.Int64 // nanoseconds
-}
-
-// observe counts n equal durations.
-func (h *histogram) observe(bounds []time.Duration, d time.Duration, n int) {
-	i := 0
-	for i < len(bounds) && d > bounds[i] {
-		i++
-	}
-	h.counts[i].Add(uint64(n)) //nolint:gosec // not negative
-	h.sum.Add(int64(d) * int64(n))
-}
-
 // histogramOf adds up one histogram of all shards.
-func (b *Broker) histogramOf(bounds []time.Duration, of func(*counters) *histogram) broker.Histogram {
-	h := broker.Histogram{Bounds: bounds, Cumulative: make([]uint64, len(bounds))}
+func (b *Broker) histogramOf(bounds []time.Duration, of func(*counters) *histogram.Histogram) broker.Histogram {
+	var parts [counterShards]*histogram.Histogram
 	for shard := range b.counters {
-		part := of(&b.counters[shard])
-		var count uint64
-		for i := range bounds {
-			count += part.counts[i].Load()
-			h.Cumulative[i] += count
-		}
-		h.Count += count + part.counts[len(bounds)].Load()
-		h.Sum += time.Duration(part.sum.Load())
+		parts[shard] = of(&b.counters[shard])
 	}
-	return h
+	return histogram.Sum(bounds, parts[:]...)
 }
 
 // Stats implements [broker.Statser]. It takes no lock.
@@ -112,8 +68,8 @@ func (b *Broker) Stats() broker.Stats {
 		HeldProducers: int(b.waiters.Load()),
 		BufferedBytes: b.budget.buffered.Load(),
 		HeldBytes:     b.budget.held.Load(),
-		PublishWait:   b.histogramOf(waitBounds, func(c *counters) *histogram { return &c.wait }),
-		ChannelLife:   b.histogramOf(lifeBounds, func(c *counters) *histogram { return &c.life }),
+		PublishWait:   b.histogramOf(histogram.Wait, func(c *counters) *histogram.Histogram { return &c.wait }),
+		ChannelLife:   b.histogramOf(histogram.Life, func(c *counters) *histogram.Histogram { return &c.life }),
 	}
 	sum := func(of func(*counters) *atomic.Uint64) (n uint64) {
 		for i := range b.counters {
@@ -134,7 +90,7 @@ func (b *Broker) Stats() broker.Stats {
 	}
 	s.Settled = sum(func(c *counters) *atomic.Uint64 { return &c.settled })
 	s.Redelivered = sum(func(c *counters) *atomic.Uint64 { return &c.redelivered })
-	s.DeliveryDelay = b.histogramOf(delayBounds, func(c *counters) *histogram { return &c.delay })
+	s.DeliveryDelay = b.histogramOf(histogram.Delay, func(c *counters) *histogram.Histogram { return &c.delay })
 	sent := s.DeliveryDelay.Count
 	taken := sent + b.restored.Load()
 	s.Replaced = sum(func(c *counters) *atomic.Uint64 { return &c.merged[0] })

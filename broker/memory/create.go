@@ -68,7 +68,7 @@ func (b *Broker) create(ctx context.Context, agent string, topics []broker.Join,
 // discard removes a channel that nobody knows of yet. It reports no deletion.
 func (b *Broker) discard(c *channel) {
 	c.mu.Lock()
-	c.forget()
+	_ = c.forget(false) // which does not fail
 	c.mu.Unlock()
 	b.remove(c, broker.EndClosed)
 }

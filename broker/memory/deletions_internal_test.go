@@ -1,6 +1,8 @@
 package memory
 
 import (
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -59,6 +61,28 @@ func (r *deletionRecorder) expectDeletion(t *testing.T, a broker.Addresses, reas
 	if d := r.reported[a.Consumer]; d.Reason != reason || d.Undelivered != undelivered {
 		t.Errorf("reported is %+v, want reason %v and %d undelivered", d, reason, undelivered)
 	}
+}
+
+// TestEventsOfTopicsAreReportedInBatches checks that no report of topics is too large.
+func TestEventsOfTopicsAreReportedInBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New()
+		defer b.Close()
+		var batches []int
+		b.OnTopics(func(events []broker.TopicEvent) { batches = append(batches, len(events)) })
+		l := topicLimits()
+		l.MaxTopics = 2*maxDeletionBatch + 1
+		a, _ := newMember(t, b, l)
+		for i := range l.MaxTopics {
+			if err := b.Join(t.Context(), a.Producer, broker.Join{Topic: strconv.Itoa(i)}, l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.FlushDeletions()
+		if want := []int{maxDeletionBatch, maxDeletionBatch, 1}; !slices.Equal(batches, want) {
+			t.Errorf("batches of %v are reported, want %v", batches, want)
+		}
+	})
 }
 
 // createMany creates n channels.

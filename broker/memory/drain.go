@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 )
 
 // A drain empties a Broker, so that its process can stop without losing anything. While it is active, Create makes no
@@ -100,6 +101,7 @@ func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended ch
 	defer guard.Recover(guard.Broker)
 	all, sealed, start := len(channels), 0, time.Now()
 	var waiting []*channel
+	pace := netturn.Every(yieldReaders)
 	for {
 		begin, due := time.Now(), all
 		if passed := begin.Sub(start); passed < over {
@@ -109,6 +111,7 @@ func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended ch
 			channels[sealed].seal()
 			waiting = append(waiting, channels[sealed])
 			channels[sealed] = nil
+			pace.Woke(1)
 		}
 		waiting = slices.DeleteFunc(waiting, b.removeIfEmpty)
 		left := all - sealed + len(waiting)

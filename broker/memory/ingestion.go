@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 )
 
 const (
@@ -23,14 +24,15 @@ const (
 
 // Ingest implements [broker.Broker].
 func (b *Broker) Ingest(l broker.Limits) broker.Ingestion {
-	return &ingestion{broker: b, limits: l, freed: make(chan struct{}, 1)}
+	return &ingestion{broker: b, limits: l, freed: make(chan struct{}, 1), pace: netturn.Every(yieldReaders)}
 }
 
 // An ingestion is the [broker.Ingestion] of a [Broker].
 type ingestion struct {
 	broker    *Broker
 	limits    broker.Limits
-	immediate int           // messages that a channel has taken at once
+	immediate int // messages that a channel has taken at once
+	pace      netturn.Pace
 	freed     chan struct{} // receives a value when a line is finished
 
 	mu            sync.Mutex  // may be taken with a channel's lock held; no channel's lock is taken with it held
@@ -66,8 +68,11 @@ func (in *ingestion) Write(ctx context.Context, number int, producer []byte, m *
 		in.Fail(number, string(producer), err)
 		return nil
 	}
-	if ok, commit := c.publishNow(m, &in.limits); ok {
+	if ok, woken, commit := c.publishNow(m, &in.limits); ok {
 		in.immediate++
+		if woken {
+			in.pace.Woke(1)
+		}
 		if commit != nil {
 			in.mu.Lock()
 			in.await(number, string(producer), commit)

@@ -159,11 +159,12 @@ func (c *channel) read() journal.Read {
 	return r
 }
 
-// forget makes the journal forget the channel. The lock is held.
-func (c *channel) forget() {
+// forget makes the journal forget the channel. It fails only if a call has asked for that. The lock is held.
+func (c *channel) forget(asked bool) (err error) {
 	if c.journaled != nil {
-		c.deleted = c.broker.journal.Delete(c.journalID())
+		c.deleted, err = c.broker.journal.Delete(c.journalID(), asked)
 	}
+	return err
 }
 
 // add adds a new channel. From then on, other goroutines may delete it.
@@ -195,7 +196,7 @@ func (b *Broker) PublishThen(producer string, m *broker.Message, l broker.Limits
 	if err != nil {
 		return false
 	}
-	ok, commit := c.publishNow(m, &l)
+	ok, _, commit := c.publishNow(m, &l)
 	if ok {
 		commit.Then(then)
 	}

@@ -80,7 +80,7 @@ func (c *channel) join(j broker.Join, l *broker.Limits) error {
 	c.addMembership(joined)
 	// The walks from which the channel gets messages wait for its lock. So these come after the kept ones.
 	if err := c.bring(all, l); err != nil {
-		c.leave(joined.topic) // or else the channel would not get them when it joins again
+		_ = c.leave(joined.topic, false) // or else the channel would not get them when it joins again
 		return err
 	}
 	return nil
@@ -132,16 +132,19 @@ func (c *channel) joinAll(joins []broker.Join, l *broker.Limits) error {
 	return nil
 }
 
-// leave ends the membership of a topic, and withdraws the messages of the topic that wait for room. The lock is held.
-func (c *channel) leave(t *topic) {
+// leave ends the membership of a topic, and withdraws the messages of the topic that wait for room. It fails only if a call has asked
+// for that and the journal fails; then nothing happens. The lock is held.
+func (c *channel) leave(t *topic, asked bool) error {
 	m := c.membership(t)
 	if m == nil {
-		return
+		return nil
+	}
+	if err := c.journalLeave(t, asked); err != nil {
+		return err
 	}
 	if c.reader != nil {
 		t.connected.Add(-1)
 	}
-	c.journalLeave(t)
 	t.remove(*m)
 	c.noteGap()
 	if r := c.rare; r != nil && len(r.more) > 0 {
@@ -154,6 +157,7 @@ func (c *channel) leave(t *topic) {
 		*m = membership{} // the first
 	}
 	c.withdrawOf(t)
+	return nil
 }
 
 // withdrawOf withdraws the messages of a topic that wait for room. The lock is held.
@@ -174,7 +178,7 @@ func (c *channel) withdrawOf(t *topic) {
 // leaveAll ends all memberships. The channel has no reader. The lock is held.
 func (c *channel) leaveAll() {
 	for c.first.topic != nil {
-		c.leave(c.first.topic)
+		_ = c.leave(c.first.topic, false)
 	}
 }
 
@@ -244,7 +248,7 @@ func (c *channel) tryLeave(topic string) error {
 		return c.closed.err()
 	}
 	if t := c.broker.findTopic(topic); t != nil {
-		c.leave(t)
+		return c.leave(t, true)
 	}
 	return nil
 }

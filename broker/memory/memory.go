@@ -40,6 +40,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/guard"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 )
 
 // A Broker is the [broker.Broker] in this process's memory. Make one with [New].
@@ -169,9 +170,15 @@ func (b *Broker) sweep() {
 // closed already. It also returns false if the reason is EndExpired and the channel, once locked, is not expired any
 // more.
 func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
-	undelivered, ok := c.close(reason)
+	ok, _ := b.tryRemove(c, reason, false)
+	return ok
+}
+
+// tryRemove is remove, and fails only if a call has asked for that and the journal fails. Then nothing happens.
+func (b *Broker) tryRemove(c *channel, reason broker.EndReason, asked bool) (bool, error) {
+	undelivered, ok, err := c.close(reason, asked)
 	if !ok {
-		return false
+		return false, err
 	}
 	c.releaseQuota()
 	if reason != broker.EndClosed {
@@ -183,7 +190,7 @@ func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
 	b.channels.Delete(c.consumer)
 	b.list.remove(c)
 	b.count.Add(-1)
-	return true
+	return true, nil
 }
 
 // Close ends every subscription and every wait with [broker.ErrClosed], and stops the Broker's goroutine. From then on
@@ -278,7 +285,7 @@ func (b *Broker) Publish(ctx context.Context, producer string, m *broker.Message
 	if err != nil {
 		return err
 	}
-	if ok, commit := c.publishNow(m, &l); ok {
+	if ok, _, commit := c.publishNow(m, &l); ok {
 		return commit.Wait(ctx)
 	}
 	return b.publish(ctx, []*channel{c}, []*broker.Message{m}, l)[0].Err
@@ -293,7 +300,7 @@ func (b *Broker) PublishNow(producer string, m *broker.Message, l broker.Limits)
 	if err != nil {
 		return false
 	}
-	ok, _ := c.publishNow(m, &l)
+	ok, _, _ := c.publishNow(m, &l)
 	return ok
 }
 
@@ -316,12 +323,17 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 	return outcomes
 }
 
+// yieldReaders is how many readers a call wakes before it lets them run, and the network. It is not lower because what several calls
+// write to the same channels should leave together. (A publish to a topic has one message for each reader.)
+const yieldReaders = 128
+
 // publish writes ms to each of the channels, and waits for those that have no room.
 func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.Message, l broker.Limits) []broker.Outcome {
 	waiters := make([]waiter, len(channels))
 	batches, joins := b.batches(len(channels), len(ms)), joins(len(channels), ms)
 	group := &waitGroup{done: make(chan struct{})}
 	group.remaining.Store(1) // this loop
+	pace := netturn.Every(yieldReaders)
 	for i, c := range channels {
 		w := &waiters[i]
 		*w = waiter{channel: c, ms: ms, limits: l, owner: group, batches: batches, joins: joins}
@@ -329,6 +341,7 @@ func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.
 		if c.publish(w) {
 			group.finished()
 		}
+		pace.Woke(1)
 	}
 	group.finished()
 	if err := group.wait(ctx, l.Hold); err != nil {
@@ -372,11 +385,19 @@ func (b *Broker) State(_ context.Context, address string) (broker.State, error) 
 // Delete implements [broker.Broker].
 func (b *Broker) Delete(ctx context.Context, address string) error {
 	c, err := b.lookup(address, producerKind|consumerKind)
-	if err != nil {
-		return err
+	if err == nil {
+		var removed bool
+		if removed, err = b.tryRemove(c, broker.EndDeleted, true); removed {
+			return c.ended(ctx)
+		} else if err == nil {
+			err = b.missing()
+		}
 	}
-	if !b.remove(c, broker.EndDeleted) {
-		return b.missing()
+	if errors.Is(err, broker.ErrNotFound) {
+		// It may have been deleted just now, and be there again after a restart.
+		if unknown := b.barrier(ctx); unknown != nil {
+			return unknown
+		}
 	}
-	return c.ended(ctx)
+	return err
 }

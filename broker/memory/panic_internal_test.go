@@ -79,7 +79,7 @@ func TestAProducerThatPanicsHarmsNoChannel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if ok, _ := c.publishNow(brokerfixture.Message(t), &l); !ok {
+				if ok, _, _ := c.publishNow(brokerfixture.Message(t), &l); !ok {
 					t.Fatal("there is no room")
 				}
 				told := false

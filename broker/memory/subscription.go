@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
@@ -166,7 +167,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 			if now == 0 {
 				now = clock.Now()
 			}
-			c.counters.delay.observe(delayBounds, now-since, 1)
+			c.counters.delay.Observe(histogram.Delay, now-since, 1)
 		} else {
 			again++
 		}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -198,11 +199,77 @@ func TestATopicForgetsKeys(t *testing.T) {
 	}
 }
 
-// TestMembersKeepTheirPlaces whoever comes and goes, and blocks that are empty go.
+// TestMembersThatWaitAreBounded, in number and by the memory that held messages may take. Beyond that, members miss the message.
+func TestMembersThatWaitAreBounded(t *testing.T) {
+	t.Parallel()
+	b := New()
+	defer b.Close()
+	l := topicLimits()
+	l.Buffer, l.Hold = 1, time.Hour
+	newMember(t, b, l, "news")
+	for _, test := range []struct {
+		waiters, held int64
+		want          broker.Published
+	}{
+		{0, 0, broker.Published{Members: 1, Accepted: 1}},
+		{maxWaitingMembers, 0, broker.Published{Members: 1, Full: 1}},
+		{0, l.MaxMemory / 16, broker.Published{Members: 1, Full: 1}},
+	} {
+		b.waiters.Store(test.waiters)
+		b.budget.held.Store(test.held)
+		p, err := b.PublishTopic(t.Context(), "news", brokerfixture.Message(t), broker.FullHold, l)
+		if err != nil || p != test.want {
+			t.Errorf("%+v is reported, want %+v; error %v", p, test.want, err)
+		}
+	}
+}
+
+// TestNothingIsLeftOfWhatIsOver: neither what a channel has missed, once the messages that said it were settled, nor a topic that
+// has ceased to exist.
+func TestNothingIsLeftOfWhatIsOver(t *testing.T) {
+	t.Parallel()
+	b := New()
+	defer b.Close()
+	l := topicLimits()
+	l.Buffer, l.InFlight = 1, 1
+	a, c := newMember(t, b, l, "news")
+	sub, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: l, Follow: true, Acknowledged: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		for range 2 { // the second one is missed
+			if _, err := b.PublishTopic(t.Context(), "news", brokerfixture.Message(t), broker.FullMiss, l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ms, _ := sub.Take(nil, 1<<20)
+		if len(ms) != 1 || i > 0 && !strings.Contains(string(ms[0].Line()), `"missed":1`) {
+			t.Fatalf("the reader took %d messages: %s", len(ms), ms[0].Line())
+		}
+		sub.Settle(ms[0].ID())
+	}
+	if m := c.marks(); m.notes != nil || m.missed != 1 || m.outside != nil {
+		t.Errorf("of a channel without messages %d notes are left, and %d messages are missed", len(m.notes), m.missed)
+	}
+	if err := b.Leave(t.Context(), a.Producer, "news"); err != nil {
+		t.Fatal(err)
+	}
+	for topic := range b.topics.list.all() {
+		t.Errorf("the topic %s is left", topic.name)
+	}
+}
+
+// TestMembersKeepTheirPlaces whoever comes and goes, there are no more blocks than the most members took, and empty ones at the end
+// go.
 func TestMembersKeepTheirPlaces(t *testing.T) {
 	t.Parallel()
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
 	var ms members
+	var all []*channel // by age
 	places := map[*channel]int{}
+	most := 0
 	check := func() {
 		t.Helper()
 		found := 0
@@ -211,37 +278,43 @@ func TestMembersKeepTheirPlaces(t *testing.T) {
 			for j, s := range slots {
 				if s.channel != nil {
 					if found++; places[s.channel] != i*blockSize+j {
-						t.Fatalf("a member is at %d, want %d", i*blockSize+j, places[s.channel])
+						t.Fatalf("seed %d: a member is at %d, want %d", seed, i*blockSize+j, places[s.channel])
 					}
 				}
 			}
 		}
-		if found != len(places) || ms.count != found {
-			t.Fatalf("there are %d members, the count is %d, want %d", found, ms.count, len(places))
+		if found != len(places) || ms.count != found || len(ms.blocks) > (most+blockSize-1)/blockSize {
+			t.Fatalf("seed %d: there are %d members in %d blocks, the count is %d, want %d; there were at most %d",
+				seed, found, len(ms.blocks), ms.count, len(places), most)
 		}
 	}
-	for _, grow := range []int{9, 5, 1, 9, 5, 0} { // in ten
+	for _, phase := range []struct {
+		grow   int  // of ten steps, how many add a member
+		newest bool // whether the others remove the newest one
+	}{{9, false}, {5, false}, {1, false}, {9, false}, {3, true}, {9, false}, {5, false}, {0, false}} {
 		for range 5000 {
-			if rand.IntN(10) < grow {
+			if random.IntN(10) < phase.grow {
 				c := new(channel)
 				places[c] = ms.add(slot{channel: c})
-			} else {
-				for c, place := range places {
-					ms.remove(place)
-					delete(places, c)
-					break
+				all = append(all, c)
+				most = max(most, len(all))
+			} else if n := len(all); n > 0 {
+				i := random.IntN(n)
+				if phase.newest {
+					i = n - 1
 				}
+				ms.remove(places[all[i]])
+				delete(places, all[i])
+				all = slices.Delete(all, i, i+1)
 			}
 		}
 		check()
-		t.Logf("%d members in %d blocks", ms.count, len(ms.blocks))
 	}
-	for c, place := range places {
-		ms.remove(place)
-		delete(places, c)
+	for _, c := range all {
+		ms.remove(places[c])
 	}
 	if ms.blocks != nil || ms.roomy != nil {
-		t.Errorf("%d blocks are left", len(ms.blocks))
+		t.Errorf("seed %d: %d blocks are left", seed, len(ms.blocks))
 	}
 }
 

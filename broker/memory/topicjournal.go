@@ -92,7 +92,7 @@ func (t *topic) move() journal.Move {
 // forgotten makes the journal forget the topic, unless the topic ceases only because the Broker closes. The lock is held.
 func (t *topic) forgotten() {
 	if t.noted && !t.broker.isClosed() {
-		t.broker.journal.Delete(t.journalID())
+		_, _ = t.broker.journal.Delete(t.journalID(), false) // which does not fail
 	}
 }
 
@@ -129,11 +129,12 @@ func (t *topic) Messages() iter.Seq2[uint64, *broker.Message] {
 
 // These implement [journal.Locked], too. A topic has none of what they are about.
 
-func (t *topic) Snapshot() *journal.Channel     { return nil }
-func (t *topic) Member() *journal.Member        { return &journal.Member{} }
-func (t *topic) IsMember(journal.ID) bool       { return false }
-func (t *topic) MarkAt(uint64) (m journal.Mark) { return m }
-func (t *topic) AllDurable()                    {}
+func (t *topic) Snapshot() *journal.Channel      { return nil }
+func (t *topic) Member() *journal.Member         { return &journal.Member{} }
+func (t *topic) IsMember(journal.ID) (_, _ bool) { return false, false }
+func (t *topic) MarkAt(uint64) (m journal.Mark)  { return m }
+func (t *topic) AllDurable()                     {}
+func (t *topic) Retry()                          {}
 
 // lookTopic is Look for a topic.
 func (e engine) lookTopic(id journal.ID, f func(journal.Locked)) bool {
@@ -182,12 +183,34 @@ func (c *channel) journalJoin(t *topic) error {
 	return c.broker.journal.Join(c.journalID(), t.journalID())
 }
 
-// journalLeave tells the journal that the channel is a member no more. If the channel ends, its own end says so. The lock is held.
-func (c *channel) journalLeave(t *topic) {
-	if c.journaled != nil && c.closed == open {
-		c.broker.journal.Leave(c.journalID(), t.journalID())
+// journalLeave tells the journal that the channel is a member no more. If the channel ends, its own end says so. It fails only if a
+// call has asked for it. The lock is held.
+func (c *channel) journalLeave(t *topic, asked bool) error {
+	if c.journaled == nil || c.closed != open {
+		return nil
+	}
+	return c.broker.journal.Leave(c.journalID(), t.journalID(), asked)
+}
+
+// journalEndWaits tells the journal that the end of a topic waits for its turn. The lock is held.
+func (c *channel) journalEndWaits(t *topic) error {
+	if c.journaled == nil {
+		return nil
+	}
+	return c.broker.journal.EndWaits(c.journalID(), t.journalID())
+}
+
+// journalEndComes tells the journal that an end has come, unless another one of the topic waits, since that was closed twice. The
+// lock is held.
+func (c *channel) journalEndComes(w *waiter) {
+	again := func(other *waiter) bool { return other != w && other.outside && other.topic == w.topic }
+	if c.journaled != nil && !c.held.any(again) {
+		c.broker.journal.EndComes(c.journalID(), w.topic.journalID())
 	}
 }
+
+// Retry implements [journal.Locked].
+func (c *channel) Retry() { c.admitHeld() }
 
 // journalMark tells the journal what is special about the message at an index of the queue, or about the next one. The lock is
 // held.
@@ -202,9 +225,12 @@ func (c *channel) journalMark(i int) {
 func (c *channel) Topic() *journal.Topic { return nil }
 
 // IsMember implements [journal.Locked].
-func (c *channel) IsMember(topic journal.ID) bool {
+func (c *channel) IsMember(topic journal.ID) (is, endWaits bool) {
 	t := c.broker.topics.list.at(int(topic.Place &^ journal.TopicPlace))
-	return t != nil && t.tag == topic.Tag && c.membership(t) != nil
+	if t == nil || t.tag != topic.Tag || c.membership(t) == nil {
+		return false, false
+	}
+	return true, c.held.any(func(w *waiter) bool { return w.outside && w.topic == t })
 }
 
 // MarkAt implements [journal.Locked].
@@ -230,6 +256,11 @@ func (c *channel) Member() *journal.Member {
 	s := &journal.Member{ID: c.journalID()}
 	if c.first.topic != nil {
 		s.Topics = append(s.Topics, c.first.topic.journalID())
+	}
+	for w := c.held.first; w != nil; w = w.next {
+		if w.outside {
+			s.Ends = append(s.Ends, w.topic.journalID())
+		}
 	}
 	if c.rare == nil {
 		return s

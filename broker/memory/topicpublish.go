@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 )
 
 // A walk brings a message to all members of a topic.
@@ -21,7 +21,7 @@ type walk struct {
 	topic  *topic
 	number uint64
 	err    error // of a journal
-	woken  int   // readers since it let others run
+	woken  int   // readers that pace does not know of yet
 
 	result  broker.Published
 	kept    bool            // by the topic
@@ -53,6 +53,11 @@ func (b *Broker) PublishTopic(
 			return broker.ErrTopicClosed
 		case !b.budget.hasRoom(l.MaxMemory):
 			return broker.ErrMemoryLimit
+		}
+		if b.journal != nil { // a member that misses the message must know that after a restart
+			if err := b.journal.Takes(); err != nil {
+				return err
+			}
 		}
 		return w.remember(t)
 	}, w.offer)
@@ -182,17 +187,17 @@ func (w *walk) closed(t *topic) {
 
 const (
 	// A walk lets others run when it has woken some readers, and when it has gone on for some time. It looks at the clock for every
-	// few members. So there are never more than a few woken readers before a message to another channel. Go's scheduler looks at what
-	// waits elsewhere after each 61 goroutines, so the walk goes on while they run.
-	yieldReaders = 64
-	yieldEvery   = 100 * time.Microsecond
-	yieldMembers = 16
+	// few members. The readers write to their clients first, and then the network has its turn: so a message to another channel
+	// waits for a few readers, not for all of them.
+	walkReaders = 16
+	walkTime    = 100 * time.Microsecond
+	walkMembers = 16
 )
 
 // members calls visit with each member and its lock held.
 func (w *walk) members(visit func(*channel)) error {
 	var few [8]slot // most topics are small
-	slots, visited, begun := few[:0], 0, time.Now()
+	slots, visited, pace := few[:0], 0, netturn.Every(walkReaders)
 	for i := 0; !w.broker.isClosed(); i++ {
 		w.topic.mu.Lock()
 		var more bool
@@ -206,9 +211,10 @@ func (w *walk) members(visit func(*channel)) error {
 				continue
 			}
 			w.member(s, visit)
-			if visited++; w.woken >= yieldReaders || visited%yieldMembers == 0 && time.Since(begun) > yieldEvery {
-				runtime.Gosched()
-				w.woken, begun = 0, time.Now()
+			pace.Woke(w.woken)
+			w.woken = 0
+			if visited++; visited%walkMembers == 0 {
+				pace.Worked(walkTime)
 			}
 		}
 	}
@@ -291,6 +297,10 @@ func (w *walk) close(c *channel) {
 	switch {
 	case !c.knowsTopics:
 	case c.waitsOf(w.topic):
+		if err := c.journalEndWaits(w.topic); err != nil {
+			w.err = err
+			return
+		}
 		c.enqueue(&waiter{
 			channel: c, ms: []*broker.Message{w.m}, limits: w.limits, topic: w.topic, owner: nobody{}, outside: true,
 		})
@@ -334,7 +344,8 @@ func (c *channel) waitsFor(id broker.EventID) bool {
 	return c.held.any(func(w *waiter) bool { return w.topic != nil && w.ms[0].ID() == id })
 }
 
-// nobody owns a waiter for which no call waits. It never waits for long, since it needs no room.
+// nobody owns a waiter for which no call waits: the end of a topic. It needs no room, so it waits only for those before it, and for the
+// journal if that fails. The journal knows that it waits.
 type nobody struct{}
 
 func (nobody) finished() {}

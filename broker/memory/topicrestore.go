@@ -4,6 +4,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 )
 
@@ -63,11 +64,24 @@ func (c *channel) restoreMember(r *journal.Restored, topics map[journal.ID]*topi
 	for _, id := range r.Topics {
 		c.addMembership(topics[id].enter(c))
 	}
+	for _, id := range r.Ends {
+		c.restoreEnd(topics[id])
+	}
 	for _, run := range r.Marks {
 		for i := range uint64(run.Count) { //nolint:gosec // not negative
 			c.restoreMark(run.Position+i-r.LetGo-1, run.Mark)
 		}
 	}
+}
+
+// restoreEnd makes the end of a topic wait that has waited before the restart. What has waited before it is lost, so it comes as soon as the
+// journal takes it. The end may have come, and only the record that says so is missing.
+func (c *channel) restoreEnd(t *topic) {
+	if t.end == nil || !c.knowsTopics || t.end.ID() == c.settled || c.queue.find(t.end.ID(), c.queue.len) >= 0 {
+		return
+	}
+	c.enqueue(&waiter{channel: c, ms: []*broker.Message{t.end}, topic: t, owner: nobody{}, outside: true})
+	c.broker.journal.Retry(c.journalID())
 }
 
 // restoreMark restores what is special about the message at an index of the queue, or about the next one. Each call is for a later

@@ -23,7 +23,7 @@ type waiter struct {
 	commit   *journal.Commit // makes the last accepted message durable
 
 	topic   *topic // whose message it is; nil if a producer writes to the channel. Such a waiter has one message.
-	outside bool   // it needs no room, and waits only for those before it
+	outside bool   // it is the end of the topic: it needs no room, and waits only for those before it
 
 	owner      owner
 	waiting    bool          // it is in the waitList
@@ -34,7 +34,9 @@ type waiter struct {
 // offerNext offers the next message of w to the channel. It reports whether the channel has taken it. The lock is held.
 func (c *channel) offerNext(w *waiter) (taken bool, err error) {
 	if w.outside {
-		err = c.putOutside(w.ms[0], &w.limits, w.batch())
+		if err = c.putOutside(w.ms[0], &w.limits, w.batch()); err == nil {
+			c.journalEndComes(w)
+		}
 		return err == nil, err
 	}
 	return c.offer(w.ms[0], &w.limits, w.batch(), w.join())

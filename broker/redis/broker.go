@@ -83,6 +83,7 @@ type Broker struct {
 	stats    stats
 	store    storeStats
 	reports  reports
+	waiting  waiting
 	draining draining
 
 	aheadBytes       atomic.Int64 // of messages that readers have not taken yet

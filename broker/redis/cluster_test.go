@@ -3,9 +3,9 @@ package redis_test
 import (
 	"crypto/rand"
 	"fmt"
-	"net"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/brokertest"
 	"github.com/caddy-megaphone/megaphone/broker/redis"
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 // sharedCluster is a Redis Cluster of three servers on loopback.
@@ -32,6 +33,7 @@ var sharedCluster = sync.OnceValues(func() ([]string, error) {
 type cluster struct {
 	servers   []*server
 	ports     []string
+	buses     []string // ports of the cluster bus
 	addresses []string
 }
 
@@ -41,23 +43,24 @@ const primaries = 3
 func startCluster(dir string, replicas int) (*cluster, error) {
 	c := &cluster{}
 	for range primaries + replicas {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := testserver.Port()
 		if err != nil {
 			return c, err
 		}
-		defer l.Close()
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		c.ports = append(c.ports, port)
-		c.addresses = append(c.addresses, l.Addr().String())
-		_ = l.Close()
+		bus, err := testserver.Port()
+		if err != nil {
+			return c, err
+		}
+		c.ports, c.buses = append(c.ports, strconv.Itoa(port)), append(c.buses, strconv.Itoa(bus))
+		c.addresses = append(c.addresses, fmt.Sprintf("127.0.0.1:%d", port))
 	}
 	timeout := "15000"
 	if replicas > 0 { // so that they take over soon
 		timeout = "3000"
 	}
-	for _, port := range c.ports {
+	for i, port := range c.ports {
 		s, err := startServer(dir, "--port", port, "--bind", "127.0.0.1", "--cluster-enabled", "yes",
-			"--cluster-config-file", "nodes-"+port+".conf", "--cluster-port", fmt.Sprint(clusterPort(port)),
+			"--cluster-config-file", "nodes-"+port+".conf", "--cluster-port", c.buses[i],
 			"--cluster-node-timeout", timeout, "--repl-diskless-sync-delay", "0")
 		if err != nil {
 			return c, err
@@ -68,8 +71,8 @@ func startCluster(dir string, replicas int) (*cluster, error) {
 		c.cli(i, "CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*16384/primaries), fmt.Sprint((i+1)*16384/primaries-1))
 		c.cli(i, "CONFIG", "SET", "cluster-require-full-coverage", "no")
 	}
-	for _, port := range c.ports[1:] {
-		c.cli(0, "CLUSTER", "MEET", "127.0.0.1", port, fmt.Sprint(clusterPort(port)))
+	for i, port := range c.ports[1:] {
+		c.cli(0, "CLUSTER", "MEET", "127.0.0.1", port, c.buses[i+1])
 	}
 	if !c.agree("cluster_slots_ok:16384", fmt.Sprintf("cluster_known_nodes:%d", len(c.ports))) {
 		return c, fmt.Errorf("the cluster does not form: %s", c.cli(0, "CLUSTER", "INFO"))
@@ -123,13 +126,6 @@ func (c *cluster) agree(want ...string) bool {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return false
-}
-
-// clusterPort is the port of a server's cluster bus.
-func clusterPort(port string) int {
-	var n int
-	_, _ = fmt.Sscan(port, &n)
-	return 1024 + (n+20_000)%40_000
 }
 
 func TestCluster(t *testing.T) {

@@ -2,9 +2,9 @@ package redis
 
 import (
 	"sync/atomic"
-	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 )
 
 // stats is what this node has counted since it started. What the channels hold now is counted in Redis, for all nodes.
@@ -14,7 +14,7 @@ type stats struct {
 	replaced, appended, created, published, skipped   atomic.Uint64
 	undelivered, deleted                              [broker.EndReasonCount]atomic.Uint64
 
-	wait, delay, life histogram
+	wait, delay, life histogram.Histogram
 }
 
 // countMerged counts accepted messages that were merged with others.
@@ -23,53 +23,6 @@ func (s *stats) countMerged(replaced, appended int) {
 		s.replaced.Add(uint64(replaced)) //nolint:gosec // not negative
 		s.appended.Add(uint64(appended)) //nolint:gosec // not negative
 	}
-}
-
-// Bounds of the histograms. A last bucket has all longer durations.
-var (
-	waitBounds = []time.Duration{
-		time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond,
-		500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 30 * time.Second,
-	}
-	delayBounds = []time.Duration{
-		100 * time.Microsecond, 500 * time.Microsecond, time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond,
-		50 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, time.Second, 5 * time.Second,
-		20 * time.Second, time.Minute,
-	}
-	lifeBounds = []time.Duration{
-		10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour,
-		4 * time.Hour, 12 * time.Hour, 24 * time.Hour, 7 * 24 * time.Hour,
-	}
-)
-
-// maxBuckets is the number of bounds of the longest histogram, plus one.
-const maxBuckets = 13
-
-// A histogram counts durations by their size.
-type histogram struct {
-	counts [maxBuckets]atomic.Uint64
-	sum    atomic.Int64 // nanoseconds
-}
-
-// observe counts n equal durations.
-func (h *histogram) observe(bounds []time.Duration, d time.Duration, n int) {
-	i := 0
-	for i < len(bounds) && d > bounds[i] {
-		i++
-	}
-	h.counts[i].Add(uint64(n)) //nolint:gosec // not negative
-	h.sum.Add(int64(max(d, 0)) * int64(n))
-}
-
-func (h *histogram) read(bounds []time.Duration) broker.Histogram {
-	r := broker.Histogram{Bounds: bounds, Cumulative: make([]uint64, len(bounds))}
-	for i := range bounds {
-		r.Count += h.counts[i].Load()
-		r.Cumulative[i] = r.Count
-	}
-	r.Count += h.counts[len(bounds)].Load()
-	r.Sum = time.Duration(h.sum.Load())
-	return r
 }
 
 // totals is what all channels hold, as Redis counts it.
@@ -130,7 +83,8 @@ func (b *Broker) Stats() broker.Stats {
 		Topics: int(max(0, t.topics)), Memberships: int(max(0, t.memberships)), KeptBytes: max(0, t.kept),
 		Published: s.published.Load(), Skipped: s.skipped.Load(),
 		Unroutable: s.unroutable.Load(), Withdrawn: s.withdrawn.Load(),
-		PublishWait: s.wait.read(waitBounds), DeliveryDelay: s.delay.read(delayBounds), ChannelLife: s.life.read(lifeBounds),
+		PublishWait: histogram.Sum(histogram.Wait, &s.wait), DeliveryDelay: histogram.Sum(histogram.Delay, &s.delay),
+		ChannelLife: histogram.Sum(histogram.Life, &s.life),
 	}
 	for _, reason := range broker.EndReasons {
 		r.Undelivered[reason], r.Deleted[reason] = s.undelivered[reason].Load(), s.deleted[reason].Load()

@@ -80,11 +80,16 @@ func (b *Broker) announce(scopes []int, over func() bool) {
 	if r.groups == nil {
 		r.groups = make([]bool, len(b.keys.scopes))
 	}
+	b.takeEach(scopes, over, b.announceSome)
+}
+
+// takeEach calls take for each of some scopes, and again while it takes as much as it can, until the time is over.
+func (b *Broker) takeEach(scopes []int, over func() bool, take func(scope int) (int, error)) {
 	for _, at := range rand.Perm(len(scopes)) { //nolint:gosec // no secret: none should always come last
 		for !over() {
-			n, err := b.announceSome(scopes[at])
+			n, err := take(scopes[at])
 			if err != nil {
-				b.warn(&b.warnings.work, "redis: cannot report deletions, trying again", "error", err)
+				b.warn(&b.warnings.work, "redis: cannot report what happened to channels, trying again", "error", err)
 			}
 			if n < maxAnnounced {
 				break
@@ -95,19 +100,41 @@ func (b *Broker) announce(scopes []int, over func() bool) {
 
 // announceSome reports some deletions of a scope, and returns how many. The lock of the reports is held.
 func (b *Broker) announceSome(scope int) (int, error) {
-	key, c := b.keys.deletions(scope), b.client
-	if !b.reports.groups[scope] {
+	return b.take(b.keys.deletions(scope), &b.reports.groups[scope], func(entries []rueidis.XRangeEntry) {
+		deletions := make([]broker.Deletion, 0, len(entries))
+		var events []broker.TopicEvent
+		for _, entry := range entries {
+			if t := entry.FieldValues["t"]; len(t) > 1 {
+				events = append(events, broker.TopicEvent{Topic: t[1:], Members: int(t[0])})
+			} else if d, ok := b.deletion(entry.FieldValues["d"]); ok {
+				deletions = append(deletions, d)
+			}
+		}
+		if len(deletions) > 0 {
+			reportTo(b.reports.report, deletions)
+		}
+		if len(events) > 0 {
+			reportTo(b.reports.topics, events)
+		}
+	})
+}
+
+// take gives entries of a stream to report that no node has reported, lets go of them, and returns how many. grouped tells whether
+// the stream has its consumer group. The lock of the reports is held.
+func (b *Broker) take(key string, grouped *bool, report func([]rueidis.XRangeEntry)) (int, error) {
+	c := b.client
+	if !*grouped {
 		err := b.do(b.background, c, c.B().XgroupCreate().Key(key).Group(announcers).Id("0").Mkstream().Build()).Error()
 		if err != nil && !strings.Contains(err.Error(), "BUSYGROUP") {
 			return 0, err
 		}
-		b.reports.groups[scope] = true
+		*grouped = true
 	}
 	// First those of a node that has not finished.
 	claimed, err := b.do(b.background, c, c.B().Xautoclaim().Key(key).Group(announcers).Consumer(announcers).
 		MinIdleTime(strconv.FormatInt(ms(announceTimeout), 10)).Start("0").Count(maxAnnounced).Build()).ToArray()
 	if err != nil {
-		b.reports.groups[scope] = false // Redis may have lost it
+		*grouped = false // Redis may have lost it
 		return 0, err
 	}
 	read, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, announcers).Count(maxAnnounced).
@@ -124,22 +151,10 @@ func (b *Broker) announceSome(scope int) (int, error) {
 	if len(entries) == 0 {
 		return 0, nil
 	}
+	report(entries)
 	ids := make([]string, len(entries))
-	deletions := make([]broker.Deletion, 0, len(entries))
-	var events []broker.TopicEvent
 	for i, entry := range entries {
 		ids[i] = entry.ID
-		if t := entry.FieldValues["t"]; len(t) > 1 {
-			events = append(events, broker.TopicEvent{Topic: t[1:], Members: int(t[0])})
-		} else if d, ok := b.deletion(entry.FieldValues["d"]); ok {
-			deletions = append(deletions, d)
-		}
-	}
-	if len(deletions) > 0 {
-		reportTo(b.reports.report, deletions)
-	}
-	if len(events) > 0 {
-		reportTo(b.reports.topics, events)
 	}
 	// In this order: what is deleted and not acknowledged is let go by the next node that claims it.
 	if err := b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error(); err != nil {

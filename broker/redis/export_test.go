@@ -31,6 +31,14 @@ func BeginWalk(ctx context.Context, b *Broker, topic string, m *broker.Message, 
 	return &Walk{w, first}, err
 }
 
+// BeginClose is the same with the end of a topic.
+func BeginClose(ctx context.Context, b *Broker, topic string, end *broker.Message, l broker.Limits) (*Walk, error) {
+	w := b.newWalk(topic, end, &l)
+	w.closes = true
+	first, err := w.begin(ctx)
+	return &Walk{w, first}, err
+}
+
 // Visited returns how many members were visited.
 func (w *Walk) Visited() int { return w.w.result.Members }
 
@@ -100,3 +108,10 @@ func ChannelKeys(b *Broker, producer string) []string {
 
 // FillAhead makes a node believe that it has as many messages as it may that readers have not taken.
 func FillAhead(b *Broker) { b.aheadBytes.Add(maxAheadBytes + 1) }
+
+// WaitingKeys returns the set of channels in which messages wait that a channel may be in, its name there, and the stream of channels
+// to report.
+func WaitingKeys(b *Broker, producer string) (set, member, stream string) {
+	x, _ := b.decode(producer, false)
+	return b.keys.waiting(x.partition()), string(x[:]), b.keys.unread(b.keys.scopeOf(x.partition()))
+}

@@ -24,7 +24,7 @@ func newKeyspace(prefix string, cluster bool) keyspace {
 
 // key returns a key of a channel. The letters are: s state, q queue, w waiting calls, p their messages, k
 // idempotency keys in order, i their set, g what the newest message may be merged with, j topics, v marks. Capital
-// letters are keys of topics: see lua/home.lua and lua/members.lua.
+// letters are keys of topics: see lua/home.lua and lua/members.lua. Other keys are those of partitions and scopes, below.
 func (k *keyspace) key(letter byte, x channelID) string {
 	part := k.parts[x.partition()]
 	b := make([]byte, 0, len(part)+1+len(x))
@@ -36,16 +36,20 @@ func (k *keyspace) key(letter byte, x channelID) string {
 // expiries returns the key of the times of expiry in a partition.
 func (k *keyspace) expiries(partition int) string { return k.parts[partition] + "x" }
 
+// waiting returns the key of the channels of a partition in which messages wait that nobody reads: see lua/waiting.lua.
+func (k *keyspace) waiting(partition int) string { return k.parts[partition] + "r" }
+
 // quotas returns the key of the numbers of channels of clients in a partition.
 func (k *keyspace) quotas(partition int) string { return k.parts[partition] + "u" }
 
 // scopeOf returns the number of a partition's scope.
 func (k *keyspace) scopeOf(partition int) int { return partition % len(k.scopes) }
 
-// counters, deletions and memory return the keys of a scope: counters, the stream of deletions to announce, and the set of
-// channels in which producers wait for memory.
+// counters, deletions, unread and memory return the keys of a scope: counters, the stream of deletions to announce, that of channels to
+// report in which messages wait, and the set of channels in which producers wait for memory.
 func (k *keyspace) counters(scope int) string  { return k.scopes[scope] + "c" }
 func (k *keyspace) deletions(scope int) string { return k.scopes[scope] + "o" }
+func (k *keyspace) unread(scope int) string    { return k.scopes[scope] + "e" }
 func (k *keyspace) memory(scope int) string    { return k.scopes[scope] + "m" }
 
 // home returns the scope that has what there is of a topic beside its members.

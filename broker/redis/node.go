@@ -190,9 +190,12 @@ func (b *Broker) doAll(commands []rueidis.Completed) []rueidis.RedisResult {
 
 // owns reports whether this node looks after a partition. All nodes agree on who does, except for a moment after one has come
 // or gone; then two may, which does no harm.
-func (b *Broker) owns(partition int) bool {
+func (b *Broker) owns(partition int) bool { return b.isFirst(b.nodes, partition) }
+
+// isFirst reports whether this node looks after a partition if only these nodes do.
+func (b *Broker) isFirst(nodes []string, partition int) bool {
 	best, owner := uint64(0), ""
-	for _, node := range b.nodes {
+	for _, node := range nodes {
 		h := fnv.New64a()
 		_, _ = h.Write([]byte{byte(partition)}) //nolint:gosec // one byte
 		_, _ = h.Write([]byte(node))
@@ -201,16 +204,6 @@ func (b *Broker) owns(partition int) bool {
 		}
 	}
 	return owner == b.node
-}
-
-// owned returns the partitions of a scope that this node looks after.
-func (b *Broker) owned(scope int) (owned []int) {
-	for p := range partitions {
-		if b.keys.scopeOf(p) == scope && b.owns(p) {
-			owned = append(owned, p)
-		}
-	}
-	return owned
 }
 
 // maxDeparted is how many nodes are remembered that live no more.

@@ -132,6 +132,16 @@ func (n *nodes) OnDeletions(report func([]broker.Deletion)) {
 	}
 }
 
+func (n *nodes) OnWaiting(after func() time.Duration, report func([]broker.Waiting)) {
+	for _, b := range n.all {
+		b.OnWaiting(after, func(batch []broker.Waiting) {
+			n.reporting.Lock()
+			defer n.reporting.Unlock()
+			report(batch)
+		})
+	}
+}
+
 func (n *nodes) FlushDeletions() {
 	for _, b := range n.all {
 		b.FlushDeletions()

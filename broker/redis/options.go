@@ -127,6 +127,9 @@ func checkAddress(address string) error {
 	if !ok || host == "" || port == "" || strings.Trim(port, "0123456789") != "" {
 		return fmt.Errorf("%q has no port: write host:port, for example %s, or the path of a Unix socket", address, DefaultAddress)
 	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%q has no valid port: use one from 1 to 65535, for example %s", address, DefaultAddress)
+	}
 	return nil
 }
 

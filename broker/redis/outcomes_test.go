@@ -1,10 +1,10 @@
 package redis_test
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os/exec"
 	"testing"
 	"time"
@@ -18,12 +18,7 @@ import (
 func TestWithoutItsReplicaNothingIsAccepted(t *testing.T) {
 	t.Parallel()
 	needsRedis(t)
-	port, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, number, _ := net.SplitHostPort(port.Addr().String())
-	_ = port.Close()
+	number := freePort(t)
 	s, err := startServer(t.TempDir(), "--port", number, "--repl-diskless-sync-delay", "0")
 	if err != nil {
 		t.Fatal(err)
@@ -204,5 +199,46 @@ func TestAMessageThatGotInIsNotUnroutable(t *testing.T) {
 	// Or the writer's node has heard of it in time.
 	if err := <-outcome; err != nil && !errors.Is(err, broker.ErrOutcomeUnknown) {
 		t.Errorf("the write of a message that its reader has fails with %v", err)
+	}
+}
+
+// TestAMessageOfATopicThatGotInCounts: the same with a publish. What it reports must not leave out a member whose reader has the
+// message.
+func TestAMessageOfATopicThatGotInCounts(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	p := newProxy(t, s.socket)
+	other, b := open(t, s.options("test:")), open(t, through(s, p))
+	l := topicLimits
+	l.Buffer, l.Hold = 1, 20*time.Second
+	a := members(t, b, "news", 1)[0]
+	publish(t, b, a.Producer, "1")
+	ctx, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	type reply struct {
+		broker.Published
+		error
+	}
+	replies := make(chan reply, 1)
+	go func() {
+		got, err := b.PublishTopic(ctx, "news", topicMessage(t, "2", ""), broker.FullHold, l)
+		replies <- reply{got, err}
+	}()
+	eventually(t, "the message waits for room", func() bool { return b.Stats().HeldProducers > 0 })
+	pushes := p.subscribed()[0]
+	p.change(func() { pushes.holds = true })
+	sub, err := other.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	takes(t, sub, "1", "2")
+	if err := other.Delete(t.Context(), a.Producer); err != nil {
+		t.Fatal(err)
+	}
+	giveUp()
+	time.AfterFunc(100*time.Millisecond, func() { p.change(func() { pushes.holds = false }) })
+	want := broker.Published{Members: 1, Accepted: 1}
+	if r := <-replies; (r.error != nil || r.Published != want) && !errors.Is(r.error, broker.ErrOutcomeUnknown) {
+		t.Errorf("the publish reports %+v, %v; want %+v", r.Published, r.error, want)
 	}
 }

@@ -120,6 +120,11 @@ func TestSlotsOfAClusterMove(t *testing.T) {
 		}
 		slots[fmt.Sprint(slot)] = true
 	}
+	w := watch(r.writer, 3*time.Second)
+	waits, leave := r.waits(t, from, slots)
+	eventually(t, "nodes note where messages wait", func() bool { return redisDo(t, from, "EXISTS", leave[1]) == "1" })
+	publish(t, r.writer, waits.Producer, "waits")
+	redisDo(t, from, leave...) // as if it had not been noted
 	for slot := range slots {
 		c.move(t, from, slot)
 	}
@@ -133,6 +138,19 @@ func TestSlotsOfAClusterMove(t *testing.T) {
 		t.Errorf("after the slots have moved, messages need %v", took)
 	}
 	eventually(t, "health is good", func() bool { return r.reader.Healthy() == nil })
+	w.learns(t, waits.Consumer)
+}
+
+// waits creates a channel in one of the slots of a server that has readers, and returns how to forget that messages wait in it.
+func (r *clusterReaders) waits(t *testing.T, on rueidis.Client, slots map[string]bool) (a broker.Addresses, leave []string) {
+	t.Helper()
+	for {
+		a := create(t, r.writer)
+		set, member, _ := redis.WaitingKeys(r.writer, a.Producer)
+		if slots[redisDo(t, on, "CLUSTER", "KEYSLOT", set)] {
+			return a, []string{"ZREM", set, member}
+		}
+	}
 }
 
 // move moves a slot from the first server to the second.

@@ -96,13 +96,8 @@ func TestCertificates(t *testing.T) {
 	needsRedis(t)
 	ca := newAuthority(t)
 	cert, key := ca.issue(t)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	_, port, _ := net.SplitHostPort(address)
-	_ = free.Close()
+	port := freePort(t)
+	address := "127.0.0.1:" + port
 	s, err := startServer(t.TempDir(), "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", cert, "--tls-key-file", key,
 		"--tls-ca-cert-file", ca.file, "--tls-auth-clients", "yes")
 	if err != nil {

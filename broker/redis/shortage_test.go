@@ -2,6 +2,7 @@ package redis_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -30,6 +31,9 @@ func redisDo(t *testing.T, c rueidis.Client, command ...string) string {
 	reply := c.Do(t.Context(), c.B().Arbitrary(command...).Build())
 	if err := reply.Error(); err != nil && !rueidis.IsRedisNil(err) {
 		t.Fatalf("%v: %v", command, err)
+	}
+	if n, err := reply.ToInt64(); err == nil {
+		return fmt.Sprint(n)
 	}
 	text, _ := reply.ToString()
 	return text

@@ -12,12 +12,13 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 )
 
 // storeStats is what happened between this node and Redis.
 type storeStats struct {
 	roundTrips, failures                    atomic.Uint64
-	latency                                 histogram
+	latency                                 histogram.Histogram
 	reconnects, resyncs, fenced, lostPushes atomic.Uint64
 
 	nodes atomic.Pointer[[]broker.StoreNode]
@@ -36,7 +37,7 @@ func (s *storeStats) called(begun time.Time, err error) {
 	if err != nil && !rueidis.IsRedisNil(err) {
 		s.failures.Add(1)
 	}
-	s.latency.observe(latencyBounds, time.Since(begun), 1)
+	s.latency.Observe(latencyBounds, time.Since(begun), 1)
 }
 
 // calledAll counts a round trip of several calls.
@@ -54,7 +55,7 @@ func (s *storeStats) calledAll(begun time.Time, replies []rueidis.RedisResult) {
 func (b *Broker) StoreStats() broker.StoreStats {
 	s := &b.store
 	r := broker.StoreStats{
-		RoundTrips: s.roundTrips.Load(), Failures: s.failures.Load(), Latency: s.latency.read(latencyBounds),
+		RoundTrips: s.roundTrips.Load(), Failures: s.failures.Load(), Latency: histogram.Sum(latencyBounds, &s.latency),
 		Reconnects: s.reconnects.Load(), Resyncs: s.resyncs.Load(), Fenced: s.fenced.Load(), LostPushes: s.lostPushes.Load(),
 	}
 	for _, l := range b.lanes {
@@ -76,7 +77,7 @@ var host, _ = os.Hostname()
 
 // about is what this node tells the others of itself.
 func (b *Broker) about() string {
-	return fmt.Sprintf("%d %d %s", os.Getpid(), b.subs.count(), host)
+	return fmt.Sprintf("%d %d %s", os.Getpid(), b.subs.count(), host) + b.tellsOfWaiting()
 }
 
 // noteNodes keeps what lua/beat.lua returns of the nodes, and returns their names.
@@ -87,11 +88,12 @@ func (b *Broker) noteNodes(values []rueidis.RedisMessage) ([]string, error) {
 	}
 	seen, _ := values[3].ToArray()
 	about, _ := values[4].ToArray()
-	nodes := make([]broker.StoreNode, len(names))
+	nodes, told := make([]broker.StoreNode, len(names)), make([]string, len(names))
 	for i, name := range names {
 		n := broker.StoreNode{ID: nodeID(name), Self: name == b.node, Seen: timeOf(uint64(max(0, integer(seen, i))))}
 		if i < len(about) {
-			text, _ := about[i].ToString() // empty for a node of an older version
+			told[i], _ = about[i].ToString() // empty for a node of an older version
+			text, _, _ := strings.Cut(told[i], tellsNotWaiting)
 			if words := strings.SplitN(text, " ", 3); len(words) == 3 {
 				n.Process, _ = strconv.Atoi(words[0])
 				n.Readers, _ = strconv.Atoi(words[1])
@@ -104,6 +106,7 @@ func (b *Broker) noteNodes(values []rueidis.RedisMessage) ([]string, error) {
 		return strings.Compare(a.Host+" "+a.ID, b.Host+" "+b.ID)
 	})
 	b.store.nodes.Store(&nodes)
+	b.noteWatchers(names, told)
 	return names, nil
 }
 

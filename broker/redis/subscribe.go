@@ -126,7 +126,8 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 		s.resume = broker.ResumeGap
 	}
 	flags := byte(integer(values, 3)) //nolint:gosec // one byte
-	s.acks = o.Acknowledged || o.MayAcknowledge && flags&flagAcks != 0
+	s.acked = flags&flagAcks != 0
+	s.acks = o.Acknowledged || o.MayAcknowledge && s.acked
 	s.follows = flags&flagFollows != 0
 	s.begin(values)
 	if integer(values, 1) > 0 {

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 	"github.com/caddy-megaphone/megaphone/internal/clock"
 )
 
@@ -36,8 +37,9 @@ type subscription struct {
 	drains   bool // this node is being drained, and it is the reader's turn to end
 
 	acks, follows bool
+	acked         bool           // this reader or one before has acknowledged
 	again         bool           // see broker.SubscribeOptions.Redeliver
-	unconfirmed   int            // how many of held, from the first, a read has brought that ended as EndUnconfirmed
+	unconfirmed   int            // how many of held, from the first, a read has brought that ended as EndUnconfirmed, or any read if the channel follows cursors
 	settledID     broker.EventID // of the last message that was let go
 
 	// The messages. Positions are those of Redis.
@@ -149,7 +151,7 @@ func (s *subscription) Take(dst []*broker.Message, maxBytes int) (ms []*broker.M
 			if now == 0 {
 				now = clock.Now()
 			}
-			s.broker.stats.delay.observe(delayBounds, now-max(s.held[s.next].since, s.held[s.next].m.Accepted()), 1)
+			s.broker.stats.delay.Observe(histogram.Delay, now-max(s.held[s.next].since, s.held[s.next].m.Accepted()), 1)
 		} else {
 			again++
 		}
@@ -216,10 +218,11 @@ func (s *subscription) Settle(id broker.EventID) bool {
 	if s.over || s.closes {
 		return false
 	}
-	if !s.acks || !s.follows {
-		s.acks, s.follows = true, true
+	if !s.acked || !s.follows {
+		s.acked, s.follows = true, true
 		s.report.flags |= flagAcks | flagFollows
 	}
+	s.acks = true
 	found := id == s.settledID && id != uuid.Nil
 	for i := range s.inFlight {
 		if s.held[i].id == id {
@@ -304,6 +307,7 @@ func (s *subscription) endAfterResync() {
 func (s *subscription) endNow() {
 	switch {
 	case s.follows:
+		s.unconfirmed = max(s.unconfirmed, s.arrived)
 	case s.how == broker.EndClean:
 		s.settle(s.arrived)
 	case s.how == broker.EndUnconfirmed:

@@ -6,29 +6,27 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 )
 
 // maxSwept is how many channels one call deletes.
 const maxSwept = 200
 
-// sweep deletes expired channels of the partitions that this node looks after, and announces deletions. When its time is over, it
-// leaves the rest to the next round.
+// sweep deletes expired channels of the partitions that this node looks after, announces deletions, and reports channels in which
+// messages wait. When its time is over, it leaves the rest to the next round.
 func (b *Broker) sweep(over func() bool) {
+	look := b.lookForWaiting()
 	var scopes []int
 	for scope := range b.keys.scopes {
-		if len(b.owned(scope)) > 0 {
+		if len(look.owned[scope]) > 0 {
 			scopes = append(scopes, scope)
 		}
 	}
-	var announced []int
+	var announced, waiting []int
 	for len(scopes) > 0 && !b.isClosed() {
 		calls := make([]scriptCall, len(scopes))
 		for i, scope := range scopes {
-			keys := []string{b.keys.counters(scope), b.keys.deletions(scope)}
-			for _, p := range b.owned(scope) {
-				keys = append(keys, b.keys.expiries(p))
-			}
-			calls[i] = scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept), text(one(b.announces(scope)))}}
+			calls[i] = b.sweepCall(scope, &look)
 		}
 		var more []int
 		for i, reply := range b.runAll(b.background, sweepScript, calls) {
@@ -37,6 +35,7 @@ func (b *Broker) sweep(over func() bool) {
 				b.warn(&b.warnings.work, "redis: cannot delete expired channels, trying again", "error", err)
 				continue
 			}
+			look.looked(b, scopes[i])
 			b.sweepTopics(scopes[i], values)
 			for _, gone := range values[sweepValues:] {
 				b.countDeleted(gone, broker.EndExpired)
@@ -46,19 +45,40 @@ func (b *Broker) sweep(over func() bool) {
 			}
 			if integer(values, 1) == 1 && !over() {
 				more = append(more, scopes[i])
-			} else if integer(values, 0) > 0 && b.announces(scopes[i]) {
+				continue
+			}
+			if integer(values, 0) > 0 && b.announces(scopes[i]) {
 				announced = append(announced, scopes[i])
+			}
+			if integer(values, 4) > 0 {
+				waiting = append(waiting, scopes[i])
 			}
 		}
 		scopes = more
 	}
-	if len(announced) > 0 {
-		b.announce(announced, shortTime())
+	over = shortTime()
+	b.announce(announced, over)
+	b.reportWaiting(waiting, over)
+}
+
+// sweepCall returns the call of lua/sweep.lua for a scope.
+func (b *Broker) sweepCall(scope int, look *waitingLook) scriptCall {
+	keys := []string{b.keys.counters(scope), b.keys.deletions(scope), b.keys.unread(scope)}
+	for _, p := range look.owned[scope] {
+		keys = append(keys, b.keys.expiries(p))
 	}
+	after, again := "", "0"
+	if look.looks {
+		for _, p := range look.owned[scope] {
+			keys = append(keys, b.keys.waiting(p))
+		}
+		after, again = text(ms(look.after)), text(one(b.waiting.missing[scope]))
+	}
+	return scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept), text(one(b.announces(scope))), after, again}}
 }
 
 // sweepValues is how many values lua/sweep.lua returns before those of channels.
-const sweepValues = 4
+const sweepValues = 5
 
 // sweepTopics does what is to be done for the topics of a scope.
 func (b *Broker) sweepTopics(scope int, values []rueidis.RedisMessage) {
@@ -88,7 +108,7 @@ func (b *Broker) countDeleted(values rueidis.RedisMessage, reason broker.EndReas
 	undelivered := integer(numbers, 0) + integer(numbers, 1)
 	b.stats.deleted[reason].Add(1)
 	b.stats.undelivered[reason].Add(uint64(undelivered)) //nolint:gosec // not negative
-	b.stats.life.observe(lifeBounds, time.Duration(integer(numbers, 2))*time.Millisecond, 1)
+	b.stats.life.Observe(histogram.Life, time.Duration(integer(numbers, 2))*time.Millisecond, 1)
 	b.drainUndelivered.Add(undelivered)
 	return integer(numbers, 3)
 }

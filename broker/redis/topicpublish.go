@@ -10,6 +10,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/histogram"
 )
 
 // noteLeft is the note of a message that waited in a member which has left the topic.
@@ -130,7 +131,7 @@ func (b *Broker) countNoted(it *item, n note) error {
 	b.stats.accepted.Add(uint64(taken))
 	b.stats.duplicates.Add(uint64(n.duplicates)) //nolint:gosec // not negative
 	b.stats.countMerged(n.replaced, n.appended)
-	b.stats.wait.observe(waitBounds, time.Since(it.begun), taken)
+	b.stats.wait.Observe(histogram.Wait, time.Since(it.begun), taken)
 	if taken > 0 && b.options.Durability.waits() {
 		return b.barriers[b.keys.scopeOf(it.x.partition())].pass()
 	}
@@ -156,7 +157,7 @@ func (w *walk) giveUp(late []*waiter) (unknown bool) {
 			code, err := w.gaveUp(some[i], reply)
 			if answers = answers || err == nil; err != nil {
 				unknown = true
-			} else if code == -1 || code == -3 {
+			} else if code != 0 {
 				gone = append(gone, gaveUp{some[i], code == -3})
 			}
 		}
@@ -165,7 +166,7 @@ func (w *walk) giveUp(late []*waiter) (unknown bool) {
 		}
 	}
 	notes := newLateNotes()
-	for _, g := range gone { // it has been admitted, or the member has left: there is a note of it
+	for _, g := range gone { // it was admitted, or the member has left or was deleted: there is a note of it
 		n := notes.note(g.waits)
 		if n.status == noteLost && g.holds {
 			n = g.waits.item.allTaken()
@@ -202,6 +203,6 @@ func (w *walk) gaveUp(waits *waiter, reply rueidis.RedisResult) (code int64, err
 func (b *Broker) countAlone(it *item, n note) {
 	if n.status == noteTaken {
 		b.stats.accepted.Add(uint64(max(0, n.accepted-n.duplicates)))
-		b.stats.wait.observe(waitBounds, time.Since(it.begun), max(0, n.accepted-n.duplicates))
+		b.stats.wait.Observe(histogram.Wait, time.Since(it.begun), max(0, n.accepted-n.duplicates))
 	}
 }

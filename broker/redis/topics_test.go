@@ -345,3 +345,38 @@ func TestMemoryOfMembers(t *testing.T) {
 		t.Logf("a membership takes %d bytes beside the %d of its channel", member, each[0])
 	}
 }
+
+// TestClosingAgainCompletesAnEndWhoseNodeIsGone: those that have the end do not get another one, and all have the same.
+func TestClosingAgainCompletesAnEndWhoseNodeIsGone(t *testing.T) {
+	t.Parallel()
+	o := sharedServer(t).options("test:" + rand.Text() + ":")
+	gone, b := open(t, o), open(t, o)
+	all := members(t, b, "news", 250)
+	ends := map[string]*broker.Message{}
+	for _, how := range []string{broker.EndAborted, broker.EndDone} {
+		end, err := broker.NewEnd(how, how)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[how] = end
+	}
+	if _, err := redis.BeginClose(t.Context(), gone, "news", ends[broker.EndAborted], topicLimits); err != nil {
+		t.Fatal(err)
+	}
+	if one, none := count(t, b, all); one != 100 || none != 150 {
+		t.Fatalf("%d channels have the end, %d have not", one, none)
+	}
+	gone.Close() // it has the turn, and does not give it up
+	later := members(t, b, "news", 1)[0]
+	for range 2 {
+		if err := b.CloseTopic(t.Context(), "news", ends[broker.EndDone], topicLimits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if one, _ := count(t, b, all); one != 250 {
+		t.Errorf("%d channels have an end", one)
+	}
+	has(t, b, all[0], broker.EndAborted)
+	has(t, b, all[249], broker.EndAborted)
+	has(t, b, later)
+}

@@ -52,6 +52,7 @@ func (b *Broker) follow(ctx context.Context) error {
 			return err
 		}
 	}
+	b.waiting.notePlaces(owners)
 	wanted := map[string][]int{}
 	var missing error
 	for scope, address := range owners {

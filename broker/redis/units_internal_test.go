@@ -133,6 +133,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	for want, change := range map[string]func(*Options){
 		"address: name one":     func(o *Options) { o.Addresses = nil },
 		"has no port":           func(o *Options) { o.Addresses = []string{"host"} },
+		"has no valid port":     func(o *Options) { o.Addresses = []string{"host:65536"} },
 		"exclude each other":    func(o *Options) { o.Cluster, o.SentinelMaster = true, "m" },
 		"only database 0":       func(o *Options) { o.Cluster, o.Database = true, 1 },
 		"use 1 or more":         func(o *Options) { o.Durability.Replicas = -1 },

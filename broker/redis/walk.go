@@ -43,6 +43,7 @@ const (
 	stepFinish = 4 // if all were visited
 	stepEnd    = 8
 	stepRenew  = 16
+	stepAll    = 32 // all members have the end
 )
 
 const (
@@ -94,7 +95,9 @@ func (w *walk) visitRest(first walkReply) error {
 		return nil // the first call has ended it
 	}
 	err := w.visitAll(places, len(first.others) == 0)
-	if err != nil || len(first.others) > 0 {
+	if err == nil && len(first.others) > 0 {
+		_, _ = w.call(w.home, stepEnd|stepAll)
+	} else if err != nil {
 		w.end()
 	}
 	return err
@@ -272,6 +275,9 @@ type walkReply struct {
 	others []int
 }
 
+// goesOn stands in a reply in place of a scope, before the end that another walk has not brought to all members.
+const goesOn = 1<<16 - 1
+
 // Codes of a walkReply.
 const (
 	walkVisited  = 1
@@ -321,6 +327,10 @@ func (w *walk) read(result walkResult) (r walkReply, err error) {
 	}
 	for ; len(s) >= 2+recordSize; s = s[2+recordSize:] {
 		scope := int(number(s[:2])) //nolint:gosec // 2 bytes
+		if scope == goesOn {
+			w.message = s[2:]
+			break
+		}
 		r.others = append(r.others, scope)
 		w.records[scope] = s[2 : 2+recordSize]
 	}

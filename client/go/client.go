@@ -154,6 +154,11 @@ func (c *Client) newRequest(ctx context.Context, q request) (*http.Request, erro
 		// The message does not quote the URL, because even a malformed one may have a password.
 		return nil, &finalError{errors.New("the URL of the client is not a valid URL of a site, such as http://127.0.0.1:3000")}
 	}
+	for segment := range strings.SplitSeq(q.path, "/") {
+		if segment == "." || segment == ".." { // browsers and proxies resolve it: the request would go elsewhere
+			return nil, &finalError{fmt.Errorf("a stream id, topic or address cannot be %q in a path: WriteBatch and Ingest take any stream id", segment)}
+		}
+	}
 	query := base.Query()
 	maps.Copy(query, q.query)
 	target := *base

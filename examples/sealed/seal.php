@@ -1,5 +1,6 @@
 <?php
-// Prints a sealed body, with PHP's own openssl. KEY is the key, 32 bytes in hexadecimal.
+// Prints a sealed body. PHP comes without a JOSE library, and a JWE with dir and A256GCM needs none: it is AES-GCM by openssl,
+// in Base64url. KEY is the key, 32 bytes in hexadecimal.
 
 function base64url(string $bytes): string
 {

@@ -207,6 +207,29 @@ func (b *browser) open(url string) *page {
 	return p
 }
 
+// kill ends what is of this type, such as a shared_worker, and tells nobody.
+func (b *browser) kill(kind string) {
+	b.tb.Helper()
+	var targets struct {
+		TargetInfos []struct{ TargetID, Type string }
+	}
+	if err := b.call("", "Target.getTargets", map[string]any{"filter": []any{map[string]any{}}}, &targets); err != nil {
+		b.tb.Fatal(err)
+	}
+	killed := 0
+	for _, target := range targets.TargetInfos {
+		if target.Type == kind {
+			killed++
+			if err := b.call("", "Target.closeTarget", map[string]any{"targetId": target.TargetID}, nil); err != nil {
+				b.tb.Fatal(err)
+			}
+		}
+	}
+	if killed != 1 {
+		b.tb.Fatalf("%d of the type %s: %v", killed, kind, targets)
+	}
+}
+
 // evaluate runs a JavaScript expression in the page and decodes its value.
 func (p *page) evaluate(expression string, value any) error {
 	var evaluated struct {

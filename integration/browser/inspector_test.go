@@ -89,6 +89,9 @@ func TestInspector(t *testing.T) {
 
 	p.click("#to-channels")
 	p.await("the page's channels are listed", `document.querySelectorAll("#list .tag:not([hidden])").length === 4`)
+	p.click("#list button.open")
+	p.await("it says what is known of settled messages",
+		`/^Settled [1-9]\d* on this server\n/.test(document.querySelector("#list .stages").innerText)`)
 	p.wantNoFaults()
 	p.click("#to-try")
 
@@ -116,6 +119,12 @@ func TestInspector(t *testing.T) {
 	p.click(events + ".toggle")
 	p.await("there is a gap", eventsFigure("Gaps", "1"))
 	p.await("the page reports the gap", `[...document.querySelectorAll("`+events+`.note")].some((n) => n.innerText.startsWith("Gap:"))`)
+
+	// A path cannot have this stream id.
+	p.run(`document.querySelector("[name=stream]").value = ".."`)
+	p.click("#write button")
+	p.await("a message to the stream .. is written", written+`.startsWith("Message ") && `+written+`.includes(" accepted, ")`)
+	p.await("it has come", `[...document.querySelectorAll("`+events+`.meta")].some((meta) => meta.innerText.includes(".."))`)
 
 	p.click("#own .danger")
 	p.await("the channel is gone", `document.querySelector("#own .words").innerText === "is gone"`)
@@ -152,6 +161,7 @@ func TestInspectorShowsAnyChannel(t *testing.T) {
 	p.await("two channels have pending messages", `document.querySelectorAll("#list tr:not(.details)").length === 2`)
 	p.click("#view-channels th button[value=pending]")
 	p.click("#list button.open")
+	p.await("no message was settled", `document.querySelector("#list .stages").innerText.startsWith("Settled none yet\n")`)
 	p.await("its buffer is shown", `document.querySelector("#list .stages").innerText.includes("5 of 5")`)
 	time.Sleep(2500 * time.Millisecond) // the page is refreshed meanwhile
 	p.await("it is still open", `document.querySelector("#list .stages").checkVisibility()`)

@@ -3,6 +3,7 @@
 package browser
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net"
 	"os"
@@ -98,6 +99,23 @@ func testFirstPage(t *testing.T, chromium, program, file string) {
 	if got := ann.list("named"); len(got) != 1 || got[0] != "Welcome" {
 		t.Errorf("named events: %q", got)
 	}
+	testFirstPageWithClient(t, ann, string(docs))
+}
+
+// testFirstPageWithClient reads with the JavaScript client, and the function for it that the page of docs names.
+func testFirstPageWithClient(t *testing.T, p *page, docs string) {
+	_, rest, found := strings.Cut(docs, "so give it the function `")
+	function, _, closed := strings.Cut(rest, "`")
+	if !found || !closed {
+		t.Fatal("docs/start.md has no function for the JavaScript client")
+	}
+	code, err := os.ReadFile("../../client/js/dist/megaphone.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.run(fmt.Sprintf(`window.bodies = []; import("data:text/javascript;base64,%s").then(({ Megaphone }) =>
+		new Megaphone("/", %s).subscribe("chat", ({ body }) => bodies.push(body)))`, base64.StdEncoding.EncodeToString(code), function))
+	p.await("the client has the welcome", `String(bodies) === "Welcome"`)
 }
 
 // runProgram runs a program until the test ends. It returns when something listens at the address.

@@ -117,6 +117,51 @@ func TestTabsShareAConnection(t *testing.T) {
 	third.wantNoFaults()
 }
 
+// TestTabsNoticeADeadWorker: they start it again, and once that is of no use, each reads by itself.
+func TestTabsNoticeADeadWorker(t *testing.T) {
+	browser := startBrowser(t, findChromium(t))
+	const client = `new Megaphone(location.origin, async () => (await fetch("/channel")).json(), { backoff: [100, 200] })`
+	worker := `import { Megaphone } from "/client/megaphone.js";
+import { share } from "/client/shared.js";
+share(() => ` + client + `);`
+	html := importMap + `<script type=module>
+import { Megaphone } from "@caddy-megaphone/client";
+import { connect } from "@caddy-megaphone/client/shared";
+window.bodies = [];
+window.gaps = 0;
+window.megaphone = connect(
+  () => new SharedWorker("/worker.js", { type: "module" }),
+  () => (window.alone = true) && ` + client + `);
+megaphone.on("gap", () => gaps++);
+megaphone.on("error", () => {});
+megaphone.subscribe("numbers", ({ body }) => bodies.push(body));
+</script>`
+	site, c := startClientSite(t, map[string]string{"index.html": html, "worker.js": worker})
+	tabs := []*page{browser.show(site.url+"/", views[0]), browser.show(site.url+"/", views[0])}
+	for _, tab := range tabs {
+		tab.await("it is open", `window.megaphone?.state === "open"`)
+	}
+
+	browser.kill("shared_worker")
+	for _, tab := range tabs {
+		tab.await("it has noticed, and reads on with another worker", `gaps > 0 && megaphone.state === "open" && !window.alone`)
+	}
+	site.backend.write(c.ProducerAddress, 1)
+	for _, tab := range tabs {
+		tab.await("it has the message", `bodies.includes(1)`)
+	}
+
+	browser.kill("shared_worker") // soon after the last time
+	for _, tab := range tabs {
+		tab.await("it reads by itself", `window.alone && gaps > 1`)
+		tab.wantNoFaults()
+	}
+	tabs[1].run("megaphone.close()") // here both have the same channel
+	tabs[0].await("it is open", `megaphone.state === "open"`)
+	site.backend.write(c.ProducerAddress, 2)
+	tabs[0].await("it has the message", `bodies.includes(2)`)
+}
+
 // TestAPageLoadsTheClientByItsHash runs the README's way to use the client without a build step.
 func TestAPageLoadsTheClientByItsHash(t *testing.T) {
 	browser := startBrowser(t, findChromium(t))

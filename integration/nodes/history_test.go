@@ -45,7 +45,7 @@ func (f *faults) node(random *rand.Rand) {
 	fault := func(what string, run func()) {
 		f.Fault(fmt.Sprintf("node %d: %s", i, what), after, run)
 	}
-	switch k := random.IntN(13); {
+	switch k := random.IntN(14); {
 	case k < 4:
 		fault("kill -9", func() {
 			n.Kill()
@@ -66,6 +66,13 @@ func (f *faults) node(random *rand.Rand) {
 			defer f.storing.Unlock()
 			if err := n.reload(); err != nil {
 				f.Error(err)
+			}
+		})
+	case k < 12:
+		f.Fault("all nodes: one after the other restarts", after, func() {
+			for _, n := range f.nodes {
+				n.Stop()
+				f.restart(n)
 			}
 		})
 	default:
@@ -92,19 +99,23 @@ func (n *node) stopFor(d time.Duration) {
 func (f *faults) redis(random *rand.Rand) {
 	f.storing.Lock()
 	defer f.storing.Unlock()
+	store, kinds := f.store, 6
+	if store.all != nil {
+		store, kinds = store.all[random.IntN(len(store.all))], 3
+	}
 	i := random.IntN(len(f.nodes))
 	link := f.nodes[i].link
-	switch random.IntN(6) {
+	switch random.IntN(kinds) {
 	case 0:
 		f.Fault("redis: stopped", after, func() {
-			f.store.signal(syscall.SIGSTOP)
+			store.signal(syscall.SIGSTOP)
 			time.Sleep(between(random, 50*time.Millisecond, 3*time.Second))
-			f.store.signal(syscall.SIGCONT)
+			store.signal(syscall.SIGCONT)
 		})
 	case 1:
-		f.Fault("redis: connections killed", after, func() { f.store.try("CLIENT", "KILL", "TYPE", "normal") })
+		f.Fault("redis: connections killed", after, func() { store.try("CLIENT", "KILL", "TYPE", "normal") })
 	case 2:
-		f.Fault("redis: Pub/Sub connections killed", after, func() { f.store.try("CLIENT", "KILL", "TYPE", "pubsub") })
+		f.Fault("redis: Pub/Sub connections killed", after, func() { store.try("CLIENT", "KILL", "TYPE", "pubsub") })
 	case 3:
 		f.Fault(fmt.Sprintf("link %d: cut", i), after, link.cut)
 	case 4:
@@ -132,26 +143,51 @@ func again(ctx context.Context, random *rand.Rand, f func(*rand.Rand)) {
 // Redis and the network between them fail at random. What the clients saw must fit together.
 func TestHistoryOverNodes(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, newStore(t), 3, "read_duration 1s\nbuffer 20\nin_flight 30\nhold 2s", "timeout 1s\ndial_timeout 1s")
-	seed := workload.Seed(t)
-	duration := workload.Duration(t, 20*time.Second)
+	historyOverNodes(t, newStore(t), "in_flight 30", "", workload.Options{
+		Channels: 60, Deleted: 12, Pause: 30 * time.Millisecond, Time: workload.Duration(t, 20*time.Second),
+	})
+}
+
+// TestHistoryOfTopicsOverNodes does the same with topics. The window has room for all that a topic keeps: of a longer memory, a reader
+// that breaks off may miss some (protocol.md 2.12).
+func TestHistoryOfTopicsOverNodes(t *testing.T) {
+	t.Parallel()
+	historyOfTopics(t, newStore(t), "")
+}
+
+// TestHistoryOfTopicsOverARedisCluster does the same with a Redis Cluster: members of a topic are on all its servers.
+func TestHistoryOfTopicsOverARedisCluster(t *testing.T) {
+	t.Parallel()
+	historyOfTopics(t, newRedisCluster(t), "\ncluster")
+}
+
+func historyOfTopics(t *testing.T, s *store, redis string) {
+	t.Helper()
+	historyOverNodes(t, s, "in_flight 100000\ntopic_keep 10MB", redis, workload.Options{
+		Channels: 25, Topics: 7, Deleted: 3, FullDelete: true, Pause: 50 * time.Millisecond, Time: workload.Duration(t, 12*time.Second),
+		Late: 5 * time.Second,
+	})
+}
+
+// historyOverNodes runs clients against three nodes with some settings, and some of its Broker. The options say what is not the same
+// in each test.
+func historyOverNodes(t *testing.T, s *store, settings, redis string, o workload.Options) {
+	t.Helper()
+	c := newCluster(t, s, 3, "read_duration 1s\nbuffer 20\nhold 2s\n"+settings, "timeout 1s\ndial_timeout 1s"+redis)
+	o.Seed = workload.Seed(t)
 	f := &faults{cluster: c, Recorder: history.NewRecorder()}
-	ctx, cancel := context.WithTimeout(t.Context(), duration)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var disturbing sync.WaitGroup
-	for i, disturb := range []func(*rand.Rand){f.node, f.redis} {
-		disturbing.Go(func() { again(ctx, rand.New(rand.NewPCG(seed, uint64(i)+1<<32)), disturb) })
+	o.Created = func() { // not before, for a channel that nobody knows may be a member of topics
+		time.AfterFunc(o.Time, cancel)
+		for i, disturb := range []func(*rand.Rand){f.node, f.redis} {
+			disturbing.Go(func() { again(ctx, rand.New(rand.NewPCG(o.Seed, uint64(i)+1<<32)), disturb) })
+		}
 	}
-	err := workload.Run(t.Context(), f.Recorder, workload.Options{
-		Seed:     seed,
-		Base:     func() string { return c.nodes[rand.IntN(len(c.nodes))].url() },
-		HTTP:     c.http,
-		Channels: 60, Deleted: 12, Announced: &c.announcements,
-		Pause:            30 * time.Millisecond,
-		Time:             duration,
-		Settle:           patience,
-		TimeoutIsUnknown: true,
-	})
+	o.Base = func() string { return c.nodes[rand.IntN(len(c.nodes))].url() }
+	o.HTTP, o.Announced, o.Settle, o.TimeoutIsUnknown = c.http, &c.announcements, patience, true
+	err := workload.Run(t.Context(), f.Recorder, o)
 	disturbing.Wait()
 	if err != nil {
 		t.Fatal(err)

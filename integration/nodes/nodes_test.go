@@ -39,6 +39,9 @@ type store struct {
 
 	socket  string
 	process *exec.Cmd
+	// If it is one of a Redis Cluster, all has the servers, and address is this one's.
+	all     []*store
+	address string
 }
 
 // newStore starts a redis-server. settings are its arguments, such as "--appendonly", "yes".
@@ -101,7 +104,7 @@ type cluster struct {
 type node struct {
 	*testserver.Server
 
-	link     *relay // to Redis
+	link     *relay // to Redis; nil if that is a Redis Cluster, whose clients connect to the servers themselves
 	port     int
 	settings func(revision int) string // global options
 	revision int
@@ -118,7 +121,12 @@ func newCluster(tb testing.TB, s *store, count int, settings, redis string) *clu
 	hook := httptest.NewServer(&c.announcements)
 	tb.Cleanup(hook.Close)
 	for range count {
-		n := &node{Server: testserver.New(tb), link: newRelay(tb, s.socket), port: testserver.FreePort(tb)}
+		n := &node{Server: testserver.New(tb), port: testserver.FreePort(tb)}
+		address := s.address
+		if s.all == nil {
+			n.link = newRelay(tb, s.socket)
+			address = n.link.address
+		}
 		n.settings = func(revision int) string {
 			return fmt.Sprintf(`shutdown_delay 500ms
 grace_period 3s
@@ -134,7 +142,7 @@ megaphone {
 	broker redis %s {
 		%s
 	}
-}`, settings, 10_000+revision, hook.URL, n.link.address, redis)
+}`, settings, 10_000+revision, hook.URL, address, redis)
 		}
 		c.nodes = append(c.nodes, n)
 		n.start()
@@ -143,7 +151,7 @@ megaphone {
 }
 
 func (n *node) site() string {
-	return fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nmegaphone create write read exists manage health\n}\n", n.port)
+	return fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nmegaphone create write read exists manage health topics publish\n}\n", n.port)
 }
 
 func (n *node) url() string { return fmt.Sprintf("http://127.0.0.1:%d", n.port) }

@@ -2,10 +2,10 @@ package delivery
 
 import (
 	"net/http"
-	"runtime"
 	"sync"
 
 	"github.com/caddy-megaphone/megaphone/internal/conn"
+	"github.com/caddy-megaphone/megaphone/internal/netturn"
 	"github.com/caddy-megaphone/megaphone/internal/transport"
 )
 
@@ -62,10 +62,9 @@ func (s *DetachedStreams) Wake() {
 		streams = append(streams, d)
 	}
 	s.mu.Unlock()
-	for i, d := range streams {
+	pace := netturn.Every(64)
+	for _, d := range streams {
 		go d.wake()
-		if i%64 == 63 {
-			runtime.Gosched()
-		}
+		pace.Woke(1)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 // Check returns what is wrong with a history, in words. It returns nothing if all of this holds:
 //
+//   - No client has found anything wrong by itself.
 //   - Every accepted message was delivered, or its channel was deleted and counted it as undelivered.
 //   - No channel counted more messages as undelivered than were written to it.
 //   - Every delivered message was written: not only attempts that were refused.
@@ -21,6 +22,7 @@ import (
 //   - What checkTopics says of topics.
 func (h History) Check() []string {
 	c := newChecker(h)
+	c.faults = slices.Clone(h.Wrong)
 	c.deliveries()
 	c.losses()
 	c.counts()

@@ -6,6 +6,7 @@
 package history
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -82,6 +83,8 @@ type History struct {
 	// Stays are the memberships of topics, and Closes the ends of topics.
 	Stays  []Stay
 	Closes []Close
+	// Wrong is what clients have found wrong by themselves, in words.
+	Wrong []string
 	// KnowsTopics has the channels that are told what they have missed, and when a topic ends.
 	KnowsTopics map[string]bool
 }
@@ -158,11 +161,25 @@ func (r *Recorder) Missing() (n int) {
 	return n
 }
 
-// Delete records that the server has deleted a channel and counted messages in it as undelivered.
+// Wrong records that a client has found something wrong by itself.
+func (r *Recorder) Wrong(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.history.Wrong = append(r.history.Wrong, fmt.Sprintf(format, args...))
+}
+
+// Delete records that the server has deleted a channel, at some time until now, and counted messages in it as undelivered. Its
+// memberships have ended by then.
 func (r *Recorder) Delete(channel string, undelivered int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.history.Undelivered[channel] += undelivered
+	for i := range r.history.Stays {
+		s := &r.history.Stays[i]
+		if s.Channel == channel && s.Leave.End == never { // it may have tried to leave since then
+			s.Leave = Span{s.Join.Start, r.Now()}
+		}
+	}
 }
 
 // Fault records a fault of all channels that lasts while f runs, and then for some time more, until its effects are over.
@@ -195,6 +212,7 @@ func (r *Recorder) History() History {
 		Undelivered: maps.Clone(r.history.Undelivered),
 		Stays:       slices.Clone(r.history.Stays),
 		Closes:      slices.Clone(r.history.Closes),
+		Wrong:       slices.Clone(r.history.Wrong),
 		KnowsTopics: maps.Clone(r.history.KnowsTopics),
 	}
 }

@@ -97,6 +97,27 @@ func ReadJSON(r *http.Request, limit int64, v any) error {
 		return err
 	}
 	defer FreeBody(body)
+	return unmarshal(body, v)
+}
+
+// ReadOptionalJSON is [ReadJSON] for a request that needs no body. If the body is empty, even if only its end says so, v stays as
+// it is, and the Content-Type does not matter.
+func ReadOptionalJSON(r *http.Request, limit int64, v any) error {
+	body, err := ReadBody(r, limit)
+	if err != nil {
+		return err
+	}
+	defer FreeBody(body)
+	if body.Len() == 0 {
+		return nil
+	}
+	if err := CheckJSONType(r); err != nil {
+		return err
+	}
+	return unmarshal(body, v)
+}
+
+func unmarshal(body *bytes.Buffer, v any) error {
 	if !utf8.Valid(body.Bytes()) {
 		return BadRequest("the body is not UTF-8")
 	}

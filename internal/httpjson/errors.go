@@ -134,7 +134,7 @@ var replies = []struct {
 	}},
 	{broker.ErrOutcomeUnknown, Error{
 		Status: http.StatusServiceUnavailable, Code: codeTimeout,
-		Message: "it is not known whether the message was written: repeat the request with its Idempotency-Key",
+		Message: "it is not known whether the request was done: repeat it, a write with its Idempotency-Key",
 	}},
 	{broker.ErrUnavailable, Error{
 		Status: http.StatusServiceUnavailable, Code: codeTimeout, retryAfter: RetryAfter,

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -229,37 +228,6 @@ func (s *Server) Await(what string, condition func() bool) {
 		}
 	}
 }
-
-// FreePort returns a port of the loopback address that is free for TCP and UDP. It is likely to stay free until the
-// test uses it: each call returns another port, processes that run at the same time use ports far apart, and programs
-// that ask the system for any port get a higher one.
-func FreePort(tb testing.TB) int {
-	tb.Helper()
-	for range portCount {
-		port := firstPort + int(portsTried.Add(1))%portCount
-		tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
-		if err != nil {
-			continue
-		}
-		udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
-		_ = tcp.Close()
-		if err == nil {
-			_ = udp.Close()
-			return port
-		}
-	}
-	tb.Fatal("there is no free port")
-	return 0
-}
-
-// The range of ports that FreePort returns. Programs that ask for any port get 32768 or higher on Linux, and 49152 or
-// higher on other systems.
-const firstPort, portCount = 20_000, 12_000
-
-// portsTried counts the ports that were tried. It starts at a different number in each process.
-var portsTried atomic.Uint32
-
-func init() { portsTried.Store(uint32(os.Getpid() % 60 * (portCount / 60))) }
 
 // A logBuffer collects the output of a process. It is safe for concurrent use.
 type logBuffer struct {

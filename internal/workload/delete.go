@@ -3,6 +3,7 @@ package workload
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -52,13 +53,20 @@ func (s *session) delete(ctx context.Context, random *rand.Rand) {
 	case <-ctx.Done():
 	}
 	_ = s.Leave(s.name, "", func() error {
-		return s.insist(ctx, http.MethodDelete, "/channel/"+s.consumerAddress, nil)
+		err := s.insist(ctx, http.MethodDelete, "/channel/"+s.consumerAddress, nil)
+		if errors.Is(err, errNotFound) && !s.FullDelete {
+			return nil // an attempt that had no answer has deleted it
+		}
+		return err
 	})
 	time.Sleep(2 * s.Pause) // the producer learns of it
 }
 
 // announced reports whether the deletion of the channel was announced, and records it.
 func (s *session) announced() bool {
+	if s.Announced == nil {
+		return false
+	}
 	n, ok := s.Announced.count(s.consumerAddress)
 	if ok && !s.noted {
 		s.noted = true

@@ -2,6 +2,7 @@ package workload
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -25,14 +26,16 @@ func (s *session) attempt(ctx context.Context, limit time.Duration, value, key s
 	if key != "" {
 		header["Idempotency-Key"] = key
 	}
-	w.Outcome, w.Detail = s.outcome(s.postFor(ctx, limit, "/write/"+s.producerAddress+"/s", header, bytes.NewReader(fmt.Appendf(nil, "%q", value))))
+	status, text, err := s.postFor(ctx, limit, "/write/"+s.producerAddress+"/s", header, bytes.NewReader(fmt.Appendf(nil, "%q", value)))
+	w.Outcome, w.Detail = s.outcome(status, text, err)
+	s.gone = s.gone || status == http.StatusNotFound
 	s.Write(w)
 	return w.Outcome
 }
 
 // write writes one message after the other, each once.
 func (s *session) write(ctx context.Context) {
-	for s.pause(ctx) {
+	for !s.gone && s.pause(ctx) {
 		s.attempt(ctx, requestTime, s.value(), "")
 	}
 }
@@ -40,7 +43,7 @@ func (s *session) write(ctx context.Context) {
 // writeKeyed writes one message after the other. Sometimes it breaks off a request. It repeats each message until the
 // server accepts it.
 func (s *session) writeKeyed(ctx context.Context) {
-	for s.pause(ctx) {
+	for !s.gone && s.pause(ctx) {
 		value := s.value()
 		key := "key-" + value
 		if s.rand.IntN(50) == 0 {
@@ -48,7 +51,7 @@ func (s *session) writeKeyed(ctx context.Context) {
 				s.attempt(ctx, time.Duration(s.rand.IntN(int(2*time.Millisecond))), value, key)
 			})
 		}
-		for s.attempt(ctx, requestTime, value, key) != history.Accepted && ctx.Err() == nil {
+		for s.attempt(ctx, requestTime, value, key) != history.Accepted && ctx.Err() == nil && !s.gone {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
@@ -89,6 +92,10 @@ func (s *session) outcomes(n, status int, text []byte, err error) ([]history.Out
 		}
 	}
 	for _, f := range r.Failures {
+		if f.Index < 0 || f.Index >= n {
+			s.Wrong("the reply to %d messages tells of a failure of message %d: %s", n, f.Index, text)
+			return make([]history.Outcome, n), string(text)
+		}
 		outcomes[f.Index] = history.Refused
 		if f.Reason == "TIMEOUT" && s.TimeoutIsUnknown || f.Reason == "INTERNAL_SERVER_ERROR" {
 			outcomes[f.Index] = history.Unknown
@@ -126,16 +133,20 @@ func (s *session) writeBatch(ctx context.Context) {
 // ingest streams lines, one request after the other.
 func (s *session) ingest(ctx context.Context) {
 	for s.pause(ctx) {
-		s.stream(ctx, requestTime, "/write", 1+s.rand.IntN(50), func() (history.Write, string) {
+		s.stream(ctx, 0, "/write", 1+s.rand.IntN(50), func() (history.Write, string) {
 			w := history.Write{Channel: s.name, Value: s.value()}
 			return w, fmt.Sprintf(`{"channel":%q,"streamId":"s","body":%q}`, s.producerAddress, w.Value)
 		})
 	}
 }
 
-// stream sends lines in one request, which it breaks off after some time. next returns what
-// the next line writes, and the line.
-func (s *session) stream(ctx context.Context, limit time.Duration, path string, n int, next func() (history.Write, string)) {
+// stream sends lines in one request, which it breaks off after some time. If limit is 0, it waits for requestTime after each line.
+// next returns what the next line writes, and the line. It reports whether the request ended well.
+func (s *session) stream(ctx context.Context, limit time.Duration, path string, n int, next func() (history.Write, string)) (ended bool) {
+	sending, breakOff := context.WithCancel(context.WithoutCancel(ctx))
+	defer breakOff()
+	timer := time.AfterFunc(cmp.Or(limit, requestTime), breakOff)
+	defer timer.Stop()
 	var lines []history.Write
 	body, pipe := io.Pipe()
 	sent := make(chan struct{})
@@ -149,12 +160,15 @@ func (s *session) stream(ctx context.Context, limit time.Duration, path string, 
 			if _, err := io.WriteString(pipe, line+"\n"); err != nil {
 				return // the request has ended
 			}
+			if limit == 0 {
+				timer.Reset(requestTime)
+			}
 			if !s.pause(ctx) {
 				return
 			}
 		}
 	}()
-	status, text, err := s.postFor(ctx, limit, path, map[string]string{"Content-Type": "application/x-ndjson"}, body)
+	status, text, err := s.do(sending, http.MethodPost, path, map[string]string{"Content-Type": "application/x-ndjson"}, body)
 	_ = body.CloseWithError(io.ErrClosedPipe)
 	<-sent
 	outcomes, detail := s.outcomes(len(lines), status, text, err)
@@ -167,4 +181,5 @@ func (s *session) stream(ctx context.Context, limit time.Duration, path string, 
 		}
 		s.Write(w)
 	}
+	return err == nil && status == http.StatusCreated
 }

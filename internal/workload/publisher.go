@@ -54,7 +54,7 @@ func (p *publisher) publish(ctx context.Context, limit time.Duration, w history.
 	status, text, err := p.postFor(ctx, limit, "/publish/"+p.topic+"/"+p.id+query, header, bytes.NewReader(fmt.Appendf(nil, "%q", w.Value)))
 	w.Outcome, w.Detail = p.outcome(status, text, err)
 	if w.Outcome == history.Accepted {
-		w.Published = &history.Published{Held: query != ""}
+		w.Published = &history.Published{Held: query == fullHold}
 		if err := json.Unmarshal(text, w.Published); err != nil {
 			w.Published, w.Outcome, w.Detail = nil, history.Unknown, fmt.Sprintf("%v: %s", err, text)
 		}
@@ -74,7 +74,16 @@ func (p *publisher) each(ctx context.Context, merge history.Merge, query string)
 func (p *publisher) plain(ctx context.Context)   { p.each(ctx, history.MergeNone, "") }
 func (p *publisher) append(ctx context.Context)  { p.each(ctx, history.MergeAppend, "") }
 func (p *publisher) replace(ctx context.Context) { p.each(ctx, history.MergeReplace, "") }
-func (p *publisher) held(ctx context.Context)    { p.each(ctx, history.MergeNone, "?full=hold") }
+func (p *publisher) held(ctx context.Context)    { p.each(ctx, history.MergeNone, fullHold) }
+
+const fullHold = "?full=hold"
+
+// deleteFull publishes once, near the end of the run, and deletes the channels that have no room.
+func (p *publisher) deleteFull(ctx context.Context) {
+	if wait(ctx, p.Time*7/8+time.Duration(p.rand.Int64N(int64(p.Time/8)))) {
+		p.publish(ctx, requestTime, p.next(history.MergeNone), "?full=delete")
+	}
+}
 
 // keyed repeats each message until the server accepts it. Sometimes it breaks off a request.
 func (p *publisher) keyed(ctx context.Context) {
@@ -103,7 +112,7 @@ func (p *publisher) lines(ctx context.Context) {
 	for p.pause(ctx) {
 		n := 1 + p.rand.IntN(20)
 		if p.rand.IntN(4) > 0 {
-			p.request(ctx, requestTime, "/write", n)
+			p.request(ctx, 0, "/write", n)
 			continue
 		}
 		p.ChannelFault(p.topic, "its producer is killed", func() { p.request(ctx, p.someTime(n), "/write", n) })
@@ -115,18 +124,20 @@ func (p *publisher) someTime(lines int) time.Duration {
 	return time.Duration(p.rand.Int64N(int64(p.Pause) * int64(lines)))
 }
 
-// request sends lines in one request, which it breaks off after some time.
-func (p *publisher) request(ctx context.Context, limit time.Duration, path string, n int) {
-	p.stream(ctx, limit, path, n, p.line)
+// request sends lines in one request, as stream does.
+func (p *publisher) request(ctx context.Context, limit time.Duration, path string, n int) (ended bool) {
+	return p.stream(ctx, limit, path, n, p.line)
 }
 
 var errOpen = errors.New("the topic of a streamed ingest that has ended is still open")
 
-// answer streams one request, whose end closes the topic. It may be killed before. It returns how the topic ended.
+// answer streams one request, whose end closes the topic. It may be killed before, and so may the server. It returns how the topic
+// ended.
 func (p *publisher) answer(ctx context.Context) (as string, err error) {
 	path, n := "/write?close="+p.topic, 10+p.rand.IntN(1+int(p.Time/p.Pause)/2)
+	clean := false
 	if p.rand.IntN(2) == 0 {
-		p.request(ctx, requestTime, path, n)
+		clean = p.request(ctx, 0, path, n)
 	} else {
 		p.ChannelFault(p.topic, "its producer is killed", func() { p.request(ctx, p.someTime(n), path, n) })
 	}
@@ -141,9 +152,14 @@ func (p *publisher) answer(ctx context.Context) (as string, err error) {
 			continue
 		}
 		if state.Closed != "" {
-			return state.Closed, nil
+			if p.Late > 0 && !clean { // closing it may have been broken off before all members had the end
+				err = p.insist(ctx, http.MethodPost, "/topic/"+p.topic+"/close", nil)
+			}
+			return state.Closed, err
 		}
-		if state.Kept == 0 && time.Since(ended) > time.Second { // it was killed before its request had begun
+		neverBegun := state.Kept == 0 && time.Since(ended) > time.Second
+		serverKilled := p.Late > 0 && !clean && time.Since(ended) > p.Late
+		if neverBegun || serverKilled {
 			if err := p.insist(ctx, http.MethodPost, "/topic/"+p.topic+"/close", nil); err != nil {
 				return "", err
 			}

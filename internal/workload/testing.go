@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -46,9 +47,17 @@ func Rounds(few, many int) int {
 	return few
 }
 
-// Check fails the test if something is wrong with a history, or if fewer messages were accepted in it than that.
+// Check fails the test if something is wrong with a history, or if fewer messages were accepted in it than that. MEGAPHONE_HISTORY
+// names a file for the history, as JSON.
 func Check(tb testing.TB, h history.History, accepted int) {
 	tb.Helper()
+	if file := os.Getenv("MEGAPHONE_HISTORY"); file != "" {
+		if text, err := json.Marshal(h); err != nil {
+			tb.Error(err)
+		} else if err := os.WriteFile(file, text, 0o600); err != nil {
+			tb.Error(err)
+		}
+	}
 	outcomes := map[history.Outcome]int{}
 	for _, w := range h.Writes {
 		outcomes[w.Outcome]++

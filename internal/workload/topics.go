@@ -119,6 +119,10 @@ func (ts *topics) run(ctx context.Context, running *sync.WaitGroup) {
 			p := ts.publisher(i, j)
 			running.Go(func() { publishers[(i+j)%len(publishers)](p, ctx) })
 		}
+		if i == 2 && ts.FullDelete {
+			p := ts.publisher(i, 3)
+			running.Go(func() { p.deleteFull(ctx) })
+		}
 		if i%4 == 1 {
 			running.Go(func() {
 				wait(ctx, time.Duration(ts.random(-3_000_000-i).Int64N(int64(ts.Time))))
@@ -159,7 +163,7 @@ func (ts *topics) end(ctx context.Context) error {
 				m.joinAll(ctx) // after the end
 			}
 			deadline := time.Now().Add(m.Settle)
-			for m.attempt(ctx, requestTime, m.value(), "") != history.Accepted && time.Now().Before(deadline) {
+			for m.attempt(ctx, requestTime, m.value(), "") != history.Accepted && !m.gone && time.Now().Before(deadline) {
 				time.Sleep(10 * time.Millisecond)
 			}
 		})

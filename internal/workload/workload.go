@@ -10,8 +10,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +37,8 @@ type Options struct {
 	Deleted int
 	// Announced gets the webhook channel_deleted, by which the clients learn what was not delivered.
 	Announced *Announcements
+	// Created, if it is set, is called when all channels are there.
+	Created func()
 	// Pause is the average time between two writes of a producer.
 	Pause time.Duration
 	// Reading, if it is set, keeps the consumers from reading before it is closed.
@@ -49,6 +51,11 @@ type Options struct {
 	// does where a store may have failed. By default it means that the message is in no channel. The reply to a single write
 	// says which of the two it is.
 	TimeoutIsUnknown bool
+	// FullDelete says that once, late, a publish to a topic deletes the channels that have no room. It needs Announced.
+	FullDelete bool
+	// Late, if it is set, is how long a request without an answer may have its effect later. Servers may be killed, too, so an
+	// ingest may end without closing the topics that it should close.
+	Late time.Duration
 }
 
 // random returns one of the sequences of random numbers that the seed stands for.
@@ -77,6 +84,7 @@ type session struct {
 	writing context.Context //nolint:containedctx // of the producer
 	stop    func()          // ends it
 	deleted bool            // in the course of the run
+	gone    bool            // the server says so
 	noted   bool            // that the deletion was announced
 }
 
@@ -94,6 +102,9 @@ func Run(ctx context.Context, r *history.Recorder, o Options) error {
 			return fmt.Errorf("create: %w", err)
 		}
 		sessions[i] = s
+	}
+	if o.Created != nil {
+		o.Created()
 	}
 	writing, cancel := context.WithTimeout(ctx, o.Time)
 	defer cancel()
@@ -117,7 +128,7 @@ func Run(ctx context.Context, r *history.Recorder, o Options) error {
 	stop()
 	readers.Wait()
 	for _, s := range sessions {
-		if s.deleted && !s.announced() {
+		if !s.announced() && (s.deleted || s.gone) {
 			err = errors.Join(err, fmt.Errorf("channel %s was deleted, and nobody has announced that", s.name))
 		}
 	}
@@ -129,7 +140,7 @@ func settle(r *history.Recorder, o Options, sessions []*session) {
 	for deadline := time.Now().Add(o.Settle); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		announced := true
 		for _, s := range sessions {
-			announced = (!s.deleted || s.announced()) && announced
+			announced = (s.announced() || !s.deleted && !s.gone) && announced
 		}
 		if announced && r.Missing() == 0 {
 			return
@@ -155,17 +166,25 @@ func (s *session) create(ctx context.Context) error {
 	}
 }
 
-// insist repeats a request until it has an effect, or its object does not exist, for as long as clients wait for things to settle:
-// a server may be down.
+// errNotFound says that there is no such object.
+var errNotFound = errors.New("not found")
+
+// insist repeats a request until it has an effect, for as long as clients wait for things to settle: a server may be down. If its
+// object does not exist, it fails with errNotFound. Its effect is over when it returns.
 func (s *session) insist(ctx context.Context, method, path string, body []byte) error {
+	late := time.Duration(0)
 	for deadline := time.Now().Add(s.Settle); ; time.Sleep(20 * time.Millisecond) {
 		status, text, err := s.send(ctx, method, requestTime, path, nil, bytes.NewReader(body))
-		if err == nil && (status == http.StatusOK || status == http.StatusNotFound) {
+		switch {
+		case err == nil && status == http.StatusOK:
+			time.Sleep(late)
 			return nil
-		}
-		if time.Now().After(deadline) {
+		case err == nil && status == http.StatusNotFound:
+			return errNotFound
+		case time.Now().After(deadline):
 			return fmt.Errorf("%s %s: %d %s %w", method, path, status, text, err)
 		}
+		late = s.Late
 	}
 }
 
@@ -186,6 +205,11 @@ func (s *session) postFor(ctx context.Context, limit time.Duration, path string,
 func (s *session) send(ctx context.Context, method string, limit time.Duration, path string, header map[string]string, body io.Reader) (status int, text []byte, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
+	return s.do(ctx, method, path, header, body)
+}
+
+// do is like send, but the request lasts until ctx ends.
+func (s *session) do(ctx context.Context, method, path string, header map[string]string, body io.Reader) (status int, text []byte, err error) {
 	r, err := http.NewRequestWithContext(ctx, method, s.Base()+path, body)
 	if err != nil {
 		return 0, nil, err
@@ -194,8 +218,13 @@ func (s *session) send(ctx context.Context, method string, limit time.Duration, 
 	for name, value := range header {
 		r.Header.Set(name, value)
 	}
+	sent := false // a request with a key is sent again by net/http when its connection breaks
+	r = r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }}))
 	response, err := s.HTTP.Do(r)
-	if err != nil {
+	switch {
+	case err != nil && !sent:
+		return 0, nil, fmt.Errorf("%w: %w", errNeverSent, err)
+	case err != nil:
 		return 0, nil, err
 	}
 	defer response.Body.Close()
@@ -203,12 +232,14 @@ func (s *session) send(ctx context.Context, method string, limit time.Duration, 
 	return response.StatusCode, text, err
 }
 
+// errNeverSent is the error of a request for which there was no connection.
+var errNeverSent = errors.New("never sent")
+
 // outcome says what a reply to a write means.
 func (s *session) outcome(status int, text []byte, err error) (history.Outcome, string) {
-	var dial *net.OpError
 	switch {
-	case errors.As(err, &dial) && dial.Op == "dial":
-		return history.Refused, err.Error() // it was never sent
+	case errors.Is(err, errNeverSent):
+		return history.Refused, err.Error()
 	case err != nil, status == http.StatusServiceUnavailable && strings.Contains(string(text), "not known whether"):
 		return history.Unknown, fmt.Sprintf("%d %s %v", status, text, err)
 	case status == http.StatusCreated, status == http.StatusAccepted:

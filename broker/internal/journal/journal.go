@@ -79,6 +79,7 @@ type Marks struct {
 type Member struct {
 	ID
 	Topics []ID    // of which it is a member
+	Ends   []ID    // those of them whose end waits for its turn, and is not one of the channel's messages yet
 	Marks  []Marks // by position
 }
 
@@ -98,21 +99,31 @@ type Journal interface {
 	Put(h Holder, id ID, position uint64, m *broker.Message, batch *Batch, mustCommit bool) (*Commit, error)
 	// Merge notes that a message was merged with the one at a position. It returns and fails like Put.
 	Merge(h Holder, id ID, position uint64, m Merge, mustCommit bool) (*Commit, error)
-	// Move, Read and Delete never fail: what a journal cannot write now, it writes later. The keys of a Move are those
+	// Move and Read never fail: what a journal cannot write now, it writes later. The keys of a Move are those
 	// that were let go, or merged, since the last one, oldest first. If none was let go, LetGo may be zero.
 	Move(id ID, m Move)
 	Read(id ID, r Read)
-	Delete(id ID) *Commit
+	// Delete fails only if a call has asked for it, which is told so. Then nothing has happened.
+	Delete(id ID, asked bool) (*Commit, error)
 	// Topic notes all of a topic but the messages that it keeps. Join notes that a channel becomes a member. If they fail,
-	// nothing has happened. Leave and Mark never fail, like Move.
+	// nothing has happened. Leave fails like Delete. Mark never fails, like Move.
 	Topic(t *Topic) error
 	Join(id, topic ID) error
-	Leave(id, topic ID)
+	Leave(id, topic ID, asked bool) error
+	// EndWaits notes that the end of a topic waits for its turn in a member. If it fails, nothing has happened. EndComes notes that
+	// the end does not wait any more. It never fails, like Move.
+	EndWaits(id, topic ID) error
+	EndComes(id, topic ID)
 	// Mark notes what is special about the message at a position, which may be the next one to come. It replaces what was noted
 	// of the position.
 	Mark(id ID, position uint64, m Mark)
-	// Barrier returns the commit that makes all durable that was noted before, or nil if it is as durable as it has to be.
+	// Barrier returns the commit that makes all durable that was noted before, or nil if it is as durable as it has to be. So
+	// it is not if something could not be written when it happened.
 	Barrier() *Commit
+	// Takes returns why the journal takes nothing that adds to it now, or nil. Retry makes it call [Locked].Retry of a channel once
+	// it does.
+	Takes() error
+	Retry(id ID)
 	// Waits reports whether changes are not durable at once.
 	Waits() bool
 }
@@ -149,6 +160,7 @@ type Restored struct {
 
 	Messages []*broker.Message
 	Topics   []ID    // of which it is a member; all of them are restored
+	Ends     []ID    // as in Member
 	Marks    []Marks // by position
 }
 
@@ -168,8 +180,9 @@ type Locked interface {
 	Snapshot() *Channel
 	// Member returns what a channel has because of topics.
 	Member() *Member
-	// IsMember reports whether a channel is a member of a topic, and MarkAt what is special about a position.
-	IsMember(topic ID) bool
+	// IsMember reports whether a channel is a member of a topic, and whether the end of that waits. MarkAt returns what is special
+	// about a position.
+	IsMember(topic ID) (is, endWaits bool)
 	MarkAt(position uint64) Mark
 	// Topic returns all of a topic but what it keeps. It is nil for a channel.
 	Topic() *Topic
@@ -179,4 +192,6 @@ type Locked interface {
 	Messages() iter.Seq2[uint64, *broker.Message]
 	// AllDurable tells that all messages are durable.
 	AllDurable()
+	// Retry admits what waits, if it waits only because the journal has failed.
+	Retry()
 }

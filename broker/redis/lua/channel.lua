@@ -13,6 +13,7 @@ local function load(s)
   c.head, c.len, c.inflight, c.sent, c.held, c.bytes, c.ahead, c.node, c.fence, c.flags, c.settled, c.created, c.read, c.ttl,
     c.unconfirmed = struct.unpack(ALL, s)
   c.messages0, c.inflight0, c.bytes0 = c.len, c.inflight, c.bytes
+  c.unread0 = c.flags % 2 == 0 and unread(c.len, c.inflight, c.flags, c.unconfirmed)
   return true
 end
 
@@ -38,6 +39,11 @@ local function save()
   end
   redis.call('SETRANGE', state, 0, struct.pack(ALL, c.head, c.len, c.inflight, c.sent, c.held, c.bytes, c.ahead, c.node,
     c.fence, c.flags, c.settled, c.created, c.read, c.ttl, c.unconfirmed))
+  if hasReader() then
+    if c.unread0 and c.unread0 > 0 then redis.pcall('ZREM', base .. 'r', x) end
+  elseif (c.unread0 or 0) <= 0 and unread(c.len, c.inflight, c.flags, c.unconfirmed) > 0 then
+    noteWaiting(base, x, now())
+  end
   if c.len ~= c.messages0 then redis.call('HINCRBY', KEYS[2], 'messages', c.len - c.messages0) end
   if c.inflight ~= c.inflight0 then redis.call('HINCRBY', KEYS[2], 'inflight', c.inflight - c.inflight0) end
   if c.bytes == c.bytes0 then return 0 end

@@ -2,9 +2,9 @@
 -- these scripts sets scope, which begins the names of the scope's keys, and counters. N is a name.
 --
 -- HN is a hash: number of the last walk; keep and ttl, set if a call has set them; last, when it was published to; bytes, what it
--- keeps; closed, the end; turn and until, whose walk is under way, and until when at most; filled, how many scopes have members,
--- and for each of these f and its number; others, how many other scopes a walk visits, and for each of these s and its number, with
--- the id of the topic's record there. RN is the list of kept messages, IN the set of their keys and JN the list of those let go, QN
+-- keeps; closed, the end; ending, the number of the walk that brings the end, until all members have it; turn and until, whose walk
+-- is under way, and until when at most; filled, how many scopes have members, and for each of these f and its number; others, how
+-- many other scopes a walk visits, and for each of these s and its number, with the id of the topic's record there. RN is the list of kept messages, IN the set of their keys and JN the list of those let go, QN
 -- the walks that wait for their turn. L has all topics, E when those without members end, V those whose scopes are to be checked.
 local scope, counters
 
@@ -163,7 +163,8 @@ local function endWalk(name, id)
 end
 
 -- Begins a walk, which closes the topic if closes is true. Returns its number, or the reason why not: -1 with how long it waits
--- for its turn at most, -2 closed, -3 no memory, 0 no topic.
+-- for its turn at most, -2 closed, -3 no memory, 0 no topic. If a walk that brings the end was broken off, it goes on with its number,
+-- and its end is returned too.
 local function beginWalk(name, id, m, closes, l)
   if not topicExists(name) and l.keep == 0 then return 0 end
   ensureTopic(name, l.keep, l.ttl)
@@ -174,7 +175,8 @@ local function beginWalk(name, id, m, closes, l)
     return -1, v[2] - t
   end
   local code
-  if v[3] then
+  local ending = closes and v[3] and tonumber(field(name, 'ending'))
+  if v[3] and not ending then
     code = -2
   elseif not closes and tonumber(redis.call('HGET', counters, 'bytes') or 0) + l.elsewhere >= l.memory then
     code = -3
@@ -185,6 +187,7 @@ local function beginWalk(name, id, m, closes, l)
     endWalk(name, id)
     return code
   end
+  if ending then return ending, v[3] end
   redis.call('HSET', h, 'last', t)
   if closes then
     redis.call('HSET', h, 'closed', m)
@@ -196,5 +199,6 @@ local function beginWalk(name, id, m, closes, l)
   -- A server that has become the primary may lack the last walks. Other scopes know of them.
   local number = math.max(tonumber(field(name, 'number')) + 1, t * 1000)
   redis.call('HSET', h, 'number', number)
+  if closes then redis.call('HSET', h, 'ending', number) end
   return number
 end

@@ -123,6 +123,7 @@ for i = 1, channels do
   local head, len, inflight, sent, held, bytes, ahead, node, fence, flags
   local f, keys, k = nil, nil, nil -- keys: the set of idempotency keys; k: see lua/marks.lua
   local queue, from, to = KEYS[channels + i + 1], nil, nil -- from, to: messages that are to be appended
+  local idle = false -- nobody reads, and nothing is pending
   if s then
     head, len, inflight, sent, held, bytes, ahead, node, fence, flags = unpack('<I6I3I3I3I3I5I1c8I4I1', s)
     if flags >= 64 and math.floor(flags / 64) % 2 == 1 then k = readMarks(key(i, 'v')) end
@@ -132,6 +133,8 @@ for i = 1, channels do
         f = {}
         frames[node] = f
       end
+    else
+      idle = len == inflight
     end
   end
   local b1, b2, c1, c2, n1, n2, which = byte(spans, i * 7 - 6, i * 7)
@@ -260,6 +263,9 @@ for i = 1, channels do
   end
   if from then append(queue, from, to) end
   if s then call('SETRANGE', KEYS[i + 1], '6', pack('<I3I3I3I3I5', len, inflight, sent, held, bytes)) end
+  if idle and len > inflight and unread(inflight, inflight, flags, unpack('<I3', s, STATE - 2)) == 0 then
+    noteWaiting(sub(KEYS[i + 1], 1, -18), sub(KEYS[i + 1], -16), now())
+  end
   if k and not writeMarks(k, head + inflight) then call('SETRANGE', KEYS[i + 1], 36, pack('<I1', flags - 64)) end
 end
 if added > 0 then call('HINCRBY', counters, 'messages', added) end

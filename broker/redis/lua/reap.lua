@@ -34,6 +34,7 @@ local function free(expiries, x)
   redis.call('SETRANGE', key, 0, struct.pack(ALL, f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10] - 1, f[11], f[12], t, f[14], f[15]))
   redis.call('ZADD', expiries, t + f[14], x)
   redis.call('HINCRBY', KEYS[1], 'readers', -1)
+  if unread(f[2], f[3], f[10], f[15]) > 0 then noteWaiting(string.sub(expiries, 1, -2), x, t) end
   if f[10] >= 128 then readerChanged(string.sub(expiries, 1, -2) .. 'j' .. x, string.sub(KEYS[1], 1, -2), -1) end
   return true
 end

@@ -41,6 +41,7 @@ local function remove(base, x, reason, deletions)
   redis.call('UNLINK', base .. 's' .. x, base .. 'q' .. x, base .. 'w' .. x, base .. 'p' .. x, base .. 'k' .. x, base .. 'i' .. x,
     base .. 'g' .. x)
   redis.call('ZREM', base .. 'x', x)
+  if len > 0 and flags % 2 == 0 then redis.pcall('ZREM', base .. 'r', x) end
   redis.call('HINCRBY', counters, 'channels', -1)
   if len > 0 then
     redis.call('HINCRBY', counters, 'messages', -len)

@@ -13,7 +13,8 @@
 --             16 the time to live is its own, 32 it knows topics, 64 it has marks (lua/marks.lua), 128 it is a member of topics
 --   settled   id of the last message that was let go
 --   created, read, ttl  in milliseconds
---   unconfirmed  how many messages, from the oldest, a read has brought of whose end it is not known whether the client saw it
+--   unconfirmed  how many messages, from the oldest, a read has brought of whose end it is not known whether the client saw it,
+--             or if the channel follows cursors, any read
 -- After it come the client (8 bytes, if flag 8 is set) and the agent's name.
 local ALL = '<I6I3I3I3I3I5I1c8I4I1c16I5I5I5I3'
 local STATE = 71
@@ -26,10 +27,12 @@ local REMEMBERED = 256
 -- Larger messages are fetched by the reader's node, not pushed to it.
 local PUSHED = 8192
 
--- Milliseconds since 2025.
+local EPOCH = 1735689600000 -- the beginning of 2025, in milliseconds
+
+-- Milliseconds since then.
 local function now()
   local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000) - 1735689600000
+  return t[1] * 1000 + math.floor(t[2] / 1000) - EPOCH
 end
 
 -- What a channel remembers of an idempotency key: 60 bits of the event id, as a number. Redis keeps a small set of numbers in

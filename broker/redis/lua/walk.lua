@@ -2,12 +2,13 @@
 -- lua/channel.lua says.
 -- ARGV: 2 node, 3 the topic, 4 numbers, 5 the message, 6 which begins the names of all keys.
 -- Steps: 1 begins the walk, 2 visits members, 4 ends the walk if all were visited, 8 ends it in any case, 16 only tells that it goes
--- on. All but 2 are for the home.
+-- on, 32 tells that all members have the end. All but 2 are for the home.
 -- Returns a string. First the outcome: 1 all is well, 5 a later walk was here, or 10 less what beginWalk returns. Then the walk's
 -- number, or how long it waits. Then 1 if all members of this scope were visited, and 2 if there are none. Then how many were visited,
 -- have taken the message, have had it before, have replaced another one with it, have appended it, have missed it, and will not get
 -- it from this call. Then in how many it waits, and how many are to be deleted. Then the ids of these two, the first with the number
--- of the call that waits. Then the other scopes, with the ids of their records.
+-- of the call that waits. Then the other scopes, with the ids of their records. Then, if another walk that brings the end was broken
+-- off and this one goes on with it, 65535 and its end.
 local steps, kind, full, number, turn, first, buffer, hold, memory, elsewhere, keep, ttl, keptElsewhere =
   struct.unpack('<I1I1I1I7I6I6I4I5I7I7I7I5I7', ARGV[4])
 local node, name, m, prefix = ARGV[2], ARGV[3], ARGV[5], ARGV[6]
@@ -20,18 +21,19 @@ local id = node .. pack('<I6', turn)
 local function does(step) return math.floor(steps / step) % 2 == 1 end
 
 local n = {members = 0, accepted = 0, duplicates = 0, replaced = 0, appended = 0, missed = 0, full = 0}
-local held, deleted, others, done = {}, {}, {}, 1
+local held, deleted, others, done, going = {}, {}, {}, 1, ''
 
 local function reply(code, value)
   return pack('<I1I7I1I2I2I2I2I2I2I2I2I2', code, value, done, n.members, n.accepted, n.duplicates, n.replaced, n.appended,
-    n.missed, n.full, #held, #deleted) .. table.concat(held) .. table.concat(deleted) .. table.concat(others)
+    n.missed, n.full, #held, #deleted) .. table.concat(held) .. table.concat(deleted) .. table.concat(others) .. going
 end
 
 if does(1) then
-  local code, wait = beginWalk(name, id, m, kind == 1,
+  local code, more = beginWalk(name, id, m, kind == 1,
     {keep = keep, ttl = ttl, memory = memory, elsewhere = elsewhere, keptElsewhere = keptElsewhere})
-  if code <= 0 then return reply(-code + 10, wait or 0) end
+  if code <= 0 then return reply(-code + 10, more or 0) end
   number = code
+  if more then m, going = more, pack('<I2', 65535) .. more end
   local fields = call('HGETALL', scope .. 'H' .. name)
   for i = 1, #fields, 2 do
     if string.match(fields[i], '^s%d+$') then others[#others + 1] = pack('<I2', tonumber(sub(fields[i], 2))) .. fields[i + 1] end
@@ -177,6 +179,8 @@ local function member(y, s)
         gives(to, pack('<I4I6', fence, head + len), m, base .. 's' .. x, sub(s, 13, 15))
         sent = sent + 1
       end
+    elseif flags % 2 == 0 and len == inflight and unread(len, inflight, flags, struct.unpack('<I3', s, STATE - 2)) == 0 then
+      noteWaiting(base, x, now())
     end
     added, addedBytes, n.accepted = added + 1, addedBytes + #m + OVERHEAD, n.accepted + 1
     call('SETRANGE', base .. 's' .. x, 6, pack('<I3I3I3I3I5', len + 1, inflight, sent, waiting, bytes + #m + OVERHEAD))
@@ -235,5 +239,7 @@ local function visitSome()
 end
 
 if does(2) and not visitSome() then return reply(5, 0) end
-if does(8) or does(4) and done > 0 and #others == 0 then endWalk(name, id) end
+local all = does(4) and done > 0 and #others == 0
+if kind == 1 and (does(32) or all) then call('HDEL', scope .. 'H' .. name, 'ending') end
+if does(8) or all then endWalk(name, id) end
 return reply(1, number)

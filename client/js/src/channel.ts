@@ -1,6 +1,7 @@
 // Which channel to read, and at which address.
 
 import { MegaphoneError } from "./errors.js";
+import { within } from "./timer.js";
 
 /**
  * A channel: its consumer address, or the reply of `create`, of which the client uses only `consumerAddress`. Or an
@@ -15,16 +16,17 @@ export type Channel = string | { consumerAddress: string } | { url: string | URL
 export type ChannelSource = Channel | (() => Channel | Promise<Channel>);
 
 /** Returns the URL to read from. If the source is a function, calls it to create the channel. */
-export async function resolve(source: ChannelSource, base: string): Promise<string> {
-  const channel = await ask(source);
+export async function resolve(source: ChannelSource, base: string, options: Patience): Promise<string> {
+  const channel = await ask("channel", source, options);
   const { consumerAddress, url } = (typeof channel === "string" ? { consumerAddress: channel } : (channel ?? {})) as {
     consumerAddress?: unknown;
     url?: string | URL;
   };
   const read = new URL(url ?? base, base);
   if (!url) {
-    if (typeof consumerAddress !== "string") {
-      throw new MegaphoneError("NO_CHANNEL", "no channel: give an address, or an object with consumerAddress");
+    // A URL would lose a segment of dots.
+    if (typeof consumerAddress !== "string" || /^\.{1,2}$/.test(consumerAddress)) {
+      throw new MegaphoneError("NO_CHANNEL", "the channel has no consumerAddress");
     }
     read.pathname = read.pathname.replace(/\/*$/, `/read/${encodeURIComponent(consumerAddress)}`);
   }
@@ -32,19 +34,21 @@ export async function resolve(source: ChannelSource, base: string): Promise<stri
   return read.href;
 }
 
+/** What says how long the client waits for a function. */
+interface Patience {
+  patience?: number | undefined;
+}
+
 /** Returns a value, or calls the application's function for it. Marks what the function throws as the application's. */
 export async function ask<Value>(
+  name: string,
   value: Value | ((fault?: Error) => Value | Promise<Value>),
+  { patience }: Patience,
   fault?: Error,
 ): Promise<Value> {
   try {
-    return await (typeof value === "function" ? (value as (fault?: Error) => Value)(fault) : value);
+    return await within(patience, name, typeof value === "function" ? (value as (fault?: Error) => Value)(fault) : value);
   } catch (cause) {
     throw new MegaphoneError("APPLICATION", "", { cause });
   }
-}
-
-/** Waits until the signal aborts. If the signal never aborts, waits forever. */
-export function aborted(signal: AbortSignal): Promise<undefined> {
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(undefined)));
 }

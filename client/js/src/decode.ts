@@ -1,6 +1,7 @@
 // What happens to a message's body before a listener gets it: the options `decode` and `schemas`.
 
 import { MegaphoneError } from "./errors.js";
+import { within } from "./timer.js";
 import type { End, Message } from "./streams.js";
 
 /** A schema of any library that follows Standard Schema (https://standardschema.dev): Zod, Valibot, ArkType, … */
@@ -21,20 +22,24 @@ type Result<Body> =
 export interface Decoding {
   decode?: ((message: Message<unknown>) => unknown) | undefined;
   schemas?: object | undefined;
+  patience?: number | undefined;
 }
 
 /** Returns the body that a listener gets. Throws an error with the code INVALID if there is none. */
-export async function decode(message: Message<unknown> & Partial<End>, { decode, schemas }: Decoding): Promise<unknown> {
+export async function decode(
+  message: Message<unknown> & Partial<End>,
+  { decode, schemas, patience }: Decoding,
+): Promise<unknown> {
   try {
     if (message.end) {
       return null;
     }
-    const body = decode ? await decode(message) : message.body;
+    const body = decode ? await within(patience, "decode", decode(message)) : message.body;
     const schema = Object.hasOwn(schemas ?? {}, message.sid) && (schemas as Record<string, Schema>)[message.sid];
     if (!schema) {
       return body;
     }
-    const result = await schema["~standard"].validate(body);
+    const result = await within(patience, "schemas", schema["~standard"].validate(body));
     if (result.issues) {
       throw new Error(result.issues.map(({ message }) => message).join("; "));
     }

@@ -2,9 +2,12 @@
 
 type Handler = (value: any) => void;
 
+/** A listener of an event. The handler is what is called: the listener, or for `once` a function that calls it. */
+type Entry = [event: unknown, handler: Handler, listener: Handler];
+
 /** Something with events. `Events` has the type of each event's value. */
 export class Emitter<Events extends object> {
-  #handlers: { [E in keyof Events]?: [handler: Handler, listener: Handler][] } = {};
+  #entries: Entry[] = [];
   #printed = new Set<unknown>();
   #debug: Debug | undefined;
 
@@ -32,13 +35,13 @@ export class Emitter<Events extends object> {
 
   /** Removes a listener that `on` or `once` has added. */
   off<E extends keyof Events>(event: E, listener: (value: Events[E]) => void): void {
-    this.#remove(event, (entry) => entry[1] === listener);
+    this.#remove((entry) => entry[0] === event && entry[2] === listener);
   }
 
   /** Calls the listeners. If nobody listens to errors, the console gets the first of each code. */
   protected emit<E extends keyof Events>(event: E, value: Events[E]): void {
     this.debug(event as string, value);
-    const entries = this.#handlers[event] ?? [];
+    const entries = this.#entries.filter((entry) => entry[0] === event);
     if (event === "error" && !entries.length) {
       const { code } = Object(value);
       if (!this.#printed.has(code)) {
@@ -46,7 +49,7 @@ export class Emitter<Events extends object> {
         console.error(value);
       }
     }
-    entries.forEach(([handler]) => call(handler, value));
+    entries.forEach((entry) => call(entry[1], value));
   }
 
   /** Logs, if the option `debug` is set. */
@@ -55,14 +58,13 @@ export class Emitter<Events extends object> {
   }
 
   #add(event: keyof Events, handler: Handler, listener = handler): () => void {
-    const entry: [Handler, Handler] = [handler, listener];
-    this.#handlers[event] = [...(this.#handlers[event] ?? []), entry];
-    return () => this.#remove(event, (other) => other === entry);
+    const added: Entry = [event, handler, listener];
+    this.#entries.push(added);
+    return () => this.#remove((entry) => entry === added);
   }
 
-  /** Removes listeners. It makes a new list, so that a list can change while an event goes through it. */
-  #remove(event: keyof Events, matches: (entry: [Handler, Handler]) => boolean): void {
-    this.#handlers[event] = this.#handlers[event]?.filter((entry) => !matches(entry)) ?? [];
+  #remove(matches: (entry: Entry) => boolean): void {
+    this.#entries = this.#entries.filter((entry) => !matches(entry));
   }
 }
 

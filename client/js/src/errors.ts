@@ -18,7 +18,7 @@ export interface ErrorDetails {
  * (the transport does not get through), `UNREADABLE` (the server sent something that is not a message), `TAKEN_OVER`
  * (another consumer reads the channel), `NO_CHANNEL` (the page's function did not create a channel), `HTTP` (the reply
  * does not come from a Megaphone server), `REFUSED` (the server refused a WebSocket, for a reason that a browser hides),
- * `INVALID` (`decode` or a schema did not accept the message `received`), `ABORTED` (the producer of a stream died
+ * `TIMEOUT` (also if a function of yours took too long), `INVALID` (`decode` or a schema did not accept the message `received`), `ABORTED` (the producer of a stream died
  * before the end).
  */
 export class MegaphoneError extends Error {
@@ -52,7 +52,7 @@ export async function refusal(response: Response): Promise<MegaphoneError> {
       message = `${where}: ${status}`;
     }
   }
-  const seconds = Number(headers.get("Retry-After") ?? NaN);
+  const seconds = parseFloat(headers.get("Retry-After")!);
   return new MegaphoneError(code, message, { status, retryAfter: seconds >= 0 ? seconds * 1000 : undefined });
 }
 

@@ -2,7 +2,7 @@
 
 import { MegaphoneError, refusal } from "./errors.js";
 import { Parser } from "./lines.js";
-import { Watchdog } from "./timer.js";
+import { Watchdog, aborted } from "./timer.js";
 import type { Sink, Target, Transport } from "./transport.js";
 
 /** How long a poll waits at the server, in seconds. */
@@ -56,13 +56,14 @@ async function request(
   if (accept) {
     all.set("Accept", accept);
   }
-  const response = await fetch(url + query, {
+  const reply = fetch(url + query, {
     method: accept ? "GET" : "HEAD",
     headers: all,
     cache: "no-store",
     credentials: credentials!, // undefined is the same as leaving it out
     signal,
   });
+  const response = await Promise.race([reply, aborted(signal)]); // the application's fetch may ignore the signal
   if (!response.ok || !streams.test(response.headers.get("Content-Type")!) || (accept && !response.body)) {
     throw await refusal(response);
   }

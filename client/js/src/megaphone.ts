@@ -1,7 +1,7 @@
 // The client. It reads one channel until it is closed, whatever happens to connections.
 
 import { Backoff } from "./backoff.js";
-import { aborted, ask, resolve, type ChannelSource } from "./channel.js";
+import { ask, resolve, type ChannelSource } from "./channel.js";
 import { decode } from "./decode.js";
 import { Emitter } from "./emitter.js";
 import { MegaphoneError, asFault } from "./errors.js";
@@ -10,16 +10,16 @@ import type { Events, Fault, Options, State } from "./options.js";
 import { watchPage } from "./page.js";
 import { Seen } from "./seen.js";
 import { Streams, type AnyMessage, type End, type Listener, type Message } from "./streams.js";
-import { Pause } from "./timer.js";
+import { Pause, aborted } from "./timer.js";
 import type { Sink, Target, Transport, TransportName } from "./transport.js";
 import { websocket } from "./websocket.js";
 
 const transports: Record<TransportName, Transport> = { websocket, sse, ndjson, poll };
 
-/** If a transport failed and another one worked, the client avoids the first for this long, in milliseconds. */
-const avoidTime = 300_000;
-
-/** The longest time that a server can make the client wait, in milliseconds. */
+/**
+ * The longest time that a server can make the client wait, and, if a transport failed and another one worked, how long the
+ * client avoids the first, in milliseconds.
+ */
 const longest = 300_000;
 
 /** If a read lasts at least this long, in milliseconds, the next one follows at once. */
@@ -30,7 +30,6 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
   #base: string;
   #source: ChannelSource | undefined;
   #options: Options<Bodies>;
-  #fetch: typeof fetch;
   #WebSocket: typeof WebSocket | undefined;
 
   #state: State = "idle";
@@ -64,7 +63,6 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
     this.#source = channel;
     this.#options = options;
     this.#cursor = options.after ?? "";
-    this.#fetch = options.fetch ?? globalThis.fetch;
     this.#WebSocket = (options.WebSocket ?? globalThis.WebSocket) as typeof WebSocket | undefined;
     this.#backoff = new Backoff(...(options.backoff ?? [500, 30_000]));
     this.#streams = new Streams(options.buffer ?? 4 << 20);
@@ -162,7 +160,7 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
         this.#connection?.abort(); // may also be an attempt to connect
       }
     }, this.#life.signal);
-    queueMicrotask(() => void this.#run());
+    queueMicrotask(() => this.#run());
   }
 
   /** Reads until the client is closed. */
@@ -211,7 +209,7 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
 
   /** Plans the next read after a fault, and emits the fault. */
   #handle(fault: MegaphoneError): void {
-    const missing = fault.status === 404 || fault.status === 410;
+    const missing = [404, 410].includes(fault.status!);
     // Before anything has worked, such a reply that is not from Megaphone means that the base URL is wrong.
     const gone = missing && (this.#worked || fault.code !== "HTTP");
     if (gone && this.#worked) {
@@ -245,23 +243,26 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
 
   /** Asks the application where and how to read. */
   async #ask() {
-    const { headers, query, protocols } = this.#options;
+    const options = this.#options;
     // A running call is shared, because each call would create another channel.
-    const located = (this.#located ??= resolve(this.#source!, this.#base));
+    const located = (this.#located ??= resolve(this.#source!, this.#base, options));
     const url = await located.catch((error) => {
       if (this.#located === located) {
         this.#located = undefined;
       }
       throw error;
     });
-    const asked = [headers, query, protocols].map((value) => ask<any>(value, this.#fault));
+    const asked = (["headers", "query", "protocols"] as const).map((name) =>
+      ask<any>(name, options[name], options, this.#fault),
+    );
     return [url, ...(await Promise.all(asked))] as const;
   }
 
   /** Reads once, with the best transport that works. */
   async #read(signal: AbortSignal): Promise<void> {
+    const options = this.#options;
     const asked = await Promise.race([this.#ask(), aborted(signal)]);
-    if (!asked || signal.aborted) {
+    if (signal.aborted) {
       return;
     }
     const [url, headers, query, protocols] = asked;
@@ -277,21 +278,21 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
       this.debug("read", name);
       let opened = false;
       const target: Target = {
+        ...options,
         url: url + separator + new URLSearchParams({ ...query, after: this.#cursor }),
         cursor: this.#cursor,
-        fetch: this.#fetch,
+        fetch: options.fetch ?? globalThis.fetch,
         WebSocket: this.#WebSocket,
         headers,
         protocols,
-        credentials: this.#options.credentials,
-        timeout: this.#options.timeout ?? 10_000,
-        silence: this.#options.silence ?? (name === "websocket" ? 120_000 : 45_000),
+        timeout: options.timeout ?? 10_000,
+        silence: options.silence ?? (name === "websocket" ? 120_000 : 45_000),
       };
       const sink: Sink = {
         opened: (gap) => {
           opened = true;
           this.#fault = undefined;
-          failed.forEach((name) => this.#avoided.set(name, performance.now() + avoidTime));
+          failed.forEach((name) => this.#avoided.set(name, performance.now() + longest));
           this.#transport = name;
           this.#set("open");
           if (gap) {
@@ -326,23 +327,22 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
     const all =
       this.#options.transports ?? (Object.keys(transports) as TransportName[]).slice(this.#options.headers ? 1 : 0);
     const usable = all.filter(
-      (name) => (name !== "websocket" || this.#WebSocket) && !((this.#avoided.get(name) ?? 0) > performance.now()),
+      (name) => (name !== "websocket" || this.#WebSocket) && !(this.#avoided.get(name)! > performance.now()),
     );
-    return usable.length > 0 ? usable : all;
+    return usable.length ? usable : all;
   }
 
   /** Takes the JSON text of a message and returns its event id. */
   #take(text: string, signal: AbortSignal): string {
-    let parsed: Message | undefined;
+    let message!: Message;
     try {
-      parsed = JSON.parse(text);
+      message = JSON.parse(text);
     } catch {
       // Reported below.
     }
-    if (typeof parsed?.eid !== "string" || typeof parsed.sid !== "string") {
+    if (typeof message?.eid !== "string" || typeof message.sid !== "string") {
       throw new MegaphoneError("UNREADABLE", `not a message: ${String(text).slice(0, 80)}`);
     }
-    const message = parsed;
     if (this.#options.decode ?? this.#options.schemas) {
       this.#decoding = Promise.resolve(this.#decoding) // one after the other, to keep the order
         .then(() => decode(message, this.#options))
@@ -395,5 +395,5 @@ export class Megaphone<Bodies extends object = Record<string, any>> extends Emit
 
 /** Reports whether another transport may work after this fault at the start of a read. */
 function elsewhere(fault: MegaphoneError): boolean {
-  return fault.code === "NO_START" || [400, 405, 406, 426, 501].includes(fault.status ?? 0);
+  return fault.code === "NO_START" || [400, 405, 406, 426, 501].includes(fault.status!);
 }

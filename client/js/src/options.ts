@@ -74,6 +74,11 @@ export interface Options<Bodies extends object = Record<string, any>> {
   /** How long the start of a read may take, in milliseconds. Default: 10000. */
   timeout?: number;
   /**
+   * How long the client waits for a function of yours, in milliseconds: the channel's, `headers`, `query`, `protocols`,
+   * `decode`, or a schema. Default: 30000.
+   */
+  patience?: number;
+  /**
    * How long a connection may be silent, in milliseconds. Then the client replaces it with a new one. Default: 45000;
    * WebSocket: 120000.
    */

@@ -2,7 +2,7 @@
 
 import { Backoff } from "./backoff.js";
 import { MegaphoneError, asFault, refusal } from "./errors.js";
-import { Pause } from "./timer.js";
+import { Pause, within } from "./timer.js";
 
 export { MegaphoneError } from "./errors.js";
 
@@ -274,7 +274,7 @@ export class Producer {
     url.hash = "";
     query.forEach(([name, value]) => url.searchParams.append(name!, value!));
     const own = this.#headers;
-    const headers = new Headers(typeof own === "function" ? await own() : own);
+    const headers = new Headers(typeof own === "function" ? await within(this.#timeout, "headers", own()) : own);
     new Headers(request.headers).forEach((value, name) => headers.set(name, value));
     try {
       const fetch = this.#fetch;
@@ -291,9 +291,17 @@ export class Producer {
   }
 }
 
-/** Returns a path of these segments. */
+/** Returns a path of these segments. Throws if one is of dots, since a URL loses it: the request would go elsewhere. */
 function path(...segments: string[]): string {
-  return segments.map((segment) => `/${encodeURIComponent(segment)}`).join("");
+  return segments
+    .map((segment) => {
+      if (/^\.{1,2}$/.test(segment)) {
+        const text = `a stream id, topic or address cannot be "${segment}" in a URL. writeBatch and ingest take any`;
+        throw new MegaphoneError("BAD_REQUEST", text);
+      }
+      return `/${encodeURIComponent(segment)}`;
+    })
+    .join("");
 }
 
 /** Returns the headers that say what a producer says about a message. */

@@ -5,7 +5,10 @@
 export type Key = CryptoKey | Uint8Array<ArrayBuffer>;
 
 export interface UnsealOptions {
-  /** Returns the key with this id (`kid`), or a promise of it. A message without a key id asks for `undefined`. */
+  /**
+   * Returns the key with this id (`kid`), or a promise of it, within 20 seconds. A message without a key id asks for
+   * `undefined`.
+   */
   key: (kid: string | undefined) => Key | Promise<Key>;
   /** The streams whose bodies are not sealed. A body of any other stream must be sealed. */
   plain?: readonly string[];
@@ -36,7 +39,7 @@ export function unseal({ key, plain = [] }: UnsealOptions): (message: { sid: str
     if (header.sid !== undefined && header.sid !== sid) {
       throw new Error("the body was sealed for another stream");
     }
-    return JSON.parse(text.decode(await open(protectedHeader!, rest, checked(await key(header.kid)))));
+    return JSON.parse(text.decode(await open(protectedHeader!, rest, checked(await waited(key(header.kid))))));
   };
 }
 
@@ -74,6 +77,18 @@ const encoder = new TextEncoder();
 
 function parameters(iv: Bytes, header: string): AesGcmParams {
   return { name: "AES-GCM", iv, additionalData: encoder.encode(header) };
+}
+
+/** How long a key may take, in milliseconds. */
+const patience = 20_000;
+
+/** Waits for a key from the application, but not forever. */
+function waited(key: Key | Promise<Key>): Promise<Key> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error("the function key: no reply within 20 s")), patience);
+  });
+  return Promise.race([key, late]).finally(() => clearTimeout(timer));
 }
 
 /** Returns the key if it has 256 bits: A256GCM allows no other. */

@@ -14,7 +14,8 @@ export class Seen {
     }
     this.#ids.add(id);
     if (this.#ids.size > memory) {
-      this.#ids.delete(this.#ids.values().next().value!); // the oldest, because a set keeps the order
+      const [oldest] = this.#ids; // a set keeps the order
+      this.#ids.delete(oldest!);
     }
     return true;
   }

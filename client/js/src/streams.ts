@@ -34,9 +34,6 @@ export type AnyMessage<Bodies extends object> = {
 /** How many messages are kept for streams without a listener. */
 const maxUnclaimed = 100;
 
-/** About how much memory a message needs besides its text, in bytes. */
-const overhead = 256;
-
 /** What goes through here: a message, or the end of its stream, and about how much memory it needs, in bytes. */
 interface Item {
   message: Message & Partial<End>;
@@ -44,6 +41,8 @@ interface Item {
 }
 
 interface Subscriber {
+  /** The stream, or undefined for all streams. */
+  sid: string | undefined;
   listener: (item: Item) => void;
   /** The messages that the listener must get first. It is undefined once the listener has them. */
   backlog: Item[] | undefined;
@@ -51,7 +50,7 @@ interface Subscriber {
 
 /** All messages on their way to the page. */
 export class Streams {
-  #subscribers = new Map<string | undefined, Subscriber[]>(); // by stream; undefined means all streams
+  #subscribers: Subscriber[] = [];
   #unclaimed: Item[] = [];
   #iterators = new Set<Iteration>();
   #buffered = 0;
@@ -73,8 +72,8 @@ export class Streams {
   }
 
   #add(sid: string | undefined, listener: (item: Item) => void): () => void {
-    const subscriber: Subscriber = { listener, backlog: this.#claim(sid) };
-    this.#subscribers.set(sid, [...this.#of(sid), subscriber]);
+    const subscriber: Subscriber = { sid, listener, backlog: this.#claim(sid) };
+    this.#subscribers.push(subscriber);
     // The listener runs only after subscribe has returned.
     queueMicrotask(() => {
       for (let item; (item = subscriber.backlog!.shift());) {
@@ -83,20 +82,15 @@ export class Streams {
       subscriber.backlog = undefined;
     });
     return () => {
-      const left = this.#of(sid).filter((other) => other !== subscriber);
-      if (left.length > 0) {
-        this.#subscribers.set(sid, left);
-      } else {
-        this.#subscribers.delete(sid);
-      }
+      this.#subscribers = this.#subscribers.filter((other) => other !== subscriber);
       subscriber.listener = () => {};
       this.#leave(subscriber.backlog?.splice(0) ?? []);
     };
   }
 
-  /** Returns the subscribers to a stream, in a list that never changes. */
-  #of(sid: string | undefined): Subscriber[] {
-    return this.#subscribers.get(sid) ?? [];
+  /** Returns those who get the messages of a stream, in a list that never changes. */
+  #of(sid: string): Subscriber[] {
+    return this.#subscribers.filter((subscriber) => (subscriber.sid ?? sid) === sid);
   }
 
   /** Returns an iterator over the messages of a stream, or of all streams. */
@@ -128,8 +122,8 @@ export class Streams {
 
   /** Passes a message on. Its text has length characters. */
   dispatch(message: Item["message"], length: number): void {
-    const item = { message, bytes: length + overhead };
-    const subscribers = [...this.#of(message.sid), ...this.#of(undefined)];
+    const item = { message, bytes: length + 256 }; // about how much a message needs besides its text
+    const subscribers = this.#of(message.sid);
     if (subscribers.length === 0) {
       this.#unclaimed.push(item);
       this.#unclaimed.splice(0, this.#unclaimed.length - maxUnclaimed);
@@ -171,8 +165,7 @@ export class Streams {
    * listener has got them.
    */
   #leave(items: Item[]): void {
-    const unclaimed = items.filter(({ message }) => !this.#of(undefined).length && !this.#of(message.sid).length);
-    this.#unclaimed.unshift(...unclaimed); // keeps all of them, in case the next listener comes soon
+    this.#unclaimed.unshift(...items.filter(({ message }) => !this.#of(message.sid).length)); // keeps all of them, in case the next listener comes soon
   }
 
   #release(bytes: number): void {
@@ -190,8 +183,7 @@ class Iteration implements AsyncIterableIterator<Message> {
   onend = (_left: Item[]) => {};
   #queue: Item[] = [];
   #waiting: ((result: Promise<IteratorResult<Message>> | IteratorResult<Message>) => void)[] = [];
-  #finished = false;
-  #aborted = false;
+  #finished: End["end"] | undefined;
   #release: (bytes: number) => void;
 
   constructor(release: (bytes: number) => void) {
@@ -207,17 +199,16 @@ class Iteration implements AsyncIterableIterator<Message> {
   }
 
   /** Ends the iterator. It still returns the messages in its queue. If the stream was aborted, it then throws once. */
-  finish(end?: End["end"]): void {
-    this.#finished = true;
-    this.#aborted = end === "aborted";
+  finish(end: End["end"] = "done"): void {
+    this.#finished = end;
     this.#waiting.splice(0).forEach((waiting) => waiting(this.#end()));
     this.onend([]);
   }
 
   /** Returns the end, or a rejection if the stream was aborted. */
   #end(): Promise<IteratorResult<Message>> | IteratorResult<Message> {
-    if (this.#aborted) {
-      this.#aborted = false;
+    if (this.#finished === "aborted") {
+      this.#finished = "done";
       return Promise.reject(new MegaphoneError("ABORTED", "the producer of the stream died"));
     }
     return { done: true, value: undefined };
@@ -245,7 +236,7 @@ class Iteration implements AsyncIterableIterator<Message> {
 
   async return(): Promise<IteratorResult<Message>> {
     this.end();
-    return { done: true, value: undefined };
+    return this.next();
   }
 
   [Symbol.asyncIterator](): this {

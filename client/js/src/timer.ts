@@ -1,5 +1,7 @@
 // Waiting, on a clock that does not jump.
 
+import { MegaphoneError } from "./errors.js";
+
 /** Calls back if it is not touched for some time, or if a signal aborts. */
 export class Watchdog {
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -51,4 +53,18 @@ export class Pause {
   end(): void {
     this.#end?.();
   }
+}
+
+/** Waits for a function of the application for this many milliseconds. Then throws an error that names the function. */
+export function within<Value>(time = 30_000, name: string, value: Value | PromiseLike<Value>): Promise<Value> {
+  const pause = new Pause();
+  const late = pause.wait(time).then(() => {
+    throw new MegaphoneError("TIMEOUT", `the function ${name}: no reply within ${time / 1000} s`);
+  });
+  return Promise.race([value, late]).finally(() => pause.end());
+}
+
+/** Waits until the signal aborts, and then throws. If the signal never aborts, waits forever. */
+export function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => signal.addEventListener("abort", reject));
 }

@@ -10,7 +10,7 @@ export interface Target {
   cursor: string;
   fetch: typeof fetch;
   headers: HeadersInit | undefined;
-  credentials: RequestCredentials | undefined;
+  credentials?: RequestCredentials | undefined;
   /** The WebSocket subprotocols to offer. */
   protocols: string | string[] | undefined;
   WebSocket: typeof WebSocket | undefined;

@@ -89,7 +89,7 @@ export const websocket: Transport = (target, sink, signal) =>
 
 /** Returns the fault that has closed a WebSocket, or undefined for a clean end. */
 function meaning({ code, reason }: CloseEvent): MegaphoneError | undefined {
-  if (code === 1000 || code === 1001) {
+  if (code <= 1001) {
     return undefined; // the read has reached its duration, or another server or configuration takes over
   }
   const status = code === 4404 ? 404 : undefined;

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { test } from "node:test";
 
-import type { Megaphone } from "../src/index.js";
+import type { Fault, Megaphone } from "../src/index.js";
 import { begin, client, frames, nextAfter, refuse, serve, take, text, until } from "./hostile.js";
 
 const options = { transports: ["ndjson"] as const };
@@ -97,3 +97,18 @@ test("a signal that outlives its clients does not keep them in memory", async (t
   megaphone.close();
   await until("the signal has no listener", () => getEventListeners(signal, "abort").length === 0);
 });
+
+for (const address of [".", ".."]) {
+  test(`the address ${address} is none: a URL would lose it`, async (t) => {
+    const urls: string[] = [];
+    const { url } = await serve(t, ({ request, response }) => {
+      urls.push(request.url!);
+      refuse(response, 404, "NOT_FOUND");
+    });
+    const megaphone = client(t, `${url}/app`, options, address);
+    const error = new Promise<Fault>((resolve) => megaphone.once("error", resolve));
+    megaphone.subscribe(() => {});
+    assert.equal((await error).code, "NO_CHANNEL");
+    assert.deepEqual(urls, []);
+  });
+}

@@ -81,6 +81,32 @@ test("the requests that the producer sends", async (t) => {
   assert.deepEqual(batch.messages[1], { streamId: "s", body: 2, key: "k2" });
 });
 
+test("a stream id, topic or address that a URL would lose is refused, and never reaches another path", async (t) => {
+  const { url, requests } = await serve(t, (response) => json(response, 201, { failures: [], status: "OK" }));
+  const producer = new Producer(`${url}/app`);
+  for (const dots of [".", ".."]) {
+    for (const call of [
+      () => producer.write("main.p", dots, 1),
+      () => producer.write(dots, "s", 1),
+      () => producer.state(dots),
+      () => producer.delete({ producerAddress: dots }),
+      () => producer.publish(dots, "s", 1),
+      () => producer.publish("t", dots, 1),
+      () => producer.join(dots, "main.p"),
+      () => producer.leave("t", dots),
+      () => producer.keep(dots),
+      () => producer.close(dots),
+      () => producer.topic(dots),
+    ]) {
+      await assert.rejects(call(), { code: "BAD_REQUEST", message: /cannot be "\.\.?" in a URL.*writeBatch/ });
+    }
+  }
+  assert.deepEqual(requests, []);
+  await producer.write("main.p", "...", 1);
+  await producer.writeBatch(["main.p"], [{ streamId: "..", body: 1 }]);
+  assert.deepEqual(requests.map(({ path }) => path), ["/app/write/main.p/...", "/app/write-batch"]);
+});
+
 test("a write that gets no answer is repeated with the same key", async (t) => {
   const { url, requests } = await serve(t, (response, number) => {
     if (number === 0) {

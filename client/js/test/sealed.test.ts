@@ -67,6 +67,10 @@ for (const [language, [command, ...args]] of Object.entries(producers)) {
     assert.deepEqual(await unseal({ key: keys })({ sid: "news", body: stdout.trim() }), { text: "grüße" });
     assert.deepEqual(asked, ["2026"]);
     await assert.rejects(async () => unseal({ key: keys })({ sid: "other", body: stdout.trim() }), /another stream/);
+    // It is a JWE for others too: not every example uses a JOSE library.
+    const { plaintext, protectedHeader } = await compactDecrypt(stdout.trim(), key);
+    assert.deepEqual(JSON.parse(new TextDecoder().decode(plaintext)), { text: "grüße" });
+    assert.deepEqual(protectedHeader, { alg: "dir", enc: "A256GCM", kid: "2026", sid: "news" });
   });
 }
 
