@@ -15,6 +15,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/socket"
 )
 
 // errData is the error for something in Redis that this version did not write.
@@ -44,15 +45,26 @@ func (o *Options) clientOption() rueidis.ClientOption {
 		}
 	}
 	c.ForceSingleClient = o.SentinelMaster == "" && !o.Cluster
+	network := "tcp"
 	if c.ForceSingleClient && strings.HasPrefix(o.Addresses[0], "/") {
-		c.DialCtxFn = func(ctx context.Context, path string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
-			if config != nil {
-				return (&tls.Dialer{NetDialer: d, Config: config}).DialContext(ctx, "unix", path)
-			}
-			return d.DialContext(ctx, "unix", path)
-		}
+		network = "unix"
+	}
+	c.DialCtxFn = func(ctx context.Context, address string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
+		return dial(ctx, network, address, d, config)
 	}
 	return c
+}
+
+// dial connects to Redis.
+func dial(ctx context.Context, network, address string, d *net.Dialer, config *tls.Config) (net.Conn, error) {
+	if config != nil {
+		return (&tls.Dialer{NetDialer: d, Config: config}).DialContext(ctx, network, address)
+	}
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return socket.Quick(conn), nil
 }
 
 // minVersion is the oldest Redis that has what the scripts use.

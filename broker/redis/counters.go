@@ -1,7 +1,6 @@
 package redis
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"github.com/caddy-megaphone/megaphone/broker"
@@ -35,7 +34,7 @@ type totals struct {
 // A ledger has the totals that Redis told this node last. In a cluster they are those of other scopes for the limits, which are
 // exact to a second or so there. A single server counts exactly.
 type ledger struct {
-	mu      sync.Mutex // one refresh at a time
+	turn    chan struct{} // has room for the one refresh that is under way
 	scopes  int
 	current atomic.Pointer[allTotals]
 }
@@ -47,7 +46,7 @@ type allTotals struct {
 }
 
 func newLedger(scopes int) *ledger {
-	l := &ledger{scopes: scopes}
+	l := &ledger{scopes: scopes, turn: make(chan struct{}, 1)}
 	l.current.Store(&allTotals{parts: make([]totals, scopes)})
 	return l
 }

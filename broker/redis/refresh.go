@@ -12,11 +12,17 @@ import (
 const maxRetries = 256
 
 // refresh learns the totals, and admits producers that wait for memory, if some is free. It fails if no server answers. The totals of
-// those that do not are the last ones.
+// those that do not are the last ones. To wait for its turn and for the answers takes no longer than one call may.
 func (b *Broker) refresh(ctx context.Context) error {
 	l := b.ledger
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	counting, cancel := context.WithTimeout(ctx, b.options.Timeout)
+	defer cancel()
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-counting.Done():
+		return b.failed(counting.Err(), false)
+	}
 	calls := make([]scriptCall, l.scopes)
 	for scope := range calls {
 		calls[scope] = scriptCall{[]string{b.keys.counters(scope), b.keys.memory(scope)}, []string{"", strconv.Itoa(maxRetries)}}
@@ -25,7 +31,7 @@ func (b *Broker) refresh(ctx context.Context) error {
 	var waiting []channelID
 	var failure error
 	answers := 0
-	for scope, reply := range b.runAll(ctx, countScript, calls) {
+	for scope, reply := range b.runAll(counting, countScript, calls) {
 		values, err := reply.ToArray()
 		if err != nil {
 			failure = err

@@ -135,7 +135,7 @@ func (s *Site) hijack(w http.ResponseWriter, r *http.Request, client *conn.Clien
 	}()
 	early, _ := buffered.Peek(buffered.Reader.Buffered()) // cannot fail: the bytes are in the buffer
 	c := &producerConn{
-		site: s, origin: client.Conn, socket: bare, server: server, hijackedAfter: hijackAfter,
+		site: s, origin: client.Conn, socket: socket.Quick(bare), server: server, hijackedAfter: hijackAfter,
 		first: &http.Request{
 			Method: r.Method, Host: r.Host, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor, Header: r.Header,
 		},

@@ -34,7 +34,7 @@ func newNonblocking(conn net.Conn) *nonblocking {
 			if len(e.pieces) > 0 {
 				e.n, e.err = writev(int(fd), e.pieces)
 			} else {
-				e.n, e.err = syscall.Write(int(fd), e.p)
+				e.n, e.err = write(fd, e.p)
 			}
 			if !errors.Is(e.err, syscall.EINTR) {
 				return true

@@ -1,0 +1,10 @@
+//go:build unix && !linux
+
+package socket
+
+import "syscall"
+
+// write writes what the kernel takes at once.
+func write(fd uintptr, p []byte) (int, error) {
+	return syscall.Write(int(fd), p)
+}
