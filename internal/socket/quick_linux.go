@@ -113,7 +113,7 @@ func call(number, fd uintptr, p []byte) (int, error) {
 		n, _, errno := syscall.RawSyscall(number, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p))) //nolint:gosec // what the kernel takes
 		switch errno {
 		case 0:
-			return int(n), nil //nolint:gosec // at most len(p)
+			return int(n), nil
 		case syscall.EINTR:
 		case syscall.EAGAIN:
 			return 0, syscall.EAGAIN
