@@ -48,6 +48,10 @@ func startRedisProcess(t *testing.T) (socket string, server *os.Process) {
 	return "", nil
 }
 
+func TestRedisReportsWaitingMessages(t *testing.T) {
+	waitingMessagesAreReported(t, fmt.Sprintf("broker redis %s\n", startRedis(t)))
+}
+
 func TestRedisKeepsTheChannels(t *testing.T) {
 	socket := startRedis(t)
 	global := fmt.Sprintf("megaphone {\nbroker redis %s\n}", socket)

@@ -13,6 +13,12 @@ import (
 // TestWaitingMessagesAreReported: a webhook and a handler of Caddy's event learn once that messages wait, also if the
 // configuration is replaced then.
 func TestWaitingMessagesAreReported(t *testing.T) {
+	waitingMessagesAreReported(t, "")
+}
+
+// waitingMessagesAreReported tests it with a setting that says which Broker.
+func waitingMessagesAreReported(t *testing.T, broker string) {
+	t.Helper()
 	type post struct {
 		event    string
 		Channels []string
@@ -32,7 +38,7 @@ func TestWaitingMessagesAreReported(t *testing.T) {
 	}))
 	defer receiver.Close()
 	settings := func(after string) string {
-		return "events {\non megaphone.channel_waiting record\n}\nmegaphone {\nwaiting_after " + after + "\nwebhook channel_waiting " + receiver.URL + "\n}"
+		return "events {\non megaphone.channel_waiting record\n}\nmegaphone {\n" + broker + "waiting_after " + after + "\nwebhook channel_waiting " + receiver.URL + "\n}"
 	}
 	s := serve(t, settings("10ms"), "megaphone")
 	wants := func(c channel) {

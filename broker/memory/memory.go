@@ -323,10 +323,6 @@ func (b *Broker) PublishBatch(ctx context.Context, producers []string, ms []*bro
 	return outcomes
 }
 
-// yieldReaders is how many readers a call wakes before it lets them run, and the network. It is not lower because what several calls
-// write to the same channels should leave together. (A publish to a topic has one message for each reader.)
-const yieldReaders = 128
-
 // publish writes ms to each of the channels, and waits for those that have no room.
 func (b *Broker) publish(ctx context.Context, channels []*channel, ms []*broker.Message, l broker.Limits) []broker.Outcome {
 	waiters := make([]waiter, len(channels))

@@ -194,6 +194,10 @@ const (
 	walkMembers = 16
 )
 
+// yieldReaders is how many readers every other call wakes before it lets them run, and the network. It is not lower because what
+// several calls write to the same channels should leave together.
+const yieldReaders = 128
+
 // members calls visit with each member and its lock held.
 func (w *walk) members(visit func(*channel)) error {
 	var few [8]slot // most topics are small

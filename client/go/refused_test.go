@@ -48,7 +48,7 @@ func TestARefusalEndsAReadThatHasBegun(t *testing.T) {
 func TestDotsAreNoPartOfAPath(t *testing.T) {
 	t.Parallel()
 	var requests atomic.Int32
-	c := stub(t, func(w http.ResponseWriter, r *http.Request) {
+	c := stub(t, func(w http.ResponseWriter, _ *http.Request) {
 		requests.Add(1)
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprint(w, `{"failures":[]}`)
