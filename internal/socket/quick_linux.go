@@ -1,3 +1,7 @@
+//go:build !race
+
+// The race detector learns from package syscall that what a process reads happens after what it has written.
+
 package socket
 
 import (
