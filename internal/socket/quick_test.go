@@ -83,7 +83,7 @@ func TestQuickReads(t *testing.T) {
 }
 
 func TestQuickEnds(t *testing.T) {
-	overQuick(t, func(t *testing.T, quick, peer net.Conn) {
+	overQuick(t, func(t *testing.T, quick, _ net.Conn) {
 		_ = quick.SetDeadline(time.Now().Add(time.Millisecond))
 		if n, err := quick.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("a read after the deadline: %d, %v", n, err)
