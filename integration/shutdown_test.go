@@ -369,34 +369,3 @@ func TestExitTellsWhatItLeavesBehind(t *testing.T) {
 		}
 	}
 }
-
-// TestExitInTheMiddleOfAReload sends SIGTERM before, during and after a reload: the time between the two differs from
-// try to try. Each time, the reads end and the process exits. The read stays in its handler, because there is an access
-// log.
-func TestExitInTheMiddleOfAReload(t *testing.T) {
-	t.Parallel()
-	const directives = "log {\noutput discard\n}\nmegaphone"
-	for after := time.Duration(0); after <= 5*time.Millisecond; after += 500 * time.Microsecond {
-		s := testserver.New(t)
-		c := startSite(t, s, "megaphone", directives)
-		from := c.create()
-		c.write(from, "0")
-		ended, err := openStream(t.Context(), c, from, "text/event-stream")
-		if err != nil {
-			t.Fatal(err)
-		}
-		reloaded := make(chan error, 1)
-		go func() { reloaded <- s.Reload("megaphone {\nbuffer 7\n}", unixSite(s, directives)) }()
-		time.Sleep(after)
-		s.Signal(syscall.SIGTERM)
-		select {
-		case <-s.Done():
-		case <-time.After(patience):
-			t.Fatalf("the process does not exit after a SIGTERM %v after the start of a reload", after)
-		}
-		if err := ended(); err != nil {
-			t.Errorf("the read: %v", err)
-		}
-		<-reloaded // it may have failed
-	}
-}

@@ -109,6 +109,26 @@ func TestTheAnswer(t *testing.T) {
 	p.do("Page.reload", nil)
 	p.await("the page knows after a reload", `document.querySelector("#shown")?.dataset.state === "aborted" && `+text+`.length > 100`)
 	p.wantNoFaults()
-	second.run(`location.hash = "#answer-ABCDEFGHIJKLMNOPQRSTUVWXYZ"`)
+	const unknown = "#answer-ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	second.run(`location.hash = "` + unknown + `"`)
 	second.await("there is no such answer", state+` === "unknown"`)
+
+	p.run(`location.hash = ""`)
+	p.await("it shows no answer", `document.querySelector("#shown").hidden`)
+	p.run(`{
+		const real = fetch;
+		window.fetch = async (url, options) => {
+			const reply = await real(url, options);
+			if (options?.body?.includes("` + unknown[1:] + `")) {
+				await new Promise((resolve) => { window.late = resolve; });
+			}
+			return reply;
+		};
+		location.hash = "` + unknown + `";
+	}`)
+	p.await("the backend has replied", `window.late`)
+	p.run(`location.hash = "#` + topic + `"`)
+	p.await("the page shows another answer", text+`.length > 100`)
+	p.run(`late()`)
+	complete(p) // the late reply changes nothing
 }

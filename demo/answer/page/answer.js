@@ -60,7 +60,7 @@ function start() {
 	if (!answer) {
 		return;
 	}
-	const mine = client = new Megaphone("/", createChannel, { backoff: [250, 5000] });
+	const mine = client = new Megaphone("/", () => createChannel(() => mine === client), { backoff: [250, 5000] });
 	const current = (listener) => (value) => mine === client && listener(value);
 	client.on("state", current((state) => {
 		if (!over()) {
@@ -73,14 +73,14 @@ function start() {
 	client.subscribe(current(receive));
 }
 
-/** Gives the client a channel that gets the answer from its start. */
-async function createChannel() {
+/** Gives a client a channel that gets the answer from its start. What comes for a client before the present one changes nothing. */
+async function createChannel(isPresent) {
 	try {
 		const channel = await ask("read", { answer });
-		channels++;
+		channels += Number(isPresent());
 		return channel;
 	} catch (error) {
-		if (error.status === 400 || error.status === 404) {
+		if (isPresent() && (error.status === 400 || error.status === 404)) {
 			end("unknown");
 		}
 		throw error;
