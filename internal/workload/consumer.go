@@ -34,7 +34,7 @@ func (s *session) consume(ctx context.Context, random *rand.Rand) {
 		if c.received == before { // nothing came, or a server is down
 			time.Sleep(10 * time.Millisecond)
 		}
-		if s.Topics > 0 && random.IntN(2) == 0 && ctx.Err() == nil { // its channel becomes full
+		if s.Topics > 0 && !c.hurries() && random.IntN(2) == 0 && ctx.Err() == nil { // its channel becomes full
 			time.Sleep(time.Duration(random.Int64N(int64(20 * s.Pause))))
 		}
 	}
@@ -56,7 +56,14 @@ func (c *consumer) begin() {
 	if c.transport != "ndjson" {
 		c.left = 1 + c.rand.IntN(200)
 	}
+	if c.left > 0 && c.hurries() {
+		c.left *= 100
+	}
 }
+
+// hurries reports whether the consumer has to hurry: its producers have ended, and its channel, which has come back to topics again
+// and again, may hold many times what these keep. Run does not wait for it long.
+func (s *session) hurries() bool { return s.habit == returning && s.writing.Err() != nil }
 
 // receive records a line. It reports whether the consumer goes on.
 func (c *consumer) receive(line []byte) bool {

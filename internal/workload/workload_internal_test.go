@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -56,6 +57,40 @@ func TestOutcomes(t *testing.T) {
 			s := &session{Options: Options{TimeoutIsUnknown: test.timeoutIsUnknown}}
 			if got, _ := s.outcomes(3, test.status, []byte(test.body), nil); !slices.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// TestReturningConsumersHurry checks that a consumer whose channel may hold many times what its topics keep reads that in a few
+// reads once its producers have ended. Otherwise a long run would stop it before it has everything, and that would look like losses.
+func TestReturningConsumersHurry(t *testing.T) {
+	for name, test := range map[string]struct {
+		habit habit
+		ended bool
+		most  int // messages before the consumer breaks off
+	}{
+		"producers go on": {habit: returning, most: 200},
+		"ended":           {habit: returning, ended: true, most: 20_000},
+		"restless":        {habit: restless, ended: true, most: 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			writing, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if test.ended {
+				cancel()
+			}
+			c := &consumer{
+				session: &session{transport: "poll", habit: test.habit, writing: writing},
+				rand:    Options{Seed: 1}.random(0),
+			}
+			most := 0
+			for range 1000 {
+				c.begin()
+				most = max(most, c.left)
+			}
+			if most > test.most || most < test.most/2 {
+				t.Errorf("it breaks off after at most %d messages, want about %d", most, test.most)
 			}
 		})
 	}
