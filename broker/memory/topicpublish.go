@@ -189,7 +189,7 @@ const (
 	// A walk lets others run when it has woken some readers, and when it has gone on for some time. It looks at the clock for every
 	// few members. The readers write to their clients first, and then the network has its turn: so a message to another channel
 	// waits for a few readers, not for all of them.
-	walkReaders = 16
+	walkReaders = 8
 	walkTime    = 100 * time.Microsecond
 	walkMembers = 16
 )
