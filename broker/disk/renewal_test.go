@@ -78,7 +78,7 @@ func TestAttemptsToBeginAnewCostLittle(t *testing.T) {
 					return nil
 				})
 				f.broker.log.locked(func() { f.broker.log.breakDown(syscall.EIO) })
-				time.Sleep(30 * time.Second)
+				time.Sleep(30*time.Second - retryInterval/2) // not at the moment of an attempt
 				mu.Lock()
 				if n := done["write"]; n > limit || n < 20 {
 					t.Errorf("%d records were written", n)
