@@ -28,12 +28,17 @@ func (l *log) writeAsked(id journal.ID, payload []byte, ask bool) error {
 func (l *log) writeOrOwe(id journal.ID, payload []byte) {
 	_, err := l.write(payload, nil, urgent)
 	if (err != nil || l.fault != nil) && !l.closed {
-		if l.debts == nil {
-			l.debts = map[journal.ID]bool{}
-		}
 		kind := payload[0]
-		l.debts[id] = l.debts[id] || kind == kindJoin || kind == kindLeave || kind == kindMark || kind == kindMember
+		l.owe(id, kind == kindJoin || kind == kindLeave || kind == kindMark || kind == kindMember)
 	}
+}
+
+// owe notes that something of a channel or topic is to be written. The lock is held.
+func (l *log) owe(id journal.ID, ofTopics bool) {
+	if l.debts == nil {
+		l.debts = map[journal.ID]bool{}
+	}
+	l.debts[id] = l.debts[id] || ofTopics
 }
 
 // Barrier implements [journal.Journal]. After a fault, the commit is finished when all that lives was written again.
@@ -60,13 +65,13 @@ func (l *log) Barrier() *journal.Commit {
 	return l.committing(nil, 0)
 }
 
-// payDebts writes what could not be written when it happened.
+// payDebts writes what could not be written when it happened. What it does not come to is owed as before.
 func (l *log) payDebts() error {
 	l.mu.Lock()
 	debts := l.debts
 	l.debts, l.paying = nil, true
 	l.mu.Unlock()
-	defer l.debtsPaid()
+	defer l.debtsPaid(debts)
 	for id, ofTopics := range debts {
 		lives := l.engine.Look(id, func(c journal.Locked) {
 			_, heads := headsOf(c, ofTopics)
@@ -80,14 +85,18 @@ func (l *log) payDebts() error {
 		if !lives {
 			l.locked(func() { l.writeOrOwe(id, appendID(nil, kindDelete, id)) })
 		}
+		delete(debts, id)
 	}
 	return nil
 }
 
-// debtsPaid tells whoever waits for it if there are no debts any more.
-func (l *log) debtsPaid() {
+// debtsPaid tells whoever waits for it if there are no debts any more. left are those that were not paid.
+func (l *log) debtsPaid(left map[journal.ID]bool) {
 	l.mu.Lock()
 	l.paying = false
+	for id, ofTopics := range left {
+		l.owe(id, ofTopics)
+	}
 	owed := l.owed
 	if len(l.debts) > 0 || l.fault != nil {
 		owed = nil

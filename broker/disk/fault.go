@@ -120,7 +120,9 @@ func (l *log) renew() (copied bool, err error) {
 func (l *log) probe() error {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
-	return l.watched("begin anew", func() {}, l.head.file.sync)
+	var head *segment
+	l.locked(func() { head = l.head })
+	return l.watched("begin anew", func() {}, head.file.sync)
 }
 
 // copyAgain writes all that lives, and what is owed, and makes it durable.
