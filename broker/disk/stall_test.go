@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -15,6 +14,7 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 // takes returns how long f takes.
@@ -24,28 +24,10 @@ func takes(f func()) time.Duration {
 	return time.Since(begun)
 }
 
-// A lockedBuffer is the text of a log.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) count(text string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.text.String(), text)
-}
-
-// logs makes the Broker log to the returned buffer.
-func (f *faulty) logs() *lockedBuffer {
-	text := &lockedBuffer{}
-	logger := slog.New(slog.NewTextHandler(text, nil))
+// logs makes the Broker log to the returned log.
+func (f *faulty) logs() *testserver.Log {
+	text := &testserver.Log{}
+	logger := text.Logger()
 	f.broker.options.Logger = func() *slog.Logger { return logger }
 	return text
 }
@@ -100,8 +82,8 @@ func TestASyncThatHangs(t *testing.T) {
 		f.write(nil)
 		f.seesOnly(3)
 		f.hasAgain()
-		if text.count("does not answer for 10s") != 1 || text.count("answers again") != 1 || f.head() != sequence {
-			t.Errorf("the log has %s", text.text.String())
+		if strings.Count(text.String(), "does not answer for 10s") != 1 || strings.Count(text.String(), "answers again") != 1 || f.head() != sequence {
+			t.Errorf("the log has %s", text)
 		}
 	})
 }
@@ -117,8 +99,8 @@ func TestASyncThatHangsHoldsUpNoProcess(t *testing.T) {
 			f.write(nil)
 			time.Sleep(time.Second)
 		}
-		if err := f.broker.Healthy(); err != nil || text.count("does not answer for 10s") != 1 {
-			t.Errorf("the health is %v; the log has %s", err, text.text.String())
+		if err := f.broker.Healthy(); err != nil || strings.Count(text.String(), "does not answer for 10s") != 1 {
+			t.Errorf("the health is %v; the log has %s", err, text)
 		}
 		release()
 		synctest.Wait()
@@ -178,8 +160,8 @@ func TestCloseDoesNotWaitForADiskThatHangs(t *testing.T) {
 					f.broker.Close()
 					writes.Wait()
 				})
-				if late := text.count("close the journal: the disk does not answer for 2s"); late != 1 || took != maxClose {
-					t.Errorf("Close and what waits take %v; the log has %s", took, text.text.String())
+				if late := strings.Count(text.String(), "close the journal: the disk does not answer for 2s"); late != 1 || took != maxClose {
+					t.Errorf("Close and what waits take %v; the log has %s", took, text)
 				}
 				image := f.folder.content()
 				release()

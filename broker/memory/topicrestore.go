@@ -74,8 +74,8 @@ func (c *channel) restoreMember(r *journal.Restored, topics map[journal.ID]*topi
 	}
 }
 
-// restoreEnd makes the end of a topic wait that has waited before the restart. What has waited before it is lost, so it comes as soon as the
-// journal takes it. The end may have come, and only the record that says so is missing.
+// restoreEnd makes the end of a topic wait that has waited before the restart. What has waited before it is lost, so it comes as
+// soon as the journal takes it. The end may have come, and only the record that says so is missing.
 func (c *channel) restoreEnd(t *topic) {
 	if t.end == nil || !c.knowsTopics || t.end.ID() == c.settled || c.queue.find(t.end.ID(), c.queue.len) >= 0 {
 		return

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/redis"
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 // TestManyThatWaitAreWithdrawnAtOnce: the time of calls in many channels is over, and Redis is far away.
@@ -60,8 +61,8 @@ func TestReadersDoNotWaitForProducersToResync(t *testing.T) {
 	o := s.options("test:")
 	writer := open(t, o)
 	o.Addresses = []string{p.address}
-	var log logText
-	o.Logger = log.logger()
+	var log testserver.Log
+	o.Logger = log.Logger()
 	b := open(t, o)
 	a, full := create(t, b), create(t, b)
 	sub := subscribe(t, b, a.Consumer)
@@ -83,7 +84,7 @@ func TestReadersDoNotWaitForProducersToResync(t *testing.T) {
 	publish(t, writer, a.Producer, "1")
 	begun := time.Now()
 	takes(t, sub, "1")
-	eventually(t, "all have asked", log.has("and go on\" readers=1 producers=200"))
+	eventually(t, "all have asked", logged(&log, "and go on\" readers=1 producers=200"))
 	if took := time.Since(begun); took > 5*time.Second { // one after the other, they take twelve seconds
 		t.Errorf("it takes %v", took)
 	}

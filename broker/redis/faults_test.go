@@ -54,12 +54,7 @@ func takes(t *testing.T, sub broker.Subscription, want ...string) {
 // message that was accepted, in order.
 func TestLostConnectionsLoseNothing(t *testing.T) {
 	t.Parallel()
-	needsRedis(t)
-	s, err := startServer(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.stop)
+	s := ownServer(t)
 	o := s.options("test:")
 	writer, reader := open(t, o), open(t, o)
 	a, err := writer.Create(t.Context(), "agent", faultLimits)

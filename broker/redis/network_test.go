@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/redis"
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 // ownServer starts a server for one test.
@@ -125,8 +126,8 @@ func TestAPushIsLostWhileAReadBegins(t *testing.T) {
 	o := s.options("test:" + rand.Text() + ":")
 	writer := open(t, o)
 	o.Addresses = []string{p.address}
-	var log logText
-	o.Logger = log.logger()
+	var log testserver.Log
+	o.Logger = log.Logger()
 	reader := open(t, o)
 	a := create(t, writer)
 	subscribe(t, writer, create(t, writer).Consumer) // so Redis has the script
@@ -145,7 +146,7 @@ func TestAPushIsLostWhileAReadBegins(t *testing.T) {
 	})
 	p.subscribed0().close()
 	publish(t, writer, a.Producer, "1")
-	eventually(t, "the node resyncs", log.has("pushes may have been lost"))
+	eventually(t, "the node resyncs", logged(&log, "pushes may have been lost"))
 	p.holdReplies(false)
 	if sub := <-subs; sub != nil {
 		takes(t, sub, "1")

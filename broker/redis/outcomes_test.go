@@ -96,12 +96,7 @@ func TestWithoutItsReplicaNothingIsAccepted(t *testing.T) {
 // TestAWriteOfUnknownOutcomeWhileTheNodeEnds: Redis does not answer, and the node is told to end. The write may still be done.
 func TestAWriteOfUnknownOutcomeWhileTheNodeEnds(t *testing.T) {
 	t.Parallel()
-	needsRedis(t)
-	s, err := startServer(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.stop)
+	s := ownServer(t)
 	o := s.options("test:")
 	o.Timeout = 200 * time.Millisecond
 	b := open(t, o)
@@ -162,12 +157,7 @@ func TestAReaderOfANodeThatEndsFindsTheChannelFree(t *testing.T) {
 // deleted. The reader may have the message, so the call must not fail as if the channel had never taken it.
 func TestAMessageThatGotInIsNotUnroutable(t *testing.T) {
 	t.Parallel()
-	needsRedis(t)
-	s, err := startServer(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.stop)
+	s := ownServer(t)
 	o := s.options("test:")
 	writer, other := open(t, o), open(t, o)
 	l := faultLimits

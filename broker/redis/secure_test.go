@@ -22,6 +22,7 @@ import (
 
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/redis"
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
 // An authority makes certificates.
@@ -182,8 +183,8 @@ func TestStartSaysWhatIsWrongWithTheServer(t *testing.T) {
 	s := newServer(t)
 	start := func(change func(o *redis.Options)) (string, error) {
 		o := s.options("test:")
-		var log logText
-		if o.Logger = log.logger(); change != nil {
+		var log testserver.Log
+		if o.Logger = log.Logger(); change != nil {
 			change(&o)
 		}
 		b, err := redis.New(o)
@@ -192,9 +193,7 @@ func TestStartSaysWhatIsWrongWithTheServer(t *testing.T) {
 		}
 		defer b.Close()
 		err = b.Start(context.WithoutCancel(t.Context()))
-		log.mu.Lock()
-		defer log.mu.Unlock()
-		return log.text.String(), err
+		return log.String(), err
 	}
 	const warning = "so a restart of it loses all channels: set appendonly yes"
 	if log, err := start(nil); err != nil || !strings.Contains(log, warning) {

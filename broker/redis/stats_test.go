@@ -9,12 +9,7 @@ import (
 // TestStatsDoNotWaitInTurn: while Redis stands still, each call returns what the node knows, after the time that one call may take.
 func TestStatsDoNotWaitInTurn(t *testing.T) {
 	t.Parallel()
-	needsRedis(t)
-	s, err := startServer(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.stop)
+	s := ownServer(t)
 	o := s.options("test:")
 	o.Timeout = 250 * time.Millisecond
 	b := open(t, o)

@@ -1,40 +1,21 @@
 package redis_test
 
 import (
-	"bytes"
 	"crypto/rand"
 	"errors"
-	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/internal/testserver"
 )
 
-// A logText keeps what is logged.
-type logText struct {
-	mu   sync.Mutex
-	text bytes.Buffer
+// logged returns whether a text was logged.
+func logged(log *testserver.Log, text string) func() bool {
+	return func() bool { return strings.Contains(log.String(), text) }
 }
-
-func (l *logText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logText) has(text string) func() bool {
-	return func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return strings.Contains(l.text.String(), text)
-	}
-}
-
-func (l *logText) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
 // TestStaleConnectionForPushedMessages: it seems well, and nothing comes on it. The node finds out by its heartbeat, says that it
 // is not healthy, connects again and gets what it has missed.
@@ -44,8 +25,8 @@ func TestStaleConnectionForPushedMessages(t *testing.T) {
 	p := newProxy(t, s.socket)
 	o := s.options("test:" + rand.Text() + ":")
 	o.Addresses = []string{p.address}
-	var log logText
-	o.Logger = log.logger()
+	var log testserver.Log
+	o.Logger = log.Logger()
 	b := open(t, o)
 	a, err := b.Create(t.Context(), "agent", faultLimits)
 	if err != nil {
@@ -71,8 +52,8 @@ func TestStaleConnectionForPushedMessages(t *testing.T) {
 	}
 	takes(t, sub, "2")
 	eventually(t, "health is good", func() bool { return b.Healthy() == nil })
-	eventually(t, "the log has the end of the fault", log.has("redis: connection is back"))
-	eventually(t, "the log has the count", log.has("and go on\" readers=1 producers=0"))
+	eventually(t, "the log has the end of the fault", logged(&log, "redis: connection is back"))
+	eventually(t, "the log has the count", logged(&log, "and go on\" readers=1 producers=0"))
 	if stats := b.StoreStats(); stats.Reconnects == 0 || stats.Resyncs == 0 {
 		t.Errorf("statistics are %+v", stats)
 	}
@@ -83,8 +64,8 @@ func TestStoreStats(t *testing.T) {
 	t.Parallel()
 	s := sharedServer(t)
 	o := s.options("test:" + rand.Text() + ":")
-	var log logText
-	o.Logger = log.logger()
+	var log testserver.Log
+	o.Logger = log.Logger()
 	one, two := open(t, o), open(t, o)
 	a, err := one.Create(t.Context(), "agent", faultLimits)
 	if err != nil {
@@ -121,7 +102,7 @@ func TestStoreStats(t *testing.T) {
 	})
 	two.Close()
 	eventually(t, "the node that has left is not there", func() bool { return len(one.StoreStats().Nodes) == 1 })
-	eventually(t, "the log has it", log.has("gone=["))
+	eventually(t, "the log has it", logged(&log, "gone=["))
 	if kept, err := s.command(t, "HGETALL", o.KeyPrefix+"{cv}about").AsStrMap(); err != nil || len(kept) != 1 {
 		t.Errorf("Redis keeps of the nodes %q, %v", kept, err)
 	}

@@ -37,10 +37,12 @@ type subscription struct {
 	drains   bool // this node is being drained, and it is the reader's turn to end
 
 	acks, follows bool
-	acked         bool           // this reader or one before has acknowledged
-	again         bool           // see broker.SubscribeOptions.Redeliver
-	unconfirmed   int            // how many of held, from the first, a read has brought that ended as EndUnconfirmed, or any read if the channel follows cursors
-	settledID     broker.EventID // of the last message that was let go
+	acked         bool // this reader or one before has acknowledged
+	again         bool // see broker.SubscribeOptions.Redeliver
+	// unconfirmed is how many of held, from the first, a read has brought that ended as EndUnconfirmed, or any read if the channel
+	// follows cursors.
+	unconfirmed int
+	settledID   broker.EventID // of the last message that was let go
 
 	// The messages. Positions are those of Redis.
 	head     uint64  // position of the first of held

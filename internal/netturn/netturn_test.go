@@ -17,13 +17,7 @@ func TestGiveInABubble(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
 			var all sync.WaitGroup
-			for range 4 {
-				all.Go(func() {
-					for range 10 {
-						netturn.Give()
-					}
-				})
-			}
+			give(&all, 4, 10)
 			synctest.Wait()
 			all.Wait()
 			time.Sleep(time.Second)
@@ -35,17 +29,22 @@ func TestGiveInABubble(t *testing.T) {
 	}
 }
 
-// TestManyGive at once: all go on.
-func TestManyGive(t *testing.T) {
-	t.Parallel()
-	var all sync.WaitGroup
-	for range 100 {
+// give has so many goroutines give the network its turn so many times.
+func give(all *sync.WaitGroup, goroutines, times int) {
+	for range goroutines {
 		all.Go(func() {
-			for range 20 {
+			for range times {
 				netturn.Give()
 			}
 		})
 	}
+}
+
+// TestManyGive at once: all go on.
+func TestManyGive(t *testing.T) {
+	t.Parallel()
+	var all sync.WaitGroup
+	give(&all, 100, 20)
 	all.Wait()
 }
 

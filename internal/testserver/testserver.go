@@ -3,7 +3,6 @@
 package testserver
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -15,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -31,7 +29,7 @@ type Server struct {
 
 	tb   testing.TB
 	cmd  *exec.Cmd
-	log  logBuffer
+	log  Log
 	done chan struct{}
 	err  error // how the process ended, once done is closed
 }
@@ -227,22 +225,4 @@ func (s *Server) Await(what string, condition func() bool) {
 			s.tb.Fatalf("gave up waiting until %s; the log:\n%s", what, s.Log())
 		}
 	}
-}
-
-// A logBuffer collects the output of a process. It is safe for concurrent use.
-type logBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }

@@ -2,10 +2,11 @@
 -- these scripts sets scope, which begins the names of the scope's keys, and counters. N is a name.
 --
 -- HN is a hash: number of the last walk; keep and ttl, set if a call has set them; last, when it was published to; bytes, what it
--- keeps; closed, the end; ending, the number of the walk that brings the end, until all members have it; turn and until, whose walk
--- is under way, and until when at most; filled, how many scopes have members, and for each of these f and its number; others, how
--- many other scopes a walk visits, and for each of these s and its number, with the id of the topic's record there. RN is the list of kept messages, IN the set of their keys and JN the list of those let go, QN
--- the walks that wait for their turn. L has all topics, E when those without members end, V those whose scopes are to be checked.
+-- keeps; closed, the end; ending, the number of the walk that brings the end, until all members have it; turn and until, whose
+-- walk is under way, and until when at most; filled, how many scopes have members, and for each of these f and its number;
+-- others, how many other scopes a walk visits, and for each of these s and its number, with the id of the topic's record there.
+-- RN is the list of kept messages, IN the set of their keys and JN the list of those let go, QN the walks that wait for their
+-- turn. L has all topics, E when those without members end, V those whose scopes are to be checked.
 local scope, counters
 
 -- What a topic counts if its memory was set.

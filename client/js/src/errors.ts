@@ -18,8 +18,8 @@ export interface ErrorDetails {
  * (the transport does not get through), `UNREADABLE` (the server sent something that is not a message), `TAKEN_OVER`
  * (another consumer reads the channel), `NO_CHANNEL` (the page's function did not create a channel), `HTTP` (the reply
  * does not come from a Megaphone server), `REFUSED` (the server refused a WebSocket, for a reason that a browser hides),
- * `TIMEOUT` (also if a function of yours took too long), `INVALID` (`decode` or a schema did not accept the message `received`), `ABORTED` (the producer of a stream died
- * before the end).
+ * `TIMEOUT` (also if a function of yours took too long), `INVALID` (`decode` or a schema did not accept the message
+ * `received`), `ABORTED` (the producer of a stream died before the end).
  */
 export class MegaphoneError extends Error {
   declare readonly code: string;
