@@ -3,7 +3,6 @@
 package clients
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,7 +59,7 @@ func readsAcrossBoundariesAndAReload(t *testing.T, command func(ctx context.Cont
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	client := run(t, command(ctx, url, channel.ConsumerAddress, "numbers", messages))
+	client := testserver.StartClient(t, command(ctx, url, channel.ConsumerAddress, "numbers", messages))
 	for n := range messages {
 		post(t, url+"/write/"+channel.ProducerAddress+"/numbers", strconv.Itoa(n), http.StatusCreated, nil)
 		if n == messages/2 {
@@ -69,7 +67,7 @@ func readsAcrossBoundariesAndAReload(t *testing.T, command func(ctx context.Cont
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	client.printsTheNumbers(t, messages)
+	client.WantNumbers(messages)
 	if ends := strings.Count(s.Log(), "read ended"); ends < 3 {
 		t.Errorf("only %d reads have ended, so the test shows nothing", ends)
 	}
@@ -109,19 +107,19 @@ func ownJavaScriptClient(t *testing.T, runtime string, args ...string) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			args := append(slices.Clone(args), "ours.mjs", url, link.url, transports, strconv.Itoa(messages))
-			client := run(t, exec.CommandContext(ctx, runtime, args...))
+			client := testserver.StartClient(t, exec.CommandContext(ctx, runtime, args...))
 			// While the client runs, the test cuts the link often, and sometimes reloads the configuration.
-			for cuts := 1; !client.ended(); cuts++ {
+			for cuts := 1; !client.Ended(); cuts++ {
 				time.Sleep(130 * time.Millisecond)
 				link.cut()
 				if cuts%4 == 0 {
 					reload(t, s, url)
 				}
 			}
-			if exit := new(exec.ExitError); errors.As(client.err, &exit) && exit.ExitCode() == 77 {
+			if exit := new(exec.ExitError); errors.As(client.Err(), &exit) && exit.ExitCode() == 77 {
 				t.Skip("this Node has no WebSocket: run npm ci in client/js to install one")
 			}
-			client.printsTheNumbers(t, messages)
+			client.WantNumbers(messages)
 			if n := link.broken(); n < 5 {
 				t.Errorf("the test cut only %d connections, so it shows nothing", n)
 			}
@@ -184,64 +182,5 @@ func post(t *testing.T, url, body string, status int, reply any) {
 		if err := json.NewDecoder(response.Body).Decode(reply); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-// A process is a running client.
-type process struct {
-	lines []string // the printed lines; read it only after done is closed
-	err   error
-	done  chan struct{}
-}
-
-func run(t *testing.T, cmd *exec.Cmd) *process {
-	t.Helper()
-	output, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("%s: %v", filepath.Base(cmd.Path), err)
-	}
-	p := &process{done: make(chan struct{})}
-	go func() {
-		defer close(p.done)
-		for scanner := bufio.NewScanner(output); scanner.Scan(); {
-			p.lines = append(p.lines, scanner.Text())
-		}
-		p.err = cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-p.done
-	})
-	return p
-}
-
-func (p *process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// printsTheNumbers waits until the client ends. The client must have printed the numbers below count, each once and in
-// order.
-func (p *process) printsTheNumbers(t *testing.T, count int) {
-	t.Helper()
-	<-p.done
-	if p.err != nil {
-		t.Errorf("the client failed: %v", p.err)
-	}
-	for n, line := range p.lines {
-		if line != strconv.Itoa(n) {
-			t.Fatalf("line %d is %q; the lines are\n%s", n, line, strings.Join(p.lines, " "))
-		}
-	}
-	if len(p.lines) != count {
-		t.Errorf("%d of %d messages have arrived", len(p.lines), count)
 	}
 }

@@ -1,8 +1,8 @@
 package clients
 
 import (
+	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,7 +18,8 @@ import (
 
 // TestOriginalClientsOverRestarts restarts a server with a journal while the original's clients read from it. For them, any
 // fault is final. So a load balancer holds connections while there is no server, and restarts are as `systemctl restart` does
-// them. MEGAPHONE_RESTARTS is how many there are.
+// them. All reads end while the server still serves, also of a client that is slow to read again. MEGAPHONE_RESTARTS is how many
+// restarts there are.
 func TestOriginalClientsOverRestarts(t *testing.T) {
 	t.Parallel()
 	programs := map[string][]string{"JavaScript": {tool(t, "node"), "standin.mjs"}}
@@ -34,15 +35,18 @@ func TestOriginalClientsOverRestarts(t *testing.T) {
 	s := testserver.New(t)
 	port := testserver.FreePort(t)
 	// The Rust client loses a line that lies across the end of its buffer of 8 KiB. With these limits no more is sent at once.
-	settings := fmt.Sprintf("shutdown_delay 500ms\ngrace_period 3s\nservers {\nlistener_wrappers {\nmegaphone\n}\n}\ndebug\nmegaphone {\nread_duration 300ms\nstream_duration 300ms\nbuffer 30\nin_flight 30\n"+
+	settings := fmt.Sprintf("shutdown_delay 1200ms\ngrace_period 3s\nservers {\nlistener_wrappers {\nmegaphone\n}\n}\ndebug\nmegaphone {\nread_duration 200ms\nstream_duration 200ms\nbuffer 30\nin_flight 30\n"+
 		"broker disk {\npath %s\n}\n}", filepath.Join(s.Dir, "journal"))
 	start := func() {
 		s.Start(settings, fmt.Sprintf("http://127.0.0.1:%d {\nmegaphone create write read health\n}", port))
 	}
 	start()
 	balancer := testserver.NewBalancer(t, port)
+	ctx, cancel := context.WithTimeout(t.Context(), patience+time.Duration(restarts)*patience/10)
+	defer cancel()
 	rolled := make(chan struct{})
 	var running sync.WaitGroup
+	var clients []*testserver.Client
 	for name, program := range programs {
 		var channel struct{ ProducerAddress, ConsumerAddress string }
 		post(t, balancer+"/create", "", http.StatusOK, &channel)
@@ -50,11 +54,15 @@ func TestOriginalClientsOverRestarts(t *testing.T) {
 		if name == "Rust" {
 			url += "/read"
 		}
-		client := run(t, exec.CommandContext(t.Context(), program[0], append(program[1:], url, channel.ConsumerAddress, "numbers", strconv.Itoa(messages))...))
+		client := testserver.StartClient(t, exec.CommandContext(ctx, program[0], append(program[1:], url, channel.ConsumerAddress, "numbers", strconv.Itoa(messages))...))
+		clients = append(clients, client)
 		running.Go(func() {
-			write(t, balancer+"/write/"+channel.ProducerAddress+"/numbers", rolled)
-			client.printsTheNumbers(t, messages)
+			client.Feed(ctx, balancer+"/write/"+channel.ProducerAddress+"/numbers", messages, rolled)
+			client.WantNumbers(messages)
 		})
+	}
+	for _, client := range clients {
+		client.AwaitFirst()
 	}
 	for range restarts {
 		time.Sleep(300 * time.Millisecond) // clients and producers are busy
@@ -65,28 +73,5 @@ func TestOriginalClientsOverRestarts(t *testing.T) {
 	running.Wait()
 	if ends := strings.Count(s.Log(), "read ended"); ends < restarts {
 		t.Errorf("only %d reads have ended, so the test shows nothing", ends)
-	}
-}
-
-// write writes the numbers, each on a connection of its own, and the last one when the restarts are done.
-func write(t *testing.T, url string, rolled <-chan struct{}) {
-	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	for n := range messages {
-		if n == messages-1 {
-			<-rolled
-		}
-		response, err := client.Post(url, "application/json", strings.NewReader(strconv.Itoa(n)))
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		text, _ := io.ReadAll(response.Body)
-		_ = response.Body.Close()
-		if response.StatusCode != http.StatusCreated {
-			t.Errorf("%d: %s %s", n, response.Status, text)
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }

@@ -58,17 +58,17 @@ func readWithLibrary(t *testing.T, s *testserver.Server, url, library string, na
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, program, library, read, name, strconv.Itoa(count))
 	cmd.Dir = "sse"
-	client := run(t, cmd)
+	client := testserver.StartClient(t, cmd)
 	end := fmt.Sprintf(`"msg":"read ended","address":%q,"transport":"sse","reason":"complete"`, broker.RedactAddress(channel.ConsumerAddress))
 	for n := range count {
 		if n == count/2 {
-			s.Await("a stream has ended", func() bool { return client.ended() || strings.Contains(s.Log(), end) })
+			s.Await("a stream has ended", func() bool { return client.Ended() || strings.Contains(s.Log(), end) })
 		}
-		if client.ended() {
+		if client.Ended() {
 			break // it has failed
 		}
 		post(t, url+"/write/"+channel.ProducerAddress+"/numbers", strconv.Itoa(n), http.StatusCreated, nil)
 		time.Sleep(50 * time.Millisecond) // there are heartbeats in between
 	}
-	client.printsTheNumbers(t, count)
+	client.WantNumbers(count)
 }

@@ -51,7 +51,7 @@ func failover(t *testing.T, durability string) *history.Recorder {
 	t.Helper()
 	primary := newStore(t)
 	replica := newReplica(t, primary)
-	c := newCluster(t, primary, 2, "read_duration 5s\nbuffer 5000\nin_flight 500", durability+"\ntimeout 2s")
+	c := newCluster(t, primary, 2, "500ms", "read_duration 5s\nbuffer 5000\nin_flight 500", durability+"\ntimeout 2s")
 	r := history.NewRecorder()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

@@ -173,7 +173,7 @@ func historyOfTopics(t *testing.T, s *store, redis string) {
 // in each test.
 func historyOverNodes(t *testing.T, s *store, settings, redis string, o workload.Options) {
 	t.Helper()
-	c := newCluster(t, s, 3, "read_duration 1s\nbuffer 20\nhold 2s\n"+settings, "timeout 1s\ndial_timeout 1s"+redis)
+	c := newCluster(t, s, 3, "500ms", "read_duration 1s\nbuffer 20\nhold 2s\n"+settings, "timeout 1s\ndial_timeout 1s"+redis)
 	o.Seed = workload.Seed(t)
 	f := &faults{cluster: c, Recorder: history.NewRecorder()}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -169,7 +169,7 @@ func TestTheReadersNodeIsKilled(t *testing.T) {
 		rate                      = 10_000 // a second
 		kills                     = 13
 	)
-	c := newCluster(t, newStore(t), 3, "read_duration 20s\nbuffer 5000\nin_flight 500", "")
+	c := newCluster(t, newStore(t), 3, "500ms", "read_duration 20s\nbuffer 5000\nin_flight 500", "")
 	r := history.NewRecorder()
 	var current atomic.Int32 // the node of the readers; 0 is that of the producers
 	current.Store(1)

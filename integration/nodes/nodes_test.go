@@ -110,9 +110,9 @@ type node struct {
 	revision int
 }
 
-// newCluster starts nodes, each with a relay to Redis. settings go into the block of the option megaphone, and redis into that of
-// its setting broker.
-func newCluster(tb testing.TB, s *store, count int, settings, redis string) *cluster {
+// newCluster starts nodes, each with a relay to Redis. delay is their shutdown_delay. settings go into the block of
+// the option megaphone, and redis into that of its setting broker.
+func newCluster(tb testing.TB, s *store, count int, delay, settings, redis string) *cluster {
 	tb.Helper()
 	c := &cluster{TB: tb, store: s}
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
@@ -128,7 +128,7 @@ func newCluster(tb testing.TB, s *store, count int, settings, redis string) *clu
 			address = n.link.address
 		}
 		n.settings = func(revision int) string {
-			return fmt.Sprintf(`shutdown_delay 500ms
+			return fmt.Sprintf(`shutdown_delay %s
 grace_period 3s
 servers {
 	listener_wrappers {
@@ -142,7 +142,7 @@ megaphone {
 	broker redis %s {
 		%s
 	}
-}`, settings, 10_000+revision, hook.URL, address, redis)
+}`, delay, settings, 10_000+revision, hook.URL, address, redis)
 		}
 		c.nodes = append(c.nodes, n)
 		n.start()

@@ -1,7 +1,6 @@
 package nodes
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -103,19 +102,26 @@ func newFront(tb testing.TB, c *cluster) string {
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	// The original's Rust client loses a line that lies across the end of its read buffer of 8 KiB, wherever it comes from. With
-	// these limits no more than that is sent at once.
-	c := newCluster(t, newStore(t), 3, "read_duration 1s\nstream_duration 2s\nbuffer 30\nin_flight 30", "")
+	// these limits no more than that is sent at once. For the original's clients any fault is final, so all their reads end
+	// while their node still serves, also of a client that is slow to read again.
+	c := newCluster(t, newStore(t), 3, "1500ms", "read_duration 500ms\nstream_duration 2s\nbuffer 30\nin_flight 30", "")
 	front := newFront(t, c)
 	strict := &strictTransport{RoundTripper: &http.Transport{MaxIdleConnsPerHost: 100}}
 	r := history.NewRecorder()
 	rolled := make(chan struct{})
-	var clients []*client
-	for name, command := range programs(t, c) {
-		clients = append(clients, startClient(t, front, name, command))
-	}
+	limit, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	clients := map[string]*testserver.Client{}
 	var running sync.WaitGroup
-	for _, p := range clients {
-		running.Go(func() { p.write(rolled) })
+	for name, command := range programs(t, c) {
+		var channel struct{ ProducerAddress, ConsumerAddress string }
+		create(t, front, &channel)
+		arguments := command(channel.ConsumerAddress)
+		p := testserver.StartClient(t, exec.CommandContext(limit, arguments[0], arguments[1:]...))
+		clients[name] = p
+		running.Go(func() {
+			p.Feed(limit, front+"/write/"+channel.ProducerAddress+"/numbers", numbers, rolled)
+		})
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -133,6 +139,9 @@ func TestRollingRestart(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	for _, p := range clients {
+		p.AwaitFirst()
+	}
 	for _, n := range c.nodes {
 		before := r.Accepted()
 		for limit := time.Now().Add(patience); r.Accepted() < before+300 && time.Now().Before(limit); {
@@ -153,8 +162,21 @@ func TestRollingRestart(t *testing.T) {
 		t.Error(failure)
 	}
 	t.Logf("%d requests, %d failed", strict.requests, len(strict.failures))
-	for _, p := range clients {
-		p.wants(t)
+	for name, p := range clients {
+		t.Log(name)
+		p.WantNumbers(numbers)
+	}
+}
+
+func create(t *testing.T, url string, channel any) {
+	t.Helper()
+	response, err := http.Post(url+"/create", "application/json", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(channel); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -190,89 +212,3 @@ func programs(t *testing.T, c *cluster) map[string]func(consumer string) []strin
 
 // numbers is how many messages a published client reads.
 const numbers = 200
-
-// A client is a published client that reads numbers.
-type client struct {
-	testing.TB
-
-	name, front, producer string
-	lines                 []string
-	err                   error
-	done                  chan struct{}
-}
-
-func startClient(tb testing.TB, front, name string, command func(consumer string) []string) *client {
-	tb.Helper()
-	p := &client{TB: tb, name: name, front: front, done: make(chan struct{})}
-	var channel struct{ ProducerAddress, ConsumerAddress string }
-	response, err := http.Post(front+"/create", "application/json", nil)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer response.Body.Close()
-	if err := json.NewDecoder(response.Body).Decode(&channel); err != nil {
-		tb.Fatal(err)
-	}
-	p.producer = channel.ProducerAddress
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	arguments := command(channel.ConsumerAddress)
-	cmd := exec.CommandContext(ctx, arguments[0], arguments[1:]...)
-	cmd.Stderr = os.Stderr
-	output, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		tb.Fatal(err)
-	}
-	go func() {
-		defer close(p.done)
-		defer cancel()
-		for scanner := bufio.NewScanner(output); scanner.Scan(); {
-			p.lines = append(p.lines, scanner.Text())
-		}
-		p.err = cmd.Wait()
-	}()
-	tb.Cleanup(func() {
-		cancel()
-		<-p.done
-	})
-	return p
-}
-
-// write writes the numbers, the last one when the restarts are done.
-func (p *client) write(rolled <-chan struct{}) {
-	for n := range numbers {
-		if n == numbers-1 {
-			<-rolled
-		}
-		response, err := http.Post(p.front+"/write/"+p.producer+"/numbers", "application/json", strings.NewReader(strconv.Itoa(n)))
-		if err != nil {
-			p.Errorf("%s: %v", p.name, err)
-			return
-		}
-		response.Body.Close()
-		if response.StatusCode != http.StatusCreated {
-			p.Errorf("%s: %s", p.name, response.Status)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-// wants waits until the client ends. It must have printed all numbers, each once and in order.
-func (p *client) wants(t *testing.T) {
-	t.Helper()
-	<-p.done
-	if p.err != nil {
-		t.Errorf("%s fails: %v", p.name, p.err)
-	}
-	for n, line := range p.lines {
-		if line != strconv.Itoa(n) {
-			t.Errorf("%s: line %d is %q", p.name, n, line)
-			return
-		}
-	}
-	if len(p.lines) != numbers {
-		t.Errorf("%s has printed %d numbers of %d", p.name, len(p.lines), numbers)
-	}
-}
