@@ -19,7 +19,7 @@ const (
 
 // barColors has a color for each server. The test says which contrast they have to both backgrounds.
 var barColors = map[string]string{
-	"respond": "#8a8f98", "respond-logged": "#757b85", "wait": "#8a8f98", "relay": "#66707c", "bare": "#757b85",
+	"respond": "#8a8f98", "respond-logged": "#757b85", "wait": "#8a8f98", "relay": "#66707c", "bare": "#757b85", "bare-redis": "#757b85",
 	"megaphone": "#2f7de1", "observed": "#2591a6", "logged": "#4c86a8", "disk": "#8468da", "disk-synced": "#a25fc0", "redis": "#cc5a4a",
 	"mercure": "#c5751f", "nchan": "#3f9b5f",
 }

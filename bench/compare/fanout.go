@@ -146,10 +146,13 @@ func bareFan(_ string, n int) (fan, error) {
 func bareChannels(_ string, n int) ([]channel, error) {
 	cs := make([]channel, n)
 	for i := range cs {
-		path := fmt.Sprintf("/%d", i)
-		cs[i] = channel{path: path, post: func(body string) load.Request { return load.Post(path, body) }}
+		cs[i] = bareChannel(fmt.Sprintf("/%d", i))
 	}
 	return cs, nil
+}
+
+func bareChannel(path string) channel {
+	return channel{path: path, post: func(body string) load.Request { return load.Post(path, body) }}
 }
 
 // sharedFan has the same channel for all readers.

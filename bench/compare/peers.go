@@ -119,7 +119,7 @@ const acceptSSE = "Accept: text/event-stream"
 
 // peers returns all servers to measure. Those that the others are compared with come first.
 func peers() []*peer {
-	return slices.Concat(floors(), ours(), brokers(), []*peer{overRedis()})
+	return slices.Concat(floors(), ours(), brokers(), []*peer{overRedis(), bareOverRedis()})
 }
 
 // floors returns the servers that show the least that something costs under Caddy.

@@ -36,6 +36,23 @@ func overRedis() *peer {
 	}
 }
 
+// bareOverRedis returns the least that several servers cost which share a Redis.
+func bareOverRedis() *peer {
+	return &peer{
+		name: "bare-redis", about: "the loop `bare`, with messages through Redis' Pub/Sub: the least that several servers cost",
+		build: goBuild("bare"), args: func(config string) []string { return []string{config} },
+		config: func(address string, s settings) string { return address + "\n" + s.redis },
+		channels: func(_ string, n int) ([]channel, error) {
+			cs := make([]channel, n)
+			for i := range cs {
+				cs[i] = bareChannel("/" + rand.Text())
+			}
+			return cs, nil
+		},
+		headers: map[string][]string{"http": nil}, shared: true, floor: true,
+	}
+}
+
 // A redisServer is a redis-server on a core of its own.
 type redisServer struct {
 	socket string
