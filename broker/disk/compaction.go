@@ -68,7 +68,7 @@ func (l *log) compactSegment(s sealed) (int64, error) {
 	if err != nil {
 		return 0, l.lost(s, err)
 	}
-	copies := copier{log: l, sequence: s.sequence, data: data, places: map[int]place{}, renewed: map[journal.ID]uint64{}}
+	copies := copier{log: l, sequence: s.sequence, data: data, places: map[int]place{}, renewed: map[journal.ID]uint64{}, letGo: map[journal.ID]uint64{}}
 	err = guardReads(func() error {
 		end, err := readRecords(data, s.sequence, s.end, copies.copy)
 		if err == nil && end != s.end && !errors.Is(err, errDamaged) {
@@ -152,6 +152,7 @@ type copier struct {
 	data     []byte
 	places   map[int]place         // by the offset of the original: where a message is now that several channels hold
 	renewed  map[journal.ID]uint64 // of a channel, the position last written as it is now: see renew
+	letGo    map[journal.ID]uint64 // of some channels: up to which position nothing is needed any more; it only grows
 	copied   int64                 // bytes
 	err      error
 
@@ -160,6 +161,9 @@ type copier struct {
 	payload []byte
 	record  *record
 }
+
+// maxLetGo is of how many channels a copier knows what they have let go. Looking at a channel takes its lock from who writes to it.
+const maxLetGo = 4096
 
 // A place is where a record is.
 type place struct {
@@ -172,6 +176,9 @@ func (c *copier) copy(offset int, payload []byte, r *record) bool {
 	c.offset, c.payload, c.record = offset, payload, r
 	switch r.kind {
 	case kindPut, kindPart, kindSame:
+		if r.position <= c.letGo[r.id] {
+			return true
+		}
 		c.log.engine.Look(r.id, c.lookMessage)
 	case kindChannel, kindTopic, kindJoin, kindMark, kindMember:
 		c.log.engine.Look(r.id, c.look)
@@ -206,7 +213,11 @@ func (c *copier) look(live journal.Locked) {
 // lookMessage copies a record that has a message, and whose channel or topic lives.
 func (c *copier) lookMessage(live journal.Locked) {
 	l, r := c.log, c.record
-	if r.position <= live.LetGo() {
+	if letGo := live.LetGo(); r.position <= letGo {
+		if len(c.letGo) == maxLetGo {
+			clear(c.letGo)
+		}
+		c.letGo[r.id] = letGo
 		return
 	}
 	l.mu.Lock()

@@ -1,10 +1,12 @@
 package disk
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/internal/journal"
 	"github.com/caddy-megaphone/megaphone/internal/brokerfixture"
 )
 
@@ -61,6 +63,51 @@ func TestNoMessageIsRemovedBeforeItsEndIsDurable(t *testing.T) {
 		o.After = last.ID().String()
 		if s, err := again.Subscribe(t.Context(), f.a.Consumer, o); err != nil || s.Resume() != broker.ResumeComplete {
 			t.Errorf("the cursor leaves a gap; error %v", err)
+		}
+	})
+}
+
+// A lookCounter counts how often a journal takes the lock of a channel to look at it.
+type lookCounter struct {
+	journal.Engine
+
+	looks atomic.Int64
+}
+
+func (c *lookCounter) Look(id journal.ID, f func(journal.Locked)) bool {
+	c.looks.Add(1)
+	return c.Engine.Look(id, f)
+}
+
+// TestCompactionLeavesABusyChannelAlone: it takes a channel's lock for what the channel still needs, not for each message that was
+// settled long ago.
+func TestCompactionLeavesABusyChannelAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := Open(Options{segment: smallSegment, folder: &testFolder{}})
+		defer b.Close()
+		counter := &lookCounter{Engine: b.log.engine}
+		b.log.engine = counter
+		if err := b.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		deliver := deliverer(t, b, 500)
+		oldest := func() (n uint64) {
+			b.log.locked(func() {
+				if len(b.log.sealed) > 0 {
+					n = b.log.sealed[0].sequence
+				}
+			})
+			return n
+		}
+		delivered := int64(0)
+		for ; oldest() < 10; delivered++ {
+			deliver()
+			if delivered%100 == 0 {
+				time.Sleep(retryInterval)
+			}
+		}
+		if looks := counter.looks.Load(); looks == 0 || looks > delivered/10 {
+			t.Errorf("compaction has looked %d times at a channel that had %d messages", looks, delivered)
 		}
 	})
 }

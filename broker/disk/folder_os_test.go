@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,5 +79,50 @@ func TestAJournalThatIsPutInPlaceIsNotTouched(t *testing.T) {
 	again := opened(t, filepath.Join(path, "journal"))
 	if stats := again.Stats(); stats.Channels != 1 {
 		t.Errorf("there are %d channels", stats.Channels)
+	}
+}
+
+// TestSyncKeepsWhatIsWrittenMeanwhile: a sync lets go of the file's pages, while others write to them.
+func TestSyncKeepsWhatIsWrittenMeanwhile(t *testing.T) {
+	t.Parallel()
+	folder := &osFolder{path: t.TempDir()}
+	const size = 1 << 20
+	f, err := folder.create("file", size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.close() }()
+	f.populate()
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		mem := f.bytes()
+		for i := range mem {
+			mem[i] = byte(i%255 + 1)
+			if i%4096 == 4095 {
+				if err := f.written(i-4095, i+1); err != nil { // on some systems, it is only then in the file
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for range 20 {
+		if err := f.sync(); err != nil {
+			t.Error(err)
+		}
+	}
+	writing.Wait()
+	if err := f.sync(); err != nil {
+		t.Error(err)
+	}
+	data, closed, err := folder.open("file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = closed() }()
+	for i, b := range data {
+		if b != byte(i%255+1) || f.bytes()[i] != b {
+			t.Fatalf("byte %d is %d in the file and %d in memory, want %d", i, b, f.bytes()[i], i%255+1)
+		}
 	}
 }
