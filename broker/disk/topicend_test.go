@@ -173,7 +173,7 @@ var writesOf = map[string]write{
 		}
 		return nil
 	},
-	"topic": func(s *topical, a broker.Addresses) error {
+	"topic": func(s *topical, _ broker.Addresses) error {
 		got, err := s.broker.PublishTopic(s.Context(), "other", s.message("later"), broker.FullMiss, s.limits)
 		if err == nil && got.Accepted != 1 {
 			s.Errorf("%+v is reported", got)
