@@ -39,7 +39,7 @@ func (l *load) topicStep(ctx context.Context) bool {
 	}
 	i := l.random.IntN(len(l.topics))
 	t := l.topics[i]
-	if t.begun > 20 {
+	if t.begun > 8 {
 		l.topics = slices.Delete(l.topics, i, i+1)
 		return l.closeTopic(ctx, t)
 	}
