@@ -43,7 +43,7 @@ func BenchmarkDelivered(b *testing.B) {
 }
 
 // TestCost: what a message costs Redis stays in proportion to an XADD. The bounds are a little below what was measured on a busy
-// machine, and a cost counts as too high if it is so three times.
+// machine, and a cost counts as too high if it is so five times.
 func TestCost(t *testing.T) {
 	if os.Getenv("MEGAPHONE_REDIS") != "bench" {
 		t.Skip("needs redis-server and redis-benchmark, and takes twenty seconds: MEGAPHONE_REDIS=bench")
@@ -59,7 +59,7 @@ func TestCost(t *testing.T) {
 		{"one message to 100 channels", 100, 8, 0.5, func(_ int, all []string) ([]string, string) { return all, "" }},
 	} {
 		share := 0.0
-		for range 3 {
+		for range 5 {
 			result := testing.Benchmark(func(b *testing.B) { benchmarkDelivered(b, c.channels, c.producers, c.choose) })
 			share = max(share, result.Extra["of-XADD"])
 			if t.Logf("%s: %.3f of XADD", c.what, result.Extra["of-XADD"]); share >= c.least {
@@ -103,6 +103,7 @@ func benchmarkDelivered(b *testing.B, channels, producers int, choose func(p int
 		reading.Go(func() { readAll(ctx, sub, &received) })
 	}
 	body := []byte(`"` + strings.Repeat("x", 234) + `"`) // a line of 346 bytes
+	earlier := xadd(b, s)
 	before := processorTime(b, s)
 	trips := writer.RoundTrips() + reader.RoundTrips()
 	var written atomic.Int64
@@ -136,8 +137,8 @@ func benchmarkDelivered(b *testing.B, channels, producers int, choose func(p int
 	n := float64(written.Load())
 	b.ReportMetric(float64(used.Microseconds())/n, "redis-µs/op")
 	b.ReportMetric(float64(writer.RoundTrips()+reader.RoundTrips()-trips)/n, "trips/op")
-	if one := xadd(b, s); one > 0 {
-		b.ReportMetric(one.Seconds()/(used.Seconds()/n), "of-XADD")
+	if later := xadd(b, s); later > 0 {
+		b.ReportMetric((earlier+later).Seconds()/2/(used.Seconds()/n), "of-XADD")
 	}
 	stop()
 	reading.Wait()
@@ -159,9 +160,9 @@ func readAll(ctx context.Context, sub broker.Subscription, received *atomic.Int6
 	}
 }
 
-// xadd returns the processor time that Redis takes for one XADD.
+// xadd returns the processor time that Redis takes for one XADD, or 0 while package testing only finds out how long to measure.
 func xadd(b *testing.B, s *server) time.Duration {
-	if os.Getenv("MEGAPHONE_REDIS") != "bench" {
+	if os.Getenv("MEGAPHONE_REDIS") != "bench" || b.N < 5000 {
 		return 0
 	}
 	const calls = 300_000
