@@ -104,19 +104,22 @@ func TestAnEndThatWaitsIsForgotten(t *testing.T) {
 	})
 }
 
+// refusals are ways in which the journal comes to refuse all writes.
+var refusals = map[string]func(*topical){
+	"fault": func(s *topical) {
+		s.fails(syscall.EIO, "sync", "create")
+		time.Sleep(untilSynced)
+	},
+	"full": func(s *topical) {
+		s.fails(syscall.ENOSPC, "create")
+		s.fillUp()
+		s.useReserve()
+	},
+}
+
 // TestAnEndComesAlsoIfTheJournalFailsAtItsTurn: it was acknowledged, and comes when the journal takes writes again.
 func TestAnEndComesAlsoIfTheJournalFailsAtItsTurn(t *testing.T) {
-	for name, fails := range map[string]func(*topical){
-		"fault": func(s *topical) {
-			s.fails(syscall.EIO, "sync", "create")
-			time.Sleep(untilSynced)
-		},
-		"full": func(s *topical) {
-			s.fails(syscall.ENOSPC, "create")
-			s.fillUp()
-			s.useReserve()
-		},
-	} {
+	for name, fails := range refusals {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				s := newTopical(t, Process)
@@ -131,6 +134,119 @@ func TestAnEndComesAlsoIfTheJournalFailsAtItsTurn(t *testing.T) {
 				s.recovers()
 				for _, is := range []*Broker{s.broker, s.again()} {
 					s.wants(is, a, "first", "1 missed, nulldone")
+				}
+			})
+		})
+	}
+}
+
+// A write is a write to a member.
+type write func(*topical, broker.Addresses) error
+
+// writesOf are all ways to write to a member of the topic "other".
+var writesOf = map[string]write{
+	"publish": func(s *topical, a broker.Addresses) error {
+		return s.broker.Publish(s.Context(), a.Producer, s.message("later"), s.limits)
+	},
+	"publish without hold": func(s *topical, a broker.Addresses) error {
+		l := s.limits
+		l.Hold = 0
+		return s.broker.Publish(s.Context(), a.Producer, s.message("later"), l)
+	},
+	"publish now": func(s *topical, a broker.Addresses) error {
+		m := s.message("later")
+		if s.broker.PublishNow(a.Producer, m, s.limits) {
+			return nil
+		}
+		return s.broker.Publish(s.Context(), a.Producer, m, s.limits)
+	},
+	"batch": func(s *topical, a broker.Addresses) error {
+		return s.broker.PublishBatch(s.Context(), []string{a.Producer}, []*broker.Message{s.message("later")}, s.limits)[0].Err
+	},
+	"ingestion": func(s *topical, a broker.Addresses) error {
+		in := s.broker.Ingest(s.limits)
+		if err := in.Write(s.Context(), 1, []byte(a.Producer), s.message("later")); err != nil {
+			return err
+		}
+		for _, failure := range in.Finish(s.Context()).Failures {
+			return failure.Err
+		}
+		return nil
+	},
+	"topic": func(s *topical, _ broker.Addresses) error {
+		got, err := s.broker.PublishTopic(s.Context(), "other", s.message("later"), broker.FullMiss, s.limits)
+		if err == nil && got.Accepted != 1 {
+			s.Errorf("%+v is reported", got)
+		}
+		return err
+	},
+}
+
+// stuck makes the end of a topic wait only for the journal.
+func (s *topical) stuck(fails func(*topical)) (a broker.Addresses) {
+	s.Helper()
+	a, _ = s.holding("news")
+	s.no(s.broker.Join(s.Context(), a.Producer, broker.Join{Topic: "other"}, s.limits))
+	fails(s)
+	time.Sleep(s.limits.Hold + time.Millisecond)
+	s.holds(a, 1)
+	return a
+}
+
+// TestAWriteBehindAnEndThatWaitsForTheJournal fails at once, like one to any other channel. As soon as the journal takes writes again,
+// it succeeds, and the end goes first, even if the journal has not come to that yet.
+func TestAWriteBehindAnEndThatWaitsForTheJournal(t *testing.T) {
+	for name, fails := range refusals {
+		for how, write := range writesOf {
+			t.Run(name+" "+how, func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
+					s := newTopical(t, Process)
+					a := s.stuck(fails)
+					begun := time.Now()
+					if err := write(s, a); !errors.Is(err, broker.ErrStorage) {
+						t.Errorf("error %v", err)
+					}
+					if took := time.Since(begun); took > 0 {
+						t.Errorf("it takes %v", took)
+					}
+					s.holds(a, 1)
+					s.broker.log.locked(func() { s.broker.log.retries = nil })
+					s.recovers()
+					s.no(write(s, a))
+					for _, is := range []*Broker{s.broker, s.again()} {
+						s.wants(is, a, "first", "1 missed, nulldone", "later")
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestWritesThatWaitBehindAnEndFailWithIt if there is room for them. Others go on to wait for room.
+func TestWritesThatWaitBehindAnEndFailWithIt(t *testing.T) {
+	for name, fails := range refusals {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newTopical(t, Process)
+				a, _ := s.holding("news")
+				begun := time.Now()
+				write := func(body string, buffer int) <-chan error {
+					l, done := s.limits, make(chan error, 1)
+					l.Buffer, l.Hold = buffer, time.Minute
+					go func() { done <- s.broker.Publish(t.Context(), a.Producer, s.message(body), l) }()
+					synctest.Wait()
+					return done
+				}
+				room, none := write("room", 10), write("no room", 1)
+				fails(s)
+				if err := <-room; !errors.Is(err, broker.ErrStorage) || time.Since(begun) != s.limits.Hold {
+					t.Errorf("after %v, error %v", time.Since(begun), err)
+				}
+				s.recovers()
+				s.wants(s.broker, a, "first", "1 missed, nulldone")
+				s.no(<-none)
+				for _, is := range []*Broker{s.broker, s.again()} {
+					s.wants(is, a, "first", "1 missed, nulldone", "no room")
 				}
 			})
 		})

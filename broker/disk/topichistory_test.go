@@ -23,6 +23,7 @@ const (
 type topicTrack struct {
 	begun, kept     []int // numbers of messages
 	closing, closed bool
+	closes          int // the index of the fact that it is being closed
 }
 
 // A memberTrack is what facts say of a channel because of topics.
@@ -32,12 +33,13 @@ type memberTrack struct {
 	joined   map[string]act // by topic; the last act, or 0 while that is not done
 	missing  int            // messages, at most
 	missed   int            // messages since the last read that may have settled what tells of them
+	settles  int            // the index of the last fact that it settles messages
 }
 
 // ofTopics sums up the facts that are about topics.
 func (h facts) ofTopics(before int) (topics map[string]*topicTrack, members map[string]*memberTrack) {
 	topics, members = map[string]*topicTrack{}, map[string]*memberTrack{}
-	for _, f := range h {
+	for i, f := range h {
 		if f.done && f.at >= before {
 			continue
 		}
@@ -51,7 +53,7 @@ func (h facts) ofTopics(before int) (topics map[string]*topicTrack, members map[
 			case f.act == closes && f.done:
 				t.closed = true
 			case f.act == closes:
-				t.closing = true
+				t.closing, t.closes = true, i
 			case f.done:
 				t.kept = append(t.kept, f.n)
 			default:
@@ -64,7 +66,9 @@ func (h facts) ofTopics(before int) (topics map[string]*topicTrack, members map[
 			m = &memberTrack{joined: map[string]act{}}
 			members[f.consumer] = m
 		}
-		m.add(f)
+		if m.add(f); f.act == settles {
+			m.settles = i
+		}
 	}
 	return topics, members
 }
@@ -95,6 +99,7 @@ func (m *memberTrack) add(f fact) {
 type held struct {
 	topics map[string]*heldTopic
 	missed map[string]int
+	ends   map[string][]broker.EventID // of topics, which have come or wait
 }
 
 type heldTopic struct {
@@ -104,7 +109,7 @@ type heldTopic struct {
 }
 
 func heldBy(b *Broker) held {
-	h := held{map[string]*heldTopic{}, map[string]int{}}
+	h := held{map[string]*heldTopic{}, map[string]int{}, map[string][]broker.EventID{}}
 	byID := map[journal.ID]*heldTopic{}
 	for id := range b.log.engine.IDs() { // topics come first
 		b.log.engine.Look(id, func(c journal.Locked) {
@@ -120,6 +125,14 @@ func heldBy(b *Broker) held {
 			consumer := broker.FormatAddress(c.Snapshot().Agent, c.Snapshot().Consumer)
 			for _, topic := range c.Member().Topics {
 				byID[topic].members = append(byID[topic].members, consumer)
+			}
+			for _, topic := range c.Member().Ends {
+				h.ends[consumer] = append(h.ends[consumer], byID[topic].end.ID())
+			}
+			for _, m := range c.Messages() {
+				if m.End() != "" {
+					h.ends[consumer] = append(h.ends[consumer], m.ID())
+				}
 			}
 			for _, run := range c.Member().Marks {
 				h.missed[consumer] += run.Missed
@@ -142,6 +155,14 @@ func (h facts) checkTopics(tb testing.TB, b *Broker, before int, settlesHold boo
 			has := is.topics[topic] != nil && slices.Contains(is.topics[topic].members, consumer)
 			if last == joins && !has && !m.deleting || last == leaves && has {
 				tb.Errorf("after %c, it is %v that %s is a member of %s", last, has, consumer, topic)
+			}
+		}
+		for name, t := range topics {
+			if !m.knows || m.deleting || m.joined[name] != joins || !t.closed || is.topics[name] == nil || is.topics[name].end == nil {
+				continue
+			}
+			if m.settles < t.closes && !slices.Contains(is.ends[consumer], is.topics[name].end.ID()) {
+				tb.Errorf("%s lacks the end of %s", consumer, name)
 			}
 		}
 		missed := is.missed[consumer]

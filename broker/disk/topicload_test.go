@@ -39,7 +39,7 @@ func (l *load) topicStep(ctx context.Context) bool {
 	}
 	i := l.random.IntN(len(l.topics))
 	t := l.topics[i]
-	if t.begun > 20 {
+	if t.begun > 8 {
 		l.topics = slices.Delete(l.topics, i, i+1)
 		return l.closeTopic(ctx, t)
 	}
@@ -157,17 +157,52 @@ func (l *load) publishTopic(ctx context.Context, t *topicLoad, room bool) bool {
 	return true
 }
 
+// closeTopic closes a topic. Every other time, a message of it waits meanwhile for room in the members, in vain, and the end behind it.
 func (l *load) closeTopic(ctx context.Context, t *topicLoad) bool {
 	end, err := broker.NewEnd("stream", broker.EndDone)
 	if err != nil {
 		panic(err)
+	}
+	withdraw := func() {}
+	if len(t.members) > 0 && l.random.IntN(2) == 0 {
+		withdraw = l.holdMessage(ctx, t)
 	}
 	l.tell(closes, false, topicName(t.number), 0)
 	err = l.broker.CloseTopic(ctx, topicName(t.number), end, l.limits)
 	if err == nil {
 		l.tell(closes, true, topicName(t.number), 0)
 	}
+	withdraw()
 	return !errors.Is(err, broker.ErrClosed)
+}
+
+// holdMessage publishes a message for which no member has room. It returns what withdraws it.
+func (l *load) holdMessage(ctx context.Context, t *topicLoad) (withdraw func()) {
+	m, n := l.message()
+	tell := func(done bool) {
+		if !t.trims() || m.Size() <= trimmed {
+			l.tell(keeps, done, topicName(t.number), n)
+		}
+		for _, a := range t.members {
+			l.tell(misses, done, a.Consumer, n)
+		}
+	}
+	tell(false)
+	ctx, cancel := context.WithCancel(ctx)
+	limits, published := l.limits, make(chan error)
+	limits.Buffer, limits.Hold = 0, time.Hour
+	go func() {
+		_, err := l.broker.PublishTopic(ctx, topicName(t.number), m, broker.FullHold, limits)
+		published <- err
+	}()
+	time.Sleep(time.Millisecond) // until it waits, or nearly always
+	return func() {
+		time.Sleep(time.Duration(l.random.IntN(2)) * time.Millisecond)
+		cancel()
+		if err := <-published; err == nil {
+			tell(true)
+		}
+	}
 }
 
 // deleted forgets a channel's memberships.

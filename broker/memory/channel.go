@@ -105,6 +105,10 @@ func (c *channel) publish(w *waiter) (finished bool) {
 		c.fail(w, broker.ErrNotFound)
 		return true
 	}
+	if err := c.admitEnd(); err != nil && c.hasRoom(w.ms[0], &w.limits) {
+		c.fail(w, err)
+		return true
+	}
 	if c.held.first == nil {
 		if all, err := c.admit(w); all || err != nil {
 			c.fail(w, err)
@@ -239,22 +243,6 @@ func (c *channel) fail(w *waiter, err error) {
 	default:
 		c.counters.withdrawn.Add(left)
 	}
-}
-
-// admitHeld admits waiting producers while there is room, first come first served. The lock is held.
-func (c *channel) admitHeld() {
-	for w := c.held.first; w != nil; w = c.held.first {
-		all, err := c.admit(w)
-		if !all && err == nil {
-			break
-		}
-		if err != nil && w.outside { // it was promised
-			c.broker.journal.Retry(c.journalID())
-			break
-		}
-		c.dequeue(w, err)
-	}
-	c.awaitMemory(false)
 }
 
 // awaitMemory makes the channel wait for its turn if memory is all that its first waiter lacks, and gives up the turn if

@@ -275,6 +275,9 @@ func (w *walk) offer(c *channel) {
 // put puts the message into a member's queue if there is room, and reports whether it did. There was memory for the message when
 // the walk began, and all members share it, unless it is merged. The channel's lock is held.
 func (w *walk) put(c *channel) (taken bool, err error) {
+	if err := c.admitEnd(); err != nil {
+		return false, err
+	}
 	switch {
 	case c.held.first != nil:
 		return false, nil

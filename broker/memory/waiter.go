@@ -42,6 +42,56 @@ func (c *channel) offerNext(w *waiter) (taken bool, err error) {
 	return c.offer(w.ms[0], &w.limits, w.batch(), w.join())
 }
 
+// admitHeld admits waiting producers while there is room, first come first served. The lock is held.
+func (c *channel) admitHeld() { _ = c.tryHeld() }
+
+// tryHeld is admitHeld. It fails if the end of a topic comes next and the journal fails. That was promised, so it is tried again
+// later, and nothing overtakes it. The lock is held.
+func (c *channel) tryHeld() (failed error) {
+	for w := c.held.first; w != nil; w = c.held.first {
+		all, err := c.admit(w)
+		if !all && err == nil {
+			break
+		}
+		if err != nil && w.outside {
+			c.broker.journal.Retry(c.journalID())
+			c.failBehind(w, err)
+			failed = err
+			break
+		}
+		c.dequeue(w, err)
+	}
+	c.awaitMemory(false)
+	return failed
+}
+
+// failBehind finishes the producers behind the end of a topic that the journal does not take, while there is room for them: without
+// that end, the journal would refuse what they write. The lock is held.
+func (c *channel) failBehind(end *waiter, err error) {
+	for w := end.next; w != nil; {
+		next := w.next
+		if !w.outside {
+			if c.dropDuplicates(w); len(w.ms) == 0 {
+				c.dequeue(w, nil)
+			} else if c.hasRoom(w.ms[0], &w.limits) {
+				c.dequeue(w, err)
+			} else {
+				return
+			}
+		}
+		w = next
+	}
+}
+
+// admitEnd tries the end of a topic that comes next once more, and what waits behind it. The end waits only for the journal, for it
+// needs no room. admitEnd fails if the journal does. The lock is held.
+func (c *channel) admitEnd() error {
+	if w := c.held.first; w == nil || !w.outside {
+		return nil
+	}
+	return c.tryHeld()
+}
+
 // A waitList is a channel's waiting producers, first come first. Its zero value is empty.
 type waitList struct {
 	first, last *waiter
