@@ -180,7 +180,9 @@ func (m *topicModel) tries(name string, message *broker.Message, full broker.Whe
 	default:
 		p.want = want
 		m.publishes = append(m.publishes, p)
-		m.pause() // until it waits
+		for range 4 {
+			m.pause() // until it waits, in stores of several servers too
+		}
 	}
 }
 
