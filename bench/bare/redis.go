@@ -92,9 +92,8 @@ func (in *input) read(buffer []byte) error {
 // deliverPushes writes the messages that have arrived whole to their readers.
 func (s *server) deliverPushes() error {
 	for {
-		rest := s.relay.pushes.rest
 		var fields [3][]byte
-		rest, ok := cutLine(rest, nil) // *3
+		rest, ok := cutLine(s.relay.pushes.rest, nil) // *3
 		for i := range fields {
 			if ok {
 				rest, ok = cutLine(rest, &fields[i])

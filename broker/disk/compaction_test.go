@@ -15,10 +15,6 @@ import (
 func TestNoMessageIsRemovedBeforeItsEndIsDurable(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		f := newFaulty(t, Disk)
-		head := func() (n uint64) {
-			f.broker.log.locked(func() { n = f.broker.log.head.sequence })
-			return n
-		}
 		o := broker.SubscribeOptions{Limits: brokerfixture.Limits, Acknowledged: true}
 		settle := func(n int) (last *broker.Message) {
 			s, err := f.broker.Subscribe(t.Context(), f.a.Consumer, o)
@@ -33,13 +29,13 @@ func TestNoMessageIsRemovedBeforeItsEndIsDurable(t *testing.T) {
 			s.End(broker.EndFault)
 			return last
 		}
-		for head() < 3 {
+		for f.head() < 3 {
 			f.write(nil)
 		}
 		settle(len(f.lines) - 10) // those left are in the second segment, and the channel moves to the third
 		time.Sleep(untilSynced)
 		written := len(f.lines)
-		for head() < 4 {
+		for f.head() < 4 {
 			f.write(nil)
 		}
 		time.Sleep(untilSynced + retryInterval/2) // the next compaction comes before the next sync

@@ -317,11 +317,7 @@ func TestAFileThatIsCutOffDoesNotEndTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head := func() (n uint64) {
-		b.log.locked(func() { n = b.log.head.sequence })
-		return n
-	}
-	before := head()
+	before := headOf(b)
 	for _, name := range names {
 		if err := os.Truncate(name, 0); err != nil && !errors.Is(err, fs.ErrNotExist) { // a prepared one may be gone by now
 			t.Fatal(err)
@@ -333,11 +329,17 @@ func TestAFileThatIsCutOffDoesNotEndTheProcess(t *testing.T) {
 		if err != nil && !errors.Is(err, broker.ErrStorage) {
 			t.Fatal(err)
 		}
-		return err == nil && head() != before
+		return err == nil && headOf(b) != before
 	})
 	if b.Healthy() != nil {
 		t.Errorf("the health is %v", b.Healthy())
 	}
+}
+
+// headOf returns the place of the segment that is written.
+func headOf(b *Broker) (sequence uint64) {
+	b.log.locked(func() { sequence = b.log.head.sequence })
+	return sequence
 }
 
 func TestAFolderHasOneProcess(t *testing.T) {

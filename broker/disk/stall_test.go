@@ -33,10 +33,7 @@ func (f *faulty) logs() *testserver.Log {
 }
 
 // head returns the place of the head in the sequence.
-func (f *faulty) head() (sequence uint64) {
-	f.broker.log.locked(func() { sequence = f.broker.log.head.sequence })
-	return sequence
-}
+func (f *faulty) head() uint64 { return headOf(f.broker) }
 
 // hasAgain checks that the channel has all messages after the process was killed.
 func (f *faulty) hasAgain() {

@@ -33,15 +33,7 @@ type batcher struct {
 func newBatcher(c *cluster, r *history.Recorder, url, name string) *batcher {
 	c.Helper()
 	b := &batcher{cluster: c, Recorder: r, name: name}
-	response, err := c.http.Post(url+"/create", "application/json", nil)
-	if err != nil {
-		c.Fatal(err)
-	}
-	defer response.Body.Close()
-	var channel struct{ ProducerAddress, ConsumerAddress string }
-	if err := json.NewDecoder(response.Body).Decode(&channel); err != nil || response.StatusCode != http.StatusOK {
-		c.Fatalf("create: %s %v", response.Status, err)
-	}
+	channel := c.create(url)
 	b.producer, b.consumer = channel.ProducerAddress, channel.ConsumerAddress
 	return b
 }

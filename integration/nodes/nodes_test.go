@@ -5,6 +5,7 @@ package nodes
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -148,6 +149,23 @@ megaphone {
 		n.start()
 	}
 	return c
+}
+
+// A channel is what create answers with.
+type channel struct{ ProducerAddress, ConsumerAddress string }
+
+// create creates a channel at a node or a load balancer.
+func (c *cluster) create(url string) (created channel) {
+	c.Helper()
+	response, err := c.http.Post(url+"/create", "application/json", nil)
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(&created); err != nil || response.StatusCode != http.StatusOK {
+		c.Fatalf("create: %s %v", response.Status, err)
+	}
+	return created
 }
 
 func (n *node) site() string {

@@ -2,7 +2,6 @@ package nodes
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -114,8 +113,7 @@ func TestRollingRestart(t *testing.T) {
 	clients := map[string]*testserver.Client{}
 	var running sync.WaitGroup
 	for name, command := range programs(t, c) {
-		var channel struct{ ProducerAddress, ConsumerAddress string }
-		create(t, front, &channel)
+		channel := c.create(front)
 		arguments := command(channel.ConsumerAddress)
 		p := testserver.StartClient(t, exec.CommandContext(limit, arguments[0], arguments[1:]...))
 		clients[name] = p
@@ -165,18 +163,6 @@ func TestRollingRestart(t *testing.T) {
 	for name, p := range clients {
 		t.Log(name)
 		p.WantNumbers(numbers)
-	}
-}
-
-func create(t *testing.T, url string, channel any) {
-	t.Helper()
-	response, err := http.Post(url+"/create", "application/json", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if err := json.NewDecoder(response.Body).Decode(channel); err != nil {
-		t.Fatal(err)
 	}
 }
 
