@@ -79,7 +79,7 @@ func startHostile(t *testing.T) *hostile {
 	const directive = "megaphone create write read exists manage health"
 	// The site without TLS serves any host, because most of the requests have a wrong host.
 	secure := fmt.Sprintf("https://localhost:%d {\nbind 127.0.0.1\n%s\n}", tlsPort, directive)
-	s.Start("megaphone {\nttl 5s\nhold 1s\nmax_message_size 100KB\n}", tcpSite(port, directive)+secure)
+	s.Start("megaphone {\nhold 1s\nmax_message_size 100KB\n}", tcpSite(port, directive)+secure)
 	awaitCertificate(t, s.Server, "localhost", tlsPort)
 	return &hostile{
 		commandServer: s,
