@@ -31,6 +31,25 @@ func TestALateResyncChangesNothing(t *testing.T) {
 	takes(t, sub, "1")
 }
 
+// TestAResyncDoesNotTakeTheChannelBack: a reader is taken over by another one of its node. Before it hears of that, Redis refuses what
+// it reports, so it resyncs.
+func TestAResyncDoesNotTakeTheChannelBack(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	b := open(t, s.options("test:"+rand.Text()+":"))
+	a := create(t, b)
+	before := subscribe(t, b, a.Consumer)
+	after, err := b.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: faultLimits, TakeOver: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := redis.LateResync(before)(); !errors.Is(err, broker.ErrBusy) {
+		t.Errorf("the resync of the reader before gets %v", err)
+	}
+	publish(t, b, a.Producer, "1")
+	takes(t, after, "1")
+}
+
 // TestAFailoverSettlesOnlyWhatTheReaderHas: Redis goes back to a time before the last messages, and new ones take their positions,
 // before the node knows of it. What the reader settles then is not what has those positions now.
 func TestAFailoverSettlesOnlyWhatTheReaderHas(t *testing.T) {

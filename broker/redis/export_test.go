@@ -91,11 +91,11 @@ func BreakOff(w *Walk) { w.w.end() }
 func LateResync(sub broker.Subscription) func() error {
 	s := sub.(*subscription)
 	b := s.broker
-	late := &subscription{broker: b, x: s.x, limits: s.limits}
+	was, late := s.fence, &subscription{broker: b, x: s.x, limits: s.limits}
 	b.subs.add(late)
 	b.subs.remove(late)
 	return func() error {
-		_, err := b.subscribe(late, late.fence, modeResume, "", "", false)
+		_, err := b.subscribe(late, opening{fence: late.fence, mode: modeResume, was: was})
 		return err
 	}
 }

@@ -110,7 +110,7 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 			cursor = string(make([]byte, len(id))) // which no event has
 		}
 	}
-	values, err := b.subscribe(s, fence, mode, cursor, "", o.Follow)
+	values, err := b.subscribe(s, opening{fence: fence, mode: mode, cursor: cursor, follow: o.Follow})
 	if err != nil {
 		b.subs.remove(s)
 		if errors.Is(err, broker.ErrUnavailable) { // Redis may have let it in
@@ -138,18 +138,24 @@ func (b *Broker) Subscribe(ctx context.Context, consumer string, o broker.Subscr
 
 var resumes = [...]broker.Resume{broker.ResumeNone, broker.ResumeComplete, broker.ResumeGap}
 
-// subscribe makes a subscription the channel's reader, by its fence, and returns the values of lua/subscribe.lua. Another resync may
-// have given it another fence meanwhile.
-func (b *Broker) subscribe(
-	s *subscription, fence uint32, mode int, cursor, taken string, follow bool,
-) ([]rueidis.RedisMessage, error) {
+// An opening is how a read begins, or goes on after a fault.
+type opening struct {
+	fence         uint32 // the subscription's; another resync may have given it another one meanwhile
+	mode          int
+	was           uint32 // the fence by which Redis knows the reader that resumes
+	cursor, taken string // ids of 16 bytes, or empty
+	follow        bool
+}
+
+// subscribe makes a subscription the channel's reader, and returns the values of lua/subscribe.lua.
+func (b *Broker) subscribe(s *subscription, o opening) ([]rueidis.RedisMessage, error) {
 	l := &s.limits
 	keys, prefix := b.keys.channelKeys(s.x)
 	elsewhere := b.ledger.elsewhere(b.keys.scopeOf(s.x.partition()))
-	numbers := packer{}.put(1, int64(mode)).put(3, int64(aheadOf(l))).put(5, ms(l.TTL)).put(5, int64(l.MaxReaders)).
-		put(5, elsewhere.readers).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(follow)).put(7, elsewhere.bytes).put(1, one(s.again))
+	numbers := packer{}.put(1, int64(o.mode)).put(3, int64(aheadOf(l))).put(5, ms(l.TTL)).put(5, int64(l.MaxReaders)).
+		put(5, elsewhere.readers).put(3, int64(aheadOf(l))).put(5, maxFetch).put(1, one(o.follow)).put(7, elsewhere.bytes).put(1, one(s.again)).put(4, int64(o.was))
 	reply := b.run(b.background, subscribeScript, keys,
-		prefix, b.node, strconv.FormatUint(uint64(fence), 10), rueidis.BinaryString(numbers), cursor, taken)
+		prefix, b.node, strconv.FormatUint(uint64(o.fence), 10), rueidis.BinaryString(numbers), o.cursor, o.taken)
 	if code, err := reply.AsInt64(); err == nil {
 		switch code {
 		case -2:
@@ -157,7 +163,6 @@ func (b *Broker) subscribe(
 		case -3:
 			return nil, broker.ErrReaderLimit
 		}
-		return nil, broker.ErrBusy
 	}
 	values, err := reply.ToArray()
 	switch {
@@ -166,14 +171,17 @@ func (b *Broker) subscribe(
 	case integer(values, 0) == -1:
 		node, _ := values[1].ToString()
 		present := uint32(integer(values, 2)) //nolint:gosec // a fence
-		if node == b.node && b.subs.get(present) == nil {
-			// A read of this node whose end Redis does not know of.
+		switch {
+		case node != b.node || b.subs.get(present) != nil:
+			return nil, broker.ErrBusy
+		case o.mode == modeResume: // an earlier try whose reply did not come, or Redis has gone back to an earlier time
+			o.was = present
+		default: // a read of this node whose end Redis does not know of
 			if err := b.endAll(map[channelID]uint32{s.x: present}); err != nil {
 				return nil, b.failed(err, false)
 			}
-			return b.subscribe(s, fence, mode, cursor, "", follow)
 		}
-		return nil, broker.ErrBusy
+		return b.subscribe(s, o)
 	case len(values) < subscribeValues:
 		return nil, errData
 	}
@@ -244,20 +252,20 @@ func (s *subscription) tryResync() (done bool) {
 		s.mu.Unlock()
 		return true
 	}
+	o := opening{mode: modeResume, was: s.fence, follow: s.follows}
 	b.subs.add(s)
+	o.fence = s.fence
 	s.starting, s.endsWith, s.report.busy, s.report.more, s.report.early = true, nil, true, false, nil
-	cursor, taken := "", ""
 	if s.settledID != (broker.EventID{}) {
-		cursor = string(s.settledID[:])
+		o.cursor = string(s.settledID[:])
 	}
 	if s.next > 0 {
-		taken = string(s.held[s.next-1].id[:])
+		o.taken = string(s.held[s.next-1].id[:])
 	}
-	fence, follows := s.fence, s.follows
 	s.mu.Unlock()
 	b.store.resyncs.Add(1)
-	values, err := b.subscribe(s, fence, modeResume, cursor, taken, follows)
-	return s.resynced(fence, values, err)
+	values, err := b.subscribe(s, o)
+	return s.resynced(o.fence, values, err)
 }
 
 // settleAgain settles what was settled while a resync was on its way. The lock is held.

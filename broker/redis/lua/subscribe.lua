@@ -1,21 +1,21 @@
 -- Makes the caller the one reader of a channel.
 -- ARGV: 2 node, 3 fence, 4 numbers, 5 the cursor (16 bytes, or empty), 6 in mode 2, the id of the last message that was taken
 -- (16 bytes, or empty).
--- Modes: 0 plain, 1 take over, 2 resume after a fault: the node was the reader, and is again unless another node is now.
+-- Modes: 0 plain, 1 take over, 2 resume after a fault: the caller was the reader, by another fence, and is again unless somebody else
+-- is now. It may not have heard yet that its node has a new reader.
 -- Returns -2 no such channel, -1 with the reader's node and fence if it is busy, -3 too many readers. Else head, len, in
 -- flight, flags, resume (0 none, 1 complete, 2 gap), id of the last message that was let go, of each message in flight whether it
 -- is keyed, its id and its size, whether memory was freed for which producers wait, how many messages were settled, unconfirmed,
 -- and the messages.
-local mode, ahead, ttl, maxReaders, elsewhere, count, maxBytes, follow, bytesElsewhere, redeliver =
-  struct.unpack('<I1I3I5I5I5I3I5I1I7I1', ARGV[4])
+local mode, ahead, ttl, maxReaders, elsewhere, count, maxBytes, follow, bytesElsewhere, redeliver, was =
+  struct.unpack('<I1I3I5I5I5I3I5I1I7I1I4', ARGV[4])
 if not load() then return -2 end
-local mine = hasReader() and c.node == ARGV[2]
--- A resync that comes after a later one of its node would leave the channel to nobody.
-if mode == 2 and hasReader() and not (mine and c.fence <= tonumber(ARGV[3])) then return -1 end
-if hasReader() and not (mine and mode == 2) then
-  if mode ~= 1 and tellReader('p') > 0 then return {-1, c.node, c.fence} end
+if hasReader() and mode == 2 then
+  if c.node ~= ARGV[2] or c.fence ~= was then return {-1, c.node, c.fence} end
+elseif hasReader() then
+  if mode == 0 and tellReader('p') > 0 then return {-1, c.node, c.fence} end
   tellReader('t')
-elseif not hasReader() then
+else
   local readers = tonumber(redis.call('HGET', KEYS[2], 'readers') or 0)
   if mode ~= 2 and maxReaders > 0 and readers + elsewhere >= maxReaders then return -3 end
   redis.call('HINCRBY', KEYS[2], 'readers', 1)
