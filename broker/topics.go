@@ -30,7 +30,7 @@ import (
 // delivered or undelivered like any other. Or the channel had no room, and has missed it ([Stats].Skipped).
 //
 // Draining ([Drainer]): a channel that takes no more messages cannot join, stays a member until it is gone, and gets nothing.
-// [Published] does not count it.
+// [Published] does not count it. It has missed what waited for room in it ([FullHold]), and an end that waited comes at once.
 type Topics interface {
 	Broker
 

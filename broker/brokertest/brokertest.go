@@ -117,6 +117,7 @@ var groups = map[string]group{
 	"statistics":        statsTests,
 	"subscribe":         subscribeTests,
 	"topic concurrency": topicConcurrencyTests,
+	"topic drain":       topicDrainTests,
 	"topic events":      topicEventTests,
 	"topic memory":      topicMemoryTests,
 	"topic merge":       topicMergeTests,

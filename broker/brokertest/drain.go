@@ -124,6 +124,28 @@ var drainTests = group{
 		s.finishes(in, 0, broker.IngestFailure{Number: 0, Producer: a.Producer, Err: broker.ErrNotFound})
 		s.holds(a.Consumer, s.limits.Buffer, 0)
 	},
+	"of a batch, a channel that is drained has what it had room for": func(s *suite) {
+		d := s.drainer()
+		a := s.create()
+		var ms []*broker.Message
+		for _, name := range numbers(0, s.limits.Buffer+2) {
+			ms = append(ms, s.message(name))
+		}
+		outcome, l := broker.Outcome{}, s.limits
+		written := start(func() error {
+			outcome = s.PublishBatch(s.Context(), []string{a.Producer}, ms, l)[0]
+			return outcome.Err
+		})
+		s.waits(written)
+		d.Drain(0)
+		s.is(s.returned(written), broker.ErrNotFound)
+		if outcome.Accepted != s.limits.Buffer {
+			s.Errorf("%d messages are accepted", outcome.Accepted)
+		}
+		d.Undrain()
+		s.limits.InFlight = 1000
+		s.subscribe(a.Consumer).takes(ms[:s.limits.Buffer]...)
+	},
 	"messages that expire or are deleted count as undelivered": func(s *suite) {
 		d := s.drainer()
 		before, expired, deleted := s.create(), s.create(), s.create()

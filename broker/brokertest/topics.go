@@ -298,7 +298,6 @@ var topicTests = group{
 	"statistics of topics":              topicStatistics,
 	"a publish needs memory":            publishNeedsMemory,
 	"after close all calls fail":        topicsAreClosed,
-	"a drained member gets nothing":     drainedMember,
 	"a repeated publish has no effect":  repeatedPublish,
 	"one that leaves in between is new": leavesInBetween,
 	"messages of topics and of the channel have one order": func(s *suite) {
@@ -327,29 +326,6 @@ func publishNeedsMemory(s *suite) {
 	t.delete(full.Consumer)
 	t.tell("news", m, broker.FullMiss, broker.Published{Members: 1, Accepted: 1})
 	t.subscribe(a.Consumer).takes(m)
-}
-
-func drainedMember(s *suite) {
-	t := s.topics()
-	d := implementing[broker.Drainer](s)
-	if t.shared {
-		t.Skip("a drain ends reads only")
-	}
-	a := t.member("news")
-	m := t.tells("news", "m")[0]
-	d.Drain(0)
-	r := t.subscribe(a.Consumer)
-	r.takes(m)
-	if !t.eventually(r.Drained) {
-		t.Fatal("the channel is not drained")
-	}
-	t.tell("news", t.message("n"), broker.FullMiss, broker.Published{})
-	t.has("news", 1, 1)
-	t.is(t.Join(t.Context(), a.Producer, broker.Join{Topic: "another"}, t.limits), broker.ErrNotFound)
-	d.Undrain()
-	later := t.message("later")
-	t.tell("news", later, broker.FullMiss, broker.Published{Members: 1, Accepted: 1})
-	r.takes(later)
 }
 
 func repeatedPublish(s *suite) {

@@ -44,27 +44,30 @@ func (s *topical) holds(a broker.Addresses, n int) {
 	}
 }
 
+// rewrites are what may become of a journal before it is read.
+var rewrites = map[string]func(*topical){
+	"at once": func(*topical) {},
+	"when all was written again": func(s *topical) {
+		s.broker.log.locked(func() { s.broker.log.breakDown(syscall.EIO) })
+		s.recovers()
+	},
+	"when it was compacted": func(s *topical) {
+		for s.folder.content()[segmentName(1)] != nil {
+			other := s.member()
+			for range 50 {
+				s.no(s.broker.Publish(s.Context(), other.Producer, s.message("fill"), s.limits))
+			}
+			s.no(s.broker.Delete(s.Context(), other.Producer))
+			time.Sleep(time.Millisecond)
+		}
+	},
+}
+
 // TestAnEndThatWaitsForItsTurnSurvives: a topic was closed while a message of it waited for room in a member. The message was not
 // acknowledged, but the end was.
 func TestAnEndThatWaitsForItsTurnSurvives(t *testing.T) {
 	for name, d := range map[string]Durability{"process": Process, "disk": Disk} {
-		for what, then := range map[string]func(*topical){
-			"at once": func(*topical) {},
-			"when all was written again": func(s *topical) {
-				s.broker.log.locked(func() { s.broker.log.breakDown(syscall.EIO) })
-				s.recovers()
-			},
-			"when it was compacted": func(s *topical) {
-				for s.folder.content()[segmentName(1)] != nil {
-					other := s.member()
-					for range 50 {
-						s.no(s.broker.Publish(s.Context(), other.Producer, s.message("fill"), s.limits))
-					}
-					s.no(s.broker.Delete(s.Context(), other.Producer))
-					time.Sleep(time.Millisecond)
-				}
-			},
-		} {
+		for what, then := range rewrites {
 			t.Run(name+" "+what, func(t *testing.T) {
 				inBubble(t, func(t *testing.T) {
 					s := newTopical(t, d)
@@ -102,6 +105,69 @@ func TestAnEndThatWaitsIsForgotten(t *testing.T) {
 			t.Errorf("the channel is there: error %v", err)
 		}
 	})
+}
+
+// TestADrainBringsAnEndThatWaits: what it waited for was not acknowledged, and is missed. So it is after a restart and after the drain.
+func TestADrainBringsAnEndThatWaits(t *testing.T) {
+	for name, d := range map[string]Durability{"process": Process, "disk": Disk} {
+		for what, then := range rewrites {
+			t.Run(name+" "+what, func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
+					s := newTopical(t, d)
+					a, published := s.holding("news")
+					s.broker.Drain(0)
+					if got := <-published; got.Full != 1 || got.err != nil {
+						t.Errorf("%+v is reported", got)
+					}
+					s.wants(s.again(), a, "first", "1 missed, nulldone")
+					s.broker.Undrain()
+					then(s)
+					is := s.again()
+					s.wants(is, a, "first", "1 missed, nulldone")
+					twice := openTest(t, folderOf(is.options.folder.(*testFolder).content()), Process)
+					defer twice.Close()
+					s.no(s.broker.Publish(t.Context(), a.Producer, s.message("later"), s.limits))
+					for _, is := range []*Broker{s.broker, s.again()} {
+						s.wants(is, a, "first", "1 missed, nulldone", "later")
+					}
+					s.wants(twice, a, "first", "1 missed, nulldone") // once
+				})
+			})
+		}
+	}
+}
+
+// TestAnEndThatWaitsForTheJournalSurvivesADrain, and the drain is not done before it has come.
+func TestAnEndThatWaitsForTheJournalSurvivesADrain(t *testing.T) {
+	for name, fails := range refusals {
+		for what, then := range map[string]func(*topical){
+			"goes on": func(*topical) {}, "is undone": func(s *topical) { s.broker.Undrain() },
+		} {
+			t.Run(name+", and the drain "+what, func(t *testing.T) {
+				inBubble(t, func(t *testing.T) {
+					s := newTopical(t, Process)
+					a := s.stuck(fails)
+					s.broker.Drain(0)
+					sub, err := s.broker.Subscribe(t.Context(), a.Consumer, broker.SubscribeOptions{Limits: s.limits, Acknowledged: true})
+					s.no(err)
+					ms, _ := sub.Take(nil, 1<<20)
+					sub.Settle(ms[len(ms)-1].ID())
+					time.Sleep(time.Second)
+					if sub.Drained() || s.broker.DrainState().Done {
+						t.Error("the channel is drained before the end has come")
+					}
+					then(s)
+					s.recovers()
+					for _, is := range []*Broker{s.broker, s.again()} {
+						if is == s.broker {
+							sub.End(broker.EndFault)
+						}
+						s.wants(is, a, "1 missed, nulldone")
+					}
+				})
+			})
+		}
+	}
 }
 
 // refusals are ways in which the journal comes to refuse all writes.

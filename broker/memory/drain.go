@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,9 +14,9 @@ import (
 
 // A drain empties a Broker, so that its process can stop without losing anything. While it is active, Create makes no
 // channels. The drain seals the channels one after the other, spread over a given time. A sealed channel takes no more
-// messages: its producers get ErrNotFound. Its reader takes what it holds, and ends. The drain deletes the channel once
-// all its messages are settled. Until then it may expire like any other. Its client then finds no channel, and creates
-// a new one on another server.
+// messages: its producers get ErrNotFound. Only the end of a topic that waits in it still comes, for that was promised. Its reader
+// takes what it holds, and ends. The drain deletes the channel once all its messages are settled. Until then it may expire like any
+// other. Its client then finds no channel, and creates a new one on another server.
 type drain struct {
 	active atomic.Bool // Create fails with ErrDraining
 
@@ -129,30 +130,53 @@ func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended ch
 	}
 }
 
-// removeIfEmpty removes a sealed channel if it holds no messages. It reports whether the channel is gone.
+// removeIfEmpty removes a sealed channel if it holds no messages, and no end of a topic waits in it. It reports whether the channel
+// is gone.
 func (b *Broker) removeIfEmpty(c *channel) bool {
 	c.mu.Lock()
-	closed, left := c.closed != open, c.queue.len
+	closed, empty := c.closed != open, c.queue.len == 0 && c.held.first == nil
 	c.mu.Unlock()
-	if !closed && left == 0 {
+	if !closed && empty {
 		b.remove(c, broker.EndDeleted)
 	}
-	return closed || left == 0
+	return closed || empty
 }
 
-// seal stops the channel from taking messages. Its held producers get ErrNotFound. Its reader wakes, to take the rest
-// and end.
+// errSealed is the error of a message of a topic that waited for room in a member which was sealed. Unlike one whose channel is
+// gone, the member has missed it, and says so if the drain is undone or an end comes.
+var errSealed = errors.New("the channel is sealed")
+
+// seal stops the channel from taking messages. What waits in it is finished in order: an end of a topic comes, since nothing is left
+// before it, and the rest fails. Its reader wakes, to take what the channel holds and end.
 func (c *channel) seal() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sealed.Store(true)
-	c.noteGap() // Undrain may come, and what was published until then is missing
-	for w := c.held.first; w != nil; w = c.held.first {
-		c.dequeue(w, broker.ErrNotFound)
+	for w := c.held.first; w != nil; {
+		next := w.next
+		if !w.outside {
+			c.refuseHeld(w)
+		} else if c.held.first == w { // no end before it waits for the journal
+			_, _ = c.admitFirst()
+		}
+		w = next
 	}
 	c.awaitMemory(false)
+	c.noteGap() // Undrain may come, and what was published until then is missing
 	if c.reader != nil {
 		c.reader.wake()
+	}
+}
+
+// refuseHeld finishes a waiter of a channel that is sealed. What the channel has already, it need not take. The lock is held.
+func (c *channel) refuseHeld(w *waiter) {
+	switch c.dropDuplicates(w); {
+	case len(w.ms) == 0:
+		c.dequeue(w, nil)
+	case w.topic != nil:
+		c.dequeue(w, errSealed)
+	default:
+		c.dequeue(w, broker.ErrNotFound)
 	}
 }
 
@@ -164,5 +188,5 @@ func (s *subscription) Drained() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.reader == s && s.next == c.queue.len
+	return c.reader == s && s.next == c.queue.len && c.held.first == nil
 }

@@ -48,21 +48,28 @@ func (c *channel) admitHeld() { _ = c.tryHeld() }
 // tryHeld is admitHeld. It fails if the end of a topic comes next and the journal fails. That was promised, so it is tried again
 // later, and nothing overtakes it. The lock is held.
 func (c *channel) tryHeld() (failed error) {
-	for w := c.held.first; w != nil; w = c.held.first {
-		all, err := c.admit(w)
-		if !all && err == nil {
-			break
+	for finished := true; finished && c.held.first != nil; {
+		if finished, failed = c.admitFirst(); failed != nil {
+			c.failBehind(c.held.first, failed)
 		}
-		if err != nil && w.outside {
-			c.broker.journal.Retry(c.journalID())
-			c.failBehind(w, err)
-			failed = err
-			break
-		}
-		c.dequeue(w, err)
 	}
 	c.awaitMemory(false)
 	return failed
+}
+
+// admitFirst admits the first waiting producer, and reports whether that has finished it. It fails like tryHeld. The lock is held.
+func (c *channel) admitFirst() (finished bool, failed error) {
+	w := c.held.first
+	all, err := c.admit(w)
+	switch {
+	case !all && err == nil:
+		return false, nil
+	case err != nil && w.outside:
+		c.broker.journal.Retry(c.journalID())
+		return false, err
+	}
+	c.dequeue(w, err)
+	return true, nil
 }
 
 // failBehind finishes the producers behind the end of a topic that the journal does not take, while there is room for them: without
