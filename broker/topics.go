@@ -29,8 +29,9 @@ import (
 // So for each message that was published while a channel was a member, one of these holds. The channel has taken it, and it is
 // delivered or undelivered like any other. Or the channel had no room, and has missed it ([Stats].Skipped).
 //
-// Draining ([Drainer]): a channel that takes no more messages cannot join, stays a member until it is gone, and gets nothing.
-// [Published] does not count it. It has missed what waited for room in it ([FullHold]), and an end that waited comes at once.
+// Draining ([Drainer]): a channel that takes no more messages cannot join, and stays a member until it is gone. Of topics it gets
+// only their ends; one that waited comes at once. It misses what waited for room in it ([FullHold]). It also misses what is published
+// then, for which neither [Published] nor [Stats].Skipped counts it.
 type Topics interface {
 	Broker
 

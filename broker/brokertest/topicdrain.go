@@ -7,7 +7,8 @@ import (
 )
 
 var topicDrainTests = group{
-	"a drained member gets nothing": drainedMember,
+	"a drained member gets no messages":               drainedMember,
+	"a drained member gets the end of a closed topic": endOfDrainedMember,
 	"a drain makes members miss what waits": func(s *suite) {
 		t, d := s.drainedTopics()
 		a := t.member("news")
@@ -112,5 +113,42 @@ func drainedMember(s *suite) {
 	d.Undrain()
 	later := t.message("later")
 	t.tell("news", later, broker.FullMiss, broker.Published{Members: 1, Accepted: 1})
-	r.takes(later)
+	r.takes(later.Missed(1))
+	if b, ok := t.Broker.(broker.Statser); ok {
+		if s := b.Stats(); s.Skipped != 0 {
+			t.Errorf("%d messages are skipped", s.Skipped)
+		}
+	}
+}
+
+// endOfDrainedMember: closing a topic is acknowledged, and does not say who has the end. So all members get it.
+func endOfDrainedMember(s *suite) {
+	t, d := s.drainedTopics()
+	t.limits.InFlight = 1000
+	a, b := t.member("1", "2"), t.create() // which does not know topics
+	t.join(b, "1", 0)
+	ms := t.fill(a.Producer)
+	t.publish(b.Producer, "m")
+	r := t.subscribe(a.Consumer)
+	r.takes(ms...)
+	d.Drain(0)
+	if !t.eventually(r.Drained) {
+		t.Fatal("the channel is not drained")
+	}
+	t.refuses(b.Producer)
+	t.tell("1", t.message("missed"), broker.FullHold, broker.Published{})
+	ms = append(ms, t.end("1").Missed(1), t.end("2"))
+	if r.Drained() {
+		t.Error("the channel is drained before the ends are taken")
+	}
+	r.takes(ms[len(ms)-2:]...)
+	if !r.Drained() {
+		t.Error("the channel is not drained after the ends are taken")
+	}
+	r.End(broker.EndFault)
+	t.holds(a.Consumer, 0, len(ms))
+	t.holds(b.Consumer, 1, 0)
+	d.Undrain()
+	ms = append(ms, t.publish(a.Producer, "later")...)
+	t.subscribe(a.Consumer).takes(ms...)
 }

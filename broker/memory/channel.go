@@ -334,18 +334,28 @@ func (c *channel) rememberKey(id broker.EventID) {
 	c.letGoKeys.add(id)
 }
 
+// A cause says who has closed a channel.
+type cause uint8
+
+const (
+	byItself cause = iota
+	asked          // a call has asked for it
+	drained        // a drain, which closes only channels that hold nothing
+)
+
 // close closes the channel: it ends the reader's subscription and the waiting producers with c.closed, lets go of all
 // messages, and returns how many those were. It returns false if the channel is closed already. With EndExpired, it
-// also returns false if the channel has a reader or is not expired. It fails only if a call has asked for it and the journal fails;
-// then nothing happens.
-func (c *channel) close(reason broker.EndReason, asked bool) (undelivered int, ok bool, err error) {
+// also returns false if the channel has a reader or is not expired, and for a drain if it is not empty. It fails only if a call has
+// asked for it and the journal fails; then nothing happens.
+func (c *channel) close(reason broker.EndReason, why cause) (undelivered int, ok bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != open || reason == broker.EndExpired && (c.reader != nil || !c.expired(c.broker.now())) {
-		return 0, false, nil // closed already, or a reader has come meanwhile
-	}
-	if reason != broker.EndClosed {
-		if err := c.forget(asked); err != nil {
+	switch {
+	case c.closed != open, why == drained && !c.isEmpty(),
+		reason == broker.EndExpired && (c.reader != nil || !c.expired(c.broker.now())):
+		return 0, false, nil // closed already, or something has come meanwhile
+	case reason != broker.EndClosed:
+		if err := c.forget(why == asked); err != nil {
 			return 0, false, err
 		}
 	}

@@ -14,8 +14,8 @@ import (
 
 // A drain empties a Broker, so that its process can stop without losing anything. While it is active, Create makes no
 // channels. The drain seals the channels one after the other, spread over a given time. A sealed channel takes no more
-// messages: its producers get ErrNotFound. Only the end of a topic that waits in it still comes, for that was promised. Its reader
-// takes what it holds, and ends. The drain deletes the channel once all its messages are settled. Until then it may expire like any
+// messages: its producers get ErrNotFound. Only ends of topics still come, for these were promised. Its reader takes what it
+// holds, and ends. The drain deletes the channel once all its messages are settled. Until then it may expire like any
 // other. Its client then finds no channel, and creates a new one on another server.
 type drain struct {
 	active atomic.Bool // Create fails with ErrDraining
@@ -130,17 +130,18 @@ func (b *Broker) sealAll(channels []*channel, over time.Duration, stop, ended ch
 	}
 }
 
-// removeIfEmpty removes a sealed channel if it holds no messages, and no end of a topic waits in it. It reports whether the channel
-// is gone.
+// removeIfEmpty removes a sealed channel if it is empty. It reports whether the channel is gone.
 func (b *Broker) removeIfEmpty(c *channel) bool {
-	c.mu.Lock()
-	closed, empty := c.closed != open, c.queue.len == 0 && c.held.first == nil
-	c.mu.Unlock()
-	if !closed && empty {
-		b.remove(c, broker.EndDeleted)
+	if ok, _ := b.tryRemove(c, broker.EndDeleted, drained); ok {
+		return true
 	}
-	return closed || empty
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed != open
 }
+
+// isEmpty reports whether the channel holds nothing, and nothing waits in it. The lock is held.
+func (c *channel) isEmpty() bool { return c.queue.len == 0 && c.held.first == nil }
 
 // errSealed is the error of a message of a topic that waited for room in a member which was sealed. Unlike one whose channel is
 // gone, the member has missed it, and says so if the drain is undone or an end comes.
@@ -162,7 +163,6 @@ func (c *channel) seal() {
 		w = next
 	}
 	c.awaitMemory(false)
-	c.noteGap() // Undrain may come, and what was published until then is missing
 	if c.reader != nil {
 		c.reader.wake()
 	}

@@ -111,6 +111,26 @@ func TestDrainKeepsAChannelUntilItsMessagesAreSettled(t *testing.T) {
 	})
 }
 
+// TestADrainRemovesNoChannelThatHoldsSomething: the end of a topic may come when the drain has just found the channel empty.
+func TestADrainRemovesNoChannelThatHoldsSomething(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New()
+		defer b.Close()
+		a, c := newMember(t, b, topicLimits(), "news")
+		c.seal()
+		end, err := broker.NewEnd("news", broker.EndDone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.CloseTopic(t.Context(), "news", end, topicLimits()); err != nil {
+			t.Fatal(err)
+		}
+		if b.removeIfEmpty(c) || !b.exists(t, a) {
+			t.Error("the channel is gone with the end")
+		}
+	})
+}
+
 func TestDrainWaitsForExpiryAndCountsUndelivered(t *testing.T) {
 	testDrain(t, func(t *testing.T, b *Broker, create func() broker.Addresses) {
 		a := create()

@@ -170,13 +170,13 @@ func (b *Broker) sweep() {
 // closed already. It also returns false if the reason is EndExpired and the channel, once locked, is not expired any
 // more.
 func (b *Broker) remove(c *channel, reason broker.EndReason) bool {
-	ok, _ := b.tryRemove(c, reason, false)
+	ok, _ := b.tryRemove(c, reason, byItself)
 	return ok
 }
 
 // tryRemove is remove, and fails only if a call has asked for that and the journal fails. Then nothing happens.
-func (b *Broker) tryRemove(c *channel, reason broker.EndReason, asked bool) (bool, error) {
-	undelivered, ok, err := c.close(reason, asked)
+func (b *Broker) tryRemove(c *channel, reason broker.EndReason, why cause) (bool, error) {
+	undelivered, ok, err := c.close(reason, why)
 	if !ok {
 		return false, err
 	}
@@ -383,7 +383,7 @@ func (b *Broker) Delete(ctx context.Context, address string) error {
 	c, err := b.lookup(address, producerKind|consumerKind)
 	if err == nil {
 		var removed bool
-		if removed, err = b.tryRemove(c, broker.EndDeleted, true); removed {
+		if removed, err = b.tryRemove(c, broker.EndDeleted, asked); removed {
 			return c.ended(ctx)
 		} else if err == nil {
 			err = b.missing()

@@ -97,9 +97,14 @@ func (c *channel) lifetime(ttl time.Duration) time.Duration {
 	return ttl
 }
 
-// miss notes that the channel has missed a message of a topic. The lock is held.
+// miss notes that the channel has missed a message of a topic because it had no room. The lock is held.
 func (c *channel) miss() {
 	c.counters.skipped.Add(1)
+	c.noteMiss()
+}
+
+// noteMiss is miss without counting. The lock is held.
+func (c *channel) noteMiss() {
 	if c.knowsTopics {
 		c.ensureMarks().missed++
 		c.setGap()

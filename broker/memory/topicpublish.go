@@ -230,7 +230,7 @@ func (w *walk) member(s slot, visit func(*channel)) {
 	c := s.channel
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed != open || c.sealed.Load() {
+	if c.closed != open {
 		return
 	}
 	if m := c.membership(w.topic); m != nil && m.joined == uint32(s.joined) { //nolint:gosec // compared with its like
@@ -240,6 +240,12 @@ func (w *walk) member(s slot, visit func(*channel)) {
 
 // offer writes the message to a member. The channel's lock is held.
 func (w *walk) offer(c *channel) {
+	if c.sealed.Load() {
+		if !c.isDuplicate(w.m) {
+			c.noteMiss() // it says so if the drain is undone or an end comes
+		}
+		return
+	}
 	w.result.Members++
 	if c.isDuplicate(w.m) {
 		c.counters.duplicates.Add(1)
@@ -299,7 +305,8 @@ func (w *walk) mayHold() bool {
 	return w.broker.budget.hasHeldRoom(w.limits.MaxMemory) && w.broker.waiters.Load() < maxWaitingMembers
 }
 
-// close brings the end of the topic to a member. The channel's lock is held.
+// close brings the end of the topic to a member, even if that is sealed: closing is acknowledged for all members. The channel's lock is
+// held.
 func (w *walk) close(c *channel) {
 	switch {
 	case !c.knowsTopics:
