@@ -170,6 +170,23 @@ func TestAnEndThatWaitsForTheJournalSurvivesADrain(t *testing.T) {
 	}
 }
 
+// TestWhatWaitsWhenTheBrokerClosesIsMissed: the publish has returned, and the members are there again after the restart.
+func TestWhatWaitsWhenTheBrokerClosesIsMissed(t *testing.T) {
+	for name, d := range map[string]Durability{"process": Process, "disk": Disk} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newTopical(t, d)
+				a, published := s.holding("news")
+				s.broker.Close()
+				if got := <-published; got.Members != 1 || got.err != nil {
+					t.Errorf("%+v is reported", got)
+				}
+				s.wants(s.again(), a, "first", "1 missed, nulldone")
+			})
+		})
+	}
+}
+
 // refusals are ways in which the journal comes to refuse all writes.
 var refusals = map[string]func(*topical){
 	"fault": func(s *topical) {

@@ -358,6 +358,8 @@ func (c *channel) close(reason broker.EndReason, why cause) (undelivered int, ok
 		if err := c.forget(why == asked); err != nil {
 			return 0, false, err
 		}
+	default:
+		c.journalMisses()
 	}
 	c.closed = deleted
 	if reason == broker.EndClosed {

@@ -221,6 +221,18 @@ func (c *channel) journalMark(i int) {
 	}
 }
 
+// journalMisses tells the journal that the channel misses what waits in it, since its Broker closes. The lock is held.
+func (c *channel) journalMisses() {
+	if c.journaled == nil {
+		return
+	}
+	for w := c.held.first; w != nil; w = w.next {
+		if w.topic != nil && !w.outside && !c.isDuplicate(w.ms[0]) {
+			c.noteMiss()
+		}
+	}
+}
+
 // Topic implements [journal.Locked]. The channel is none.
 func (c *channel) Topic() *journal.Topic { return nil }
 
