@@ -45,6 +45,23 @@ var sharedDrainTests = group{
 		}
 		s.create()
 	},
+	"what waits, and the end of a topic behind it, waits on": func(s *suite) {
+		t, d := s.topics(), s.sharedDrainer()
+		a := t.member("news")
+		first := t.fill(a.Producer)
+		m := t.message("m")
+		got, waits := t.begin(t.Context(), "news", m)
+		end := t.end("news")
+		d.Drain(0)
+		t.waits(waits)
+		t.holds(a.Consumer, t.limits.Buffer, 0)
+		d.Undrain()
+		r := t.subscribe(a.Consumer)
+		r.takes(first[:t.limits.InFlight]...)
+		t.told(got, waits, accepted)
+		r.received()
+		r.takes(first[t.limits.InFlight], m, end)
+	},
 	"reads end over the given time": func(s *suite) {
 		d := s.sharedDrainer()
 		const readers = 10
