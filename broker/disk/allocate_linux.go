@@ -23,8 +23,8 @@ func allocate(f *os.File, size int) error {
 const syncsUnmapped = true
 
 // syncMapped makes a file durable whose content was changed in memory, or was until it was unmapped. First it lets go of all pages in
-// one go. They stay in the page cache, with what was written to them. Otherwise the sync would take each page by itself, and each time
-// interrupt all processors, which write to the file meanwhile.
+// one go. They stay in the page cache, with what was written to them. Otherwise the sync would take away the right to write to each
+// page by itself, and each time interrupt all processors, which must forget what they know of the page.
 func syncMapped(f *os.File, mem []byte) error {
 	if len(mem) > 0 {
 		_ = unix.Madvise(mem, unix.MADV_DONTNEED)

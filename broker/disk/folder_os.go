@@ -227,8 +227,7 @@ func (f *osFile) sync() error                { return f.mem.sync(f.File) }
 func (f *osFile) populate()                  { populate(f.mem.bytes, true) }
 func (f *osFile) info() (fs.FileInfo, error) { return f.Stat() }
 
-// seal unmaps the file if its content can be synced without. Otherwise the sync takes away the right to write each page, one after the
-// other, and each time all processors must forget what they know of the page.
+// seal unmaps the file if its content can be synced without, for the reason that syncMapped has to let go of the pages.
 func (f *osFile) seal() {
 	if syncsUnmapped && f.mem.close() == nil {
 		f.mem = mapping{}
