@@ -115,3 +115,20 @@ func WaitingKeys(b *Broker, producer string) (set, member, stream string) {
 	x, _ := b.decode(producer, false)
 	return b.keys.waiting(x.partition()), string(x[:]), b.keys.unread(b.keys.scopeOf(x.partition()))
 }
+
+// IsTold reports whether messages wait in a channel, and that is to be reported or was.
+func IsTold(b *Broker, producer string) bool {
+	s, err := b.client.Do(b.background, b.client.B().Get().Key(StateKey(b, producer)).Build()).ToString()
+	return err == nil && s[23] == 255
+}
+
+// TakeBackSome takes back so many reports, as a node does when nobody has wanted to know for a minute where messages wait.
+func TakeBackSome(b *Broker, n int) error {
+	look := waitingLook{owned: make([][]int, 1), looks: true}
+	for p := range partitions {
+		look.owned[0] = append(look.owned[0], p)
+	}
+	call := b.sweepCall(0, &look)
+	call.args[1] = text(int64(n))
+	return b.run(b.background, sweepScript, call.keys, call.args...).Error()
+}

@@ -1,6 +1,9 @@
 package redis
 
-import "sync"
+import (
+	"strings"
+	"sync"
+)
 
 // Channels live in 256 partitions. The first byte of a channel's id is its partition. All keys of a partition have the same
 // hash tag, so in a Redis Cluster they lie on one server, and one script can use them.
@@ -26,6 +29,15 @@ var tags = sync.OnceValue(func() (tags [partitions]string) {
 		}
 	}
 	return tags
+})
+
+// allTags returns the hash tags of all partitions, 3 bytes each.
+var allTags = sync.OnceValue(func() string {
+	var all strings.Builder
+	for _, tag := range tags() {
+		all.WriteString((tag + "  ")[:3])
+	}
+	return all.String()
 })
 
 // hashSlot returns the slot of a hash tag: CRC-16/XMODEM modulo the number of slots.

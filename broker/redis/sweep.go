@@ -67,14 +67,17 @@ func (b *Broker) sweepCall(scope int, look *waitingLook) scriptCall {
 	for _, p := range look.owned[scope] {
 		keys = append(keys, b.keys.expiries(p))
 	}
-	after, again := "", "0"
+	after, again, hashTags := "", "0", ""
 	if look.looks {
 		for _, p := range look.owned[scope] {
 			keys = append(keys, b.keys.waiting(p))
 		}
 		after, again = text(ms(look.after)), text(one(b.waiting.missing[scope]))
+		if look.after == 0 && len(b.keys.scopes) == 1 {
+			hashTags = allTags()
+		}
 	}
-	return scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept), text(one(b.announces(scope))), after, again}}
+	return scriptCall{keys, []string{b.keys.pushPrefix(scope), text(maxSwept), text(one(b.announces(scope))), after, again, hashTags}}
 }
 
 // sweepValues is how many values lua/sweep.lua returns before those of channels.

@@ -2,7 +2,8 @@
 -- KEYS: 1 counters, 2 deletions, 3 channels to report in which messages wait, then the times of expiry of some partitions, and
 -- unless ARGV 4 is empty, their channels in which messages wait: see lua/waiting.lua.
 -- ARGV: 2 how many channels at most, 3 1 if the topics of the scope are to be looked after, 4 how long messages must wait until that
--- is reported, or 0 if nobody wants to know, 5 1 if channels may be missing in which messages wait.
+-- is reported, or 0 if nobody wants to know, 5 1 if channels may be missing in which messages wait, 6 if nobody wants to know, and
+-- unless the scope is one partition, the hash tags of all partitions, 3 bytes each.
 -- Returns how many deletions are to be announced, whether there is more to do, whether other scopes are to be told of members of
 -- topics, topics whose scopes are to be checked, how many channels are to be reported in which messages wait, and then the
 -- numbers of each channel that was deleted.
@@ -32,6 +33,8 @@ end
 local KEPT = 'until' -- until when it is kept, unless somebody wants to know by then
 local BEFORE = 'before' -- channels that expire after this may wait since before there was the set
 local KEEP = 60000
+-- How many channels may be in KEYS[3]. The others stay in their sets, so none is lost if reports are not taken off.
+local MOST = 100000
 
 -- Returns how many messages wait in a channel, since when if it has come to its state just now, and its agent. There are none if
 -- there is no such channel, or somebody reads it, or it was reported.
@@ -77,10 +80,41 @@ local function report(base, set, x, since)
   local k, changed, agent = waiting(base, x)
   since = math.max(since, changed or 0)
   if k > 0 and since > t - after then return redis.call('ZADD', set, since, x) end -- of a reader that has left nothing was noted
+  if k > 0 then
+    redis.call('XADD', KEYS[3], '*', 'w', x .. struct.pack('<I3I5', k, since) .. agent)
+    redis.call('SETRANGE', base .. 's' .. x, AHEAD, struct.pack('<I1', TOLD))
+  end
   redis.call('ZREM', set, x)
-  if k <= 0 then return end
-  redis.call('SETRANGE', base .. 's' .. x, AHEAD, struct.pack('<I1', TOLD))
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', 1000000, '*', 'w', x .. struct.pack('<I3I5', k, since) .. agent)
+end
+
+-- Returns what begins the names of the keys of a channel's partition.
+local function baseOf(x)
+  if ARGV[6] == '' then return scope end
+  local at = string.byte(x) * 3
+  return string.match(scope, '^[^{]*') .. '{' .. string.match(string.sub(ARGV[6], at + 1, at + 3), '%w+') .. '}'
+end
+
+-- Takes back reports that no node has taken. Their channels wait as before, to be reported when somebody wants to know again, unless
+-- a reader has come. Reports whether none is left.
+local function takeBack()
+  local ids = {}
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', left)) do
+    local w = entry[2][2]
+    if #w >= 24 then
+      local x = string.sub(w, 1, 16)
+      local base = baseOf(x)
+      local s = redis.pcall('GET', base .. 's' .. x)
+      if type(s) == 'table' then break end -- it is elsewhere for a moment while its slot moves
+      if s and string.byte(s, AHEAD + 1) == TOLD then
+        redis.call('SETRANGE', base .. 's' .. x, AHEAD, '\0')
+        noteWaiting(base, x, (struct.unpack('<I5', w, 20)))
+      end
+    end
+    ids[#ids + 1] = entry[1]
+  end
+  if #ids > 0 then redis.call('XDEL', KEYS[3], unpack(ids)) end
+  left = left - #ids
+  return redis.call('XLEN', KEYS[3]) == 0
 end
 
 -- Looks after the channels of a partition in which messages wait.
@@ -88,7 +122,9 @@ local function look(base, set)
   local kept = redis.call('ZMSCORE', set, KEPT, BEFORE)
   local ends, before = tonumber(kept[1]), kept[2]
   if after == 0 then
-    if ends and ends <= t then redis.call('UNLINK', set, KEYS[3]) end
+    if ends and ends <= t then
+      if left > 0 and takeBack() then redis.call('UNLINK', set, KEYS[3]) elseif left <= 0 then out[2] = 1 end
+    end
     return
   end
   if not ends or ends < t + KEEP / 2 then redis.call('ZADD', set, t + KEEP, KEPT) end
@@ -101,7 +137,9 @@ local function look(base, set)
     out[2] = 1
     return
   end
-  local due = redis.call('ZRANGEBYSCORE', set, '-inf', t - after, 'WITHSCORES', 'LIMIT', 0, left)
+  local room = MOST - redis.call('XLEN', KEYS[3])
+  if room <= 0 then return end
+  local due = redis.call('ZRANGEBYSCORE', set, '-inf', t - after, 'WITHSCORES', 'LIMIT', 0, math.min(left, room))
   for i = 1, #due, 2 do
     if #due[i] == 16 then report(base, set, due[i], tonumber(due[i + 1])) end
   end
