@@ -135,6 +135,7 @@ func New(o Options) (*Broker, error) {
 		started: make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
 	}
 	b.waiters.counts = b.countAlone
+	b.reports.streams, b.waiting.streams = make([]stream, len(b.keys.scopes)), make([]stream, len(b.keys.scopes))
 	b.ledger = newLedger(len(b.keys.scopes))
 	b.background, b.cancel = context.WithCancel(context.Background())
 	for scope := range b.keys.scopes {

@@ -4,7 +4,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -24,21 +24,23 @@ const (
 	announceTimeout = 30 * time.Second
 )
 
-// reports has the function that deletions are reported to.
+// reports has the functions that deletions and topic events are reported to.
 type reports struct {
-	mu     sync.Mutex // held while it is called
-	report func([]broker.Deletion)
-	topics func([]broker.TopicEvent)
-	groups []bool // by scope: the consumer group exists
+	deletions atomic.Pointer[func([]broker.Deletion)]
+	topics    atomic.Pointer[func([]broker.TopicEvent)]
+	streams   []stream // by scope
+}
+
+// A stream is one that nodes take entries from, as this node knows it. Only the goroutine work uses it, and then Close.
+type stream struct {
+	grouped bool     // the consumer group exists
+	done    []string // entries that were reported, and that Redis has not let go of yet
 }
 
 // OnDeletions implements [broker.DeletionSource]. Each deletion is reported by one node, also if another has deleted the channel.
-// If that node is killed while report runs, another one reports the deletion again.
-func (b *Broker) OnDeletions(report func([]broker.Deletion)) {
-	b.reports.mu.Lock()
-	defer b.reports.mu.Unlock()
-	b.reports.report = report
-}
+// If that node is killed while report runs, another one reports the deletion again. OnDeletions waits for nothing. So the function
+// before may still be running, and gets the deletions that this node is taking from Redis at this moment.
+func (b *Broker) OnDeletions(report func([]broker.Deletion)) { b.reports.deletions.Store(&report) }
 
 // FlushDeletions implements [broker.DeletionSource].
 func (b *Broker) FlushDeletions() {
@@ -71,15 +73,6 @@ func (b *Broker) announceAll() {
 
 // announce reports the deletions of some scopes that no node has reported yet, until its time is over.
 func (b *Broker) announce(scopes []int, over func() bool) {
-	r := &b.reports
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.report == nil && r.topics == nil {
-		return
-	}
-	if r.groups == nil {
-		r.groups = make([]bool, len(b.keys.scopes))
-	}
 	b.takeEach(scopes, over, b.announceSome)
 }
 
@@ -98,9 +91,14 @@ func (b *Broker) takeEach(scopes []int, over func() bool, take func(scope int) (
 	}
 }
 
-// announceSome reports some deletions of a scope, and returns how many. The lock of the reports is held.
+// announceSome reports some deletions of a scope, and returns how many.
 func (b *Broker) announceSome(scope int) (int, error) {
-	return b.take(b.keys.deletions(scope), &b.reports.groups[scope], func(entries []rueidis.XRangeEntry) {
+	r := &b.reports
+	reportDeletions, reportTopics := function(&r.deletions), function(&r.topics)
+	if reportDeletions == nil && reportTopics == nil {
+		return 0, nil
+	}
+	return b.take(b.keys.deletions(scope), &r.streams[scope], func(entries []rueidis.XRangeEntry) {
 		deletions := make([]broker.Deletion, 0, len(entries))
 		var events []broker.TopicEvent
 		for _, entry := range entries {
@@ -111,30 +109,40 @@ func (b *Broker) announceSome(scope int) (int, error) {
 			}
 		}
 		if len(deletions) > 0 {
-			reportTo(b.reports.report, deletions)
+			reportTo(reportDeletions, deletions)
 		}
 		if len(events) > 0 {
-			reportTo(b.reports.topics, events)
+			reportTo(reportTopics, events)
 		}
 	})
 }
 
-// take gives entries of a stream to report that no node has reported, lets go of them, and returns how many. grouped tells whether
-// the stream has its consumer group. The lock of the reports is held.
-func (b *Broker) take(key string, grouped *bool, report func([]rueidis.XRangeEntry)) (int, error) {
+// function returns the function that was set, or nil.
+func function[T any](set *atomic.Pointer[func([]T)]) func([]T) {
+	if f := set.Load(); f != nil {
+		return *f
+	}
+	return nil
+}
+
+// take gives entries of a stream to report that no node has reported, lets go of them, and returns how many.
+func (b *Broker) take(key string, s *stream, report func([]rueidis.XRangeEntry)) (int, error) {
 	c := b.client
-	if !*grouped {
+	if !s.grouped {
 		err := b.do(b.background, c, c.B().XgroupCreate().Key(key).Group(announcers).Id("0").Mkstream().Build()).Error()
 		if err != nil && !strings.Contains(err.Error(), "BUSYGROUP") {
 			return 0, err
 		}
-		*grouped = true
+		s.grouped = true
+	}
+	if err := b.letGo(key, s); err != nil {
+		return 0, err
 	}
 	// First those of a node that has not finished.
 	claimed, err := b.do(b.background, c, c.B().Xautoclaim().Key(key).Group(announcers).Consumer(announcers).
 		MinIdleTime(strconv.FormatInt(ms(announceTimeout), 10)).Start("0").Count(maxAnnounced).Build()).ToArray()
 	if err != nil {
-		*grouped = false // Redis may have lost it
+		s.grouped = false // Redis may have lost it
 		return 0, err
 	}
 	read, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, announcers).Count(maxAnnounced).
@@ -152,15 +160,27 @@ func (b *Broker) take(key string, grouped *bool, report func([]rueidis.XRangeEnt
 		return 0, nil
 	}
 	report(entries)
-	ids := make([]string, len(entries))
-	for i, entry := range entries {
-		ids[i] = entry.ID
+	for _, entry := range entries {
+		s.done = append(s.done, entry.ID)
 	}
+	return len(entries), b.letGo(key, s)
+}
+
+// letGo deletes the entries of a stream that were reported. If that fails, the next take does it first, so that none is reported twice.
+func (b *Broker) letGo(key string, s *stream) error {
+	if len(s.done) == 0 {
+		return nil
+	}
+	c := b.client
 	// In this order: what is deleted and not acknowledged is let go by the next node that claims it.
-	if err := b.do(b.background, c, c.B().Xdel().Key(key).Id(ids...).Build()).Error(); err != nil {
-		return 0, err
+	if err := b.do(b.background, c, c.B().Xdel().Key(key).Id(s.done...).Build()).Error(); err != nil {
+		return err
 	}
-	return len(entries), b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(ids...).Build()).Error()
+	err := b.do(b.background, c, c.B().Xack().Key(key).Group(announcers).Id(s.done...).Build()).Error()
+	if err == nil {
+		s.done = nil
+	}
+	return err
 }
 
 // reportTo calls a function, if there is one. If that panics, what happened counts as reported, for it would panic again.

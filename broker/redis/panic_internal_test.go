@@ -159,6 +159,6 @@ func TestAReadThatPanicsEnds(t *testing.T) {
 func TestAReportOfDeletionsThatPanicsCountsAsReported(t *testing.T) {
 	places, b := reportedPanics(t), broken(t)
 	b.OnDeletions(func([]broker.Deletion) { panic("boom") })
-	reportTo(b.reports.report, []broker.Deletion{{}})
+	reportTo(function(&b.reports.deletions), []broker.Deletion{{}})
 	wantPanics(t, places, 1)
 }

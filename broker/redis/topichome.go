@@ -230,9 +230,6 @@ func (b *Broker) tellAgain() error {
 	return nil
 }
 
-// OnTopics implements [broker.TopicSource]. Like a deletion, an event is reported by one node.
-func (b *Broker) OnTopics(report func([]broker.TopicEvent)) {
-	b.reports.mu.Lock()
-	defer b.reports.mu.Unlock()
-	b.reports.topics = report
-}
+// OnTopics implements [broker.TopicSource]. Like a deletion, an event is reported by one node. OnTopics waits for nothing, as
+// OnDeletions.
+func (b *Broker) OnTopics(report func([]broker.TopicEvent)) { b.reports.topics.Store(&report) }

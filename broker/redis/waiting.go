@@ -15,7 +15,7 @@ import (
 // node wants to know: see lua/waiting.lua.
 type waiting struct {
 	source  atomic.Pointer[waitingSource]
-	grouped []bool // by scope: the consumer group exists; guarded by the lock of reports
+	streams []stream // by scope
 
 	// Of the goroutine work.
 	watchers []string     // nodes that want to know, as they have told
@@ -35,7 +35,7 @@ type waitingSource struct {
 const tidyInterval = 30 * time.Second
 
 // OnWaiting implements [broker.WaitingSource]. Each channel is reported by one node that wants to know, wherever its messages come
-// from. If that node is killed while report runs, another one reports it again.
+// from. If that node is killed while report runs, another one reports it again. OnWaiting waits for nothing, as OnDeletions.
 func (b *Broker) OnWaiting(after func() time.Duration, report func([]broker.Waiting)) {
 	b.waiting.source.Store(&waitingSource{after, report})
 }
@@ -145,13 +145,8 @@ func (b *Broker) reportWaiting(scopes []int, over func() bool) {
 	if s == nil || len(scopes) == 0 {
 		return
 	}
-	b.reports.mu.Lock()
-	defer b.reports.mu.Unlock()
-	if b.waiting.grouped == nil {
-		b.waiting.grouped = make([]bool, len(b.keys.scopes))
-	}
 	b.takeEach(scopes, over, func(scope int) (int, error) {
-		return b.take(b.keys.unread(scope), &b.waiting.grouped[scope], func(entries []rueidis.XRangeEntry) {
+		return b.take(b.keys.unread(scope), &b.waiting.streams[scope], func(entries []rueidis.XRangeEntry) {
 			channels := make([]broker.Waiting, 0, len(entries))
 			for _, entry := range entries {
 				if w, ok := b.waitingOf(entry.FieldValues["w"]); ok {

@@ -1,0 +1,77 @@
+package redis_test
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-megaphone/megaphone/broker"
+)
+
+// TestWhoReportsIsSetWhileRedisHangs: Redis answers no more while a node reports. To set the functions does not wait for it, so a reload
+// does not, and a function may set the next one.
+func TestWhoReportsIsSetWhileRedisHangs(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	b := open(t, s.options("test:"))
+	hangs := make(chan struct{})
+	var next, before atomic.Int32
+	report := func(ds []broker.Deletion) { next.Add(int32(len(ds))) }
+	b.OnDeletions(func([]broker.Deletion) {
+		if before.Add(1) == 1 {
+			s.pause(t)
+			close(hangs)
+		}
+	})
+	remove := func() {
+		if err := b.Delete(t.Context(), create(t, b).Producer); err != nil {
+			t.Error(err)
+		}
+	}
+	remove()
+	<-hangs
+	begun := time.Now()
+	b.OnDeletions(report)
+	b.OnTopics(func([]broker.TopicEvent) {})
+	b.OnWaiting(func() time.Duration { return 0 }, nil)
+	took := time.Since(begun)
+	s.resume(t)
+	if took > time.Second {
+		t.Errorf("to set the functions takes %v", took)
+	}
+	remove()
+	eventually(t, "the next function is called", func() bool { return next.Load() == 1 })
+	if n := before.Load(); n != 1 {
+		t.Errorf("the function before is called %d times", n)
+	}
+	b.OnDeletions(func([]broker.Deletion) {
+		b.OnDeletions(report)
+	})
+	remove()
+	b.FlushDeletions()
+	remove()
+	eventually(t, "the function that was set by another is called", func() bool { return next.Load() == 2 })
+}
+
+// TestAReportThatRedisDoesNotHearOfIsMadeOnce: a node has reported a deletion, and for a moment cannot take it off.
+func TestAReportThatRedisDoesNotHearOfIsMadeOnce(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	b := open(t, s.options("test:"))
+	s.cli("ACL", "SETUSER", "default", "-xdel")
+	var reported atomic.Int32
+	b.OnDeletions(func([]broker.Deletion) { reported.Add(1) })
+	if err := b.Delete(t.Context(), create(t, b).Producer); err != nil {
+		t.Fatal(err)
+	}
+	b.FlushDeletions()
+	const stream = "test:{cv}o"
+	id, _, _ := strings.Cut(s.cli("XPENDING", stream, "nodes", "-", "+", "1"), "\n")
+	s.cli("XCLAIM", stream, "nodes", "nodes", "0", id, "IDLE", "31000") // so a node that is killed would have been at it
+	s.cli("ACL", "SETUSER", "default", "+xdel")
+	eventually(t, "it is taken off", func() bool { return s.cli("XLEN", stream) == "0" })
+	if n := reported.Load(); n != 1 {
+		t.Errorf("it is reported %d times", n)
+	}
+}
