@@ -102,6 +102,7 @@ type Broker struct {
 	histories map[string]string // of the primaries, by address: the ids of their replication
 	codecDue  bool              // Redis may have lost the key of addresses
 	tellDue   bool              // the homes of topics may have lost something
+	telling   map[int]uint64    // by scope: how far they have been told again
 	beatDue   chan struct{}
 	logged    struct{ fenced, lost uint64 }
 

@@ -57,7 +57,7 @@ func (b *Broker) leave() {
 	b.endReads()
 	<-b.worked
 	b.await(closeTimeout, func() bool { return len(b.waiters.snapshot()) == 0 && b.areIdle() })
-	b.announceAll()
+	b.announceAll(func() bool { return b.background.Err() != nil })
 	c := b.client
 	_ = b.do(b.background, c, c.B().Zrem().Key(b.keys.nodes()).Member(b.node).Build())
 	_ = b.do(b.background, c, c.B().Hdel().Key(b.keys.aboutNodes()).Field(b.node).Build())

@@ -42,7 +42,8 @@ type stream struct {
 // before may still be running, and gets the deletions that this node is taking from Redis at this moment.
 func (b *Broker) OnDeletions(report func([]broker.Deletion)) { b.reports.deletions.Store(&report) }
 
-// FlushDeletions implements [broker.DeletionSource].
+// FlushDeletions implements [broker.DeletionSource]. What takes longer than two seconds to report, and what a Redis that does not
+// answer has, is reported later.
 func (b *Broker) FlushDeletions() {
 	if b.isClosed() || !b.isStarted() {
 		return
@@ -55,9 +56,12 @@ func (b *Broker) FlushDeletions() {
 	}
 }
 
-// announceAll reports the deletions of all scopes.
-func (b *Broker) announceAll() {
-	b.tellAllHomes()
+// announceAll reports the deletions of all scopes, until its time is over.
+func (b *Broker) announceAll(over func() bool) {
+	b.tellAllHomes(over)
+	if over() {
+		return
+	}
 	commands := make([]rueidis.Completed, len(b.keys.scopes))
 	for scope := range commands {
 		commands[scope] = b.client.B().Xlen().Key(b.keys.deletions(scope)).Build()
@@ -68,19 +72,26 @@ func (b *Broker) announceAll() {
 			scopes = append(scopes, scope)
 		}
 	}
-	b.announce(scopes, func() bool { return false })
+	b.takeEach(b.announcing(scopes), over)
 }
 
-// announce reports the deletions of some scopes that no node has reported yet, until its time is over.
-func (b *Broker) announce(scopes []int, over func() bool) {
-	b.takeEach(scopes, over, b.announceSome)
+// A taking takes some entries of a stream and reports them, and returns how many.
+type taking func() (int, error)
+
+// announcing returns the takings of deletions of some scopes that no node has reported yet.
+func (b *Broker) announcing(scopes []int) []taking {
+	all := make([]taking, len(scopes))
+	for i, scope := range scopes {
+		all[i] = func() (int, error) { return b.announceSome(scope) }
+	}
+	return all
 }
 
-// takeEach calls take for each of some scopes, and again while it takes as much as it can, until the time is over.
-func (b *Broker) takeEach(scopes []int, over func() bool, take func(scope int) (int, error)) {
-	for _, at := range rand.Perm(len(scopes)) { //nolint:gosec // no secret: none should always come last
+// takeEach calls each taking, and again while it takes as much as it can, until the time is over.
+func (b *Broker) takeEach(all []taking, over func() bool) {
+	for _, at := range rand.Perm(len(all)) { //nolint:gosec // no secret: none should always come last
 		for !over() {
-			n, err := take(scopes[at])
+			n, err := all[at]()
 			if err != nil {
 				b.warn(&b.warnings.work, "redis: cannot report what happened to channels, trying again", "error", err)
 			}

@@ -65,11 +65,25 @@ func BeginJoin(b *Broker, producer, topic string) error {
 
 // CheckScopes looks after the home of a topic.
 func CheckScopes(b *Broker, topic string) error {
-	return b.checkScopes(b.keys.home(topic), []string{topic})
+	return b.checkScopes(b.keys.home(topic), []string{topic}, never)
 }
 
+func never() bool { return false }
+
 // TellAgain tells the homes of topics of all members.
-func TellAgain(b *Broker) error { return b.tellAgain() }
+func TellAgain(b *Broker) error { return b.tellFrom(b.allToTell(), never) }
+
+// TellAgainInRounds does the same, in rounds that are as short as can be. It returns how many it takes.
+func TellAgainInRounds(b *Broker) (rounds int, err error) {
+	for cursors := b.allToTell(); len(cursors) > 0 && err == nil; rounds++ {
+		asked := false
+		err = b.tellFrom(cursors, func() (over bool) {
+			over, asked = asked, true
+			return over
+		})
+	}
+	return rounds, err
+}
 
 // TopicKeys returns the keys of a topic at its home, and in the scope of a channel.
 func TopicKeys(b *Broker, producer, topic string) (home, record, members string) {

@@ -46,40 +46,63 @@ func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
 		return
 	case flushed := <-b.flushes:
 		defer close(flushed)
-		b.announceAll()
+		if b.beatIfDue(lastBeat) {
+			b.announceAll(timeLimit(beatInterval))
+		}
 		return
 	case <-b.beatDue:
 		*lastBeat = time.Time{}
 	case <-due:
 	}
-	if time.Since(*lastBeat) >= beatInterval {
-		*lastBeat = time.Now()
-		err := b.beat(b.background)
-		b.setHealth(nil, err)
-		b.logCounts()
-		if err != nil && !b.options.Cluster {
-			return
-		}
-	}
-	// In a cluster, some servers may be down, and others are not.
-	late := func() bool { return time.Since(*lastBeat) > 2*beatInterval }
-	if late() || b.refresh(b.background) != nil || late() {
+	if !b.beatIfDue(lastBeat) {
 		return
 	}
+	late := func() bool { return time.Since(*lastBeat) > 2*beatInterval }
+	if late() || b.refresh(b.background) != nil {
+		return
+	}
+	b.lookAfter(late)
+}
+
+// beatIfDue tells that this node lives, if that is due. It reports false if Redis cannot be reached. In a cluster, some servers may
+// be down, and others are not.
+func (b *Broker) beatIfDue(lastBeat *time.Time) bool {
+	if time.Since(*lastBeat) < beatInterval {
+		return true
+	}
+	*lastBeat = time.Now()
+	err := b.beat(b.background)
+	b.setHealth(nil, err)
+	b.logCounts()
+	return err == nil || b.options.Cluster
+}
+
+// lookAfter does what this node has to do for its partitions. Once the next heartbeat is late, it leaves the rest to the next round. So a
+// Redis that does not answer delays the heartbeat by one call, not by one of each kind.
+func (b *Broker) lookAfter(late func() bool) {
 	over := shortTime()
-	b.reap(over)
-	b.sweep(over)
-	if b.tellDue && !late() {
-		if err := b.tellAgain(); err == nil {
-			b.tellDue = false
+	var found findings
+	for _, step := range []func(){
+		func() { b.reap(over) },
+		func() { found = b.sweep(over) },
+		func() { b.lookAfterTopics(found.topics, shortTime()) },
+		func() { b.report(found, shortTime()) },
+		func() { b.tellAgain(shortTime()) },
+	} {
+		if late() || b.isClosed() {
+			return
 		}
+		step()
 	}
 }
 
 // shortTime returns a function that reports whether a tick is over. Work of each kind that may take longer goes on in the next round,
 // so that there is a heartbeat in between.
-func shortTime() (over func() bool) {
-	end := time.Now().Add(tick)
+func shortTime() (over func() bool) { return timeLimit(tick) }
+
+// timeLimit returns a function that reports whether some time has passed since.
+func timeLimit(limit time.Duration) (over func() bool) {
+	end := time.Now().Add(limit)
 	return func() bool { return time.Now().After(end) }
 }
 

@@ -12,9 +12,16 @@ import (
 // maxSwept is how many channels one call deletes.
 const maxSwept = 200
 
-// sweep deletes expired channels of the partitions that this node looks after, announces deletions, and reports channels in which
-// messages wait. When its time is over, it leaves the rest to the next round.
-func (b *Broker) sweep(over func() bool) {
+// findings are what a sweep has found to do.
+type findings struct {
+	topics map[int][]rueidis.RedisMessage // by scope: what lua/sweep.lua has returned
+	// Scopes in which deletions are to be announced, or channels to be reported in which messages wait.
+	announced, waiting []int
+}
+
+// sweep deletes expired channels of the partitions that this node looks after, and finds what else is to be done there. When its time
+// is over, it leaves the rest to the next round.
+func (b *Broker) sweep(over func() bool) findings {
 	look := b.lookForWaiting()
 	var scopes []int
 	for scope := range b.keys.scopes {
@@ -22,7 +29,7 @@ func (b *Broker) sweep(over func() bool) {
 			scopes = append(scopes, scope)
 		}
 	}
-	var announced, waiting []int
+	found := findings{topics: map[int][]rueidis.RedisMessage{}}
 	for len(scopes) > 0 && !b.isClosed() {
 		calls := make([]scriptCall, len(scopes))
 		for i, scope := range scopes {
@@ -36,7 +43,7 @@ func (b *Broker) sweep(over func() bool) {
 				continue
 			}
 			look.looked(b, scopes[i])
-			b.sweepTopics(scopes[i], values)
+			found.topics[scopes[i]] = values
 			for _, gone := range values[sweepValues:] {
 				b.countDeleted(gone, broker.EndExpired)
 			}
@@ -48,17 +55,20 @@ func (b *Broker) sweep(over func() bool) {
 				continue
 			}
 			if integer(values, 0) > 0 && b.announces(scopes[i]) {
-				announced = append(announced, scopes[i])
+				found.announced = append(found.announced, scopes[i])
 			}
 			if integer(values, 4) > 0 {
-				waiting = append(waiting, scopes[i])
+				found.waiting = append(found.waiting, scopes[i])
 			}
 		}
 		scopes = more
 	}
-	over = shortTime()
-	b.announce(announced, over)
-	b.reportWaiting(waiting, over)
+	return found
+}
+
+// report reports what a sweep has found to report, until its time is over.
+func (b *Broker) report(found findings, over func() bool) {
+	b.takeEach(append(b.announcing(found.announced), b.reportingWaiting(found.waiting)...), over)
 }
 
 // sweepCall returns the call of lua/sweep.lua for a scope.
@@ -83,15 +93,24 @@ func (b *Broker) sweepCall(scope int, look *waitingLook) scriptCall {
 // sweepValues is how many values lua/sweep.lua returns before those of channels.
 const sweepValues = 5
 
-// sweepTopics does what is to be done for the topics of a scope.
-func (b *Broker) sweepTopics(scope int, values []rueidis.RedisMessage) {
-	var err error
-	if integer(values, 2) == 1 {
-		err = b.tellHomes(scope)
+// lookAfterTopics does what is to be done for topics of some scopes, until its time is over. values are those of lua/sweep.lua.
+func (b *Broker) lookAfterTopics(values map[int][]rueidis.RedisMessage, over func() bool) {
+	for scope, v := range values { // in a random order, so none always comes last
+		if over() {
+			return
+		}
+		var err error
+		if integer(v, 2) == 1 {
+			err = b.tellHomes(scope, over)
+		}
+		if names, namesErr := v[3].AsStrSlice(); err == nil && namesErr == nil && len(names) > 0 {
+			err = b.checkScopes(scope, names, over)
+		}
+		b.warnOfTopics(err)
 	}
-	if names, namesErr := values[3].AsStrSlice(); err == nil && namesErr == nil && len(names) > 0 {
-		err = b.checkScopes(scope, names)
-	}
+}
+
+func (b *Broker) warnOfTopics(err error) {
 	if err != nil {
 		b.warn(&b.warnings.work, "redis: cannot look after topics, trying again", "error", err)
 	}

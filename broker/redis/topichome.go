@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -34,10 +35,10 @@ const (
 	hasNow
 )
 
-// tellHomes tells the homes of topics what has changed in a scope.
-func (b *Broker) tellHomes(scope int) error {
+// tellHomes tells the homes of topics what has changed in a scope, until its time is over.
+func (b *Broker) tellHomes(scope int, over func() bool) error {
 	key, c := b.keys.told(scope), b.client
-	for !b.isClosed() {
+	for !b.isClosed() && !over() {
 		entries, err := b.do(b.background, c, c.B().Lrange().Key(key).Start(0).Stop(maxTold-1).Build()).AsStrSlice()
 		if err != nil || len(entries) == 0 {
 			return err
@@ -64,15 +65,16 @@ func (b *Broker) tellHomes(scope int) error {
 }
 
 // tellNow tells the homes of topics at once what a call has changed in a scope. So what happens in one scope after the other has
-// the same order at the home. If it fails, the next sweep does it.
+// the same order at the home. What fails or takes long, the next sweep does.
 func (b *Broker) tellNow(scope int) {
 	if len(b.keys.scopes) > 1 {
-		_ = b.tellHomes(scope)
+		_ = b.tellHomes(scope, shortTime())
 	}
 }
 
-// tellAllHomes tells the homes of topics of all scopes that this node looks after. What fails, the next sweep does.
-func (b *Broker) tellAllHomes() {
+// tellAllHomes tells the homes of topics of all scopes that this node looks after, until its time is over. What fails, the next sweep
+// does.
+func (b *Broker) tellAllHomes(over func() bool) {
 	if len(b.keys.scopes) == 1 {
 		return
 	}
@@ -83,7 +85,7 @@ func (b *Broker) tellAllHomes() {
 	counts, err := b.counts(commands)
 	for scope, n := range counts {
 		if err == nil && n > 0 && b.owns(scope) {
-			err = b.tellHomes(scope)
+			err = b.tellHomes(scope, over)
 		}
 	}
 }
@@ -120,26 +122,32 @@ func (b *Broker) tellAll(calls []scriptCall) error {
 }
 
 // checkScopes looks whether the scopes that walks over some topics visit have a record of the topic. There is none if a join did not
-// go on after it had begun.
-func (b *Broker) checkScopes(home int, topics []string) error {
-	c := b.client
+// go on after it had begun. When its time is over, it leaves the rest to the next sweep.
+func (b *Broker) checkScopes(home int, topics []string, over func() bool) (err error) {
 	for _, topic := range topics {
-		waits, err := b.checkTopic(home, topic)
-		if err != nil {
-			return err
+		if over() {
+			break
 		}
-		command := c.B().Zrem().Key(b.keys.scopes[home] + "V").Member(topic).Build()
-		if waits { // a join is under way, or its record goes by itself
-			command = c.B().Zincrby().Key(b.keys.scopes[home] + "V").Increment(float64(ms(checkInterval))).Member(topic).Build()
-		}
-		if err := b.do(b.background, c, command).Error(); err != nil {
-			return err
-		}
+		err = cmp.Or(err, b.checkAndNote(home, topic))
 	}
-	return nil
+	return err
 }
 
-// checkTopic does that for one topic. It reports whether there is a record without members.
+// checkAndNote does that for one topic, and notes when to do it again.
+func (b *Broker) checkAndNote(home int, topic string) error {
+	waits, err := b.checkTopic(home, topic)
+	if err != nil {
+		return err
+	}
+	c := b.client
+	command := c.B().Zrem().Key(b.keys.scopes[home] + "V").Member(topic).Build()
+	if waits { // a join is under way, or its record goes by itself
+		command = c.B().Zincrby().Key(b.keys.scopes[home] + "V").Increment(float64(ms(checkInterval))).Member(topic).Build()
+	}
+	return b.do(b.background, c, command).Error()
+}
+
+// checkTopic looks after the scopes of one topic. It reports whether there is a record without members.
 func (b *Broker) checkTopic(home int, topic string) (waits bool, err error) {
 	c := b.client
 	fields, err := b.do(b.background, c, c.B().Hgetall().Key(b.keys.topic("H", home, topic)).Build()).AsStrMap()
@@ -178,56 +186,93 @@ func (b *Broker) checkTopic(home int, topic string) (waits bool, err error) {
 	return waits, b.tellAll(calls)
 }
 
-// tellAgain tells the homes of all topics that have members in the scopes that this node looks after. Another server has become the
-// primary of some home, and may lack the last moments.
-func (b *Broker) tellAgain() error {
-	c := b.client
-	cursors := map[int]uint64{} // by scope
+// tellAgain tells the homes of all topics that have members in the scopes that this node looks after, if another server has become the
+// primary of some home, and may lack the last moments. When its time is over, it goes on in the next round.
+func (b *Broker) tellAgain(over func() bool) {
+	if b.tellDue {
+		b.telling, b.tellDue = b.allToTell(), false
+	}
+	b.warnOfTopics(b.tellFrom(b.telling, over))
+}
+
+// allToTell returns the scopes that this node looks after, with where to begin in each.
+func (b *Broker) allToTell() map[int]uint64 {
+	cursors := map[int]uint64{}
 	for scope := range b.keys.scopes {
 		if b.owns(scope) {
 			cursors[scope] = 0
 		}
 	}
-	for len(cursors) > 0 && !b.isClosed() {
-		scopes, scans := make([]int, 0, len(cursors)), make([]rueidis.Completed, 0, len(cursors))
-		for scope, cursor := range cursors {
-			scopes = append(scopes, scope)
-			scans = append(scans, c.B().Sscan().Key(b.keys.scopes[scope]+"N").Cursor(cursor).Count(maxTold).Build())
+	return cursors
+}
+
+// tellFrom tells the homes of the topics of some scopes, from cursors on, until its time is over. It moves the cursors, and removes
+// the scopes that are done. Those for which a server cannot be reached hold up no others.
+func (b *Broker) tellFrom(cursors map[int]uint64, over func() bool) (err error) {
+	for len(cursors) > 0 && !over() && !b.isClosed() {
+		var next map[int]uint64
+		if next, err = b.tellSome(cursors); len(next) == 0 {
+			break
 		}
-		var topics []string
-		var places []int // their scopes
-		var reads []rueidis.Completed
-		for i, reply := range b.doAll(scans) {
-			page, err := reply.AsScanEntry()
-			if err != nil {
-				return err
+		for scope, cursor := range next {
+			if cursors[scope] = cursor; cursor == 0 {
+				delete(cursors, scope)
 			}
-			if cursors[scopes[i]] = page.Cursor; page.Cursor == 0 {
-				delete(cursors, scopes[i])
-			}
-			for _, topic := range page.Elements {
-				topics, places = append(topics, topic), append(places, scopes[i])
-				reads = append(reads, c.B().Hget().Key(b.keys.topic("T", scopes[i], topic)).Field("id").Build())
-			}
-		}
-		changes := map[int][]change{} // by scope
-		for i, reply := range b.doAll(reads) {
-			id, err := reply.ToString()
-			if err == nil {
-				changes[places[i]] = append(changes[places[i]], change{hasNow, id, topics[i]})
-			} else if !rueidis.IsRedisNil(err) {
-				return err
-			}
-		}
-		var calls []scriptCall
-		for scope, some := range changes {
-			calls = append(calls, b.tellCalls(scope, some)...)
-		}
-		if err := b.tellAll(calls); err != nil {
-			return err
 		}
 	}
-	return nil
+	return err
+}
+
+// tellSome tells some topics of each scope. It returns the next cursors of those where it succeeded, and an error if others are left.
+func (b *Broker) tellSome(cursors map[int]uint64) (next map[int]uint64, err error) {
+	c := b.client
+	scopes, scans := make([]int, 0, len(cursors)), make([]rueidis.Completed, 0, len(cursors))
+	for scope, cursor := range cursors {
+		scopes = append(scopes, scope)
+		scans = append(scans, c.B().Sscan().Key(b.keys.scopes[scope]+"N").Cursor(cursor).Count(maxTold).Build())
+	}
+	next = map[int]uint64{}
+	fails := func(scope int, failure error) {
+		delete(next, scope)
+		err = failure
+	}
+	var topics []string
+	var places []int // their scopes
+	var reads []rueidis.Completed
+	for i, reply := range b.doAll(scans) {
+		page, err := reply.AsScanEntry()
+		if err != nil {
+			fails(scopes[i], err)
+			continue
+		}
+		next[scopes[i]] = page.Cursor
+		for _, topic := range page.Elements {
+			topics, places = append(topics, topic), append(places, scopes[i])
+			reads = append(reads, c.B().Hget().Key(b.keys.topic("T", scopes[i], topic)).Field("id").Build())
+		}
+	}
+	changes := map[int][]change{} // by scope
+	for i, reply := range b.doAll(reads) {
+		id, err := reply.ToString()
+		if err == nil {
+			changes[places[i]] = append(changes[places[i]], change{hasNow, id, topics[i]})
+		} else if !rueidis.IsRedisNil(err) {
+			fails(places[i], err)
+		}
+	}
+	var calls []scriptCall
+	var tellers []int // the scopes of the calls
+	for scope, some := range changes {
+		for _, call := range b.tellCalls(scope, some) {
+			calls, tellers = append(calls, call), append(tellers, scope)
+		}
+	}
+	for i, reply := range b.runAll(b.background, toldScript, calls) {
+		if err := reply.Error(); err != nil {
+			fails(tellers[i], err)
+		}
+	}
+	return next, err
 }
 
 // OnTopics implements [broker.TopicSource]. Like a deletion, an event is reported by one node. OnTopics waits for nothing, as

@@ -139,24 +139,31 @@ func (l *waitingLook) looked(b *Broker, scope int) {
 	}
 }
 
-// reportWaiting reports channels of some scopes in which messages wait, until its time is over.
-func (b *Broker) reportWaiting(scopes []int, over func() bool) {
+// reportingWaiting returns the takings of channels of some scopes in which messages wait.
+func (b *Broker) reportingWaiting(scopes []int) []taking {
 	s := b.waiting.source.Load()
-	if s == nil || len(scopes) == 0 {
-		return
+	if s == nil {
+		return nil
 	}
-	b.takeEach(scopes, over, func(scope int) (int, error) {
-		return b.take(b.keys.unread(scope), &b.waiting.streams[scope], func(entries []rueidis.XRangeEntry) {
-			channels := make([]broker.Waiting, 0, len(entries))
-			for _, entry := range entries {
-				if w, ok := b.waitingOf(entry.FieldValues["w"]); ok {
-					channels = append(channels, w)
-				}
+	all := make([]taking, len(scopes))
+	for i, scope := range scopes {
+		all[i] = func() (int, error) { return b.reportWaiting(scope, s.report) }
+	}
+	return all
+}
+
+// reportWaiting reports some channels of a scope in which messages wait, and returns how many.
+func (b *Broker) reportWaiting(scope int, report func([]broker.Waiting)) (int, error) {
+	return b.take(b.keys.unread(scope), &b.waiting.streams[scope], func(entries []rueidis.XRangeEntry) {
+		channels := make([]broker.Waiting, 0, len(entries))
+		for _, entry := range entries {
+			if w, ok := b.waitingOf(entry.FieldValues["w"]); ok {
+				channels = append(channels, w)
 			}
-			if len(channels) > 0 {
-				reportTo(s.report, channels)
-			}
-		})
+		}
+		if len(channels) > 0 {
+			reportTo(report, channels)
+		}
 	})
 }
 
