@@ -47,7 +47,6 @@ package redis
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -144,59 +143,6 @@ func New(o Options) (*Broker, error) {
 		b.barriers = append(b.barriers, &barrier{broker: b, scope: scope})
 	}
 	return b, nil
-}
-
-// Start connects to Redis. It fails if Redis cannot be reached, or cannot keep channels as the options ask for. Calls of other
-// methods wait until Start has succeeded. Starting again has no effect. After it has failed, it may be called again.
-func (b *Broker) Start(ctx context.Context) error {
-	b.startMu.Lock()
-	defer b.startMu.Unlock()
-	switch {
-	case b.isClosed():
-		return broker.ErrClosed
-	case b.isStarted():
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, b.options.DialTimeout+b.options.Timeout)
-	defer cancel()
-	client, err := rueidis.NewClient(b.options.clientOption())
-	if err != nil {
-		return fmt.Errorf("redis: cannot connect to %s: %w", b.where(), err)
-	}
-	b.client = client
-	if err := b.prepare(ctx); err != nil {
-		for _, l := range b.listeners {
-			close(l.stopped)
-		}
-		b.listeners = nil
-		client.Close()
-		return err
-	}
-	close(b.started)
-	go b.work()
-	b.log.Info("redis: connected", "address", b.where(), "node", nodeID(b.node))
-	return nil
-}
-
-// prepare does what must be done before the first call.
-func (b *Broker) prepare(ctx context.Context) error {
-	if err := b.checkServer(ctx, b.client); err != nil {
-		return err
-	}
-	if err := b.loadCodec(ctx); err != nil {
-		return err
-	}
-	if err := b.follow(ctx); err != nil {
-		return err
-	}
-	for _, l := range b.listeners {
-		select {
-		case <-l.ready:
-		case <-ctx.Done():
-			return fmt.Errorf("redis: cannot listen at %s for pushed messages: %w", b.where(), ctx.Err())
-		}
-	}
-	return b.beat(ctx)
 }
 
 func (b *Broker) isClosed() bool { return b.closed.Load() }

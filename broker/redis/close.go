@@ -19,12 +19,12 @@ const (
 // with them. Messages of calls that wait are withdrawn. Readers have a moment to end, which settles what they have received. If
 // Redis does not answer in time, Close gives up: other nodes find out that this one is gone.
 func (b *Broker) Close() {
-	b.startMu.Lock()
-	defer b.startMu.Unlock()
 	if b.closed.Swap(true) {
 		return
 	}
-	close(b.closing)
+	close(b.closing) // which ends Start
+	b.startMu.Lock()
+	defer b.startMu.Unlock()
 	for _, s := range b.subs.snapshot() {
 		s.close()
 	}

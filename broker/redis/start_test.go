@@ -2,12 +2,17 @@ package redis_test
 
 import (
 	"context"
+	"errors"
+	"net"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/rueidis"
 
+	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/redis"
 )
 
@@ -68,4 +73,70 @@ func TestAStartThatFailedLeavesNothing(t *testing.T) { // not parallel: it count
 func listeners() int {
 	stacks := make([]byte, 1<<20)
 	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "(*listener).listen(")
+}
+
+// TestCloseEndsAStart: Redis takes the connection and says nothing. The process must exit all the same.
+func TestCloseEndsAStart(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	b, err := redis.New(redis.Options{
+		Addresses: []string{l.Addr().String()}, DialTimeout: redis.DefaultDialTimeout, Timeout: redis.DefaultTimeout,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	go func() { started <- b.Start(context.WithoutCancel(t.Context())) }()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	begun := time.Now()
+	b.Close()
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("Close takes %v", took)
+	}
+	if err := <-started; !errors.Is(err, broker.ErrClosed) {
+		t.Errorf("Start returns %v", err)
+	}
+}
+
+// TestCloseEndsAStartOnARedisThatHangs: it has said which server it is, and then nothing more.
+func TestCloseEndsAStartOnARedisThatHangs(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	p := newProxy(t, s.socket)
+	o := through(s, p)
+	o.Timeout = redis.DefaultTimeout
+	b, err := redis.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hangs := make(chan struct{})
+	var once sync.Once
+	p.edits = func(data string) string {
+		if strings.Contains(data, "# Server") { // what INFO returns
+			once.Do(func() {
+				p.change(func() { p.stops = true })
+				close(hangs)
+			})
+		}
+		return data
+	}
+	started := make(chan error, 1)
+	go func() { started <- b.Start(context.WithoutCancel(t.Context())) }()
+	<-hangs
+	begun := time.Now()
+	b.Close()
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("Close takes %v", took)
+	}
+	if err := <-started; !errors.Is(err, broker.ErrClosed) {
+		t.Errorf("Start returns %v", err)
+	}
 }
