@@ -2,11 +2,13 @@ package redis_test
 
 import (
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddy-megaphone/megaphone/broker"
+	"github.com/caddy-megaphone/megaphone/broker/redis"
 )
 
 // TestWhoReportsIsSetWhileRedisHangs: Redis answers no more while a node reports. To set the functions does not wait for it, so a reload
@@ -73,5 +75,29 @@ func TestAReportThatRedisDoesNotHearOfIsMadeOnce(t *testing.T) {
 	eventually(t, "it is taken off", func() bool { return s.cli("XLEN", stream) == "0" })
 	if n := reported.Load(); n != 1 {
 		t.Errorf("it is reported %d times", n)
+	}
+}
+
+// TestFlushDeletionsDoesNotWaitForAServerThatHangs: a server of a cluster has deletions of many partitions, and does not answer. A
+// reload waits for the flush.
+func TestFlushDeletionsDoesNotWaitForAServerThatHangs(t *testing.T) {
+	t.Parallel()
+	c := ownCluster(t, 0)
+	b := open(t, redis.Options{
+		Addresses: c.addresses, Cluster: true, KeyPrefix: "test:", DialTimeout: time.Second, Timeout: time.Second,
+	})
+	for range 150 {
+		if err := b.Delete(t.Context(), create(t, b).Producer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var hangs sync.Once
+	b.OnDeletions(func([]broker.Deletion) {
+		hangs.Do(func() { c.servers[primaries-1].pause(t) })
+	})
+	begun := time.Now()
+	b.FlushDeletions()
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("it takes %v", took)
 	}
 }
