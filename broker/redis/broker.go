@@ -136,6 +136,9 @@ func New(o Options) (*Broker, error) {
 	}
 	b.waiters.counts = b.countAlone
 	b.reports.streams, b.waiting.streams = make([]stream, len(b.keys.scopes)), make([]stream, len(b.keys.scopes))
+	for scope := range b.reports.streams {
+		b.reports.streams[scope].ordered = true
+	}
 	b.ledger = newLedger(len(b.keys.scopes))
 	b.background, b.cancel = context.WithCancel(context.Background())
 	for scope := range b.keys.scopes {

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -35,6 +36,8 @@ type reports struct {
 type stream struct {
 	grouped bool     // the consumer group exists
 	done    []string // entries that were reported, and that Redis has not let go of yet
+	unsure  bool     // Redis may have given this node entries that it did not get, or has not reported
+	ordered bool     // entries are reported in order; it is rare that two nodes take them at the same time
 }
 
 // OnDeletions implements [broker.DeletionSource]. Each deletion is reported by one node, also if another has deleted the channel.
@@ -149,32 +152,46 @@ func (b *Broker) take(key string, s *stream, report func([]rueidis.XRangeEntry))
 	if err := b.letGo(key, s); err != nil {
 		return 0, err
 	}
-	// First those of a node that has not finished.
-	claimed, err := b.do(b.background, c, c.B().Xautoclaim().Key(key).Group(announcers).Consumer(announcers).
-		MinIdleTime(strconv.FormatInt(ms(announceTimeout), 10)).Start("0").Count(maxAnnounced).Build()).ToArray()
-	if err != nil {
-		s.grouped = false // Redis may have lost it
+	entries, err := b.read(key, s)
+	if err != nil || len(entries) == 0 {
 		return 0, err
-	}
-	read, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, announcers).Count(maxAnnounced).
-		Streams().Key(key).Id(">").Build()).AsXRead()
-	if err != nil && !rueidis.IsRedisNil(err) {
-		return 0, err
-	}
-	entries := read[key]
-	if len(claimed) > 1 {
-		if old, err := claimed[1].AsXRange(); err == nil {
-			entries = append(old, entries...)
-		}
-	}
-	if len(entries) == 0 {
-		return 0, nil
 	}
 	report(entries)
 	for _, entry := range entries {
 		s.done = append(s.done, entry.ID)
 	}
 	return len(entries), b.letGo(key, s)
+}
+
+// read returns entries that no node has reported: first those that a node has got and not reported. If that is this node itself, for
+// it did not get a reply, it does not wait until it would count as gone: the next entries must not come before them.
+func (b *Broker) read(key string, s *stream) ([]rueidis.XRangeEntry, error) {
+	c, unsure, idle := b.client, s.unsure, announceTimeout
+	if unsure && s.ordered {
+		idle = 0
+	}
+	s.unsure = true
+	claimed, err := b.do(b.background, c, c.B().Xautoclaim().Key(key).Group(announcers).Consumer(announcers).
+		MinIdleTime(strconv.FormatInt(ms(idle), 10)).Start("0").Count(maxAnnounced).Build()).ToArray()
+	if err != nil {
+		s.grouped = false // Redis may have lost it
+		return nil, err
+	}
+	var old []rueidis.XRangeEntry
+	if len(claimed) > 1 {
+		old, _ = claimed[1].AsXRange()
+	}
+	if len(old) >= maxAnnounced { // there may be more of them
+		s.unsure = unsure
+		return old, nil
+	}
+	entries, err := b.do(b.background, c, c.B().Xreadgroup().Group(announcers, announcers).Count(maxAnnounced).
+		Streams().Key(key).Id(">").Build()).AsXRead()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return nil, err
+	}
+	s.unsure = false
+	return slices.Concat(old, entries[key]), nil
 }
 
 // letGo deletes the entries of a stream that were reported. If that fails, the next take does it first, so that none is reported twice.

@@ -101,3 +101,42 @@ func TestFlushDeletionsDoesNotWaitForAServerThatHangs(t *testing.T) {
 		t.Errorf("it takes %v", took)
 	}
 }
+
+// TestTopicEventsKeepTheirOrderIfAReplyIsLost: Redis has given a node an event that the node did not get. It comes before the next one.
+func TestTopicEventsKeepTheirOrderIfAReplyIsLost(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t)
+	p := newProxy(t, s.socket)
+	var lost sync.Once
+	p.edits = func(data string) string {
+		if strings.Contains(data, "\x01news") { // the event that it has a member
+			lost.Do(func() { p.change(func() { p.cut = true }) })
+		}
+		return data
+	}
+	direct, b := open(t, s.options("test:")), open(t, through(s, p)) // the other one reports nothing
+	events := make(chan broker.TopicEvent, 10)
+	b.OnTopics(func(some []broker.TopicEvent) {
+		for _, e := range some {
+			events <- e
+		}
+	})
+	isCut := func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.cut
+	}
+	a := create(t, direct)
+	if err := direct.Join(t.Context(), a.Producer, broker.Join{Topic: "news"}, topicLimits); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the reply is lost", func() bool { b.FlushDeletions(); return isCut() })
+	if err := direct.Leave(t.Context(), a.Producer, "news"); err != nil {
+		t.Fatal(err)
+	}
+	p.change(func() { p.cut = false })
+	eventually(t, "both are reported", func() bool { b.FlushDeletions(); return len(events) == 2 })
+	if first, second := <-events, <-events; first.Members != 1 || second.Members != 0 {
+		t.Errorf("first the topic has %d members, and then %d", first.Members, second.Members)
+	}
+}
