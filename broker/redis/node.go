@@ -77,8 +77,8 @@ func (b *Broker) beatIfDue(lastBeat *time.Time) bool {
 	return err == nil || b.options.Cluster
 }
 
-// lookAfter does what this node has to do for its partitions. Once the next heartbeat is late, it leaves the rest to the next round. So a
-// Redis that does not answer delays the heartbeat by one call, not by one of each kind.
+// lookAfter does what this node has to do for its partitions. Once the next heartbeat is late, it leaves the rest to the next round. So
+// if Redis stops answering, one step waits for it, not each.
 func (b *Broker) lookAfter(late func() bool) {
 	over := shortTime()
 	var found findings

@@ -211,7 +211,7 @@ func (b *Broker) allToTell() map[int]uint64 {
 func (b *Broker) tellFrom(cursors map[int]uint64, over func() bool) (err error) {
 	for len(cursors) > 0 && !over() && !b.isClosed() {
 		var next map[int]uint64
-		if next, err = b.tellSome(cursors); len(next) == 0 {
+		if next, err = b.tellSome(cursors, over); len(next) == 0 {
 			break
 		}
 		for scope, cursor := range next {
@@ -224,7 +224,7 @@ func (b *Broker) tellFrom(cursors map[int]uint64, over func() bool) (err error) 
 }
 
 // tellSome tells some topics of each scope. It returns the next cursors of those where it succeeded, and an error if others are left.
-func (b *Broker) tellSome(cursors map[int]uint64) (next map[int]uint64, err error) {
+func (b *Broker) tellSome(cursors map[int]uint64, over func() bool) (next map[int]uint64, err error) {
 	c := b.client
 	scopes, scans := make([]int, 0, len(cursors)), make([]rueidis.Completed, 0, len(cursors))
 	for scope, cursor := range cursors {
@@ -259,6 +259,9 @@ func (b *Broker) tellSome(cursors map[int]uint64) (next map[int]uint64, err erro
 		} else if !rueidis.IsRedisNil(err) {
 			fails(places[i], err)
 		}
+	}
+	if err != nil && over() { // a server does not answer, and would not now
+		return nil, err
 	}
 	var calls []scriptCall
 	var tellers []int // the scopes of the calls
