@@ -216,7 +216,8 @@ func TestAServerThatIsDownStopsNoWork(t *testing.T) {
 	}
 	eventually(t, "channels on the other servers expire", func() bool {
 		there, gone := states()
-		return there == 0 && gone >= channels/3
+		// What has no channel as a consumer address may be a producer address, of a channel on the server that is down.
+		return there == 0 && gone >= channels/6
 	})
 	eventually(t, "that is reported", func() bool { return reported.Load() >= channels/3 })
 }
