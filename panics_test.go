@@ -221,6 +221,9 @@ func TestAReadThatPanicsFreesItsChannel(t *testing.T) {
 			}
 			r := s.open(http.MethodGet, c.readPath(), http.Header{"Accept": {test.accept}}, nil)
 			defer r.Body.Close()
+			if test.place == "read" { // the handler may still be at it
+				s.eventually(func() bool { return s.metrics()["caddy_megaphone_detached_readers{}"] == 1 })
+			}
 			panicsIn.Store(test.call)
 			s.write(c, "1")
 			if _, err := io.ReadAll(r.Body); err == nil {
