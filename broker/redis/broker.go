@@ -91,19 +91,15 @@ type Broker struct {
 	warnings         warnings
 	refusals         warning.Limiter
 
+	heartbeat heartbeat
+	learned   learned
+
 	// Of the goroutine work.
-	nodes []string
-	// departed are nodes that have lived and live no more.
-	departed  []string
-	reaped    [partitions]time.Time // when the readers of a partition were looked after; zero if that is due
-	reapAfter time.Time
-	beaten    bool
-	histories map[string]string // of the primaries, by address: the ids of their replication
-	codecDue  bool              // Redis may have lost the key of addresses
-	tellDue   bool              // the homes of topics may have lost something
-	telling   map[int]uint64    // by scope: how far they have been told again
-	beatDue   chan struct{}
-	logged    struct{ fenced, lost uint64 }
+	nodes, departed []string              // see learned
+	reaped          [partitions]time.Time // when the readers of a partition were looked after; zero if that is due
+	reapAfter       time.Time
+	tellDue         bool           // the homes of topics may have lost something
+	telling         map[int]uint64 // by scope: how far they have been told again
 
 	freed   chan struct{}
 	flushes chan chan struct{}
@@ -130,8 +126,9 @@ func New(o Options) (*Broker, error) {
 		keys:    newKeyspace(o.KeyPrefix, o.Cluster),
 		subs:    subscriptions{all: map[uint32]*subscription{}},
 		waiters: waiters{all: map[uint64]*waiter{}, lost: map[uint64]note{}, alone: map[uint64]*item{}},
-		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs), beatDue: make(chan struct{}, 1),
-		histories: map[string]string{}, health: health{bad: map[*listener]error{}},
+		freed:   make(chan struct{}, 1), flushes: make(chan chan struct{}), resyncs: make(chan struct{}, maxResyncs),
+		heartbeat: heartbeat{due: make(chan struct{}, 1), histories: map[string]string{}, stopped: make(chan struct{})},
+		waiting:   waiting{missing: map[int]bool{}}, health: health{bad: map[*listener]error{}},
 		started: make(chan struct{}), closing: make(chan struct{}), worked: make(chan struct{}),
 	}
 	b.waiters.counts = b.countAlone

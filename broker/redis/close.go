@@ -56,6 +56,7 @@ func (b *Broker) leave() {
 	b.await(endTimeout, func() bool { return len(b.subs.snapshot()) == 0 })
 	b.endReads()
 	<-b.worked
+	<-b.heartbeat.stopped
 	b.await(closeTimeout, func() bool { return len(b.waiters.snapshot()) == 0 && b.areIdle() })
 	b.announceAll(func() bool { return b.background.Err() != nil })
 	c := b.client

@@ -45,17 +45,23 @@ type stream struct {
 // before may still be running, and gets the deletions that this node is taking from Redis at this moment.
 func (b *Broker) OnDeletions(report func([]broker.Deletion)) { b.reports.deletions.Store(&report) }
 
-// FlushDeletions implements [broker.DeletionSource]. What takes longer than two seconds to report, and what a Redis that does not
+// FlushDeletions implements [broker.DeletionSource]. What takes longer than some seconds to report, and what a Redis that does not
 // answer has, is reported later.
 func (b *Broker) FlushDeletions() {
 	if b.isClosed() || !b.isStarted() {
 		return
 	}
-	flushed := make(chan struct{})
+	flushed, limit := make(chan struct{}), time.After(flushTime+b.options.Timeout)
 	select {
 	case b.flushes <- flushed:
-		<-flushed
+	case <-limit:
+		return
 	case <-b.closing:
+		return
+	}
+	select {
+	case <-flushed:
+	case <-limit:
 	}
 }
 

@@ -98,6 +98,9 @@ func StateKey(b *Broker, producer string) string {
 	return b.keys.key('s', x)
 }
 
+// NodesKey returns the key of the nodes that live.
+func NodesKey(b *Broker) string { return b.keys.nodes() }
+
 // BreakOff ends the walk, but visits nobody any more, as if its node had lost Redis for a moment.
 func BreakOff(w *Walk) { w.w.end() }
 

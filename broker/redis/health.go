@@ -66,11 +66,11 @@ func (b *Broker) warn(l *warning.Limiter, text string, args ...any) {
 // logCounts logs what has happened since the last call that an operator should know. Only the heartbeat calls it.
 func (b *Broker) logCounts() {
 	fenced, lost := b.store.fenced.Load(), b.store.lostPushes.Load()
-	if n := fenced - b.logged.fenced; n > 0 {
+	if n := fenced - b.heartbeat.logged.fenced; n > 0 {
 		b.log.Warn("redis: refused calls for readers of this node, because other nodes have their channels: the readers have ended, or asked again", "calls", n)
 	}
-	if n := lost - b.logged.lost; n > 0 {
+	if n := lost - b.heartbeat.logged.lost; n > 0 {
 		b.log.Info("redis: pushed messages did not come: their readers have fetched them", "messages", n)
 	}
-	b.logged.fenced, b.logged.lost = fenced, lost
+	b.heartbeat.logged.fenced, b.heartbeat.logged.lost = fenced, lost
 }

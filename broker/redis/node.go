@@ -1,13 +1,10 @@
 package redis
 
 import (
-	"cmp"
 	"context"
 	"hash/fnv"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -18,174 +15,65 @@ import (
 const (
 	// tick is how often a node looks after its partitions.
 	tick = time.Second
-	// beatInterval is how often a node tells that it lives, and checks that what is pushed to it comes.
-	beatInterval = 2 * time.Second
-	// nodeTimeout is how long a node that does not tell that it lives counts as alive.
-	nodeTimeout = 10 * time.Second
+	// flushTime is for how long deletions are reported that should be reported now.
+	flushTime = 2 * time.Second
 )
 
-// work does what is to be done regularly, until the Broker closes.
+// work does what is to be done regularly, until the Broker closes. It may wait for a server that does not answer, so heartbeats do not
+// wait for it.
 func (b *Broker) work() {
 	defer close(b.worked)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	lastBeat := time.Now()
 	for !b.isClosed() {
-		b.workOnce(ticker.C, &lastBeat)
+		b.workOnce(ticker.C)
 	}
 }
 
 // workOnce waits for something to do, and does it.
-func (b *Broker) workOnce(due <-chan time.Time, lastBeat *time.Time) {
+func (b *Broker) workOnce(due <-chan time.Time) {
 	defer guard.Recover(guard.Broker)
 	select {
 	case <-b.closing:
-		return
 	case <-b.freed:
 		_ = b.refresh(b.background)
-		return
 	case flushed := <-b.flushes:
 		defer close(flushed)
-		if b.beatIfDue(lastBeat) {
-			b.announceAll(timeLimit(beatInterval))
-		}
-		return
-	case <-b.beatDue:
-		*lastBeat = time.Time{}
+		b.learn()
+		b.announceAll(timeLimit(flushTime))
 	case <-due:
+		if b.refresh(b.background) == nil { // in a cluster, some servers may be down
+			b.lookAfter()
+		}
 	}
-	if !b.beatIfDue(lastBeat) {
-		return
-	}
-	late := func() bool { return time.Since(*lastBeat) > 2*beatInterval }
-	if late() || b.refresh(b.background) != nil {
-		return
-	}
-	b.lookAfter(late)
 }
 
-// beatIfDue tells that this node lives, if that is due. It reports false if Redis cannot be reached. In a cluster, some servers may
-// be down, and others are not.
-func (b *Broker) beatIfDue(lastBeat *time.Time) bool {
-	if time.Since(*lastBeat) < beatInterval {
-		return true
-	}
-	*lastBeat = time.Now()
-	err := b.beat(b.background)
-	b.setHealth(nil, err)
-	b.logCounts()
-	return err == nil || b.options.Cluster
-}
-
-// lookAfter does what this node has to do for its partitions. Once the next heartbeat is late, it leaves the rest to the next round. So
-// if Redis stops answering, one step waits for it, not each.
-func (b *Broker) lookAfter(late func() bool) {
-	over := shortTime()
+// lookAfter does what this node has to do for its partitions. Each step has a tick.
+func (b *Broker) lookAfter() {
 	var found findings
-	for _, step := range []func(){
-		func() { b.reap(over) },
-		func() { found = b.sweep(over) },
-		func() { b.lookAfterTopics(found.topics, shortTime()) },
-		func() { b.report(found, shortTime()) },
-		func() { b.tellAgain(shortTime()) },
+	for _, step := range []func(over func() bool){
+		b.reap,
+		func(over func() bool) { found = b.sweep(over) },
+		func(over func() bool) { b.lookAfterTopics(found.topics, over) },
+		func(over func() bool) { b.report(found, over) },
+		b.tellAgain,
 	} {
-		if late() || b.isClosed() {
+		if b.isClosed() {
 			return
 		}
-		step()
+		b.learn()
+		step(shortTime())
 	}
 }
 
 // shortTime returns a function that reports whether a tick is over. Work of each kind that may take longer goes on in the next round,
-// so that there is a heartbeat in between.
+// so that none holds up the others.
 func shortTime() (over func() bool) { return timeLimit(tick) }
 
 // timeLimit returns a function that reports whether some time has passed since.
 func timeLimit(limit time.Duration) (over func() bool) {
 	end := time.Now().Add(limit)
 	return func() bool { return time.Now().After(end) }
-}
-
-// beat tells that this node lives, and learns which others do.
-func (b *Broker) beat(ctx context.Context) error {
-	followed := b.follow(ctx)
-	heard := b.beatListeners(ctx)
-	values, err := b.run(ctx, beatScript, []string{b.keys.nodes(), b.keys.aboutNodes()},
-		"", b.node, text(ms(nodeTimeout)), b.about()).ToArray()
-	if err != nil || len(values) < 3 {
-		return b.failed(err, false)
-	}
-	nodes, err := b.noteNodes(values)
-	if err != nil {
-		return err
-	}
-	slices.Sort(nodes)
-	known := integer(values, 1) == 1
-	if !slices.Equal(nodes, b.nodes) {
-		come, gone := []string{}, []string{}
-		for _, node := range nodes {
-			if !slices.Contains(b.nodes, node) {
-				come = append(come, nodeID(node))
-			}
-		}
-		for _, node := range b.nodes {
-			if !slices.Contains(nodes, node) {
-				gone = append(gone, nodeID(node))
-				b.departed = append(b.departed, node)
-			}
-		}
-		b.log.Info("redis: the nodes that share the channels have changed", "nodes", len(nodes), "come", come, "gone", gone)
-		b.departed = slices.DeleteFunc(b.departed, func(node string) bool { return slices.Contains(nodes, node) })
-		b.departed = b.departed[max(0, len(b.departed)-maxDeparted):]
-		b.nodes = nodes
-		b.reaped, b.reapAfter = [partitions]time.Time{}, time.Time{}
-	}
-	if !known && b.beaten {
-		b.log.Warn("redis: this node did not reach Redis for too long and counted as gone: other nodes may have taken over its readers")
-		b.codecDue = true
-		b.resyncSoon(b.allScopes())
-	}
-	b.checkPrimary(ctx)
-	b.beaten = true
-	if b.codecDue {
-		if err := b.loadCodec(ctx); err != nil {
-			return err
-		}
-		b.codecDue = false
-	}
-	return cmp.Or(followed, heard)
-}
-
-// checkPrimary resyncs all readers if another server has become a primary, because that may lack the last moments. What a server
-// that does not answer was before, it still is.
-func (b *Broker) checkPrimary(ctx context.Context) {
-	var mu sync.Mutex
-	var changed []string
-	var all sync.WaitGroup
-	for address, c := range b.client.Nodes() {
-		if !b.options.Cluster {
-			address = "" // there is one primary, wherever it is
-		}
-		all.Go(func() {
-			defer guard.Recover(guard.Broker)
-			text, err := b.do(ctx, c, c.B().Info().Section("replication").Build()).ToString()
-			info := parseInfo(text)
-			mu.Lock()
-			defer mu.Unlock()
-			if id := info["master_replid"]; err == nil && info["role"] == "master" && b.histories[address] != id {
-				b.histories[address] = id
-				changed = append(changed, cmp.Or(address, b.where()))
-			}
-		})
-	}
-	all.Wait()
-	if len(changed) == 0 || !b.beaten {
-		return
-	}
-	b.log.Warn("redis: another server has become the primary, or it has restarted: what it lacks is lost", "address", changed)
-	b.codecDue, b.tellDue = true, len(b.keys.scopes) > 1
-	b.reaped = [partitions]time.Time{} // it may know of readers that have left since
-	b.resyncSoon(b.allScopes())
 }
 
 // do runs one command.

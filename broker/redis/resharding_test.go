@@ -221,3 +221,41 @@ func TestAServerThatIsDownStopsNoWork(t *testing.T) {
 	})
 	eventually(t, "that is reported", func() bool { return reported.Load() >= channels/3 })
 }
+
+// TestAServerThatHangsStopsNoWork: it takes the node a while each time to find out that a server does not answer. Meanwhile it tells that
+// it lives, and looks after the channels on the other servers.
+func TestAServerThatHangsStopsNoWork(t *testing.T) {
+	t.Parallel()
+	c := ownCluster(t, 0)
+	b := open(t, redis.Options{
+		Addresses: c.addresses, Cluster: true, KeyPrefix: "test:", DialTimeout: redis.DefaultDialTimeout, Timeout: redis.DefaultTimeout,
+	})
+	var reported atomic.Int64
+	b.OnDeletions(func(ds []broker.Deletion) { reported.Add(int64(len(ds))) })
+	l := faultLimits
+	l.TTL = 3 * time.Second
+	for range 60 {
+		if _, err := b.Create(t.Context(), "agent", l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const hangs = primaries - 1 // the first server has the nodes
+	there := int64(0)
+	for i := range hangs {
+		there += int64(strings.Count(c.cli(i, "KEYS", "test:{*}s*"), "test:{"))
+	}
+	c.servers[hangs].pause(t)
+	t.Cleanup(func() { c.servers[hangs].resume(t) })
+	beats := func() string { return c.cli(0, "ZRANGE", redis.NodesKey(b), "0", "-1", "WITHSCORES") }
+	last, seen, longest := beats(), time.Now(), time.Duration(0)
+	eventually(t, "channels on the other servers are reported", func() bool {
+		if now := beats(); now != last {
+			last, seen = now, time.Now()
+		}
+		longest = max(longest, time.Since(seen))
+		return reported.Load() >= there
+	})
+	if longest > 7*time.Second { // after 10 s, other nodes would take it for gone
+		t.Errorf("there is no heartbeat for %v", longest)
+	}
+}

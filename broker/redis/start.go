@@ -38,6 +38,7 @@ func (b *Broker) Start(ctx context.Context) error {
 	}
 	close(b.started)
 	go b.work()
+	go b.keepBeating()
 	b.log.Info("redis: connected", "address", b.where(), "node", nodeID(b.node))
 	return nil
 }

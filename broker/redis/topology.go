@@ -25,7 +25,7 @@ const beatDelay = 100 * time.Millisecond
 func (b *Broker) beatSoon() {
 	time.AfterFunc(beatDelay, func() {
 		select {
-		case b.beatDue <- struct{}{}:
+		case b.heartbeat.due <- struct{}{}:
 		default:
 		}
 	})
@@ -52,7 +52,7 @@ func (b *Broker) follow(ctx context.Context) error {
 			return err
 		}
 	}
-	b.waiting.notePlaces(owners)
+	b.notePlaces(owners)
 	wanted := map[string][]int{}
 	var missing error
 	for scope, address := range owners {

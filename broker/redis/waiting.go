@@ -18,10 +18,8 @@ type waiting struct {
 	streams []stream // by scope
 
 	// Of the goroutine work.
-	watchers []string     // nodes that want to know, as they have told
-	unaware  []string     // nodes of a version that does not note such channels
+	watchers []string     // see learned
 	missing  map[int]bool // scopes in which such channels may not be noted
-	places   []string     // of scopes: the addresses of their servers
 	tidied   time.Time    // when this node has looked last for what nobody wants to know any more
 }
 
@@ -64,40 +62,33 @@ func (b *Broker) tellsOfWaiting() string {
 
 // noteWatchers takes what nodes tell of themselves.
 func (b *Broker) noteWatchers(nodes, about []string) {
-	w := &b.waiting
-	var unaware []string
-	w.watchers = nil
+	var watchers, unaware []string
 	for i, node := range nodes {
 		if strings.HasSuffix(about[i], tellsWaiting) {
-			w.watchers = append(w.watchers, node)
+			watchers = append(watchers, node)
 		} else if !strings.Contains(about[i], tellsNotWaiting) {
 			unaware = append(unaware, node)
 		}
 	}
 	slices.Sort(unaware)
-	if !slices.Equal(unaware, w.unaware) {
+	if !slices.Equal(unaware, b.heartbeat.unaware) {
 		for scope := range b.keys.scopes {
-			w.miss(scope)
+			b.learned.miss(scope)
 		}
 	}
-	w.unaware = unaware
+	b.heartbeat.unaware = unaware
+	b.learned.change(func(l *learned) { l.watchers = watchers })
 }
 
 // notePlaces takes the addresses of the servers that have the scopes. While a slot moves, not everything is noted.
-func (w *waiting) notePlaces(places []string) {
+func (b *Broker) notePlaces(places []string) {
+	before := b.heartbeat.places
 	for scope, place := range places {
-		if len(w.places) > 0 && w.places[scope] != place {
-			w.miss(scope)
+		if len(before) > 0 && before[scope] != place {
+			b.learned.miss(scope)
 		}
 	}
-	w.places = places
-}
-
-func (w *waiting) miss(scope int) {
-	if w.missing == nil {
-		w.missing = map[int]bool{}
-	}
-	w.missing[scope] = true
+	b.heartbeat.places = places
 }
 
 // A waitingLook is what a sweep looks for.
