@@ -51,8 +51,9 @@ func (l *learned) change(f func(l *learned)) {
 // learn takes what the heartbeat has learned.
 func (b *Broker) learn() {
 	b.learned.change(func(l *learned) {
-		b.nodes, b.departed, b.waiting.watchers = l.nodes, l.departed, l.watchers
+		b.waiting.watchers = l.watchers
 		if l.reap {
+			b.nodes, b.departed = l.nodes, l.departed
 			b.reaped, b.reapAfter = [partitions]time.Time{}, time.Time{}
 		}
 		b.tellDue = b.tellDue || l.tell
@@ -74,23 +75,22 @@ func (l *learned) miss(scope int) {
 // keepBeating tells regularly that this node lives, until the Broker closes.
 func (b *Broker) keepBeating() {
 	defer close(b.heartbeat.stopped)
-	ticker := time.NewTicker(beatInterval)
-	defer ticker.Stop()
+	due := time.NewTimer(beatInterval)
+	defer due.Stop()
 	for !b.isClosed() {
-		b.beatOnce(ticker)
+		select {
+		case <-b.closing:
+			return
+		case <-b.heartbeat.due:
+		case <-due.C:
+		}
+		due.Reset(beatInterval) // it comes at once if this one takes longer
+		b.beatOnce()
 	}
 }
 
-// beatOnce waits for the next heartbeat, and makes it.
-func (b *Broker) beatOnce(ticker *time.Ticker) {
+func (b *Broker) beatOnce() {
 	defer guard.Recover(guard.Broker)
-	select {
-	case <-b.closing:
-		return
-	case <-b.heartbeat.due:
-		ticker.Reset(beatInterval)
-	case <-ticker.C:
-	}
 	b.setHealth(nil, b.beat(b.background))
 	b.logCounts()
 }
@@ -100,6 +100,7 @@ func (b *Broker) beat(ctx context.Context) error {
 	followed := b.follow(ctx)
 	var heard error
 	var listeners sync.WaitGroup
+	defer listeners.Wait() // after a panic, too
 	listeners.Go(func() {
 		defer guard.Recover(guard.Broker, func() { heard = errPanic })
 		heard = b.beatListeners(ctx)

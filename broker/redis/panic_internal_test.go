@@ -102,6 +102,19 @@ func TestWorkGoesOnAfterAPanic(t *testing.T) {
 	<-b.worked
 }
 
+// TestHeartbeatsGoOnAfterAPanic: each of them panics.
+func TestHeartbeatsGoOnAfterAPanic(t *testing.T) {
+	places, b := reportedPanics(t), broken(t)
+	go b.keepBeating()
+	for range 3 {
+		b.heartbeat.due <- struct{}{}
+	}
+	wantPanics(t, places, 3)
+	b.closed.Store(true)
+	close(b.closing)
+	<-b.heartbeat.stopped
+}
+
 // TestAListenerThatPanicsListensAgain: what it is pushed may panic, and so may listening.
 func TestAListenerThatPanicsListensAgain(t *testing.T) {
 	places, b := reportedPanics(t), broken(t)

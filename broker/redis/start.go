@@ -102,5 +102,9 @@ func (b *Broker) prepare(ctx context.Context) error {
 			return fmt.Errorf("redis: cannot listen at %s for pushed messages: %w", b.where(), ctx.Err())
 		}
 	}
-	return b.beat(ctx)
+	if err := b.beat(ctx); err != nil {
+		return err
+	}
+	b.learn()
+	return nil
 }
