@@ -3,7 +3,6 @@ package redis_test
 import (
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -225,7 +224,7 @@ func TestMuchToDeleteDelaysNoHeartbeat(t *testing.T) {
 	direct.Close()
 	p := newProxy(t, s.socket)
 	o.Addresses = []string{p.address}
-	open(t, o)
+	b := open(t, o)
 	c := s.client(t)
 	p.change(func() { p.delay = 100 * time.Millisecond })
 	expiries, err := c.Do(t.Context(), c.B().Keys().Pattern("test:{*}x").Build()).AsStrSlice()
@@ -237,21 +236,7 @@ func TestMuchToDeleteDelaysNoHeartbeat(t *testing.T) {
 			redisDo(t, c, "ZUNIONSTORE", key, "1", key, "WEIGHTS", "0")
 		}
 	}
-	last, seen := "", time.Now()
-	longest := time.Duration(0)
-	for begun := time.Now(); time.Since(begun) < 9*time.Second; time.Sleep(50 * time.Millisecond) {
-		nodes, err := c.Do(t.Context(), c.B().Zrange().Key("test:{cv}nodes").Min("0").Max("-1").Withscores().Build()).AsZScores()
-		if err != nil || len(nodes) != 1 {
-			t.Fatalf("there are %d nodes, %v", len(nodes), err)
-		}
-		if now := fmt.Sprint(nodes); now != last {
-			last, seen = now, time.Now()
-		}
-		longest = max(longest, time.Since(seen))
-	}
-	if longest > 7*time.Second { // or else there is none until all is deleted
-		t.Errorf("there is no heartbeat for %v", longest)
-	}
+	watchHeartbeats(t, c, redis.NodesKey(b), 9*time.Second, 7*time.Second) // or else there is none until all is deleted
 }
 
 // TestALateHeartbeatIsNotALostOne: Redis does not answer for some seconds, and then all goes on, on the same connections. What is

@@ -159,10 +159,52 @@ func TestWithoutRedisReadsStayOpen(t *testing.T) {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for limit := time.Now().Add(20 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+	holdsWithin(t, 20*time.Second, what, holds)
+}
+
+func holdsWithin(t *testing.T, patience time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(patience); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatalf("never: %s", what)
 		}
+	}
+}
+
+// heartbeats are those of a node, as a test sees them from time to time.
+type heartbeats struct {
+	last    string
+	seen    time.Time
+	longest time.Duration // without one
+}
+
+// see takes what the nodes are now, with the times of their heartbeats.
+func (h *heartbeats) see(nodes string) {
+	if now := time.Now(); nodes != h.last {
+		h.last, h.seen = nodes, now
+	} else {
+		h.longest = max(h.longest, now.Sub(h.seen))
+	}
+}
+
+// watchHeartbeats watches those of the only node for some time. It fails if there is none for longer than a limit.
+func watchHeartbeats(t *testing.T, c rueidis.Client, nodes string, lasts, limit time.Duration) {
+	t.Helper()
+	var h heartbeats
+	for begun := time.Now(); time.Since(begun) < lasts; time.Sleep(50 * time.Millisecond) {
+		beats, err := c.Do(t.Context(), c.B().Zrange().Key(nodes).Min("0").Max("-1").Withscores().Build()).AsZScores()
+		if err != nil || len(beats) != 1 {
+			t.Fatalf("there are %d nodes, %v", len(beats), err)
+		}
+		h.see(fmt.Sprint(beats))
+	}
+	h.within(t, limit)
+}
+
+func (h *heartbeats) within(t *testing.T, limit time.Duration) {
+	t.Helper()
+	if h.longest > limit {
+		t.Errorf("there is no heartbeat for %v", h.longest)
 	}
 }
 

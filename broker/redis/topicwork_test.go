@@ -21,21 +21,7 @@ func TestMuchToTellHomesDelaysNoHeartbeat(t *testing.T) {
 	if err := c.Do(t.Context(), fill).Error(); err != nil {
 		t.Fatal(err)
 	}
-	nodes := record[:strings.Index(record, "{")] + "{cv}nodes"
-	last, seen, longest := "", time.Now(), time.Duration(0)
-	for begun := time.Now(); time.Since(begun) < 8*time.Second; time.Sleep(50 * time.Millisecond) {
-		beats, err := c.Do(t.Context(), c.B().Zrange().Key(nodes).Min("0").Max("-1").Withscores().Build()).AsZScores()
-		if err != nil || len(beats) != 1 {
-			t.Fatalf("there are %d nodes, %v", len(beats), err)
-		}
-		if now := fmt.Sprint(beats); now != last {
-			last, seen = now, time.Now()
-		}
-		longest = max(longest, time.Since(seen))
-	}
-	if longest > 5*time.Second { // or else there is none until all is told
-		t.Errorf("there is no heartbeat for %v", longest)
-	}
+	watchHeartbeats(t, c, redis.NodesKey(b), 8*time.Second, 5*time.Second) // or else there is none until all is told
 	if err := c.Do(t.Context(), c.B().Del().Key(list).Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
