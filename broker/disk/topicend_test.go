@@ -63,32 +63,37 @@ var rewrites = map[string]func(*topical){
 	},
 }
 
-// TestAnEndThatWaitsForItsTurnSurvives: a topic was closed while a message of it waited for room in a member. The message was not
-// acknowledged, but the end was.
-func TestAnEndThatWaitsForItsTurnSurvives(t *testing.T) {
+// overRewrites runs a test for each durability and each of the rewrites.
+func overRewrites(t *testing.T, test func(t *testing.T, s *topical, then func(*topical))) {
+	t.Helper()
 	for name, d := range map[string]Durability{"process": Process, "disk": Disk} {
 		for what, then := range rewrites {
 			t.Run(name+" "+what, func(t *testing.T) {
-				inBubble(t, func(t *testing.T) {
-					s := newTopical(t, d)
-					a, published := s.holding("news")
-					then(s)
-					is := s.again()
-					s.wants(is, a, "first", "nulldone")
-					twice := openTest(t, folderOf(is.options.folder.(*testFolder).content()), Process)
-					defer twice.Close()
-					s.wants(twice, a, "first", "nulldone") // once
-					time.Sleep(s.limits.Hold)
-					if got := <-published; got.Full != 1 || got.err != nil {
-						t.Errorf("%+v is reported", got)
-					}
-					for _, is := range []*Broker{s.broker, s.again()} {
-						s.wants(is, a, "first", "1 missed, nulldone")
-					}
-				})
+				inBubble(t, func(t *testing.T) { test(t, newTopical(t, d), then) })
 			})
 		}
 	}
+}
+
+// TestAnEndThatWaitsForItsTurnSurvives: a topic was closed while a message of it waited for room in a member. The message was not
+// acknowledged, but the end was.
+func TestAnEndThatWaitsForItsTurnSurvives(t *testing.T) {
+	overRewrites(t, func(t *testing.T, s *topical, then func(*topical)) {
+		a, published := s.holding("news")
+		then(s)
+		is := s.again()
+		s.wants(is, a, "first", "nulldone")
+		twice := openTest(t, folderOf(is.options.folder.(*testFolder).content()), Process)
+		defer twice.Close()
+		s.wants(twice, a, "first", "nulldone") // once
+		time.Sleep(s.limits.Hold)
+		if got := <-published; got.Full != 1 || got.err != nil {
+			t.Errorf("%+v is reported", got)
+		}
+		for _, is := range []*Broker{s.broker, s.again()} {
+			s.wants(is, a, "first", "1 missed, nulldone")
+		}
+	})
 }
 
 // TestAnEndThatWaitsIsForgotten with the membership, and with the channel.
@@ -109,32 +114,25 @@ func TestAnEndThatWaitsIsForgotten(t *testing.T) {
 
 // TestADrainBringsAnEndThatWaits: what it waited for was not acknowledged, and is missed. So it is after a restart and after the drain.
 func TestADrainBringsAnEndThatWaits(t *testing.T) {
-	for name, d := range map[string]Durability{"process": Process, "disk": Disk} {
-		for what, then := range rewrites {
-			t.Run(name+" "+what, func(t *testing.T) {
-				inBubble(t, func(t *testing.T) {
-					s := newTopical(t, d)
-					a, published := s.holding("news")
-					s.broker.Drain(0)
-					if got := <-published; got.Full != 1 || got.err != nil {
-						t.Errorf("%+v is reported", got)
-					}
-					s.wants(s.again(), a, "first", "1 missed, nulldone")
-					s.broker.Undrain()
-					then(s)
-					is := s.again()
-					s.wants(is, a, "first", "1 missed, nulldone")
-					twice := openTest(t, folderOf(is.options.folder.(*testFolder).content()), Process)
-					defer twice.Close()
-					s.no(s.broker.Publish(t.Context(), a.Producer, s.message("later"), s.limits))
-					for _, is := range []*Broker{s.broker, s.again()} {
-						s.wants(is, a, "first", "1 missed, nulldone", "later")
-					}
-					s.wants(twice, a, "first", "1 missed, nulldone") // once
-				})
-			})
+	overRewrites(t, func(t *testing.T, s *topical, then func(*topical)) {
+		a, published := s.holding("news")
+		s.broker.Drain(0)
+		if got := <-published; got.Full != 1 || got.err != nil {
+			t.Errorf("%+v is reported", got)
 		}
-	}
+		s.wants(s.again(), a, "first", "1 missed, nulldone")
+		s.broker.Undrain()
+		then(s)
+		is := s.again()
+		s.wants(is, a, "first", "1 missed, nulldone")
+		twice := openTest(t, folderOf(is.options.folder.(*testFolder).content()), Process)
+		defer twice.Close()
+		s.no(s.broker.Publish(t.Context(), a.Producer, s.message("later"), s.limits))
+		for _, is := range []*Broker{s.broker, s.again()} {
+			s.wants(is, a, "first", "1 missed, nulldone", "later")
+		}
+		s.wants(twice, a, "first", "1 missed, nulldone") // once
+	})
 }
 
 // TestAnEndThatWaitsForTheJournalSurvivesADrain, and the drain is not done before it has come.

@@ -3,7 +3,6 @@ package redis_test
 import (
 	"crypto/rand"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,8 +105,7 @@ func (c *cluster) id(i int) string { return strings.TrimSpace(c.cli(i, "CLUSTER"
 
 // cli runs a command on a server.
 func (c *cluster) cli(i int, args ...string) string {
-	out, _ := exec.Command("redis-cli", append([]string{"-p", c.ports[i]}, args...)...).CombinedOutput()
-	return string(out)
+	return c.servers[i].cli(args...)
 }
 
 // agree waits until all servers say this of the cluster.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -104,6 +105,12 @@ func (s *server) start() error {
 func (s *server) stop() {
 	_ = s.process.Process.Kill()
 	_ = s.process.Wait()
+}
+
+// cli runs a command on the server, and returns what redis-cli prints.
+func (s *server) cli(args ...string) string {
+	out, _ := exec.Command("redis-cli", append([]string{"-s", s.socket}, args...)...).CombinedOutput()
+	return strings.TrimSpace(string(out))
 }
 
 // pause stops the server without ending it.

@@ -89,21 +89,13 @@ func TestCloseEndsAStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	started := make(chan error, 1)
-	go func() { started <- b.Start(context.WithoutCancel(t.Context())) }()
-	c, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	begun := time.Now()
-	b.Close()
-	if took := time.Since(begun); took > time.Second {
-		t.Errorf("Close takes %v", took)
-	}
-	if err := <-started; !errors.Is(err, broker.ErrClosed) {
-		t.Errorf("Start returns %v", err)
-	}
+	closesWhileItStarts(t, b, func() {
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	})
 }
 
 // TestCloseEndsAStartOnARedisThatHangs: it has said which server it is, and then nothing more.
@@ -128,9 +120,15 @@ func TestCloseEndsAStartOnARedisThatHangs(t *testing.T) {
 		}
 		return data
 	}
+	closesWhileItStarts(t, b, func() { <-hangs })
+}
+
+// closesWhileItStarts closes a Broker that waits for Redis, as soon as hangs returns.
+func closesWhileItStarts(t *testing.T, b *redis.Broker, hangs func()) {
+	t.Helper()
 	started := make(chan error, 1)
 	go func() { started <- b.Start(context.WithoutCancel(t.Context())) }()
-	<-hangs
+	hangs()
 	begun := time.Now()
 	b.Close()
 	if took := time.Since(begun); took > time.Second {

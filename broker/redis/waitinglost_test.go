@@ -1,7 +1,6 @@
 package redis_test
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -9,12 +8,6 @@ import (
 	"github.com/caddy-megaphone/megaphone/broker"
 	"github.com/caddy-megaphone/megaphone/broker/redis"
 )
-
-// cli runs a command on the server.
-func (s *server) cli(args ...string) string {
-	out, _ := exec.Command("redis-cli", append([]string{"-s", s.socket}, args...)...).CombinedOutput()
-	return strings.TrimSpace(string(out))
-}
 
 // A store is one server, or those of a cluster.
 type store struct {
