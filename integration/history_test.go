@@ -46,8 +46,6 @@ func historyOverReloads(t *testing.T, site, more string, o workload.Options, lea
 			20+i%2, hook.URL, more)
 	}
 	s.Start(settings(0), tcpSite(port, site))
-	transport := &http.Transport{MaxIdleConnsPerHost: 100}
-	t.Cleanup(transport.CloseIdleConnections)
 	r := history.NewRecorder()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+o.Time)
 	defer cancel()
@@ -61,7 +59,7 @@ func historyOverReloads(t *testing.T, site, more string, o workload.Options, lea
 		}
 	})
 	o.Base = func() string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
-	o.HTTP = &http.Client{Transport: noFailure{t, transport}}
+	o.HTTP = &http.Client{Transport: noFailure{t, workload.NewTransport(t)}}
 	o.Pause, o.Settle = 5*time.Millisecond, patience
 	err := workload.Run(ctx, r, o)
 	cancel()
@@ -84,7 +82,7 @@ func (f noFailure) RoundTrip(r *http.Request) (*http.Response, error) {
 	conns := 0
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { conns++ }}
 	r = r.WithContext(httptrace.WithClientTrace(r.Context(), trace))
-	r.Close = rand.IntN(20) == 0
+	r.Close = r.Close || rand.IntN(20) == 0
 	response, err := f.transport.RoundTrip(r)
 	if (err != nil || conns > 1) && r.Context().Err() == nil {
 		f.tb.Errorf("%s %s was sent %d times: %v", r.Method, r.URL.Path, conns, err)

@@ -58,7 +58,7 @@ func TestHistoryOverRestarts(t *testing.T) {
 			tcpSite(port, "megaphone create write read"))
 	}
 	start()
-	missing := &missingTransport{RoundTripper: &http.Transport{MaxIdleConnsPerHost: 100}}
+	missing := &missingTransport{RoundTripper: workload.NewTransport(t)}
 	r := history.NewRecorder()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

@@ -116,9 +116,7 @@ type node struct {
 func newCluster(tb testing.TB, s *store, count int, delay, settings, redis string) *cluster {
 	tb.Helper()
 	c := &cluster{TB: tb, store: s}
-	transport := &http.Transport{MaxIdleConnsPerHost: 100}
-	tb.Cleanup(transport.CloseIdleConnections)
-	c.http = &http.Client{Transport: transport}
+	c.http = &http.Client{Transport: workload.NewTransport(tb)}
 	hook := httptest.NewServer(&c.announcements)
 	tb.Cleanup(hook.Close)
 	for range count {

@@ -105,7 +105,7 @@ func TestRollingRestart(t *testing.T) {
 	// while their node still serves, also of a client that is slow to read again.
 	c := newCluster(t, newStore(t), 3, "1500ms", "read_duration 500ms\nstream_duration 2s\nbuffer 30\nin_flight 30", "")
 	front := newFront(t, c)
-	strict := &strictTransport{RoundTripper: &http.Transport{MaxIdleConnsPerHost: 100}}
+	strict := &strictTransport{RoundTripper: workload.NewTransport(t)}
 	r := history.NewRecorder()
 	rolled := make(chan struct{})
 	limit, cancel := context.WithTimeout(t.Context(), patience)

@@ -3,6 +3,7 @@ package testserver
 import (
 	"bytes"
 	"log/slog"
+	"strings"
 	"sync"
 )
 
@@ -28,3 +29,17 @@ func (l *Log) String() string {
 
 // Logger returns a logger that writes to the log.
 func (l *Log) Logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// excerpt returns the last lines of a server's log, and what is worse than a warning in the others. Some servers reload a thousand
+// times.
+func excerpt(log string) string {
+	const last = 200
+	var kept strings.Builder
+	lines := strings.SplitAfter(log, "\n")
+	for i, line := range lines {
+		if i >= len(lines)-last || !strings.Contains(line, `"level":"info"`) && !strings.Contains(line, `"level":"warn"`) {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
+}

@@ -48,7 +48,7 @@ func New(tb testing.TB) *Server {
 			s.Kill()
 		}
 		if tb.Failed() {
-			tb.Logf("the server's log:\n%s", s.Log())
+			tb.Logf("the server's log:\n%s", excerpt(s.Log()))
 		}
 		_ = os.RemoveAll(dir)
 	})

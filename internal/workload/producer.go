@@ -168,7 +168,7 @@ func (s *session) stream(ctx context.Context, limit time.Duration, path string, 
 			}
 		}
 	}()
-	status, text, err := s.do(sending, http.MethodPost, path, map[string]string{"Content-Type": "application/x-ndjson"}, body)
+	status, text, err := s.do(sending, limit > 0, http.MethodPost, path, map[string]string{"Content-Type": "application/x-ndjson"}, body)
 	_ = body.CloseWithError(io.ErrClosedPipe)
 	<-sent
 	outcomes, detail := s.outcomes(len(lines), status, text, err)

@@ -26,7 +26,7 @@ type Options struct {
 	Seed uint64
 	// Base returns the start of the URL for the next request. It may return another server each time.
 	Base func() string
-	// HTTP sends the requests.
+	// HTTP sends the requests. Those that clients break off have Close: see [Transport].
 	HTTP *http.Client
 	// Channels is how many channels there are. Each has one producer and one consumer.
 	Channels int
@@ -205,15 +205,17 @@ func (s *session) postFor(ctx context.Context, limit time.Duration, path string,
 func (s *session) send(ctx context.Context, method string, limit time.Duration, path string, header map[string]string, body io.Reader) (status int, text []byte, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	return s.do(ctx, method, path, header, body)
+	return s.do(ctx, limit < requestTime, method, path, header, body)
 }
 
-// do is like send, but the request lasts until ctx ends.
-func (s *session) do(ctx context.Context, method, path string, header map[string]string, body io.Reader) (status int, text []byte, err error) {
+// do is like send, but the request lasts until ctx ends. If that may be soon, the request needs a connection of its
+// own, as from [Transport].
+func (s *session) do(ctx context.Context, own bool, method, path string, header map[string]string, body io.Reader) (status int, text []byte, err error) {
 	r, err := http.NewRequestWithContext(ctx, method, s.Base()+path, body)
 	if err != nil {
 		return 0, nil, err
 	}
+	r.Close = own
 	r.Header.Set("Content-Type", "application/json")
 	for name, value := range header {
 		r.Header.Set(name, value)
