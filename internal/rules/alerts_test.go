@@ -41,6 +41,14 @@ func TestTheFirstMismatchFiresTheAlert(t *testing.T) {
 `, `	{instance="a"} 1`)
 }
 
+func TestAChangedInternalFiresTheAlert(t *testing.T) {
+	eval(t, "MegaphoneInternalsChanged", `
+	caddy_megaphone_changed_internals{instance="a",type="net/http.conn"} 1 1 1 1 1
+	caddy_megaphone_changed_internals{instance="a",type="net/http.body"} 0 0 0 0 0
+	caddy_megaphone_changed_internals{instance="b",type="net/http.conn"} 0 0 0 0 0
+`, `	{instance="a"} 1`)
+}
+
 // The counters of all places exist from the start, so the first panic fires the alert.
 func TestFirstPanicFiresTheAlert(t *testing.T) {
 	for _, rule := range alertRules(t).Groups[0].Rules {
