@@ -134,7 +134,9 @@ const stopped = impatient.sendMessage({ text: "Why?" });
 await until("the page shows the beginning", () => textOf(impatient) === "Why?|Once upon ");
 await impatient.stop();
 await stopped;
+const reads = channels.length;
 const again = impatient.resumeStream();
+await until("the page reads again", () => channels.length > reads); // an answer that has ended is not pending
 goOn.open();
 await again;
 assert.equal(textOf(impatient), "Why?|Once upon a time");
