@@ -163,8 +163,8 @@ func TestASlowClientThatTakesSomethingIsNotCutOff(t *testing.T) {
 	for name, log := range map[string]string{"alone": "", "with its handler": "log {\noutput discard\n}\n"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const lasts, pause, piece = 4 * time.Second, 25 * time.Millisecond, 20 << 10
-			s, c, address := startTCP(t, "megaphone {\nwrite_timeout 1s\n}", log+"megaphone")
+			const lasts, pause, piece = 7 * time.Second, 50 * time.Millisecond, 10 << 10
+			s, c, address := startTCP(t, "megaphone {\nwrite_timeout 3s\n}", log+"megaphone")
 			from := c.create()
 			for range 80 {
 				c.write(from, `"`+strings.Repeat("x", 100<<10)+`"`)
