@@ -73,7 +73,8 @@ func singleWorks() []*work {
 	return []*work{
 		{
 			key: "write", run: singleWrites(producers), applies: takesWrites,
-			measures: []measure{{name: "single writes to 64 channels, delivered", unit: perSecond, ratio: floor, guard: 1.5}},
+			// 1.3 to 3.1, depending on the processor; 0.6 if net/http serves the writes
+			measures: []measure{{name: "single writes to 64 channels, delivered", unit: perSecond, ratio: floor, guard: 1.1}},
 		},
 		{
 			key: "journal", run: singleWrites(producers), applies: hasJournal,
