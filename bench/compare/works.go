@@ -96,7 +96,7 @@ func singleWorks() []*work {
 		},
 		{
 			key: "ingest", run: ingest, applies: func(p *peer) bool { return p.ingest },
-			measures: []measure{{name: "streamed ingest, delivered", unit: perSecond, ratio: floor, guard: 8}},
+			measures: []measure{{name: "streamed ingest, delivered", unit: perSecond, ratio: floor, guard: 7}},
 		},
 		{
 			key: "create", run: create, applies: func(p *peer) bool { return p.create },
