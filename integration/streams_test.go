@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -169,22 +168,12 @@ func TestASlowClientThatTakesSomethingIsNotCutOff(t *testing.T) {
 			for range 80 {
 				c.write(from, `"`+strings.Repeat("x", 100<<10)+`"`)
 			}
-			conn, err := net.Dial("tcp", address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			if err := conn.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := fmt.Fprintf(conn, "GET /read/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", from.ConsumerAddress); err != nil {
-				t.Fatal(err)
-			}
+			read := openReadOver(t, address, from, false, 64<<10)
 			for began := time.Now(); time.Since(began) < lasts; time.Sleep(pause) {
-				if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+				if err := read.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := io.CopyN(io.Discard, conn, piece); err != nil {
+				if _, err := io.CopyN(io.Discard, read.lines, piece); err != nil {
 					t.Fatalf("cut off after %v: %v", time.Since(began), err)
 				}
 			}
