@@ -162,20 +162,23 @@ func TestASlowClientThatTakesSomethingIsNotCutOff(t *testing.T) {
 	for name, log := range map[string]string{"alone": "", "with its handler": "log {\noutput discard\n}\n"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const lasts, pause, piece = 7 * time.Second, 50 * time.Millisecond, 10 << 10
+			const lasts, pause, rate = 7 * time.Second, 50 * time.Millisecond, 200 << 10 // bytes a second, however busy the machine is
 			s, c, address := startTCP(t, "megaphone {\nwrite_timeout 3s\n}", log+"megaphone")
 			from := c.create()
 			for range 80 {
 				c.write(from, `"`+strings.Repeat("x", 100<<10)+`"`)
 			}
 			read := openReadOver(t, address, from, false, 64<<10)
+			taken := int64(0)
 			for began := time.Now(); time.Since(began) < lasts; time.Sleep(pause) {
 				if err := read.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := io.CopyN(io.Discard, read.lines, piece); err != nil {
+				n, err := io.CopyN(io.Discard, read.lines, int64(time.Since(began).Seconds()*rate)-taken)
+				if err != nil {
 					t.Fatalf("cut off after %v: %v", time.Since(began), err)
 				}
+				taken += n
 			}
 			if got := sumOfMetric(s, "caddy_megaphone_readers"); got != 1 {
 				t.Errorf("%d readers are left", got)
