@@ -25,6 +25,6 @@ func TestHistoryOfTopicsOnDisk(t *testing.T) {
 func historyOfTopics(t *testing.T, broker string, duration time.Duration) {
 	t.Helper()
 	historyOverReloads(t, "megaphone create write read manage topics publish", "in_flight 100000\ntopic_keep 10MB\n"+broker, workload.Options{
-		Channels: 25, Topics: 7, Deleted: 3, FullDelete: true, Time: duration,
+		Channels: 25, Topics: 7, Deleted: 3, FullDelete: true, Time: duration, Least: 100,
 	})
 }

@@ -45,6 +45,8 @@ type Options struct {
 	Reading <-chan struct{}
 	// Time is how long producers write, from when all channels are there.
 	Time time.Duration
+	// Least is how many attempts must be accepted: on a busy machine, producers write for longer than Time.
+	Least int
 	// Settle is how long consumers go on after the last write, at most, to get what is missing.
 	Settle time.Duration
 	// TimeoutIsUnknown says that the failure TIMEOUT in the reply to a batch or an ingest leaves the outcome unknown, as it
@@ -88,7 +90,7 @@ type session struct {
 	noted   bool            // that the deletion was announced
 }
 
-// Run creates the channels and runs the clients. Producers write for o.Time, and no longer than ctx. Consumers go on until
+// Run creates the channels and runs the clients. Producers write for o.Time and o.Least, and no longer than ctx. Consumers go on until
 // everything that was accepted has arrived. Run fails if it cannot create the channels before ctx ends, if the deletion of
 // one is not announced, or if a topic cannot be closed. The history says whether the rest is right.
 func Run(ctx context.Context, r *history.Recorder, o Options) error {
@@ -106,8 +108,9 @@ func Run(ctx context.Context, r *history.Recorder, o Options) error {
 	if o.Created != nil {
 		o.Created()
 	}
-	writing, cancel := context.WithTimeout(ctx, o.Time)
+	writing, cancel := context.WithCancel(ctx)
 	defer cancel()
+	go o.endWriting(writing, r, cancel)
 	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var writers, readers sync.WaitGroup
@@ -133,6 +136,14 @@ func Run(ctx context.Context, r *history.Recorder, o Options) error {
 		}
 	}
 	return err
+}
+
+// endWriting ends what producers do once they have done enough.
+func (o Options) endWriting(writing context.Context, r *history.Recorder, end func()) {
+	for began := time.Now(); writing.Err() == nil && (time.Since(began) < o.Time || r.Accepted() < o.Least); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	end()
 }
 
 // settle waits until everything that was accepted has arrived, and all deletions are announced, but not too long.
